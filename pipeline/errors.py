@@ -1,0 +1,28 @@
+"""Errors that a user meets: each says what was found, what was expected and the cure.
+
+Exit codes of the command line: 0 ok, 1 failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+
+class EverestError(Exception):
+    """A failure with a message written for the user. The command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(EverestError, ValueError):
+    """Something the user gave (a parameter, a path, a file) cannot be used. Nothing was written."""
+
+    exit_code = 2
+
+
+class BusyError(EverestError):
+    """Another process holds what this one needs."""
+
+
+class Interrupted(EverestError):
+    """Work was stopped by a signal after its state was saved; starting again continues."""
+
+    exit_code = 130

@@ -1,0 +1,60 @@
+"""Where everything lies: the one place that spells paths. All are relative to the project's root.
+
+data/raw/<name>         videos, outside DVC (their SHA-256 are in the manifest); moved by EVEREST_DATA
+data/manifests/<bench>  manifest.parquet, quarantine.csv, classes.json
+data/cache/<bench>      frames and distance maps, in large shards
+data/corpus/<bench>     which videos of a benchmark are pre-trained on
+outputs/<stage>[/bench] models, predictions, the report
+metrics/<stage>[/bench] what `dvc metrics show` prints
+.work/<stage>/<key>     checkpoints and unfinished work; ignored by git and DVC
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+WORK = Path(".work")
+
+
+def data_root() -> Path:
+    """The folder of the raw videos' parent: EVEREST_DATA (one store for several checkouts) or `data`."""
+    return Path(os.environ.get("EVEREST_DATA", "data"))
+
+
+def raw_dir(name: str) -> Path:
+    return data_root() / "raw" / name
+
+
+def manifest_dir(benchmark: str) -> Path:
+    return Path("data/manifests") / benchmark
+
+
+def cache_dir(benchmark: str) -> Path:
+    return Path("data/cache") / benchmark
+
+
+def corpus_file(benchmark: str) -> Path:
+    return Path("data/corpus") / f"{benchmark}.parquet"
+
+
+def output_dir(stage: str, benchmark: str | None = None) -> Path:
+    return Path("outputs") / stage / (benchmark or "")
+
+
+def metrics_file(stage: str, benchmark: str | None = None) -> Path:
+    return Path("metrics") / (f"{stage}/{benchmark}.json" if benchmark else f"{stage}.json")
+
+
+def work_dir(stage: str, benchmark: str | None, fingerprint: str) -> Path:
+    """Unfinished work of one stage under one set of parameters; another set never sees it."""
+    return WORK / stage / (benchmark or "all") / fingerprint
+
+
+def fingerprint(values: Any) -> str:
+    """12 hex digits of SHA-256 over a JSON-able value; equal for equal values, whatever the key order."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
