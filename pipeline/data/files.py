@@ -1,0 +1,92 @@
+"""Files that appear whole or not at all, content hashes, and locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import BusyError, InputError
+
+BLOCK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renamed to it when the block ends well, removed otherwise.
+
+    The temporary name is hidden and keeps the suffix, so that writers that choose a format by suffix work.
+    Contents and folder are flushed to disk before this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.part{path.suffix[:16]}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames within a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Holds an exclusive lock on the file `path` (made if absent), which the system drops if this process
+    dies.
+
+    Raises:
+        BusyError: another process holds it and `wait` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise BusyError(
+                f"{what} is in use by another process (lock file {path}). Cure: wait until it ends."
+            ) from None
+        yield
+
+
+def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20) -> None:
+    """Refuse to start what cannot end.
+
+    Raises:
+        InputError: fewer than `needed` + `reserve` bytes are free where `folder` lies.
+    """
+    probe = folder
+    while not probe.exists():
+        probe = probe.parent
+    free = shutil.disk_usage(probe).free
+    if free < needed + reserve:
+        raise InputError(
+            f"{what} needs {needed / 2**30:.2f} GiB in {folder}, {free / 2**30:.2f} GiB are free. "
+            "Cure: free some space, or set EVEREST_DATA to a folder on a larger disk."
+        )

@@ -1,0 +1,362 @@
+"""Video files in and out: decord reads, PyAV is the second reader and the writer.
+
+Both readers decode the same stream (the best one of several), apply the container's rotation the same way and
+return RGB. Shapes: T frames, H height, W width.
+
+decord is the faster one, but it cannot open AV1, files without a duration or 1x1 pictures, and where fewer
+frames
+decode than the header declares it repeats frames silently. Ingest finds that out once for each file and
+records
+in the manifest which reader to use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.data.files import atomic_path
+from pipeline.errors import EverestError
+
+ReaderName = Literal["decord", "pyav"]
+
+#: Frames decoded together by decord in one pass over a file: a compromise of call overhead and memory.
+CHUNK = 16
+
+#: Text files that FFmpeg would follow to other files or to the network.
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
+
+
+class VideoError(EverestError):
+    """A video that cannot be read. `reason` is a code of `pipeline.data.reasons`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class VideoReader:
+    """An open video. Use as a context manager, or let it go out of scope.
+
+    Attributes:
+        num_frames: frames that the file declares (decoded and counted where it declares none).
+        fps: average frames per second.
+        width, height: in pixels, after rotation.
+        rotation: degrees, counter-clockwise, that were applied: 0, 90, 180 or 270.
+        reader: "decord" or "pyav".
+    """
+
+    reader: ReaderName
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """uint8 RGB [len(indices), H, W, 3]; indices in any order, repeats allowed.
+
+        Raises:
+            VideoError: a frame does not decode, or an index is outside the file.
+        """
+        raise NotImplementedError
+
+    def all_frames(self) -> Iterator[np.ndarray]:
+        """Every frame in order, uint8 RGB [H, W, 3], in one pass."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self, indices: Sequence[int]) -> list[int]:
+        wanted = [int(index) for index in indices]
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
+            raise VideoError(
+                "declared_more_than_decoded",
+                f"frames {min(wanted)} to {max(wanted)} were asked for, the video has {self.num_frames}. "
+                "Cure: run the download stage again, so that the manifest records its true length.",
+            )
+        return wanted
+
+
+def open_video(path: Path | str, reader: Literal["auto", "decord", "pyav"] = "auto") -> VideoReader:
+    """Open a local video file.
+
+    Args:
+        path: any file name; it is never taken for an address or an option.
+        reader: "auto" tries decord, then PyAV; the one used is in `.reader`.
+
+    Raises:
+        VideoError: no reader opens it; `.reason` says why.
+    """
+    absolute = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
+    _sniff(absolute)
+    if reader == "pyav":
+        return _PyavReader(absolute)
+    try:
+        return _DecordReader(absolute)
+    except VideoError as error:
+        if reader == "decord":
+            raise
+        try:
+            return _PyavReader(absolute)
+        except VideoError as second:
+            # PyAV's reason is the finer one; decord knows one kind of error only.
+            raise VideoError(second.reason, f"{second} (decord: {error})") from None
+
+
+def write_video(
+    path: Path,
+    frames_THWC: np.ndarray,
+    fps: float = 25.0,
+    codec: str = "libx264",
+    crf: int = 18,
+    preset: str = "veryfast",
+    options: dict[str, str] | None = None,
+) -> None:
+    """Encode frames to a file whose suffix names the container; equal input gives equal bytes.
+
+    Args:
+        path: appears only when complete.
+        frames_THWC: uint8 RGB [T, H, W, 3].
+        options: further encoder options (`{"g": "12"}`).
+
+    Raises:
+        ValueError: wrong shape or type, or no frame.
+    """
+    import av
+
+    if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[-1] != 3:
+        raise ValueError(
+            f"expected uint8 [T,H,W,3] frames, got {frames_THWC.dtype} {list(frames_THWC.shape)}"
+        )
+    if not len(frames_THWC):
+        raise ValueError("a video needs at least one frame, got none")
+    height, width = frames_THWC.shape[1:3]
+    with atomic_path(Path(path)) as temporary:
+        # bitexact: no library versions or dates in the file. One thread: x264's output depends on the number.
+        container = av.open(str(temporary), "w", options={"fflags": "+bitexact"})
+        with container:
+            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000))
+            stream.width, stream.height = width, height
+            stream.pix_fmt = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"
+            own = {"crf": str(crf), "preset": preset} if codec.startswith("libx26") else {}
+            stream.options = {"threads": "1", "flags": "+bitexact"} | own | (options or {})
+            for frame in frames_THWC:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+
+
+class _DecordReader(VideoReader):
+    def __init__(self, path: str) -> None:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self.reader = "decord"
+        self._name = path
+        try:
+            # One thread: files are spread over processes, and it bounds the memory.
+            self._video = decord.VideoReader(path, num_threads=1)
+            self.num_frames = len(self._video)
+            if not self.num_frames:
+                raise VideoError("no_frames", f"{path}: decord finds no frame")
+            self.fps = float(self._video.get_avg_fps())
+            self.height, self.width = self._video[0].shape[:2]
+        except (decord.DECORDError, IndexError, RuntimeError, UnicodeEncodeError) as error:
+            raise VideoError("undecodable", f"decord cannot open it: {_first_line(error)}") from None
+        self._video.seek(0)
+        self._rotation: int | None = None
+
+    @property
+    def rotation(self) -> int:  # type: ignore[override]
+        """decord does not tell the angle that it applied; PyAV reads it from the header."""
+        if self._rotation is None:
+            with _PyavReader(self._name) as other:
+                self._rotation = other.rotation
+        return self._rotation
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        wanted = self._check(indices)
+        if not wanted:
+            return np.zeros((0, self.height, self.width, 3), np.uint8)
+        import decord
+
+        try:
+            frames: np.ndarray = self._video.get_batch(wanted).asnumpy()
+        except (decord.DECORDError, IndexError, RuntimeError) as error:
+            raise VideoError("undecodable", f"decord cannot decode a frame: {_first_line(error)}") from None
+        return frames
+
+    def all_frames(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.num_frames, CHUNK):
+            yield from self.frames(range(start, min(start + CHUNK, self.num_frames)))
+
+    def close(self) -> None:
+        self._video = None
+
+
+class _PyavReader(VideoReader):
+    def __init__(self, path: str) -> None:
+        import av
+
+        self.reader = "pyav"
+        self._name = path
+        self._closed = False
+        try:
+            # The whitelist: no file may make FFmpeg open a network address.
+            self._container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError, UnicodeEncodeError) as error:
+            raise VideoError(_why(error, path), f"PyAV cannot open it: {_first_line(error)}") from None
+        self._stream: Any = self._container.streams.best("video")
+        if self._stream is None:
+            self.close()
+            raise VideoError("no_video_stream", "the file holds no video stream")
+        if self._stream.codec_context is None:
+            self.close()
+            raise VideoError("unsupported_codec", "no decoder for its codec in either reader")
+        self._stream.codec_context.thread_count = 1
+        first = next(self._decoded(), None)
+        if first is None:
+            self.close()
+            raise VideoError("no_frames", "not one frame decodes")
+        self.rotation = int(first.rotation) % 360
+        self._size = (first.width, first.height)
+        turned = self.rotation in (90, 270)
+        self.width, self.height = self._size[::-1] if turned else self._size
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.duration = self._stream.duration or self._container.duration
+        self.declared = int(self._stream.frames)
+        self._count: int | None = None
+
+    @property
+    def num_frames(self) -> int:  # type: ignore[override]
+        """Declared frames; where none are declared, the file is decoded once to count them."""
+        if self.declared:
+            return self.declared
+        if self._count is None:
+            self._count = sum(1 for _ in self._decoded())
+        return self._count
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        wanted = self._check(indices)
+        found: dict[int, np.ndarray] = {}
+        if wanted:
+            last, needed = max(wanted), set(wanted)
+            for position, frame in enumerate(self._decoded()):
+                if position in needed:
+                    found[position] = self._picture(frame)
+                if position == last:
+                    break
+            if len(found) < len(needed):
+                raise VideoError(
+                    "declared_more_than_decoded",
+                    f"{len(needed) - len(found)} of the frames asked for do not decode, "
+                    f"though the file declares {self.num_frames}",
+                )
+        result = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
+        for row, position in enumerate(wanted):
+            result[row] = found[position]
+        return result
+
+    def all_frames(self) -> Iterator[np.ndarray]:
+        for frame in self._decoded():
+            yield self._picture(frame)
+
+    def _decoded(self) -> Iterator[Any]:
+        import av
+
+        try:
+            self._rewind()
+            yield from self._container.decode(self._stream)
+        except av.FFmpegError as error:
+            raise VideoError(
+                _why(error, self._name), f"PyAV cannot decode it: {_first_line(error)}"
+            ) from None
+
+    def _rewind(self) -> None:
+        import av
+
+        if getattr(self, "_started", False):
+            try:
+                self._container.seek(0, stream=None, any_frame=False, backward=True)
+            except av.FFmpegError:
+                # Not seekable (raw streams, some webm): open it again.
+                self._container.close()
+                self._container = av.open(
+                    self._name, options={"protocol_whitelist": "file"}, metadata_errors="replace"
+                )
+                self._stream: Any = self._container.streams.best("video")
+                self._stream.codec_context.thread_count = 1
+        self._started = True
+
+    def _picture(self, frame: Any) -> np.ndarray:
+        if (frame.width, frame.height) != self._size:
+            # The size changes within the stream: every frame gets the size of the first, as decord does.
+            frame = frame.reformat(width=self._size[0], height=self._size[1])
+        picture: np.ndarray = frame.to_ndarray(format="rgb24")
+        turns = self.rotation // 90
+        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._container.close()
+
+
+def _sniff(path: str) -> None:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - `path` is a plain string on purpose
+            head = file.read(16)
+    except FileNotFoundError:
+        raise VideoError("missing", f"{path} does not exist") from None
+    except OSError as error:
+        raise VideoError("unreadable", f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise VideoError("empty", f"{path} is empty")
+    if head.lstrip(b"\xef\xbb\xbf").startswith(PLAYLISTS):
+        raise VideoError("not_a_video", f"{path} is a playlist, not a video")
+
+
+def _why(error: Exception, path: str) -> str:
+    import av
+
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, av.DecoderNotFoundError):
+        return "unsupported_codec"
+    if isinstance(error, (av.InvalidDataError, ValueError)):
+        return "truncated" if _looks_like_video(path) else "not_a_video"
+    if isinstance(error, av.OSError if hasattr(av, "OSError") else OSError):
+        return "unreadable"
+    return "undecodable"
+
+
+def _looks_like_video(path: str) -> bool:
+    """The magic numbers of ISO media, Matroska, RIFF, MPEG and Flash: a damaged file keeps them."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] in (
+        b"\x1aE\xdf\xa3",
+        b"RIFF",
+        b"FLV\x01",
+        b"\x00\x00\x01\xba",
+        b"OggS",
+        b"0&\xb2u",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,125 @@
+"""The manifest: one row for each video of a benchmark, good or bad, as a Parquet file.
+
+It names every file with its SHA-256, what ingest found in it, and why it is not used where it is not. Read
+lazily:
+only the columns asked for are loaded, and rows are filtered while reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.files import atomic_path
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Columns and their Arrow types. `label` is -1 where the publisher gives none; `split` is the one of
+#: `data.split`,
+#: `splits` all of them, comma-separated; `path` is relative to the folder of raw videos.
+SCHEMA: dict[str, str] = {
+    "video_id": "string",
+    "path": "string",
+    "split": "string",
+    "splits": "string",
+    "label": "int32",
+    "label_name": "string",
+    "source": "string",
+    "sha256": "string",
+    "bytes": "int64",
+    "frames_declared": "int32",
+    "frames_decoded": "int32",
+    "fps": "double",
+    "width": "int32",
+    "height": "int32",
+    "rotation": "int32",
+    "reader": "string",
+    "repeated_run": "int32",
+    "status": "string",
+    "reason": "string",
+}
+
+STATUS = ("ok", "quarantined")
+SPLITS = ("train", "val", "test", "unused")
+
+
+def arrow_schema() -> pa.Schema:
+    """SCHEMA as Arrow knows it."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()])
+
+
+def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """A manifest from dictionaries with the keys of SCHEMA, sorted by path: the same videos give the same
+    file."""
+    import pyarrow as pa
+
+    ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))
+    return pa.Table.from_pylist(ordered, schema=arrow_schema())
+
+
+def save(table: pa.Table, path: Path) -> None:
+    """Write a manifest atomically; equal tables give equal bytes.
+
+    Raises:
+        InputError: a column is missing, of another type, or unknown.
+    """
+    import pyarrow.parquet as pq
+
+    wrong = sorted(set(table.column_names) ^ set(SCHEMA))
+    if wrong:
+        raise InputError(
+            f"{path}: the manifest's columns differ from the expected ones in: {', '.join(wrong)}. "
+            f"Cure: write exactly {', '.join(SCHEMA)}."
+        )
+    with atomic_path(path) as temporary:
+        pq.write_table(table.select(list(SCHEMA)).cast(arrow_schema()), temporary, compression="zstd")
+
+
+def load(
+    path: Path, columns: Sequence[str] | None = None, split: str | None = None, status: str | None = "ok"
+) -> pa.Table:
+    """Read a manifest.
+
+    Args:
+        path: manifest.parquet.
+        columns: those to read; None reads all.
+        split: only rows of "train", "val", "test" or "unused"; None for all.
+        status: "ok" (default), "quarantined", or None for both.
+
+    Raises:
+        InputError: no such file, not a manifest, or an unknown column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unknown = [name for name in columns or [] if name not in SCHEMA]
+    if unknown:
+        raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
+    filters = [
+        (key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None
+    ]
+    try:
+        return pq.read_table(path, columns=list(columns or SCHEMA), filters=filters or None, memory_map=True)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist. Cure: run `everest download` for this benchmark first."
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{path} is not a readable manifest: {error}. Cure: run `everest download` for this "
+            f"benchmark again."
+        ) from None
+
+
+def counts(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Videos by split and status: {"train": {"ok": 9, "quarantined": 1}}; needs these two columns."""
+    grouped = table.group_by(["split", "status"]).aggregate([([], "count_all")]).to_pylist()
+    result: dict[str, dict[str, int]] = {}
+    for row in sorted(grouped, key=lambda row: (str(row["split"]), str(row["status"]))):
+        result.setdefault(row["split"], {})[row["status"]] = row["count_all"]
+    return result
