@@ -385,6 +385,11 @@ def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, A
     return flat
 
 
+def nearest_key(key: str) -> str:
+    """A cure for an unknown dotted key: the nearest one that exists."""
+    return _nearest(key, known_keys())
+
+
 def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     node: Any = raw
@@ -400,7 +405,7 @@ def _explain(origin: str, item: Any) -> str:
     where = [str(part) for part in item["loc"] if str(part) not in ("generated", "folder", "official")]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
-        return f"{origin}: {key}: unknown key. Cure: {_nearest(key, known_keys())}"
+        return f"{origin}: {key}: unknown key. Cure: {nearest_key(key)}"
     if item["type"] == "missing":
         return f"{origin}: {key}: missing. Cure: add it; `everest recipe show demo` has an example."
     if item["type"] == "value_error":

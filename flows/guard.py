@@ -1,0 +1,99 @@
+"""Stopping a chain of processes without losing work.
+
+    flow process
+    +- dvc repro -s STAGE     own session; told to end when the flow process dies
+       +- everest STAGE       saves and ends on SIGINT
+          +- torchrun, ranks
+
+SIGINT to the whole group is the one signal that ends this well: dvc ignores it, the stage saves, dvc's lock file ends
+clean. SIGTERM would kill dvc at once and leave the ranks alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+PR_SET_PDEATHSIG = 1
+_STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Children:
+    """The child processes of one flow run, which a signal to the flow reaches as SIGINT, once."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self.stopping: signal.Signals | None = None
+
+    def run(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: dict[str, str],
+        log: IO[bytes],
+        show_errors: bool,
+    ) -> int:
+        """Run one command to its end and return its exit code; its output goes to `log`.
+
+        `show_errors` leaves its stderr on this terminal, so that progress bars show.
+        """
+        if self.stopping:
+            return -signal.SIGINT
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if show_errors else subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+        with self._lock:
+            self._running.add(child)
+        try:
+            return child.wait()
+        finally:
+            with self._lock:
+                self._running.discard(child)
+
+    def stop(self, number: int, _frame: FrameType | None = None) -> None:
+        """Ask every child to save and end. A second signal is passed on as well: an impatient user means it."""
+        self.stopping = signal.Signals(number)
+        sys.stderr.write("\nStopping: the running stage saves its state, then everything ends.\n")
+        for child in list(self._running):  # no lock: a signal handler must not wait for one
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def guard() -> Iterator[Children]:
+    """Forward SIGINT and SIGTERM to the children, let them end, then let the signal have its usual effect."""
+    children = Children()
+    if threading.current_thread() is not threading.main_thread():
+        yield children  # Python delivers signals to the main thread only
+        return
+    previous: dict[signal.Signals, Any] = {
+        number: signal.signal(number, children.stop) for number in _STOPPING_SIGNALS
+    }
+    try:
+        yield children
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if children.stopping:
+            os.kill(os.getpid(), children.stopping)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,104 @@
+"""Running one DVC stage as a child process and reading what DVC did with it."""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.guard import Children
+from pipeline.errors import EverestError
+
+
+class Outcome(enum.Enum):
+    """What `dvc repro` did: ran the command, took the result from its cache, or found nothing to do."""
+
+    RAN = "ran"
+    RESTORED = "restored"
+    UNCHANGED = "unchanged"
+
+
+class StageFailed(EverestError):
+    """A stage ended with an error; the message is the stage's own."""
+
+
+class StageStopped(EverestError):
+    """A stage saved its state and ended because the flow was told to stop."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where the stages run, with which environment, and where their output is logged."""
+
+    folder: Path
+    logs: Path
+    environment: dict[str, str]
+    on_terminal: bool
+
+
+def workspace(folder: Path, run_name: str, environment: dict[str, str], on_terminal: bool) -> Workspace:
+    """A workspace whose child processes import the code of `folder`, whichever checkout this process runs from."""
+    folder = folder.resolve()
+    executables = str(Path(sys.executable).parent)
+    merged = {
+        **os.environ,
+        "PATH": f"{executables}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(folder),
+        "DVC_NO_ANALYTICS": "1",
+        **environment,
+    }
+    logs = folder / ".work" / "logs" / run_name
+    logs.mkdir(parents=True, exist_ok=True)
+    return Workspace(folder, logs, merged, on_terminal)
+
+
+def repro(stage: str, where: Workspace, children: Children) -> Outcome:
+    """`dvc repro` of one stage, without those it depends on: the flow has run them.
+
+    Raises:
+        StageStopped: the flow was told to stop.
+        StageFailed: the stage failed; names its log file and repeats its last error.
+    """
+    path = where.logs / f"{stage.replace('@', '-')}.log"
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    with path.open("wb") as log:
+        code = children.run(command, where.folder, where.environment, log, where.on_terminal)
+    output = path.read_text(errors="replace")
+    if children.stopping:
+        raise StageStopped(f"{stage} was stopped and has saved its state. Cure: start again to continue.")
+    if code:
+        raise StageFailed(f"{stage} failed: {_last_error(output) or 'its message is above'}\nIts log: {path}")
+    return read_outcome(output)
+
+
+def read_outcome(output: str) -> Outcome:
+    """What DVC says that it did."""
+    if re.search(r"^Stage '.*' is cached - skipping run", output, re.MULTILINE):
+        return Outcome.RESTORED
+    if re.search(r"^Stage '.*' didn't change, skipping", output, re.MULTILINE):
+        return Outcome.UNCHANGED
+    return Outcome.RAN
+
+
+@contextmanager
+def training_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other flow run of this machine's checkout trains: two would halve each other's memory."""
+    path = folder / ".work" / "training.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _last_error(output: str) -> str:
+    errors = [line for line in output.splitlines() if line.startswith(("error:", "ERROR:"))]
+    own = [line for line in errors if "failed to reproduce" not in line and "failed to run" not in line]
+    return (own or errors or [""])[-1]

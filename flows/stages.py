@@ -1,0 +1,41 @@
+"""The chain as the flow runs it. DVC decides what is stale; this file only says in which order to ask.
+
+A test holds this order against the graph of dvc.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.params import Params
+
+PRETRAINED = "outputs/pretrain"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One DVC stage: its name, the stages it waits for, and whether it trains (one training at a time a machine)."""
+
+    name: str
+    after: tuple[str, ...] = field(default=())
+    trains: bool = False
+    fetches: bool = False
+
+
+def chain(params: Params) -> list[Stage]:
+    """All stages of an experiment, each after what it waits for."""
+    stages: list[Stage] = []
+    for key in params.benchmarks:
+        stages.append(Stage(f"download@{key}", fetches=True))
+        stages.append(Stage(f"preprocess@{key}", (f"download@{key}",)))
+    starts_from: tuple[str, ...] = ()
+    if params.finetune.init == PRETRAINED:  # with converted weights nobody waits for a pre-training
+        for key in params.pretrain.corpus:
+            stages.append(Stage(f"corpus@{key}", (f"preprocess@{key}",)))
+        stages.append(Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True))
+        starts_from = ("pretrain",)
+    for key in params.benchmarks:
+        stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))
+        stages.append(Stage(f"evaluate@{key}", (f"finetune@{key}",)))
+    stages.append(Stage("report", tuple(f"evaluate@{key}" for key in params.benchmarks)))
+    return stages

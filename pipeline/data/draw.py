@@ -1,0 +1,137 @@
+"""Pictures of the two generated tasks, as pure functions of a random generator.
+
+`motion`: a textured sprite moves over a static texture in one of eight ways. Every pose is drawn from the same
+distribution for every class, and the opposite motion with the same draws is the same video backwards, so no single
+frame tells the class.
+
+`state_change`: an object made of two halves lies on a texture, closed or open, and drifts a little while a bar passes
+over the scene. In class 1 the halves part or join while we watch; in class 0 they do not.
+
+Legend: T frames, H = W = size pixels, C colours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "grow", "shrink")
+STATES = ("unchanged", "changed")
+
+Floats = NDArray[np.float32]
+Frames = NDArray[np.uint8]
+
+#: How far the sprite stands out. Brighter makes the task trivial, dimmer unlearnable in minutes.
+BACKGROUND_GAIN = 0.6
+SPRITE_FLOOR, SPRITE_GAIN = 0.4, 0.6
+
+
+def draw_motion(rng: np.random.Generator, label: int, frames: int, size: int) -> Frames:
+    """One clip `[T,H,W,3]` uint8 of class `MOTIONS[label]`."""
+    background = BACKGROUND_GAIN * texture(rng, size)
+    sprite = SPRITE_FLOOR + SPRITE_GAIN * texture(rng, size)
+    centre_x, centre_y = rng.uniform(0, size, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    phase = rng.uniform(0, 1)
+    radius = rng.uniform(0.16, 0.22) * size
+    speed = rng.uniform(0.8, 1.2)
+
+    # Time runs symmetrically about the clip's middle: its sign is the only thing that the opposite class flips.
+    sign = 1.0 if label % 2 == 0 else -1.0
+    time = sign * speed * (np.arange(frames, dtype=np.float32) - (frames - 1) / 2)
+    kind = label // 2
+    move = time * size / 44
+    x = centre_x + (move if kind == 0 else 0 * move)
+    y = centre_y + (move if kind == 1 else 0 * move)
+    turn = angle + (time * np.pi / 24 if kind == 2 else 0 * time)
+    # A sawtooth in log-scale with a random phase: a single frame's size says nothing about growing or shrinking.
+    saw = (phase + (time / 30 if kind == 3 else 0 * time)) % 1.0
+    scale = 0.7 * 2.0**saw
+    return to_uint8(_composite(background, sprite, x, y, turn, scale, radius, gap=0 * time))
+
+
+def draw_state_change(rng: np.random.Generator, label: int, frames: int, size: int) -> Frames:
+    """One clip `[T,H,W,3]` uint8; `label` 1: the object opens or closes, 0: it keeps its state."""
+    background = BACKGROUND_GAIN * texture(rng, size)
+    sprite = SPRITE_FLOOR + SPRITE_GAIN * texture(rng, size)
+    time = np.arange(frames, dtype=np.float32)
+    radius = rng.uniform(0.18, 0.24) * size
+    drift_x, drift_y = rng.uniform(-0.15, 0.15, 2)
+    x = rng.uniform(0.35, 0.65) * size + drift_x * time
+    y = rng.uniform(0.35, 0.65) * size + drift_y * time
+    angle = np.full(frames, rng.uniform(0, 2 * np.pi), np.float32)
+    opened = bool(rng.integers(2))
+    when = rng.uniform(0.3, 0.7) * frames
+    progress = np.clip((time - when) / 5 + 0.5, 0, 1)
+    openness = (1 - progress if opened else progress) if label else np.full(frames, float(opened), np.float32)
+    video = _composite(background, sprite, x, y, angle, np.ones_like(time), radius, gap=openness * 0.22 * size)
+    return to_uint8(_with_passing_bar(rng, video))
+
+
+def texture(rng: np.random.Generator, size: int) -> Floats:
+    """Smooth coloured noise `[H,W,3]` in [0,1] with detail at two scales."""
+    coarse = _enlarge(rng.random((6, 6, 3), dtype=np.float32), size)
+    fine = _enlarge(rng.random((size // 4, size // 4, 3), dtype=np.float32), size)
+    return np.clip(0.65 * coarse + 0.35 * fine, 0, 1)
+
+
+def to_uint8(video: Floats) -> Frames:
+    return np.clip(np.rint(video * 255), 0, 255).astype(np.uint8)
+
+
+def _composite(
+    background: Floats, sprite: Floats, x: Floats, y: Floats, turn: Floats, scale: Floats, radius: float, gap: Floats
+) -> Floats:
+    """Lay the sprite over the background at each frame's pose; the plane wraps, so that no pose is special."""
+    size = background.shape[0]
+    grid = np.arange(size, dtype=np.float32)
+    half = size / 2
+    # Offsets of every pixel from the sprite's centre on the wrapped plane, in the sprite's own frame.
+    dx = ((grid[None, None, :] - x[:, None, None] + half) % size) - half
+    dy = ((grid[None, :, None] - y[:, None, None] + half) % size) - half
+    cos, sin = np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
+    u = (cos * dx + sin * dy) / scale[:, None, None]
+    v = (-sin * dx + cos * dy) / scale[:, None, None]
+    # A gap moves the halves apart along v: shift each half back before it is looked up.
+    part = np.sign(v) * gap[:, None, None] / 2
+    inside_gap = np.abs(v) < gap[:, None, None] / 2
+    v = v - part
+    # A rounded square with one cut corner: its outline shows how it is turned.
+    edge = np.maximum(np.abs(u), np.abs(v))
+    inside = (edge < radius) & (u + v < 1.3 * radius) & ~inside_gap
+    video = np.repeat(background[None], len(x), axis=0)
+    video[inside] = _sample(sprite, v[inside] + half, u[inside] + half)
+    return video
+
+
+def _with_passing_bar(rng: np.random.Generator, video: Floats) -> Floats:
+    """A dark bar crosses the scene at a random time, in both classes: motion alone does not tell the state."""
+    frames, size = video.shape[:2]
+    colour = 0.25 + 0.3 * rng.random(3, dtype=np.float32)
+    width = rng.uniform(0.08, 0.14) * size
+    start, end = (-width, size + width) if rng.integers(2) else (size + width, -width)
+    middle = rng.uniform(0.3, 0.7) * frames
+    position = start + (end - start) * ((np.arange(frames) - middle) / frames + 0.5)
+    axis = np.arange(size)[None, :] - position[:, None]
+    covered = np.abs(axis) < width / 2
+    mask = covered[:, None, :, None] if rng.integers(2) else covered[:, :, None, None]
+    return np.where(mask, colour, video)
+
+
+def _enlarge(small: Floats, size: int) -> Floats:
+    steps = np.linspace(0, small.shape[0] - 1, size, dtype=np.float32)
+    return _sample(small, *np.meshgrid(steps, steps, indexing="ij"))
+
+
+def _sample(image: Floats, rows: Floats, columns: Floats) -> Floats:
+    """Bilinear look-up of `image[rows, columns]`, clamped at the border."""
+    height, width = image.shape[:2]
+    rows, columns = np.clip(rows, 0, height - 1.001), np.clip(columns, 0, width - 1.001)
+    top, left = rows.astype(np.intp), columns.astype(np.intp)
+    down = (rows - top).astype(np.float32)[..., None]
+    right = (columns - left).astype(np.float32)[..., None]
+    flat = image.reshape(-1, image.shape[2])
+    corner = top * width + left
+    upper = flat[corner] * (1 - right) + flat[corner + 1] * right
+    lower = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
+    return upper * (1 - down) + lower * down
