@@ -1,0 +1,60 @@
+"""A budget per clip instead of a fixed one: keep the smallest set of tokens that holds a share of all the
+score.
+
+A busy clip keeps many tokens, a still one few. Rows of a batch are padded to the longest, which the host must
+know: this option waits for the device once per forward, the fixed budget never does.
+
+Shapes: B clips, N tokens, K kept (padded) = V visible + R reconstructed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.selection import TokenSplit
+
+
+def adaptive_counts(scores_BN: Tensor, share: float, least: int = 2) -> Tensor:
+    """Kept tokens of each clip [B]: the fewest (at least `least`) that hold `share` of its score."""
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"score_share = {share}, expected above 0 and at most 1. Cure: 0.5 keeps half of the motion."
+        )
+    if not 1 <= least <= scores_BN.shape[1]:
+        raise ValueError(
+            f"{scores_BN.shape[1]} tokens a clip, expected at least {least}. Cure: give a larger clip."
+        )
+    sorted_BN = scores_BN.double().sort(dim=1, descending=True).values
+    held_BN = sorted_BN.cumsum(dim=1)
+    # A token belongs to the set while the ones before it hold less than the share.
+    before_BN = held_BN - sorted_BN
+    return (before_BN < share * held_BN[:, -1:]).sum(dim=1).clamp(min=least)
+
+
+def adaptive_tokens(scores_BN: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Kept indices [B, K] and which of them are real [B, K], for the classifier."""
+    count_B = adaptive_counts(scores_BN, share, least=1)
+    longest = int(count_B.max())
+    index_BK = scores_BN.topk(longest, dim=1).indices
+    return index_BK, torch.arange(longest, device=scores_BN.device) < count_B[:, None]
+
+
+def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of_kept: float) -> TokenSplit:
+    """Like `everest_split`, each clip with its own count; `visible_of_kept` of it is shown (paper: 1/3)."""
+    count_B = adaptive_counts(scores_BN, share)
+    visible_B = (count_B * visible_of_kept).long().clamp(min=1).minimum(count_B - 1)
+    longest, most_visible, most_hidden = torch.stack(
+        [count_B.max(), visible_B.max(), (count_B - visible_B).max()]
+    ).tolist()
+    kept_BK = scores_BN.topk(longest, dim=1).indices
+    place_K = torch.arange(longest, device=scores_BN.device)
+    order_BK = noise_BN.gather(1, kept_BK).masked_fill(place_K >= count_B[:, None], torch.inf).argsort(dim=1)
+    shuffled_BK = kept_BK.gather(1, order_BK)
+    hidden_place_BR = (visible_B[:, None] + place_K[:most_hidden]).clamp(max=longest - 1)
+    return TokenSplit(
+        shuffled_BK[:, :most_visible],
+        shuffled_BK.gather(1, hidden_place_BR),
+        place_K[:most_visible] < visible_B[:, None],
+        place_K[:most_hidden] < (count_B - visible_B)[:, None],
+    )

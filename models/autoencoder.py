@@ -1,0 +1,241 @@
+"""EVEREST's masked autoencoder: show few informative tokens, reconstruct the other informative ones, drop the
+rest.
+
+Shapes: B clips, C channels, T frames, H x W pixels, A candidate slots, S slots, L places, N = S*L tokens,
+V visible, R reconstructed, P = 1536 values of a tubelet, D encoder width, E decoder width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.adaptive import adaptive_split
+from models.frames import choose_slots
+from models.selection import (
+    SCORED,
+    STRATEGIES,
+    Grid,
+    TokenSplit,
+    rero_scores,
+    slot_distances,
+    token_budget,
+)
+from models.tokens import check_clip, check_pixels, cut_tubelets, normalised_targets, take
+from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, xavier_init
+
+
+class PretrainOutput(NamedTuple):
+    """`loss` is a scalar; predictions are in the normalised space of `normalised_targets`."""
+
+    loss: Tensor
+    visible_BV: Tensor
+    reconstruct_BR: Tensor
+    scores_BN: Tensor
+    prediction_BRP: Tensor
+    slots_BS: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """Tubelet embedding, fixed positions, blocks, norm."""
+
+    def __init__(
+        self, values: int, tokens: int, width: int, depth: int, heads: int, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.patch_embed = TubeletEmbedding(values, width)
+        self.positions = Positions(tokens, width)
+        self.blocks = Blocks(width, depth, heads, drop_path=drop_path)
+        self.norm = LayerNorm(width)
+
+    def forward(self, tokens_BVD: Tensor, valid_BV: Tensor | None = None) -> Tensor:
+        return self.norm(self.blocks(tokens_BVD, valid_BV))
+
+
+class Decoder(nn.Module):
+    """Blocks over visible and mask tokens; only the last `predict` tokens go through the head."""
+
+    def __init__(self, values: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = Blocks(width, depth, heads)
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, values)
+
+    def forward(self, tokens_BKE: Tensor, predict: int, valid_BK: Tensor | None = None) -> Tensor:
+        return self.head(self.norm(self.blocks(tokens_BKE, valid_BK)[:, -predict:]))
+
+
+class EverestAutoencoder(nn.Module):
+    """Masked autoencoder over a chosen subset of tokens.
+
+    `strategy` is one of everest, tube, random, running_cell (see `models.selection`); `keep_ratio` and
+    `visible_ratio` are shares of all tokens. `score_share` replaces the fixed budget of `everest` by each
+    clip's own (`models.adaptive`). Clips of other sizes and lengths than `img_size` and `num_frames` work:
+    counts follow the clip.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        num_frames: int = 16,
+        patch_size: int = 16,
+        tubelet_size: int = 2,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        decoder_embed_dim: int = 384,
+        decoder_depth: int = 4,
+        decoder_num_heads: int = 6,
+        strategy: str = "everest",
+        keep_ratio: float = 0.3,
+        visible_ratio: float = 0.1,
+        score_share: float | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
+        self.strategy, self.keep_ratio, self.visible_ratio = strategy, keep_ratio, visible_ratio
+        self.score_share = score_share
+        if score_share is not None and strategy != "everest":
+            raise ValueError(
+                f"score_share = {score_share} with strategy {strategy!r}: only 'everest' scores tokens. "
+                "Cure: leave score_share out."
+            )
+        grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        token_budget(
+            strategy, grid, keep_ratio, visible_ratio
+        )  # refuses impossible ratios now, not at the first step
+        values = in_chans * tubelet_size * patch_size**2
+        self.encoder = Encoder(values, grid.tokens, embed_dim, depth, num_heads, drop_path_rate)
+        self.encoder_to_decoder = nn.Linear(embed_dim, decoder_embed_dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
+        self.decoder_positions = Positions(grid.tokens, decoder_embed_dim)
+        self.decoder = Decoder(values, decoder_embed_dim, decoder_depth, decoder_num_heads)
+        self.encoder.blocks.apply(xavier_init)
+        self.decoder.apply(xavier_init)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    def forward(
+        self,
+        clip_BCTHW: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        noise_BN: Tensor | None = None,
+        choose: int | None = None,
+        slot_noise_BA: Tensor | None = None,
+        return_output: bool = False,
+    ) -> Tensor | PretrainOutput:
+        """The loss of a normalised clip, or with `return_output` a `PretrainOutput`.
+
+        Randomness comes from `noise_BN` (uniform, one number per token) or else `generator`. With `choose`
+        the clip holds candidate slots, of which that many are chosen first (`models.frames`; noise from
+        `slot_noise_BA`).
+        """
+        tubelets_BNP, grid = self.cut(clip_BCTHW)
+        embedded_BND = self.encoder.patch_embed(tubelets_BNP)
+        slots_BS = None
+        if choose is not None:
+            slots_BS = self.choose_slots(embedded_BND, grid, choose, slot_noise_BA, generator)
+            tubelets_BNP, embedded_BND = (
+                _take_slots(x, slots_BS, grid) for x in (tubelets_BNP, embedded_BND)
+            )
+            grid = grid._replace(slots=choose)
+        scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
+        latent_BVD = self.encode(embedded_BND, split)
+        prediction_BRP = self.decode(latent_BVD, split, grid)
+        target_BRP = normalised_targets(take(tubelets_BNP, split.reconstruct_BR), self.channels)
+        loss = reconstruction_loss(prediction_BRP, target_BRP, split.reconstruct_valid_BR)
+        if not return_output:
+            return loss
+        return PretrainOutput(
+            loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS
+        )
+
+    def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+        """Tubelets [B, N, P] and their grid. Training lets a NaN through to the loss, where the engine's rule
+        decides.
+        """
+        grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
+        if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_pixels(clip_BCTHW)
+        return cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet), grid
+
+    def choose_slots(
+        self,
+        embedded_BND: Tensor,
+        grid: Grid,
+        num_slots: int,
+        noise_BA: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        distance_BAL = slot_distances(embedded_BND.unflatten(1, (grid.slots, grid.places)))
+        if noise_BA is None:
+            noise_BA = torch.rand(distance_BAL.shape[:2], generator=generator, device=distance_BAL.device)
+        return choose_slots(distance_BAL, num_slots, self.keep_ratio, noise_BA)
+
+    def select(
+        self, embedded_BND: Tensor, grid: Grid, noise_BN: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, TokenSplit]:
+        """ReRo scores (only where the strategy reads them, else the noise) and which tokens are shown and
+        rebuilt.
+        """
+        if noise_BN is None:
+            noise_BN = torch.rand(embedded_BND.shape[:2], generator=generator, device=embedded_BND.device)
+        elif noise_BN.shape != embedded_BND.shape[:2]:
+            raise ValueError(
+                f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a "
+                "uniform number "
+                "for each token. Cure: draw it for this clip size."
+            )
+        scores_BN = rero_scores(embedded_BND, grid.slots) if self.strategy in SCORED else noise_BN
+        if self.score_share is not None:
+            visible_of_kept = self.visible_ratio / self.keep_ratio
+            return scores_BN, adaptive_split(scores_BN, noise_BN, self.score_share, visible_of_kept)
+        budget = token_budget(self.strategy, grid, self.keep_ratio, self.visible_ratio)
+        return scores_BN, STRATEGIES[self.strategy](scores_BN, noise_BN, grid, budget)
+
+    def encode(self, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
+        position_BVD = self.encoder.positions(split.visible_BV, embedded_BND.shape[1])
+        return self.encoder(take(embedded_BND, split.visible_BV) + position_BVD, split.visible_valid_BV)
+
+    def decode(self, latent_BVD: Tensor, split: TokenSplit, grid: Grid) -> Tensor:
+        shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(
+            split.visible_BV, grid.tokens
+        )
+        hidden_BRE = self.mask_token + self.decoder_positions(split.reconstruct_BR, grid.tokens)
+        valid_BK = None
+        if split.visible_valid_BV is not None and split.reconstruct_valid_BR is not None:
+            valid_BK = torch.cat([split.visible_valid_BV, split.reconstruct_valid_BR], dim=1)
+        return self.decoder(torch.cat([shown_BVE, hidden_BRE], dim=1), hidden_BRE.shape[1], valid_BK)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute block activations in the backward pass: less memory, about a third more time."""
+        self.encoder.blocks.checkpointing = self.decoder.blocks.checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        return {"mask_token"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's rule for layer-wise groups."""
+        return {
+            "stem": r"^encoder\.patch_embed",
+            "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r".*", (99999,))],
+        }
+
+
+def reconstruction_loss(prediction_BRP: Tensor, target_BRP: Tensor, valid_BR: Tensor | None = None) -> Tensor:
+    """Mean squared error in fp32 over reconstructed tokens, padding left out."""
+    if valid_BR is None:
+        return F.mse_loss(prediction_BRP.float(), target_BRP)
+    error_BR = (prediction_BRP.float() - target_BRP).square().mean(dim=2)
+    return (error_BR * valid_BR).sum() / valid_BR.sum()
+
+
+def _take_slots(x_BND: Tensor, slots_BS: Tensor, grid: Grid) -> Tensor:
+    """Tokens of the chosen slots [B, S*L, D]."""
+    index_BSL = slots_BS[..., None] * grid.places + torch.arange(grid.places, device=slots_BS.device)
+    return take(x_BND, index_BSL.flatten(1))

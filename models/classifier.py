@@ -1,0 +1,164 @@
+"""The fine-tuned classifier: the encoder over a clip's most informative tokens, pooled, and a linear head.
+
+Shapes: B clips, C channels, T frames, H x W pixels, N tokens, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.adaptive import adaptive_tokens
+from models.selection import Grid, floor_share, rero_scores, top_tokens
+from models.tokens import check_clip, check_pixels, cut_tubelets, take
+from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, trunc_normal_init
+
+POOLS = ("mean", "attentive")
+
+
+class AttentivePool(nn.Module):
+    """One learned query attends over all tokens: a probe with its own say over a frozen encoder."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm = LayerNorm(width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+    def forward(self, x_BKD: Tensor, valid_BK: Tensor | None = None) -> Tensor:
+        key_BXKY, value_BXKY = (
+            self.kv(self.norm(x_BKD)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        query_BX1Y = self.query.expand(len(x_BKD), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        mask = None if valid_BK is None else valid_BK[:, None, None, :]
+        pooled_BX1Y = F.scaled_dot_product_attention(
+            query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask
+        )
+        return self.proj(pooled_BX1Y.flatten(1))
+
+
+class EverestClassifier(nn.Module):
+    """ViT classifier over `keep_ratio` of the tokens (`strategy` everest) or all of them (`none`).
+
+    `head` is "mean" (mean-pool, norm, linear; the paper's) or "attentive". `score_share` gives each clip its
+    own number of tokens (`models.adaptive`). Clips of other sizes and lengths than `img_size` and
+    `num_frames` work.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        num_frames: int = 16,
+        patch_size: int = 16,
+        tubelet_size: int = 2,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        num_classes: int = 400,
+        strategy: str = "everest",
+        keep_ratio: float = 0.6,
+        score_share: float | None = None,
+        head: str = "mean",
+        drop_path_rate: float = 0.0,
+        fc_drop_rate: float = 0.0,
+        init_scale: float = 0.001,
+    ) -> None:
+        super().__init__()
+        if strategy not in ("everest", "none"):
+            raise ValueError(
+                f"strategy = {strategy!r}, expected 'everest' or 'none'. Cure: 'none' keeps all tokens."
+            )
+        if head not in POOLS:
+            raise ValueError(
+                f"head = {head!r}, expected one of {', '.join(POOLS)}. Cure: 'mean' is the paper's."
+            )
+        if not 0 < keep_ratio <= 1:
+            raise ValueError(
+                f"keep_ratio = {keep_ratio}, expected above 0 and at most 1. Cure: 0.6 is the paper's."
+            )
+        self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
+        self.strategy, self.keep_ratio, self.score_share = strategy, keep_ratio, score_share
+        self.num_classes, self.num_features = num_classes, embed_dim
+        grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
+        self.patch_embed = TubeletEmbedding(in_chans * tubelet_size * patch_size**2, embed_dim)
+        self.positions = Positions(grid.tokens, embed_dim)
+        self.blocks = Blocks(embed_dim, depth, num_heads, drop_path=drop_path_rate)
+        self.pool = AttentivePool(embed_dim, num_heads) if head == "attentive" else None
+        self.fc_norm = LayerNorm(embed_dim)
+        self.fc_drop = nn.Dropout(fc_drop_rate)
+        self.head = nn.Linear(embed_dim, num_classes)
+        for module in (self.blocks, self.pool, self.head):
+            if module is not None:
+                module.apply(trunc_normal_init)
+        with torch.no_grad():
+            self.head.weight.mul_(init_scale)
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        """Logits [B, classes] of a normalised clip."""
+        return self.head(self.fc_drop(self.fc_norm(self.forward_features(clip_BCTHW))))
+
+    def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
+        """Pooled features [B, D]: embed, keep the informative tokens, encode, pool."""
+        embedded_BND, grid = self.embed(clip_BCTHW)
+        kept_BK, valid_BK = self.select(embedded_BND, grid)
+        tokens_BKD = take(embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
+        encoded_BKD = self.blocks(tokens_BKD, valid_BK)
+        if self.pool is not None:
+            return self.pool(encoded_BKD, valid_BK)
+        return _mean_pool(encoded_BKD, valid_BK)
+
+    def embed(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+        grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
+        if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_pixels(clip_BCTHW)
+        return self.patch_embed(cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet)), grid
+
+    def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+        """Kept token indices [B, K], and with a per-clip budget which of them are real."""
+        if self.strategy == "none":
+            return torch.arange(grid.tokens, device=embedded_BND.device).expand(len(embedded_BND), -1), None
+        scores_BN = rero_scores(embedded_BND, grid.slots)
+        if self.score_share is not None:
+            return adaptive_tokens(scores_BN, self.score_share)
+        return top_tokens(scores_BN, floor_share(self.keep_ratio, grid.tokens)), None
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for another number of classes (timm's interface)."""
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight)
+        self.head.apply(trunc_normal_init)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute block activations in the backward pass: less memory, about a third more time."""
+        self.blocks.checkpointing = enable
+
+    def freeze_encoder(self) -> None:
+        """Only pool, norm and head learn: the evaluation of a frozen encoder."""
+        self.patch_embed.requires_grad_(False)
+        self.blocks.requires_grad_(False)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pool.query"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's rule for layer-wise lr decay: 0 the embedding, k + 1 block k, depth + 1 head and norms."""
+        return {
+            "stem": r"^patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:pool|fc_norm|head)", (99999,))],
+        }
+
+
+def _mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+    if valid_BK is None:
+        return x_BKD.mean(dim=1)
+    return (x_BKD * valid_BK[..., None]).sum(dim=1) / valid_BK.sum(dim=1, keepdim=True)

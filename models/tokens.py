@@ -1,0 +1,136 @@
+"""From clips to tubelets and back: cutting, position table, targets, and the checks of what comes in.
+
+Shapes: B clips, C channels, T frames, H x W pixels, S slots, L places, N = S*L tokens, V chosen tokens,
+P = C*2*16*16 = 1536 values of a tubelet in the order (c p0 p1 p2), D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.selection import Grid
+
+#: ImageNet statistics that clips are normalised with, as torchvision and timm publish them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) -> Grid:
+    """The token grid of a clip. Raises ValueError naming the shape, what is expected and the cure. No device
+    sync.
+    """
+    shape = tuple(clip_BCTHW.shape)
+    if clip_BCTHW.ndim != 5:
+        raise ValueError(
+            f"clip of shape {shape}, expected 5 dimensions [B, {channels}, T, H, W]. Cure: add the missing "
+            "one."
+        )
+    if shape[1] != channels:
+        cure = "check the channel dimension"
+        if shape[2] == channels:
+            cure = "this looks like [B, T, C, H, W]: clip.permute(0, 2, 1, 3, 4)"
+        elif shape[4] == channels:
+            cure = "this looks like [B, T, H, W, C]: clip.permute(0, 4, 1, 2, 3)"
+        raise ValueError(
+            f"clip of shape {shape} has {shape[1]} channels, expected [B, {channels}, T, H, W]. Cure: {cure}."
+        )
+    if not clip_BCTHW.is_floating_point():
+        raise ValueError(
+            f"clip of {clip_BCTHW.dtype}, expected floats normalised with the ImageNet mean and deviation. "
+            "Cure: (clip / 255 - mean) / std."
+        )
+    _, _, frames, height, width = shape
+    if height % patch or width % patch or not height or not width:
+        raise ValueError(
+            f"clip of shape {shape}: {height}x{width} pixels do not divide into {patch}x{patch} patches. "
+            f"Cure: resize to {max(1, round(height / patch)) * patch}x{max(1, round(width / patch)) * patch}."
+        )
+    if frames % tubelet:
+        raise ValueError(
+            f"clip of shape {shape}: {frames} frames do not divide into tubelets of {tubelet}. "
+            f"Cure: {frames // tubelet * tubelet} or {(frames // tubelet + 1) * tubelet} frames."
+        )
+    if frames // tubelet < 2:
+        raise ValueError(
+            f"clip of shape {shape} has {frames // tubelet} time slot(s), expected at least 2: redundancy "
+            "is the "
+            f"distance between slots. Cure: {2 * tubelet} frames or more."
+        )
+    return Grid(frames // tubelet, height // patch, width // patch)
+
+
+def check_pixels(clip_BCTHW: Tensor) -> None:
+    """Raise ValueError where a pixel is NaN or infinite. Waits for the device: not for the training step."""
+    if not torch.isfinite(clip_BCTHW.sum(dtype=torch.float64)):
+        bad_B = (~torch.isfinite(clip_BCTHW)).flatten(1).sum(1).tolist()
+        raise ValueError(
+            f"clip of shape {tuple(clip_BCTHW.shape)} has NaN or infinite pixels (per clip: {bad_B}), "
+            "expected finite "
+            "values. Cure: check decoding and that no standard deviation of 0 divides."
+        )
+
+
+def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Tensor:
+    """Flattened tubelets [B, N, P], time-major; the values of one lie as a 3-D convolution's kernel does: (c
+    p0 p1 p2).
+    """
+    batch, channels = clip_BCTHW.shape[:2]
+    cells = clip_BCTHW.reshape(batch, channels, grid.slots, tubelet, grid.height, patch, grid.width, patch)
+    return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(
+        batch, grid.tokens, channels * tubelet * patch * patch
+    )
+
+
+def join_tubelets(tubelets_BNP: Tensor, grid: Grid, patch: int, tubelet: int, channels: int = 3) -> Tensor:
+    """The clip [B, C, T, H, W] of its tubelets: the inverse of `cut_tubelets`."""
+    cells = tubelets_BNP.reshape(-1, *grid, channels, tubelet, patch, patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return cells.reshape(-1, channels, grid.slots * tubelet, grid.height * patch, grid.width * patch)
+
+
+def sinusoid_table(tokens: int, width: int) -> Tensor:
+    """Fixed positions [N, D]: `angle[p, j] = p / 10000^(2*(j//2)/D)`, sine on even j, cosine on odd (METHOD
+    section 1).
+    """
+    position_N1 = torch.arange(tokens, dtype=torch.float64)[:, None]
+    column_D = torch.arange(width, dtype=torch.float64)
+    angle_ND = position_N1 / 10000 ** (2 * (column_D // 2) / width)
+    return torch.where(column_D % 2 == 0, angle_ND.sin(), angle_ND.cos()).float()
+
+
+def take(x_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """Rows of each clip by index: [B, K, D]."""
+    batch, tokens, width = x_BND.shape
+    start_B1 = torch.arange(batch, device=index_BK.device)[:, None] * tokens
+    return (
+        x_BND.reshape(batch * tokens, width)
+        .index_select(0, (index_BK + start_B1).flatten())
+        .view(batch, -1, width)
+    )
+
+
+def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
+    """What the decoder has to predict [B, R, P], fp32: un-normalised pixels, each channel of each token to
+    mean 0 and deviation 1 over its 512 pixels, in the order (p0 p1 p2) c (METHOD section 4).
+    """
+    pixels_BRCX, mean_BRC1, spread_BRC1 = _pixel_statistics(tubelets_BRP, channels)
+    return ((pixels_BRCX - mean_BRC1) / spread_BRC1).transpose(2, 3).flatten(2)
+
+
+def predicted_pixels(prediction_BRP: Tensor, tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
+    """Pixels in [0, 1], (c p0 p1 p2), that a prediction means, with mean and deviation of the true token (for
+    pictures).
+    """
+    _, mean_BRC1, spread_BRC1 = _pixel_statistics(tubelets_BRP, channels)
+    prediction_BRCX = prediction_BRP.float().unflatten(2, (-1, channels)).transpose(2, 3)
+    return (prediction_BRCX * spread_BRC1 + mean_BRC1).clamp(0, 1).flatten(2)
+
+
+def _pixel_statistics(tubelets_BRP: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    mean_C1, std_C1 = (
+        tubelets_BRP.new_tensor(value, dtype=torch.float32)[:, None]
+        for value in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    pixels_BRCX = tubelets_BRP.float().unflatten(2, (channels, -1)) * std_C1 + mean_C1
+    variance_BRC1, mean_BRC1 = torch.var_mean(pixels_BRCX, dim=3, keepdim=True)
+    return pixels_BRCX, mean_BRC1, variance_BRC1.sqrt() + 1e-6

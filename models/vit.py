@@ -1,0 +1,137 @@
+"""The video ViT: tubelet embedding and pre-norm blocks (METHOD sections 1 and 5). Single device, no files.
+
+Shapes: B clips, N tokens, D width, P values of a tubelet, V chosen tokens, X heads, Y width of a head.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.tokens import sinusoid_table
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Self-attention with a bias on queries and values; one on keys would cancel in the softmax."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(
+                f"width {width} does not divide into {heads} heads. Cure: a multiple of {heads}."
+            )
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv_BN3XY = F.linear(x_BND, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
+        q_BXNY, k_BXNY, v_BXNY = qkv_BN3XY.permute(2, 0, 3, 1, 4).unbind(0)
+        mask = None if valid_BN is None else valid_BN[:, None, None, :]
+        mixed_BXNY = F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
+        return self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x_BND)))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), valid_BN))
+        return x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks in a row; drop-path grows linearly from 0; `checkpointing` recomputes each block in the backward
+    pass.
+    """
+
+    checkpointing = False
+
+    def __init__(
+        self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0
+    ) -> None:
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        super().__init__(Block(width, heads, mlp_ratio, rate) for rate in rates)
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        for block in self:
+            if self.checkpointing and torch.is_grad_enabled():
+                x_BND = checkpoint(block, x_BND, valid_BN, use_reentrant=False)
+            else:
+                x_BND = block(x_BND, valid_BN)
+        return x_BND
+
+
+class TubeletEmbedding(nn.Module):
+    """A 3-D convolution with kernel = stride, as the linear map that it is; initialised as torch does a
+    convolution.
+    """
+
+    def __init__(self, values: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(values, width)
+
+    def forward(self, tubelets_BNP: Tensor) -> Tensor:
+        return self.proj(tubelets_BNP)
+
+
+class Positions(nn.Module):
+    """The sinusoid table as a non-persistent buffer, for clips up to the size the model was made for and
+    beyond.
+    """
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("table_ND", sinusoid_table(tokens, width), persistent=False)
+        self.table_ND: Tensor
+
+    def forward(self, index_BV: Tensor, tokens: int) -> Tensor:
+        """Rows [B, V, D]; `tokens` is how many the clip has. Positions are of the flat index, so a longer
+        clip only lengthens the table.
+        """
+        table_ND = self.table_ND
+        if tokens > table_ND.shape[0]:
+            table_ND = sinusoid_table(tokens, table_ND.shape[1]).to(table_ND)
+        return table_ND.index_select(0, index_BV.flatten()).view(*index_BV.shape, -1)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Pre-training: xavier-uniform linears with zero bias (METHOD section 5)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def trunc_normal_init(module: nn.Module) -> None:
+    """Fine-tuning: linears from a normal of 0.02, zero bias (METHOD section 5)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
