@@ -1,0 +1,58 @@
+# Two commands for newcomers: `make demo` and `make test`. Everything is installed into .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+STAMP := .venv/.installed
+
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help install demo test test-all faults check format lock ui clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## install the locked environment into .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.11 or 3.12 is needed; found $$($(PYTHON) --version). Cure: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the locked environment into .venv (about 7 GB on disk) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+demo: install ## run the whole chain on generated videos (minutes on 2 cores)
+	@$(BIN)/everest demo
+
+test: install ## the fast tests, with one run of the whole chain
+	@$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-all: install ## all tests, the long ones and the browser's too
+	@$(BIN)/python -m pytest
+
+faults: install ## the full counts of the fault trials, as a table
+	@$(BIN)/python -m pytest -m slow tests/faults
+
+check: install ## format, lint and type check
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: install ## rewrite to the house's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+ui: install ## MLflow's and Prefect's pages on this machine
+	@$(BIN)/everest ui
+
+lock: install ## resolve the dependencies anew into requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --quiet --output-file requirements.lock
+
+clean: ## remove results and unfinished work; videos, the DVC cache and MLflow's records stay
+	@rm -rf outputs metrics .work

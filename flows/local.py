@@ -1,0 +1,43 @@
+"""The chain in this checkout, as it stands: what `everest demo` and `everest run` start as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.repro import workspace
+from flows.run import identity, run_chain, task_runner
+from pipeline.errors import EverestError
+from pipeline.params import load_params
+
+
+@flow(name="local", task_runner=task_runner())
+def local(on_terminal: bool = False) -> dict[str, str]:
+    """Bring every stage of params.yaml up to date; returns what DVC did with each."""
+    root = Path.cwd()
+    name = str(flow_run.id or "manual")
+    return run_chain(load_params(root / "params.yaml"), workspace(root, name, identity(name), on_terminal))
+
+
+def main() -> int:
+    """Run the flow and write its outcomes as JSON; the exit code is the command line's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("outcomes", type=Path)
+    parser.add_argument("--on-terminal", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        outcomes = local(arguments.on_terminal)
+    except EverestError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    arguments.outcomes.write_text(json.dumps(outcomes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

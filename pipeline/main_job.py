@@ -1,0 +1,80 @@
+"""`everest demo` and `everest run`: the chain on this machine, ending in a table and what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.layout import WORK, output_dir
+from pipeline.params import load_params
+from pipeline.stage_process import only_one
+
+_QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def run_demo() -> None:
+    """Run the demo recipe.
+
+    Raises:
+        InputError: params.yaml holds another recipe, or a wrong value.
+    """
+    recipe = load_params().recipe
+    if recipe != "demo":
+        raise InputError(
+            f"params.yaml holds recipe {recipe!r}, and the demo needs 'demo'. "
+            "Cure: `everest run` for this one, or `everest recipe use demo`."
+        )
+    run_experiment()
+
+
+def run_experiment() -> None:
+    """Run params.yaml through Prefect, DVC and MLflow in this checkout and print the result."""
+    params = load_params()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    from pipeline.terminal import say, show_results
+
+    with only_one("experiment"):
+        started = time.monotonic()
+        say(f"Recipe {params.recipe}: {', '.join(params.benchmarks)}. Ctrl-C saves and stops; the same command continues.")
+        outcomes = _run_flow()
+        seconds = time.monotonic() - started
+    summary = json.loads((output_dir("report") / "summary.json").read_text())
+    show_results(summary, outcomes, seconds, output_dir("report") / "report.html")
+
+
+def _run_flow() -> dict[str, str]:
+    """Run `flows.local` as a program of its own: pipeline/ knows nothing of flows/."""
+    answer = WORK / "outcomes.json"
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "flows.local", str(answer)]
+    if sys.stderr.isatty():
+        command.append("--on-terminal")
+    child = subprocess.Popen(command)
+    # Ctrl-C reaches the child by itself, which saves and ends; this process only waits. A handler, not SIG_IGN: the
+    # child would inherit that.
+    previous = signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        code = child.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code in (130, -signal.SIGINT, -signal.SIGTERM):
+        raise Interrupted("stopped; everything done so far is kept. The same command continues.")
+    if code:
+        raise EverestError("the chain did not finish; the message above says why. The same command continues.")
+    return dict(json.loads(answer.read_text()))

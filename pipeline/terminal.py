@@ -1,0 +1,84 @@
+"""What the command line prints: tables that fit a terminal, plain text when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_ERRORS = Console(stderr=True, highlight=False)
+_NEXT = """\
+Report                 {report}
+Look around            make ui
+Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
+Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{{"finetune.epochs": 2}}'
+"""
+
+
+def say(message: str) -> None:
+    """A line about progress, on stderr: stdout is for results."""
+    _ERRORS.print(message, markup=False)
+
+
+def show(value: Any, title: str | None = None) -> None:
+    """Print a result for reading: a list of rows as a table, a mapping as pairs, anything else as text."""
+    console = Console(highlight=False)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        console.print(table(value, title))
+    elif isinstance(value, dict):
+        nested = {key: entry for key, entry in value.items() if _is_rows(entry)}
+        flat = [{"": key, "value": entry} for key, entry in value.items() if key not in nested]
+        if flat:
+            console.print(table(flat, title))
+        for key, rows in nested.items():
+            console.print(table(rows, key))
+    else:
+        console.print(str(value) if value else "nothing to show", markup=False)
+
+
+def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
+    """Rows with the same keys as a table; numbers to the right."""
+    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name in dict.fromkeys(key for row in rows for key in row):
+        numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
+        drawn.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    names = [str(key) for key in dict.fromkeys(key for row in rows for key in row)]
+    for row in rows:
+        drawn.add_row(*(_text(row.get(name)) for name in names))
+    return drawn
+
+
+def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: float, report: Path) -> None:
+    """The end of the main job: results with their cost, and the commands that lead further."""
+    console = Console(highlight=False)
+    rows = [
+        {
+            "benchmark": row["benchmark"],
+            "strategy": row["strategy"],
+            "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+            "G multiply-adds/clip": f"{row['gmacs_per_clip']:.3f}",
+            "peak memory GiB": f"{row['peak_memory_gib']:.2f}",
+            "clips/s": f"{row['clips_per_second']:.0f}",
+            "wall s": f"{row['wall_seconds']:.0f}",
+        }
+        for row in summary["results"]
+    ]
+    console.print(table(rows, "Results"))
+    ran = sum(outcome == "ran" for outcome in outcomes.values())
+    console.print(f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n")
+    console.print(_NEXT.format(report=report), markup=False)
+
+
+def _is_rows(entry: Any) -> bool:
+    return isinstance(entry, list) and bool(entry) and isinstance(entry[0], dict)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
