@@ -1,0 +1,238 @@
+"""Checkpoints that are whole or absent: safetensors and JSON, SHA-256 in a manifest written last.
+
+A checkpoint is a folder `step-000000050`. It is built as `.step-000000050.tmp`, its manifest is written last, and
+one rename makes it appear; a crash at any moment leaves the earlier ones untouched. Pruned ones are renamed away
+before they are deleted, so that a half-deleted folder never bears a valid name. Whatever is read is compared with
+the manifest first: a checkpoint with a wrong hash is reported and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import EverestError
+from pipeline.training.tensors import fsync_folder, read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
+
+FORMAT = "everest-checkpoint-1"
+_NAME = re.compile(r"step-(\d{9})")
+
+#: file stem -> tensor name -> tensor
+Tensors = dict[str, dict[str, torch.Tensor]]
+
+
+class CorruptCheckpoint(EverestError):
+    """A checkpoint's bytes are not those that were written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint, on the CPU."""
+
+    step: int
+    tensors: Tensors
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last.
+
+    Args:
+        root: their folder; created if missing.
+        keep: how many of the newest stay (at least 2, so that one damaged copy never ends a run). The one with
+            the best score stays besides.
+    """
+
+    def __init__(self, root: Path, keep: int = 3) -> None:
+        if keep < 2:
+            raise ValueError(f"keep = {keep}: at least 2 checkpoints must remain. Cure: keep >= 2.")
+        self.root = root
+        self.keep = keep
+        self.seconds_waited = 0.0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        root.mkdir(parents=True, exist_ok=True)
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def save(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> None:
+        """Write a checkpoint in the background; `tensors` must be private CPU copies.
+
+        Waits for the previous one if that is still being written, and raises if it failed.
+        """
+        began = time.perf_counter()
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._guarded, args=(step, tensors, state, score), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        self.seconds_waited += time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Return when nothing is being written.
+
+        Raises:
+            EverestError: the last checkpoint could not be written; earlier ones are intact.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise EverestError(
+                f"a checkpoint could not be written to {self.root}: {error}. Earlier checkpoints there are intact. "
+                "Cure: free disk space or mend the folder's permissions, then start again to continue."
+            ) from error
+
+    def _guarded(self, *arguments: Any) -> None:
+        try:
+            self.write(*arguments)
+        except BaseException as error:  # noqa: BLE001 - raised in the training thread by wait()
+            self._error = error
+
+    def write(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> Path:
+        """Write a checkpoint now; see :meth:`save`."""
+        final = self.root / f"step-{step:09d}"
+        building = self.root / f".{final.name}.tmp"
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            building.mkdir()
+            files = {}
+            for stem, group in tensors.items():
+                path = building / f"{stem}.safetensors"
+                files[path.name] = {"sha256": write_tensors(path, group), "bytes": path.stat().st_size}
+            files["state.json"] = _write_json(building / "state.json", state)
+            manifest = {"format": FORMAT, "step": step, "score": score, "files": files}
+            _write_json(building / "manifest.json", manifest)
+            fsync_folder(building)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        if final.exists():
+            self._discard(final)
+        building.rename(final)
+        fsync_folder(self.root)
+        self._prune()
+        return final
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        stay = set(steps[-self.keep :])
+        best = self.best()
+        if best is not None:
+            stay.add(best)
+        for step in steps:
+            if step not in stay:
+                self._discard(self.root / f"step-{step:09d}")
+        for left in [*self.root.glob(".*.tmp"), *self.root.glob(".*.old")]:
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _discard(self, folder: Path) -> None:
+        away = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint with a manifest, ascending. Their hashes are not checked here."""
+        found = []
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            name = _NAME.fullmatch(folder.name)
+            if name and (folder / "manifest.json").is_file():
+                found.append(int(name.group(1)))
+        return sorted(found)
+
+    def best(self) -> int | None:
+        """The step with the highest score; the earlier of equals; None where none has a score."""
+        scored = []
+        for step in self.steps():
+            with contextlib.suppress(CorruptCheckpoint):
+                score = _manifest(self.root / f"step-{step:09d}")["score"]
+                if score is not None:
+                    scored.append((score, -step))
+        return -max(scored)[1] if scored else None
+
+    def verified(self) -> int | None:
+        """The newest step whose every byte agrees with its manifest; damaged ones are named in the log."""
+        for step in reversed(self.steps()):
+            try:
+                self.load(step)
+            except CorruptCheckpoint as error:
+                log.warning("%s Falling back to the checkpoint before it.", error)
+            else:
+                return step
+        return None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest intact checkpoint, or None. Damaged ones are skipped and named in the log."""
+        step = self.verified()
+        return None if step is None else self.load(step)
+
+    def load(self, step: int) -> Checkpoint:
+        """Read one checkpoint, comparing every file with the manifest.
+
+        Raises:
+            CorruptCheckpoint: a file is missing, or its bytes differ.
+        """
+        folder = self.root / f"step-{step:09d}"
+        manifest = _manifest(folder)
+        data = {
+            name: _verified_bytes(folder / name, entry["sha256"]) for name, entry in manifest["files"].items()
+        }
+        state = json.loads(data.pop("state.json"))
+        tensors = {name.removesuffix(".safetensors"): read_tensors(content) for name, content in data.items()}
+        return Checkpoint(manifest["step"], tensors, state)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        text = json.dumps(
+            {key: manifest[key] for key in ("format", "step", "score", "files")}, sort_keys=True
+        )
+        if manifest["format"] != FORMAT or hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
+            raise CorruptCheckpoint(f"{folder}: manifest.json is damaged or of another format.")
+        if f"step-{manifest['step']:09d}" != folder.name:
+            raise CorruptCheckpoint(f"{folder}: the manifest is that of step {manifest['step']}.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(
+            f"{folder}: manifest.json cannot be read ({type(error).__name__})."
+        ) from error
+    return dict(manifest)
+
+
+def _verified_bytes(path: Path, expected: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read ({error.strerror}).") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise CorruptCheckpoint(f"{path}: its SHA-256 is not the one in the manifest.")
+    return content
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Write with fsync; a manifest (it has `files`) carries the hash of itself."""
+    if "files" in value:
+        value = {**value, "sha256": hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}
+    content = json.dumps(value, indent=1).encode()
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

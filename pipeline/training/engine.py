@@ -1,0 +1,418 @@
+"""The training loop: one engine for pre-training, fine-tuning and probing, on one process or many.
+
+The state of a run is one number, the optimizer step, and what a checkpoint holds; epoch, position inside it and
+learning rate follow from the step. The step itself is :meth:`Engine._train_step`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from pipeline.errors import EverestError, Interrupted
+from pipeline.training import snapshot
+from pipeline.training.average import Average
+from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
+from pipeline.training.distributed import Ranks, parallel, reduce_gradients, whole
+from pipeline.training.heartbeat import Pulse
+from pipeline.training.journal import Journal
+from pipeline.training.optim import LossScaler, adamw, set_lr, step_unless
+from pipeline.training.progress import Progress
+from pipeline.training.schedule import Cosine
+from pipeline.training.stopping import StopRequest
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Batch(Protocol):
+    """What the loader yields, as far as the engine looks: the clips' global rows, for the records of a bad step."""
+
+    index_B: torch.Tensor
+
+
+class Loader(Protocol):
+    """Batches as a pure function of (epoch, micro-step); see pipeline.data.loader."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Any]: ...
+
+
+class Task(Protocol):
+    """What is trained: a model, its batches, its loss."""
+
+    model: nn.Module
+
+    @property
+    def loader(self) -> Loader: ...
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for AdamW, after the model was sharded."""
+
+    def loss(self, model: nn.Module, batch: Any, epoch: int) -> torch.Tensor:
+        """The mean loss of one micro-batch, a scalar on the device."""
+
+    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+        """Scores after an epoch, the same on all ranks; {} where there is nothing to do. Keys start with `val_`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of params.yaml that the engine itself obeys."""
+
+    seed: int
+    epochs: int
+    global_batch: int
+    accumulate: int
+    base_lr: float
+    min_lr: float
+    warmup_epochs: float
+    betas: tuple[float, float]
+    eps: float
+    clip_grad: float | None
+    precision: Literal["fp32", "bf16", "fp16"]
+    ema_decay: float | None
+    checkpoint_every_steps: int
+    on_nonfinite: Literal["stop", "skip", "rollback"]
+    max_nonfinite: int
+    select: Literal["last", "best"] = "last"
+    data_parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
+
+
+@dataclass
+class Spent:
+    """Where the time of this process went, in seconds, and how much was done; checkpoints carry it on."""
+
+    train: float = 0.0
+    loader: float = 0.0
+    validate: float = 0.0
+    save: float = 0.0
+    steps: int = 0
+    clips: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass
+class Verdict:
+    """What all ranks agreed on about one step, read from the device."""
+
+    step: int
+    bad_ranks: float
+    stop: float
+    loss: float
+    grad_norm: float
+    indices: list[torch.Tensor] = field(default_factory=list)
+
+
+class NonFinite(EverestError):
+    """A loss or gradient was NaN or infinite; no update was made from it."""
+
+
+class _Rewound(Exception):
+    """The run went back to a checkpoint: the epoch's iterator is void."""
+
+
+class Engine:
+    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is one."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        ranks: Ranks,
+        work: Path,
+        *,
+        journal: Journal,
+        pulse: Pulse,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> None:
+        self.task, self.settings, self.ranks, self.work = task, settings, ranks, work
+        self.journal, self.pulse, self.stop, self.progress = journal, pulse, stop, progress
+        snapshot.seed_all(settings.seed, ranks)
+        self.model = task.model.to(ranks.device)
+        half = HALF.get(settings.precision)
+        wrapped = parallel(self.model, ranks, settings.data_parallel, half)
+        self.forward: nn.Module = torch.compile(wrapped) if settings.compile else wrapped  # type: ignore[assignment]
+        self.parallel = wrapped
+        self.optimizer = adamw(task.groups(), settings.betas, settings.eps)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = LossScaler(settings.precision == "fp16", ranks.device)
+        self.average = Average(self.model, settings.ema_decay)
+        self.checkpoints = Checkpoints(work / "checkpoints")
+        self.steps_per_epoch = task.loader.steps_per_epoch
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.schedule = Cosine.of(
+            settings.base_lr,
+            settings.min_lr,
+            settings.global_batch,
+            settings.warmup_epochs,
+            settings.epochs,
+            self.steps_per_epoch,
+        )
+        self.step = 0
+        self.passed_over: set[int] = set()
+        self.nonfinite = 0
+        self.spent = Spent()
+        self.last_loss = math.nan
+        self._stop_flag = torch.zeros((), device=ranks.device)
+        self._unread: list[tuple[int, torch.Tensor, Any, list[torch.Tensor]]] = []
+
+    # -- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state was saved at the step boundary.
+            NonFinite: a non-finite loss or gradient, by policy.
+        """
+        self.resume()
+        while self.step < self.total_steps:
+            with contextlib.suppress(_Rewound):
+                self._epoch()
+        self.checkpoints.wait()
+        self.journal.flush()
+
+    def _epoch(self) -> None:
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        batches = iter(self.task.loader.epoch(epoch, start_micro_step=done * self.settings.accumulate))
+        self.model.train()
+        began = time.perf_counter()
+        for _ in range(done, self.steps_per_epoch):
+            if self.step in self.passed_over:
+                self.step += 1
+                raise _Rewound
+            self._train_step(batches, epoch)
+            self.step += 1
+            now = time.perf_counter()
+            self.spent.train += now - began
+            self._settle(epoch, now - began, at_once=self.ranks.device.type == "cpu")
+            if self.step % self.settings.checkpoint_every_steps == 0:
+                self._settle(epoch, 0.0, at_once=True)
+                self.save()
+            began = time.perf_counter()
+        self._settle(epoch, 0.0, at_once=True)
+        self._validate(epoch)
+
+    def _train_step(self, batches: Iterator[Any], epoch: int) -> None:
+        """One optimizer step over all ranks. Nothing here waits for the device."""
+        accumulate, beat = self.settings.accumulate, self.pulse.beat
+        set_lr(self.optimizer, self.schedule(self.step))
+        total, indices = torch.zeros((), device=self.ranks.device), []
+        for micro in range(accumulate):
+            beat("loading", self.step, micro)
+            batch = self._next(batches)
+            indices.append(batch.index_B)
+            beat("forward", self.step, micro)
+            with reduce_gradients(self.parallel, micro + 1 == accumulate):
+                with self._autocast():
+                    loss = self.task.loss(self.forward, batch, epoch) / accumulate
+                beat("backward", self.step, micro)
+                self.scaler.scaled(loss).backward()
+            total += loss.detach()
+        beat("updating", self.step)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.scaler.unscale(gradients)
+        norm = self._clip(gradients)
+        if self.stop.signal:
+            self._stop_flag.fill_(1.0)
+        report = self.ranks.sum_(torch.stack([(~total.isfinite()).float(), self._stop_flag, total]))
+        # After the exchange every rank holds the same gradients and the same report: all refuse, or none.
+        refused = (report[0] > 0) | ~norm.isfinite()
+        step_unless(self.optimizer, refused)
+        self.scaler.update(refused)
+        self.average.update(refused)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._post(torch.cat([report, norm.reshape(1)]), indices)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        began = time.perf_counter()
+        batch = next(batches)
+        self.spent.loader += time.perf_counter() - began
+        self.spent.clips += len(batch.index_B)
+        return batch
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        half = HALF.get(self.settings.precision)
+        if half is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.type, dtype=half)
+
+    def _clip(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        """The global gradient norm before clipping; clips where asked."""
+        norm = whole(nn.utils.get_total_norm(gradients))
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_grad, norm)
+        return norm
+
+    # -- what happened, read one step late on a GPU so that it never waits --------------------------
+
+    def _post(self, report: torch.Tensor, indices: list[torch.Tensor]) -> None:
+        event = None
+        if report.device.type == "cuda":
+            host = torch.empty(report.shape, dtype=report.dtype, pin_memory=True)
+            host.copy_(report, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            report = host
+        self._unread.append((self.step, report, event, indices))
+
+    def _settle(self, epoch: int, seconds: float, at_once: bool) -> None:
+        """Act on finished steps: all of them if `at_once`, else all but the newest."""
+        while len(self._unread) > (0 if at_once else 1):
+            step, report, event, indices = self._unread.pop(0)
+            if event is not None:
+                event.synchronize()
+            bad, stop, loss, norm = report.tolist()
+            self._act(Verdict(step, bad, stop, loss / self.ranks.world, norm, indices), epoch, seconds)
+
+    def _act(self, verdict: Verdict, epoch: int, seconds: float) -> None:
+        self.spent.steps += 1
+        # With fp16 an overflowing gradient is the scaler's daily work; a non-finite loss is not.
+        if verdict.bad_ranks or (self.settings.precision != "fp16" and not math.isfinite(verdict.grad_norm)):
+            self._on_nonfinite(verdict)
+        else:
+            self.last_loss = verdict.loss
+        lr = self.schedule(verdict.step)
+        self.journal.step(verdict.step + 1, epoch, verdict.loss, lr, verdict.grad_norm, seconds)
+        self.progress.step(verdict.step + 1, self.total_steps, verdict.loss)
+        if verdict.stop:
+            self._settle(epoch, seconds, at_once=True)
+            self.save()
+            self.checkpoints.wait()
+            reason = next((s for s in self.ranks.gather(self.stop.signal) if s), "SIGTERM")
+            raise Interrupted(f"stopped by {reason} after step {self.step}; saved. Start again to continue.")
+
+    def _on_nonfinite(self, verdict: Verdict) -> None:
+        self.nonfinite += 1
+        report = self.ranks.gather(
+            {"rank": self.ranks.rank, "clips": [i.tolist() for i in verdict.indices], "loss": verdict.loss}
+        )
+        if self.ranks.main:
+            record = {
+                "step": verdict.step,
+                "bad_ranks": verdict.bad_ranks,
+                "grad_norm": str(verdict.grad_norm),
+            }
+            text = json.dumps({**record, "ranks": report}, indent=1)
+            (self.work / f"nonfinite-{verdict.step:09d}.json").write_text(text)
+        policy = self.settings.on_nonfinite
+        where = f"step {verdict.step}: loss {verdict.loss}, gradient norm {verdict.grad_norm}"
+        if policy == "stop" or self.nonfinite > self.settings.max_nonfinite:
+            self.journal.flush()
+            raise NonFinite(
+                f"{where}; non-finite on {verdict.bad_ranks:.0f} of {self.ranks.world} ranks. No update was made from "
+                f"it; its clips are listed in {self.work}/nonfinite-{verdict.step:09d}.json. Cure: lower base_lr, set "
+                "clip_grad, or set on_nonfinite to 'skip' or 'rollback'."
+            )
+        if policy == "rollback":
+            self.passed_over.add(verdict.step)
+            self._unread.clear()
+            self.checkpoints.wait()
+            counted = self.nonfinite
+            self.resume()
+            self.nonfinite = counted
+            raise _Rewound
+
+    # -- checkpoints --------------------------------------------------------------------------------
+
+    def save(self, score: float | None = None) -> None:
+        """Checkpoint the state between two steps; the writing goes on in the background (rank 0)."""
+        began = time.perf_counter()
+        self.pulse.beat("saving", self.step)
+        parts = {
+            "model": snapshot.model_tensors(self.model),
+            "optimizer": snapshot.optimizer_tensors(self.optimizer),
+            "average": self.average.tensors(),
+            "rng": snapshot.gather_rng(self.ranks),
+        }
+        if self.ranks.main:
+            state = {
+                "step": self.step,
+                "epoch": self.step // self.steps_per_epoch,
+                "step_in_epoch": self.step % self.steps_per_epoch,
+                "world": self.ranks.world,
+                "global_batch": self.settings.global_batch,
+                "scaler": self.scaler.state(),
+                "passed_over": sorted(self.passed_over),
+                "nonfinite": self.nonfinite,
+                "last_loss": self.last_loss if math.isfinite(self.last_loss) else None,
+                "spent": self.spent.as_dict(),
+            }
+            self.journal.flush()
+            self.checkpoints.save(self.step, {k: v for k, v in parts.items() if v}, state, score)
+        self.spent.save += time.perf_counter() - began
+
+    def resume(self) -> None:
+        """Go to the newest intact checkpoint; to the beginning, freshly seeded, where there is none."""
+        if self.ranks.main:
+            self.checkpoints.wait()
+        chosen = self.ranks.broadcast(self.checkpoints.verified() if self.ranks.main else None)
+        if chosen is None:
+            if self.step:
+                raise NonFinite(
+                    "there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps."
+                )
+            self.journal.rewind(0)
+            return
+        self.restore(self._load(chosen))
+        self.journal.rewind(self.step)
+
+    def _load(self, step: int) -> Checkpoint:
+        try:
+            return self.checkpoints.load(step)
+        except CorruptCheckpoint as error:
+            raise EverestError(
+                f"rank {self.ranks.rank} sees another checkpoint than rank 0: {error}"
+            ) from error
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's whole state (on any number of ranks)."""
+        state, tensors = checkpoint.state, checkpoint.tensors
+        snapshot.load_model(self.model, tensors["model"])
+        snapshot.load_optimizer(self.optimizer, tensors.get("optimizer", {}))
+        self.average.load(tensors.get("average", {}))
+        self.scaler.load(state["scaler"])
+        snapshot.restore_rng(tensors["rng"], self.ranks, self.settings.seed + checkpoint.step)
+        self.step = checkpoint.step
+        self.passed_over |= set(state["passed_over"])
+        self.nonfinite = state["nonfinite"]
+        self.last_loss = math.nan if state["last_loss"] is None else state["last_loss"]
+        self.spent = Spent(**state["spent"])
+
+    # -- validation and the result ------------------------------------------------------------------
+
+    def _validate(self, epoch: int) -> None:
+        began = time.perf_counter()
+        self.pulse.beat("validating", self.step)
+        self.model.eval()
+        with self.average.in_place_of(), torch.no_grad(), self._autocast():
+            scores = self.task.validate(epoch, last=self.step >= self.total_steps)
+        self.model.train()
+        self.spent.validate += time.perf_counter() - began
+        if scores:
+            self.journal.validation(self.step, epoch, scores)
+            self.progress.note(epoch, scores)
+            if self.settings.select == "best":
+                self.save(score=scores["val_top1"])
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""
+        step = self.ranks.broadcast(self.checkpoints.best() if self.ranks.main else None)
+        if self.settings.select == "best" and step is not None and step != self.step:
+            self.restore(self._load(step))
+        with self.average.in_place_of():
+            return snapshot.model_tensors(self.model)

@@ -1,0 +1,263 @@
+"""Starting ranks, watching them, and saying how they ended. Imports no torch: it is the parent of those who do.
+
+One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C in the
+terminal reaches it once, through here. If this process dies, torchrun is asked to stop (ranks save), and each rank
+is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped, and the ranks are
+started again a bounded number of times, from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import BusyError, EverestError, InputError, Interrupted
+from pipeline.training import heartbeat, status
+from pipeline.training.stopping import STOPPING, die_with_parent
+
+log = logging.getLogger(__name__)
+
+#: [s] what ranks get to reach their next step boundary and save, before torchrun kills them.
+GRACE_SECONDS = 60
+#: [s] between two looks at the ranks.
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """When ranks count as stalled, and how often they are started again.
+
+    Attributes:
+        stall_seconds: no rank took a step for this long (four times as long before the first step).
+        max_restarts: after a stall, a killed process or a lost connection; never after an error of the run itself.
+    """
+
+    stall_seconds: float = 600.0
+    max_restarts: int = 2
+
+
+@contextlib.contextmanager
+def locked(work: Path) -> Iterator[int]:
+    """Hold a work folder; yields the lock's descriptor, for children to inherit.
+
+    Raises:
+        BusyError: another process, or ranks that outlived one, hold it.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise BusyError(
+                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the same training runs "
+                "already. Cure: wait for it, or stop it with Ctrl-C where it runs."
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield handle.fileno()
+
+
+def launch(
+    module: str,
+    arguments: list[str],
+    *,
+    ranks: int,
+    work: Path,
+    threads: int | None = None,
+    lock: int | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """Run `python -m module arguments --work WORK` as `ranks` ranks on this machine, to the end.
+
+    Args:
+        threads: CPU threads of each rank; None shares the cores out evenly.
+        lock: a descriptor from :func:`locked`, which the ranks' launcher keeps open as long as it lives.
+
+    Raises:
+        Interrupted: a signal stopped it after its state was saved.
+        InputError, EverestError: a rank said so, or ended without a word too often.
+    """
+    watch = watch or Watch()
+    with _Signals() as signals:
+        for attempt in range(watch.max_restarts + 1):
+            end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals)
+            status.write(work / status.STATUS, end | {"attempt": attempt})
+            if not end.get("retry") or attempt == watch.max_restarts:
+                break
+            log.warning("%s Starting again from the newest checkpoint (%d of %d).", end["message"], attempt + 1,
+                        watch.max_restarts)  # fmt: skip
+    _raise(end, work)
+
+
+def _raise(end: dict[str, Any], work: Path) -> None:
+    if end["state"] == "done":
+        return
+    if end["state"] == "interrupted":
+        raise Interrupted(end["message"])
+    if end.get("input"):
+        raise InputError(end["message"])
+    if end.get("type") and not end.get("explained"):
+        raise EverestError(
+            f"rank {end['rank']} failed at step {end['step']}: {end['type']}: {end['message']}\n"
+            f"Its traceback is in {work}/ends/rank-{end['rank']}.json."
+        )
+    raise EverestError(end["message"])
+
+
+def _attempt(
+    module: str,
+    arguments: list[str],
+    ranks: int,
+    work: Path,
+    threads: int | None,
+    lock: int | None,
+    watch: Watch,
+    signals: _Signals,
+) -> dict[str, Any]:
+    if signals.first is not None:
+        return {"state": "interrupted", "message": _before_start(signals.first)}
+    shutil.rmtree(work / "ends", ignore_errors=True)
+    shutil.rmtree(work / "stacks", ignore_errors=True)
+    (work / "stacks").mkdir(parents=True)
+    beats = work / "beats"
+    heartbeat.create(beats, ranks)
+    child = subprocess.Popen(
+        command(module, [*arguments, "--work", str(work)], ranks),
+        env=environment(ranks, threads),
+        process_group=0,
+        pass_fds=[] if lock is None else [lock],
+        preexec_fn=_follow_parent(os.getpid()),
+    )
+    signals.child = child
+    stall: dict[str, Any] | None = None
+    try:
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_SECONDS)
+            late = heartbeat.stalled(heartbeat.read(beats), watch.stall_seconds)
+            if late:
+                stall = _name_stalled(late, work, watch)
+                break
+    finally:
+        signals.child = None
+        _end_group(child, heartbeat.read(beats))
+    return stall or _outcome(work, child.returncode, signals.first)
+
+
+def _follow_parent(parent: int) -> Any:
+    return lambda: die_with_parent(signal.SIGTERM, parent)
+
+
+def command(module: str, arguments: list[str], ranks: int) -> list[str]:
+    """The child's command line: torchrun, or the module alone for one rank."""
+    if ranks == 1:
+        return [sys.executable, "-m", module, *arguments]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+        "--max-restarts=0", "--monitor-interval=0.1", f"--shutdown-timeout={GRACE_SECONDS}",
+        "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", module, *arguments,
+    ]  # fmt: skip
+
+
+def environment(ranks: int, threads: int | None) -> dict[str, str]:
+    """The child's environment: threads shared out, no noise from torchrun about what it does not find."""
+    cores = len(os.sched_getaffinity(0))
+    each = str(threads or max(1, cores // ranks))
+    found = dict(os.environ) | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
+    found.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
+    found.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    found.setdefault("LOGLEVEL", "CRITICAL")
+    return found
+
+
+def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch) -> dict[str, Any]:
+    """Ask the ranks that hold up the rest for their stacks, and say who they are."""
+    for beat in late:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(beat.pid, signal.SIGUSR2)
+    time.sleep(0.5)
+    who = ", ".join(f"rank {b.rank} (process {b.pid}) in {b.phase!r} at step {b.step}" for b in late)
+    message = (
+        f"no rank moved for {watch.stall_seconds:g} s; held up by {who}. Stacks are in {work}/stacks. "
+        "Cure: see what the stack waits for; start again to continue."
+    )
+    return {"state": "stalled", "ranks": [b.rank for b in late], "message": message, "retry": True}
+
+
+def _outcome(work: Path, code: int, stopped: str | None) -> dict[str, Any]:
+    found = status.ends(work)
+    failed = [end for end in found if end["state"] == "failed"]
+    if failed:
+        return failed[0]
+    if code == 0 and found and all(end["state"] == "done" for end in found):
+        return {"state": "done", "step": found[0]["step"]}
+    saved = [end for end in found if end["state"] == "interrupted"]
+    if saved:
+        return saved[0]
+    if stopped is not None:
+        return {"state": "interrupted", "message": _before_start(stopped)}
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    message = f"the ranks ended {how} without an account of it: killed from outside, or out of memory."
+    return {
+        "state": "killed",
+        "message": f"{message} Cure: see `dmesg`; start again to continue.",
+        "retry": True,
+    }
+
+
+def _before_start(name: str) -> str:
+    return f"stopped by {name} before the first step; earlier checkpoints stand. Start again to continue."
+
+
+def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> None:
+    """Leave no process behind: the launcher's group, and each rank (they have sessions of their own)."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        # Ranks follow their launcher by the kernel's hand; a rank that is stopped (SIGSTOP) dies of SIGKILL too.
+        for beat in beats:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(beat.pid, signal.SIGKILL)
+
+
+class _Signals:
+    """Passes the first stopping signal on to the child, once; torchrun would take a second one as 'now'."""
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                self._previous[number] = signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        if self.first is not None:
+            return
+        self.first = signal.Signals(number).name
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.child.send_signal(number)

@@ -1,0 +1,129 @@
+"""What a checkpoint holds, taken from live objects and given back to them, whole and rank-independent.
+
+Tensors are keyed by parameter name and stored whole, so that DDP, FSDP and any number of ranks read the same file.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import EverestError
+from pipeline.training.distributed import Ranks, like, whole
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    full = whole(tensor.detach())
+    return full.to("cpu", copy=True)
+
+
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers as private CPU copies (a collective under FSDP)."""
+    return {name: _copied(value) for name, value in model.state_dict().items()}
+
+
+def load_model(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises EverestError naming what differs if the names or shapes are not the model's."""
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(tensors)) or sorted(n for n in own if own[n].shape != tensors[n].shape)
+    if wrong:
+        raise EverestError(
+            f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the work folder to "
+            "start afresh."
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(like(tensors[name], value))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """`<parameter>|<moment>` -> tensor (a collective under FSDP)."""
+    found = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                found[f"{name}|{key}"] = _copied(value)
+    return found
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the moments back beside their parameters; a parameter without moments starts without."""
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        name, moment = key.rsplit("|", 1)
+        by_name.setdefault(name, {})[moment] = value
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for moment, value in by_name.pop(name, {}).items():
+                # `step` is one number beside each parameter; the other moments are laid out as the parameter.
+                placed = value.to(parameter.device) if value.ndim == 0 else like(value, parameter.detach())
+                optimizer.state[parameter][moment] = placed.clone()
+    if by_name:
+        raise EverestError(
+            f"the checkpoint has moments of unknown parameters: {', '.join(sorted(by_name)[:5])}."
+        )
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """This process's python, numpy, torch and device generators, as tensors."""
+    _, words, gauss = random.getstate()
+    kind: Any = np.random.get_state(legacy=True)
+    found = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor([float("nan") if gauss is None else gauss], dtype=torch.float64),
+        "numpy": torch.from_numpy(np.asarray(kind[1]).astype(np.int64)),
+        "numpy_position": torch.tensor([kind[2], kind[3]], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([kind[4]], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """The inverse of :func:`rng_state`."""
+    gauss = float(state["python_gauss"])
+    random.setstate((3, tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+    position, has_gauss = state["numpy_position"].tolist()
+    words = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", words, position, has_gauss, float(state["numpy_gauss"])))
+    torch.set_rng_state(state["torch"].clone())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
+
+
+def gather_rng(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """All ranks' generators as `<rank>.<generator>` (a collective)."""
+    states = ranks.gather(rng_state(ranks.device))
+    return {f"{rank}.{key}": value for rank, state in enumerate(states) for key, value in state.items()}
+
+
+def restore_rng(tensors: dict[str, torch.Tensor], ranks: Ranks, seed: int) -> bool:
+    """Give this rank its generators back.
+
+    With another number of ranks there are none for some of them: then all ranks are seeded anew from `seed`, and
+    False is returned. Data order and crops do not depend on these generators; dropout and drop-path do.
+    """
+    saved = len({name.split(".", 1)[0] for name in tensors})
+    mine = {
+        name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{ranks.rank}.")
+    }
+    if saved != ranks.world:
+        seed_all(seed, ranks)
+        return False
+    set_rng_state(mine, ranks.device)
+    return True
+
+
+def seed_all(seed: int, ranks: Ranks) -> None:
+    """Seed python, numpy and torch differently on each rank, the same for the same seed."""
+    mixed = np.random.SeedSequence([seed, ranks.rank, ranks.world]).generate_state(1)[0]
+    random.seed(int(mixed))
+    np.random.seed(int(mixed))
+    torch.manual_seed(int(mixed))
