@@ -1,0 +1,112 @@
+"""Where a run comes from: code, data and surroundings, as tags and texts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+#: Files that a stage itself rewrites; a difference in them does not make the code another one.
+GENERATED = ("dvc.lock", ".dvc/")
+#: What each stage's results depend on, as DVC output paths ({b} = benchmark), the data first.
+STAGE_INPUTS = {
+    "download": (),
+    "preprocess": ("data/manifests/{b}",),
+    "corpus": ("data/cache/{b}", "data/manifests/{b}"),
+    "pretrain": ("data/corpus/",),
+    "finetune": ("data/cache/{b}", "data/manifests/{b}", "outputs/pretrain"),
+    "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
+    "report": ("outputs/evaluate/", "metrics/"),
+}
+
+
+def code_tags() -> dict[str, str]:
+    """git.commit, git.branch and git.dirty of the folder; absent where git or a repository is."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "git.commit": commit.strip(),
+        "git.branch": (_git("rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
+        "git.dirty": "true" if dirty_files() else "false",
+    }
+
+
+def dirty_files() -> list[str]:
+    """Tracked files that differ from the commit, and files unknown to git; what stages rewrite is left
+    out.
+    """
+    lines = (_git("status", "--porcelain", "--untracked-files=normal") or "").splitlines()
+    return [line[3:] for line in lines if not line[3:].startswith(GENERATED)]
+
+
+def dirty_diff() -> str:
+    """The change of tracked files against the commit; empty where there is none."""
+    return _git("diff", "HEAD", "--", ".", *(f":(exclude){name}" for name in GENERATED)) or ""
+
+
+def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
+    """Path -> content hash of every output in dvc.lock; {} where there is none yet."""
+    try:
+        content: Any = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
+    except (FileNotFoundError, yaml.YAMLError):
+        return {}
+    outs = [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]
+    return {out["path"]: out.get("md5") or out.get("hash_value", "") for out in outs if "path" in out}
+
+
+def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
+    """Path -> hash of what the stage reads, the data first."""
+    hashes = dvc_hashes()
+    wanted = [pattern.format(b=benchmark) for pattern in STAGE_INPUTS.get(stage, ())]
+    return {
+        path: hashes[path]
+        for prefix in wanted
+        for path in sorted(hashes)
+        if path == prefix or (prefix.endswith("/") and path.startswith(prefix))
+    }
+
+
+def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
+    """All tags that say where a stage's run comes from."""
+    tags = code_tags()
+    tags["dvc.stage"] = f"{stage}@{benchmark}" if benchmark else stage
+    inputs = stage_inputs(stage, benchmark)
+    data = [value for path, value in inputs.items() if path.startswith("data/")]
+    if data:
+        tags["dvc.data_hash"] = data[0] if stage != "pretrain" else "+".join(data)
+    for variable, tag in (
+        ("PREFECT__FLOW_RUN_ID", "prefect.flow_run_id"),
+        ("PREFECT_FLOW_RUN_ID", "prefect.flow_run_id"),
+    ):
+        if os.environ.get(variable):
+            tags[tag] = os.environ[variable]
+    return tags
+
+
+def environment_lock() -> str:
+    """`name==version` of every installed package, sorted."""
+    pairs = {(dist.metadata["Name"] or "").lower(): dist.version for dist in metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(pairs.items()) if name)
+
+
+def _git(*arguments: str) -> str | None:
+    # Refreshing the index would take git's lock away from a user or a flow that commits at this moment.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            env=environment,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

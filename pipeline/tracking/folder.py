@@ -1,0 +1,173 @@
+"""One tracked run on disk: `.work/runs/<id>/`, written before any server is asked.
+
+    run.json      what the run is and how it stands; written by the process that owns it
+    spool.jsonl   its records
+    held/         files to send
+    remote.json   what the server has: run id, offset into the spool; written by whoever holds `upload.lock`
+
+A run whose owner died without a word (kill -9, power cut) is found by its process identity.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.tracking.spool import Spool
+
+Status = str  # RUNNING, FINISHED, FAILED, KILLED: MLflow's own words
+
+
+class RunFolder:
+    """Access to one run's files. Holds no state of its own, so any process may open the same run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def spool(self) -> Path:
+        return self.path / "spool.jsonl"
+
+    @classmethod
+    def create(cls, about: dict[str, Any]) -> RunFolder:
+        """A new run: `about` holds at least experiment, name, tags and parent (another run's id or None)."""
+        folder = cls(runs_dir() / uuid.uuid4().hex)
+        folder.path.mkdir(parents=True)
+        folder.write({**about, "started": now_ms(), "status": "RUNNING", "owner": this_process()})
+        return folder
+
+    def about(self) -> dict[str, Any]:
+        """run.json, or {} where it is absent or unreadable."""
+        return read_json(self.path / "run.json")
+
+    def write(self, about: dict[str, Any]) -> None:
+        write_json(self.path / "run.json", about)
+
+    def update(self, **values: Any) -> None:
+        self.write({**self.about(), **values})
+
+    def remote(self) -> dict[str, Any]:
+        return read_json(self.path / "remote.json")
+
+    def write_remote(self, values: dict[str, Any]) -> None:
+        write_json(self.path / "remote.json", values)
+
+    def sent(self) -> bool:
+        """Whether the server has every record and the status."""
+        remote, about = self.remote(), self.about()
+        size = self.spool.stat().st_size if self.spool.exists() else 0
+        return (
+            remote.get("run_id") is not None
+            and remote.get("offset", 0) >= size
+            and remote.get("status") == about.get("status")
+        )
+
+    def records(self) -> Spool:
+        return Spool(self.spool)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def upload_lock(self) -> Iterator[bool]:
+        """True while this process alone sends this run; False where another one does."""
+        with (self.path / "upload.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def runs_dir() -> Path:
+    return layout.WORK / "runs"
+
+
+def all_runs() -> list[RunFolder]:
+    """Every run that is kept here, parents first: a child needs its parent's id on the server."""
+    if not runs_dir().is_dir():
+        return []
+    folders = [RunFolder(path) for path in runs_dir().iterdir() if (path / "run.json").is_file()]
+    return sorted(folders, key=lambda f: (f.about().get("parent") is not None, f.about().get("started", 0)))
+
+
+@contextmanager
+def runs_lock() -> Iterator[None]:
+    """Only one process at a time opens, closes or sweeps runs. Held for milliseconds."""
+    runs_dir().mkdir(parents=True, exist_ok=True)
+    with (runs_dir() / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def this_process() -> dict[str, Any]:
+    return process_identity(os.getpid())
+
+
+def process_identity(pid: int) -> dict[str, Any]:
+    """What tells a process from a later one with the same number: its start time and the machine's boot."""
+    return {"pid": pid, "start": _start_ticks(pid), "boot": _boot_id(), "host": socket.gethostname()}
+
+
+def is_alive(owner: dict[str, Any]) -> bool:
+    """Whether the process lives. One of another machine is taken to live: it cannot be asked from here."""
+    if owner.get("host") != socket.gethostname():
+        return True
+    if owner.get("boot") != _boot_id():
+        return False
+    start = _start_ticks(int(owner.get("pid", -1)))
+    return start is not None and start == owner.get("start")
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the command in brackets and may hold anything, spaces and brackets too.
+    fields = text.rsplit(")", 1)[1].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace the file whole: a reader sees the old or the new text, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, default=str)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

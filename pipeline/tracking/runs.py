@@ -1,0 +1,322 @@
+"""A stage's tracked run: opened before the work, closed whatever happens, sent in the background.
+
+    with stage_run("finetune", "motion", flat_params, work) as run:
+        ...                      # ranks append to run.spool
+        run.metrics({"eval/top1": 0.81})
+
+One parent run per set of parameters groups the stages' runs. A flow that wants to own the parent opens it
+with :func:`open_parent` and passes its id in EVEREST_PARENT_RUN.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import layout
+from pipeline.errors import Interrupted
+from pipeline.params import flatten
+from pipeline.tracking import context
+from pipeline.tracking.folder import (
+    RunFolder,
+    all_runs,
+    is_alive,
+    now_ms,
+    process_identity,
+    read_json,
+    runs_dir,
+    runs_lock,
+    this_process,
+    write_json,
+)
+from pipeline.tracking.redact import redact, redact_value
+from pipeline.tracking.spool import as_text
+from pipeline.tracking.upload import Uploader, tidy, unsent
+
+log = logging.getLogger(__name__)
+
+PARENT_VARIABLE = "EVEREST_PARENT_RUN"
+
+
+class StageRun:
+    """What a stage says about itself. All methods return at once: they write to a file."""
+
+    def __init__(self, folder: RunFolder, parent: RunFolder | None) -> None:
+        self.folder = folder
+        self.parent = parent
+        self.spool = folder.spool.resolve()
+        self._records = folder.records()
+
+    @property
+    def id(self) -> str:
+        """The run's id here; the server's own id is `run_id`."""
+        return self.folder.id
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id on the server, None as long as that has not answered."""
+        value = self.folder.remote().get("run_id")
+        return None if value is None else str(value)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self._records.metrics(values, step)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self._records.params(values)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        self._records.tags(values)
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        self._records.artifact(path, folder)
+
+    def text(self, text: str, name: str, folder: str = "") -> None:
+        self._records.text(text, name, folder)
+
+    def model(
+        self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()
+    ) -> None:
+        """Register a model folder as the next version of `name` (`models:/<name>@<alias>`)."""
+        self._records.model(path, name, tags, aliases)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers for the parent run, under their whole names (`motion/eval/top1`)."""
+        if self.parent is not None:
+            with self.parent.records() as records:
+                records.metrics(values)
+
+    def parent_artifact(self, path: Path | str, folder: str = "") -> None:
+        """A file for the parent run."""
+        if self.parent is not None:
+            with self.parent.records() as records:
+                records.artifact(path, folder)
+
+    def close(self) -> None:
+        self._records.close()
+
+
+@contextmanager
+def stage_run(
+    stage: str,
+    benchmark: str | None,
+    params_flat: Mapping[str, Any],
+    work: Path,
+    tags: Mapping[str, Any] | None = None,
+) -> Iterator[StageRun]:
+    """Track one execution of a stage.
+
+    Args:
+        stage: name of the stage; `benchmark` the one it works on, None for stages of the whole experiment.
+        params_flat: dotted name -> value, the stage's resolved parameters.
+        work: the folder of the stage's unfinished work. A failed or killed run is continued by the next one
+            with the
+            same folder, as its checkpoints are.
+        tags: more tags (world_size, device).
+    """
+    sweep()
+    folder, parent = _open(stage, benchmark, params_flat, work, dict(tags or {}))
+    run = StageRun(folder, parent)
+    uploader = Uploader([parent, folder] if parent else [folder])
+    uploader.start()
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except BaseException as error:
+        run.tags({"everest.error": redact(f"{type(error).__name__}: {error}")[:2000]})
+        raise
+    finally:
+        run.close()
+        _close(folder, parent, status)
+        if uploader.finish():
+            tidy(folder)
+        else:
+            waiting = unsent(uploader.own)
+            reason = uploader.failure or "the tracking server is slow"
+            log.warning("tracking: %d records wait (%s). Cure: `everest sync` sends them.", waiting, reason)
+
+
+def open_parent(
+    name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, Any] | None = None
+) -> str:
+    """Open a parent run that a flow owns, and return its id for EVEREST_PARENT_RUN.
+
+    Args:
+        name: what the tracking UI calls it; the recipe by default.
+        owner_pid: the process whose death without a word makes the run KILLED; the caller's by default.
+        tags: more tags (a flow run's id, links).
+    """
+    recipe, flat, key = _experiment()
+    with runs_lock():
+        folder = _new_parent(recipe, flat, key, name, dict(tags or {}), managed=False)
+        folder.update(owner=process_identity(owner_pid or os.getpid()))
+    return folder.id
+
+
+def close_parent(identity: str, status: str) -> None:
+    """Give a parent run opened by :func:`open_parent` its final status and send it."""
+    folder = RunFolder(runs_dir() / identity)
+    if not folder.about():
+        return
+    folder.update(status=status, ended=now_ms())
+    uploader = Uploader([folder])
+    uploader.start()
+    uploader.finish()
+
+
+def sweep() -> list[str]:
+    """Mark the runs of dead processes KILLED; their ids."""
+    with runs_lock():
+        swept = []
+        for folder in all_runs():
+            about = folder.about()
+            owner = about.get("owner")
+            if about.get("status") != "RUNNING" or not owner or is_alive(owner):
+                continue
+            folder.update(status="KILLED", ended=_last_sign_of_life(folder))
+            swept.append(folder.id)
+            parent = RunFolder(runs_dir() / str(about.get("parent")))
+            _settle(parent, "KILLED")
+        return swept
+
+
+def _last_sign_of_life(folder: RunFolder) -> int:
+    files = [path for path in (folder.spool, folder.path / "run.json") if path.exists()]
+    return max(int(path.stat().st_mtime * 1000) for path in files)
+
+
+def _open(
+    stage: str, benchmark: str | None, flat: Mapping[str, Any], work: Path, tags: dict[str, Any]
+) -> tuple[RunFolder, RunFolder | None]:
+    work.mkdir(parents=True, exist_ok=True)
+    named = read_json(work / "tracking.json").get("run")
+    recipe, whole, key = _experiment()
+    with runs_lock():
+        earlier = RunFolder(runs_dir() / str(named))
+        parent_id, parent = _parent(recipe, whole, key)
+        if (
+            earlier.about().get("status") in ("FAILED", "KILLED")
+            and earlier.about().get("parent") == parent_id
+        ):
+            folder = earlier
+            folder.update(status="RUNNING", owner=this_process(), ended=None)
+        else:
+            all_tags = {**context.stage_tags(stage, benchmark), **tags, "everest.stage": stage}
+            if benchmark:
+                all_tags["everest.benchmark"] = benchmark
+            folder = RunFolder.create(
+                {
+                    "kind": "stage",
+                    "experiment": f"everest-{recipe}",
+                    "name": f"{stage} {benchmark}" if benchmark else stage,
+                    "parent": parent_id,
+                    "tags": {name: as_text(redact_value(name, value)) for name, value in all_tags.items()},
+                    "inputs": context.stage_inputs(stage, benchmark),
+                }
+            )
+            with folder.records() as records:
+                records.params(flat)
+                records.text(yaml.safe_dump(redact_value("", dict(flat)), sort_keys=True), "params.yaml")
+                _record_code(records)
+            write_json(work / "tracking.json", {"run": folder.id})
+    return folder, parent
+
+
+def _record_code(records: Any) -> None:
+    difference = context.dirty_diff()
+    if difference:
+        records.text(difference, "uncommitted.diff", "code")
+    unknown = context.dirty_files()
+    if unknown:
+        records.text("\n".join(unknown) + "\n", "uncommitted.txt", "code")
+
+
+def _parent(recipe: str, flat: dict[str, Any], key: str) -> tuple[str, RunFolder | None]:
+    """The parent's id and, where it is kept here, its folder."""
+    given = os.environ.get(PARENT_VARIABLE)
+    if given:
+        folder = RunFolder(runs_dir() / given)
+        return given, (folder if folder.about() else None)
+    for folder in all_runs():
+        about = folder.about()
+        if about.get("kind") == "parent" and about.get("key") == key and about.get("managed"):
+            folder.update(status="RUNNING", ended=None)
+            return folder.id, folder
+    folder = _new_parent(recipe, flat, key, None, {}, managed=True)
+    return folder.id, folder
+
+
+def _new_parent(
+    recipe: str, flat: dict[str, Any], key: str, name: str | None, tags: dict[str, Any], managed: bool
+) -> RunFolder:
+    note = (
+        f"One experiment with the recipe `{recipe}`; a child run for each stage and benchmark. "
+        "The report is among the artifacts, folder `report`."
+    )
+    flow = os.environ.get("PREFECT__FLOW_RUN_ID") or tags.get("prefect.flow_run_id")
+    if flow:
+        address = os.environ.get("PREFECT_UI_URL", "http://127.0.0.1:4200").rstrip("/")
+        note += f" Prefect flow run: [{flow}]({address}/runs/flow-run/{flow})."
+    every = {**context.code_tags(), "everest.kind": "experiment", "mlflow.note.content": note, **tags}
+    folder = RunFolder.create(
+        {
+            "kind": "parent",
+            "key": key,
+            "managed": managed,
+            "experiment": f"everest-{recipe}",
+            "name": name or f"{recipe} {key[:6]}",
+            "parent": None,
+            "tags": {name: as_text(redact_value(name, value)) for name, value in every.items()},
+            "inputs": {},
+        }
+    )
+    if managed:
+        # Its stages speak for it: between two of them no process owns it.
+        folder.update(owner=None)
+    with folder.records() as records:
+        records.params(flat)
+        records.text(yaml.safe_dump(redact_value("", flat), sort_keys=True), "params.yaml")
+        records.text(context.environment_lock(), "environment.txt", "code")
+        _record_code(records)
+    return folder
+
+
+def _close(folder: RunFolder, parent: RunFolder | None, status: str) -> None:
+    with runs_lock():
+        folder.update(status=status, ended=now_ms())
+        if parent is not None:
+            _settle(parent, status)
+
+
+def _settle(parent: RunFolder, status: str) -> None:
+    """A parent that its stages manage stands as the last of them ended, and runs while one runs."""
+    about = parent.about()
+    if not about.get("managed"):
+        return
+    running = any(
+        f.about().get("parent") == parent.id and f.about().get("status") == "RUNNING" for f in all_runs()
+    )
+    parent.update(status="RUNNING" if running else status, ended=None if running else now_ms())
+
+
+def _experiment() -> tuple[str, dict[str, Any], str]:
+    """Recipe, flat parameters and their fingerprint, from params.yaml in the project's root.
+
+    The group `compute` is left out of the fingerprint: another machine runs the same experiment.
+    """
+    try:
+        raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raw = {}
+    flat = flatten(raw)
+    key = layout.fingerprint({name: v for name, v in flat.items() if not name.startswith("compute.")})
+    return str(raw.get("recipe", "everest")), flat, key

@@ -1,0 +1,47 @@
+"""`everest sync`: send what a dead or slow tracking server has not got."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.tracking.folder import all_runs, is_alive
+from pipeline.tracking.runs import sweep
+from pipeline.tracking.upload import drain, tidy, unsent
+
+
+def command() -> dict[str, Any]:
+    """Replay every unsent record, and close the runs of dead processes.
+
+    Returns:
+        runs (ids on the server of what was sent), killed (runs of dead processes), records (how many were
+        sent), waiting (records of runs that are still going), refused (what the server would not take).
+
+    Raises:
+        StoreError: the server cannot be reached; nothing is lost.
+    """
+    killed = sweep()
+    folders = [folder for folder in all_runs() if not folder.sent()]
+    if not folders:
+        return {"runs": [], "killed": killed, "records": 0, "waiting": 0, "refused": []}
+    from pipeline.tracking.store import Store
+
+    store = Store()
+    before = unsent(folders)
+    sent, refused = [], []
+    for folder in folders:
+        drain(folder, store)
+        remote = folder.remote()
+        sent.append(remote.get("run_id"))
+        refused += remote.get("refused", [])
+        owner = folder.about().get("owner")
+        if not (owner and folder.about().get("status") == "RUNNING" and is_alive(owner)):
+            tidy(folder)
+    left = [folder for folder in folders if folder.path.exists()]
+    waiting = unsent(left)
+    return {
+        "runs": sent,
+        "killed": killed,
+        "records": before - waiting,
+        "waiting": waiting,
+        "refused": refused,
+    }

@@ -1,0 +1,241 @@
+"""Sending spools to the tracking server, from a background thread or from `everest sync`.
+
+Sending is idempotent: the offset is written after the server has the records, and records that are sent
+again carry the same time stamp, step and value, which together are their key on the server. Steps that a
+resumed training did again are sent once: a name's steps only grow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import layout
+from pipeline.tracking.folder import RunFolder, all_runs, is_alive, runs_dir
+from pipeline.tracking.spool import read_records
+
+if TYPE_CHECKING:
+    from pipeline.tracking.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Records read at a time.
+CHUNK = 2000
+#: Seconds between two looks at the spool.
+PERIOD = 2.0
+#: Longest pause between two tries of a dead server.
+LONGEST_PAUSE = 30.0
+
+
+def drain(folder: RunFolder, store: Store) -> bool:
+    """Send what the server has not got yet. False where another process is sending this run now.
+
+    Raises:
+        StoreError: the server cannot be reached; what it has so far is remembered.
+    """
+    with folder.upload_lock() as mine:
+        if not mine:
+            return False
+        about, remote = folder.about(), folder.remote()
+        where = layout.fingerprint(store.uri)
+        if remote.get("where") != where:
+            remote = {"where": where, "offset": 0, "steps": {}}
+        if not remote.get("run_id"):
+            remote["run_id"] = _create(folder, about, store)
+            remote["status"] = "RUNNING"
+            folder.write_remote(remote)
+        while _send_chunk(folder, remote, store):
+            folder.write_remote(remote)
+        # `about` was read before the records: where it says that the run ended, all of its records are sent.
+        if remote.get("status") != about.get("status"):
+            store.status(remote["run_id"], about["status"], about.get("ended"))
+            remote["status"] = about["status"]
+            folder.write_remote(remote)
+        return True
+
+
+def _create(folder: RunFolder, about: dict[str, Any], store: Store) -> str:
+    tags = dict(about.get("tags", {}))
+    parent = about.get("parent")
+    if parent:
+        tags["mlflow.parentRunId"] = _parent_on_server(parent, store)
+    run = store.create_run(about["experiment"], folder.id, about["name"], about["started"], tags)
+    store.inputs(run, about.get("inputs", {}))
+    return run
+
+
+def _parent_on_server(parent: str, store: Store) -> str:
+    """A parent may be one of our folders or, given by a flow, a run that the server has already."""
+    folder = RunFolder(runs_dir() / parent)
+    if not folder.about():
+        return parent
+    while not folder.remote().get("run_id"):
+        drain(folder, store)
+        time.sleep(0.05)
+    return str(folder.remote()["run_id"])
+
+
+def _send_chunk(folder: RunFolder, remote: dict[str, Any], store: Store) -> bool:
+    records, offset = read_records(folder.spool, int(remote.get("offset", 0)), CHUNK)
+    if not records:
+        return False
+    points: list[tuple[str, float, int, int]] = []
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    steps: dict[str, int] = dict(remote.get("steps", {}))
+    for record in records:
+        kind = record.get("k")
+        if kind == "m":
+            points += _new_points(record, steps)
+        elif kind == "p":
+            params = {**record["v"], **params}
+        elif kind == "g":
+            tags |= record["v"]
+    run = remote["run_id"]
+    if points:
+        _unless_refused(remote, lambda: store.metrics(run, points))
+    if params:
+        _unless_refused(remote, lambda: store.params(run, params))
+    if tags:
+        _unless_refused(remote, lambda: store.tags(run, tags))
+    for record in records:
+        if record.get("k") in ("a", "r"):
+            _send_held(folder, remote, record, store)
+    remote["steps"] = steps
+    remote["offset"] = offset
+    return True
+
+
+def _new_points(record: dict[str, Any], steps: dict[str, int]) -> list[tuple[str, float, int, int]]:
+    step = record["s"]
+    new = []
+    for name, value in record["v"].items():
+        if step is not None:
+            if step <= steps.get(name, -1):
+                continue
+            steps[name] = step
+        new.append((name, value, record["t"], step or 0))
+    return new
+
+
+def _send_held(folder: RunFolder, remote: dict[str, Any], record: dict[str, Any], store: Store) -> None:
+    path = folder.path / record["path"]
+    if not path.exists():
+        # Sent by an earlier call that was stopped before it could note the offset.
+        return
+    if record["k"] == "a":
+        _unless_refused(remote, lambda: store.artifact(remote["run_id"], path, record["folder"]))
+    else:
+        key = f"{folder.id}:{record['path']}"
+        _unless_refused(
+            remote,
+            lambda: store.register(
+                remote["run_id"], key, path, record["name"], record["tags"], record.get("aliases", [])
+            ),
+        )
+
+
+def _unless_refused(remote: dict[str, Any], send: Any) -> None:
+    """A record that the server will never take must not hold up the ones behind it; it is reported
+    instead.
+    """
+    from pipeline.tracking.store import StoreError
+
+    try:
+        send()
+    except StoreError as error:
+        if not error.permanent:
+            raise
+        log.warning("tracking: the server refused a record: %s", error)
+        remote["refused"] = [*remote.get("refused", []), str(error)][-20:]
+
+
+def tidy(folder: RunFolder) -> None:
+    """Remove what is finished and completely sent; a failed or killed run stays, so that a resumed one
+    continues it.
+    """
+    about = folder.about()
+    if about.get("kind") == "stage" and about.get("status") == "FINISHED" and folder.sent():
+        with folder.upload_lock() as mine:
+            if mine and folder.sent():
+                folder.remove()
+
+
+class Uploader(threading.Thread):
+    """Sends the given runs, and unsent ones of earlier processes, while a stage works."""
+
+    def __init__(self, own: list[RunFolder]) -> None:
+        super().__init__(name="tracking-upload", daemon=True)
+        self.own = own
+        self.failure: str | None = None
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._gave_up = threading.Event()
+
+    def run(self) -> None:
+        from pipeline.tracking.store import Store, StoreError
+
+        store: Store | None = None
+        pause = PERIOD
+        while True:
+            closing = self._closing.is_set()
+            try:
+                store = store or Store()
+                for folder in self.own:
+                    drain(folder, store)
+                if closing and self._all_sent():
+                    return
+                if not closing:
+                    self._send_left_behind(store)
+                self.failure, pause = None, PERIOD
+            except StoreError as error:
+                if self.failure is None:
+                    log.warning("tracking: %s; records are kept and sent later", error)
+                self.failure = str(error)
+                if closing:
+                    self._gave_up.set()
+                    return
+                pause = min(LONGEST_PAUSE, pause * 2)
+            self._wake.wait(0.1 if self._closing.is_set() else pause)
+            self._wake.clear()
+
+    def finish(self, seconds: float | None = None) -> bool:
+        """Send the rest for at most `seconds` (EVEREST_TRACKING_WAIT, 60); whether the server has all."""
+        if seconds is None:
+            seconds = float(os.environ.get("EVEREST_TRACKING_WAIT", "60"))
+        self._closing.set()
+        self._wake.set()
+        self.join(seconds)
+        return self._all_sent()
+
+    def _all_sent(self) -> bool:
+        return all(folder.sent() for folder in self.own)
+
+    def _send_left_behind(self, store: Store) -> None:
+        own = {folder.id for folder in self.own}
+        for folder in all_runs():
+            owner = folder.about().get("owner")
+            if folder.id not in own and not folder.sent() and not (owner and is_alive(owner)):
+                drain(folder, store)
+                tidy(folder)
+
+
+def unsent(folders: list[RunFolder]) -> int:
+    """How many records wait in the given runs' spools."""
+    count = 0
+    for folder in folders:
+        offset = int(folder.remote().get("offset", 0))
+        count += _count_lines(folder.spool, offset)
+    return count
+
+
+def _count_lines(path: Path, offset: int) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        return sum(1 for line in file if line.endswith(b"\n"))

@@ -1,0 +1,238 @@
+"""Stage runs against a real SQLite store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import Interrupted
+from pipeline.tracking import close_parent, open_parent, stage_run
+from pipeline.tracking import sync as sync_module
+from pipeline.tracking.folder import RunFolder, all_runs, runs_dir, write_json
+from pipeline.tracking.store import Store
+from pipeline.tracking.upload import drain
+
+WORK = Path(".work/finetune/motion/abc")
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the tables made once: the migration takes seconds."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def store(project: Path, migrated: Path) -> Store:
+    shutil.copy(migrated, project / "mlflow.db")
+    return Store()
+
+
+def by_stage(store: Store) -> dict[str, dict[str, Any]]:
+    return {run["tags"].get("dvc.stage", "parent"): run for run in store.search()}
+
+
+def test_a_finished_stage_has_its_numbers_params_tags_and_parent(store: Store, project: Path) -> None:
+    (project / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  preprocess@motion:\n    cmd: x\n    outs:\n"
+        "    - {path: data/cache/motion, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir}\n"
+    )
+    picture = project / "tokens.png"
+    picture.write_bytes(b"png")
+    with stage_run(
+        "finetune", "motion", {"finetune.epochs": 2, "finetune.scales": [1.0]}, WORK, {"world_size": 2}
+    ) as run:
+        for step in range(3):
+            run.metrics({"train/loss": 1.0 - step / 10}, step)
+        run.metrics({"eval/top1": 0.75, "train/bad": float("nan")})
+        run.summary({"motion/eval/top1": 0.75})
+        run.artifact(picture, "pictures")
+    runs = by_stage(store)
+    child, parent = runs["finetune@motion"], runs["parent"]
+    assert child["status"] == parent["status"] == "FINISHED"
+    assert child["name"] == "finetune motion"
+    assert child["params"] == {"finetune.epochs": "2", "finetune.scales": "[1.0]"}
+    assert child["metrics"] == {"train/loss": 0.8, "eval/top1": 0.75}
+    assert store.history(child["id"], "train/loss") == [(0, 1.0), (1, 0.9), (2, 0.8)]
+    assert child["tags"]["mlflow.parentRunId"] == parent["id"]
+    assert child["tags"]["world_size"] == "2"
+    assert child["tags"]["dvc.data_hash"] == "0123456789abcdef0123456789abcdef.dir"
+    assert child["inputs"] == {"data/cache/motion": "0123456789abcdef0123456789abcdef.dir"}
+    assert set(store.artifacts(child["id"])) == {"params.yaml", "pictures/tokens.png"}
+    assert parent["metrics"] == {"motion/eval/top1": 0.75}
+    assert parent["params"]["pretrain.epochs"] == "2"
+    assert "code/environment.txt" in store.artifacts(parent["id"])
+    assert [f.about()["kind"] for f in all_runs()] == ["parent"], "what is sent and finished is tidied away"
+
+
+def test_stages_of_the_same_parameters_share_a_parent_and_others_do_not(store: Store, project: Path) -> None:
+    for stage in ("pretrain", "evaluate"):
+        with stage_run(stage, None, {}, Path(".work") / stage):
+            pass
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("ranks: 2", "ranks: 8"))
+    with stage_run("report", None, {}, Path(".work/report")):
+        pass
+    (project / "params.yaml").write_text(text.replace("epochs: 2", "epochs: 3"))
+    with stage_run("finetune", "motion", {}, WORK):
+        pass
+    runs = by_stage(store)
+    parent_of = {stage: run["tags"].get("mlflow.parentRunId") for stage, run in runs.items()}
+    assert parent_of["pretrain"] == parent_of["evaluate"] == parent_of["report"]
+    assert parent_of["finetune@motion"] != parent_of["pretrain"]
+
+
+def test_failed_and_interrupted_stages_say_so_and_hide_secrets(
+    store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "sesame-42")
+    with pytest.raises(ValueError), stage_run("pretrain", None, {}, Path(".work/pretrain")):
+        raise ValueError("cannot log in with sesame-42")
+    with pytest.raises(Interrupted), stage_run("finetune", "motion", {}, WORK):
+        raise Interrupted("stopped")
+    runs = by_stage(store)
+    assert runs["pretrain"]["status"] == "FAILED"
+    assert runs["pretrain"]["tags"]["everest.error"] == "ValueError: cannot log in with [hidden]"
+    assert runs["finetune@motion"]["status"] == "KILLED"
+    assert runs["parent"]["status"] == "KILLED"
+
+
+def interrupted_after_five_steps() -> None:
+    with stage_run("finetune", "motion", {"a": 1}, WORK) as run:
+        for step in range(5):
+            run.metrics({"train/loss": float(step)}, step)
+        raise Interrupted("stopped")
+
+
+def test_a_resumed_stage_continues_its_run_and_repeats_no_step(store: Store, project: Path) -> None:
+    with pytest.raises(Interrupted):
+        interrupted_after_five_steps()
+    with stage_run("finetune", "motion", {"a": 1}, WORK) as run:
+        for step in range(3, 8):
+            run.metrics({"train/loss": float(step)}, step)
+    runs = by_stage(store)
+    assert len(runs) == 2
+    assert runs["finetune@motion"]["status"] == "FINISHED"
+    assert store.history(runs["finetune@motion"]["id"], "train/loss") == [(s, float(s)) for s in range(8)]
+
+
+CHILD = """
+import os, sys, time
+from pathlib import Path
+from pipeline.tracking import stage_run
+with stage_run("finetune", "motion", {}, Path(".work/finetune/motion/abc")) as run:
+    run.metrics({"train/loss": 1.0}, 0)
+    Path("ready").touch()
+    time.sleep(60)
+"""
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_and_then_continued(
+    store: Store, project: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", "") + f":{Path(__file__).parents[3]}",
+    }
+    child = subprocess.Popen([sys.executable, "-c", CHILD], env=environment)
+    deadline = time.monotonic() + 30
+    while not (project / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert [f.about()["status"] for f in all_runs()] == ["RUNNING", "RUNNING"]
+    done = sync_module.command()
+    assert len(done["killed"]) == 1
+    assert {run["status"] for run in store.search()} == {"KILLED"}
+    with stage_run("finetune", "motion", {}, WORK) as run:
+        run.metrics({"train/loss": 0.5}, 1)
+    runs = by_stage(store)
+    assert runs["finetune@motion"]["status"] == "FINISHED"
+    assert store.history(runs["finetune@motion"]["id"], "train/loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_parent_that_a_flow_owns_keeps_its_status_until_the_flow_closes_it(
+    store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = open_parent("my flow", tags={"prefect.flow_run_id": "f-1"})
+    monkeypatch.setenv("EVEREST_PARENT_RUN", parent)
+    with stage_run("pretrain", None, {}, Path(".work/pretrain")) as run:
+        run.summary({"pretrain/loss": 0.5})
+    with pytest.raises(ValueError), stage_run("finetune", "motion", {}, WORK):
+        raise ValueError("broken")
+    assert by_stage(store)["parent"]["status"] == "RUNNING"
+    close_parent(parent, "FINISHED")
+    runs = by_stage(store)
+    assert runs["parent"]["status"] == "FINISHED"
+    assert runs["parent"]["name"] == "my flow"
+    assert runs["parent"]["metrics"] == {"pretrain/loss": 0.5}
+    assert "f-1" in runs["parent"]["tags"]["mlflow.note.content"]
+    assert runs["pretrain"]["tags"]["mlflow.parentRunId"] == runs["parent"]["id"]
+
+
+def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing(
+    store: Store, project: Path
+) -> None:
+    folder = RunFolder.create({"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}})
+    model = project / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    with folder.records() as spool:
+        for step in range(50):
+            spool.metrics({"a": float(step)}, step)
+        spool.model(model, "demo-motion", {"eval.top1": 0.5}, ("candidate", "best"))
+    drain(folder, store)
+    run = folder.remote()["run_id"]
+    # As after a crash: the server has everything, this side remembers nothing.
+    (folder.path / "remote.json").unlink()
+    drain(folder, store)
+    assert folder.remote()["run_id"] == run
+    assert store.history(run, "a") == [(s, float(s)) for s in range(50)]
+    assert [v["version"] for v in store.versions("demo-motion")] == ["1"]
+
+
+def test_the_alias_best_stays_with_the_highest_score(store: Store, project: Path) -> None:
+    folder = RunFolder.create({"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}})
+    with folder.records() as spool:
+        for index, score in enumerate((0.5, 0.8, 0.7)):
+            model = project / f"model{index}"
+            model.mkdir()
+            (model / "model.safetensors").write_bytes(bytes([index]))
+            spool.model(model, "m", {"eval.top1": score}, ("candidate", "best"))
+    drain(folder, store)
+    assert store.version("m", "best")["version"] == "2"
+    assert store.version("m", "candidate")["version"] == "3"
+    fetched = store.download_model(store.version("m", "best"), project / "fetched")
+    assert (fetched / "model.safetensors").read_bytes() == bytes([1])
+
+
+@pytest.mark.slow
+def test_two_processes_that_make_the_tables_at_once_do_not_collide(project: Path) -> None:
+    code = "from pipeline.tracking.store import Store; print(Store().experiment('x'))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert answers == ["1", "1"]
+
+
+def test_a_process_with_the_same_number_after_a_restart_is_not_the_owner(project: Path) -> None:
+    folder = RunFolder.create({"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}})
+    owner = folder.about()["owner"]
+    write_json(runs_dir() / folder.id / "run.json", {**folder.about(), "owner": {**owner, "boot": "another"}})
+    from pipeline.tracking.runs import sweep
+
+    assert sweep() == [folder.id]
+    assert folder.about()["status"] == "KILLED"
