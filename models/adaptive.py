@@ -36,7 +36,7 @@ def adaptive_tokens(scores_BN: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Kept indices [B, K] and which of them are real [B, K], for the classifier."""
     count_B = adaptive_counts(scores_BN, share, least=1)
     longest = int(count_B.max())
-    index_BK = scores_BN.topk(longest, dim=1).indices
+    index_BK = _ranked(scores_BN, longest)
     return index_BK, torch.arange(longest, device=scores_BN.device) < count_B[:, None]
 
 
@@ -47,7 +47,7 @@ def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of
     longest, most_visible, most_hidden = torch.stack(
         [count_B.max(), visible_B.max(), (count_B - visible_B).max()]
     ).tolist()
-    kept_BK = scores_BN.topk(longest, dim=1).indices
+    kept_BK = _ranked(scores_BN, longest)
     place_K = torch.arange(longest, device=scores_BN.device)
     order_BK = noise_BN.gather(1, kept_BK).masked_fill(place_K >= count_B[:, None], torch.inf).argsort(dim=1)
     shuffled_BK = kept_BK.gather(1, order_BK)
@@ -58,3 +58,8 @@ def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of
         place_K[:most_visible] < visible_B[:, None],
         place_K[:most_hidden] < (count_B - visible_B)[:, None],
     )
+
+
+def _ranked(scores_BN: Tensor, count: int) -> Tensor:
+    """The highest scores in order; ties by index, so that a clip's choice does not depend on the padding."""
+    return scores_BN.sort(dim=1, descending=True, stable=True).indices[:, :count]

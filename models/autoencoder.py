@@ -221,10 +221,7 @@ class EverestAutoencoder(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's rule for layer-wise groups."""
-        return {
-            "stem": r"^encoder\.patch_embed",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r".*", (99999,))],
-        }
+        return {"stem": r"^encoder\.patch_embed", "blocks": r"^encoder\.blocks\.(\d+)"}
 
 
 def reconstruction_loss(prediction_BRP: Tensor, target_BRP: Tensor, valid_BR: Tensor | None = None) -> Tensor:

@@ -38,9 +38,10 @@ def slot_counts(distance_BAL: Tensor, keep_ratio: float) -> Tensor:
     score_BAL = torch.cat([distance_BAL[:, 1:2], distance_BAL[:, 1:]], dim=1).float()
     _, slots, places = score_BAL.shape
     num_keep = max(1, floor_share(keep_ratio, slots * places))
-    kept_BK = score_BAL.flatten(1).topk(num_keep, dim=1, sorted=False).indices
+    kept = score_BAL.flatten(1).topk(num_keep, dim=1, sorted=False)
     counts_BA = torch.zeros(score_BAL.shape[:2], dtype=torch.long, device=score_BAL.device)
-    return counts_BA.scatter_add(1, kept_BK // places, torch.ones_like(kept_BK))
+    # Tokens that do not move at all tie; counting them would favour whichever slot the sort returns first.
+    return counts_BA.scatter_add(1, kept.indices // places, (kept.values > 0).long())
 
 
 def draw_slots(counts_BA: Tensor, num_slots: int, noise_BA: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ K kept tokens = V visible to the encoder + R reconstructed by the decoder.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from decimal import Decimal
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+#: Ratios count in billionths: whole numbers, which a compiler can trace (it cannot trace `decimal`).
+BILLION = 10**9
 
 
 class Grid(NamedTuple):
@@ -55,12 +56,12 @@ class TokenSplit(NamedTuple):
 
 def floor_share(ratio: float, count: int) -> int:
     """`floor(ratio * count)` on the decimals as written: 0.29 of 100 is 29, in binary floats it is 28."""
-    return math.floor(Decimal(str(ratio)) * count)
+    return round(ratio * BILLION) * count // BILLION
 
 
 def ceil_share(ratio: float, count: int) -> int:
     """`ceil(ratio * count)` on the decimals as written."""
-    return math.ceil(Decimal(str(ratio)) * count)
+    return -(-round(ratio * BILLION) * count // BILLION)
 
 
 def slot_distances(embedded_BSLD: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""What a clip costs, from the configuration alone: multiply-adds and tokens (METHOD section 6).
+
+Counted are matrix products (linears, attention); norms, activations and gathers are below 1 % and left out,
+as torch's FlopCounterMode leaves them out. It prints 2 per multiply-add; these functions count 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from models.registry import SIZES, Size, architecture
+from models.selection import Grid, floor_share, token_budget
+
+Stage = Literal["pretrain", "finetune"]
+#: What the table compares, with the ratios of the papers.
+PRETRAIN_ROWS = (("everest", 0.3, 0.1), ("tube", 1.0, 0.1), ("random", 1.0, 0.1), ("running_cell", 0.5, 0.1))
+FINETUNE_ROWS = (("everest", 0.6), ("none", 1.0))
+
+
+class Cost(NamedTuple):
+    """Multiply-adds of one forward of one clip, by part, and the tokens each part sees."""
+
+    embed: int
+    encoder: int
+    decoder: int
+    head: int
+    encoder_tokens: int
+    decoder_tokens: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.embed + self.encoder + self.decoder + self.head
+
+
+def multiply_adds(
+    size: str,
+    stage: Stage,
+    *,
+    strategy: str = "everest",
+    keep_ratio: float = 0.3,
+    visible_ratio: float = 0.1,
+    frames: int = 16,
+    resolution: int = 224,
+    decoder_depth: int | None = None,
+    num_classes: int = 400,
+    head: str = "mean",
+    candidates: int | None = None,
+) -> Cost:
+    """Cost of one clip of `frames` x `resolution` x `resolution` pixels, batch 1, one forward (a training
+    step is 3).
+
+    `candidates` slots are embedded instead of the clip's own where frames are chosen online. Raises
+    ValueError for an unknown size, stage or strategy, or ratios that leave nothing to do.
+    """
+    architecture(size, stage == "pretrain")
+    shape = SIZES[size]
+    grid = Grid(frames // 2, resolution // 16, resolution // 16)
+    embed = (candidates or grid.slots) * grid.places * 1536 * shape.embed_dim
+    if stage == "pretrain":
+        visible, reconstruct = token_budget(strategy, grid, keep_ratio, visible_ratio)
+        return _pretrain(shape, embed, visible, reconstruct, decoder_depth or shape.decoder_depth)
+    if stage != "finetune" or strategy not in ("everest", "none"):
+        raise ValueError(
+            f"stage = {stage!r}, strategy = {strategy!r}: expected 'pretrain' with a masking strategy, or "
+            "'finetune' with "
+            "'everest' or 'none'. Cure: choose one of those."
+        )
+    kept = grid.tokens if strategy == "none" else floor_share(keep_ratio, grid.tokens)
+    pool = 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2
+    classify = shape.embed_dim * num_classes + (pool if head == "attentive" else 0)
+    return Cost(embed, _blocks(kept, shape.embed_dim, shape.depth), 0, classify, kept, 0)
+
+
+def _pretrain(shape: Size, embed: int, visible: int, reconstruct: int, decoder_depth: int) -> Cost:
+    tokens = visible + reconstruct
+    bridge = visible * shape.embed_dim * shape.decoder_embed_dim
+    decoder = bridge + _blocks(tokens, shape.decoder_embed_dim, decoder_depth)
+    head = reconstruct * shape.decoder_embed_dim * 1536
+    return Cost(embed, _blocks(visible, shape.embed_dim, shape.depth), decoder, head, visible, tokens)
+
+
+def _blocks(tokens: int, width: int, depth: int) -> int:
+    """Per block: qkv 3, projection 1, MLP 8 squares of the width per token; scores and mixing 2 products of
+    tokens.
+    """
+    return depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def flops_table(frames: int = 16, resolution: int = 224) -> list[dict[str, Any]]:
+    """Every size x stage x strategy at the papers' ratios: what `everest flops` prints."""
+    rows: list[dict[str, Any]] = []
+    for size in SIZES:
+        for strategy, keep, visible in PRETRAIN_ROWS:
+            cost = multiply_adds(
+                size,
+                "pretrain",
+                strategy=strategy,
+                keep_ratio=keep,
+                visible_ratio=visible,
+                frames=frames,
+                resolution=resolution,
+                decoder_depth=4,
+            )
+            rows.append(_row(size, "pretrain", strategy, keep, visible, cost))
+        for strategy, keep in FINETUNE_ROWS:
+            cost = multiply_adds(
+                size, "finetune", strategy=strategy, keep_ratio=keep, frames=frames, resolution=resolution
+            )
+            rows.append(_row(size, "finetune", strategy, keep, None, cost))
+    return rows
+
+
+def _row(
+    size: str, stage: str, strategy: str, keep: float, visible: float | None, cost: Cost
+) -> dict[str, Any]:
+    return {
+        "size": size,
+        "stage": stage,
+        "strategy": strategy,
+        "keep_ratio": keep,
+        "visible_ratio": visible,
+        "gmacs_per_clip": round(cost.multiply_adds / 1e9, 3),
+        "encoder_tokens": cost.encoder_tokens,
+        "decoder_tokens": cost.decoder_tokens,
+    }
