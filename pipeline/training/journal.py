@@ -37,6 +37,7 @@ class Journal:
         self.every = every
         self._rows: list[dict[str, float]] = []
         self._flushed = time.monotonic()
+        self._scores: dict[str, float] = {}
 
     def step(self, step: int, epoch: int, loss: float, lr: float, grad_norm: float, seconds: float) -> None:
         """One optimizer step, counted from 1."""
@@ -47,7 +48,12 @@ class Journal:
     def validation(self, step: int, epoch: int, scores: dict[str, float]) -> None:
         """Scores such as {"val_top1": 0.5} after optimizer step `step`."""
         self._add(step=step, epoch=epoch, **{key: scores[key] for key in scores if key in COLUMNS})
+        self._scores = scores
         self.sink.metrics({key.replace("val_", "val/", 1): value for key, value in scores.items()}, step)
+
+    def final_scores(self) -> dict[str, float]:
+        """The newest validation's scores as metrics (`val/top1`)."""
+        return {key.replace("val_", "val/", 1): value for key, value in self._scores.items()}
 
     def _add(self, **row: float) -> None:
         if self.path is None:
