@@ -276,6 +276,8 @@ class ComputeParams(Group):
     data_parallel: Literal["ddp", "fsdp"]
     compile: bool
     activation_checkpointing: bool
+    stall_seconds: Positive
+    max_restarts: Annotated[int, Field(ge=0)]
 
 
 class Params(Group):

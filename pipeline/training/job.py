@@ -1,0 +1,93 @@
+"""One training as a stage sees it: lock, track, launch, publish. Imports no torch.
+
+The ranks find everything in `<work>/job.json`; they leave the finished model in `<work>/final`, from where it is moved
+to its place in one rename.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.params import Params, flatten
+from pipeline.tracking import stage_run
+from pipeline.training import status
+from pipeline.training.launch import Watch, launch, locked
+
+#: Points in the history that `dvc plots` draws; the whole of it is in the output's history.csv.
+PLOT_ROWS = 500
+
+
+def train(stage: str, benchmark: str | None, params: Params, values: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """Run one training to the end and publish its model, history and metrics.
+
+    Args:
+        values: the stage's resolved parameters; with `inputs` they name the work folder, so that a change of either
+            starts afresh and an equal start continues.
+        inputs: what identifies the data and the weights it starts from, by path.
+
+    Returns:
+        The metrics, as in the metrics file.
+    """
+    began = time.time()
+    work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
+    compute = params.compute
+    tags = {"world_size": str(compute.ranks), "device": compute.device}
+    with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
+        job = {"stage": stage, "benchmark": benchmark, "params": params.model_dump(mode="json"), "spool": str(run.spool)}
+        status.write(work / "job.json", job)
+        if not (work / "final" / "metrics.json").exists():
+            launch(
+                "pipeline.training.worker",
+                [],
+                ranks=compute.ranks,
+                work=work,
+                threads=compute.threads_per_rank,
+                lock=lock,
+                watch=Watch(compute.stall_seconds, compute.max_restarts),
+            )
+        metrics = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
+        metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
+        run.metrics({name: float(value) for name, value in metrics.items()})
+        _publish(work, stage, benchmark, metrics)
+        run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
+    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    return metrics
+
+
+def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, Any]) -> None:
+    final, place = work / "final", layout.output_dir(stage, benchmark)
+    (final / "metrics.json").unlink()
+    thin_history(final / "history.csv", layout.metrics_file(stage, benchmark).with_suffix(".csv"))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        old = place.with_name(f".{place.name}.{os.getpid()}.old")
+        place.rename(old)
+        shutil.rmtree(old)
+    final.rename(place)
+    status.write(layout.metrics_file(stage, benchmark), metrics)
+
+
+def thin_history(source: Path, target: Path) -> None:
+    """At most PLOT_ROWS training rows of a history, evenly, for plots that load quickly."""
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["loss"]]
+    every = max(1, -(-len(rows) // PLOT_ROWS))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("step", "loss", "lr"), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[every - 1 :: every])
+
+
+def file_identity(path: Path) -> str:
+    """SHA-256 of a small file."""
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
