@@ -25,8 +25,9 @@ from pipeline.errors import EverestError
 
 ReaderName = Literal["decord", "pyav"]
 
-#: Frames decoded together by decord in one pass over a file: a compromise of call overhead and memory.
+#: Frames and bytes decoded together by decord in one pass over a file: call overhead against memory.
 CHUNK = 16
+CHUNK_BYTES = 64 << 20
 
 #: Text files that FFmpeg would follow to other files or to the network.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
@@ -159,6 +160,12 @@ def write_video(
             container.mux(stream.encode())
 
 
+def preload() -> None:
+    """Load both decoders' libraries now, for a process whose clock starts with its first file."""
+    import av  # noqa: F401
+    import decord  # noqa: F401
+
+
 class _DecordReader(VideoReader):
     def __init__(self, path: str) -> None:
         import decord
@@ -200,8 +207,9 @@ class _DecordReader(VideoReader):
         return frames
 
     def all_frames(self) -> Iterator[np.ndarray]:
-        for start in range(0, self.num_frames, CHUNK):
-            yield from self.frames(range(start, min(start + CHUNK, self.num_frames)))
+        chunk = max(1, min(CHUNK, CHUNK_BYTES // (self.height * self.width * 3)))
+        for start in range(0, self.num_frames, chunk):
+            yield from self.frames(range(start, min(start + chunk, self.num_frames)))
 
     def close(self) -> None:
         self._video = None
@@ -297,7 +305,7 @@ class _PyavReader(VideoReader):
                 self._container = av.open(
                     self._name, options={"protocol_whitelist": "file"}, metadata_errors="replace"
                 )
-                self._stream: Any = self._container.streams.best("video")
+                self._stream = self._container.streams.best("video")
                 self._stream.codec_context.thread_count = 1
         self._started = True
 

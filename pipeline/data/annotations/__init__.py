@@ -1,0 +1,1 @@
+"""What the publishers say about their videos: one parser for each benchmark, and one for your own."""

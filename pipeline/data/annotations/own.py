@@ -1,0 +1,202 @@
+"""Lists of your own videos, and what is suspicious about them.
+
+A folder for each class:     CLASS/clip.mp4                 (split by the hash of the path: 70/10/20 %) with
+splits:                 train/CLASS/clip.mp4, val/..., test/... A table (CSV or Parquet):    columns path,
+label, split; path relative to the videos' folder. `label` is a class's name or number, empty for none;
+`split` may be absent (then by hash); video_id, label_name, sha256 are optional.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.data.ingest import video_files
+from pipeline.data.sources.base import ListedVideo, Listing
+from pipeline.errors import InputError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "unused": "unused",
+}
+
+#: Shares of a set that comes without splits, in percent: the rest is for training.
+TEST_PERCENT, VAL_PERCENT = 20, 10
+
+
+def from_folders(folder: Path) -> Listing:
+    """List a folder with one folder for each class, below split folders or not."""
+    paths, others = video_files(folder)
+    problems = [f"{others} files without a video's suffix were passed over"] if others else []
+    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
+    has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    entries: list[tuple[str, str, str]] = []
+    for path in paths:
+        parts = path.split("/")
+        if len(parts) < (3 if has_splits else 2):
+            problems.append(f"{_printable(path)}: lies in no class's folder, passed over")
+            continue
+        split = SPLIT_NAMES[parts[0].lower()] if has_splits else split_by_hash(path)
+        entries.append((path, split, parts[1] if has_splits else parts[0]))
+    classes = sorted({name for _, _, name in entries})
+    number = {name: index for index, name in enumerate(classes)}
+    ids = _identities([path for path, _, _ in entries])
+    videos = [ListedVideo(ids[p], p, (split,), number[name], name, "folder") for p, split, name in entries]
+    problems += _empty_folders(folder, has_splits, set(classes))
+    return Listing(classes, videos, problems + suspicions(classes, videos))
+
+
+def from_table(table: Path, folder: Path) -> Listing:
+    """List the videos of a CSV or Parquet table.
+
+    Raises:
+        InputError: the table is missing or unreadable, lacks a column, or a row cannot be understood.
+    """
+    rows = _read(table)
+    problems: list[str] = []
+    named = sorted({str(row["label"]) for row in rows if not _is_number(row["label"]) and row["label"] != ""})
+    if named and any(_is_number(row["label"]) for row in rows):
+        raise InputError(f"{table}: column label mixes numbers and names. Cure: use one or the other.")
+    names: dict[int, str] = dict(enumerate(named))
+    number = {name: index for index, name in names.items()}
+    videos: list[ListedVideo] = []
+    paths = [_path(row["path"], line, table) for line, row in enumerate(rows, 2)]
+    ids = _identities(paths)
+    for line, (row, path) in enumerate(zip(rows, paths, strict=True), 2):
+        label = (
+            -1
+            if row["label"] == ""
+            else int(row["label"])
+            if _is_number(row["label"])
+            else number[row["label"]]
+        )
+        if label >= 0:
+            names.setdefault(label, str(row.get("label_name") or label))
+        split = str(row.get("split") or "").lower()
+        if split and split not in SPLIT_NAMES:
+            raise InputError(f"{table}, row {line}: split = {split!r}. Cure: train, val, test or unused.")
+        videos.append(
+            ListedVideo(
+                video_id=str(row.get("video_id") or ids[path]),
+                path=path,
+                splits=(SPLIT_NAMES[split] if split else split_by_hash(path),),
+                label=label,
+                label_name=names.get(label, ""),
+                source="folder",
+                sha256=str(row["sha256"]) if row.get("sha256") else None,
+            )
+        )
+    classes = [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
+    repeated = [video for video, count in Counter(video.video_id for video in videos).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"{table}: {len(repeated)} videos are listed more than once, the first is {repeated[0]!r}. "
+            "Cure: one row for each video; a video belongs to one split."
+        )
+    missing = sum(not (folder / path).exists() for path in paths)
+    if missing:
+        problems.append(f"{missing} of {len(paths)} listed files are not in {folder.name}")
+    return Listing(classes, videos, problems + suspicions(classes, videos))
+
+
+def split_by_hash(path: str) -> str:
+    """A split that depends on nothing but the video's path, so that new videos move no old one."""
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).digest()
+    percent = int.from_bytes(digest[:4], "big") % 100
+    return "test" if percent < TEST_PERCENT else "val" if percent < TEST_PERCENT + VAL_PERCENT else "train"
+
+
+def suspicions(classes: list[str], videos: list[ListedVideo]) -> list[str]:
+    """Classes without training videos, and recordings that seem to lie in more than one split."""
+    found = []
+    trained = {video.label for video in videos if video.splits[0] == "train"}
+    for label, name in enumerate(classes):
+        if label not in trained:
+            found.append(f"class {name!r} has no training video")
+    where: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for video in videos:
+        where[video.label_name, PurePosixPath(video.path).name].add(video.splits[0])
+    leaks = sorted(name for (_, name), splits in where.items() if len(splits - {"unused"}) > 1)
+    if leaks:
+        found.append(
+            f"{len(leaks)} file names occur in more than one split (leak?), the first is {leaks[0]!r}"
+        )
+    return found
+
+
+def _identities(paths: list[str]) -> dict[str, str]:
+    """Path without suffix, or with it where two files differ in nothing else."""
+    stems = Counter(str(PurePosixPath(path).with_suffix("")) for path in paths)
+    return {
+        path: path if stems[stem := str(PurePosixPath(path).with_suffix(""))] > 1 else stem for path in paths
+    }
+
+
+def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[str]:
+    parents = [entry for entry in folder.iterdir() if entry.is_dir()] if has_splits else [folder]
+    names = {
+        entry.name
+        for parent in parents
+        for entry in parent.iterdir()
+        if entry.is_dir() and entry.name[0] != "."
+    }
+    return [f"class {_printable(name)!r} has no video at all" for name in sorted(names - classes)]
+
+
+def _read(table: Path) -> list[dict[str, Any]]:
+    import csv
+
+    if not table.is_file():
+        raise InputError(f"source.annotations: {table} does not exist. Cure: name a CSV or Parquet file.")
+    if table.suffix.lower() in (".parquet", ".pq"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            rows = pq.read_table(table).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{table} is not a readable Parquet file: {error}.") from None
+        columns = set(rows[0]) if rows else set()
+    else:
+        try:
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+                columns = set(reader.fieldnames or ())
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{table} is not a readable CSV file in UTF-8: {error}.") from None
+    lacking = [name for name in ("path", "label") if name not in columns]
+    if lacking:
+        raise InputError(
+            f"{table} lacks the column {', '.join(lacking)}; it has {', '.join(sorted(columns)) or 'none'}. "
+            "Cure: columns path, label, split (and optionally video_id, label_name, sha256), comma-separated."
+        )
+    for row in rows:
+        row["label"] = "" if row["label"] is None else row["label"]
+    return rows
+
+
+def _path(value: object, line: int, table: Path) -> str:
+    path = PurePosixPath(str(value or ""))
+    if not str(value or "") or path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"{table}, row {line}: path = {value!r}. Cure: a path relative to the videos' folder, without "
+            "'..'."
+        )
+    return str(path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit())
+
+
+def _printable(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()

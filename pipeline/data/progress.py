@@ -1,0 +1,68 @@
+"""Progress bars on standard error: shown to a person at a terminal, silent everywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+
+def wanted() -> bool:
+    """Whether somebody looks: standard error is a terminal and EVEREST_QUIET is not set."""
+    return sys.stderr.isatty() and not os.environ.get("EVEREST_QUIET")
+
+
+def counter(label: str) -> Callable[[Iterable[Any], int], Iterator[Any]]:
+    """A wrapper for an iterable of `total` finished items, which shows count, rate and time left."""
+
+    def wrap(items: Iterable[Any], total: int) -> Iterator[Any]:
+        if not wanted():
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, description=label, total=total, console=Console(stderr=True), transient=True)
+
+    return wrap
+
+
+@contextlib.contextmanager
+def byte_bar(label: str, total: int | None) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar for parallel downloads; yields `update(file, bytes_done, bytes_total)`, safe from any thread."""
+    if not wanted():
+        yield lambda _file, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        overall = bar.add_task(label, total=total)
+        tasks: dict[str, Any] = {}
+        done_bytes: dict[str, int] = {}
+
+        def update(file: str, done: int, file_total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(f"  {file[-40:]}", total=file_total)
+            done_bytes[file] = done
+            finished = file_total is not None and done >= file_total
+            bar.update(tasks[file], completed=done, total=file_total, visible=not finished)
+            bar.update(overall, completed=sum(done_bytes.values()))
+
+        yield update

@@ -1,0 +1,68 @@
+"""Your own videos: a folder for each class, or a CSV or Parquet table beside them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.data.annotations.own import from_folders, from_table
+from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
+from pipeline.errors import InputError
+from pipeline.params import FolderSource
+
+#: The name under which the videos' folder is reached from the raw folder, so that a manifest names no
+#: machine's path.
+LINK = "videos"
+
+
+class Folder:
+    """Videos that stay where they are; the raw folder holds one link to them."""
+
+    def __init__(self, source: FolderSource) -> None:
+        self._source = source
+
+    def plan(self, raw: Path) -> list[PlannedFile]:
+        return []
+
+    def prepare(self, raw: Path) -> Listing:
+        folder = Path(self._source.path).expanduser()
+        if not folder.is_dir():
+            raise InputError(
+                f"source.path = {self._source.path!r} is not a folder. Cure: set it to the folder of your "
+                "videos."
+            )
+        prefix = _reach(raw, folder)
+        if self._source.annotations is None:
+            listing = from_folders(folder)
+        else:
+            table = Path(self._source.annotations).expanduser()
+            listing = from_table(table if table.is_absolute() or table.exists() else folder / table, folder)
+        if not listing.videos:
+            raise InputError(
+                f"{folder} holds no video. Cure: put them in a folder for each class (or train/CLASS, "
+                "test/CLASS), "
+                "or name a table in source.annotations."
+            )
+        listing.videos = [_moved(video, prefix) for video in listing.videos]
+        return listing
+
+
+def _moved(video: ListedVideo, prefix: str) -> ListedVideo:
+    return ListedVideo(**(video.__dict__ | {"path": f"{prefix}{video.path}"}))
+
+
+def _reach(raw: Path, folder: Path) -> str:
+    """Make the videos reachable below `raw`; returns the prefix of their paths."""
+    target = folder.resolve()
+    if raw.resolve() == target:
+        return ""
+    raw.mkdir(parents=True, exist_ok=True)
+    link = raw / LINK
+    if link.is_symlink() and Path(os.readlink(link)) == target:  # noqa: PTH115
+        return f"{LINK}/"
+    if link.exists() and not link.is_symlink():
+        raise InputError(f"{link} is in the way: expected a link to {target}. Cure: move it away.")
+    temporary = raw / f".{LINK}.{os.getpid()}"
+    temporary.symlink_to(target, target_is_directory=True)
+    temporary.replace(link)
+    return f"{LINK}/"

@@ -1,0 +1,141 @@
+"""Stage `download`: from a benchmark's source to a manifest of videos that were each decoded once.
+
+Videos go to the raw folder and stay out of DVC; the manifest with their SHA-256, the list of those that are
+not used, and the class names are what DVC versions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout, manifest
+from pipeline.data.files import locked, write_text
+from pipeline.data.ingest import NOTES, ingest
+from pipeline.data.rows import manifest_rows, quarantine_csv
+from pipeline.data.sources import Listing, source_of
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params, flatten
+from pipeline.tracking import stage_run
+
+log = logging.getLogger(__name__)
+
+#: Quarantined videos that an error message names; the file that it points to has all.
+NAMED = 15
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Fetch, check and list the videos of one benchmark.
+
+    Returns:
+        videos_ok, videos_total, seconds, reasons, splits: also written to metrics/download/<benchmark>.json.
+
+    Raises:
+        InputError: parameters do not fit the data, or files must be placed by hand.
+        EverestError: more videos are bad than ingest.failure_budget allows; nothing was written but the list.
+    """
+    if benchmark is None:
+        raise InputError("the download stage works on one benchmark. Cure: `everest download BENCHMARK`.")
+    data = params.benchmark(benchmark).data
+    values = {"data": data.model_dump(), "ingest": params.ingest.model_dump()}
+    work = layout.work_dir("download", benchmark, layout.fingerprint(values))
+    raw = layout.raw_dir(data.raw or benchmark)
+    with stage_run("download", benchmark, flatten(values), work) as tracked:
+        started = time.monotonic()
+        with locked(raw / NOTES / "download.lock", f"the raw folder {raw}", wait=True):
+            listing = source_of(data).prepare(raw)
+            _check_classes(listing, data.classes, benchmark)
+            measured = ingest(raw, [video.path for video in listing.videos], params.ingest)
+        rows, messages = manifest_rows(listing, measured, data.split, params.ingest)
+        quarantine = quarantine_csv(rows, messages)
+        metrics = _metrics(rows, listing, time.monotonic() - started)
+        _check_budget(rows, listing, params.ingest.failure_budget, quarantine, work, benchmark)
+        _write(benchmark, listing, rows, quarantine, metrics)
+        tracked.metrics(
+            {"data/videos_ok": metrics["videos_ok"], "data/videos_total": metrics["videos_total"]}
+        )
+        tracked.artifact(layout.manifest_dir(benchmark) / "quarantine.csv", "data")
+    return metrics
+
+
+def plan(params: Params, benchmark: str) -> dict[str, Any]:
+    """`everest download BENCH --dry-run`: which files would be fetched, with their sizes."""
+    data = params.benchmark(benchmark).data
+    raw = layout.raw_dir(data.raw or benchmark)
+    files = source_of(data).plan(raw)
+    missing = [file for file in files if not file.present]
+    return {
+        "folder": str(raw),
+        "files_total": len(files),
+        "files_missing": len(missing),
+        "bytes_missing": sum(file.bytes or 0 for file in missing),
+        "sizes_unknown": sum(file.bytes is None for file in missing),
+        "files": [{"name": file.name, "bytes": file.bytes, "url": file.url} for file in missing[:1000]],
+    }
+
+
+def _write(
+    benchmark: str, listing: Listing, rows: list[dict[str, Any]], quarantine: str, metrics: dict[str, Any]
+) -> None:
+    folder = layout.manifest_dir(benchmark)
+    write_text(folder / "quarantine.csv", quarantine)
+    classes = {"classes": listing.classes, "problems": listing.problems}
+    write_text(folder / "classes.json", json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
+    manifest.save(manifest.from_rows(rows), folder / "manifest.parquet")
+    write_text(layout.metrics_file("download", benchmark), json.dumps(metrics, indent=1) + "\n")
+
+
+def _metrics(rows: list[dict[str, Any]], listing: Listing, seconds: float) -> dict[str, Any]:
+    reasons = Counter(row["reason"] for row in rows if row["reason"])
+    splits: dict[str, dict[str, int]] = {}
+    for row in rows:
+        count = splits.setdefault(row["split"], {"videos_ok": 0, "videos_total": 0})
+        count["videos_total"] += 1
+        count["videos_ok"] += not row["reason"]
+    return {
+        "videos_ok": sum(not row["reason"] for row in rows),
+        "videos_total": len(rows),
+        "frames_decoded": sum(row["frames_decoded"] for row in rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "classes": len(listing.classes),
+        "problems": len(listing.problems),
+        "reasons": dict(sorted(reasons.items())),
+        "splits": dict(sorted(splits.items())),
+        "seconds": round(seconds, 2),
+    }
+
+
+def _check_classes(listing: Listing, expected: int, benchmark: str) -> None:
+    for problem in listing.problems:
+        log.warning("%s: %s", benchmark, problem)
+    if len(listing.classes) != expected:
+        raise InputError(
+            f"benchmarks.{benchmark}.data.classes = {expected}, the annotations name {len(listing.classes)} "
+            f"classes ({', '.join(listing.classes[:5])}, ...). Cure: set classes to {len(listing.classes)}, "
+            "or "
+            "complete the annotations."
+        )
+
+
+def _check_budget(
+    rows: list[dict[str, Any]], listing: Listing, budget: float, quarantine: str, work: Path, benchmark: str
+) -> None:
+    """Duplicates are no failures, nor are as many absent files as the publisher's copy lacks."""
+    by_design = round(listing.missing_by_design * len(rows))
+    missing = sum(row["reason"] == "missing" for row in rows)
+    bad = sum(row["reason"] not in ("", "duplicate", "missing") for row in rows) + max(0, missing - by_design)
+    usable = sum(not row["reason"] for row in rows)
+    if usable and bad <= budget * len(rows):
+        return
+    path = work / "quarantine.csv"
+    write_text(path, quarantine)
+    named = [f"  {row['reason']}: {row['path']}" for row in rows if row["reason"]][:NAMED]
+    raise EverestError(
+        f"{bad} of {len(rows)} videos of {benchmark} cannot be used ({bad / max(1, len(rows)):.1%}); "
+        f"ingest.failure_budget allows {budget:.1%}.\n" + "\n".join(named) + f"\nAll of them: {path}. "
+        "Cure: mend or remove those files, or raise ingest.failure_budget if so many are to be expected."
+    )
