@@ -1,0 +1,249 @@
+"""Reading a cache: frames and distance maps of one benchmark, memory-mapped, in large Arrow IPC shards.
+
+data/cache/<bench>/
+  cache.json                  what was made with which parameters, every file with its size and SHA-256
+  index.parquet               one row for each video: where its frames and maps lie, its split and label
+  frames-<key>-00000-0.arrow  one record batch for each video, one row for each frame (JPEG, or raw bytes)
+  maps-<key>-00000-0.arrow    one row for each video: its distance maps, fp16
+
+Opening checks the version and the size of every file; `everest cache verify` compares their SHA-256 too.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.informativeness import map_frames
+from pipeline.errors import EverestError, InputError
+
+#: Written into cache.json; a cache of another version is refused.
+VERSION = 1
+INFO = "cache.json"
+INDEX = "index.parquet"
+
+U8 = npt.NDArray[np.uint8]
+
+
+class ClipError(EverestError):
+    """One video's frames cannot be had. `video_id` and `reason` say which and why."""
+
+    def __init__(self, video_id: str, reason: str) -> None:
+        super().__init__(f"video {video_id}: {reason}")
+        self.video_id = video_id
+        self.reason = reason
+
+
+class Cache:
+    """An open cache. Rows are numbered 0..len-1 in the manifest's order; reading is safe from several
+    threads.
+
+    Attributes:
+        ids: video ids by row.
+        grid: stored frames are the multiples of this frame number.
+        map_step: frame step of the distance maps, 0 where the cache has none.
+        info: cache.json.
+    """
+
+    def __init__(self, folder: Path, info: dict[str, Any], index: dict[str, list[Any]]) -> None:
+        self.folder = folder
+        self.info = info
+        self.ids: list[str] = index["video_id"]
+        self.grid = int(info["frames"]["params"]["keep_every"])
+        self.store = str(info["frames"]["params"]["store"])
+        self.map_step = int(info["maps"]["params"]["frame_step"])
+        self._splits: list[str] = index["split"]
+        self._sha256: list[str] = index["sha256"]
+        names = ("label", "frames", "stored", "height", "width", "batch", "map_row", "places")
+        self._column = {name: np.asarray(index[name], dtype=np.int64) for name in names}
+        self._frame_files, self._frame_file = np.unique(np.asarray(index["frame_file"]), return_inverse=True)
+        self._map_files, self._map_file = np.unique(np.asarray(index["map_file"]), return_inverse=True)
+        self._open: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Cache:
+        """Open a finished cache.
+
+        Raises:
+            InputError: it does not exist, another version wrote it, or a shard is missing or truncated.
+        """
+        import pyarrow.parquet as pq
+
+        folder = Path(folder)
+        info = read_info(folder)
+        for part in ("frames", "maps"):
+            for shard in info[part]["shards"]:
+                _check_size(folder / shard["file"], int(shard["bytes"]), folder)
+        _check_size(folder / INDEX, int(info["index"]["bytes"]), folder)
+        return cls(folder, info, pq.read_table(folder / INDEX).to_pydict())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def num_frames(self, row: int) -> int:
+        """Frames of the video (of which every `grid`-th is stored)."""
+        return int(self._column["frames"][row])
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) of the stored frames, in pixels."""
+        return int(self._column["height"][row]), int(self._column["width"][row])
+
+    def label(self, row: int) -> int:
+        """Class number, -1 where there is none."""
+        return int(self._column["label"][row])
+
+    def split(self, row: int) -> str:
+        return self._splits[row]
+
+    def sha256(self, row: int) -> str:
+        """SHA-256 of the video file that the frames were decoded from."""
+        return self._sha256[row]
+
+    def rows(self, split: str | None = None) -> list[int]:
+        """Rows of one split, in order."""
+        return [row for row, own in enumerate(self._splits) if split is None or own == split]
+
+    def frames(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> U8:
+        """Frames of one video by frame number, uint8 RGB [n, h, w, 3], as a copy.
+
+        Raises:
+            ClipError: a frame number is not stored, or a stored frame does not decode.
+        """
+        found = self.views(row, frame_indices)
+        return np.stack(found) if found else np.empty((0, *self.size(row), 3), np.uint8)
+
+    def views(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> list[U8]:
+        """As :meth:`frames`, as a list of [h, w, 3]; raw frames are views of the mapped file, nothing is
+        copied.
+        """
+        wanted = self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))
+        data, offsets = self._frame_buffers(row)
+        height, width = self.size(row)
+        if self.store == "raw":
+            block = data[offsets[0] : offsets[-1]].reshape(-1, height, width, 3)
+            return [block[place] for place in wanted]
+        decoded: dict[int, U8] = {}
+        for place in wanted:
+            if place not in decoded:
+                blob = data[offsets[place] : offsets[place + 1]]
+                decoded[place] = _decode_jpeg(blob, self.ids[row], place * self.grid, (height, width))
+        return [decoded[place] for place in wanted]
+
+    def bytes_of(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> int:
+        """Stored bytes of these frames: what reading them takes from the disk."""
+        _, offsets = self._frame_buffers(row)
+        wanted = sorted(set(self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))))
+        return int(sum(offsets[place + 1] - offsets[place] for place in wanted))
+
+    @property
+    def has_maps(self) -> bool:
+        return self.map_step > 0
+
+    def maps(self, row: int) -> npt.NDArray[np.float16] | None:
+        """Distance maps [J, L] fp16 of one video, a view of the mapped file; None where the cache has none."""
+        if not self.has_maps:
+            return None
+        batch = self._reader(str(self._map_files[self._map_file[row]])).get_batch(0)
+        column = batch.column("maps")
+        offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)
+        start, end = offsets[self._column["map_row"][row]], offsets[self._column["map_row"][row] + 1]
+        values = np.frombuffer(column.buffers()[2], dtype=np.float16, count=(end - start) // 2, offset=start)
+        return values.reshape(-1, int(self._column["places"][row]))
+
+    def map_starts(self, row: int) -> npt.NDArray[np.int64]:
+        """Frame numbers at which the slots of :meth:`maps` start."""
+        return map_frames(self.num_frames(row), self.map_step)
+
+    def _stored_rows(self, row: int, indices: npt.NDArray[np.int64]) -> list[int]:
+        places, rest = np.divmod(indices, self.grid)
+        stored = int(self._column["stored"][row])
+        if rest.any() or (len(places) and not 0 <= places.min() <= places.max() < stored):
+            raise ClipError(
+                self.ids[row],
+                f"frames {indices.tolist()} were asked for; the cache holds every {self.grid}. frame of "
+                f"{self.num_frames(row)}. Cure: a frame step that is a multiple of preprocess.keep_every.",
+            )
+        return list(places.tolist())
+
+    def _frame_buffers(self, row: int) -> tuple[U8, npt.NDArray[np.int64]]:
+        with self._lock:
+            reader = self._reader(str(self._frame_files[self._frame_file[row]]))
+            column = reader.get_batch(int(self._column["batch"][row])).column("frame")
+        _, offsets, data = column.buffers()
+        return np.frombuffer(data, dtype=np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1]
+
+    def _reader(self, name: str) -> Any:
+        if name not in self._open:
+            import pyarrow as pa
+
+            self._open[name] = pa.ipc.open_file(pa.memory_map(str(self.folder / name)))
+        return self._open[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the files itself.
+        return self.__dict__ | {"_open": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_lock": threading.Lock()}
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """cache.json of a finished cache.
+
+    Raises:
+        InputError: there is none, it does not parse, or another version wrote it.
+    """
+    path = folder / INFO
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no cache ({INFO} is missing). Cure: `everest preprocess {folder.name}`."
+        ) from None
+    except ValueError as error:
+        raise InputError(
+            f"{path} does not parse ({error}). Cure: `everest cache verify {folder.name} --repair`."
+        ) from None
+    if not isinstance(info, dict) or info.get("version") != VERSION:
+        found = info.get("version") if isinstance(info, dict) else None
+        raise InputError(
+            f"{path}: written by cache version {found}, expected {VERSION}. "
+            f"Cure: `everest cache verify {folder.name} --repair` writes it anew from the videos."
+        )
+    return info
+
+
+def _check_size(path: Path, expected: int, folder: Path) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found != expected:
+        what = "is missing" if found is None else f"has {found} bytes"
+        raise InputError(
+            f"{path} {what}, expected {expected} bytes: the cache is damaged. "
+            f"Cure: `everest cache verify {folder.name} --repair`."
+        )
+
+
+def _decode_jpeg(blob: U8, video_id: str, frame: int, size: tuple[int, int]) -> U8:
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        # torch wants writable memory; the copy of some kilobytes is far below the decoding time.
+        picture = decode_jpeg(torch.from_numpy(blob.copy()), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise ClipError(
+            video_id, f"cached frame {frame} does not decode: {str(error).splitlines()[0]}"
+        ) from None
+    if tuple(picture.shape[1:]) != size:
+        raise ClipError(
+            video_id, f"cached frame {frame} has size {list(picture.shape[1:])}, expected {list(size)}"
+        )
+    found: U8 = picture.permute(1, 2, 0).numpy()
+    return found

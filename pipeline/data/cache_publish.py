@@ -1,0 +1,224 @@
+"""From a manifest to a finished cache: building what is missing on several processes, then publishing the
+whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout, manifest
+from pipeline.data.cache import INDEX, INFO, VERSION
+from pipeline.data.cache_build import (
+    FrameRule,
+    MapRule,
+    Unit,
+    Video,
+    build_unit,
+    plan,
+    read_unit,
+    total_failed,
+)
+from pipeline.data.cache_write import disk_full_said
+from pipeline.data.files import fsync_folder, sha256_of
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+
+COLUMNS = [
+    "video_id",
+    "path",
+    "sha256",
+    "split",
+    "splits",
+    "label",
+    "frames_decoded",
+    "height",
+    "width",
+    "reader",
+]
+
+
+def store_dir(benchmark: str) -> Path:
+    """Where shard units are kept between runs."""
+    return layout.work_dir("preprocess", benchmark, "shards")
+
+
+def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
+    """What params.yaml says about the frames and the maps of one benchmark's cache.
+
+    Raises:
+        InputError: the frame step is not a multiple of the stored frames' distance.
+    """
+    own, step = params.preprocess, params.benchmark(benchmark).data.frame_step
+    keep_every = step if own.frames == "informative" else own.keep_every if own.frames == "every" else 1
+    if step % keep_every:
+        raise InputError(
+            f"preprocess.keep_every = {keep_every} does not divide benchmarks.{benchmark}.data.frame_step = "
+            f"{step}: "
+            "clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of "
+            f"{step}."
+        )
+    frames = FrameRule(own.store, own.jpeg_quality, own.short_side, keep_every)
+    return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side)
+
+
+def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
+    """The shard units that the current parameters ask for, and the manifest rows they are made from."""
+    table = manifest.load(layout.manifest_dir(benchmark) / "manifest.parquet", columns=COLUMNS)
+    table = table.filter([split != "unused" for split in table["split"].to_pylist()])
+    videos = [
+        Video(
+            row["video_id"],
+            row["path"],
+            row["sha256"],
+            row["frames_decoded"],
+            row["height"],
+            row["width"],
+            row["reader"],
+        )
+        for row in table.to_pylist()
+    ]
+    if not videos:
+        raise InputError(
+            f"the manifest of {benchmark} lists no usable video. Cure: look into "
+            f"{layout.manifest_dir(benchmark) / 'quarantine.csv'} and run `everest download {benchmark}` "
+            "again."
+        )
+    frame_rule, map_rule = rules(params, benchmark)
+    return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20), table
+
+
+def build(
+    units: Sequence[Unit],
+    store: Path,
+    raw: Path,
+    workers: int,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    executor: Executor | None = None,
+) -> int:
+    """Make the missing parts of all units; returns the number of frames decoded.
+
+    Args:
+        workers: processes; 1 builds here.
+        executor: where to run instead (for instance of a Dask cluster that shares this file system).
+
+    Raises:
+        EverestError: the disk is full or a worker died; finished units are kept.
+    """
+    missing = [unit for unit in units if unit.missing(store)]
+    wrap = progress or (lambda items, total: items)
+    if executor is None and (workers == 1 or len(missing) <= 1):
+        return sum(wrap((build_unit(unit, store, raw) for unit in missing), len(missing)))
+    if executor is not None:
+        return sum(wrap(_gather(executor, missing, store, raw), len(missing)))
+    # Spawned, not forked: the caller may hold threads and locks of other libraries.
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+        return sum(wrap(_gather(pool, missing, store, raw), len(missing)))
+
+
+def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -> Iterator[int]:
+    futures = [executor.submit(build_unit, unit, store.resolve(), raw.resolve()) for unit in units]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise EverestError(
+            "a preprocess worker died (killed, or a decoder crashed). Finished shards are kept. Cure: run "
+            "it again; "
+            "if it dies at the same place, run `everest download` so that ingest finds the bad video."
+        ) from None
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path) -> dict[str, Any]:
+    """Link the units' shards into a folder with its index and cache.json, and put it in place."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = {
+        "frames": [read_unit(store, "frames", unit.frames_key) for unit in units],
+        "maps": [read_unit(store, "maps", unit.maps_key) for unit in units],
+    }
+    failed = total_failed(records["frames"] + records["maps"])
+    frames = {row["video_id"]: row for record in records["frames"] for row in record["rows"]}
+    maps = {row["video_id"]: row for record in records["maps"] for row in record["rows"]}
+    rows = []
+    for video in table.to_pylist():
+        name = video["video_id"]
+        if name in failed:
+            continue
+        mine, own = frames[name], maps[name]
+        rows.append(
+            {key: video[key] for key in ("video_id", "split", "splits", "label", "sha256")}
+            | {"frames": video["frames_decoded"], "stored": mine["stored"]}
+            | {"height": mine["height"], "width": mine["width"]}
+            | {"frame_file": mine["file"], "batch": mine["batch"]}
+            | {"map_file": own["file"], "map_row": own["row"], "places": own["places"]}
+        )
+    building = layout.work_dir("preprocess", benchmark, f"publish-{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    with disk_full_said(building):
+        for part in records:
+            for record in records[part]:
+                for shard in record["shards"]:
+                    _link(store / shard["file"], building / shard["file"])
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX, compression="zstd"
+        )
+        info = {
+            "version": VERSION,
+            "benchmark": benchmark,
+            "videos": len(rows),
+            "frames": _part(units[0].frame_rule.key(), records["frames"]),
+            "maps": _part(units[0].map_rule.key(), records["maps"]),
+            "index": {"bytes": (building / INDEX).stat().st_size, "sha256": sha256_of(building / INDEX)},
+            "failed": failed,
+        }
+        (building / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        for path in (building / INDEX, building / INFO):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        fsync_folder(building)
+        _swap(building, final)
+    return info
+
+
+def _part(params: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    shards = [shard for record in records for shard in record["shards"]]
+    return {"params": params, "bytes": sum(int(shard["bytes"]) for shard in shards), "shards": shards}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copy2(source, target)
+
+
+def _swap(building: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    old = building.with_name(building.name + "-old")
+    if final.exists():
+        final.replace(old)
+    building.replace(final)
+    fsync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _index_schema() -> Any:
+    import pyarrow as pa
+
+    text = ("video_id", "split", "splits", "sha256", "frame_file", "map_file")
+    numbers = ("label", "frames", "stored", "height", "width", "batch", "map_row", "places")
+    return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int32()) for name in numbers])

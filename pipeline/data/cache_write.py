@@ -1,0 +1,159 @@
+"""Writing cache shards: Arrow IPC files of bounded size, hashed while they are written, whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pipeline.data.files import fsync_folder
+from pipeline.data.informativeness import U8
+from pipeline.errors import EverestError
+
+
+class ShardWriter:
+    """Writes record batches of one binary column to `<stem>-0.arrow`, `<stem>-1.arrow`, ...
+
+    A file ends before it would exceed `bound` bytes, unless one batch alone is larger. Files get their final
+    names in :meth:`finish`, after their contents are on the disk; before that nothing exists under a final
+    name.
+    """
+
+    def __init__(self, folder: Path, stem: str, column: str, bound: int) -> None:
+        self._folder, self._stem, self._column, self._bound = folder, stem, column, bound
+        self._done: list[dict[str, Any]] = []
+        self._file: _HashingFile | None = None
+        self._batches = 0
+
+    def add(self, rows: Sequence[bytes | memoryview]) -> tuple[str, int]:
+        """Append one record batch of binary rows; returns (file name, number of the batch in it)."""
+        import pyarrow as pa
+
+        size = sum(len(row) for row in rows)
+        if self._file is not None and self._batches and self._file.size + size > self._bound:
+            self._close()
+        if self._file is None:
+            self._begin()
+        batch = pa.record_batch([_binary_array(rows)], names=[self._column])
+        self._writer.write_batch(batch)
+        self._batches += 1
+        return self._name, self._batches - 1
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Complete the last file and give all files their names: [{file, bytes, sha256}]."""
+        self._close()
+        for entry in self._done:
+            temporary = self._folder / f".{entry['file']}.part"
+            temporary.replace(self._folder / entry["file"])
+        fsync_folder(self._folder)
+        return self._done
+
+    def abandon(self) -> None:
+        """Remove everything written so far."""
+        if self._file is not None:
+            self._file.raw.close()
+            self._file = None
+        for path in self._folder.glob(f".{self._stem}-*.part"):
+            path.unlink(missing_ok=True)
+
+    def _begin(self) -> None:
+        import pyarrow as pa
+
+        self._name = f"{self._stem}-{len(self._done)}.arrow"
+        self._file = _HashingFile((self._folder / f".{self._name}.part").open("wb", buffering=0))
+        schema = pa.schema([(self._column, pa.large_binary())])
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
+        self._batches = 0
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        self._writer.close()
+        os.fsync(self._file.raw.fileno())
+        self._file.raw.close()
+        self._done.append(
+            {"file": self._name, "bytes": self._file.size, "sha256": self._file.digest.hexdigest()}
+        )
+        self._file = None
+
+
+class _HashingFile(io.RawIOBase):
+    """A file to write to that knows the SHA-256 of what was written."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self.raw = raw
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        done = 0
+        while done < len(view):
+            done += self.raw.write(view[done:])
+        self.size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def _binary_array(rows: Sequence[bytes | memoryview]) -> Any:
+    """A large_binary array of the rows; equal-length neighbours in one block of memory are not copied."""
+    import pyarrow as pa
+
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    data = rows[0] if len(rows) == 1 else b"".join(rows)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(rows), buffers)
+
+
+def jpeg(frame_HWC: U8, quality: int) -> bytes:
+    """One frame as JPEG bytes (4:2:0)."""
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.fromarray(frame_HWC).save(target, "JPEG", quality=quality)
+    return target.getvalue()
+
+
+def shrink(frame_HWC: U8, short_side: int) -> U8:
+    """The frame with its short side at `short_side` pixels, antialiased; a smaller frame stays as it is."""
+    height, width = frame_HWC.shape[:2]
+    if min(height, width) <= short_side:
+        return frame_HWC
+    from PIL import Image
+
+    scale = short_side / min(height, width)
+    size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
+    return np.asarray(Image.fromarray(frame_HWC).resize(size, Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def disk_full_said(folder: Path) -> Iterator[None]:
+    """Turns "no space left" and "read-only" into an error that says what was kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EverestError(
+                f"{folder}: the disk is full. Finished shards are kept. Cure: free some space and run the "
+                "same "
+                "command again; it continues with the next shard."
+            ) from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise EverestError(
+                f"{folder}: cannot be written ({error.strerror}). Cure: mend its rights."
+            ) from None
+        raise

@@ -1,0 +1,56 @@
+"""Stage corpus: which videos of a benchmark pre-training sees.
+
+Videos of the split `train` that are in the cache, each content once: equal SHA-256 are taken once, and a
+video whose content is also in `val` or `test` is left out. The file is small, so that pre-training depends on
+it instead of on whole caches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline import layout
+from pipeline.data.cache import Cache
+from pipeline.data.files import atomic_path
+from pipeline.errors import InputError
+from pipeline.params import Params
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Write data/corpus/<bench>.parquet (video_id, sha256, frames, label); returns its counts.
+
+    Raises:
+        InputError: no cache, or no training video in it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if benchmark is None:
+        raise InputError("corpus works on one benchmark. Cure: `everest corpus NAME`.")
+    params.benchmark(benchmark)
+    cache = Cache.open(layout.cache_dir(benchmark))
+    train = cache.rows("train")
+    if not train:
+        raise InputError(
+            f"the cache of {benchmark} holds no video of the split 'train'. Cure: check data.split and the "
+            "manifest."
+        )
+    held_out = {cache.sha256(row) for row in range(len(cache)) if cache.split(row) in ("val", "test")}
+    seen: set[str] = set()
+    rows: list[int] = []
+    for row in train:
+        content = cache.sha256(row)
+        if content not in held_out and content not in seen:
+            rows.append(row)
+        seen.add(content)
+    table = pa.table(
+        {
+            "video_id": pa.array([cache.ids[row] for row in rows], pa.string()),
+            "sha256": pa.array([cache.sha256(row) for row in rows], pa.string()),
+            "frames": pa.array([cache.num_frames(row) for row in rows], pa.int32()),
+            "label": pa.array([cache.label(row) for row in rows], pa.int32()),
+        }
+    )
+    with atomic_path(layout.corpus_file(benchmark)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return {"videos": len(rows), "duplicates_left_out": len(train) - len(rows)}

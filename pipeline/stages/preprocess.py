@@ -1,0 +1,64 @@
+"""Stage preprocess: decode every video of a benchmark once, into cached frames and distance maps.
+
+Reads the manifest and the videos; writes data/cache/<bench> and metrics/preprocess/<bench>.json. Interrupted
+at any moment it continues with the next shard; a changed parameter makes only the shards anew that depend on
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from pipeline import layout
+from pipeline.data.cache_publish import build, publish, store_dir, units_of
+from pipeline.data.files import locked, write_text
+from pipeline.data.progress import counter
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Build the cache of one benchmark; returns the stage's metrics.
+
+    Raises:
+    InputError: no manifest, or parameters that do not fit together.
+    EverestError: the disk is full, a worker died, or more videos failed than ingest.failure_budget allows.
+    """
+    if benchmark is None:
+        raise InputError("preprocess works on one benchmark. Cure: `everest preprocess NAME`.")
+    started = time.perf_counter()
+    store = store_dir(benchmark)
+    raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
+    units, table = units_of(params, benchmark)
+    with locked(store.parent / "lock", f"the preprocess stage of {benchmark}"):
+        reused = sum(not unit.missing(store) for unit in units)
+        decoded = build(units, store, raw, params.preprocess.workers, counter(f"preprocess {benchmark}"))
+        info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))
+    failed = info["failed"]
+    _check_budget(benchmark, failed, table.num_rows, params.ingest.failure_budget)
+    seconds = time.perf_counter() - started
+    metrics = {
+        "videos": info["videos"],
+        "videos_failed": len(failed),
+        "frames_gib": round(info["frames"]["bytes"] / 2**30, 4),
+        "maps_mib": round(info["maps"]["bytes"] / 2**20, 4),
+        "shards": len(info["frames"]["shards"]),
+        "units_reused": reused,
+        "frames_decoded": decoded,
+        "wall_seconds": round(seconds, 2),
+    }
+    write_text(layout.metrics_file("preprocess", benchmark), json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def _check_budget(benchmark: str, failed: dict[str, str], total: int, budget: float) -> None:
+    if len(failed) > budget * total:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
+        raise EverestError(
+            f"{len(failed)} of {total} videos of {benchmark} do not decode, ingest.failure_budget = "
+            f"{budget} allows "
+            f"{int(budget * total)}. First: {first}. Cure: mend or remove these videos and run "
+            f"`everest download {benchmark}`, or raise the budget."
+        )
