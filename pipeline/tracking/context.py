@@ -79,13 +79,16 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     data = [value for path, value in inputs.items() if path.startswith("data/")]
     if data:
         tags["dvc.data_hash"] = data[0] if stage != "pretrain" else "+".join(data)
-    for variable, tag in (
-        ("PREFECT__FLOW_RUN_ID", "prefect.flow_run_id"),
-        ("PREFECT_FLOW_RUN_ID", "prefect.flow_run_id"),
-    ):
-        if os.environ.get(variable):
-            tags[tag] = os.environ[variable]
+    flow = flow_run()
+    if flow:
+        tags["prefect.flow_run_id"] = flow
     return tags
+
+
+def flow_run() -> str | None:
+    """The id of the Prefect flow run that this process works for."""
+    names = ("EVEREST_PREFECT_RUN", "PREFECT__FLOW_RUN_ID")
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 def environment_lock() -> str:

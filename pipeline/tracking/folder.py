@@ -95,7 +95,8 @@ class RunFolder:
 
 
 def runs_dir() -> Path:
-    return layout.WORK / "runs"
+    """`.work/runs`; EVEREST_RUNS puts it elsewhere, for a checkout that is removed when its work is done."""
+    return Path(os.environ.get("EVEREST_RUNS") or layout.WORK / "runs")
 
 
 def all_runs() -> list[RunFolder]:

@@ -262,7 +262,7 @@ def _new_parent(
         f"One experiment with the recipe `{recipe}`; a child run for each stage and benchmark. "
         "The report is among the artifacts, folder `report`."
     )
-    flow = os.environ.get("PREFECT__FLOW_RUN_ID") or tags.get("prefect.flow_run_id")
+    flow = context.flow_run() or tags.get("prefect.flow_run_id")
     if flow:
         address = os.environ.get("PREFECT_UI_URL", "http://127.0.0.1:4200").rstrip("/")
         note += f" Prefect flow run: [{flow}]({address}/runs/flow-run/{flow})."
@@ -309,14 +309,16 @@ def _settle(parent: RunFolder, status: str) -> None:
 
 
 def _experiment() -> tuple[str, dict[str, Any], str]:
-    """Recipe, flat parameters and their fingerprint, from params.yaml in the project's root.
+    """Recipe, flat parameters and the key of the parent run, from params.yaml in the project's root.
 
-    The group `compute` is left out of the fingerprint: another machine runs the same experiment.
+    The key is made of the checkout and the parameters. The group `compute` is left out: with another number
+    of ranks it is the same experiment, which a resumed stage continues.
     """
     try:
         raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raw = {}
     flat = flatten(raw)
-    key = layout.fingerprint({name: v for name, v in flat.items() if not name.startswith("compute.")})
+    own = {name: value for name, value in flat.items() if not name.startswith("compute.")}
+    key = layout.fingerprint([str(Path.cwd()), own])
     return str(raw.get("recipe", "everest")), flat, key

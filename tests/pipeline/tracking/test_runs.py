@@ -189,7 +189,7 @@ def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing
     with folder.records() as spool:
         for step in range(50):
             spool.metrics({"a": float(step)}, step)
-        spool.model(model, "demo-motion", {"eval.top1": 0.5}, ("candidate", "best"))
+        spool.model(model, "demo-motion", {"score": 0.5}, ("candidate", "best"))
     drain(folder, store)
     run = folder.remote()["run_id"]
     # As after a crash: the server has everything, this side remembers nothing.
@@ -207,7 +207,7 @@ def test_the_alias_best_stays_with_the_highest_score(store: Store, project: Path
             model = project / f"model{index}"
             model.mkdir()
             (model / "model.safetensors").write_bytes(bytes([index]))
-            spool.model(model, "m", {"eval.top1": score}, ("candidate", "best"))
+            spool.model(model, "m", {"score": score}, ("candidate", "best"))
     drain(folder, store)
     assert store.version("m", "best")["version"] == "2"
     assert store.version("m", "candidate")["version"] == "3"

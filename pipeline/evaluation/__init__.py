@@ -1,0 +1,1 @@
+"""Scores of a classifier on a benchmark's test videos."""

@@ -1,0 +1,214 @@
+"""Evaluating one benchmark: which videos, from where, with which model; the same on one process or many
+ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import layout, manifest
+from pipeline.errors import EverestError, InputError
+from pipeline.evaluation.inference import Answer, gather, infer, names_once
+from pipeline.evaluation.metrics import scores
+from pipeline.evaluation.views import U8, video_views
+from pipeline.params import Params
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.training.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The test videos with a label, in the manifest's order, readable or not."""
+
+    __test__ = False  # not a test case, whatever its name suggests
+
+    ids: list[str]
+    paths: list[str]
+    labels: list[int]
+    quarantined: dict[str, str]
+
+    @classmethod
+    def load(cls, benchmark: str) -> TestSet:
+        """From the manifest of a benchmark.
+
+        Raises:
+            InputError: the split is empty or has no labels.
+        """
+        path = layout.manifest_dir(benchmark) / "manifest.parquet"
+        columns = ["video_id", "path", "label", "status", "reason"]
+        rows = manifest.load(path, columns, split="test", status=None).to_pylist()
+        labelled = [row for row in rows if row["label"] >= 0]
+        if not labelled:
+            raise InputError(
+                f"{path} has {len(rows)} test videos and {len(labelled)} with a label: there is nothing to "
+                "score. "
+                "Cure: choose a data.split whose test labels are public."
+            )
+        names_once([row["video_id"] for row in labelled])
+        return cls(
+            [row["video_id"] for row in labelled],
+            [row["path"] for row in labelled],
+            [row["label"] for row in labelled],
+            {row["video_id"]: row["reason"] or "quarantined" for row in labelled if row["status"] != "ok"},
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Answers for every test video, in the order of the test set, and what they cost."""
+
+    answers: list[Answer]
+    clips: int
+    seconds: float
+    peak_memory_gib: float
+    energy_wh: float | None
+
+
+def evaluate(
+    params: Params,
+    benchmark: str,
+    tests: TestSet,
+    model_dir: Path,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Run the model over the benchmark's test views from its cache.
+
+    Raises:
+        InputError: the model was made for other clips or classes than params.yaml says.
+    """
+    from models.weights import load_model
+    from pipeline.data.cache import Cache
+    from pipeline.efficiency import EnergyMeter, peak_memory_gib
+    from pipeline.training.distributed import choose_device
+
+    data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
+    check_model(model_dir, params, benchmark)
+    device = device or (ranks.device if ranks else choose_device(params.compute.device))
+    model = load_model(model_dir)
+    cache = Cache.open(layout.cache_dir(benchmark))
+    row_of = {video: row for row, video in enumerate(cache.ids)}
+
+    def read(number: int) -> U8:
+        video = tests.ids[number]
+        if video in tests.quarantined:
+            raise EverestError(tests.quarantined[video])
+        if video not in row_of:
+            raise EverestError("not in the cache")
+        row = row_of[video]
+        return video_views(
+            lambda numbers: cache.frames(row, numbers),
+            cache.num_frames(row),
+            frames=params.clip.frames,
+            step=data.frame_step,
+            segments=how.segments,
+            crops=how.crops,
+            grid=cache.grid,
+        )
+
+    energy = EnergyMeter(device)
+    began = time.perf_counter()
+    own = infer(
+        model,
+        read,
+        len(tests.ids),
+        resolution=params.clip.resolution,
+        batch=how.batch,
+        device=device,
+        precision=params.finetune_of(benchmark).precision,
+        workers=max(1, params.compute.loader_workers),
+        ranks=ranks,
+        progress=progress,
+    )
+    answers = gather(own, len(tests.ids), data.classes, ranks)
+    seconds = time.perf_counter() - began
+    clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
+    return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read())
+
+
+def check_model(model_dir: Path, params: Params, benchmark: str) -> dict[str, Any]:
+    """model.json of a classifier that fits the benchmark.
+
+    Raises:
+        InputError: it is missing, or made for other clips or classes.
+    """
+    from models.weights import read_info
+
+    try:
+        info = read_info(model_dir)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    expected = {
+        "num_classes": params.benchmark(benchmark).data.classes,
+        "img_size": params.clip.resolution,
+        "num_frames": params.clip.frames,
+    }
+    for key, value in expected.items():
+        found = info["kwargs"].get(key)
+        if found != value:
+            raise InputError(
+                f"{model_dir}/model.json: {key} = {found}, expected {value} of params.yaml. "
+                f"Cure: `everest finetune {benchmark}` with these parameters first."
+            )
+    return info
+
+
+def cost(info: dict[str, Any]) -> dict[str, float]:
+    """efficiency/gmacs_per_clip and tokens_per_clip of a saved classifier: one view, one forward."""
+    from models.cost import multiply_adds
+
+    kwargs = info["kwargs"]
+    names = ("strategy", "keep_ratio", "num_classes", "head")
+    given = {name: kwargs[name] for name in names if name in kwargs}
+    found = multiply_adds(
+        info["architecture"].split("_")[1],
+        "finetune",
+        frames=kwargs.get("num_frames", 16),
+        resolution=kwargs.get("img_size", 224),
+        **{"strategy": "everest", "keep_ratio": 0.6, **given},
+    )
+    return {
+        "efficiency/gmacs_per_clip": found.multiply_adds / 1e9,
+        "efficiency/tokens_per_clip": float(found.encoder_tokens),
+    }
+
+
+def scored(outcome: Outcome, tests: TestSet, draws: int, seed: int) -> dict[str, float]:
+    """The scores of an outcome under their tracked names (`eval/top1`, ...)."""
+    probability_VC, label_V = stacked(outcome.answers, tests.labels)
+    return scores(probability_VC, label_V, len(tests.ids), draws, seed)
+
+
+def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmark: str) -> None:
+    """Fail where more test videos than the budget allows could not be read.
+
+    Raises:
+        EverestError: naming count, budget and the first reasons.
+    """
+    failed = [(video, a.reason) for video, a in zip(tests.ids, answers, strict=True) if a.probability is None]
+    if len(failed) > budget * len(answers):
+        shown = "; ".join(f"{video}: {reason}" for video, reason in failed[:3])
+        raise EverestError(
+            f"{benchmark}: {len(failed)} of {len(answers)} test videos cannot be read, more than "
+            f"evaluate.failure_budget = {budget} allows ({shown}). A score over the rest would not be the "
+            "benchmark's. "
+            "Cure: fetch them again with `everest download`, or raise the budget and say so beside the score."
+        )
+
+
+def stacked(answers: list[Answer], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [V, C] and labels [V] of the videos that were read."""
+    pairs = [
+        (a.probability, label) for a, label in zip(answers, labels, strict=True) if a.probability is not None
+    ]
+    return np.stack([p for p, _ in pairs]), np.asarray([label for _, label in pairs], dtype=np.int64)

@@ -1,0 +1,88 @@
+"""The files of an evaluation: one row for each test video, the confusion matrix, accuracy by class."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import layout
+from pipeline.evaluation.benchmark import TestSet, stacked
+from pipeline.evaluation.inference import Answer
+from pipeline.evaluation.metrics import confusion, per_class
+
+
+def class_names(benchmark: str) -> list[str]:
+    """Names by class number, from classes.json beside the manifest (a list, or name -> number)."""
+    raw = json.loads((layout.manifest_dir(benchmark) / "classes.json").read_text(encoding="utf-8"))
+    if isinstance(raw, dict):
+        raw = raw.get("classes", raw)
+    if isinstance(raw, dict):
+        return [str(name) for name, _ in sorted(raw.items(), key=lambda item: int(item[1]))]
+    return [str(name) for name in raw]
+
+
+def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:
+    """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's
+    order.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    given = [answer.probability for answer in answers]
+    table = pa.table(
+        {
+            "video_id": pa.array(tests.ids, pa.string()),
+            "path": pa.array(tests.paths, pa.string()),
+            "label": pa.array(tests.labels, pa.int32()),
+            "predicted": pa.array([-1 if p is None else int(p.argmax()) for p in given], pa.int32()),
+            "probabilities": pa.array(
+                [None if p is None else p.tolist() for p in given], pa.list_(pa.float32())
+            ),
+            "reason": pa.array([answer.reason for answer in answers], pa.string()),
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_predictions(path: Path) -> dict[str, Any]:
+    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable
+    videos only.
+    """
+    import pyarrow.parquet as pq
+
+    rows = [row for row in pq.read_table(path).to_pylist() if row["probabilities"] is not None]
+    return {
+        "video_id": [row["video_id"] for row in rows],
+        "label": np.asarray([row["label"] for row in rows], dtype=np.int64),
+        "probabilities": np.asarray([row["probabilities"] for row in rows], dtype=np.float32),
+    }
+
+
+def write_confusion(
+    matrix: Path, classes: Path, tests: TestSet, answers: list[Answer], names: list[str]
+) -> None:
+    """The matrix with class names on both sides (rows true, columns predicted), and accuracy and videos by
+    class.
+    """
+    probability_VC, label_V = stacked(answers, tests.labels)
+    counts = confusion(probability_VC.argmax(axis=1), label_V, probability_VC.shape[1])
+    with matrix.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["actual", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+    with classes.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "videos", "accuracy"])
+        for name, row, accuracy in zip(names, counts, per_class(counts), strict=True):
+            writer.writerow([name, int(row.sum()), "" if np.isnan(accuracy) else f"{accuracy:.6f}"])
+
+
+def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
+    """Class names and counts [C, C] of :func:`write_confusion`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return rows[0][1:], np.asarray([[int(cell) for cell in row[1:]] for row in rows[1:]], dtype=np.int64)

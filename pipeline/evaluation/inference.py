@@ -1,0 +1,167 @@
+"""Probabilities of many videos: views read ahead in threads, batched on the device, shared out over ranks.
+
+What is batched together does not depend on the number of ranks, so neither does a single bit of the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import EverestError
+from pipeline.evaluation.metrics import average_views
+from pipeline.evaluation.views import U8, normalised
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pipeline.training.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One video's probabilities [C], or why there are none."""
+
+    probability: np.ndarray | None
+    reason: str = ""
+
+
+def infer(
+    model: nn.Module,
+    read: Callable[[int], U8],
+    count: int,
+    *,
+    resolution: int,
+    batch: int,
+    device: torch.device,
+    precision: str = "fp32",
+    workers: int = 2,
+    ranks: Ranks | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, Answer]:
+    """Run a classifier over videos 0..count-1.
+
+    Args:
+    read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one.
+    batch: clips that go through the model together; whole videos, so more where a video has more views.
+    ranks: this process takes every `ranks.world`-th batch; None takes all.
+    progress: told (videos done, videos of this rank).
+
+    Returns:
+    The answers of this rank's videos.
+    """
+    import torch
+
+    model = model.to(device).eval()
+    answers: dict[int, Answer] = {}
+    groups = _groups(read, count, batch, ranks, workers)
+    autocast: Any = (
+        torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+        if precision != "fp32"
+        else contextlib.nullcontext()
+    )
+    mine = 0
+    with torch.inference_mode(), autocast:
+        for numbers, found in groups:
+            mine += len(numbers)
+            views = {n: v for n, v in zip(numbers, found, strict=True) if not isinstance(v, str)}
+            answers |= {n: Answer(None, v) for n, v in zip(numbers, found, strict=True) if isinstance(v, str)}
+            if views:
+                clips = torch.cat([normalised(v, resolution, device) for v in views.values()])
+                logits = torch.cat([model(part) for part in clips.split(max(1, batch))]).float().cpu().numpy()
+                ends = np.cumsum([len(v) for v in views.values()])
+                for number, logits_XC in zip(views, np.split(logits, ends[:-1]), strict=True):
+                    answers[number] = Answer(average_views(logits_XC))
+            if progress is not None:
+                progress(mine, count)
+    return answers
+
+
+def _groups(
+    read: Callable[[int], U8], count: int, batch: int, ranks: Ranks | None, workers: int
+) -> Iterator[tuple[list[int], list[U8 | str]]]:
+    """This rank's groups of videos with their views (or a reason), read up to two groups ahead."""
+    if count == 0:
+        return
+    first = _attempt(read, 0)
+    views = 1 if isinstance(first, str) else len(first)
+    size = max(1, batch // views)
+    groups = [list(range(start, min(count, start + size))) for start in range(0, count, size)]
+    if ranks is not None:
+        groups = groups[ranks.rank :: ranks.world]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting: deque[tuple[list[int], list[Future[U8 | str]]]] = deque()
+        for numbers in groups:
+            waiting.append((numbers, [pool.submit(_attempt, read, number) for number in numbers]))
+            if len(waiting) > 2:
+                done, futures = waiting.popleft()
+                yield done, [future.result() for future in futures]
+        while waiting:
+            done, futures = waiting.popleft()
+            yield done, [future.result() for future in futures]
+
+
+def _attempt(read: Callable[[int], U8], number: int) -> U8 | str:
+    try:
+        return read(number)
+    except EverestError as error:
+        return str(error)
+
+
+def gather(answers: dict[int, Answer], count: int, classes: int, ranks: Ranks | None) -> list[Answer]:
+    """All ranks' answers on every rank, in order.
+
+    Each rank fills its own rows of one tensor of zeros and the tensors are added: exact, without padding to
+    count or names to collide. That every video was answered once is checked.
+
+    Raises:
+    EverestError: a video was answered by no rank or by several.
+    """
+    if ranks is None or ranks.world == 1:
+        return [answers[number] for number in range(count)]
+    import torch
+
+    table = torch.zeros(count, classes + 2)
+    for number, answer in answers.items():
+        table[number, classes] = 1
+        if answer.probability is not None:
+            table[number, :classes] = torch.from_numpy(answer.probability)
+            table[number, classes + 1] = 1
+    table = ranks.sum_(table.to(ranks.device)).cpu()
+    wrong = (table[:, classes] != 1).nonzero().flatten().tolist()
+    if wrong:
+        raise EverestError(
+            f"{len(wrong)} of {count} videos were not evaluated exactly once (numbers {wrong[:5]}). "
+            "Cure: run the stage again; all ranks must see the same cache."
+        )
+    reasons: dict[int, str] = {}
+    for part in ranks.gather({n: a.reason for n, a in answers.items() if a.probability is None}):
+        reasons |= part
+    return [
+        Answer(table[number, :classes].numpy())
+        if table[number, classes + 1]
+        else Answer(None, reasons[number])
+        for number in range(count)
+    ]
+
+
+def names_once(names: Sequence[str]) -> None:
+    """Refuse a list of video ids in which one comes twice.
+
+    Raises:
+        EverestError: naming the ids.
+    """
+    seen: set[str] = set()
+    twice = sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+    if twice:
+        raise EverestError(
+            f"{len(twice)} video ids come more than once in the test split, for example {twice[0]!r}. "
+            "Cure: ids must be unique; run `everest download` again."
+        )

@@ -1,0 +1,143 @@
+"""Scores as pure functions of probabilities and labels. NumPy only.
+
+Legend: V videos, X views of a video, C classes, K draws of the bootstrap. Accuracies are shares in [0, 1].
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+#: Numbers drawn at a time by the bootstrap: bounds its memory (64 MiB).
+_BLOCK = 1 << 23
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Softmax over the last axis, in fp32."""
+    values = np.asarray(logits, dtype=np.float32)
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(values / values.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def average_views(logits_XC: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Probabilities [C] of one video: softmax of each view, then their mean, in fp32 (METHOD section 7)."""
+    return softmax(logits_XC).mean(axis=0, dtype=np.float32)
+
+
+def hits(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, k: int = 1) -> Bools:
+    """Whether each video's label is among its k most probable classes. Of equal ones the lower class comes
+    first.
+    """
+    probability = np.asarray(probability_VC)
+    label = np.asarray(label_V)
+    own = np.take_along_axis(probability, label[:, None], axis=1)
+    before = (np.arange(probability.shape[1])[None, :] < label[:, None]) & (probability == own)
+    rank = (probability > own).sum(axis=1) + before.sum(axis=1)
+    return np.asarray(rank < k)
+
+
+def confusion(predicted_V: npt.ArrayLike, label_V: npt.ArrayLike, classes: int) -> Ints:
+    """Counts [C, C]: row the true class, column the predicted one."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (np.asarray(label_V), np.asarray(predicted_V)), 1)
+    return counts
+
+
+def per_class(counts_CC: npt.ArrayLike) -> Floats:
+    """Accuracy [C] of each true class; NaN where it has no video."""
+    counts = np.asarray(counts_CC, dtype=np.float64)
+    total = counts.sum(axis=1)
+    return np.divide(counts.diagonal(), total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def calibration_error(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equal-width
+    bins of the confidence, weighted by their videos.
+    """
+    probability = np.asarray(probability_VC, dtype=np.float64)
+    confidence = probability.max(axis=1)
+    right = probability.argmax(axis=1) == np.asarray(label_V)
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gap = 0.0
+    for one in range(bins):
+        chosen = place == one
+        if chosen.any():
+            gap += chosen.mean() * abs(right[chosen].mean() - confidence[chosen].mean())
+    return float(gap)
+
+
+def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float = 0.95) -> Interval:
+    """Percentile interval of the mean, by drawing videos with replacement `draws` times."""
+    values = np.asarray(values_V, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError(
+            "no values to draw from: the bootstrap needs at least one video. Cure: check the split."
+        )
+    random = np.random.default_rng(seed)
+    block = max(1, _BLOCK // len(values))
+    means = np.concatenate(
+        [
+            values[random.integers(0, len(values), (min(block, draws - start), len(values)))].mean(axis=1)
+            for start in range(0, draws, block)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(
+    a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0
+) -> tuple[float, Interval]:
+    """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video
+    hard.
+    """
+    difference = np.asarray(a_V, dtype=np.float64) - np.asarray(b_V, dtype=np.float64)
+    return float(difference.mean()), bootstrap(difference, draws, seed)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1) over splits or seeds; no deviation for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def scores(
+    probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, total: int, draws: int, seed: int = 0
+) -> dict[str, float]:
+    """All of a benchmark's scores, under their tracked names.
+
+    Args:
+        probability_VC, label_V: the videos that could be read.
+        total: how many the test split has, unreadable ones included.
+    """
+    probability = np.asarray(probability_VC)
+    label = np.asarray(label_V)
+    first = hits(probability, label)
+    interval = bootstrap(first, draws, seed)
+    found = {
+        "eval/top1": float(first.mean()),
+        "eval/top1_ci_low": interval.low,
+        "eval/top1_ci_high": interval.high,
+        "eval/class_mean": float(
+            np.nanmean(per_class(confusion(probability.argmax(axis=1), label, probability.shape[1])))
+        ),
+        "eval/calibration_error": calibration_error(probability, label),
+        "eval/videos_ok": float(len(label)),
+        "eval/videos_total": float(total),
+    }
+    if probability.shape[1] > 5:
+        # Of five classes or fewer every prediction is right within five.
+        found["eval/top5"] = float(hits(probability, label, 5).mean())
+    return found

@@ -1,0 +1,84 @@
+"""One rank of an evaluation on several GPUs: `python -m pipeline.evaluation.worker BENCHMARK --work DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import layout
+from pipeline.errors import Interrupted
+from pipeline.params import load_params
+from pipeline.training.rank import live
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.benchmark import Outcome
+    from pipeline.training.distributed import Ranks
+    from pipeline.training.heartbeat import Pulse
+    from pipeline.training.stopping import StopRequest
+
+RESULT = "outcome.json"
+PROBABILITIES = "probabilities.npy"
+
+
+def launched(benchmark: str, work: Path, ranks: int, threads: int | None) -> Outcome:
+    """Evaluate on several ranks of this machine, from a process without torch; see `benchmark.evaluate`."""
+    import numpy as np
+
+    from pipeline.evaluation.benchmark import Outcome
+    from pipeline.evaluation.inference import Answer
+    from pipeline.training.launch import launch, locked
+
+    with locked(work) as lock:
+        (work / RESULT).unlink(missing_ok=True)
+        launch("pipeline.evaluation.worker", [benchmark], ranks=ranks, work=work, threads=threads, lock=lock)
+        about = json.loads((work / RESULT).read_text(encoding="utf-8"))
+        table = np.load(work / PROBABILITIES, allow_pickle=False)
+    reasons = about.pop("reasons")
+    answers = [
+        Answer(None, r) if np.isnan(p).any() else Answer(p) for p, r in zip(table, reasons, strict=True)
+    ]
+    return Outcome(answers, **about)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark")
+    parser.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    params = load_params()
+
+    def body(ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
+        import numpy as np
+
+        from pipeline.evaluation.benchmark import TestSet, evaluate
+
+        def progress(done: int, _total: int) -> None:
+            pulse.beat("evaluate", done)
+            if stop.signal:
+                raise Interrupted(f"evaluation stopped by {stop.signal}; the same command starts it again")
+
+        tests = TestSet.load(arguments.benchmark)
+        model = layout.output_dir("finetune", arguments.benchmark)
+        outcome = evaluate(params, arguments.benchmark, tests, model, ranks, progress=progress)
+        if ranks.main:
+            classes = params.benchmark(arguments.benchmark).data.classes
+            empty = np.full(classes, np.nan, dtype=np.float32)
+            table = np.stack([empty if a.probability is None else a.probability for a in outcome.answers])
+            np.save(arguments.work / PROBABILITIES, table)
+            about = {
+                "reasons": [a.reason for a in outcome.answers],
+                "clips": outcome.clips,
+                "seconds": outcome.seconds,
+                "peak_memory_gib": outcome.peak_memory_gib,
+                "energy_wh": outcome.energy_wh,
+            }
+            (arguments.work / RESULT).write_text(json.dumps(about), encoding="utf-8")
+
+    return live(arguments.work, body, params.compute.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

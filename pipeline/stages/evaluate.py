@@ -1,0 +1,152 @@
+"""Stage `evaluate`: test a fine-tuned model on a benchmark with several views a video.
+
+Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
+{predictions.parquet, confusion.csv, per_class.csv} and metrics/evaluate/<bench>.{json,csv}.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.errors import InputError
+from pipeline.params import Params, flatten
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Evaluate one benchmark; returns its metrics (`eval/*`, `efficiency/*`).
+
+    Raises:
+        InputError: no such model, or one that does not fit.
+        EverestError: too many test videos cannot be read.
+    """
+    if benchmark is None:
+        raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
+    from pipeline.tracking import stage_run
+
+    how = params.evaluate_of(benchmark)
+    info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
+    tests = TestSet.load(benchmark)
+    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info]))
+    flat = {"seed": params.seed, **flatten(params.clip, "clip."), **flatten(how, "evaluate.")}
+    ranks = _ranks(params)
+    tags = {"world_size": ranks, "device": "cuda" if ranks > 1 else params.compute.device}
+    with stage_run("evaluate", benchmark, flat | _model_facts(info), work, tags) as tracked:
+        began = time.perf_counter()
+        outcome = _outcome(params, benchmark, tests, work, ranks)
+        within_budget(outcome.answers, tests, how.failure_budget, benchmark)
+        metrics: dict[str, float] = scored(outcome, tests, how.bootstrap, params.seed) | cost(info)
+        metrics["efficiency/peak_memory_gib"] = outcome.peak_memory_gib
+        metrics["efficiency/clips_per_second"] = outcome.clips / outcome.seconds
+        metrics["efficiency/wall_seconds"] = time.perf_counter() - began
+        if outcome.energy_wh is not None:
+            metrics["efficiency/energy_wh"] = outcome.energy_wh
+        folder = _write(outcome.answers, tests, benchmark, metrics, work)
+        tracked.metrics(metrics)
+        tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
+        tracked.artifact(folder / "confusion.csv")
+        tracked.artifact(folder / "per_class.csv")
+        tracked.model(
+            layout.output_dir("finetune", benchmark),
+            f"everest-{params.recipe}-{benchmark}",
+            {
+                "score": _selection_score(benchmark, metrics["eval/top1"]),
+                "eval.top1": metrics["eval/top1"],
+                "benchmark": benchmark,
+                "strategy": info["kwargs"].get("strategy", "everest"),
+            },
+            ("candidate", "best"),
+        )
+    return metrics
+
+
+def _ranks(params: Params) -> int:
+    """Several processes pay only where each has a GPU of its own: on a CPU one process uses all cores."""
+    if params.compute.ranks == 1 or params.compute.device == "cpu":
+        return 1
+    import torch
+
+    return params.compute.ranks if torch.cuda.is_available() else 1
+
+
+def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int) -> Any:
+    from pipeline.evaluation.benchmark import evaluate
+    from pipeline.evaluation.worker import launched
+    from pipeline.training.progress import wanted
+
+    if ranks > 1:
+        return launched(benchmark, work, ranks, params.compute.threads_per_rank)
+    progress = _Bar(f"evaluate {benchmark}") if wanted() else None
+    return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
+
+
+class _Bar:
+    """Videos done, on a terminal."""
+
+    def __init__(self, label: str) -> None:
+        from rich.progress import Progress
+
+        self._bar = Progress(transient=True)
+        self._task = self._bar.add_task(label, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < total:
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total)
+        if done >= total:
+            self._bar.stop()
+
+
+def _model_facts(info: dict[str, Any]) -> dict[str, Any]:
+    kwargs = info["kwargs"]
+    names = ("strategy", "keep_ratio", "head")
+    return {"model.architecture": info["architecture"]} | {
+        f"model.{n}": kwargs[n] for n in names if n in kwargs
+    }
+
+
+def _selection_score(benchmark: str, test_top1: float) -> float:
+    """What the registry's alias `best` is chosen by: validation top-1, so that the test split chooses
+    nothing.
+
+    The test score only where the fine-tuning was never validated.
+    """
+    path = layout.metrics_file("finetune", benchmark)
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("val/top1", "val_top1"):
+            if isinstance(found.get(name), int | float):
+                return float(found[name])
+    return test_top1
+
+
+def _write(answers: list[Any], tests: Any, benchmark: str, metrics: dict[str, float], work: Path) -> Path:
+    """Write all outputs beside their final places, then move them there."""
+    from pipeline.data.files import atomic_path, write_text
+    from pipeline.evaluation import files
+
+    building = work / "outputs"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    names = files.class_names(benchmark)
+    files.write_predictions(building / "predictions.parquet", tests, answers)
+    files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
+    final = layout.output_dir("evaluate", benchmark)
+    shutil.rmtree(final, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    building.rename(final)
+    write_text(layout.metrics_file("evaluate", benchmark), json.dumps(metrics, indent=1) + "\n")
+    plot = layout.metrics_file("evaluate", benchmark).with_suffix(".csv")
+    with atomic_path(plot) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["actual", "predicted"])
+        for label, answer in zip(tests.labels, answers, strict=True):
+            if answer.probability is not None:
+                writer.writerow([names[label], names[int(answer.probability.argmax())]])
+    return final

@@ -1,0 +1,111 @@
+"""Scores against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.evaluation.metrics import (
+    average_views,
+    bootstrap,
+    calibration_error,
+    confusion,
+    hits,
+    mean_and_deviation,
+    paired_difference,
+    per_class,
+    scores,
+    softmax,
+)
+
+# Four videos, three classes. Predicted: 0, 1, 1, 2; true: 0, 1, 0, 2.
+PROBABILITY = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.5, 0.1], [0.25, 0.15, 0.6]])
+LABEL = np.array([0, 1, 0, 2])
+
+
+def test_top1_and_topk_of_the_example() -> None:
+    assert hits(PROBABILITY, LABEL).tolist() == [True, True, False, True]
+    assert hits(PROBABILITY, LABEL, 2).all()
+
+
+def test_confusion_and_class_accuracy_of_the_example() -> None:
+    counts = confusion(PROBABILITY.argmax(axis=1), LABEL, 3)
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert per_class(counts).tolist() == [0.5, 1.0, 1.0]
+
+
+def test_a_class_without_videos_has_no_accuracy() -> None:
+    assert math.isnan(per_class(confusion([0], [0], 2))[1])
+
+
+def test_calibration_error_of_the_example() -> None:
+    # Ten bins: 0.5 (wrong), 0.6, 0.7 and 0.8 (right) each alone in one: (0.5 + 0.4 + 0.3 + 0.2) / 4.
+    assert calibration_error(PROBABILITY, LABEL, bins=10) == pytest.approx(0.35)
+
+
+def test_views_are_averaged_after_the_softmax() -> None:
+    logits = np.array([[0.0, math.log(3.0)], [math.log(9.0), 0.0]])
+    # Softmax: (1/4, 3/4) and (9/10, 1/10); mean (0.575, 0.425). Averaging logits instead would give 0.634.
+    assert average_views(logits) == pytest.approx([0.575, 0.425])
+    assert average_views(logits).dtype == np.float32
+
+
+def test_equal_probabilities_go_to_the_lower_class() -> None:
+    even = np.full((3, 4), 0.25)
+    assert hits(even, [0, 1, 3]).tolist() == [True, False, False]
+    assert hits(even, [0, 1, 3], 2).tolist() == [True, True, False]
+    assert even.argmax(axis=1).tolist() == [0, 0, 0]
+
+
+def test_the_bootstrap_agrees_with_the_binomial_interval() -> None:
+    right = np.arange(400) < 300
+    low, high = bootstrap(right, 4000, seed=1)
+    half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
+    assert low == pytest.approx(0.75 - half, abs=0.006)
+    assert high == pytest.approx(0.75 + half, abs=0.006)
+    assert bootstrap(right, 4000, seed=1) == (low, high)
+
+
+def test_the_bootstrap_in_blocks_covers_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.evaluation.metrics._BLOCK", 1000)
+    low, high = bootstrap(np.arange(100) < 50, 500)
+    assert 0.3 < low < 0.45 < 0.55 < high < 0.7
+
+
+def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+    hard = np.arange(200) % 2 == 0
+    a, b = hard.copy(), hard.copy()
+    a[1:20:2] = True
+    difference, (low, high) = paired_difference(a, b, 2000)
+    assert difference == pytest.approx(10 / 200)
+    assert 0.02 < low < 0.05 < high < 0.09
+
+
+def test_mean_and_deviation_over_splits() -> None:
+    mean, deviation = mean_and_deviation([0.9, 0.93, 0.96])
+    assert (mean, deviation) == (pytest.approx(0.93), pytest.approx(0.03))
+    assert mean_and_deviation([0.5]) == (0.5, None)
+
+
+def test_all_scores_of_the_example_with_one_unreadable_video() -> None:
+    found = scores(PROBABILITY, LABEL, total=5, draws=200)
+    assert found["eval/top1"] == 0.75
+    assert (found["eval/videos_ok"], found["eval/videos_total"]) == (4, 5)
+    assert found["eval/class_mean"] == pytest.approx(2.5 / 3)
+    assert found["eval/top1_ci_low"] <= 0.75 <= found["eval/top1_ci_high"]
+    assert "eval/top5" not in found, "with three classes it says nothing"
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=7, max_size=7), min_size=1, max_size=12), st.randoms())
+def test_topk_agrees_with_sorting(rows: list[list[float]], random: object) -> None:
+    probability = softmax(rows)
+    label = np.asarray([random.randrange(7) for _ in rows])  # type: ignore[attr-defined]
+    order = np.argsort(-probability, axis=1, kind="stable")
+    for k in (1, 5, 7):
+        assert hits(probability, label, k).tolist() == [
+            bool(t in o[:k]) for t, o in zip(label, order, strict=True)
+        ]
