@@ -170,3 +170,14 @@ def doctor(as_json: Json = False) -> None:
     emit(checks, as_json, "Doctor")
     if any(check["status"] == "fail" for check in checks):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Look")
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+) -> None:
+    """Serve MLflow's and Prefect's pages on this machine until Ctrl-C."""
+    from pipeline.ui import serve
+
+    serve(mlflow_port, prefect_port)

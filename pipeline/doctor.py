@@ -1,0 +1,165 @@
+"""`everest doctor`: what this machine has, what it lacks, and the cure for each lack."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pipeline.errors import EverestError
+from pipeline.layout import cache_dir, data_root, manifest_dir
+from pipeline.params import load_params
+
+Status = Literal["ok", "warn", "fail"]
+Check = dict[str, str]
+
+#: Outside Debian the packages have other names; these are what the README names.
+ARCHIVE_TOOLS = {"unar": "unar", "bsdtar": "libarchive-tools"}
+PACKAGES = ("torch", "torchvision", "timm", "decord", "av", "prefect", "mlflow", "dvc", "pydantic", "boto3")
+#: The demo's videos, caches and checkpoints stay far below; real benchmarks need what `everest plan` says.
+MINIMUM_FREE_GIB = 5
+
+
+def examine() -> list[Check]:
+    """All checks, in the order in which their lack would be met."""
+    checks = [_python(), *_packages(), _devices(), _memory(), _disk(), *_decoders(), *_archive_tools()]
+    return [*checks, _git(), _tracking(), _orchestrator(), _parameters(), *_data()]
+
+
+def _check(name: str, status: Status, found: str, cure: str = "") -> Check:
+    return {"check": name, "status": status, "found": found, "cure": cure}
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        return _check("python", "ok", version)
+    return _check("python", "fail", version, "use Python 3.11 or 3.12: make PYTHON=python3.12 install")
+
+
+def _packages() -> list[Check]:
+    checks = []
+    for name in PACKAGES:
+        try:
+            checks.append(_check(name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            checks.append(_check(name, "fail", "not installed", "make install"))
+    return checks
+
+
+def _devices() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return _check("devices", "ok", f"{len(names)} GPU: {', '.join(sorted(set(names)))}")
+    driver = shutil.which("nvidia-smi")
+    cure = "the driver is there but torch sees no GPU: compare nvidia-smi with torch.version.cuda" if driver else ""
+    return _check("devices", "warn", f"no GPU, {os.cpu_count()} CPU cores", cure or "paper-size recipes need GPUs")
+
+
+def _memory() -> Check:
+    import psutil
+
+    total = psutil.virtual_memory().total / 2**30
+    return _check("memory", "ok" if total >= 6 else "warn", f"{total:.0f} GiB", "" if total >= 6 else "6 GiB or more")
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free >= MINIMUM_FREE_GIB:
+        return _check("disk", "ok", f"{free:.0f} GiB free here")
+    return _check("disk", "fail", f"{free:.1f} GiB free here", f"free {MINIMUM_FREE_GIB} GiB or set EVEREST_DATA")
+
+
+def _decoders() -> list[Check]:
+    """Each reader decodes a clip that is written for it, rather than only importing."""
+    import tempfile
+
+    import numpy as np
+
+    from pipeline.data.video import open_video, write_video
+
+    checks = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        frames = np.full((8, 64, 64, 3), 128, np.uint8)
+        for reader in ("decord", "pyav"):
+            try:
+                write_video(path, frames, fps=8)
+                decoded = open_video(path, reader=reader).frames(range(8))
+                checks.append(_check(f"{reader} decodes H.264", "ok", f"{len(decoded)} of 8 frames"))
+            except (EverestError, OSError, RuntimeError) as error:
+                checks.append(_check(f"{reader} decodes H.264", "fail", str(error), "make install"))
+    return checks
+
+
+def _archive_tools() -> list[Check]:
+    checks = []
+    for tool, package in ARCHIVE_TOOLS.items():
+        path = shutil.which(tool)
+        cure = "" if path else f"for RAR archives (UCF101, HMDB51): apt-get install {package}"
+        checks.append(_check(tool, "ok" if path else "warn", path or "not found", cure))
+    return checks
+
+
+def _git() -> Check:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return _check("git", "warn", done.stderr.strip(), "deployments run the last commit: git init, then commit")
+    return _check("git", "ok", f"at {done.stdout.strip()}")
+
+
+def _tracking() -> Check:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    return _reachable("mlflow", uri, "start the server or unset MLFLOW_TRACKING_URI; training goes on without it")
+
+
+def _orchestrator() -> Check:
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        return _check("prefect", "ok", "embedded server (PREFECT_API_URL is not set)")
+    return _reachable("prefect", url, "prefect server start, or unset PREFECT_API_URL")
+
+
+def _reachable(name: str, url: str, cure: str) -> Check:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return _check(name, "ok", parts.scheme + " store")
+    address = (parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, timeout=3).close()
+    except OSError as error:
+        return _check(name, "fail", f"{address[0]}:{address[1]}: {error}", cure)
+    return _check(name, "ok", f"{address[0]}:{address[1]} answers")
+
+
+def _parameters() -> Check:
+    try:
+        params = load_params()
+    except EverestError as error:
+        return _check("params.yaml", "fail", str(error).splitlines()[0], "see the message")
+    return _check("params.yaml", "ok", f"recipe {params.recipe}: {', '.join(params.benchmarks)}")
+
+
+def _data() -> list[Check]:
+    try:
+        params = load_params()
+    except EverestError:
+        return []
+    checks = [_check("raw videos", "ok", str(data_root() / "raw"))]
+    steps: list[tuple[str, Callable[[str], Path]]] = [("download", manifest_dir), ("preprocess", cache_dir)]
+    for key in params.benchmarks:
+        missing = [stage for stage, folder in steps if not folder(key).exists()]
+        found = f"not yet: {', '.join(missing)}" if missing else "manifest and cache"
+        cure = f"dvc repro {missing[0]}@{key}, or everest run" if missing else ""
+        checks.append(_check(f"data of {key}", "warn" if missing else "ok", found, cure))
+    return checks

@@ -1,0 +1,104 @@
+"""`everest ui`: MLflow's and Prefect's pages on loopback, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.errors import BusyError, EverestError
+from pipeline.layout import WORK
+from pipeline.terminal import say
+
+HOST = "127.0.0.1"
+START_SECONDS = 90
+
+
+def serve(mlflow_port: int, prefect_port: int) -> None:
+    """Start both servers, say where they are, and stop them with this process.
+
+    Raises:
+        BusyError: a port is taken.
+        EverestError: a server ended by itself; names its log.
+    """
+    for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
+        _refuse_taken(name, port)
+    (WORK / "logs").mkdir(parents=True, exist_ok=True)
+    store = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    commands = {
+        "MLflow": [_tool("mlflow"), "server", "--backend-store-uri", store, "--host", HOST, "--port", str(mlflow_port)],
+        "Prefect": [_tool("prefect"), "server", "start", "--host", HOST, "--port", str(prefect_port)],
+    }
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    servers: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            with _log(name).open("wb") as log:
+                servers[name] = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                )
+        for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
+            _wait(name, servers[name], port)
+        say(f"MLflow   http://{HOST}:{mlflow_port}")
+        say(f"Prefect  http://{HOST}:{prefect_port}   (to use it: export PREFECT_API_URL=http://{HOST}:{prefect_port}/api)")
+        say("Ctrl-C stops both.")
+        while all(server.poll() is None for server in servers.values()):
+            time.sleep(1)
+        ended = next(name for name, server in servers.items() if server.poll() is not None)
+        raise EverestError(f"{ended}'s server ended by itself; its last words are in {_log(ended)}")
+    except KeyboardInterrupt:
+        say("stopping")
+    finally:
+        for server in servers.values():
+            _end(server)
+
+
+def _refuse_taken(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            option = f"--{name.lower()}-port {port + 1}"
+            raise BusyError(
+                f"port {port} for {name} is taken, perhaps by another `everest ui`. Cure: everest ui {option}"
+            ) from None
+
+
+def _wait(name: str, server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise EverestError(f"{name}'s server did not start; its last words are in {_log(name)}")
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise EverestError(f"{name}'s server did not answer within {START_SECONDS} s; see {_log(name)}")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """The server and its workers: they share its session."""
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _log(name: str) -> Path:
+    return WORK / "logs" / f"{name.lower()}-server.log"
+
+
+def _tool(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else str(shutil.which(name) or name)

@@ -1,0 +1,46 @@
+"""The flow's order is an order of dvc.yaml's own graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.stages import chain
+from pipeline.params import load_params
+
+
+@pytest.fixture(scope="module")
+def edges(root: Path) -> set[tuple[str, str]]:
+    """(stage, a stage that it waits for), as DVC sees them."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        return {(str(after.addressing), str(before.addressing)) for after, before in repo.index.graph.edges}
+
+
+def test_the_flow_runs_the_stages_of_dvc_yaml_and_no_other(root: Path, edges: set[tuple[str, str]]) -> None:
+    names = [stage.name for stage in chain(load_params(root / "params.yaml"))]
+    assert len(names) == len(set(names))
+    assert set(names) == {name for edge in edges for name in edge}
+
+
+def test_the_flow_runs_every_stage_after_those_it_depends_on(root: Path, edges: set[tuple[str, str]]) -> None:
+    place = {stage.name: index for index, stage in enumerate(chain(load_params(root / "params.yaml")))}
+    for stage, needed in edges:
+        assert place[needed] < place[stage], f"{stage} runs before {needed}"
+
+
+def test_the_flow_waits_for_every_edge_of_the_graph(root: Path, edges: set[tuple[str, str]]) -> None:
+    stages = {stage.name: stage for stage in chain(load_params(root / "params.yaml"))}
+
+    def ancestors(name: str) -> set[str]:
+        return set(stages[name].after).union(*(ancestors(before) for before in stages[name].after), set())
+
+    for stage, needed in edges:
+        assert needed in ancestors(stage), f"{stage} does not wait for {needed}"
+
+
+def test_converted_weights_need_no_pretraining(root: Path) -> None:
+    params = load_params(root / "params.yaml", {"finetune.init": "weights/official"})
+    assert not [stage.name for stage in chain(params) if "pretrain" in stage.name or "corpus" in stage.name]

@@ -1,0 +1,97 @@
+"""Parameters are checked before anything runs, and each message says key, value, bound and cure."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.params import flatten, known_keys, load_params
+
+
+@pytest.fixture
+def params_file(root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(root / "recipes" / "demo.yaml", tmp_path / "params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"finetune.epoch": 2}, ["finetune.epoch: unknown key", "did you mean 'finetune.epochs'"]),
+        ({"finetune.epochs": "ten"}, ["finetune.epochs = 'ten'", "integer"]),
+        ({"pretrain.keep_ratio": 1.5}, ["pretrain.keep_ratio = 1.5", "less than or equal to 1"]),
+        ({"pretrain.visible_ratio": 0.9}, ["visible_ratio = 0.9", "keep_ratio", "Cure"]),
+        ({"benchmarks.motion.data.classes": 9}, ["benchmarks.motion.data.classes = 9", "8 classes"]),
+        ({"pretrain.corpus": ["moton"]}, ["pretrain.corpus", "'moton'", "did you mean 'motion'"]),
+        ({"clip.resolution": 65}, ["clip.resolution = 65", "multiple of the 16-pixel patch"]),
+        ({"clip.frames": 15}, ["clip.frames = 15", "even"]),
+        ({"pretrain.base_lr": float("nan")}, ["pretrain.base_lr", "finite"]),
+        ({"seed": True}, ["seed = True", "integer"]),
+        ({"preprocess.short_side": 32}, ["preprocess.short_side = 32", "clip.resolution"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_bound_and_cure(
+    params_file: Path, overrides: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_params(params_file, overrides)
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_every_fault_gets_its_own_line(params_file: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_params(params_file, {"finetune.epochs": 0, "pretrain.keep_ratio": 2.0})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_file_and_broken_yaml_are_refused_with_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist. Cure"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1, 2")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_yaml_that_asks_for_code_is_not_run(tmp_path: Path) -> None:
+    evil = tmp_path / "params.yaml"
+    evil.write_text(f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path {{}}]\n# {tmp_path}")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_params(evil)
+
+
+def test_a_benchmark_overrides_only_what_it_names(params_file: Path) -> None:
+    params = load_params(params_file, {"benchmarks.motion.finetune.epochs": 3})
+    assert params.finetune_of("motion").epochs == 3
+    assert params.finetune_of("state_change").epochs == params.finetune.epochs
+    assert params.finetune_of("motion").base_lr == params.finetune.base_lr
+
+
+def test_params_are_immutable(params_file: Path) -> None:
+    params = load_params(params_file)
+    with pytest.raises(ValueError, match="frozen"):
+        params.finetune.epochs = 3  # type: ignore[misc]
+
+
+def test_an_unknown_benchmark_names_those_that_exist(params_file: Path) -> None:
+    with pytest.raises(InputError, match="motion, state_change"):
+        load_params(params_file).benchmark("motions")
+
+
+def test_the_committed_params_are_the_demo_recipe(root: Path) -> None:
+    read = [yaml.safe_load((root / name).read_text()) for name in ("params.yaml", "recipes/demo.yaml")]
+    assert read[0] == read[1]
+
+
+def test_every_recipe_is_valid_and_its_keys_are_known(root: Path) -> None:
+    recipes = sorted((root / "recipes").glob("*.yaml"))
+    assert len(recipes) >= 6
+    for path in recipes:
+        params = load_params(path)
+        assert params.recipe == path.stem
+        for key in flatten(params.finetune):
+            assert f"finetune.{key}" in known_keys()
