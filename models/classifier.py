@@ -151,8 +151,8 @@ class EverestClassifier(nn.Module):
         return {"pool.query"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's rule for layer-wise lr decay: 0 the embedding, k + 1 block k, depth + 1 the rest (head and norms)."""
-        return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}  # timm puts the unmatched last
+        """timm's rule for layer-wise lr decay: 0 embedding, k + 1 block k, then head and norms."""
+        return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}
 
 
 def _mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:

@@ -1,0 +1,220 @@
+"""Weights between this project, the official EVEREST / VideoMAE files and Hugging Face: pure functions over
+states.
+
+A state is a dictionary of tensors. Ours carries the official names with the tubelet embedding as a matrix;
+Hugging Face splits queries, keys and values and names the blocks in its own way. Nothing is computed:
+reshaping, cutting and joining only, so that every round trip is bit-identical.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from models.registry import SIZES, architecture
+from models.weights import check_state
+
+State = dict[str, Tensor]
+EMBEDDING = "patch_embed.proj.weight"
+
+#: Inside a block: Hugging Face's name, ours. Queries, keys and values are handled apart.
+BLOCK_NAMES = (
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("attention.output.dense", "attn.proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+)
+#: Around the blocks, in a pre-training file and in a fine-tuned one: Hugging Face's beginning of a key, ours.
+PRETRAIN_NAMES = (
+    ("videomae.embeddings.patch_embeddings.projection.", "encoder.patch_embed.proj."),
+    ("videomae.encoder.layer.", "encoder.blocks."),
+    ("videomae.layernorm.", "encoder.norm."),
+    ("decoder.decoder_layers.", "decoder.blocks."),
+    ("decoder.norm.", "decoder.norm."),
+    ("decoder.head.", "decoder.head."),
+    ("encoder_to_decoder.", "encoder_to_decoder."),
+    ("mask_token", "mask_token"),
+)
+FINETUNE_NAMES = (
+    ("videomae.embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("videomae.encoder.layer.", "blocks."),
+    ("fc_norm.", "fc_norm."),
+    ("classifier.", "head."),
+)
+_BLOCK = re.compile(r"(.*?(?:blocks|layer|decoder_layers)\.\d+\.)(.*)")
+
+
+def is_pretraining(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state of any of the three has a decoder."""
+    return any(key.startswith(("decoder.", "encoder_to_decoder.", "mask_token")) for key in state)
+
+
+def from_official(state: Mapping[str, Tensor]) -> State:
+    """An official state (already out of `model` or `module`) with our shapes; names are the same."""
+    prefix = "" if is_pretraining(state) else "backbone."
+    state = {key.removeprefix("module.").removeprefix(prefix): value for key, value in state.items()}
+    return {key: value.flatten(1) if key.endswith(EMBEDDING) else value for key, value in state.items()}
+
+
+def to_official(state: Mapping[str, Tensor], tubelet: int = 2, patch: int = 16) -> State:
+    """Our state with the tubelet embedding as the official 3-D convolution kernel [D, 3, 2, 16, 16]."""
+    kernel = (-1, tubelet, patch, patch)
+    return {
+        key: value.unflatten(1, kernel) if key.endswith(EMBEDDING) else value for key, value in state.items()
+    }
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> State:
+    """The state of a `VideoMAEForPreTraining` or `VideoMAEForVideoClassification` under our names and shapes.
+
+    Raises ValueError listing the keys that have no counterpart.
+    """
+    names = PRETRAIN_NAMES if is_pretraining(state) else FINETUNE_NAMES
+    ours: State = {}
+    for key, value in state.items():
+        ours[_rename(key, names, BLOCK_NAMES)] = value
+    for key in [key for key in ours if key.endswith("attention.attention.query.weight")]:
+        block = key.removesuffix("attention.attention.query.weight")
+        parts = [ours.get(f"{block}attention.attention.{part}.weight") for part in ("query", "key", "value")]
+        if any(part is None for part in parts):
+            raise ValueError(
+                f"{block}attention.attention lacks one of query, key, value. Cure: a whole checkpoint."
+            )
+        for part in ("query", "key", "value"):
+            del ours[f"{block}attention.attention.{part}.weight"]
+        ours[f"{block}attn.qkv.weight"] = torch.cat([part for part in parts if part is not None])
+        for name, part in (("q", "query"), ("v", "value")):
+            # Files on the hub say q_bias, models in memory query.bias.
+            for spelling in (f"{name}_bias", f"{part}.bias"):
+                if (bias := ours.pop(f"{block}attention.attention.{spelling}", None)) is not None:
+                    ours[f"{block}attn.{name}_bias"] = bias
+    unknown = [key for key in ours if ".attention." in key or key.startswith("videomae.")]
+    if unknown:
+        raise ValueError(
+            f"keys without a counterpart: {', '.join(unknown[:12])}. "
+            "Cure: VideoMAEForPreTraining or VideoMAEForVideoClassification with mean pooling and q/v bias."
+        )
+    return {key: value.flatten(1) if key.endswith(EMBEDDING) else value for key, value in ours.items()}
+
+
+def to_huggingface(state: Mapping[str, Tensor], tubelet: int = 2, patch: int = 16) -> State:
+    """Our state under the names of files on the hub (which transformers 4 and 5 load)."""
+    names = PRETRAIN_NAMES if is_pretraining(state) else FINETUNE_NAMES
+    back = tuple((ours, theirs) for theirs, ours in names)
+    block_back = tuple((ours, theirs) for theirs, ours in BLOCK_NAMES)
+    theirs: State = {}
+    for key, value in to_official(state, tubelet, patch).items():
+        name = _rename(key, back, block_back)
+        if name.endswith("attn.qkv.weight"):
+            block = name.removesuffix("attn.qkv.weight")
+            for part, weight in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                theirs[f"{block}attention.attention.{part}.weight"] = weight
+        else:
+            theirs[re.sub(r"attn\.([qv]_bias)$", r"attention.attention.\1", name)] = value
+    return theirs
+
+
+def _rename(key: str, names: tuple[tuple[str, str], ...], block_names: tuple[tuple[str, str], ...]) -> str:
+    """The key with its beginning, and inside a block its middle, under the other name; unknown keys stay."""
+    for old, new in names:
+        if key.startswith(old):
+            key = new + key.removeprefix(old)
+            break
+    match = _BLOCK.fullmatch(key)
+    if match is None:
+        return key
+    block, inner = match.groups()
+    for old, new in block_names:
+        if inner.startswith(old + "."):
+            return block + new + inner.removeprefix(old)
+    return key
+
+
+def describe(
+    state: Mapping[str, Tensor], img_size: int = 224, num_frames: int = 16
+) -> tuple[str, dict[str, Any]]:
+    """The timm name and arguments of our state, and the check that every key and shape belongs to them.
+
+    Heads cannot be read from weights: they follow from the size (METHOD section 5). Raises ValueError listing
+    missing and unknown keys, or naming a width and depth that no size has.
+    """
+    pretrain = is_pretraining(state)
+    prefix = "encoder." if pretrain else ""
+    embedding = state.get(prefix + EMBEDDING)
+    if embedding is None:
+        raise ValueError(
+            f"no {prefix}{EMBEDDING} among {len(state)} keys, such as {', '.join(list(state)[:3])}. "
+            "Cure: a checkpoint of EVEREST, VideoMAE or this project."
+        )
+    width, depth = embedding.shape[0], _depth(state, prefix)
+    sizes = [name for name, size in SIZES.items() if (size.embed_dim, size.depth) == (width, depth)]
+    if not sizes:
+        raise ValueError(
+            f"width {width} with {depth} blocks is no size of {', '.join(SIZES)}. Cure: a whole checkpoint "
+            "of one."
+        )
+    kwargs: dict[str, Any] = {"img_size": img_size, "num_frames": num_frames}
+    if pretrain:
+        kwargs["decoder_depth"] = _depth(state, "decoder.")
+    else:
+        kwargs["num_classes"] = len(state["head.weight"]) if "head.weight" in state else 0
+        if any(key.startswith("pool.") for key in state):
+            kwargs["head"] = "attentive"
+    name = architecture(sizes[0], pretrain)
+    with torch.device("meta"):
+        model = timm.create_model(name, **kwargs)
+    check_state(
+        state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, "the checkpoint"
+    )
+    return name, kwargs
+
+
+def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
+    found = {
+        key.removeprefix(f"{prefix}blocks.").split(".")[0]
+        for key in state
+        if key.startswith(f"{prefix}blocks.")
+    }
+    return max((int(number) + 1 for number in found if number.isdigit()), default=0)
+
+
+def huggingface_config(
+    name: str, kwargs: Mapping[str, Any], labels: list[str] | None = None
+) -> dict[str, Any]:
+    """`config.json` for our architecture, with our LayerNorm eps of 1e-6 (its own default is 1e-12)."""
+    pretrain = "_pretrain_" in name
+    size = SIZES[name.split("_")[2 if pretrain else 1]]
+    config: dict[str, Any] = {
+        "model_type": "videomae",
+        "architectures": ["VideoMAEForPreTraining" if pretrain else "VideoMAEForVideoClassification"],
+        "image_size": kwargs.get("img_size", 224),
+        "num_frames": kwargs.get("num_frames", 16),
+        "patch_size": 16,
+        "tubelet_size": 2,
+        "num_channels": 3,
+        "hidden_size": size.embed_dim,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.num_heads,
+        "intermediate_size": 4 * size.embed_dim,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "use_mean_pooling": not pretrain,
+        "decoder_hidden_size": size.decoder_embed_dim,
+        "decoder_num_hidden_layers": kwargs.get("decoder_depth", size.decoder_depth),
+        "decoder_num_attention_heads": size.decoder_num_heads,
+        "decoder_intermediate_size": 4 * size.decoder_embed_dim,
+        "norm_pix_loss": True,
+    }
+    if not pretrain:
+        classes = kwargs.get("num_classes", 400)
+        named = dict(enumerate(labels or [f"LABEL_{i}" for i in range(classes)]))
+        config["id2label"] = {str(i): label for i, label in named.items()}
+        config["label2id"] = {label: i for i, label in named.items()}
+    return config

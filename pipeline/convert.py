@@ -1,0 +1,226 @@
+"""`everest convert-checkpoint`: official EVEREST / VideoMAE files, this project's folders and Hugging Face's
+folders.
+
+A pickle is read through an allow-list (tensors, plain containers and `argparse.Namespace`); one that carries
+code is refused before anything of it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Format = Literal["ours", "official", "huggingface"]
+FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
+#: Arguments of ours that say which tokens are kept, in the words that the other formats cannot hold.
+TOKEN_CHOICE = ("strategy", "keep_ratio", "visible_ratio", "score_share", "head")
+
+
+class Read(NamedTuple):
+    """A checkpoint in our names: its format, weights, timm name and arguments."""
+
+    format: Format
+    state: dict[str, Tensor]
+    architecture: str
+    kwargs: dict[str, Any]
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    to: Format = "ours",
+    *,
+    img_size: int = 224,
+    num_frames: int = 16,
+    strategy: str | None = None,
+    labels: list[str] | None = None,
+) -> dict[str, Any]:
+    """Write `source` (the format is recognised) to `destination` in the format `to`.
+
+    `img_size` and `num_frames` are for official files, which do not say them. `strategy` says which tokens
+    the model is used with; without it an EVEREST file's own flags say it, and others get VideoMAE's tube or
+    all tokens. `destination` is a folder for ours and huggingface, a file for official. Raises InputError for
+    a file that is missing, carries code, or has missing or unknown keys.
+    """
+    from models.convert import huggingface_config, to_huggingface, to_official
+    from models.weights import save_state
+
+    if to not in FORMATS:
+        raise InputError(f"to = {to!r}, expected one of {', '.join(FORMATS)}. Cure: choose one of them.")
+    try:
+        read = read_checkpoint(Path(source), img_size=img_size, num_frames=num_frames, strategy=strategy)
+        if to == "ours":
+            info = {
+                "architecture": read.architecture,
+                "kwargs": read.kwargs,
+                "created_by": "everest convert-checkpoint",
+            }
+            save_state(read.state, destination, info)
+        elif read.kwargs.get("head") == "attentive":
+            raise InputError(
+                f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean."
+            )
+        elif to == "huggingface":
+            config = huggingface_config(read.architecture, read.kwargs, labels)
+            _write_huggingface(to_huggingface(read.state), config, destination)
+        else:
+            _write_official(to_official(read.state), destination)
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{source}: {error}") from None
+    return {
+        "source": str(source),
+        "source_format": read.format,
+        "destination": str(destination),
+        "format": to,
+        "architecture": read.architecture,
+        "kwargs": read.kwargs,
+        "tensors": len(read.state),
+        "parameters": sum(value.numel() for value in read.state.values()),
+    }
+
+
+def read_checkpoint(
+    source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None
+) -> Read:
+    """A checkpoint of any of the formats in our names, every key and shape checked."""
+    from models.convert import describe, from_huggingface, from_official, is_pretraining
+    from models.weights import INFO, read_info, read_state
+
+    choice: dict[str, Any] = {}
+    if source.is_dir() and (source / INFO).exists():
+        form: Format = "ours"
+        state, kwargs = read_state(source), read_info(source)["kwargs"]
+        img_size, num_frames = kwargs.get("img_size", 224), kwargs.get("num_frames", 16)
+        choice = {key: kwargs[key] for key in TOKEN_CHOICE if key in kwargs}
+    elif source.is_dir() and (source / "config.json").exists():
+        form = "huggingface"
+        config = _read_config(source / "config.json")
+        img_size, num_frames = config.get("image_size", 224), config.get("num_frames", 16)
+        state = from_huggingface(_read_tensors(source))
+    elif source.is_file():
+        form = "official"
+        weights, arguments = read_official(source)
+        state, choice = from_official(weights), _official_choice(arguments, is_pretraining(weights))
+    else:
+        raise InputError(
+            f"{source} is neither a file nor a folder with {INFO} or config.json. Cure: an official .pth "
+            "file, a folder "
+            "of this project, or a Hugging Face folder."
+        )
+    if not choice:
+        choice = {"strategy": "tube" if is_pretraining(state) else "none"}
+    if strategy is not None:
+        choice["strategy"] = strategy
+    name, arguments_found = describe(state, img_size, num_frames)
+    return Read(form, state, name, arguments_found | choice)
+
+
+def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the training arguments of an official file. Raises InputError for one that carries
+    code.
+    """
+    import argparse
+
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), ""
+        )
+        raise InputError(
+            f"{path} holds more than weights and is refused: "
+            f"{reason or 'it cannot be read without running code'}. "
+            "Cure: a file with tensors, numbers, text and argparse.Namespace only, from the publisher."
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a torch checkpoint: {error}. Cure: download it again."
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'."
+        )
+    state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(
+            f"{path} has no weights under 'model' or 'module', only "
+            f"{', '.join(map(str, list(content)[:8]))}. "
+            "Cure: the checkpoint file that training wrote, whole."
+        )
+    return dict(state), dict(vars(content["args"])) if isinstance(
+        content.get("args"), argparse.Namespace
+    ) else {}
+
+
+def _official_choice(arguments: dict[str, Any], pretrain: bool) -> dict[str, Any]:
+    """Which tokens an EVEREST file was trained with. Its flags name what is dropped, ours what is kept."""
+    if "mcm_ratio" not in arguments:
+        return {}
+    choice: dict[str, Any] = {"strategy": "everest", "keep_ratio": round(1 - arguments["mcm_ratio"], 9)}
+    if pretrain and "mask_ratio" in arguments:
+        choice["visible_ratio"] = round(1 - arguments["mask_ratio"], 9)
+    return choice
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON: {error}. Cure: download the folder again.") from None
+    expected = {"model_type": "videomae", "hidden_act": "gelu", "patch_size": 16, "tubelet_size": 2}
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise InputError(f"{path}: {key} = {config[key]!r}, expected {value!r}. Cure: a VideoMAE model.")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if (folder / "model.safetensors").exists():
+        try:
+            return load_file(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise InputError(
+                f"{folder}/model.safetensors is broken: {error}. Cure: download it again."
+            ) from None
+    if (folder / "pytorch_model.bin").exists():
+        return read_official(folder / "pytorch_model.bin")[0]
+    raise InputError(
+        f"{folder} has neither model.safetensors nor pytorch_model.bin. Cure: download it whole."
+    )
+
+
+def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".model.safetensors.{os.getpid()}"
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, unfinished, metadata={"format": "pt"}
+    )
+    unfinished.replace(folder / "model.safetensors")
+    unfinished = folder / f".config.json.{os.getpid()}"
+    unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(folder / "config.json")
+
+
+def _write_official(state: dict[str, Tensor], path: Path) -> None:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save({"model": {key: value.clone() for key, value in state.items()}}, unfinished)
+    unfinished.replace(path)
