@@ -1,0 +1,122 @@
+"""From uint8 batches to what a model takes: batched on the device, in uint8 until normalisation.
+
+Every transform is `transform(batch, device) -> (clip_BCTHW, targets)`. All random numbers come from
+`sampling.uniforms(seed, epoch, sample)`: a sample is augmented the same on any rank, with any number of
+workers, and after a resume. What is drawn for a clip holds for all its frames.
+
+Shapes: B clips, C channels, T frames, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data import augment_crop as crop
+from pipeline.data.augment_erase import random_erase
+from pipeline.data.augment_mix import mix, soft_targets
+from pipeline.data.augment_rand import RandAugment
+from pipeline.data.loader import Batch
+
+#: Mean and deviation of ImageNet's RGB in [0, 1], which the published recipes normalise with.
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+class PretrainTransform:
+    """Multi-scale crop and flip (METHOD section 7, pre-training); no targets.
+
+    Args:
+        resolution: of the clip in pixels.
+        scales: crop sides as shares of the short side.
+        flip: probability of a horizontal flip.
+    """
+
+    def __init__(self, resolution: int, scales: Sequence[float], flip: float = 0.0) -> None:
+        self.resolution, self.scales, self.flip = resolution, tuple(scales), flip
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, None]:
+        boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
+        flips_B = flips(batch, self.flip)
+        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B)
+        return normalise(clip_BTHWC), None
+
+
+class FinetuneTransform:
+    """Random-resized crop, flip, RandAugment, random erasing, mixup/cutmix, label smoothing (METHOD section
+    7).
+
+    Args:
+    resolution: of the clip in pixels.
+    classes: K.
+    crop_scale, crop_ratio: area share and aspect ratio of the crop.
+    rand_augment: such as `m7-n4-mstd0.5-inc1`, or None.
+    random_erasing: probability for each clip.
+    mixup, cutmix: alpha of the Beta distribution, 0 is off.
+
+    The targets are soft, [B, K] float32, also where nothing is mixed.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        classes: int,
+        *,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        crop_ratio: Sequence[float] = (0.75, 4 / 3),
+        flip: float = 0.5,
+        rand_augment: str | None = None,
+        random_erasing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.resolution, self.classes, self.flip = resolution, classes, flip
+        self.crop_scale, self.crop_ratio = tuple(crop_scale), tuple(crop_ratio)
+        self.rand_augment = RandAugment(rand_augment) if rand_augment else None
+        self.random_erasing, self.mixup, self.cutmix = random_erasing, mixup, cutmix
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        boxes_B4 = crop.random_resized_boxes(batch, self.crop_scale, self.crop_ratio)
+        flips_B = flips(batch, self.flip)
+        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B)
+        if self.rand_augment is not None:
+            clip_BTHWC = self.rand_augment(clip_BTHWC, batch)
+        clip_BCTHW = normalise(clip_BTHWC)
+        if self.random_erasing > 0:
+            clip_BCTHW = random_erase(clip_BCTHW, batch, self.random_erasing)
+        targets_BK = soft_targets(
+            batch.labels_B.to(device, non_blocking=True), self.classes, self.label_smoothing
+        )
+        return mix(clip_BCTHW, targets_BK, batch, self.mixup, self.cutmix)
+
+
+class EvalTransform:
+    """The centre square of the short side's length, resized; targets are the labels [B] int64."""
+
+    def __init__(self, resolution: int) -> None:
+        self.resolution = resolution
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        boxes_B4 = crop.centre_boxes(batch.sizes_B2)
+        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device)
+        return normalise(clip_BTHWC), batch.labels_B.to(device, non_blocking=True)
+
+
+def flips(batch: Batch, probability: float) -> np.ndarray:
+    """Which clips are mirrored, [B] bool."""
+    chosen: np.ndarray = crop.draws(batch, "flip", 1)[:, 0] < probability
+    return chosen
+
+
+def normalise(clip_BTHWC: Tensor) -> Tensor:
+    """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation; values in memory stay in
+    order.
+    """
+    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=clip_BTHWC.device)
+    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=clip_BTHWC.device)
+    return clip_BTHWC.permute(0, 4, 1, 2, 3).float().mul_(scale.view(3, 1, 1, 1)).add_(shift.view(3, 1, 1, 1))

@@ -1,0 +1,93 @@
+"""Soft targets, mixup and cutmix, within pairs of neighbouring clips.
+
+Clips 2i and 2i+1 of a batch are partners. A micro-batch of even size therefore holds both, whatever the
+number of ranks, so mixing does not depend on the rank layout. Each clip of a pair has the same share of
+itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data import sampling
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.data.loader import Batch
+
+
+def soft_targets(labels_B: Tensor, classes: int, smoothing: float) -> Tensor:
+    """[B, K] float32: `1 - smoothing` on the label plus `smoothing / K` on every class."""
+    targets_BK = torch.full((len(labels_B), classes), smoothing / classes, device=labels_B.device)
+    return targets_BK.scatter_add_(1, labels_B[:, None], torch.full_like(targets_BK[:, :1], 1 - smoothing))
+
+
+def mix(
+    clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Mix clips with their partners: `share * own + (1 - share) * partner`, or a box of the partner (cutmix).
+
+    `share` is Beta(alpha, alpha); with both on, each is used for half of the pairs. Cutmix's box is the same
+    in all frames and its share is corrected to the box's true area.
+
+    Raises:
+    InputError: mixing an odd number of clips.
+    """
+    if mixup <= 0 and cutmix <= 0:
+        return clip_BCTHW, targets_BK
+    count = len(clip_BCTHW)
+    if count % 2:
+        raise InputError(
+            f"mixup and cutmix mix pairs of clips, a micro-batch has {count}. Cure: an even batch per rank."
+        )
+    height, width = clip_BCTHW.shape[-2:]
+    share_B, boxes_B4, cut_B = mix_plan(batch, mixup, cutmix, height, width)
+    device = clip_BCTHW.device
+    partner_B = torch.arange(count, device=device) ^ 1
+    share = torch.from_numpy(share_B).float().to(device, non_blocking=True)
+    inside_BHW = torch.from_numpy(_inside(boxes_B4, height, width)).to(device, non_blocking=True)
+    cut = torch.from_numpy(cut_B).to(device, non_blocking=True)
+    weight_BHW = torch.where(cut[:, None, None], 1.0 - inside_BHW.float(), share[:, None, None])
+    weight = weight_BHW[:, None, None]
+    mixed = torch.lerp(clip_BCTHW[partner_B], clip_BCTHW, weight.expand_as(clip_BCTHW))
+    return mixed, torch.lerp(targets_BK[partner_B], targets_BK, share[:, None].expand_as(targets_BK))
+
+
+def mix_plan(
+    batch: Batch, mixup: float, cutmix: float, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(share of the own clip [B], boxes (top, left, bottom, right) [B, 4], whether cutmix [B]); equal in a
+    pair.
+    """
+    # A pair draws as its first clip does.
+    first = np.repeat(batch.sample_B.numpy()[::2], 2)
+    u = sampling.uniforms(batch.seed, batch.epoch, first, "mix", 3)
+    cut_B = u[:, 0] < 0.5 if mixup > 0 and cutmix > 0 else np.full(len(first), cutmix > 0)
+    share = np.where(cut_B, _beta(batch, first, cutmix), _beta(batch, first, mixup))
+    side = np.sqrt(1 - share)
+    tall, wide = (height * side).astype(int), (width * side).astype(int)
+    middle_y, middle_x = (u[:, 1] * height).astype(int), (u[:, 2] * width).astype(int)
+    top, bottom = np.clip(middle_y - tall // 2, 0, height), np.clip(middle_y + tall // 2, 0, height)
+    left, right = np.clip(middle_x - wide // 2, 0, width), np.clip(middle_x + wide // 2, 0, width)
+    true = 1 - (bottom - top) * (right - left) / (height * width)
+    return np.where(cut_B, true, share), np.stack([top, left, bottom, right], axis=1), cut_B
+
+
+def _inside(boxes_B4: np.ndarray, height: int, width: int) -> np.ndarray:
+    y, x = np.arange(height), np.arange(width)
+    top, left, bottom, right = (boxes_B4[:, k : k + 1] for k in range(4))
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    inside: np.ndarray = rows[:, :, None] & columns[:, None, :]
+    return inside
+
+
+def _beta(batch: Batch, samples: np.ndarray, alpha: float) -> np.ndarray:
+    """Beta(alpha, alpha) numbers [B], each from its own generator seeded by the sample."""
+    if alpha <= 0:
+        return np.ones(len(samples))
+    seeds = (sampling.uniforms(batch.seed, batch.epoch, samples, "beta", 1)[:, 0] * 2**53).astype(np.uint64)
+    return np.asarray([np.random.Generator(np.random.Philox(int(seed))).beta(alpha, alpha) for seed in seeds])

@@ -1,0 +1,249 @@
+"""Which clips there are: videos of one or several caches (or the video files themselves), and which frames to
+read.
+
+A clip's frames are a pure function of (seed, epoch, sample), where a sample is a row and its repetition.
+Frame selection from the cache looks at the stored distance maps only, so no frame is decoded that is not
+used.
+
+Shapes: B clips, T frames, A candidate slots, L places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import layout
+from pipeline.data import sampling
+from pipeline.data.cache import Cache
+from pipeline.data.informativeness import U8, window_maps
+from pipeline.data.sampling import TUBELET, Ints
+from pipeline.errors import InputError
+from pipeline.params import Params
+
+Selection = Literal["none", "cached", "online"]
+
+
+class Source(Protocol):
+    """Frames of the videos of one benchmark: a cache, or the files themselves."""
+
+    ids: list[str]
+    grid: int
+
+    def __len__(self) -> int: ...
+    def num_frames(self, row: int) -> int: ...
+    def size(self, row: int) -> tuple[int, int]: ...
+    def label(self, row: int) -> int: ...
+    def views(self, row: int, frame_indices: Any) -> list[U8]: ...
+    def maps(self, row: int) -> npt.NDArray[np.float16] | None: ...
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """How a clip is cut from a video.
+
+    Attributes:
+    frames: T of the clip that the model sees.
+    selection: `none` takes consecutive frames at the step; `cached` chooses the most informative slots by the
+    stored maps; `online` hands over all candidate slots, for the model's embedding to choose from.
+    oversample, window, keep_ratio: of frame selection (METHOD section 3).
+    random: False takes the middle of the video, always the same.
+    """
+
+    frames: int
+    selection: Selection = "none"
+    oversample: float = 1.5
+    window: str = "grow"
+    keep_ratio: float = 0.3
+    random: bool = True
+
+    @property
+    def frames_read(self) -> int:
+        """Frames of a clip as loaded: all candidates in `online` selection."""
+        if self.selection == "online":
+            return TUBELET * sampling.candidate_slots(self.frames, self.oversample)
+        return self.frames
+
+
+@dataclass(frozen=True)
+class Member:
+    """Some rows of one source, at its frame step."""
+
+    source: Source
+    rows: Ints
+    step: int
+
+
+class ClipDataset:
+    """Clips of one or several sources, one row for each video, numbered through."""
+
+    def __init__(self, members: Sequence[Member], rule: ClipRule) -> None:
+        self.members = list(members)
+        self.rule = rule
+        self._ends = np.cumsum([len(member.rows) for member in self.members])
+        for member in self.members:
+            self._check(member)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, row: int) -> tuple[Member, int]:
+        """The member that holds a row, and the row in its source."""
+        place = int(np.searchsorted(self._ends, row, side="right"))
+        member = self.members[place]
+        return member, int(member.rows[row - (self._ends[place] - len(member.rows))])
+
+    def video_id(self, row: int) -> str:
+        member, own = self.locate(row)
+        return member.source.ids[own]
+
+    def label(self, row: int) -> int:
+        member, own = self.locate(row)
+        return member.source.label(own)
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) of a video's frames as read."""
+        member, own = self.locate(row)
+        return member.source.size(own)
+
+    def frame_indices(self, rows: Ints, seed: int, epoch: int, samples: Ints) -> Ints:
+        """The frame numbers [B, T] of these rows' clips; see :class:`ClipRule`."""
+        rule = self.rule
+        place_B = sampling.uniforms(seed, epoch, samples, "window", 1)[:, 0]
+        found = []
+        for row, u in zip(rows, place_B, strict=True):
+            member, own = self.locate(int(row))
+            count, grid = member.source.num_frames(own), self._grid(member)
+            u = float(u) if rule.random else 0.5
+            if rule.selection == "none":
+                found.append(sampling.uniform_clip(count, rule.frames, member.step, u, grid))
+            else:
+                how = {"oversample": rule.oversample, "window": rule.window, "grid": grid}
+                found.append(sampling.candidate_clip(count, rule.frames, member.step, u, **how))  # type: ignore[arg-type]
+        if rule.selection == "cached":
+            return self._chosen(rows, np.stack(found), seed, epoch, samples)
+        return np.stack(found)
+
+    def read(self, row: int, frame_indices: Ints) -> list[U8]:
+        """The frames of one clip, T times uint8 [h, w, 3]; of a raw cache they are views of the mapped file.
+
+        Raises:
+            ClipError: naming the video and the reason.
+        """
+        member, own = self.locate(row)
+        return member.source.views(own, frame_indices)
+
+    def _chosen(self, rows: Ints, candidates_BN: Ints, seed: int, epoch: int, samples: Ints) -> Ints:
+        import torch
+
+        from models.frames import choose_slots, slot_frames
+
+        rule = self.rule
+        maps = []
+        for row, numbers in zip(rows, candidates_BN, strict=True):
+            member, own = self.locate(int(row))
+            stored = member.source.maps(own)
+            if stored is None:
+                raise InputError(
+                    "frame selection needs distance maps. Cure: read from a cache, or mode: online."
+                )
+            maps.append(window_maps(stored, numbers[::TUBELET], member.step))
+        slots = candidates_BN.shape[1] // TUBELET
+        noise_BA = torch.from_numpy(sampling.uniforms(seed, epoch, samples, "slots", slots))
+        distance_BAL = torch.from_numpy(np.stack(maps))
+        slots_BS = choose_slots(distance_BAL, rule.frames // TUBELET, rule.keep_ratio, noise_BA)
+        return np.take_along_axis(candidates_BN, slot_frames(slots_BS, TUBELET).numpy(), axis=1)
+
+    def _grid(self, member: Member) -> int:
+        # Maps exist for slots that start on multiples of the frame step.
+        return member.step if self.rule.selection == "cached" else member.source.grid
+
+    def _check(self, member: Member) -> None:
+        source = member.source
+        if member.step % source.grid:
+            raise InputError(
+                f"a frame step of {member.step} needs frames that the cache does not hold (it holds every "
+                f"{source.grid}.). Cure: preprocess with a keep_every that divides the frame step."
+            )
+        if self.rule.selection == "cached":
+            map_step = getattr(source, "map_step", 0)
+            if map_step != member.step:
+                raise InputError(
+                    f"the distance maps were made for frame step {map_step or 'none'}, the clips have "
+                    f"{member.step}. "
+                    "Cure: `everest preprocess` again, or frame_selection.mode: none."
+                )
+
+
+def pretraining_clips(params: Params) -> ClipDataset:
+    """The clips of `pretrain.corpus`, read from the caches.
+
+    Raises:
+        InputError: a cache or a corpus is missing, or does not fit the parameters.
+    """
+    import pyarrow.parquet as pq
+
+    members = []
+    for name in params.pretrain.corpus:
+        path = layout.corpus_file(name)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`.")
+        cache = Cache.open(layout.cache_dir(name))
+        row_of = {video: row for row, video in enumerate(cache.ids)}
+        wanted = pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
+        missing = [video for video in wanted if video not in row_of]
+        if missing:
+            raise InputError(
+                f"{len(missing)} videos of {path} are not in the cache of {name}, for example {missing[0]}. "
+                f"Cure: `everest corpus {name}`."
+            )
+        rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
+        members.append(Member(cache, rows, params.benchmark(name).data.frame_step))
+    choice = params.pretrain.frame_selection
+    rule = ClipRule(
+        params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio
+    )
+    return ClipDataset(members, rule)
+
+
+def labelled_clips(
+    params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False
+) -> ClipDataset:
+    """The labelled clips of one split: random ones for training, the middle of each video for validation.
+
+    Args:
+        videos: read the video files themselves instead of the cache.
+
+    Raises:
+        InputError: no cache, or no labelled video in the split.
+    """
+    data = params.benchmark(benchmark).data
+    source: Any
+    if videos:
+        from pipeline.data.dataset_video import VideoSource
+
+        source = VideoSource.open(
+            layout.manifest_dir(benchmark) / "manifest.parquet",
+            layout.raw_dir(data.raw or benchmark),
+            params.preprocess.short_side,
+        )
+    else:
+        source = Cache.open(layout.cache_dir(benchmark))
+    rows = np.asarray([row for row in source.rows(split) if source.label(row) >= 0], dtype=np.int64)
+    if not len(rows):
+        raise InputError(
+            f"{benchmark} has no labelled video in the split {split!r}. Cure: another split, or check "
+            "data.split."
+        )
+    return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
+
+
+def cache_member(folder: Path, split: str | None, step: int) -> Member:
+    """All videos of one split of a cache (of every split: None)."""
+    cache = Cache.open(folder)
+    return Member(cache, np.asarray(cache.rows(split), dtype=np.int64), step)
