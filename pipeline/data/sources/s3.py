@@ -1,0 +1,185 @@
+"""S3 with resume: the object's ETag is pinned for the whole transfer, and its bytes are verified afterwards.
+
+boto3's own transfer checks nothing over the whole object. Here the length, and every hash that the server
+gives (SHA-256, or the MD5 that an ETag is, also of objects that were uploaded in parts), are compared with
+the bytes on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pipeline.data.sources.transfer import Address, AddressFailed, Part, Patience, safe_url
+
+EXPIRED = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AccessDenied",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "Forbidden",
+    "403",
+}
+GONE = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
+PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
+PARTS_ETAG = re.compile(r"([0-9a-f]{32})-(\d+)")
+
+
+class S3:
+    """Transport for s3://bucket/key addresses, with a named profile, the usual chain, or no credentials."""
+
+    def __init__(self, profile: str | None, patience: Patience) -> None:
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import ProfileNotFound
+
+        self._patience = patience
+        try:
+            session = boto3.Session(profile_name=profile)
+        except ProfileNotFound:
+            raise AddressFailed(
+                f"source.profile = {profile!r} is no profile in ~/.aws/credentials. Cure: `aws configure "
+                "--profile "
+                f"{profile}` with the keys that came with your licence."
+            ) from None
+        anonymous = session.get_credentials() is None
+        config = Config(
+            signature_version=UNSIGNED if anonymous else None,
+            connect_timeout=patience.timeout_seconds,
+            read_timeout=patience.timeout_seconds,
+            retries={"max_attempts": 2, "mode": "standard"},
+            # The server's checksums are asked for and compared over the whole file below.
+            response_checksum_validation="when_required",
+        )
+        region = session.region_name or "us-east-1"
+        self._client: Any = session.client("s3", config=config, region_name=region)
+
+    def size(self, url: str) -> int | None:
+        return int(self._head(url)["ContentLength"])
+
+    def fetch(self, address: Address, part: Part) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
+        from urllib3.exceptions import HTTPError
+
+        failed = 0
+        while True:
+            before = part.size
+            why = ""
+            try:
+                head = self._head(address.url)
+                self._transfer(address.url, head, part)
+                why = self._wrong_bytes(address.url, head, part.path)
+                if not why:
+                    return
+                part.restart({})
+                before = 0
+            except ClientError as error:
+                if _code(error) not in CHANGED:
+                    raise AddressFailed(_explain(address.url, error)) from None
+                part.restart({})
+                why = "the object changed while it was fetched"
+            except (BotoCoreError, IncompleteReadError, HTTPError, OSError) as error:
+                why = f"{type(error).__name__}: the connection broke"
+            failed = 1 if part.size > before else failed + 1
+            if failed >= self._patience.attempts:
+                raise AddressFailed(f"{safe_url(address.url)}: {why} ({failed} attempts)")
+            part.stop.wait(self._patience.backoff_seconds * 2 ** (failed - 1) * random.uniform(0.5, 1.0))
+
+    def _transfer(self, url: str, head: dict[str, Any], part: Part) -> None:
+        bucket, key = _split(url)
+        version = {"url": safe_url(url), "etag": head["ETag"], "bytes": head["ContentLength"]}
+        if part.version != version or part.size > head["ContentLength"]:
+            part.restart(version)
+        part.total = head["ContentLength"]
+        if part.size == part.total:
+            part.path.touch()
+            return
+        answer = self._client.get_object(
+            Bucket=bucket, Key=key, Range=f"bytes={part.size}-", IfMatch=head["ETag"]
+        )
+        for block in answer["Body"].iter_chunks(1 << 20):
+            part.append(block)
+        if part.size < part.total:
+            raise OSError("the body ended early")
+
+    def _wrong_bytes(self, url: str, head: dict[str, Any], path: Path) -> str:
+        """What is wrong with the bytes on disk by the server's own hashes, or ""."""
+        if path.stat().st_size != head["ContentLength"]:
+            return f"{path.stat().st_size} bytes came, the object has {head['ContentLength']}"
+        declared = head.get("ChecksumSHA256", "")
+        if declared and "-" not in declared:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            return "" if base64.b64encode(digest).decode() == declared else "its SHA-256 is not the server's"
+        etag = head["ETag"].strip('"')
+        encrypted = head.get("ServerSideEncryption") == "aws:kms" or "SSECustomerAlgorithm" in head
+        if PLAIN_ETAG.fullmatch(etag) and not encrypted:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "md5").hexdigest()
+            return "" if found == etag else "its MD5 is not the object's ETag"
+        if (match := PARTS_ETAG.fullmatch(etag)) and not encrypted:
+            size = self._part_size(url)
+            if size and _parts_etag(path, size) != match[0]:
+                return "the MD5 of its parts is not the object's ETag"
+        return ""
+
+    def _part_size(self, url: str) -> int | None:
+        from botocore.exceptions import ClientError
+
+        bucket, key = _split(url)
+        try:
+            return int(self._client.head_object(Bucket=bucket, Key=key, PartNumber=1)["ContentLength"])
+        except ClientError:
+            return None  # a server that does not know part numbers
+
+    def _head(self, url: str) -> dict[str, Any]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, key = _split(url)
+        try:
+            head: dict[str, Any] = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            return head
+        except (ClientError, BotoCoreError) as error:
+            raise AddressFailed(_explain(url, error)) from None
+
+
+def _split(url: str) -> tuple[str, str]:
+    parts = urlsplit(url, allow_fragments=False)
+    return parts.netloc, unquote(parts.path.lstrip("/"))
+
+
+def _code(error: Any) -> str:
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _explain(url: str, error: Exception) -> str:
+    code = _code(error)
+    if code in EXPIRED:
+        return (
+            f"{safe_url(url)}: access is refused ({code}). Keys of licensed sets expire (Ego4D's after 14 "
+            "days). Cure: "
+            "renew the licence's keys, put them into ~/.aws/credentials and name their profile in "
+            "source.profile."
+        )
+    if code in GONE:
+        return f"{safe_url(url)}: there is no such object ({code})."
+    return f"{safe_url(url)}: {code or type(error).__name__}"
+
+
+def _parts_etag(path: Path, part_size: int) -> str:
+    digests = []
+    with path.open("rb") as file:
+        while block := file.read(part_size):
+            digests.append(hashlib.md5(block, usedforsecurity=False).digest())
+    joined = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
+    return f"{joined}-{len(digests)}"

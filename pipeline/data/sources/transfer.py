@@ -1,0 +1,358 @@
+"""Brings remote files into a folder: in parallel, resumed, verified, each named only when it is whole.
+
+What is known of an unfinished file lies beside it in `.everest/parts`: its bytes so far and a JSON note of
+the address and version (ETag) that they came from. A lock for each file keeps two processes from fetching it
+twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from pipeline.data.files import fsync_folder, locked, require_space, write_text
+from pipeline.data.progress import byte_bar
+from pipeline.data.sources.base import PlannedFile
+from pipeline.errors import EverestError, InputError
+
+log = logging.getLogger(__name__)
+
+NOTES = ".everest"
+CONNECTIONS = 4
+#: [MiB/s] for all files together; absent: no cap.
+RATE_VARIABLE = "EVEREST_MAX_MIB_PER_SECOND"
+
+
+@dataclass(frozen=True)
+class Address:
+    """One place of a file, with the hashes that are known of what lies there."""
+
+    url: str
+    sha256: str | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to fetch: `name` is its path below the folder, `addresses` are tried in order."""
+
+    name: str
+    addresses: tuple[Address, ...]
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When to give up. A connection slower than `min_rate` bytes a second over a window is dropped."""
+
+    timeout_seconds: float = 30.0
+    attempts: int = 6
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 300.0
+    min_rate: float = 1024.0
+    window_seconds: float = 60.0
+
+
+class AddressFailed(EverestError):
+    """This address gives the file now in no way; the next one may."""
+
+
+class Throttle:
+    """A bandwidth cap shared by threads. 0 or None: no cap."""
+
+    def __init__(self, bytes_per_second: float | None) -> None:
+        self._rate = bytes_per_second
+        self._lock = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def take(self, count: int) -> None:
+        if not self._rate:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
+            pause = self._free_at - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+
+
+@dataclass
+class Part:
+    """A file in the making. `version` names the bytes' origin; they are dropped when it changes."""
+
+    path: Path
+    note: Path
+    throttle: Throttle
+    stop: threading.Event
+    report: Callable[[int, int | None], None]
+    version: dict[str, Any] = field(default_factory=dict)
+    total: int | None = None
+
+    def load(self) -> None:
+        """Take up what an earlier process left."""
+        try:
+            self.version = json.loads(self.note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.restart({})
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def restart(self, version: dict[str, Any]) -> None:
+        """Drop all bytes; what follows belongs to `version`."""
+        self.path.unlink(missing_ok=True)
+        self.version = version
+        write_text(self.note, json.dumps(version))
+
+    def append(self, block: bytes) -> None:
+        if self.stop.is_set():
+            raise EverestError("interrupted; starting again continues.")
+        with self.path.open("ab") as file:
+            file.write(block)
+        self.throttle.take(len(block))
+        self.report(self.size, self.total)
+
+
+class Transport(Protocol):
+    """HTTP or S3."""
+
+    def size(self, url: str) -> int | None:
+        """Bytes of the file at `url`; None if the server does not tell.
+
+        Raises:
+            AddressFailed: nothing is there, or no access.
+        """
+
+    def fetch(self, address: Address, part: Part) -> None:
+        """Complete `part` from an address, continuing what is there.
+
+        Raises:
+            AddressFailed: after all attempts, or at once where trying again is no use.
+        """
+
+
+class Downloader:
+    """Fetches files into one folder.
+
+    Args:
+        folder: files appear below it under their names.
+        profile: name of the AWS profile for s3:// addresses; None uses the usual chain, then no credentials.
+        patience: when to give up.
+        max_rate: bytes a second for all files together; None takes EVEREST_MAX_MIB_PER_SECOND.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        profile: str | None = None,
+        patience: Patience | None = None,
+        max_rate: float | None = None,
+    ) -> None:
+        self._folder = folder
+        self._profile = profile
+        self._patience = patience or Patience()
+        self._throttle = Throttle(max_rate if max_rate is not None else _rate_from_environment())
+        self._stop = threading.Event()
+        self._protocols: dict[str, Transport] = {}
+        self._lock = threading.Lock()
+
+    def plan(self, files: Sequence[RemoteFile]) -> list[PlannedFile]:
+        """Sizes without fetching."""
+        planned = []
+        for file in files:
+            here = self._folder / file.name
+            size, url = (here.stat().st_size if here.exists() else file.bytes), file.addresses[0].url
+            if size is None:
+                size, url = self._ask_size(file)
+            planned.append(PlannedFile(file.name, safe_url(url), size, here.exists()))
+        return planned
+
+    def fetch(self, files: Sequence[RemoteFile]) -> list[Path]:
+        """Fetch what is not there yet; returns all paths in the order of `files`.
+
+        Raises:
+            InputError: not enough free space, or no address accepts the user's credentials.
+            EverestError: a file cannot be had whole from any address. The others' bytes are kept.
+        """
+        missing = [file for file in files if not (self._folder / file.name).exists()]
+        if missing:
+            sizes = [size for size in (one.bytes for one in self.plan(missing)) if size is not None]
+            require_space(self._folder, sum(sizes) - self._held(missing), "the download")
+            self._fetch_all(missing, sum(sizes) if len(sizes) == len(missing) else None)
+        return [self._folder / file.name for file in files]
+
+    def _fetch_all(self, missing: list[RemoteFile], total: int | None) -> None:
+        with byte_bar("fetching", total) as update, ThreadPoolExecutor(CONNECTIONS) as pool:
+            tasks = [pool.submit(self._fetch_one, file, update) for file in missing]
+            try:
+                while tasks:
+                    # A finite wait, so that Ctrl-C is noticed.
+                    done, pending = wait(tasks, timeout=0.5, return_when=FIRST_EXCEPTION)
+                    tasks = list(pending)
+                    for task in done:
+                        task.result()
+            except BaseException:
+                self._stop.set()
+                for task in tasks:
+                    task.cancel()
+                raise
+
+    def _fetch_one(self, file: RemoteFile, update: Callable[[str, int, int | None], None]) -> None:
+        target = self._folder / file.name
+        key = sha256(file.name.encode()).hexdigest()[:16]
+        notes = self._folder / NOTES / "parts"
+        notes.mkdir(parents=True, exist_ok=True)
+        with locked(notes / f"{key}.lock", file.name, wait=True):
+            if target.exists():  # another process was faster
+                return
+            failures = []
+            for address in file.addresses:
+                part = Part(
+                    notes / f"{key}.part",
+                    notes / f"{key}.json",
+                    self._throttle,
+                    self._stop,
+                    lambda done, total: update(file.name, done, total),
+                )
+                part.load()
+                if part.version.get("url") not in (None, safe_url(address.url)) and not address.sha256:
+                    part.restart({})  # two mirrors' bytes are joined only where a hash can judge the result
+                try:
+                    self._complete(file, address, part)
+                except AddressFailed as error:
+                    failures.append(str(error))
+                    continue
+                self._publish(part, target, address)
+                return
+            raise EverestError(
+                f"{file.name} cannot be fetched:\n  " + "\n  ".join(failures) + "\nStarting again continues "
+                "where it "
+                f"stopped; a file put at {target} by hand is taken as it is."
+            )
+
+    def _complete(self, file: RemoteFile, address: Address, part: Part) -> None:
+        """All bytes, with the right hash; a wrong hash is given one more try from the first byte."""
+        for last in (False, True):
+            self._protocol(address.url).fetch(address, part)
+            wrong = _wrong_hash(part.path, address)
+            if not wrong:
+                return
+            log.warning("%s: %s; its bytes are dropped", file.name, wrong)
+            part.restart({})
+            if last:
+                raise AddressFailed(f"{safe_url(address.url)}: {wrong}")
+
+    def _publish(self, part: Part, target: Path, address: Address) -> None:
+        with part.path.open("rb") as content:
+            os.fsync(content.fileno())
+            content.seek(0)
+            digest = file_digest(content, "sha256").hexdigest()
+        record = {"name": target.name, "url": safe_url(address.url), "sha256": digest, "bytes": part.size}
+        records = self._folder / NOTES / "fetched"
+        key = sha256(os.fspath(target.relative_to(self._folder)).encode()).hexdigest()[:16]
+        write_text(records / f"{key}.json", json.dumps(record, indent=1) + "\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.path.replace(target)
+        fsync_folder(target.parent)
+        part.note.unlink(missing_ok=True)
+
+    def _held(self, files: Sequence[RemoteFile]) -> int:
+        keys = [sha256(file.name.encode()).hexdigest()[:16] for file in files]
+        parts = [self._folder / NOTES / "parts" / f"{key}.part" for key in keys]
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    def _ask_size(self, file: RemoteFile) -> tuple[int | None, str]:
+        for address in file.addresses:
+            try:
+                return self._protocol(address.url).size(address.url), address.url
+            except AddressFailed as error:
+                log.info("%s", error)
+        return None, file.addresses[0].url
+
+    def _protocol(self, url: str) -> Transport:
+        scheme = urlsplit(url).scheme
+        with self._lock:
+            if scheme not in self._protocols:
+                self._protocols[scheme] = self._make(scheme, url)
+            return self._protocols[scheme]
+
+    def _make(self, scheme: str, url: str) -> Transport:
+        if scheme in ("http", "https"):
+            from pipeline.data.sources.http import Http
+
+            return Http(self._patience)
+        if scheme == "s3":
+            from pipeline.data.sources.s3 import S3
+
+            return S3(self._profile, self._patience)
+        if scheme == "file":
+            return LocalCopy()
+        raise InputError(
+            f"{safe_url(url)}: cannot fetch from {scheme!r}. Cure: http(s)://, s3:// or file:// addresses."
+        )
+
+
+class LocalCopy:
+    """file:// addresses: a mirror on a mounted disk."""
+
+    def size(self, url: str) -> int | None:
+        return self._path(url).stat().st_size
+
+    def fetch(self, address: Address, part: Part) -> None:
+        found = self._path(address.url)
+        part.restart({"url": safe_url(address.url)})
+        part.total = found.stat().st_size
+        with found.open("rb") as file:
+            while block := file.read(1 << 20):
+                part.append(block)
+        if not part.total:
+            part.path.touch()
+
+    @staticmethod
+    def _path(url: str) -> Path:
+        path = Path(unquote(urlsplit(url).path))
+        if not path.is_file():
+            raise AddressFailed(f"{safe_url(url)}: no such file")
+        return path
+
+
+def safe_url(url: str) -> str:
+    """An address for messages: without user, password, query and fragment, any of which may hold a secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _wrong_hash(path: Path, address: Address) -> str:
+    for kind, expected in (("sha256", address.sha256), ("md5", address.md5)):
+        if expected:
+            with path.open("rb") as file:
+                found = file_digest(file, kind).hexdigest()
+            if found != expected.lower():
+                return f"{kind} is {found}, expected {expected}"
+    return ""
+
+
+def _rate_from_environment() -> float | None:
+    text = os.environ.get(RATE_VARIABLE)
+    if not text:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if rate <= 0:
+        raise InputError(
+            f"{RATE_VARIABLE} = {text!r} is no positive number. Cure: MiB per second, or unset it."
+        )
+    return rate * 2**20
