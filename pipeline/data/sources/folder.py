@@ -31,7 +31,7 @@ class Folder:
                 f"source.path = {self._source.path!r} is not a folder. Cure: set it to the folder of your "
                 "videos."
             )
-        prefix = _reach(raw, folder)
+        prefix = reach(raw, folder)
         if self._source.annotations is None:
             listing = from_folders(folder)
         else:
@@ -51,7 +51,7 @@ def _moved(video: ListedVideo, prefix: str) -> ListedVideo:
     return ListedVideo(**(video.__dict__ | {"path": f"{prefix}{video.path}"}))
 
 
-def _reach(raw: Path, folder: Path) -> str:
+def reach(raw: Path, folder: Path) -> str:
     """Make the videos reachable below `raw`; returns the prefix of their paths."""
     target = folder.resolve()
     if raw.resolve() == target:

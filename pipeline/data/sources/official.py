@@ -1,0 +1,280 @@
+"""The five public benchmarks, from their publishers or mirrors to a list of videos with labels.
+
+Below the raw folder: `downloads/` (archives; those fetched here go once they are unpacked, those placed by
+hand stay), `annotations/`, and `videos/`. A folder that an archive is unpacked to appears only when
+everything is out, so its being there is what says that nothing needs to be fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from pipeline.data.annotations import Annotated, Annotations, read
+from pipeline.data.archives import unpack
+from pipeline.data.ingest import video_files
+from pipeline.data.sources import catalogue
+from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
+from pipeline.data.sources.catalogue import Item
+from pipeline.data.sources.folder import reach
+from pipeline.data.sources.transfer import Address, Downloader, RemoteFile, safe_url
+from pipeline.errors import EverestError, InputError
+from pipeline.params import FolderSource, OfficialSource
+
+log = logging.getLogger(__name__)
+
+DOWNLOADS = "downloads"
+VIDEOS = "videos"
+ANNOTATIONS = "annotations"
+CHECKSUMS = "SHA256SUMS"
+
+
+class Official:
+    """A published benchmark.
+
+    Args:
+        dataset: ucf101, hmdb51, k400, ssv2 or oscc.
+        source: its addresses and mirrors, or a folder that already holds videos and annotation files.
+    """
+
+    def __init__(self, dataset: str, source: OfficialSource | FolderSource) -> None:
+        self._dataset = dataset
+        self._source = source
+
+    def plan(self, raw: Path) -> list[PlannedFile]:
+        if isinstance(self._source, FolderSource):
+            return []
+        fetcher = Fetcher(raw, self._source)
+        planned: list[PlannedFile] = []
+        for item in self._items(fetcher, raw):
+            if fetcher.is_done(item):
+                planned.append(PlannedFile(item.key, "", None, present=True))
+            else:
+                planned += fetcher.plan(item)
+        return planned
+
+    def prepare(self, raw: Path) -> Listing:
+        if isinstance(self._source, FolderSource):
+            return self._from_folder(raw, self._source)
+        fetcher = Fetcher(raw, self._source)
+        limit = self._source.limit
+        if self._dataset == "ssv2":
+            from pipeline.data.sources.gated import place_ssv2
+
+            place_ssv2(raw, fetcher)
+        elif self._dataset == "oscc":
+            from pipeline.data.sources.gated import place_oscc
+
+            place_oscc(raw, fetcher, limit)
+        else:
+            self._fetch_public(fetcher, raw, limit)
+        return self._list(raw, raw / ANNOTATIONS, f"{VIDEOS}/", limit)
+
+    def _items(self, fetcher: Fetcher, raw: Path) -> list[Item]:
+        if self._dataset == "k400":
+            items = list(catalogue.K400)
+            present = [split for split, item in catalogue.K400_LISTS.items() if fetcher.is_done(item)]
+            return items + [part for split in present for part in k400_parts(raw, split)]
+        if self._dataset in ("ucf101", "hmdb51"):
+            return list(catalogue.UCF101 if self._dataset == "ucf101" else catalogue.HMDB51)
+        from pipeline.data.sources.gated import items_of
+
+        return items_of(self._dataset, fetcher)
+
+    def _fetch_public(self, fetcher: Fetcher, raw: Path, limit: int | None) -> None:
+        fetcher.bring([item for item in self._items(fetcher, raw) if item.into is None])
+        if self._dataset != "k400":
+            fetcher.bring(self._items(fetcher, raw))
+            return
+        queues = [k400_parts(raw, split) for split in catalogue.K400_LISTS]
+        # The splits take turns, so that a limited copy has some videos of each.
+        turns = [
+            part
+            for turn in range(max(map(len, queues), default=0))
+            for q in queues
+            for part in q[turn : turn + 1]
+        ]
+        if limit is None:
+            fetcher.bring([*turns, *catalogue.K400])
+            return
+        for start in range(0, len(turns), len(queues)):
+            fetcher.bring(turns[start : start + len(queues)])
+            if len(video_files(raw / VIDEOS)[0]) >= limit:
+                break
+
+    def _from_folder(self, raw: Path, source: FolderSource) -> Listing:
+        folder = Path(source.path).expanduser()
+        if not folder.is_dir():
+            raise InputError(
+                f"source.path = {source.path!r} is not a folder. Cure: name the folder of your copy."
+            )
+        prefix = reach(raw, folder)
+        where = Path(source.annotations).expanduser() if source.annotations else folder
+        if self._dataset == "oscc":
+            from pipeline.data.sources.gated import cut_windows
+
+            cut_windows(raw, where, folder, None)
+            return self._list(raw, where, f"{VIDEOS}/", None)
+        return self._list(raw, where, prefix, None)
+
+    def _list(self, raw: Path, annotations: Path, prefix: str, limit: int | None) -> Listing:
+        """Match annotated videos with files below `prefix`; the others get the path where they should be."""
+        found = read(self._dataset, annotations)
+        disk = _Disk(raw, self._dataset, prefix)
+        videos = found.videos
+        if limit is not None:
+            ranked = sorted(videos, key=lambda video: hashlib.sha256(video.video_id.encode()).digest())
+            videos = [video for video in ranked if disk.find(video)][:limit]
+        origin = (
+            self._dataset if prefix or isinstance(self._source, FolderSource) else f"official:{self._dataset}"
+        )
+        listed = [
+            ListedVideo(
+                video.video_id,
+                disk.find(video) or f"{prefix}{video.file}",
+                video.splits,
+                video.label,
+                video.label_name,
+                f"{kind}:{self._dataset}",
+            )
+            for video in videos
+        ]
+        absent = sum(disk.find(video) is None for video in videos)
+        problems = list(found.problems)
+        if absent:
+            problems.append(f"{absent} of {len(videos)} listed videos are not on disk")
+        expected = catalogue.VIDEO_COUNTS.get(self._dataset)
+        if expected and limit is None and disk.count != expected:
+            problems.append(f"{disk.count} video files are on disk, a whole copy has {expected}")
+        return Listing(found.classes, listed, problems, _missing_by_design(self._dataset, found))
+
+
+class Fetcher:
+    """Brings items into the raw folder: mirrors first, unpacked, and remembered."""
+
+    def __init__(self, raw: Path, source: OfficialSource) -> None:
+        self.raw = raw
+        self.source = source
+        self.downloader = Downloader(raw, profile=source.profile)
+        self._sums: dict[str, dict[str, str]] | None = None
+
+    def is_done(self, item: Item) -> bool:
+        """Whether the item's content is where it belongs."""
+        return (self.raw / (item.into or item.place or f"{DOWNLOADS}/{item.key}")).exists()
+
+    def remote(self, item: Item) -> RemoteFile:
+        """The item's addresses: each mirror, then the publisher's own."""
+        mirrors = [
+            Address(f"{base.rstrip('/')}/{quote(item.key)}", self._sum(base, item.key) or _only_hash(item))
+            for base in self.source.mirrors
+        ]
+        return RemoteFile(item.place or f"{DOWNLOADS}/{item.key}", (*mirrors, *item.addresses), item.bytes)
+
+    def plan(self, item: Item) -> list[PlannedFile]:
+        return self.downloader.plan([self.remote(item)])
+
+    def bring(self, items: Iterable[Item]) -> None:
+        """Fetch and unpack what is not done yet. Archives fetched here are removed once they are unpacked."""
+        missing = [item for item in items if not self.is_done(item)]
+        plain = [item for item in missing if item.into is None]
+        self.downloader.fetch([self.remote(item) for item in plain])
+        for item in missing:
+            if item.into is not None:
+                self._bring_archive(item)
+
+    def _bring_archive(self, item: Item) -> None:
+        assert item.into is not None
+        failures = []
+        for form in (item, *item.alternatives):
+            remote = self.remote(form)
+            by_hand = (self.raw / remote.name).exists()
+            try:
+                archive = self.downloader.fetch([remote])[0]
+                count = unpack(archive, self.raw / item.into)
+            except EverestError as error:
+                failures.append(str(error))
+                continue
+            log.info("%s: %d files in %s", form.key, count, item.into)
+            if not by_hand:
+                archive.unlink()
+            return
+        raise EverestError("\n".join(failures))
+
+    def _sum(self, base: str, key: str) -> str | None:
+        """The SHA-256 that a mirror lists for a file in its SHA256SUMS, if it has one."""
+        if self._sums is None:
+            self._sums = {}
+        if base not in self._sums:
+            self._sums[base] = self._read_sums(base)
+        return self._sums[base].get(key)
+
+    def _read_sums(self, base: str) -> dict[str, str]:
+        name = hashlib.sha256(base.encode()).hexdigest()[:12]
+        place = f".everest/mirrors/{name}-{os.getpid()}"
+        remote = RemoteFile(place, (Address(f"{base.rstrip('/')}/{CHECKSUMS}"),))
+        try:
+            path = self.downloader.fetch([remote])[0]
+        except EverestError:
+            log.info("%s has no %s: the publisher's checksums are used", safe_url(base), CHECKSUMS)
+            return {}
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.unlink()
+        pairs = (line.split(None, 1) for line in lines if line.strip())
+        return {name.lstrip("*./"): digest for digest, name in pairs}
+
+
+class _Disk:
+    """Video files below the raw folder, found by the publisher's names wherever an archive put them."""
+
+    def __init__(self, raw: Path, dataset: str, prefix: str) -> None:
+        folder = raw / prefix
+        paths = video_files(folder)[0] if folder.is_dir() else []
+        self.count = len(paths)
+        self._two = dataset in ("ucf101", "hmdb51")
+        self._paths: dict[str, str] = {}
+        replacements: dict[str, str] = {}
+        for path in paths:
+            parts = path.split("/")
+            if dataset == "k400" and any("replacement" in part for part in parts[:-1]):
+                replacements[parts[-1][:11]] = prefix + path
+            else:
+                self._paths.setdefault("/".join(parts[-2:] if self._two else parts[-1:]), prefix + path)
+        self._replacements = replacements
+
+    def find(self, video: Annotated) -> str | None:
+        """Path of a video's file relative to the raw folder. Kinetics: a replacement comes first."""
+        # The publisher names replacements by the video's id, the first 11 characters of a file's name.
+        if self._replacements and (path := self._replacements.get(video.video_id[:11])):
+            return path
+        return self._paths.get(video.file)
+
+
+def k400_parts(raw: Path, split: str) -> list[Item]:
+    """The archives of one Kinetics split, from its list."""
+    place = catalogue.K400_LISTS[split].place
+    assert place is not None
+    items = []
+    for line in (raw / place).read_text(encoding="utf-8").split():
+        key = urlsplit(line).path.partition(catalogue.K400_BASE)[2] or urlsplit(line).path.lstrip("/")
+        name = Path(key).name.split(".")[0]
+        items.append(Item(key=key, addresses=(Address(line),), into=f"{VIDEOS}/{split}_{name}"))
+    return items
+
+
+def _only_hash(item: Item) -> str | None:
+    """The publisher's SHA-256 holds for a mirror that names none of its own."""
+    return next((address.sha256 for address in item.addresses if address.sha256), None)
+
+
+def _missing_by_design(dataset: str, found: Annotations) -> float:
+    if dataset != "k400":
+        return 0.0
+    from pipeline.data.annotations.k400 import PUBLISHED_FILES, PUBLISHED_ROWS
+
+    splits = {video.splits[0] for video in found.videos}
+    rows = sum(PUBLISHED_ROWS[split] for split in splits)
+    return 1 - sum(PUBLISHED_FILES[split] for split in splits) / rows if rows else 0.0
