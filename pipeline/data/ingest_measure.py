@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import sha256_of
+from pipeline.data.reasons import MISSING_SHARE
 from pipeline.data.video import VideoError, open_video
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
@@ -105,9 +106,16 @@ def _header(path: Path) -> tuple[int, int, VideoError | None]:
 
 def _one_pass(path: Path, reader: str) -> dict[str, Any]:
     with open_video(path, reader) as video:  # type: ignore[arg-type]
-        decoded, longest = _count(video.all_frames())
+        frames = _Counted(video.all_frames())
+        try:
+            longest = _longest_run(frames)
+        except VideoError as error:
+            if 0 < frames.count < video.num_frames * (1 - MISSING_SHARE):
+                told = f"{frames.count} of {video.num_frames} declared frames decode, then: {error}"
+                raise VideoError("declared_more_than_decoded", told) from None
+            raise
         return {
-            "frames_decoded": decoded,
+            "frames_decoded": frames.count,
             "repeated_run": longest,
             "fps": video.fps,
             "width": video.width,
@@ -116,14 +124,25 @@ def _one_pass(path: Path, reader: str) -> dict[str, Any]:
         }
 
 
-def _count(frames: Iterator[np.ndarray]) -> tuple[int, int]:
-    """Frames, and the longest run of equal ones."""
-    decoded = run = longest = 0
+class _Counted:
+    """Frames, counted as they pass."""
+
+    def __init__(self, frames: Iterator[np.ndarray]) -> None:
+        self._frames = frames
+        self.count = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self._frames:
+            self.count += 1
+            yield frame
+
+
+def _longest_run(frames: Iterable[np.ndarray]) -> int:
+    """Length of the longest run of equal neighbours; 1 where all differ, 0 without frames."""
+    run = longest = 0
     previous: np.ndarray | None = None
     for frame in frames:
-        equal = previous is not None and np.array_equal(frame, previous)
-        run = run + 1 if equal else 1
+        run = run + 1 if previous is not None and np.array_equal(frame, previous) else 1
         longest = max(longest, run)
-        decoded += 1
         previous = frame
-    return decoded, longest
+    return longest

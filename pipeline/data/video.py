@@ -289,9 +289,10 @@ class _PyavReader(VideoReader):
             self._rewind()
             yield from self._container.decode(self._stream)
         except av.FFmpegError as error:
-            raise VideoError(
-                _why(error, self._name), f"PyAV cannot decode it: {_first_line(error)}"
-            ) from None
+            reason = _why(error, self._name)
+            if reason in ("truncated", "not_a_video"):  # it was recognised: what is wrong are its data
+                reason = "undecodable"
+            raise VideoError(reason, f"PyAV cannot decode it: {_first_line(error)}") from None
 
     def _rewind(self) -> None:
         import av

@@ -129,9 +129,7 @@ class Official:
         if limit is not None:
             ranked = sorted(videos, key=lambda video: hashlib.sha256(video.video_id.encode()).digest())
             videos = [video for video in ranked if disk.find(video)][:limit]
-        origin = (
-            self._dataset if prefix or isinstance(self._source, FolderSource) else f"official:{self._dataset}"
-        )
+        kind = "folder" if isinstance(self._source, FolderSource) else "official"
         listed = [
             ListedVideo(
                 video.video_id,
