@@ -24,6 +24,8 @@ from pipeline.data.loader import Batch
 #: Mean and deviation of ImageNet's RGB in [0, 1], which the published recipes normalise with.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+#: float32 values of a piece that a CPU's second-level cache holds.
+CACHE_VALUES = 1 << 17
 
 
 class PretrainTransform:
@@ -114,9 +116,19 @@ def flips(batch: Batch, probability: float) -> np.ndarray:
 
 
 def normalise(clip_BTHWC: Tensor) -> Tensor:
-    """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation; values in memory stay in
-    order.
+    """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation.
+
+    The result is a view: in memory the channels stay innermost, as the frames came.
     """
-    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=clip_BTHWC.device)
-    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=clip_BTHWC.device)
-    return clip_BTHWC.permute(0, 4, 1, 2, 3).float().mul_(scale.view(3, 1, 1, 1)).add_(shift.view(3, 1, 1, 1))
+    width = clip_BTHWC.shape[3]
+    device = clip_BTHWC.device
+    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise.
+    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=device).repeat(width)
+    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(width)
+    result = torch.empty(clip_BTHWC.shape, dtype=torch.float32, device=device)
+    rows, source = result.view(-1, width * 3), clip_BTHWC.reshape(-1, width * 3)
+    # On a CPU in pieces that stay in its cache over the three passes.
+    piece = CACHE_VALUES // (width * 3) + 1 if device.type == "cpu" else max(1, len(rows))
+    for target, values in zip(rows.split(piece), source.split(piece), strict=True):
+        target.copy_(values).mul_(scale).add_(shift)
+    return result.permute(0, 4, 1, 2, 3)

@@ -28,6 +28,9 @@ VERSION = 1
 INFO = "cache.json"
 INDEX = "index.parquet"
 
+#: Videos whose place in the mapped files is remembered; more are looked up again.
+REMEMBERED = 50_000
+
 U8 = npt.NDArray[np.uint8]
 
 
@@ -65,6 +68,8 @@ class Cache:
         self._frame_files, self._frame_file = np.unique(np.asarray(index["frame_file"]), return_inverse=True)
         self._map_files, self._map_file = np.unique(np.asarray(index["map_file"]), return_inverse=True)
         self._open: dict[str, Any] = {}
+        self._frames_of: dict[int, tuple[U8, npt.NDArray[np.int64]]] = {}
+        self._maps_of: dict[int, tuple[U8, npt.NDArray[np.int64]]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -147,14 +152,12 @@ class Cache:
         return self.map_step > 0
 
     def maps(self, row: int) -> npt.NDArray[np.float16] | None:
-        """Distance maps [J, L] fp16 of one video, a view of the mapped file; None where the cache has none."""
+        """Distance maps [J, L] fp16 of one video as a view of the mapped file, or None."""
         if not self.has_maps:
             return None
-        batch = self._reader(str(self._map_files[self._map_file[row]])).get_batch(0)
-        column = batch.column("maps")
-        offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)
-        start, end = offsets[self._column["map_row"][row]], offsets[self._column["map_row"][row] + 1]
-        values = np.frombuffer(column.buffers()[2], dtype=np.float16, count=(end - start) // 2, offset=start)
+        data, offsets = self._map_buffers(int(self._map_file[row]))
+        place = int(self._column["map_row"][row])
+        values = data[offsets[place] : offsets[place + 1]].view(np.float16)
         return values.reshape(-1, int(self._column["places"][row]))
 
     def map_starts(self, row: int) -> npt.NDArray[np.int64]:
@@ -162,22 +165,37 @@ class Cache:
         return map_frames(self.num_frames(row), self.map_step)
 
     def _stored_rows(self, row: int, indices: npt.NDArray[np.int64]) -> list[int]:
-        places, rest = np.divmod(indices, self.grid)
-        stored = int(self._column["stored"][row])
-        if rest.any() or (len(places) and not 0 <= places.min() <= places.max() < stored):
+        wanted: list[int] = indices.tolist()
+        grid, stored = self.grid, int(self._column["stored"][row])
+        if wanted and (not 0 <= min(wanted) <= max(wanted) < stored * grid or any(i % grid for i in wanted)):
             raise ClipError(
                 self.ids[row],
                 f"frames {indices.tolist()} were asked for; the cache holds every {self.grid}. frame of "
                 f"{self.num_frames(row)}. Cure: a frame step that is a multiple of preprocess.keep_every.",
             )
-        return list(places.tolist())
+        return [index // grid for index in wanted]
 
     def _frame_buffers(self, row: int) -> tuple[U8, npt.NDArray[np.int64]]:
-        with self._lock:
-            reader = self._reader(str(self._frame_files[self._frame_file[row]]))
-            column = reader.get_batch(int(self._column["batch"][row])).column("frame")
-        _, offsets, data = column.buffers()
-        return np.frombuffer(data, dtype=np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1]
+        """All stored bytes of a video's shard and where its frames begin in them, as views of the mapped
+        file.
+        """
+        found = self._frames_of.get(row)
+        if found is None:
+            with self._lock:
+                reader = self._reader(str(self._frame_files[self._frame_file[row]]))
+                found = _buffers(reader.get_batch(int(self._column["batch"][row])))
+                if len(self._frames_of) >= REMEMBERED:
+                    self._frames_of.clear()
+                self._frames_of[row] = found
+        return found
+
+    def _map_buffers(self, file: int) -> tuple[U8, npt.NDArray[np.int64]]:
+        found = self._maps_of.get(file)
+        if found is None:
+            with self._lock:
+                found = _buffers(self._reader(str(self._map_files[file])).get_batch(0))
+                self._maps_of[file] = found
+        return found
 
     def _reader(self, name: str) -> Any:
         if name not in self._open:
@@ -188,7 +206,7 @@ class Cache:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files itself.
-        return self.__dict__ | {"_open": {}, "_lock": None}
+        return self.__dict__ | {"_open": {}, "_frames_of": {}, "_maps_of": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state | {"_lock": threading.Lock()}
@@ -218,6 +236,12 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"Cure: `everest cache verify {folder.name} --repair` writes it anew from the videos."
         )
     return info
+
+
+def _buffers(batch: Any) -> tuple[U8, npt.NDArray[np.int64]]:
+    column = batch.column(0)
+    _, offsets, data = column.buffers()
+    return np.frombuffer(data, dtype=np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1]
 
 
 def _check_size(path: Path, expected: int, folder: Path) -> None:

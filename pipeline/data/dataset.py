@@ -85,18 +85,17 @@ class ClipDataset:
     def __init__(self, members: Sequence[Member], rule: ClipRule) -> None:
         self.members = list(members)
         self.rule = rule
-        self._ends = np.cumsum([len(member.rows) for member in self.members])
+        self._member = np.repeat(np.arange(len(self.members)), [len(member.rows) for member in self.members])
+        self._row = np.concatenate([member.rows for member in self.members] or [np.zeros(0, np.int64)])
         for member in self.members:
             self._check(member)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._row)
 
     def locate(self, row: int) -> tuple[Member, int]:
         """The member that holds a row, and the row in its source."""
-        place = int(np.searchsorted(self._ends, row, side="right"))
-        member = self.members[place]
-        return member, int(member.rows[row - (self._ends[place] - len(member.rows))])
+        return self.members[self._member[row]], int(self._row[row])
 
     def video_id(self, row: int) -> str:
         member, own = self.locate(row)

@@ -10,6 +10,7 @@ tubelet of 2 frames). Frame numbers are those of the video.
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ def epoch_order(seed: int, epoch: int, size: int, shuffle: bool) -> Ints:
     )
 
 
+@functools.cache
 def candidate_slots(frames: int, oversample: float) -> int:
     """How many slots frame selection chooses from: ceil(oversample * S), on exact decimals (METHOD section
     3).
