@@ -41,6 +41,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def printable(path: str) -> str:
+    """A path for messages and tables: bytes that are not UTF-8 are shown as escapes."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames within a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

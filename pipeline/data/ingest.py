@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.files import atomic_path, locked
+from pipeline.data.files import atomic_path, locked, printable
 from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
 from pipeline.data.progress import counter
@@ -128,7 +128,7 @@ def command(folder: Path, params: IngestParams) -> dict[str, Any]:
         "reasons": dict(sorted(Counter(reason for reason in reasons.values() if reason).items())),
         "quarantined": [
             {
-                "path": path.encode(errors="backslashreplace").decode(),
+                "path": printable(path),
                 "reason": reason,
                 "message": measured[path].message,
             }

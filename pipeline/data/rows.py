@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.data.files import printable
 from pipeline.data.ingest import verdict
 from pipeline.data.ingest_measure import Measurement
 from pipeline.data.sources.base import ListedVideo, Listing
@@ -53,12 +54,12 @@ def quarantine_csv(rows: list[dict[str, Any]], messages: dict[str, str]) -> str:
 def _row(video: ListedVideo, found: Measurement, split: int, reason: str) -> dict[str, Any]:
     chosen = video.splits[min(split, len(video.splits)) - 1]
     return {
-        "video_id": _clean(video.video_id),
-        "path": _clean(video.path),
+        "video_id": printable(video.video_id),
+        "path": printable(video.path),
         "split": chosen,
         "splits": ",".join(video.splits),
         "label": video.label,
-        "label_name": _clean(video.label_name),
+        "label_name": printable(video.label_name),
         "source": video.source,
         "sha256": found.sha256,
         "bytes": found.bytes,
@@ -87,8 +88,3 @@ def _refuse_duplicates(rows: list[dict[str, Any]]) -> dict[str, str]:
             row["status"], row["reason"] = "quarantined", "duplicate"
             messages[row["video_id"]] = f"same bytes as {first['path']} in split {first['split']}"
     return messages
-
-
-def _clean(text: str) -> str:
-    """Names that are not UTF-8 are shown with escapes: no table can hold them as they are."""
-    return text.encode(errors="backslashreplace").decode()

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.data.files import printable
 from pipeline.data.ingest import video_files
 from pipeline.data.sources.base import ListedVideo, Listing
 from pipeline.errors import InputError
@@ -42,7 +43,7 @@ def from_folders(folder: Path) -> Listing:
     for path in paths:
         parts = path.split("/")
         if len(parts) < (3 if has_splits else 2):
-            problems.append(f"{_printable(path)}: lies in no class's folder, passed over")
+            problems.append(f"{printable(path)}: lies in no class's folder, passed over")
             continue
         split = SPLIT_NAMES[parts[0].lower()] if has_splits else split_by_hash(path)
         entries.append((path, split, parts[1] if has_splits else parts[0]))
@@ -148,7 +149,7 @@ def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[st
         for entry in parent.iterdir()
         if entry.is_dir() and entry.name[0] != "."
     }
-    return [f"class {_printable(name)!r} has no video at all" for name in sorted(names - classes)]
+    return [f"class {printable(name)!r} has no video at all" for name in sorted(names - classes)]
 
 
 def _read(table: Path) -> list[dict[str, Any]]:
@@ -196,7 +197,3 @@ def _path(value: object, line: int, table: Path) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit())
-
-
-def _printable(path: str) -> str:
-    return path.encode(errors="backslashreplace").decode()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sample_videos
+
+from pipeline.data.video import VideoError, open_video, write_video
+
+
+def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
+    first = sample_videos.write(tmp_path / "a.mp4").read_bytes()
+    assert sample_videos.write(tmp_path / "b.mp4").read_bytes() == first
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_both_readers_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
+    path = sample_videos.write(tmp_path / f"clip{suffix}", frames=30)
+    by_decord, by_pyav = (open_video(path, reader) for reader in ("decord", "pyav"))
+    first, second = (np.stack(list(video.all_frames())) for video in (by_decord, by_pyav))
+    assert first.shape == (30, 64, 64, 3)
+    assert np.array_equal(first, second)
+    assert np.array_equal(by_decord.frames([7, 7, 0, 29]), first[[7, 7, 0, 29]])
+    assert np.array_equal(by_pyav.frames([7, 7, 0, 29]), first[[7, 7, 0, 29]])
+    assert by_decord.fps == pytest.approx(by_pyav.fps) == pytest.approx(25.0)
+    assert (by_decord.reader, by_pyav.reader) == ("decord", "pyav")
+
+
+def test_written_frames_come_back_nearly_unchanged(tmp_path: Path) -> None:
+    frames = sample_videos.moving()
+    write_video(tmp_path / "clip.mp4", frames, crf=10)
+    back = open_video(tmp_path / "clip.mp4").frames(range(24))
+    assert np.abs(back.astype(int) - frames).mean() < 12  # 4:2:0 colour halves the chroma of a blocky texture
+
+
+def test_both_readers_turn_a_rotated_video_alike(shared_dir: Path) -> None:
+    for angle, shape in ((0, (320, 568)), (90, (568, 320)), (180, (320, 568)), (270, (568, 320))):
+        path = shared_dir / "clips" / "decord" / f"video_{angle}.mov"
+        with open_video(path, "decord") as first, open_video(path, "pyav") as second:
+            assert (first.height, first.width) == (second.height, second.width) == shape
+            assert first.rotation == second.rotation
+            assert np.array_equal(first.frames([0, 2]), second.frames([0, 2]))
+
+
+def test_both_readers_choose_the_same_of_two_streams(shared_dir: Path) -> None:
+    path = shared_dir / "clips" / "torchcodec" / "nasa_13013.mp4"
+    with open_video(path, "decord") as first, open_video(path, "pyav") as second:
+        assert (first.width, first.height) == (second.width, second.height) == (480, 270)
+        assert np.array_equal(first.frames([100]), second.frames([100]))
+
+
+def test_what_decord_cannot_open_is_read_by_pyav(shared_dir: Path, tmp_path: Path) -> None:
+    with open_video(shared_dir / "clips" / "torchcodec" / "av1_video.mkv") as video:
+        assert video.reader == "pyav"
+        assert video.num_frames == 125
+        assert sum(1 for _ in video.all_frames()) == 125
+
+
+def test_a_video_without_duration_is_counted(tmp_path: Path) -> None:
+    with open_video(sample_videos.without_duration(tmp_path / "live.mkv")) as video:
+        assert video.reader == "pyav"
+        assert video.num_frames == 24
+        assert len(video.frames([0, 23, 5])) == 3
+
+
+def test_odd_sizes_are_written_and_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "odd.mp4", sample_videos.moving(8, 51, 33))
+    assert open_video(tmp_path / "odd.mp4").frames([0]).shape == (1, 51, 33, 3)
+
+
+def test_names_are_never_taken_for_addresses_or_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:a.mp4", "-i x.mp4", "http:..mp4", "%03d.mp4", "a'b\"c $(x).mp4"):
+        sample_videos.write(tmp_path / name)
+        for reader in ("decord", "pyav"):
+            assert open_video(name, reader).num_frames == 24
+
+
+def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile /etc/hostname\n")
+    with pytest.raises(VideoError, match="playlist") as caught:
+        open_video(path)
+    assert caught.value.reason == "not_a_video"
+
+
+def test_an_index_outside_the_video_is_refused(tmp_path: Path) -> None:
+    path = sample_videos.write(tmp_path / "clip.mp4")
+    for reader in ("decord", "pyav"):
+        with open_video(path, reader) as video, pytest.raises(VideoError, match="the video has 24"):
+            video.frames([24])
+
+
+def test_frames_of_a_wrong_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \[T,H,W,3\]"):
+        write_video(tmp_path / "clip.mp4", np.zeros((4, 64, 64), np.uint8))
+    assert list(tmp_path.iterdir()) == []
