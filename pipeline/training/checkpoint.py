@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pipeline.errors import EverestError
 from pipeline.training.tensors import fsync_folder, read_tensors, write_tensors
@@ -195,7 +196,9 @@ class Checkpoints:
             name: _verified_bytes(folder / name, entry["sha256"]) for name, entry in manifest["files"].items()
         }
         state = json.loads(data.pop("state.json"))
-        tensors = {name.removesuffix(".safetensors"): read_tensors(content) for name, content in data.items()}
+        tensors = {
+            n.removesuffix(".safetensors"): _tensors(folder / n, content) for n, content in data.items()
+        }
         return Checkpoint(manifest["step"], tensors, state)
 
 
@@ -224,6 +227,13 @@ def _verified_bytes(path: Path, expected: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != expected:
         raise CorruptCheckpoint(f"{path}: its SHA-256 is not the one in the manifest.")
     return content
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return read_tensors(content)
+    except SafetensorError as error:
+        raise CorruptCheckpoint(f"{path} is not a safetensors file ({error}).") from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:

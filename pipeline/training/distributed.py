@@ -166,8 +166,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """`value` (whole, the same on all ranks) laid out as `reference`: sharded, or moved to its device."""
     if hasattr(reference, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
-        mesh = reference.device_mesh
-        return distribute_tensor(value.to(mesh.device_type), mesh, reference.placements)
+        sharded = cast(DTensor, reference)
+        mesh = sharded.device_mesh
+        return distribute_tensor(value.to(mesh.device_type), mesh, sharded.placements)
     return value.to(reference.device)

@@ -24,7 +24,9 @@ from pipeline.training.launch import Watch, launch, locked
 PLOT_ROWS = 500
 
 
-def train(stage: str, benchmark: str | None, params: Params, values: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+def train(
+    stage: str, benchmark: str | None, params: Params, values: dict[str, Any], inputs: dict[str, str]
+) -> dict[str, Any]:
     """Run one training to the end and publish its model, history and metrics.
 
     Args:
@@ -36,11 +38,18 @@ def train(stage: str, benchmark: str | None, params: Params, values: dict[str, A
         The metrics, as in the metrics file.
     """
     began = time.time()
-    work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
+    work = layout.work_dir(
+        stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})
+    ).absolute()
     compute = params.compute
     tags = {"world_size": str(compute.ranks), "device": compute.device}
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
-        job = {"stage": stage, "benchmark": benchmark, "params": params.model_dump(mode="json"), "spool": str(run.spool)}
+        job = {
+            "stage": stage,
+            "benchmark": benchmark,
+            "params": params.model_dump(mode="json"),
+            "spool": str(run.spool),
+        }
         status.write(work / "job.json", job)
         if not (work / "final" / "metrics.json").exists():
             launch(

@@ -30,6 +30,8 @@ class Probes(nn.Module):
         # One list entry for each factor; the classifier's own head serves as the mould and stays out of the optimizer.
         self.heads = nn.ModuleList(copy.deepcopy(_trainable(classifier)) for _ in factors)
         _trainable(classifier).requires_grad_(False)
+        self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
+        self.chosen: torch.Tensor
 
     def forward(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """Logits [heads, B, classes]."""
@@ -42,9 +44,9 @@ class Probes(nn.Module):
         """Parameter prefix -> factor."""
         return {f"heads.{i}.": factor for i, factor in enumerate(self.factors)}
 
-    def winner(self, index: int) -> nn.Module:
-        """The classifier with head `index` in place."""
-        _trainable(self.classifier).load_state_dict(self.heads[index].state_dict())
+    def winner(self) -> nn.Module:
+        """The classifier with the head that `chosen` names in place."""
+        _trainable(self.classifier).load_state_dict(self.heads[int(self.chosen)].state_dict())
         classifier: nn.Module = self.classifier
         return classifier
 

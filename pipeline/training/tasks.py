@@ -1,13 +1,14 @@
-"""The two trainings as the engine sees them: which model, which batches, which loss.
+"""The trainings as the engine sees them: which model, which batches, which loss.
 
-Shapes: B clips, C channels, T frames, H x W pixels, N tokens, K classes.
+Shapes: B clips, C channels, T frames, H x W pixels, N tokens, A candidate slots, K classes, P probe heads.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,11 +17,259 @@ import models  # noqa: F401 - registers the names with timm
 from models.cost import Cost, multiply_adds
 from models.registry import architecture
 from models.weights import init_from, save_model
-from pipeline import layout
+from pipeline.data.augment import EvalTransform, FinetuneTransform, PretrainTransform
+from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
+from pipeline.data.loader import Batch, ClipLoader
 from pipeline.errors import InputError
-from pipeline.params import FinetuneParams, Params, PretrainParams
+from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
 from pipeline.training.distributed import Ranks
-from pipeline.training.engine import Loader, Settings, Task
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
+
+#: `finetune.init` for fresh weights.
+SCRATCH = "scratch"
+
+
+def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> dict[str, Any]:
+    """The arguments of `timm.create_model` for a pre-training."""
+    return {
+        "img_size": clip.resolution,
+        "num_frames": clip.frames,
+        "strategy": stage.strategy,
+        "keep_ratio": stage.keep_ratio,
+        "visible_ratio": stage.visible_ratio,
+        "decoder_depth": stage.decoder_depth,
+    }
+
+
+def classifier_arguments(stage: FinetuneParams, clip: ClipParams, classes: int) -> dict[str, Any]:
+    """The arguments of `timm.create_model` for a fine-tuning."""
+    return {
+        "img_size": clip.resolution,
+        "num_frames": clip.frames,
+        "num_classes": classes,
+        "strategy": stage.strategy,
+        "keep_ratio": stage.keep_ratio,
+        "drop_path_rate": stage.drop_path,
+        "fc_drop_rate": stage.fc_dropout,
+        "head": stage.head,
+    }
+
+
+class PretrainTask:
+    """Masked pre-training. Masks are a function of (seed, epoch, sample): the same on any number of ranks."""
+
+    label = "pretrain"
+    #: Forward-equivalents of a training step: the backward pass costs two.
+    passes = 3.0
+
+    def __init__(self, params: Params, ranks: Ranks) -> None:
+        stage, clip = params.pretrain, params.clip
+        self.stage, self.clip, self.device = stage, clip, ranks.device
+        self.settings = settings_of(stage, params.compute, params.seed)
+        self.name = architecture(stage.size, pretrain=True)
+        self.arguments = autoencoder_arguments(stage, clip)
+        self.dataset = pretraining_clips(params)
+        self.loader = _loader(self.dataset, stage, params, ranks, shuffle=True)
+        self.transform = PretrainTransform(clip.resolution, stage.scales, stage.flip)
+        torch.manual_seed(params.seed)
+        self.model: nn.Module = timm.create_model(self.name, **self.arguments)
+        if params.compute.activation_checkpointing:
+            _recompute(self.model)
+        self.slots = clip.frames // 2
+        self.tokens = self.slots * (clip.resolution // 16) ** 2
+        online = stage.frame_selection.mode == "online"
+        self.candidates = self.dataset.rule.frames_read // 2 if online else None
+        self.cost: Cost = multiply_adds(
+            stage.size,
+            "pretrain",
+            strategy=stage.strategy,
+            keep_ratio=stage.keep_ratio,
+            visible_ratio=stage.visible_ratio,
+            frames=clip.frames,
+            resolution=clip.resolution,
+            decoder_depth=stage.decoder_depth,
+            candidates=self.candidates,
+        )
+
+    def groups(self) -> list[dict[str, Any]]:
+        return parameter_groups(self.model, self.stage.weight_decay)
+
+    def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
+        clip_BCTHW, _ = self.transform(batch, self.device)
+        noise_BN = batch.uniforms("mask", self.tokens).to(self.device, non_blocking=True)
+        more: dict[str, Any] = {}
+        if self.candidates is not None:
+            slot_noise_BA = batch.uniforms("slots", self.candidates).to(self.device, non_blocking=True)
+            more = {"choose": self.slots, "slot_noise_BA": slot_noise_BA}
+        loss: torch.Tensor = model(clip_BCTHW, noise_BN=noise_BN, **more)
+        return loss
+
+    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+        return {}
+
+    def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the finished model."""
+        model = timm.create_model(self.name, **self.arguments)
+        model.load_state_dict(tensors)
+        save_model(model, folder, _info("pretrain", self.clip, {"corpus": self.stage.corpus}))
+
+
+class FinetuneTask:
+    """Fine-tuning, or probing of a frozen encoder, on one benchmark; validation on deterministic clips."""
+
+    def __init__(self, params: Params, benchmark: str, ranks: Ranks) -> None:
+        stage, clip = params.finetune_of(benchmark), params.clip
+        data = params.benchmark(benchmark).data
+        self.stage, self.clip, self.ranks, self.benchmark = stage, clip, ranks, benchmark
+        self.label = f"finetune {benchmark}"
+        self.passes = 1.0 if stage.frozen else 3.0
+        select = "best" if stage.frozen else stage.select
+        self.settings = settings_of(stage, params.compute, params.seed, select)
+        training = labelled_clips(params, benchmark, "train", random=True)
+        self.loader = _loader(training, stage, params, ranks, shuffle=True)
+        held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
+        self.validation = _loader(held_out, stage, params, ranks, shuffle=False)
+        self.transform = FinetuneTransform(
+            clip.resolution,
+            data.classes,
+            crop_scale=stage.crop_scale,
+            crop_ratio=stage.crop_ratio,
+            flip=stage.flip,
+            rand_augment=stage.rand_augment,
+            random_erasing=stage.random_erasing,
+            mixup=stage.mixup,
+            cutmix=stage.cutmix,
+            label_smoothing=stage.label_smoothing,
+        )
+        self.centre = EvalTransform(clip.resolution)
+        size = params.pretrain.size
+        self.name = architecture(size, pretrain=False)
+        self.arguments = classifier_arguments(stage, clip, data.classes)
+        torch.manual_seed(params.seed)
+        classifier = timm.create_model(self.name, **self.arguments)
+        if stage.init != SCRATCH:
+            _start_from(classifier, Path(stage.init))
+        if params.compute.activation_checkpointing:
+            _recompute(classifier)
+        self.model: nn.Module = Probes(classifier) if stage.frozen else classifier
+        self.cost: Cost = multiply_adds(
+            size,
+            "finetune",
+            strategy=stage.strategy,
+            keep_ratio=stage.keep_ratio,
+            frames=clip.frames,
+            resolution=clip.resolution,
+            num_classes=data.classes,
+            head=stage.head,
+        )
+
+    def groups(self) -> list[dict[str, Any]]:
+        scales = self.model.lr_scales() if isinstance(self.model, Probes) else None
+        decay = 1.0 if self.stage.frozen else self.stage.layer_decay
+        return parameter_groups(self.model, self.stage.weight_decay, decay, scales)
+
+    def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
+        clip_BCTHW, targets_BK = self.transform(batch, self.ranks.device)
+        logits = model(clip_BCTHW).float()
+        if not self.stage.frozen:
+            return F.cross_entropy(logits, targets_BK)
+        # Heads share nothing that learns, so the gradient of the sum is each head's own.
+        return torch.stack([F.cross_entropy(logits_BK, targets_BK) for logits_BK in logits]).sum()
+
+    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+        if not last and (epoch + 1) % self.stage.validate_every_epochs:
+            return {}
+        heads = len(self.model.factors) if isinstance(self.model, Probes) else 1
+        # Per head: right in the first, right in the first five, sum of losses, clips.
+        sums_P4 = torch.zeros(heads, 4, dtype=torch.float64, device=self.ranks.device)
+        for batch in self.validation.epoch(0):
+            clip_BCTHW, labels_B = self.centre(batch, self.ranks.device)
+            logits_PBK = self.model(clip_BCTHW).float()
+            logits_PBK = logits_PBK if logits_PBK.ndim == 3 else logits_PBK[None]
+            for sums_4, logits_BK in zip(sums_P4, logits_PBK, strict=True):
+                sums_4 += _scores(logits_BK, labels_B)
+        return self._report(self.ranks.sum_(sums_P4))
+
+    def _report(self, sums_P4: torch.Tensor) -> dict[str, float]:
+        top1_P, top5_P, loss_P = (sums_P4[:, :3] / sums_P4[:, 3:]).T.tolist()
+        best = max(range(len(top1_P)), key=lambda head: (top1_P[head], -loss_P[head]))
+        found = {"val_top1": top1_P[best], "val_top5": top5_P[best], "val_loss": loss_P[best]}
+        if isinstance(self.model, Probes):
+            found["val_probe_lr_factor"] = self.model.factors[best]
+            self.model.chosen.fill_(best)
+        return found
+
+    def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the finished classifier; of a probe the one with the head that won."""
+        classifier = timm.create_model(self.name, **self.arguments)
+        if isinstance(self.model, Probes):
+            probes = Probes(classifier)
+            probes.load_state_dict(tensors)
+            classifier = probes.winner()
+        else:
+            classifier.load_state_dict(tensors)
+        info = {"benchmark": self.benchmark, "init": self.stage.init, "frozen": self.stage.frozen}
+        save_model(classifier, folder, _info("finetune", self.clip, info))
+
+
+TrainingTask = PretrainTask | FinetuneTask
+
+
+def build(stage: str, benchmark: str | None, params: Params, ranks: Ranks) -> TrainingTask:
+    """The task of a stage."""
+    if stage == "pretrain":
+        return PretrainTask(params, ranks)
+    if stage == "finetune" and benchmark is not None:
+        return FinetuneTask(params, benchmark, ranks)
+    raise InputError(
+        f"stage {stage!r} with benchmark {benchmark!r} is no training. Cure: pretrain or finetune."
+    )
+
+
+def _loader(
+    dataset: ClipDataset, stage: PretrainParams | FinetuneParams, params: Params, ranks: Ranks, shuffle: bool
+) -> ClipLoader:
+    """Training batches; without `shuffle` every clip once, for validation."""
+    return ClipLoader(
+        dataset,
+        seed=params.seed,
+        global_batch=stage.batch,
+        rank=ranks.rank,
+        world=ranks.world,
+        accumulate=stage.accumulate,
+        repeated=stage.repeated_augmentation if shuffle else 1,
+        shuffle=shuffle,
+        workers=params.compute.loader_workers,
+        drop_last=shuffle,
+    )
+
+
+def _recompute(model: Any) -> None:
+    model.set_grad_checkpointing(True)
+
+
+def _start_from(classifier: nn.Module, folder: Path) -> None:
+    try:
+        init_from(classifier, folder)
+    except ValueError as error:
+        raise InputError(f"finetune.init = {str(folder)!r}: {error}") from error
+
+
+def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    """Right in the first, right in the first five, sum of losses, clips: [4] float64."""
+    five = min(5, logits_BK.shape[1])
+    right_B5 = logits_BK.topk(five, dim=1).indices == labels_B[:, None]
+    loss = F.cross_entropy(logits_BK, labels_B, reduction="sum")
+    count = torch.full_like(loss, len(labels_B))
+    return torch.stack([right_B5[:, 0].sum(), right_B5.sum(), loss, count]).double()
+
+
+def _info(stage: str, clip: ClipParams, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "created_by": "everest-pipeline",
+        "stage": stage,
+        "clip": {"frames": clip.frames, "resolution": clip.resolution, "patch": 16, "tubelet": 2},
+        **more,
+    }

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.training import snapshot
 from pipeline.training.distributed import Ranks
 from pipeline.training.engine import Engine, Settings
 from pipeline.training.heartbeat import Pulse
@@ -28,6 +29,7 @@ from pipeline.training.optim import parameter_groups
 from pipeline.training.progress import Progress
 from pipeline.training.rank import live
 from pipeline.training.stopping import StopRequest
+from pipeline.training.tensors import write_tensors
 
 WIDTH = 16
 
@@ -98,12 +100,20 @@ class ToyTask:
             self._misbehave(batch)
             if self._once("nan_at", batch):
                 loss = loss * float("nan")
+        self._remember(epoch, batch)
         self.seen += 1
         return loss
+
+    def _remember(self, epoch: int, batch: ToyBatch) -> None:
+        if self.wish.get("trace"):
+            with (self.work / "trace.txt").open("a") as file:
+                file.write("".join(f"{epoch} {int(i)}\n" for i in batch.index_B))
 
     def _misbehave(self, batch: ToyBatch) -> None:
         if self._once("hang_at", batch):
             time.sleep(3600)
+        if self._once("stop_at", batch):
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._once("kill_at", batch):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._once("freeze_at", batch):
@@ -151,21 +161,21 @@ def build(work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> Engine:
     )
 
 
+def train(work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
+    """Train to the end and leave parameters, moments and generators in `result.safetensors`."""
+    engine = build(work, ranks, pulse, stop)
+    engine.run()
+    moments = snapshot.optimizer_tensors(engine.optimizer)
+    everything = engine.result() | moments | engine.average.tensors() | snapshot.gather_rng(ranks)
+    if ranks.main:
+        write_tensors(work / "result.safetensors", everything)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     work = parser.parse_args().work
-
-    def body(ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
-        engine = build(work, ranks, pulse, stop)
-        engine.run()
-        result = engine.result()
-        if ranks.main:
-            from pipeline.training.tensors import write_tensors
-
-            write_tensors(work / "result.safetensors", result)
-
-    return live(work, body, "cpu")
+    return live(work, lambda ranks, pulse, stop: train(work, ranks, pulse, stop), "cpu")
 
 
 if __name__ == "__main__":

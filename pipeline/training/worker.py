@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """The exit code of this rank."""
-    parser = argparse.ArgumentParser(description="One rank of a training; started by `everest pretrain` and `finetune`.")
+    parser = argparse.ArgumentParser(
+        description="One rank of a training; started by `everest pretrain` and `finetune`."
+    )
     parser.add_argument("--work", type=Path, required=True)
     work = parser.parse_args().work
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))

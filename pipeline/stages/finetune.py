@@ -1,0 +1,53 @@
+"""Fine-tuning on one benchmark: from our pre-training, from converted official weights, or from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.errors import InputError
+from pipeline.params import Params
+from pipeline.training import job
+
+#: `finetune.init` for fresh weights.
+SCRATCH = "scratch"
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Fine-tune, or continue where a stopped run with the same parameters, data and weights left off.
+
+    Raises:
+        InputError: no benchmark, or the weights or the cache are missing.
+        Interrupted: stopped by a signal; the state was saved.
+    """
+    if benchmark is None:
+        raise InputError(
+            f"finetune needs a benchmark. Cure: `everest finetune {next(iter(params.benchmarks))}`."
+        )
+    stage = params.finetune_of(benchmark)
+    inputs = {}
+    for path in (
+        layout.manifest_dir(benchmark) / "manifest.parquet",
+        layout.cache_dir(benchmark) / "cache.json",
+    ):
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Cure: `dvc repro preprocess@{benchmark}`.")
+        inputs[str(path)] = job.file_identity(path)
+    if stage.init != SCRATCH:
+        weights = Path(stage.init) / "model.safetensors"
+        if not weights.exists():
+            raise InputError(
+                f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first (`dvc repro pretrain`), "
+                f"name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
+            )
+        inputs[str(weights)] = job.file_identity(weights)
+    values = {
+        "seed": params.seed,
+        "clip": params.clip.model_dump(mode="json"),
+        "finetune": stage.model_dump(mode="json"),
+        "data": params.benchmark(benchmark).data.model_dump(
+            mode="json", include={"classes", "frame_step", "split"}
+        ),
+    }
+    return job.train("finetune", benchmark, params, values, inputs)

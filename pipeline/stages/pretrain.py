@@ -1,0 +1,39 @@
+"""Pre-training: one masked autoencoder over the corpora that params.yaml names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline import layout
+from pipeline.errors import InputError
+from pipeline.params import Params
+from pipeline.training import job
+
+
+def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+    """Pre-train, or continue where a stopped run with the same parameters and data left off.
+
+    Raises:
+        InputError: a corpus is missing.
+        Interrupted: stopped by a signal; the state was saved.
+    """
+    if benchmark is not None:
+        raise InputError(
+            f"pretrain takes no benchmark, got {benchmark!r}: it trains once, on pretrain.corpus of params.yaml. "
+            "Cure: `everest pretrain`."
+        )
+    inputs = {}
+    for name in params.pretrain.corpus:
+        path = layout.corpus_file(name)
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist. Cure: `everest corpus {name}`, or `dvc repro corpus@{name}`."
+            )
+        inputs[str(path)] = job.file_identity(path)
+    values = {
+        "seed": params.seed,
+        "clip": params.clip.model_dump(mode="json"),
+        "pretrain": params.pretrain.model_dump(mode="json"),
+        "frame_step": {name: params.benchmarks[name].data.frame_step for name in params.pretrain.corpus},
+    }
+    return job.train("pretrain", None, params, values, inputs)

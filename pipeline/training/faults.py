@@ -1,0 +1,479 @@
+"""Fault trials of the training engine: `python -m pipeline.training.faults` runs them all and prints a table.
+
+Each trial returns a :class:`Figure`. Tests run the same functions with few trials. Ranks are forked from this process
+(torch is imported once), except where signals, stalls and kills go through the real launcher and torchrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import pickle
+import random
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import EverestError, Interrupted
+from pipeline.training import status, toy
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.heartbeat import Pulse, create
+from pipeline.training.launch import Watch, launch
+from pipeline.training.rank import live
+from pipeline.training.stopping import StopRequest
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table: `bad` of `trials` went wrong, `note` is what else was measured."""
+
+    row: int
+    fault: str
+    trials: int
+    bad: int
+    note: str = ""
+
+
+# -- running the toy -------------------------------------------------------------------------------------
+
+
+def forked(work: Path, ranks: int, wish: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Run the toy training as forked ranks to their end; the ranks' accounts, by rank."""
+    work.mkdir(parents=True, exist_ok=True)
+    if wish is not None:
+        (work / "toy.json").write_text(json.dumps(wish))
+    shutil.rmtree(work / "ends", ignore_errors=True)
+    create(work / "beats", ranks)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            os._exit(_rank(work))
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    return [status.read(work / "ends" / f"rank-{rank}.json") for rank in range(ranks)]
+
+
+def _rank(work: Path) -> int:
+    def body(ranks: Any, pulse: Pulse, stop: StopRequest) -> None:
+        toy.train(work, ranks, pulse, stop)
+
+    try:
+        return live(work, body, "cpu")
+    except BaseException:  # noqa: BLE001 - a forked rank never returns into its parent's code
+        logging.exception("a forked rank failed outside its body")
+        return 1
+
+
+def result(work: Path) -> dict[str, torch.Tensor]:
+    """Parameters, moments, averages and generators at the end of a run."""
+    return load_file(work / "result.safetensors")
+
+
+def losses(work: Path) -> list[float]:
+    """The loss of every step, in order."""
+    with (work / "history.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> int:
+    """How many tensors are missing or differ in any bit."""
+    names = one.keys() | other.keys()
+    return sum(n not in one or n not in other or not _same_bits(one[n], other[n]) for n in names)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (
+        a.dtype == b.dtype and a.shape == b.shape and bytes(a.numpy().tobytes()) == bytes(b.numpy().tobytes())
+    )
+
+
+# -- the trials ------------------------------------------------------------------------------------------
+
+
+def kill_while_writing(folder: Path, trials: int) -> Figure:
+    """Row 1: kill -9 at a random moment of a stream of checkpoint writes; is the newest one readable?"""
+    chance = random.Random(0)
+    unreadable = 0
+    for _ in range(trials):
+        child = os.fork()
+        if child == 0:
+            _write_for_ever(folder)
+        time.sleep(0.02 + chance.random() * 0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = Checkpoints(folder)
+        steps = found.steps()
+        unreadable += bool(steps) and found.verified() != steps[-1]
+    unreadable += Checkpoints(folder).verified() is None
+    return Figure(
+        1,
+        "kill -9 during a checkpoint write",
+        trials,
+        unreadable,
+        f"{Checkpoints(folder).steps()[-1]} written",
+    )
+
+
+def _write_for_ever(folder: Path) -> None:
+    found = Checkpoints(folder)
+    tensors = {"model": {f"w{i}": torch.full((128, 128), float(i)) for i in range(8)}}
+    step = (found.steps() or [0])[-1]
+    with contextlib.suppress(OSError):
+        while True:
+            step += 1
+            found.write(step, tensors, {"step": step})
+    os._exit(1)
+
+
+def stop_and_resume(folder: Path, ranks: int, accumulate: int, stops: list[int], row: int = 2) -> Figure:
+    """Row 2: stop before micro-step k, resume, compare every bit at the end with a run that never stopped."""
+    wish = {
+        "accumulate": accumulate,
+        "ema_decay": 0.9,
+        "rank": 0,
+        "epochs": 3,
+        "size": 48,
+        "checkpoint_every_steps": 5,
+    }
+    forked(folder / "whole", ranks, wish)
+    whole, curve = result(folder / "whole"), losses(folder / "whole")
+    bad = 0
+    for stop in stops:
+        work = folder / f"stop-{stop}"
+        ends = forked(work, ranks, {**wish, "stop_at": stop})
+        stopped = all(end.get("state") == "interrupted" for end in ends)
+        forked(work, ranks)
+        bad += not stopped or differing(whole, result(work)) > 0 or losses(work) != curve
+    name = f"stop and resume, {ranks} rank{'s' * (ranks > 1)}, accumulation {accumulate}"
+    return Figure(row, name, len(stops), bad, f"{len(whole)} tensors compared bit for bit")
+
+
+def crash_and_resume(folder: Path, crashes: list[int]) -> Figure:
+    """Row 2: kill -9 both ranks mid-epoch; from the newest checkpoint on, the curve is the same to the bit."""
+    wish = {"accumulate": 2, "rank": 0, "epochs": 3, "size": 48, "checkpoint_every_steps": 3}
+    forked(folder / "whole", 2, wish)
+    whole, curve = result(folder / "whole"), losses(folder / "whole")
+    bad = 0
+    for crash in crashes:
+        work = folder / f"crash-{crash}"
+        forked(work, 2, {**wish, "kill_at": crash})
+        forked(work, 2)
+        bad += differing(whole, result(work)) > 0 or losses(work) != curve
+    return Figure(
+        2, "kill -9 of a rank, then resume", len(crashes), bad, "parameters, moments, generators, losses"
+    )
+
+
+def other_ranks(folder: Path, pairs: list[tuple[int, int]], stop: int = 7) -> Figure:
+    """Row 4: stop with some ranks, resume with others; every sample once an epoch, the same losses."""
+    wish = {"dropout": 0.0, "rank": 0, "trace": True, "epochs": 3, "size": 48}
+    forked(folder / "whole", 1, wish)
+    curve = losses(folder / "whole")
+    wrong, worst = 0, 0.0
+    for before, after in pairs:
+        work = folder / f"{before}-{after}"
+        forked(work, before, {**wish, "stop_at": stop})
+        forked(work, after)
+        seen = Counter((work / "trace.txt").read_text().split("\n")[:-1])
+        wrong += 3 * 48 - len(seen) + sum(count - 1 for count in seen.values())
+        worst = max(worst, *(abs(a - b) for a, b in zip(curve, losses(work), strict=True)))
+    names = ", ".join(f"{a} to {b}" for a, b in pairs)
+    return Figure(
+        4, f"resume on other ranks ({names})", len(pairs) * 144, wrong, f"largest loss difference {worst:.1e}"
+    )
+
+
+def damage(folder: Path, trials: int) -> Figure:
+    """Row 5: one flipped bit or a zeroed page anywhere in the newest checkpoint."""
+    chance = random.Random(1)
+    found = Checkpoints(folder)
+    tensors = {"model": {"w": torch.randn(200, 100)}, "optimizer": {"w|exp_avg": torch.randn(200, 100)}}
+    missed = 0
+    logging.disable(logging.WARNING)
+    for trial in range(trials):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        found.write(1, tensors, {"step": 1})
+        newest = found.write(2, tensors, {"step": 2})
+        path = chance.choice(sorted(newest.iterdir()))
+        content = bytearray(path.read_bytes())
+        if trial % 2 and len(content) > 4096:
+            at = chance.randrange(0, len(content) - 4095)
+            content[at : at + 4096] = bytes(4096)
+        else:
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+        missed += found.verified() != 1
+    logging.disable(logging.NOTSET)
+    return Figure(5, "bit flips and zeroed pages", trials, missed, "fell back to the one before each time")
+
+
+def incomplete(folder: Path, trials: int) -> Figure:
+    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size), read-only."""
+    import resource
+
+    chance = random.Random(2)
+    found = Checkpoints(folder)
+    tensors = {"model": {"w": torch.randn(200, 100)}}
+    silent = 0
+    logging.disable(logging.WARNING)
+    for trial in range(trials):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        found.write(1, tensors, {"step": 1})
+        if trial % 3 == 2:
+            # A write beyond the limit fails as on a full disk; the signal that comes with it is ignored.
+            before, handler = (
+                resource.getrlimit(resource.RLIMIT_FSIZE),
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            )
+            resource.setrlimit(resource.RLIMIT_FSIZE, (chance.randrange(1, 80_000), before[1]))
+            found.save(2, tensors, {"step": 2})
+            try:
+                found.wait()
+                silent += 1
+            except EverestError:
+                silent += found.verified() != 1 or bool(list(folder.glob(".*.tmp")))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                signal.signal(signal.SIGXFSZ, handler)
+            continue
+        path = chance.choice(sorted(found.write(2, tensors, {"step": 2}).iterdir()))
+        content = path.read_bytes()
+        path.unlink()
+        if trial % 3:
+            path.write_bytes(content[: chance.randrange(len(content))])
+        silent += found.verified() != 1
+    logging.disable(logging.NOTSET)
+    return Figure(6, "truncated, missing, disk full", trials, silent)
+
+
+def crash_while_pruning(folder: Path, trials: int) -> Figure:
+    """Row 7: kill -9 while old checkpoints are removed; at least two complete ones remain."""
+    chance = random.Random(3)
+    violations = 0
+    for _ in range(trials):
+        shutil.rmtree(folder, ignore_errors=True)
+        many = Checkpoints(folder, keep=8)
+        for step in range(1, 8):
+            many.write(step, {f"part{i}": {"w": torch.zeros(4)} for i in range(20)}, {})
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(OSError):
+                Checkpoints(folder, keep=2)._prune()
+            os._exit(0)
+        time.sleep(chance.random() * 0.006)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        left = Checkpoints(folder)
+        intact = sum(_loads(left, step) for step in left.steps())
+        violations += intact < 2 or intact != len(left.steps())
+    return Figure(7, "crash while old checkpoints are pruned", trials, violations)
+
+
+def _loads(found: Checkpoints, step: int) -> bool:
+    try:
+        found.load(step)
+    except EverestError:
+        return False
+    return True
+
+
+def signals(folder: Path, ranks: int = 2) -> Figure:
+    """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then continued."""
+    lost, seconds = 0, []
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        work = folder / name
+        work.mkdir(parents=True)
+        (work / "toy.json").write_text(
+            json.dumps({"seconds": 0.05, "epochs": 40, "checkpoint_every_steps": 100000})
+        )
+        with _signal_at_step(work, 5, getattr(signal, name)) as sent:
+            try:
+                launch("pipeline.training.toy", [], ranks=ranks, work=work, threads=1)
+                lost += 1
+            except Interrupted:
+                seconds.append(time.monotonic() - sent[0])
+        step = status.read(work / "ends" / "rank-0.json").get("step", -1)
+        saved = Checkpoints(work / "checkpoints").verified()
+        last = len(losses(work))
+        lost += saved != last or step < 5
+    return Figure(
+        8, "SIGINT, SIGTERM, SIGUSR1", 3, lost, f"longest stop {max(seconds, default=-1):.1f} s, steps lost 0"
+    )
+
+
+@contextlib.contextmanager
+def _signal_at_step(work: Path, step: int, number: int) -> Iterator[list[float]]:
+    """A forked child sends `number` to this process when the ranks reach `step`."""
+    from pipeline.training.heartbeat import read
+
+    sent = [0.0]
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                beats = read(work / "beats")
+                if beats and min(beat.step for beat in beats) >= step:
+                    os.write(writer, str(time.monotonic()).encode())
+                    os.kill(parent, number)
+                    break
+            time.sleep(0.02)
+        os._exit(0)
+    os.close(writer)
+
+    try:
+        yield sent
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def nonfinite(folder: Path, policy: str) -> Figure:
+    """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody hangs."""
+    work = folder / policy
+    began = time.monotonic()
+    ends = forked(work, 2, {"nan_at": 9, "rank": 1, "on_nonfinite": policy, "epochs": 3})
+    seconds = time.monotonic() - began
+    expected = "failed" if policy == "stop" else "done"
+    bad = sum(end.get("state") != expected for end in ends)
+    bad += not (work / "nonfinite-000000009.json").exists()
+    found = Checkpoints(work / "checkpoints")
+    for step in found.steps():
+        tensors = found.load(step).tensors
+        bad += sum(not bool(value.isfinite().all()) for value in tensors["model"].values())
+    return Figure(
+        9, f"NaN on one rank, policy {policy}", 1, bad, f"{seconds:.1f} s in all, both ranks {expected}"
+    )
+
+
+def stalls(folder: Path, what: str, stall_seconds: float = 3.0) -> Figure:
+    """Row 10: a rank hangs, is frozen (SIGSTOP) or killed; it is named, its stack dumped, the run restarted."""
+    work = folder / what
+    work.mkdir(parents=True)
+    (work / "toy.json").write_text(json.dumps({what: 7, "rank": 1, "epochs": 3}))
+    began = time.monotonic()
+    with _captured() as messages:
+        launch("pipeline.training.toy", [], ranks=2, work=work, threads=1, watch=Watch(stall_seconds, 1))
+    text = " ".join(messages)
+    bad = int(what != "kill_at" and "rank 1" not in text)
+    bad += not messages
+    return Figure(
+        10,
+        f"rank 1: {what}",
+        1,
+        bad,
+        f"named and finished after one restart, {time.monotonic() - began:.0f} s in all",
+    )
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[list[str]]:
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    handler = Keep()
+    logger = logging.getLogger("pipeline.training.launch")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def code_in_files(folder: Path) -> Figure:
+    """Row 20: a pickle in the place of a checkpoint's file and of its state is refused unread."""
+    mark = folder / "executed"
+    payload = pickle.dumps(_Payload(str(mark)))
+    found = Checkpoints(folder / "checkpoints")
+    bad = 0
+    for name in ("model.safetensors", "state.json", "manifest.json"):
+        found.write(1, {"model": {"w": torch.zeros(2)}}, {})
+        (folder / "checkpoints" / "step-000000001" / name).write_bytes(payload)
+        logging.disable(logging.WARNING)
+        bad += found.verified() is not None
+        logging.disable(logging.NOTSET)
+    return Figure(20, "checkpoints that carry code", 3, bad + mark.exists(), "executed 0")
+
+
+class _Payload:
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.mark,)
+
+
+def everything(folder: Path) -> Iterator[Callable[[], Figure]]:
+    """Every trial with its full count."""
+    yield lambda: kill_while_writing(folder / "1", 50)
+    yield lambda: stop_and_resume(folder / "2a", 1, 1, list(range(1, 18)))
+    yield lambda: stop_and_resume(folder / "2b", 2, 2, list(range(1, 36)))
+    yield lambda: crash_and_resume(folder / "2c", list(range(7, 35, 3)))
+    yield lambda: other_ranks(folder / "4", [(2, 1), (1, 2), (4, 2), (2, 4)])
+    yield lambda: damage(folder / "5", 200)
+    yield lambda: incomplete(folder / "6", 90)
+    yield lambda: crash_while_pruning(folder / "7", 50)
+    yield lambda: signals(folder / "8")
+    for policy in ("stop", "skip", "rollback"):
+        yield partial(nonfinite, folder / "9", policy)
+    for what in ("hang_at", "freeze_at", "kill_at"):
+        yield partial(stalls, folder / "10", what)
+    yield lambda: code_in_files(folder / "20")
+
+
+def main() -> int:
+    """Print the table; 1 if any trial went wrong."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Faults of training: 2 CPU ranks, Gloo over loopback")
+    for name in ("row", "fault", "trials", "bad", "measured", "seconds"):
+        table.add_column(name, justify="left" if name in ("fault", "measured") else "right")
+    failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for trial in everything(Path(temporary)):
+            began = time.monotonic()
+            figure = trial()
+            failed += figure.bad
+            seconds = f"{time.monotonic() - began:.1f}"
+            table.add_row(
+                str(figure.row), figure.fault, str(figure.trials), str(figure.bad), figure.note, seconds
+            )
+    Console(width=140).print(table)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,215 @@
+"""Checkpoints are whole or absent, and what is read is what was written."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import EverestError
+from pipeline.training.checkpoint import Checkpoints, CorruptCheckpoint
+from pipeline.training.tensors import write_tensors
+
+
+def _tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "model": {"w": torch.randn(64, 32, generator=generator), "b": torch.zeros(3)},
+        "rng": {"0.torch": torch.arange(16, dtype=torch.uint8)},
+    }
+
+
+def _filled(root: Path, steps: tuple[int, ...] = (1, 2, 3)) -> Checkpoints:
+    found = Checkpoints(root)
+    for step in steps:
+        found.write(step, _tensors(step), {"step": step})
+    return found
+
+
+def test_a_file_written_as_a_stream_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
+    tensors = {
+        "half": torch.randn(3, 5).to(torch.bfloat16),
+        "none": torch.zeros(0, 4),
+        "number": torch.tensor(7.0),
+        "turned": torch.randn(4, 6).t(),
+        "flag": torch.tensor([True, False]),
+    }
+    write_tensors(tmp_path / "x.safetensors", tensors)
+    read = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+
+
+def test_the_newest_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoint = _filled(tmp_path).newest()
+    assert checkpoint is not None
+    assert checkpoint.step == 3
+    assert checkpoint.state == {"step": 3}
+    assert torch.equal(checkpoint.tensors["model"]["w"], _tensors(3)["model"]["w"])
+
+
+def test_an_empty_folder_has_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "new").newest() is None
+
+
+def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:
+    found = Checkpoints(tmp_path, keep=2)
+    for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, 0.9), (5, None)):
+        found.write(step, _tensors(step), {}, score)
+    assert found.steps() == [2, 4, 5]
+    assert found.best() == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "zero", "truncate", "remove"])
+@pytest.mark.parametrize("name", ["model.safetensors", "rng.safetensors", "state.json", "manifest.json"])
+def test_damage_is_found_said_and_survived(
+    tmp_path: Path, damage: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = _filled(tmp_path)
+    path = tmp_path / "step-000000003" / name
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    elif damage == "zero":
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    elif damage == "truncate":
+        content = content[:-1]
+    path.unlink()
+    if damage != "remove":
+        path.write_bytes(content)
+    checkpoint = found.newest()
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+    if (damage, name) != ("remove", "manifest.json"):
+        assert "Falling back" in caplog.text
+
+
+def test_a_manifest_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    found = _filled(tmp_path)
+    (tmp_path / "step-000000003").rename(tmp_path / "step-000000009")
+    with pytest.raises(CorruptCheckpoint, match="of step 3"):
+        found.load(9)
+
+
+def test_a_full_disk_is_loud_and_the_earlier_copy_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _filled(tmp_path)
+
+    def full(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.training.checkpoint.write_tensors", full)
+    found.save(4, _tensors(4), {})
+    with pytest.raises(EverestError, match=r"No space left.*intact.*Cure: free disk"):
+        found.wait()
+    assert found.verified() == 3
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_file_in_the_folders_place_is_loud(tmp_path: Path) -> None:
+    found = _filled(tmp_path)
+    (tmp_path / ".step-000000004.tmp").write_text("in the way")
+    (tmp_path / ".step-000000004.tmp").chmod(0)
+    found.save(4, _tensors(4), {})
+    with pytest.raises(EverestError, match="could not be written"):
+        found.wait()
+    assert found.verified() == 3
+
+
+def test_writing_goes_on_in_the_background(tmp_path: Path) -> None:
+    found = Checkpoints(tmp_path)
+    big = {"model": {f"w{i}": torch.zeros(1024, 1024) for i in range(8)}}
+    began = time.perf_counter()
+    found.save(1, big, {})
+    handed_over = time.perf_counter() - began
+    found.wait()
+    assert handed_over < (time.perf_counter() - began) / 2
+    assert found.verified() == 1
+
+
+def test_a_crash_while_pruning_leaves_at_least_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _filled(tmp_path, (1, 2, 3))
+    found = Checkpoints(tmp_path, keep=2)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.training.checkpoint.shutil.rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        found._prune()
+    monkeypatch.undo()
+    assert len(Checkpoints(tmp_path).steps()) >= 2
+    assert Checkpoints(tmp_path).newest() is not None
+
+
+def test_keeping_fewer_than_two_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        Checkpoints(tmp_path, keep=1)
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from pipeline.training.checkpoint import Checkpoints
+found = Checkpoints(Path(sys.argv[1]))
+tensors = {"model": {f"w{i}": torch.full((256, 256), float(i)) for i in range(8)}}
+step = (found.steps() or [0])[-1]
+print("ready", flush=True)
+while True:
+    step += 1
+    found.write(step, tensors, {"step": step})
+"""
+
+
+def kill_while_writing(root: Path, trials: int, seed: int = 0) -> list[int | None]:
+    """Kill -9 a process that writes checkpoints without pause, at random moments; the newest intact step after each."""
+    chance = random.Random(seed)
+    survivors: list[int | None] = []
+    for _ in range(trials):
+        child = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(0.05 + chance.random() * 0.15)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        survivors.append(Checkpoints(root).verified())
+    return survivors
+
+
+def test_after_kill_9_in_the_middle_of_a_write_the_newest_is_readable(tmp_path: Path) -> None:
+    survivors = kill_while_writing(tmp_path, trials=2)
+    assert None not in survivors
+    assert survivors == sorted(survivors, key=lambda step: step or 0)
+    assert len(Checkpoints(tmp_path).steps()) >= 2
+
+
+def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
+    found = _filled(tmp_path)
+    mark = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {mark}",)
+
+    folder = tmp_path / "step-000000003"
+    torch.save(Evil(), folder / "model.safetensors")
+    assert (checkpoint := found.newest()) is not None
+    assert checkpoint.step == 2
+    # Even with a manifest that vouches for it: safetensors holds tensors and nothing else.
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("sha256")
+    manifest["files"]["model.safetensors"]["sha256"] = hashlib.sha256(
+        (folder / "model.safetensors").read_bytes()
+    ).hexdigest()
+    text = json.dumps(manifest, sort_keys=True).encode()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()}))
+    with pytest.raises(CorruptCheckpoint, match="not a safetensors file"):
+        found.load(3)
+    assert not mark.exists()
