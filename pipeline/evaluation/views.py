@@ -56,7 +56,8 @@ def normalised(views_XTHWC: U8, resolution: int, device: torch.device) -> torch.
     """Views as the model takes them: float32 [X, 3, T, R, R], resized, ImageNet mean and deviation."""
     import torch
     import torch.nn.functional as F
-    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 
     clips = torch.from_numpy(np.ascontiguousarray(views_XTHWC)).to(device).permute(0, 1, 4, 2, 3)
     count, length = clips.shape[:2]
@@ -65,7 +66,7 @@ def normalised(views_XTHWC: U8, resolution: int, device: torch.device) -> torch.
         pictures = F.interpolate(
             pictures, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
         )
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
-    deviation = torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    deviation = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
     pictures = (pictures - mean) / deviation
     return pictures.unflatten(0, (count, length)).transpose(1, 2)

@@ -7,6 +7,7 @@ thread. Failures come out as :class:`StoreError`, which says whether trying agai
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# A first use tells of every step of its migration.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 #: The server's own limits for one `log_batch`.
@@ -55,6 +58,7 @@ class Store:
         with _one_migration_at_a_time(self.uri):
             from mlflow.tracking import MlflowClient
 
+            logging.getLogger("alembic").setLevel(logging.WARNING)
             self.client: Any = MlflowClient(self.uri, self.uri)
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}

@@ -1,0 +1,209 @@
+"""The report of one experiment, from its summary and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.data.files import write_text
+from pipeline.evaluation.files import read_confusion
+from pipeline.report.collect import read_history
+from pipeline.report.page import Section, Table, duration, html, markdown, number
+from pipeline.report.plots import as_file, curves
+
+PICTURES = (".png", ".jpg", ".gif", ".svg")
+#: Larger pictures stay in their folder: the page must open quickly.
+PICTURE_BYTES = 4 << 20
+
+
+def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
+    """Write report.html, report.md, summary.json and the plots into `folder`; the files."""
+    plots = draw(summary)
+    sections = [
+        _results(summary),
+        _learning(plots),
+        _confusions(summary),
+        _tokens(),
+        _costs(summary),
+        _origin(summary),
+    ]
+    title = f"Experiment {summary['recipe']}"
+    commit = summary["versions"].get("git.commit", "no commit")[:10]
+    dirty = ", with uncommitted changes" if summary["versions"].get("git.dirty") == "true" else ""
+    subtitle = (
+        f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
+    )
+    used = [s for s in sections if s.tables or s.plots or s.matrices or s.pictures]
+    texts = {
+        "report.html": html(title, subtitle, summary["sentences"], used),
+        "report.md": markdown(title, subtitle, summary["sentences"], used),
+        "summary.json": json.dumps(summary, indent=1) + "\n",
+        **{f"{name}.svg": as_file(svg) for name, svg in plots.items()},
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def draw(summary: dict[str, Any]) -> dict[str, str]:
+    """Learning curves by file name; one that has no history is left out."""
+    benchmarks = [row["benchmark"] for row in summary["results"]]
+    found: dict[str, str] = {}
+    pretrain = read_history(layout.output_dir("pretrain") / "history.csv")
+    if pretrain.get("loss"):
+        found["pretrain_loss"] = curves(
+            {"loss": pretrain["loss"]},
+            title="Pre-training loss",
+            x="optimizer step",
+            y="mean squared error",
+            smooth=10,
+        )
+    histories = {b: read_history(layout.output_dir("finetune", b) / "history.csv") for b in benchmarks}
+    loss = {b: h["loss"] for b, h in histories.items() if h.get("loss")}
+    if loss:
+        found["finetune_loss"] = curves(
+            loss, title="Fine-tuning loss", x="optimizer step", y="cross-entropy", smooth=10
+        )
+    top1 = {b: [(s, 100 * v) for s, v in h["val_top1"]] for b, h in histories.items() if h.get("val_top1")}
+    if top1:
+        found["validation_top1"] = curves(
+            top1, title="Validation top-1", x="optimizer step", y="top-1 (%)", markers=True
+        )
+    return found
+
+
+def _results(summary: dict[str, Any]) -> Section:
+    head: tuple[str, ...] = (
+        "benchmark", "pre-training", "top-1 %", "95 % interval", "top-5 %", "chance %", "videos", "G "
+        "mult-adds / clip",
+        "peak memory GiB", "clips / s", "wall time",
+    )  # fmt: skip
+    rows = [
+        [
+            row["benchmark"],
+            row["strategy"],
+            number(row["top1"]),
+            f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
+            number(row["top5"]),
+            number(row["chance"]),
+            f"{row['videos_ok']} of {row['videos_total']}",
+            number(row["gmacs_per_clip"], 3),
+            number(row["peak_memory_gib"], 2),
+            number(row["clips_per_second"], 0),
+            duration(row["wall_seconds"]),
+        ]
+        for row in summary["results"]
+    ]
+    views = ", ".join(f"{row['benchmark']} {row['views']}" for row in summary["results"])
+    note = (
+        "Test accuracy beside what the fine-tuned model costs: multiply-adds of one forward of one clip; "
+        "memory, rate "
+        "and time of its fine-tuning. Intervals: bootstrap over videos. Views averaged for each video: "
+        f"{views}."
+    )
+    section = Section("Results", note, [Table(head, rows, text=frozenset({0, 1}))])
+    if summary["splits"]:
+        rows = [
+            [
+                row["dataset"],
+                ", ".join(map(str, row["splits"])),
+                number(row["top1_mean"]),
+                number(row["top1_deviation"]),
+            ]
+            for row in summary["splits"]
+        ]
+        head = ("dataset", "splits", "mean top-1 %", "deviation")
+        section.tables.append(Table(head, rows, "Mean over the official splits"))
+    return section
+
+
+def _learning(plots: dict[str, str]) -> Section:
+    note = "Thin: every step; bold: mean over ten steps." if any("loss" in name for name in plots) else ""
+    return Section("Learning curves", note, plots=list(plots.values()))
+
+
+def _confusions(summary: dict[str, Any]) -> Section:
+    section = Section("Confusion matrices", "Videos by true class (rows) and predicted class (columns).")
+    for row in summary["results"]:
+        path = layout.output_dir("evaluate", row["benchmark"]) / "confusion.csv"
+        if path.exists():
+            section.add_confusion(str(row["benchmark"]), *read_confusion(path))
+    return section
+
+
+def _tokens() -> Section:
+    section = Section("Tokens", "Which tokens the model keeps, sees and reconstructs.")
+    folder = layout.output_dir("pretrain") / "pictures"
+    files = sorted(p for p in folder.glob("*") if p.suffix in PICTURES) if folder.is_dir() else []
+    for path in files[:6]:
+        if path.stat().st_size <= PICTURE_BYTES:
+            section.add_picture(path, path.stem.replace("_", " ").replace("-", " "))
+    return section
+
+
+def _costs(summary: dict[str, Any]) -> Section:
+    head: tuple[str, ...] = (
+        "stage", "G mult-adds / clip", "tokens / clip", "peak memory GiB", "clips / s", "MFU", "data wait",
+        "energy Wh", "wall time",
+    )  # fmt: skip
+    rows = [
+        [
+            row["stage"],
+            number(row["gmacs_per_clip"], 3),
+            number(row["tokens_per_clip"], 0),
+            number(row["peak_memory_gib"], 2),
+            number(row["clips_per_second"], 0),
+            number(row["mfu"], 1, percent=True),
+            number(row["loader_wait_fraction"], 1, percent=True),
+            number(row["energy_wh"], 1),
+            duration(row["wall_seconds"]),
+        ]
+        for row in summary["stages"]
+    ]
+    section = Section("Cost", tables=[Table(head, rows, "As measured in this experiment")])
+    names = ("finetune_all", "finetune_everest", "pretrain_tube", "pretrain_everest")
+    head = ("model", "clip", "fine-tune, all tokens", "fine-tune, EVEREST", "pre-train, tube masking",
+            "pre-train, EVEREST")  # fmt: skip
+    rows = [
+        [f"{row['size']}", row["clip"], *(_beside(row, name) for name in names)] for row in summary["cost"]
+    ]
+    caption = (
+        "G multiply-adds of one forward of one clip, computed from the configuration (published value in "
+        "brackets). "
+        "First row: this experiment's model and ratios."
+    )
+    section.tables.append(Table(head, rows, caption, frozenset({0, 1})))
+    return section
+
+
+def _beside(row: dict[str, Any], name: str) -> str:
+    value = number(row[name], 3 if row[name] < 1 else 1)
+    published = row.get(f"{name}_published")
+    return value if published is None else f"{value} ({published:.1f})"
+
+
+def _origin(summary: dict[str, Any]) -> Section:
+    section = Section("Data and code")
+    rows = [
+        [
+            row["benchmark"],
+            *(str(row.get(split, "–")) for split in ("train", "val", "test")),
+            _quarantine(row),
+            row["manifest_hash"][:12] or "–",
+            row["cache_hash"][:12] or "–",
+        ]
+        for row in summary["data"]
+    ]
+    head = ("benchmark", "train", "val", "test", "quarantined", "manifest", "cache")
+    section.tables.append(Table(head, rows, "Videos, and content hashes as DVC knows them"))
+    pairs = [[name, str(value)] for name, value in summary["versions"].items()]
+    section.tables.append(Table(("what", "version"), pairs, "Code", frozenset({0, 1})))
+    return section
+
+
+def _quarantine(row: dict[str, Any]) -> str:
+    reasons = row.get("reasons", {})
+    detail = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    return f"{row.get('quarantined', '–')}" + (f" ({detail})" if detail else "")

@@ -1,0 +1,117 @@
+"""Sections of tables, plots and pictures, as one self-contained HTML page and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.plots import heat, in_page
+
+#: Confusion matrices up to this many classes are tables with numbers, larger ones pictures.
+READABLE_CLASSES = 16
+
+
+@dataclass
+class Table:
+    """`text`: columns whose content reads from the left."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    text: frozenset[int] = frozenset({0})
+
+
+@dataclass
+class Section:
+    title: str
+    note: str = ""
+    tables: list[Table] = field(default_factory=list)
+    plots: list[str] = field(default_factory=list)
+    matrices: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, str]] = field(default_factory=list)
+
+    def add_confusion(self, title: str, names: list[str], counts: np.ndarray) -> None:
+        """A confusion matrix: rows the true class."""
+        if len(names) > READABLE_CLASSES:
+            self.plots.append(heat(counts, title=title))
+            return
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        rows = [
+            {
+                "name": name,
+                "cells": [
+                    {"count": int(count), "percent": round(100 * float(part))}
+                    for count, part in zip(count_C, share_C, strict=True)
+                ],
+            }
+            for name, count_C, share_C in zip(names, counts, share, strict=True)
+        ]
+        self.matrices.append({"title": title, "names": names, "rows": rows})
+
+    def add_picture(self, path: Path, caption: str) -> None:
+        """A PNG, JPEG, GIF or SVG file, its bytes inside the page."""
+        kind = {".svg": "svg+xml", ".jpg": "jpeg"}.get(path.suffix, path.suffix.removeprefix("."))
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.pictures.append({"data": f"data:image/{kind};base64,{data}", "caption": caption})
+
+
+def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence[Section]) -> str:
+    """The page: no script, nothing fetched, opens from disk, prints."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    drawn = [{**vars(section), "plots": [in_page(plot) for plot in section.plots]} for section in sections]
+    page = environment.get_template("page.html.j2")
+    return page.render(title=title, subtitle=subtitle, sentences=sentences, sections=drawn)
+
+
+def markdown(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence[Section]) -> str:
+    """The same words and tables; plots and pictures are in the HTML page and in files beside it."""
+    lines = [f"# {title}", "", subtitle, "", *(f"- {line}" for line in sentences), ""]
+    for section in sections:
+        if not section.tables and not section.matrices:
+            continue
+        lines += [f"## {section.title}", ""]
+        if section.note:
+            lines += [section.note, ""]
+        for table in section.tables:
+            if table.caption:
+                lines += [table.caption, ""]
+            lines += _markdown_table(table.head, table.rows, table.text)
+        for matrix in section.matrices:
+            rows = [[row["name"], *(str(cell["count"]) for cell in row["cells"])] for row in matrix["rows"]]
+            lines += [f"### {matrix['title']}", ""]
+            lines += _markdown_table(["true \\ predicted", *matrix["names"]], rows, frozenset({0}))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int]) -> list[str]:
+    rule = ["---" if index in text else "---:" for index in range(len(head))]
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows]]
+    return [*body, ""]
+
+
+def number(value: float | None, digits: int = 1, percent: bool = False) -> str:
+    """A number for reading; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.{digits}f} %" if percent else f"{value:,.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `3 min 20 s`, `5 h 12 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if whole < 6000:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,178 @@
+"""Plots as SVG text that follows the page's light or dark colours.
+
+Matplotlib draws with stand-in colours; inside the page they become CSS variables, in a file of its own the
+light colours. Series differ by colour (Okabe and Ito's palette, safe for colour-blind readers), marker and
+dash.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Points = Sequence[tuple[float, float]]
+
+#: Stand-in -> (CSS variable, colour on a light page).
+INK = {
+    "#010101": ("--ink", "#1b1f24"),
+    "#020202": ("--soft", "#5b636d"),
+    "#030303": ("--rule", "#d5dae0"),
+    "#a10001": ("--s1", "#0072B2"),
+    "#a10002": ("--s2", "#D55E00"),
+    "#a10003": ("--s3", "#009E73"),
+    "#a10004": ("--s4", "#AA4499"),
+    "#a10005": ("--s5", "#E69F00"),
+    "#a10006": ("--s6", "#56B4E9"),
+}
+SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, marker and dash of the series with this number."""
+    place = index % len(SERIES)
+    return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
+
+
+def curves(
+    series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False
+) -> str:
+    """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind
+    it.
+    """
+    figure, axes = _figure(5.6, 3.4)
+    for index, (name, points) in enumerate(series.items()):
+        look = style(index)
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        if smooth > 1 and len(points) > 3 * smooth:
+            axes.plot(xs, ys, color=look["color"], linewidth=0.6, alpha=0.35)
+            ys = moving_mean(ys, smooth)
+        marker = look["marker"] if markers else None
+        axes.plot(xs, ys, color=look["color"], linestyle=look["linestyle"], marker=marker, markersize=4,
+                  linewidth=1.7, label=name)  # fmt: skip
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor="#010101", fontsize=9)
+    return _finish(figure, axes, title, x, y)
+
+
+def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) -> str:
+    """Points with 95 % intervals against a cost; rows have name, x, y, low, high. Dashed: no other is better
+    and cheaper (Pareto front).
+    """
+    figure, axes = _figure(6.4, 4.0)
+    for index, row in enumerate(rows):
+        look = style(index)
+        error = [[row["y"] - row["low"]], [row["high"] - row["y"]]]
+        look = {**look, "linestyle": "none", "linewidth": 1.5, "markersize": 7, "capsize": 4}
+        axes.errorbar(row["x"], row["y"], yerror=error, label=row["name"], **look)
+    front = pareto([(row["x"], row["y"]) for row in rows])
+    if len(front) > 1:
+        axes.plot(
+            [p[0] for p in front],
+            [p[1] for p in front],
+            color="#020202",
+            linestyle="--",
+            linewidth=1,
+            zorder=0,
+        )
+    axes.legend(frameon=False, labelcolor="#010101", fontsize=9)
+    axes.margins(x=0.12)
+    return _finish(figure, axes, title, x, y)
+
+
+def heat(counts: Any, *, title: str) -> str:
+    """A large confusion matrix as a picture: share of each true class, row by row."""
+    figure, axes = _figure(5.6, 5.2)
+    import numpy as np
+
+    share = np.asarray(counts, dtype=float)
+    share = share / np.maximum(share.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046)
+    bar.set_label("share of the true class", color="#010101")
+    bar.ax.tick_params(colors="#020202")
+    return _finish(figure, axes, title, "predicted class", "true class")
+
+
+def moving_mean(values: Sequence[float], width: int) -> list[float]:
+    """Mean over the last `width` values at each place (fewer at the beginning)."""
+    sums, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value
+        if index >= width:
+            total -= values[index - width]
+        sums.append(total / min(index + 1, width))
+    return sums
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other beats in both: less x and more y; by rising x."""
+    best, front = float("-inf"), []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if y > best:
+            front.append((x, y))
+            best = y
+    return front
+
+
+def as_file(svg: str) -> str:
+    """The plot in the light page's colours, for a file of its own."""
+    for stand_in, (_, light) in INK.items():
+        svg = svg.replace(stand_in, light)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace(
+        "<svg ", '<svg style="background:#ffffff" ', 1
+    )
+
+
+def in_page(svg: str) -> str:
+    """The plot in the page's variables."""
+    for stand_in, (variable, _) in INK.items():
+        svg = svg.replace(stand_in, f"var({variable})")
+    return svg
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    # Same input, same bytes: no random ids, no dates.
+    mpl.rcParams.update({"svg.hashsalt": "everest", "svg.fonttype": "none", "font.family": "sans-serif",
+                         "font.size": 10})  # fmt: skip
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _finish(figure: Any, axes: Any, title: str, x: str, y: str) -> str:
+    axes.set_title(title, color="#010101", fontsize=11, loc="left")
+    axes.set_xlabel(x, color="#010101")
+    axes.set_ylabel(y, color="#010101")
+    axes.tick_params(colors="#020202")
+    axes.grid(color="#030303", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Fixed points would not shrink on a narrow page.
+    svg = re.sub(r'(<svg [^>]*?)\sheight="[\d.]+pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg [^>]*?)\swidth="([\d.]+)pt"', r'\1 width="100%"', svg, count=1)
+    # Ids are made by content; two plots in one page must not share clip paths.
+    unique = f"p{abs(hash_of(title + x + y)):x}"
+    return re.sub(r'(id="|url\(#|href="#)', rf"\1{unique}-", svg)
+
+
+def hash_of(text: str) -> int:
+    """A small number of a text, the same in every process."""
+    import zlib
+
+    return zlib.crc32(text.encode())

@@ -1,0 +1,46 @@
+"""Stage `report`: one page with every benchmark's accuracy beside its cost.
+
+Reads metrics/, outputs/evaluate, outputs/pretrain and the histories; writes outputs/report/{report.html,
+report.md, summary.json, *.svg} and the numbers of the whole experiment into its tracked parent run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from pipeline import layout
+from pipeline.params import Params
+
+
+def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
+    """Write the report; returns its summary.
+
+    Raises:
+        InputError: a benchmark has not been evaluated.
+    """
+    from pipeline.report.collect import collect, read_metrics
+    from pipeline.report.experiment import write_report
+    from pipeline.tracking import stage_run
+
+    summary = collect(params)
+    work = layout.work_dir("report", None, layout.fingerprint(params.recipe))
+    with stage_run("report", None, {"recipe": params.recipe}, work) as tracked:
+        building = work / "outputs"
+        shutil.rmtree(building, ignore_errors=True)
+        files = write_report(summary, building)
+        final = layout.output_dir("report")
+        shutil.rmtree(final, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        building.rename(final)
+        for file in files:
+            tracked.parent_artifact(final / file.name, "report")
+        tracked.artifact(final / "report.html", "report")
+        numbers = {f"pretrain/{k}": v for k, v in read_metrics(layout.metrics_file("pretrain")).items()}
+        for name in params.benchmarks:
+            for stage, prefix in (("finetune", f"{name}/finetune/"), ("evaluate", f"{name}/")):
+                found = read_metrics(layout.metrics_file(stage, name))
+                numbers |= {f"{prefix}{key}": value for key, value in found.items()}
+        tracked.summary(numbers)
+        tracked.metrics({f"{row['benchmark']}/top1_percent": row["top1"] for row in summary["results"]})
+    return summary
