@@ -145,7 +145,7 @@ class EverestAutoencoder(nn.Module):
             )
             grid = grid._replace(slots=choose)
         scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
-        latent_BVD = self.encode(embedded_BND, split)
+        latent_BVD = self.encode(tubelets_BNP, embedded_BND, split)
         prediction_BRP = self.decode(latent_BVD, split, grid)
         target_BRP = normalised_targets(take(tubelets_BNP, split.reconstruct_BR), self.channels)
         loss = reconstruction_loss(prediction_BRP, target_BRP, split.reconstruct_valid_BR)
@@ -198,9 +198,10 @@ class EverestAutoencoder(nn.Module):
         budget = token_budget(self.strategy, grid, self.keep_ratio, self.visible_ratio)
         return scores_BN, STRATEGIES[self.strategy](scores_BN, noise_BN, grid, budget)
 
-    def encode(self, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
+    def encode(self, tubelets_BNP: Tensor, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
+        visible_BVD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, split.visible_BV)
         position_BVD = self.encoder.positions(split.visible_BV, embedded_BND.shape[1])
-        return self.encoder(take(embedded_BND, split.visible_BV) + position_BVD, split.visible_valid_BV)
+        return self.encoder(visible_BVD + position_BVD, split.visible_valid_BV)
 
     def decode(self, latent_BVD: Tensor, split: TokenSplit, grid: Grid) -> Tensor:
         shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(

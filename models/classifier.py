@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
 from models.selection import Grid, floor_share, rero_scores, top_tokens
-from models.tokens import check_clip, check_pixels, cut_tubelets, take
+from models.tokens import check_clip, check_pixels, cut_tubelets
 from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, trunc_normal_init
 
 POOLS = ("mean", "attentive")
@@ -106,19 +106,23 @@ class EverestClassifier(nn.Module):
 
     def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
         """Pooled features [B, D]: embed, keep the informative tokens, encode, pool."""
-        embedded_BND, grid = self.embed(clip_BCTHW)
+        tubelets_BNP, grid = self.cut(clip_BCTHW)
+        embedded_BND = self.patch_embed(tubelets_BNP)
         kept_BK, valid_BK = self.select(embedded_BND, grid)
-        tokens_BKD = take(embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
+        tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(
+            kept_BK, grid.tokens
+        )
         encoded_BKD = self.blocks(tokens_BKD, valid_BK)
         if self.pool is not None:
             return self.pool(encoded_BKD, valid_BK)
         return _mean_pool(encoded_BKD, valid_BK)
 
-    def embed(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+    def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
+        """Tubelets [B, N, P] and their grid; outside training pixels that are no numbers are refused."""
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
             check_pixels(clip_BCTHW)
-        return self.patch_embed(cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet)), grid
+        return cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet), grid
 
     def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Kept token indices [B, K], and with a per-clip budget which of them are real."""

@@ -62,7 +62,7 @@ def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) 
 
 def check_pixels(clip_BCTHW: Tensor) -> None:
     """Raise ValueError where a pixel is NaN or infinite. Waits for the device: not for the training step."""
-    if not torch.isfinite(clip_BCTHW.sum(dtype=torch.float64)):
+    if not torch.isfinite(clip_BCTHW.sum()):
         bad_B = (~torch.isfinite(clip_BCTHW)).flatten(1).sum(1).tolist()
         raise ValueError(
             f"clip of shape {tuple(clip_BCTHW.shape)} has NaN or infinite pixels (per clip: {bad_B}), "

@@ -6,6 +6,7 @@ Shapes: B clips, N tokens, D width, P values of a tubelet, V chosen tokens, X he
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.tokens import sinusoid_table
+from models.tokens import sinusoid_table, take
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -35,11 +36,25 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv_BN3XY = F.linear(x_BND, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
-        q_BXNY, k_BXNY, v_BXNY = qkv_BN3XY.permute(2, 0, 3, 1, 4).unbind(0)
-        mask = None if valid_BN is None else valid_BN[:, None, None, :]
-        mixed_BXNY = F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
+        qkv_BN = F.linear(x_BND, self.qkv.weight, bias).chunk(3, dim=2)
+        q_BXNY, k_BXNY, v_BXNY = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv_BN)
+        mixed_BXNY = attend(q_BXNY, k_BXNY, v_BXNY, valid_BN)
         return self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
+
+
+def attend(q_BXNY: Tensor, k_BXNY: Tensor, v_BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention; tokens that are not valid are not attended to.
+
+    Training in bf16 on a CPU takes plain products: the fused kernel's backward pass does not use the matrix
+    unit there and measured 2 to 5 times slower. Everything else is fused.
+    """
+    mask = None if valid_BN is None else valid_BN[:, None, None, :]
+    if q_BXNY.device.type != "cpu" or q_BXNY.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
+    score_BXNN = (q_BXNY * q_BXNY.shape[-1] ** -0.5) @ k_BXNY.transpose(-1, -2)
+    if mask is not None:
+        score_BXNN = score_BXNN.masked_fill(~mask, -torch.inf)
+    return score_BXNN.softmax(dim=-1) @ v_BXNY
 
 
 class Mlp(nn.Module):
@@ -89,8 +104,11 @@ class Blocks(nn.ModuleList):
 
 
 class TubeletEmbedding(nn.Module):
-    """A 3-D convolution with kernel = stride, as the linear map that it is; initialised as torch does a
-    convolution.
+    """A 3-D convolution with kernel = stride, as the linear map that it is; initialised as torch initialises
+    one.
+
+    All tokens are embedded, to be scored; few are used. So `forward` records nothing and `used` gives the
+    chosen rows a gradient: the backward pass multiplies 156 tokens of 1568, not all.
     """
 
     def __init__(self, values: int, width: int) -> None:
@@ -98,7 +116,31 @@ class TubeletEmbedding(nn.Module):
         self.proj = nn.Linear(values, width)
 
     def forward(self, tubelets_BNP: Tensor) -> Tensor:
-        return self.proj(tubelets_BNP)
+        with torch.no_grad():
+            return self.proj(tubelets_BNP)
+
+    def used(self, tubelets_BNP: Tensor, embedded_BND: Tensor, index_BV: Tensor) -> Tensor:
+        """The embedded tokens at `index_BV` [B, V, D], with the gradient of the linear map."""
+        rows = take(tubelets_BNP, index_BV), self.proj.weight, self.proj.bias, take(embedded_BND, index_BV)
+        return _LinearAlreadyDone.apply(*rows)
+
+
+class _LinearAlreadyDone(torch.autograd.Function):
+    """Forward returns a linear map's known result, backward is the linear map's."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BVP: Tensor, weight_DP: Tensor, bias_D: Tensor, result_BVD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BVP, weight_DP)
+        return result_BVD.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x_BVP, weight_DP = ctx.saved_tensors
+        grad_BVD = grads[0]
+        grad_x = (grad_BVD.to(weight_DP) @ weight_DP).to(x_BVP) if ctx.needs_input_grad[0] else None
+        grad_MD = grad_BVD.flatten(0, 1)
+        grad_weight = (grad_MD.t() @ x_BVP.flatten(0, 1).to(grad_MD)).to(weight_DP)
+        return grad_x, grad_weight, grad_MD.sum(0).to(weight_DP), None
 
 
 class Positions(nn.Module):

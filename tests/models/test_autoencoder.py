@@ -12,6 +12,7 @@ from torch import Tensor
 from models import EverestAutoencoder, PretrainOutput
 from models.selection import STRATEGIES, TokenSplit
 from models.tokens import cut_tubelets, normalised_targets, take
+from models.vit import attend
 
 NAME = "everest_pretrain_tiny_patch16_224"
 
@@ -91,14 +92,40 @@ def test_dropped_tokens_are_neither_seen_nor_rebuilt() -> None:
     model, x = make(strategy="random").train(), clip()
     model.strategy = "everest"
     split = model(x, noise_BN=noise(), return_output=True)
-    kept = torch.cat([split.visible_BV, split.reconstruct_BR], dim=1)
-    embedded = model.encoder.patch_embed(model.cut(x)[0])
-    changed = embedded + 1
-    changed.scatter_(
-        1, kept[..., None].expand(-1, -1, 96), embedded.gather(1, kept[..., None].expand(-1, -1, 96))
-    )
+    tubelets, grid = model.cut(x)
+    dropped = torch.ones(2, 128, 1)
+    dropped.scatter_(1, torch.cat([split.visible_BV, split.reconstruct_BR], dim=1)[..., None], 0.0)
+    noisy = tubelets + dropped * torch.randn_like(tubelets)
     tokens = TokenSplit(split.visible_BV, split.reconstruct_BR)
-    assert torch.equal(model.encode(embedded, tokens), model.encode(changed, tokens))
+    losses = []
+    for pixels in (tubelets, noisy):
+        latent = model.encode(pixels, model.encoder.patch_embed(pixels), tokens)
+        target = normalised_targets(take(pixels, tokens.reconstruct_BR))
+        losses.append((model.decode(latent, tokens, grid) - target).square().mean())
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_the_embedding_of_used_tokens_has_the_gradient_of_the_plain_linear_map() -> None:
+    embed = make().encoder.patch_embed
+    tubelets = torch.randn(2, 20, 1536, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    index = torch.tensor([[3, 1, 7], [0, 19, 4]])
+    weights = torch.randn(2, 3, 96, generator=torch.Generator().manual_seed(2))
+    inputs = (tubelets, embed.proj.weight, embed.proj.bias)
+    used = embed.used(tubelets, embed(tubelets), index)
+    plain = take(embed.proj(tubelets), index)
+    torch.testing.assert_close(used, plain)
+    ours = torch.autograd.grad((used * weights).sum(), inputs)
+    for one, two in zip(ours, torch.autograd.grad((plain * weights).sum(), inputs), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_plain_products_attend_as_the_fused_kernel_does(valid: bool) -> None:
+    q, k, v = torch.randn(3, 2, 3, 10, 16, generator=torch.Generator().manual_seed(1)).unbind(0)
+    mask = torch.arange(10) < torch.tensor([[10], [6]]) if valid else None
+    exact = attend(q, k, v, mask)
+    plain = attend(*(x.bfloat16().requires_grad_() for x in (q, k, v)), mask)
+    torch.testing.assert_close(plain.float(), exact, rtol=0.05, atol=0.03)
 
 
 def test_no_gradient_reaches_the_embedding_through_the_choice() -> None:

@@ -28,7 +28,8 @@ def test_logits_come_from_the_kept_tokens(head: str, strategy: str, kept: int) -
     model = make(head=head, strategy=strategy)
     logits = model(clip())
     assert logits.shape == (3, 5)
-    assert model.select(*model.embed(clip()))[0].shape == (3, kept)
+    tubelets, grid = model.cut(clip())
+    assert model.select(model.patch_embed(tubelets), grid)[0].shape == (3, kept)
 
 
 def test_keeping_all_tokens_is_the_same_as_not_selecting() -> None:

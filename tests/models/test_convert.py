@@ -104,8 +104,9 @@ def test_pretraining_agrees_with_hugging_face_on_the_same_weights_and_mask(
     with torch.no_grad():
         expected = other(x.transpose(1, 2), bool_masked_pos=masked)
         grid = Grid(8, 4, 4)
-        embedded = model.encoder.patch_embed(cut_tubelets(x, grid, 16, 2))
-        prediction = model.decode(model.encode(embedded, split), split, grid)
+        tubelets = cut_tubelets(x, grid, 16, 2)
+        embedded = model.encoder.patch_embed(tubelets)
+        prediction = model.decode(model.encode(tubelets, embedded, split), split, grid)
         assert (prediction - expected.logits).abs().max() <= 1e-4
         from models.autoencoder import reconstruction_loss
         from models.tokens import normalised_targets, take
