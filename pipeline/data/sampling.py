@@ -124,9 +124,8 @@ def candidate_clip(
     first, last = int(plain[0]) // grid, int(plain[-1]) // grid
     pair = step // grid if last - first >= frames - 1 else 1
     pair = min(pair, last - first)
-    starts = first + np.arange(wanted // TUBELET, dtype=np.int64) * (last - pair - first) // (
-        wanted // TUBELET - 1
-    )
+    slots = wanted // TUBELET
+    starts = first + np.arange(slots, dtype=np.int64) * (last - pair - first) // max(1, slots - 1)
     return (np.stack([starts, starts + pair], axis=1).reshape(-1) * grid).astype(np.int64)
 
 

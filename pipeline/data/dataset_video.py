@@ -1,0 +1,143 @@
+"""Clips straight from the video files, without a cache: the slow, simple way, behind the same interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import manifest
+from pipeline.data.cache import ClipError
+from pipeline.data.informativeness import U8
+from pipeline.data.video import VideoError, open_video
+
+COLUMNS = ["video_id", "path", "split", "label", "frames_decoded", "width", "height", "reader"]
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """One video: its file and what the manifest knows of it. `reader`: decord, pyav or auto."""
+
+    video_id: str
+    path: Path
+    frames: int
+    height: int
+    width: int
+    label: int = -1
+    split: str = "train"
+    reader: str = "auto"
+
+
+class VideoSource:
+    """Video files as a :class:`pipeline.data.dataset.Source`; frames are decoded when asked for.
+
+    Args:
+        files: in the order of the rows.
+        short_side: larger frames are shrunk to this short side in pixels.
+    """
+
+    grid = 1
+    map_step = 0
+
+    def __init__(self, files: Sequence[VideoFile], short_side: int) -> None:
+        self.files = list(files)
+        self.ids = [file.video_id for file in self.files]
+        self.short_side = short_side
+
+    @classmethod
+    def open(cls, manifest_path: Path, raw: Path, short_side: int) -> VideoSource:
+        """The usable videos of a manifest.
+
+        Raises:
+            InputError: no such manifest.
+        """
+        rows = manifest.load(manifest_path, columns=COLUMNS).to_pylist()
+        return cls(
+            [
+                VideoFile(
+                    row["video_id"],
+                    raw / row["path"],
+                    row["frames_decoded"],
+                    row["height"],
+                    row["width"],
+                    row["label"],
+                    row["split"],
+                    row["reader"] or "auto",
+                )
+                for row in rows
+            ],
+            short_side,
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, split: str | None = None) -> list[int]:
+        """Rows of one split, in order."""
+        return [row for row, file in enumerate(self.files) if split is None or file.split == split]
+
+    def num_frames(self, row: int) -> int:
+        return self.files[row].frames
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) in pixels after shrinking."""
+        return shrunk_size(self.files[row].height, self.files[row].width, self.short_side)
+
+    def label(self, row: int) -> int:
+        return self.files[row].label
+
+    def split(self, row: int) -> str:
+        return self.files[row].split
+
+    def maps(self, row: int) -> npt.NDArray[np.float16] | None:
+        """There are no stored maps without a cache."""
+        return None
+
+    def views(self, row: int, frame_indices: Any) -> list[U8]:
+        """Frames by number, uint8 [h, w, 3] each.
+
+        Raises:
+            ClipError: the file does not open or decode, or has another size than the manifest says.
+        """
+        file = self.files[row]
+        wanted = np.asarray(frame_indices, dtype=np.int64)
+        numbers, place = np.unique(wanted, return_inverse=True)
+        try:
+            with open_video(file.path, file.reader) as reader:  # type: ignore[arg-type]
+                pictures = reader.frames(numbers.tolist())
+        except VideoError as error:
+            raise ClipError(file.video_id, f"{error.reason}: {error}") from None
+        pictures = shrink_all(pictures, self.short_side)
+        if pictures.shape[1:3] != self.size(row):
+            raise ClipError(
+                file.video_id,
+                f"frames have size {list(pictures.shape[1:3])}, the manifest says {list(self.size(row))}. "
+                "Cure: run the download stage again.",
+            )
+        return [pictures[number] for number in place]
+
+
+def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the short side at most `short_side`, as the cache stores frames."""
+    if min(height, width) <= short_side:
+        return height, width
+    scale = short_side / min(height, width)
+    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
+
+
+def shrink_all(pictures_THWC: U8, short_side: int) -> U8:
+    """Frames of one clip shrunk together (bilinear, antialiased); smaller ones stay as they are."""
+    size = shrunk_size(pictures_THWC.shape[1], pictures_THWC.shape[2], short_side)
+    if size == pictures_THWC.shape[1:3]:
+        return pictures_THWC
+    import torch
+    import torch.nn.functional as F
+
+    planes = torch.from_numpy(pictures_THWC).permute(0, 3, 1, 2)
+    planes = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
+    found: U8 = planes.permute(0, 2, 3, 1).numpy()
+    return found

@@ -1,0 +1,246 @@
+"""The cache: what is written is what was decoded, damage is refused, work continues where it stopped."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_benchmark import make, params
+
+from pipeline import layout
+from pipeline.data import cache_build, cache_write
+from pipeline.data.cache import Cache, ClipError
+from pipeline.data.cache_publish import build, publish, store_dir, units_of
+from pipeline.data.video import open_video
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+from pipeline.stages import corpus, preprocess
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EVEREST_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few videos, so that a small benchmark has several."""
+    monkeypatch.setattr(cache_build, "MIN_UNIT", 500_000)
+
+
+def decoded(video: str) -> np.ndarray:
+    with open_video(layout.raw_dir("small") / f"{video}.mp4", "decord") as reader:
+        return reader.frames(range(reader.num_frames))
+
+
+def shard_names(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.glob("*.arrow")}
+
+
+@pytest.mark.usefixtures("small_units")
+def test_raw_frames_come_back_exactly_and_in_any_order(here: Path) -> None:
+    ids = make(12)
+    metrics = preprocess.run(params(), "small")
+    assert (metrics["videos"], metrics["videos_failed"], metrics["frames_decoded"]) == (12, 0, 240)
+    assert json.loads(layout.metrics_file("preprocess", "small").read_text())["shards"] > 1
+    cache = Cache.open(layout.cache_dir("small"))
+    assert cache.ids == sorted(ids)
+    for row in (0, 5, 11):
+        expected = decoded(cache.ids[row])
+        assert np.array_equal(cache.frames(row, range(20)), expected)
+        assert np.array_equal(cache.frames(row, [7, 3, 3]), expected[[7, 3, 3]])
+        assert cache.size(row) == (64, 64)
+        maps = cache.maps(row)
+        assert maps is not None
+        assert maps.shape == (20, 4)
+        assert cache.map_starts(row).tolist() == list(range(20))
+    assert cache.label(3) == 3
+    assert cache.rows("test") == [3, 7, 11]
+
+
+def test_jpeg_frames_are_close_and_much_smaller(here: Path) -> None:
+    make(4)
+    preprocess.run(params(preprocess__store="jpeg"), "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    expected = decoded(cache.ids[2])[[0, 9]].astype(int)
+    found = cache.frames(2, [0, 9]).astype(int)
+    assert np.abs(found - expected).mean() < 4
+    assert cache.bytes_of(2, [0, 9]) < 0.6 * expected.size
+
+
+def test_only_every_kth_frame_is_stored_where_clips_need_no_other(here: Path) -> None:
+    make(3)
+    own = params(preprocess__frames="every", preprocess__keep_every=2)
+    with pytest.raises(InputError, match="keep_every to 1"):
+        preprocess.run(own, "small")
+    own = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
+    preprocess.run(own, "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    assert np.array_equal(cache.frames(1, [4, 18]), decoded(cache.ids[1])[[4, 18]])
+    with pytest.raises(ClipError, match=r"v001.*holds every 2"):
+        cache.frames(1, [3])
+
+
+def test_larger_frames_are_shrunk_to_the_short_side(here: Path) -> None:
+    make(2, sizes=((96, 128), (128, 96)))
+    preprocess.run(params(), "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    assert [cache.size(row) for row in range(2)] == [(64, 85), (85, 64)]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_changed_parameter_makes_only_its_part_anew(here: Path) -> None:
+    make(12)
+    preprocess.run(params(), "small")
+    before = shard_names(layout.cache_dir("small"))
+    preprocess.run(params(preprocess__map_source="embedding"), "small")
+    after = shard_names(layout.cache_dir("small"))
+    same = {name for name in before if after.get(name) == before[name]}
+    assert same == {name for name in before if name.startswith("frames-")}
+    assert preprocess.run(params(), "small")["frames_decoded"] == 0
+    assert shard_names(layout.cache_dir("small")) == before
+
+
+@pytest.mark.usefixtures("small_units")
+def test_an_interrupted_build_continues_and_leaves_nothing_half_made(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(12)
+    whole = params()
+    preprocess.run(whole, "small")
+    expected = {path.name: path.read_bytes() for path in layout.cache_dir("small").glob("*.*")}
+    shutil.rmtree("data/cache")
+    shutil.rmtree(".work")
+    real, calls = cache_write.ShardWriter.add, 0
+
+    def dies(self: Any, rows: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return real(self, rows)
+
+    monkeypatch.setattr(cache_write.ShardWriter, "add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess.run(whole, "small")
+    assert not layout.cache_dir("small").exists()
+    assert not list(store_dir("small").glob(".*.part"))
+    monkeypatch.setattr(cache_write.ShardWriter, "add", real)
+    metrics = preprocess.run(whole, "small")
+    assert 0 < metrics["frames_decoded"] < 240
+    assert {path.name: path.read_bytes() for path in layout.cache_dir("small").glob("*.*")} == expected
+
+
+def test_a_full_disk_stops_cleanly_and_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(2)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_write._HashingFile, "write", full)
+    with pytest.raises(EverestError, match=r"disk is full.*run the same command again"):
+        preprocess.run(params(), "small")
+    assert not list(store_dir("small").glob("*"))
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert preprocess.run(params(), "small")["videos"] == 2
+
+
+def test_a_truncated_or_foreign_cache_is_refused_with_the_cure(here: Path) -> None:
+    make(2)
+    preprocess.run(params(), "small")
+    folder = layout.cache_dir("small")
+    with pytest.raises(InputError, match="everest preprocess nowhere"):
+        Cache.open("data/cache/nowhere")
+    shard = next(folder.glob("frames-*"))
+    whole = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="everest cache verify small --repair"):
+        Cache.open(folder)
+    shard.write_bytes(whole)
+    Cache.open(folder)
+    info = json.loads((folder / "cache.json").read_text())
+    (folder / "cache.json").write_text(json.dumps(info | {"version": 0}))
+    with pytest.raises(InputError, match=r"version 0, expected 1.*--repair"):
+        Cache.open(folder)
+
+
+def test_a_video_that_does_not_decode_is_counted_and_named(here: Path) -> None:
+    ids = make(4)
+    (layout.raw_dir("small") / f"{ids[1]}.mp4").write_bytes(b"not a video at all")
+    with pytest.raises(EverestError, match=r"1 of 4 videos of small.*v001"):
+        preprocess.run(params(), "small")
+    metrics = preprocess.run(params(ingest__failure_budget=0.5), "small")
+    assert (metrics["videos"], metrics["videos_failed"]) == (3, 1)
+    assert Cache.open(layout.cache_dir("small")).ids == [ids[0], ids[2], ids[3]]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Path) -> None:
+    make(10)
+    own = params()
+    units, table = units_of(own, "small")
+    assert len(units) > 2
+    one, two = here / "one", here / "two"
+    assert (
+        build(units, one, layout.raw_dir("small"), 1) == build(units, two, layout.raw_dir("small"), 2) == 200
+    )
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in two.iterdir())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    publish("small", units, table, one, here / "final")
+    assert len(Cache.open(here / "final")) == 10
+
+
+def test_a_writer_rolls_over_at_its_bound(tmp_path: Path) -> None:
+    writer = cache_write.ShardWriter(tmp_path, "frames-x", "frame", bound=3000)
+    places = [writer.add([bytes(900)]) for _ in range(5)]
+    shards = writer.finish()
+    assert len(shards) == 3
+    assert places[0] == ("frames-x-0.arrow", 0)
+    assert places[4][0] == "frames-x-2.arrow"
+    assert all(shard["bytes"] <= 3000 for shard in shards)
+
+
+def test_a_cache_crosses_a_process_border(here: Path) -> None:
+    make(2)
+    preprocess.run(params(), "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    first = cache.frames(0, [1])
+    assert np.array_equal(pickle.loads(pickle.dumps(cache)).frames(0, [1]), first)
+
+
+def test_the_corpus_is_the_training_split_without_doubles_and_without_what_is_tested(here: Path) -> None:
+    import pyarrow.parquet as pq
+
+    ids = make(8, splits=("train", "train", "train", "test"))
+    raw = layout.raw_dir("small")
+    shutil.copy(raw / f"{ids[0]}.mp4", raw / f"{ids[1]}.mp4")
+    shutil.copy(raw / f"{ids[3]}.mp4", raw / f"{ids[4]}.mp4")
+    _rehash()
+    own: Params = params()
+    preprocess.run(own, "small")
+    assert corpus.run(own, "small") == {"videos": 4, "duplicates_left_out": 2}
+    table = pq.read_table(layout.corpus_file("small"))
+    assert table["video_id"].to_pylist() == [ids[0], ids[2], ids[5], ids[6]]
+
+
+def _rehash() -> None:
+    import pyarrow as pa
+
+    from pipeline import manifest
+    from pipeline.data.files import sha256_of
+
+    path = layout.manifest_dir("small") / "manifest.parquet"
+    table = manifest.load(path)
+    sums = [sha256_of(layout.raw_dir("small") / name) for name in table["path"].to_pylist()]
+    place = table.column_names.index("sha256")
+    manifest.save(table.set_column(place, "sha256", pa.array(sums)), path)
