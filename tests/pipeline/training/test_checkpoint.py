@@ -3,10 +3,6 @@
 import hashlib
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import EverestError
+from pipeline.training import faults
 from pipeline.training.checkpoint import Checkpoints, CorruptCheckpoint
 from pipeline.training.tensors import write_tensors
 
@@ -44,7 +41,9 @@ def test_a_file_written_as_a_stream_is_an_ordinary_safetensors_file(tmp_path: Pa
     }
     write_tensors(tmp_path / "x.safetensors", tensors)
     read = load_file(tmp_path / "x.safetensors")
-    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+    assert all(
+        torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items()
+    )
 
 
 def test_the_newest_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -98,7 +97,9 @@ def test_a_manifest_from_elsewhere_is_refused(tmp_path: Path) -> None:
         found.load(9)
 
 
-def test_a_full_disk_is_loud_and_the_earlier_copy_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_loud_and_the_earlier_copy_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = _filled(tmp_path)
 
     def full(path: Path, tensors: dict[str, torch.Tensor]) -> str:
@@ -154,40 +155,19 @@ def test_keeping_fewer_than_two_is_refused(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=1)
 
 
-WRITER = """
-import sys, torch
-from pathlib import Path
-from pipeline.training.checkpoint import Checkpoints
-found = Checkpoints(Path(sys.argv[1]))
-tensors = {"model": {f"w{i}": torch.full((256, 256), float(i)) for i in range(8)}}
-step = (found.steps() or [0])[-1]
-print("ready", flush=True)
-while True:
-    step += 1
-    found.write(step, tensors, {"step": step})
-"""
-
-
-def kill_while_writing(root: Path, trials: int, seed: int = 0) -> list[int | None]:
-    """Kill -9 a process that writes checkpoints without pause, at random moments; the newest intact step after each."""
-    chance = random.Random(seed)
-    survivors: list[int | None] = []
-    for _ in range(trials):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(0.05 + chance.random() * 0.15)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        survivors.append(Checkpoints(root).verified())
-    return survivors
-
-
 def test_after_kill_9_in_the_middle_of_a_write_the_newest_is_readable(tmp_path: Path) -> None:
-    survivors = kill_while_writing(tmp_path, trials=2)
-    assert None not in survivors
-    assert survivors == sorted(survivors, key=lambda step: step or 0)
+    figure = faults.kill_while_writing(tmp_path, trials=8)
+    assert (figure.trials, figure.bad) == (8, 0)
     assert len(Checkpoints(tmp_path).steps()) >= 2
+
+
+def test_random_damage_is_always_found(tmp_path: Path) -> None:
+    assert faults.damage(tmp_path / "a", trials=12).bad == 0
+    assert faults.incomplete(tmp_path / "b", trials=9).bad == 0
+
+
+def test_kill_9_while_pruning_leaves_at_least_two(tmp_path: Path) -> None:
+    assert faults.crash_while_pruning(tmp_path / "a", trials=2).bad == 0
 
 
 def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
@@ -209,7 +189,9 @@ def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> Non
         (folder / "model.safetensors").read_bytes()
     ).hexdigest()
     text = json.dumps(manifest, sort_keys=True).encode()
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()}))
+    (folder / "manifest.json").write_text(
+        json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()})
+    )
     with pytest.raises(CorruptCheckpoint, match="not a safetensors file"):
         found.load(3)
     assert not mark.exists()

@@ -92,7 +92,10 @@ def test_the_rate_of_a_step_reaches_each_group_through_its_scale() -> None:
     model = torch.nn.Linear(2, 2)
     optimizer = adamw(parameter_groups(model, 0.1, lr_scales={"bias": 0.5}), (0.9, 0.95), 1e-8)
     set_lr(optimizer, 0.2)
-    assert {group["names"][0]: group["lr"] for group in optimizer.param_groups} == {"weight": 0.2, "bias": 0.1}
+    assert {group["names"][0]: group["lr"] for group in optimizer.param_groups} == {
+        "weight": 0.2,
+        "bias": 0.1,
+    }
 
 
 def test_a_refused_step_changes_no_parameter_and_no_moment() -> None:
@@ -107,7 +110,10 @@ def test_a_refused_step_changes_no_parameter_and_no_moment() -> None:
         parameter.grad = torch.full_like(parameter, float("nan"))
     step_unless(optimizer, torch.tensor(1.0))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert all(torch.equal(m, optimizer.state[p]["exp_avg"]) for m, p in zip(moments, model.parameters(), strict=True))
+    assert all(
+        torch.equal(m, optimizer.state[p]["exp_avg"])
+        for m, p in zip(moments, model.parameters(), strict=True)
+    )
     assert all(float(optimizer.state[p]["step"]) == 1.0 for p in model.parameters())
 
 

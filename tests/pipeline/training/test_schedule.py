@@ -26,7 +26,13 @@ def test_warm_up_starts_at_zero_and_reaches_the_peak_where_the_cosine_begins() -
 def test_the_cosine_equals_timms() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
     theirs = CosineLRScheduler(
-        optimizer, t_initial=100, lr_min=0.08, warmup_t=10, warmup_lr_init=0.0, warmup_prefix=True, t_in_epochs=False
+        optimizer,
+        t_initial=100,
+        lr_min=0.08,
+        warmup_t=10,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     ours = Cosine(peak=0.8, floor=0.08, warmup_steps=10, total_steps=110)
     for step in range(110):
@@ -35,7 +41,9 @@ def test_the_cosine_equals_timms() -> None:
 
 
 def test_epochs_become_steps_and_the_floor_is_scaled_too() -> None:
-    lr = Cosine.of(base_lr=1e-3, min_lr=1e-5, global_batch=512, warmup_epochs=2.5, epochs=10, steps_per_epoch=4)
+    lr = Cosine.of(
+        base_lr=1e-3, min_lr=1e-5, global_batch=512, warmup_epochs=2.5, epochs=10, steps_per_epoch=4
+    )
     assert (lr.warmup_steps, lr.total_steps) == (10, 40)
     assert lr.peak == pytest.approx(2e-3)
     assert lr.floor == pytest.approx(2e-5)
