@@ -35,6 +35,14 @@ def main() -> int:
     except EverestError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except RuntimeError as error:
+        if "ephemeral Prefect API server" not in str(error):
+            raise
+        sys.stderr.write(
+            "error: Prefect's embedded server did not start in time: the machine is busy, or its database "
+            "(PREFECT_HOME) is locked. Cure: start again when it is idle, or `make ui` and set PREFECT_API_URL.\n"
+        )
+        return 1
     arguments.outcomes.write_text(json.dumps(outcomes))
     return 0
 

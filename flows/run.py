@@ -55,7 +55,7 @@ def task_runner() -> ThreadPoolTaskRunner:
 
 def identity(name: str) -> dict[str, str]:
     """What ties the MLflow runs of one flow run together."""
-    return {"EVEREST_EXPERIMENT": name, "EVEREST_PREFECT_RUN": name}
+    return {"EVEREST_PREFECT_RUN": name}
 
 
 def _is_remote(params: Params, stage: Stage) -> bool:

@@ -57,6 +57,7 @@ def environment(root: Path) -> dict[str, str]:
     """What a worktree's stages must know of the checkout that they belong to."""
     return {
         "EVEREST_DATA": os.environ.get("EVEREST_DATA", str(root / "data")),
+        "EVEREST_RUNS": os.environ.get("EVEREST_RUNS", str(root / ".work" / "runs")),
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
     }
 

@@ -1,0 +1,48 @@
+"""One DVC stage as a child process: what DVC did is read from DVC itself, in a real DVC project."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.guard import Children
+from flows.repro import Outcome, StageFailed, Workspace, repro, workspace
+
+STAGES = """
+stages:
+  copy:
+    cmd: cp in.txt out.txt
+    deps: [in.txt]
+    outs: [out.txt]
+  fails:
+    cmd: "echo 'error: in.txt holds x, expected y. Cure: write y.'; exit 1"
+    deps: [in.txt]
+"""
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Workspace:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    here = workspace(tmp_path, "test", {}, on_terminal=False)
+    subprocess.run(["dvc", "init", "--quiet"], cwd=tmp_path, env=here.environment, check=True)
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    (tmp_path / "in.txt").write_text("one")
+    return here
+
+
+def test_a_stage_runs_then_is_unchanged_then_comes_from_the_run_cache(where: Workspace) -> None:
+    assert repro("copy", where, Children()) is Outcome.RAN
+    assert repro("copy", where, Children()) is Outcome.UNCHANGED
+    (where.folder / "in.txt").write_text("two")
+    assert repro("copy", where, Children()) is Outcome.RAN
+    (where.folder / "in.txt").write_text("one")
+    assert repro("copy", where, Children()) is Outcome.RESTORED
+    assert (where.folder / "out.txt").read_text() == "one"
+
+
+def test_a_failing_stage_repeats_its_own_error_and_names_its_log(where: Workspace) -> None:
+    with pytest.raises(StageFailed, match=r"fails failed: error: in.txt holds x, expected y. Cure: write y."):
+        repro("fails", where, Children())
+    assert "expected y" in (where.logs / "fails.log").read_text()
