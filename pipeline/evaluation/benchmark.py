@@ -88,7 +88,6 @@ def evaluate(
         InputError: the model was made for other clips or classes than params.yaml says.
     """
     from models.weights import load_model
-    from pipeline.data.cache import Cache
     from pipeline.efficiency import EnergyMeter, peak_memory_gib
     from pipeline.training.distributed import choose_device
 
@@ -96,6 +95,34 @@ def evaluate(
     check_model(model_dir, params, benchmark)
     device = device or (ranks.device if ranks else choose_device(params.compute.device))
     model = load_model(model_dir)
+    read = reader(params, benchmark, tests)
+    energy = EnergyMeter(device)
+    began = time.perf_counter()
+    own = infer(
+        model,
+        read,
+        len(tests.ids),
+        resolution=params.clip.resolution,
+        batch=how.batch,
+        device=device,
+        precision=params.finetune_of(benchmark).precision,
+        workers=max(1, params.compute.loader_workers),
+        ranks=ranks,
+        progress=progress,
+    )
+    answers = gather(own, len(tests.ids), data.classes, ranks)
+    seconds = time.perf_counter() - began
+    clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
+    return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read())
+
+
+def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
+    """Number of a test video -> its views from the cache, uint8 [X, T, s, s, 3]; an EverestError says why
+    not.
+    """
+    from pipeline.data.cache import Cache
+
+    data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
     cache = Cache.open(layout.cache_dir(benchmark))
     row_of = {video: row for row, video in enumerate(cache.ids)}
 
@@ -116,24 +143,28 @@ def evaluate(
             grid=cache.grid,
         )
 
-    energy = EnergyMeter(device)
-    began = time.perf_counter()
-    own = infer(
-        model,
-        read,
-        len(tests.ids),
-        resolution=params.clip.resolution,
-        batch=how.batch,
-        device=device,
-        precision=params.finetune_of(benchmark).precision,
-        workers=max(1, params.compute.loader_workers),
-        ranks=ranks,
-        progress=progress,
-    )
-    answers = gather(own, len(tests.ids), data.classes, ranks)
-    seconds = time.perf_counter() - began
-    clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
-    return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read())
+    return read
+
+
+def draw_examples(
+    params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path
+) -> None:
+    """Kept tokens of the first test video that was answered rightly, and of the first that was not."""
+    from models.weights import load_model
+    from pipeline.evaluation.tokens import draw_kept, kept_tokens
+
+    model = load_model(layout.output_dir("finetune", benchmark)).eval()
+    read = reader(params, benchmark, tests)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, wanted in (("rightly-answered", True), ("wrongly-answered", False)):
+        for number, answer in enumerate(answers):
+            right = (
+                answer.probability is not None and int(answer.probability.argmax()) == tests.labels[number]
+            )
+            if answer.probability is not None and right == wanted:
+                view = read(number)[0]
+                draw_kept(view, kept_tokens(model, view, params.clip.resolution), folder / f"{name}.png")
+                break
 
 
 def check_model(model_dir: Path, params: Params, benchmark: str) -> dict[str, Any]:

@@ -141,3 +141,35 @@ def scores(
         # Of five classes or fewer every prediction is right within five.
         found["eval/top5"] = float(hits(probability, label, 5).mean())
     return found
+
+
+def strategy_difference(
+    a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, seed: int = 0
+) -> tuple[float, Interval]:
+    """Mean of a - b and its 95 % interval over videos and trainings.
+
+    Args:
+    a_SV, b_RV: hits of each training (one row a seed) on the same videos (columns).
+
+    Videos are drawn with replacement jointly for both, seeds for each strategy on its own: with several seeds
+    the interval holds the chance of the training too, with one seed it cannot.
+    """
+    a, b = np.asarray(a_SV, dtype=np.float64), np.asarray(b_RV, dtype=np.float64)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{a.shape[1]} and {b.shape[1]} videos: the same ones are needed. Cure: evaluate both alike."
+        )
+    random = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for draw in range(draws):
+        videos = random.integers(0, a.shape[1], a.shape[1])
+        of_a, of_b = random.integers(0, len(a), len(a)), random.integers(0, len(b), len(b))
+        means[draw] = a[of_a].mean(axis=0)[videos].mean() - b[of_b].mean(axis=0)[videos].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(a.mean() - b.mean()), Interval(float(low), float(high))
+
+
+def seeds_interval(hits_SV: npt.ArrayLike, draws: int, seed: int = 0) -> Interval:
+    """95 % interval of a strategy's accuracy over videos and trainings (see :func:`strategy_difference`)."""
+    values = np.asarray(hits_SV, dtype=np.float64)
+    return strategy_difference(values, np.zeros((1, values.shape[1])), draws, seed)[1]

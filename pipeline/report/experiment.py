@@ -16,6 +16,7 @@ from pipeline.report.plots import as_file, curves
 PICTURES = (".png", ".jpg", ".gif", ".svg")
 #: Larger pictures stay in their folder: the page must open quickly.
 PICTURE_BYTES = 4 << 20
+MOST_PICTURES = 6
 
 
 def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
@@ -25,7 +26,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         _results(summary),
         _learning(plots),
         _confusions(summary),
-        _tokens(),
+        _tokens(summary),
         _costs(summary),
         _origin(summary),
     ]
@@ -133,13 +134,16 @@ def _confusions(summary: dict[str, Any]) -> Section:
     return section
 
 
-def _tokens() -> Section:
-    section = Section("Tokens", "Which tokens the model keeps, sees and reconstructs.")
+def _tokens(summary: dict[str, Any]) -> Section:
+    section = Section("Tokens", "What the model looks at. Dimmed tokens are dropped before the first block.")
+    for row in summary["results"]:
+        for path in sorted((layout.output_dir("evaluate", row["benchmark"]) / "pictures").glob("*.png")):
+            section.add_picture(path, f"{row['benchmark']}: {path.stem.replace('-', ' ')}")
     folder = layout.output_dir("pretrain") / "pictures"
     files = sorted(p for p in folder.glob("*") if p.suffix in PICTURES) if folder.is_dir() else []
-    for path in files[:6]:
+    for path in files[:MOST_PICTURES]:
         if path.stat().st_size <= PICTURE_BYTES:
-            section.add_picture(path, path.stem.replace("_", " ").replace("-", " "))
+            section.add_picture(path, f"Pre-training: {path.stem.replace('_', ' ').replace('-', ' ')}")
     return section
 
 
@@ -148,6 +152,10 @@ def _costs(summary: dict[str, Any]) -> Section:
         "stage", "G mult-adds / clip", "tokens / clip", "peak memory GiB", "clips / s", "MFU", "data wait",
         "energy Wh", "wall time",
     )  # fmt: skip
+    # Few machines tell their energy: no column of dashes elsewhere.
+    shown = [
+        index for index in range(len(head)) if index != 7 or any(r["energy_wh"] for r in summary["stages"])
+    ]
     rows = [
         [
             row["stage"],
@@ -162,20 +170,28 @@ def _costs(summary: dict[str, Any]) -> Section:
         ]
         for row in summary["stages"]
     ]
-    section = Section("Cost", tables=[Table(head, rows, "As measured in this experiment")])
+    measured = Table(
+        [head[i] for i in shown], [[r[i] for i in shown] for r in rows], "As measured in this experiment"
+    )
+    section = Section("Cost", tables=[measured])
+    section.tables.append(published_costs(summary["cost"]))
+    return section
+
+
+def published_costs(cost: list[dict[str, Any]]) -> Table:
+    """Computed multiply-adds beside the published ones."""
     names = ("finetune_all", "finetune_everest", "pretrain_tube", "pretrain_everest")
-    head = ("model", "clip", "fine-tune, all tokens", "fine-tune, EVEREST", "pre-train, tube masking",
-            "pre-train, EVEREST")  # fmt: skip
-    rows = [
-        [f"{row['size']}", row["clip"], *(_beside(row, name) for name in names)] for row in summary["cost"]
-    ]
+    head = (
+        "model", "clip", "fine-tune, all tokens", "fine-tune, EVEREST", "pre-train, tube masking",
+        "pre-train, EVEREST",
+    )  # fmt: skip
+    rows = [[f"{row['size']}", row["clip"], *(_beside(row, name) for name in names)] for row in cost]
     caption = (
         "G multiply-adds of one forward of one clip, computed from the configuration (published value in "
         "brackets). "
         "First row: this experiment's model and ratios."
     )
-    section.tables.append(Table(head, rows, caption, frozenset({0, 1})))
-    return section
+    return Table(head, rows, caption, frozenset({0, 1}))
 
 
 def _beside(row: dict[str, Any], name: str) -> str:

@@ -13,7 +13,8 @@ def sentences(results: list[dict[str, Any]], params: Params) -> list[str]:
     lines.append(
         f"One training with one seed ({params.seed}): the intervals cover the choice of test videos, not "
         "the chance "
-        "in the training. `everest compare` with several seeds says whether one strategy is better than "
+        "in the training. A comparison over several seeds (everest compare) says whether one strategy is "
+        "better than "
         "another."
     )
     return lines

@@ -1,7 +1,7 @@
 """Stage `evaluate`: test a fine-tuned model on a benchmark with several views a video.
 
 Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
-{predictions.parquet, confusion.csv, per_class.csv} and metrics/evaluate/<bench>.{json,csv}.
+{predictions.parquet, confusion.csv, per_class.csv, pictures/} and metrics/evaluate/<bench>.{json,csv}.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         metrics["efficiency/wall_seconds"] = time.perf_counter() - began
         if outcome.energy_wh is not None:
             metrics["efficiency/energy_wh"] = outcome.energy_wh
-        folder = _write(outcome.answers, tests, benchmark, metrics, work)
+        folder = _write(params, outcome.answers, tests, benchmark, metrics, work)
         tracked.metrics(metrics)
         tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
         tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
+        tracked.artifact(folder / "pictures", "pictures")
         tracked.model(
             layout.output_dir("finetune", benchmark),
             f"everest-{params.recipe}-{benchmark}",
@@ -126,10 +127,13 @@ def _selection_score(benchmark: str, test_top1: float) -> float:
     return test_top1
 
 
-def _write(answers: list[Any], tests: Any, benchmark: str, metrics: dict[str, float], work: Path) -> Path:
+def _write(
+    params: Params, answers: list[Any], tests: Any, benchmark: str, metrics: dict[str, float], work: Path
+) -> Path:
     """Write all outputs beside their final places, then move them there."""
     from pipeline.data.files import atomic_path, write_text
     from pipeline.evaluation import files
+    from pipeline.evaluation.benchmark import draw_examples
 
     building = work / "outputs"
     shutil.rmtree(building, ignore_errors=True)
@@ -137,6 +141,7 @@ def _write(answers: list[Any], tests: Any, benchmark: str, metrics: dict[str, fl
     names = files.class_names(benchmark)
     files.write_predictions(building / "predictions.parquet", tests, answers)
     files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
+    draw_examples(params, benchmark, tests, answers, building / "pictures")
     final = layout.output_dir("evaluate", benchmark)
     shutil.rmtree(final, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)

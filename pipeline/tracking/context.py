@@ -82,6 +82,8 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     flow = flow_run()
     if flow:
         tags["prefect.flow_run_id"] = flow
+    if os.environ.get("EVEREST_COMPARE_ARM"):
+        tags["everest.strategy"] = os.environ["EVEREST_COMPARE_ARM"]
     return tags
 
 

@@ -1,0 +1,170 @@
+"""Comparing fairly: which strategies, trained for how long, so that all cost the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.errors import InputError
+from pipeline.params import Params, check_params
+
+Equal = Literal["multiply-adds", "wall-time", "epochs"]
+
+#: Baselines see the clip as it comes: information-intensive frame selection is EVEREST's.
+_PLAIN = {"pretrain.keep_ratio": 1.0, "pretrain.frame_selection.mode": "none"}
+#: Name -> overrides of params.yaml. Fine-tuning is the same for all, so that only the pre-training differs.
+ARMS: dict[str, dict[str, Any]] = {
+    "everest": {"pretrain.strategy": "everest"},
+    "everest-all-frames": {"pretrain.strategy": "everest", "pretrain.frame_selection.mode": "none"},
+    "tube": {"pretrain.strategy": "tube", **_PLAIN},
+    "random": {"pretrain.strategy": "random", **_PLAIN},
+    "running-cell": {"pretrain.strategy": "running_cell", "pretrain.frame_selection.mode": "none"},
+    "scratch": {"finetune.init": "scratch"},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the comparison. `pretrain_gmacs`: [G multiply-adds] of all its pre-training forwards, a
+    clip of the corpus counted once an epoch.
+    """
+
+    arm: str
+    seed: int
+    params: Params
+    gmacs_per_clip: float
+    pretrain_gmacs: float
+
+
+def arm_overrides(name: str) -> dict[str, Any]:
+    """Overrides of one strategy; `everest-keep-0.4` is EVEREST with another share of kept tokens.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    head, _, ratio = name.rpartition("-keep-")
+    try:
+        return {**ARMS[head], "pretrain.keep_ratio": float(ratio)}
+    except (KeyError, ValueError):
+        raise InputError(
+            f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}, or everest-keep-0.4 for "
+            "another ratio."
+        ) from None
+
+
+def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
+    """Parameters with dotted keys replaced, checked again."""
+    raw = params.model_dump(mode="json")
+    for key, value in overrides.items():
+        *groups, last = key.split(".")
+        node = raw
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return check_params(raw, "comparison")
+
+
+def clip_cost(params: Params) -> float:
+    """[G multiply-adds] of one pre-training forward of one clip."""
+    from models.cost import multiply_adds
+
+    stage, clip = params.pretrain, params.clip
+    cost = multiply_adds(
+        stage.size,
+        "pretrain",
+        strategy=stage.strategy,
+        keep_ratio=stage.keep_ratio,
+        visible_ratio=stage.visible_ratio,
+        frames=clip.frames,
+        resolution=clip.resolution,
+        decoder_depth=stage.decoder_depth,
+    )
+    return cost.multiply_adds / 1e9
+
+
+def plan(
+    params: Params,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    equal: Equal = "multiply-adds",
+    rates: Mapping[str, float] | None = None,
+) -> list[Trial]:
+    """The trainings of a comparison: every strategy with every seed.
+
+    The first strategy trains for pretrain.epochs; the others for as many epochs as cost the same, at least
+    one.
+
+    Args:
+    rates: [clips/s] of each strategy's pre-training, needed for equal wall time; see :func:`training_rate`.
+
+    Raises:
+    InputError: an unknown or repeated strategy, no seed, or no rates.
+    """
+    if len(set(arms)) != len(arms) or not arms or not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(
+            f"strategies {list(arms)}, seeds {list(seeds)}: each must be named once. Cure: mend the lists."
+        )
+    chosen = {arm: with_overrides(params, arm_overrides(arm)) for arm in arms}
+    costs = {arm: 0.0 if p.finetune.init == "scratch" else clip_cost(p) for arm, p in chosen.items()}
+    first = next((arm for arm in arms if costs[arm]), None)
+    trials = []
+    for arm in arms:
+        epochs = params.pretrain.epochs
+        if first is not None and costs[arm] and equal == "multiply-adds":
+            epochs = max(1, round(epochs * costs[first] / costs[arm]))
+        elif first is not None and costs[arm] and equal == "wall-time":
+            if rates is None or arm not in rates:
+                raise InputError(f"no measured rate of {arm!r}: equal wall time needs one of each strategy.")
+            epochs = max(1, round(epochs * rates[arm] / rates[first]))
+        for seed in seeds:
+            changes = {"pretrain.epochs": epochs, "seed": seed}
+            own = with_overrides(chosen[arm], changes)
+            trials.append(Trial(arm, seed, own, costs[arm], costs[arm] * epochs))
+    return trials
+
+
+def training_rate(params: Params, seconds: float = 2.0) -> float:
+    """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading
+    data.
+    """
+    import timm
+    import torch
+
+    import models  # noqa: F401 - registers the names with timm
+    from models.registry import architecture
+    from pipeline.training.distributed import choose_device
+    from pipeline.training.tasks import autoencoder_arguments
+
+    device = choose_device(params.compute.device)
+    name = architecture(params.pretrain.size, pretrain=True)
+    model = timm.create_model(name, **autoencoder_arguments(params.pretrain, params.clip)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    count = max(1, min(32, params.pretrain.batch // params.pretrain.accumulate))
+    clip = torch.randn(
+        count, 3, params.clip.frames, params.clip.resolution, params.clip.resolution, device=device
+    )
+    done, began = 0, 0.0
+    for step in range(1_000_000):
+        if step == 2:  # the first two warm up
+            _wait(device)
+            began = time.perf_counter()
+        model(clip).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step >= 2:
+            done += count
+            _wait(device)
+            if time.perf_counter() - began > seconds:
+                break
+    return done / (time.perf_counter() - began)
+
+
+def _wait(device: Any) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
