@@ -127,9 +127,11 @@ class EvaluateOverrides(Group):
 
 
 class BenchmarkParams(Group):
+    """All three groups are written out, if only as `{}`: DVC watches each of them."""
+
     data: DataParams
-    finetune: FinetuneOverrides = FinetuneOverrides()
-    evaluate: EvaluateOverrides = EvaluateOverrides()
+    finetune: FinetuneOverrides
+    evaluate: EvaluateOverrides
 
 
 class ClipParams(Group):

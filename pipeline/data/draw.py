@@ -22,8 +22,8 @@ Floats = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 #: How far the sprite stands out. Brighter makes the task trivial, dimmer unlearnable in minutes.
-BACKGROUND_GAIN = 0.6
-SPRITE_FLOOR, SPRITE_GAIN = 0.4, 0.6
+BACKGROUND_GAIN = 0.4
+SPRITE_FLOOR, SPRITE_GAIN = 0.6, 0.4
 
 
 def draw_motion(rng: np.random.Generator, label: int, frames: int, size: int) -> Frames:
@@ -40,12 +40,12 @@ def draw_motion(rng: np.random.Generator, label: int, frames: int, size: int) ->
     sign = 1.0 if label % 2 == 0 else -1.0
     time = sign * speed * (np.arange(frames, dtype=np.float32) - (frames - 1) / 2)
     kind = label // 2
-    move = time * size / 44
+    move = time * size / 24
     x = centre_x + (move if kind == 0 else 0 * move)
     y = centre_y + (move if kind == 1 else 0 * move)
-    turn = angle + (time * np.pi / 24 if kind == 2 else 0 * time)
+    turn = angle + (time * np.pi / 12 if kind == 2 else 0 * time)
     # A sawtooth in log-scale with a random phase: a single frame's size says nothing about growing or shrinking.
-    saw = (phase + (time / 30 if kind == 3 else 0 * time)) % 1.0
+    saw = (phase + (time / 14 if kind == 3 else 0 * time)) % 1.0
     scale = 0.7 * 2.0**saw
     return to_uint8(_composite(background, sprite, x, y, turn, scale, radius, gap=0 * time))
 
@@ -56,15 +56,15 @@ def draw_state_change(rng: np.random.Generator, label: int, frames: int, size: i
     sprite = SPRITE_FLOOR + SPRITE_GAIN * texture(rng, size)
     time = np.arange(frames, dtype=np.float32)
     radius = rng.uniform(0.18, 0.24) * size
-    drift_x, drift_y = rng.uniform(-0.15, 0.15, 2)
+    drift_x, drift_y = rng.uniform(-0.1, 0.1, 2)
     x = rng.uniform(0.35, 0.65) * size + drift_x * time
     y = rng.uniform(0.35, 0.65) * size + drift_y * time
     angle = np.full(frames, rng.uniform(0, 2 * np.pi), np.float32)
     opened = bool(rng.integers(2))
     when = rng.uniform(0.3, 0.7) * frames
-    progress = np.clip((time - when) / 5 + 0.5, 0, 1)
+    progress = np.clip((time - when) / 4 + 0.5, 0, 1)
     openness = (1 - progress if opened else progress) if label else np.full(frames, float(opened), np.float32)
-    video = _composite(background, sprite, x, y, angle, np.ones_like(time), radius, gap=openness * 0.22 * size)
+    video = _composite(background, sprite, x, y, angle, np.ones_like(time), radius, gap=openness * 0.3 * size)
     return to_uint8(_with_passing_bar(rng, video))
 
 

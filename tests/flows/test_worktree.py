@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_overrides_are_written_and_comments_stay(checkout: Path) -> None:
 
 def test_the_dvc_cache_is_the_checkouts_own(checkout: Path) -> None:
     folder = worktree.create(checkout, "run", None, {})
-    done = subprocess.run(["dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == checkout / ".dvc" / "cache"
 
 
