@@ -19,13 +19,14 @@ from pipeline.data import augment_crop as crop
 from pipeline.data.augment_erase import random_erase
 from pipeline.data.augment_mix import mix, soft_targets
 from pipeline.data.augment_rand import RandAugment
+from pipeline.data.buffers import Buffers
 from pipeline.data.loader import Batch
 
 #: Mean and deviation of ImageNet's RGB in [0, 1], which the published recipes normalise with.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 #: float32 values of a piece that a CPU's second-level cache holds.
-CACHE_VALUES = 1 << 17
+CACHE_VALUES = 75_000
 
 
 class PretrainTransform:
@@ -39,12 +40,15 @@ class PretrainTransform:
 
     def __init__(self, resolution: int, scales: Sequence[float], flip: float = 0.0) -> None:
         self.resolution, self.scales, self.flip = resolution, tuple(scales), flip
+        self._buffers = Buffers()
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, None]:
         boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B)
-        return normalise(clip_BTHWC), None
+        clip_BTHWC = crop.crop_resize(
+            batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers
+        )
+        return normalise(clip_BTHWC, self._buffers), None
 
 
 class FinetuneTransform:
@@ -81,14 +85,17 @@ class FinetuneTransform:
         self.rand_augment = RandAugment(rand_augment) if rand_augment else None
         self.random_erasing, self.mixup, self.cutmix = random_erasing, mixup, cutmix
         self.label_smoothing = label_smoothing
+        self._buffers = Buffers()
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
         boxes_B4 = crop.random_resized_boxes(batch, self.crop_scale, self.crop_ratio)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B)
+        clip_BTHWC = crop.crop_resize(
+            batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers
+        )
         if self.rand_augment is not None:
             clip_BTHWC = self.rand_augment(clip_BTHWC, batch)
-        clip_BCTHW = normalise(clip_BTHWC)
+        clip_BCTHW = normalise(clip_BTHWC, self._buffers)
         if self.random_erasing > 0:
             clip_BCTHW = random_erase(clip_BCTHW, batch, self.random_erasing)
         targets_BK = soft_targets(
@@ -115,20 +122,27 @@ def flips(batch: Batch, probability: float) -> np.ndarray:
     return chosen
 
 
-def normalise(clip_BTHWC: Tensor) -> Tensor:
+def normalise(clip_BTHWC: Tensor, buffers: Buffers | None = None) -> Tensor:
     """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation.
 
     The result is a view: in memory the channels stay innermost, as the frames came.
     """
-    width = clip_BTHWC.shape[3]
+    width = clip_BTHWC.shape[3] * 3
     device = clip_BTHWC.device
-    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise.
-    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=device).repeat(width)
-    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(width)
-    result = torch.empty(clip_BTHWC.shape, dtype=torch.float32, device=device)
-    rows, source = result.view(-1, width * 3), clip_BTHWC.reshape(-1, width * 3)
-    # On a CPU in pieces that stay in its cache over the three passes.
-    piece = CACHE_VALUES // (width * 3) + 1 if device.type == "cpu" else max(1, len(rows))
-    for target, values in zip(rows.split(piece), source.split(piece), strict=True):
-        target.copy_(values).mul_(scale).add_(shift)
+    source = clip_BTHWC.reshape(-1, width)
+    if device.type == "cpu" and buffers is not None:
+        result = buffers.take(tuple(clip_BTHWC.shape), torch.float32)
+    else:
+        result = torch.empty(clip_BTHWC.shape, dtype=torch.float32, device=device)
+    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise. On a CPU many rows, whose
+    # values
+    # stay in its cache over the three passes; on a GPU all of them, by broadcasting one row.
+    piece = max(1, CACHE_VALUES // width) if device.type == "cpu" else max(1, len(source))
+    repeats = (min(piece, len(source)) if device.type == "cpu" else 1, width // 3)
+    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=device).repeat(*repeats)
+    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(
+        *repeats
+    )
+    for target, values in zip(result.view(-1, width).split(piece), source.split(piece), strict=True):
+        target.copy_(values).mul_(scale[: len(target)]).add_(shift[: len(target)])
     return result.permute(0, 4, 1, 2, 3)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.data import sampling
+from pipeline.data.buffers import Buffers
 from pipeline.data.sampling import Ints
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def crop_resize(
     side: int,
     device: torch.device | str,
     flips_B: np.ndarray | None = None,
+    buffers: Buffers | None = None,
 ) -> Tensor:
     """Cut each clip's box, resize it to `side` pixels square (bilinear, antialiased), mirror it where asked.
 
@@ -106,13 +108,15 @@ def crop_resize(
     device = torch.device(device)
     flips = flips_B if flips_B is not None else np.zeros(len(boxes_B4), dtype=bool)
     if device.type == "cpu":
-        return _resize_each(clips_BTHWC, boxes_B4, side, flips)
+        return _resize_each(clips_BTHWC, boxes_B4, side, flips, buffers or Buffers())
     return resize_batched(clips_BTHWC.to(device, non_blocking=True), boxes_B4, side, flips)
 
 
-def _resize_each(clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray) -> Tensor:
+def _resize_each(
+    clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray, buffers: Buffers
+) -> Tensor:
     count, length = clips_BTHWC.shape[:2]
-    result = torch.empty((count, length, side, side, 3), dtype=torch.uint8)
+    result = buffers.take((count, length, side, side, 3))
     for row, (top, left, height, width) in enumerate(boxes_B4.tolist()):
         part = clips_BTHWC[row, :, top : top + height, left : left + width]
         if (height, width) != (side, side):

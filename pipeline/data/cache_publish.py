@@ -139,8 +139,13 @@ def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -
             future.cancel()
 
 
-def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path) -> dict[str, Any]:
-    """Link the units' shards into a folder with its index and cache.json, and put it in place."""
+def publish(
+    benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path, building: Path | None = None
+) -> dict[str, Any]:
+    """Link the units' shards into a folder with its index and cache.json, and put it in place.
+
+    `building` is where it is put together, on the file system of `final`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -164,7 +169,7 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
             | {"frame_file": mine["file"], "batch": mine["batch"]}
             | {"map_file": own["file"], "map_row": own["row"], "places": own["places"]}
         )
-    building = layout.work_dir("preprocess", benchmark, f"publish-{os.getpid()}")
+    building = building or layout.work_dir("preprocess", benchmark, f"publish-{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     with disk_full_said(building):

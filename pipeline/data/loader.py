@@ -12,7 +12,6 @@ process border.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data import sampling
+from pipeline.data.buffers import Buffers
 from pipeline.data.cache import ClipError
 from pipeline.data.dataset import ClipDataset
 from pipeline.data.informativeness import U8
@@ -118,7 +118,7 @@ class ClipLoader:
         self.replace = dataset.rule.random if replace is None else replace
         self.stall_seconds = stall_seconds
         self._pool: ThreadPoolExecutor | None = None
-        self._buffers = _Buffers()
+        self._buffers = Buffers(page_locked=True)
         self._reading: dict[int, str] = {}
 
     @property
@@ -299,39 +299,3 @@ class _Pending:
         larger.zero_()
         larger[:, :, :old_height, :old_width] = self._clips
         self._clips = larger
-
-
-class _Buffers:
-    """Memory of batches, used again once nobody holds the batch any more: fresh pages cost more than the
-    copy.
-
-    With a GPU the memory is page-locked and torch keeps it itself, until the copies that read it are done.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = {}
-        self._lock = threading.Lock()
-        self._pinned = torch.cuda.is_available()
-
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialised uint8 tensor."""
-        if self._pinned:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        size = int(np.prod(shape))
-        with self._lock:
-            free = self._free.get(size)
-            block = free.pop() if free else np.empty(size, np.uint8)
-        lease = block.view()
-        tensor = torch.from_numpy(lease).view(shape)
-        # The tensor's storage holds the lease; when the last view of it is gone, the block is free again.
-        weakref.finalize(lease, self._give, block)
-        return tensor
-
-    def _give(self, block: np.ndarray) -> None:
-        with self._lock:
-            # Another shape's blocks are not kept: memory stays within what one shape needs.
-            if block.size not in self._free:
-                self._free.clear()
-            kept = self._free.setdefault(block.size, [])
-            if len(kept) <= PREFETCH + 2:
-                kept.append(block)

@@ -1,0 +1,125 @@
+"""Clips that the data benchmarks read: generated 340x256 H.264 files, or the videos of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.cache import Cache
+from pipeline.data.cache_build import FrameRule, MapRule, Unit, Video, plan
+from pipeline.data.cache_publish import build, publish
+from pipeline.data.dataset_video import VideoFile
+from pipeline.data.files import sha256_of
+from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.errors import InputError
+
+VIDEOS, LENGTH, HEIGHT, WIDTH, SEED = 8, 150, 256, 340, 20
+SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
+#: Frames that a benchmark's clip spans.
+SPAN = 61
+
+
+def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
+    """The videos of `folder` that are long enough, or generated ones in `scratch`.
+
+    Raises:
+        InputError: no video in the folder is long enough.
+    """
+    if folder is None:
+        paths = [scratch / f"clip{number}.mp4" for number in range(VIDEOS)]
+        for number, path in enumerate(paths):
+            write_video(path, scene(number), fps=30, crf=23)
+    else:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = []
+    for path in paths:
+        try:
+            with open_video(path, "decord") as reader:
+                count, height, width = reader.num_frames, reader.height, reader.width
+                reader.frames([count - 1])
+        except VideoError:
+            continue
+        if count >= SPAN:
+            files.append(VideoFile(path.stem, path, count, height, width, reader="decord"))
+    if not files:
+        raise InputError(
+            f"{folder} holds no video of at least {SPAN} frames that decord reads. Cure: another folder."
+        )
+    return files
+
+
+def scene(number: int) -> np.ndarray:
+    """A textured object moves over a texture that pans slowly, with camera noise: uint8 [T, 256, 340, 3]."""
+    rng = np.random.default_rng([SEED, number])
+    wide = _texture(rng, HEIGHT + 40, WIDTH + 60)
+    sprite = _texture(rng, 90, 90)
+    speed = rng.uniform(0.5, 2.0, 2)
+    frames = np.empty((LENGTH, HEIGHT, WIDTH, 3), np.uint8)
+    for time in range(LENGTH):
+        pan = int(20 + 20 * np.sin(time / 9)), int(30 + 30 * np.sin(time / 11 + number))
+        frame = wide[pan[0] : pan[0] + HEIGHT, pan[1] : pan[1] + WIDTH].astype(np.int16)
+        y, x = (int(time * speed[0]) % (HEIGHT - 90), int(time * speed[1]) % (WIDTH - 90))
+        frame[y : y + 90, x : x + 90] = sprite
+        frame += rng.integers(-9, 10, (HEIGHT, WIDTH, 1), dtype=np.int16)
+        frames[time] = frame.clip(0, 255)
+    return frames
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    from PIL import Image
+
+    total = np.zeros((height, width, 3), np.float32)
+    for size, weight in ((4, 90), (16, 70), (64, 60), (160, 20)):
+        coarse = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+        if size > 16:
+            coarse = coarse.convert("L").convert("RGB")
+        total += np.float32(weight / 255) * np.asarray(
+            coarse.resize((width, height), Image.Resampling.BICUBIC)
+        )
+    return total.clip(0, 255).astype(np.uint8)
+
+
+def units_for(
+    files: list[VideoFile], store: str, step: int, resolution: int, keep_every: int = 1
+) -> list[Unit]:
+    """Shard units of these files."""
+    videos = [
+        Video(
+            file.video_id,
+            str(file.path),
+            sha256_of(file.path),
+            file.frames,
+            file.height,
+            file.width,
+            file.reader,
+        )
+        for file in files
+    ]
+    frames = FrameRule(store, 90, 256, keep_every)
+    return plan(videos, frames, MapRule("pixels", step, resolution, 256), 512 << 20)
+
+
+def caches_of(
+    files: list[VideoFile], scratch: Path, step: int = 4, resolution: int = 224
+) -> tuple[Cache, Cache]:
+    """(raw, JPEG quality 90) caches of these files."""
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "video_id": [file.video_id for file in files],
+            "split": ["train"] * len(files),
+            "splits": ["train"] * len(files),
+            "label": [0] * len(files),
+            "sha256": [sha256_of(file.path) for file in files],
+            "frames_decoded": [file.frames for file in files],
+        }
+    )
+    found = []
+    for store in ("raw", "jpeg"):
+        units = units_for(files, store, step, resolution)
+        build(units, scratch / f"store-{store}", Path("/"), 1)
+        publish("bench", units, table, scratch / f"store-{store}", scratch / store, scratch / f"{store}-new")
+        found.append(Cache.open(scratch / store))
+    return found[0], found[1]
