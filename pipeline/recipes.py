@@ -1,7 +1,7 @@
 """Recipes: complete params files in recipes/, and how each differs from what was published.
 
-The published numbers stand here, apart from the recipes, so that a recipe cannot drift from them unnoticed. They are
-those of EVEREST (arXiv 2211.10636) and VideoMAE (arXiv 2203.12602) as released.
+The published numbers stand here, apart from the recipes, so that a recipe cannot drift from them unnoticed.
+They are those of EVEREST (arXiv 2211.10636) and VideoMAE (arXiv 2203.12602) as released.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _finetune(
     return {f"finetune.{key}": value for key, value in found.items()} | views
 
 
-#: recipe -> dotted key -> published value. `data.` and stage keys are those of the recipe's benchmark. A key that is
-#: absent for a recipe was not published for it.
+#: recipe -> dotted key -> published value. `data.` and stage keys are those of the recipe's benchmark. A key
+#: that is absent for a recipe was not published for it.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "ucf101": SHARED | EVEREST | _pretrain(1e-3, 192, 3200, 4)
     | _finetune(1e-3, 128, 1, 100, 0.1, 0.75, 0.0, 0.0, 5),
@@ -176,17 +176,19 @@ def use_recipe(name: str, force: bool = False) -> str:
     unfinished = PARAMS.with_name(f".{PARAMS.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(PARAMS)
-    return f"params.yaml now holds recipe {name}. `everest recipe diff` names its deviations from the published one."
+    return f"params.yaml now holds recipe {name}. `everest recipe diff` names its deviations."
 
 
 NOT_STATED = "not stated"
 
 
 def diff_recipe(name: str | None = None) -> list[dict[str, Any]]:
-    """Each deviation of a recipe (or of params.yaml) from the published one, and what the publications leave open.
+    """Each deviation of a recipe (or of params.yaml) from the published one, and what the publications leave
+    open.
 
-    Rows have `benchmark`, `key`, `paper`, `ours` and `note`. `paper` is "not stated" where nothing was published.
-    The demo, and any params.yaml of another name, is compared with the recipe of its masking strategy for UCF101.
+    Rows have `benchmark`, `key`, `paper`, `ours` and `note`. `paper` is "not stated" where nothing was
+    published. The demo, and any params.yaml of another name, is compared with the recipe of its masking
+    strategy for UCF101.
     """
     params = load_params(PARAMS if name is None else recipe_path(name))
     rows: dict[tuple[str, str], dict[str, Any]] = {}

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent: safetensors and JSON, SHA-256 in a manifest written last.
 
-A checkpoint is a folder `step-000000050`. It is built as `.step-000000050.tmp`, its manifest is written last, and
-one rename makes it appear; a crash at any moment leaves the earlier ones untouched. Pruned ones are renamed away
-before they are deleted, so that a half-deleted folder never bears a valid name. Whatever is read is compared with
+A checkpoint is a folder `step-000000050`. It is built as `.step-000000050.tmp`, its manifest is written last,
+and one rename makes it appear; a crash at any moment leaves the earlier ones untouched. Pruned ones are
+renamed away before they are deleted, so that a half-deleted folder never bears a valid name. Whatever is read
+is compared with
 the manifest first: a checkpoint with a wrong hash is reported and the one before it is used.
 """
 
@@ -54,8 +55,8 @@ class Checkpoints:
 
     Args:
         root: their folder; created if missing.
-        keep: how many of the newest stay (at least 2, so that one damaged copy never ends a run). The one with
-            the best score stays besides.
+        keep: how many of the newest stay (at least 2, so that one damaged copy never ends a run). The one
+            with the best score stays besides.
     """
 
     def __init__(self, root: Path, keep: int = 3) -> None:
@@ -95,7 +96,8 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise EverestError(
-                f"a checkpoint could not be written to {self.root}: {error}. Earlier checkpoints there are intact. "
+                f"a checkpoint could not be written to {self.root}: {error}. Earlier checkpoints "
+                "there are intact. "
                 "Cure: free disk space or mend the folder's permissions, then start again to continue."
             ) from error
 

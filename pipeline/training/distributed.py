@@ -155,7 +155,8 @@ def reduce_gradients(model: nn.Module, when: bool) -> Iterator[None]:
     yield
 
 
-# DTensor is imported only where tensors are sharded: it takes seconds, which every rank would pay at its start.
+# DTensor is imported only where tensors are sharded: it takes seconds, which every rank would pay at its
+# start.
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

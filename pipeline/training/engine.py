@@ -1,7 +1,7 @@
 """The training loop: one engine for pre-training, fine-tuning and probing, on one process or many.
 
-The state of a run is one number, the optimizer step, and what a checkpoint holds; epoch, position inside it and
-learning rate follow from the step. The step itself is :meth:`Engine._train_step`.
+The state of a run is one number, the optimizer step, and what a checkpoint holds; epoch, position inside it
+and learning rate follow from the step. The step itself is :meth:`Engine._train_step`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batch(Protocol):
-    """What the loader yields, as far as the engine looks: the clips' global rows, for the records of a bad step."""
+    """What the loader yields, as far as the engine looks: the clips' global rows, for the records of a bad
+    step.
+    """
 
     index_B: torch.Tensor
 
@@ -62,7 +64,9 @@ class Task(Protocol):
         """The mean loss of one micro-batch, a scalar on the device."""
 
     def validate(self, epoch: int, last: bool) -> dict[str, float]:
-        """Scores after an epoch, the same on all ranks; {} where there is nothing to do. Keys start with `val_`."""
+        """Scores after an epoch, the same on all ranks; {} where there is nothing to do. Keys start with
+        `val_`.
+        """
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ class _Rewound(Exception):
 
 
 class Engine:
-    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is one."""
+    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is
+    one.
+    """
 
     def __init__(
         self,
@@ -314,8 +320,10 @@ class Engine:
         if policy == "stop" or self.nonfinite > self.settings.max_nonfinite:
             self.journal.flush()
             raise NonFinite(
-                f"{where}; non-finite on {verdict.bad_ranks:.0f} of {self.ranks.world} ranks. No update was made from "
-                f"it; its clips are listed in {self.work}/nonfinite-{verdict.step:09d}.json. Cure: lower base_lr, set "
+                f"{where}; non-finite on {verdict.bad_ranks:.0f} of {self.ranks.world} ranks. No "
+                "update was made from "
+                f"it; its clips are listed in {self.work}/nonfinite-{verdict.step:09d}.json. Cure: "
+                "lower base_lr, set "
                 "clip_grad, or set on_nonfinite to 'skip' or 'rollback'."
             )
         if policy == "rollback":
@@ -410,7 +418,9 @@ class Engine:
                 self.save(score=scores["val_top1"])
 
     def result(self) -> dict[str, torch.Tensor]:
-        """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""
+        """The parameters to publish, on the CPU: last or best by validation, averaged where an average is
+        kept.
+        """
         step = self.ranks.broadcast(self.checkpoints.best() if self.ranks.main else None)
         if self.settings.select == "best" and step is not None and step != self.step:
             self.restore(self._load(step))

@@ -1,7 +1,8 @@
 """Fault trials of the training engine: `python -m pipeline.training.faults` runs them all and prints a table.
 
-Each trial returns a :class:`Figure`. Tests run the same functions with few trials. Ranks are forked from this process
-(torch is imported once), except where signals, stalls and kills go through the real launcher and torchrun.
+Each trial returns a :class:`Figure`. Tests run the same functions with few trials. Ranks are forked from this
+process (torch is imported once), except where signals, stalls and kills go through the real launcher and
+torchrun.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # noqa: F401 - the optimizer imports it at its first use: seconds that forked ranks would each pay
+import torch._dynamo
 from safetensors.torch import load_file
 
 from pipeline.errors import EverestError, Interrupted
@@ -68,7 +69,8 @@ def forked(work: Path, ranks: int, wish: dict[str, Any] | None = None) -> list[d
         child = os.fork()
         if child == 0:
             os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+                "RANK": str(rank), "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
             os._exit(_rank(work))
@@ -84,7 +86,7 @@ def _rank(work: Path) -> int:
 
     try:
         return live(work, body, "cpu")
-    except BaseException:  # noqa: BLE001 - a forked rank never returns into its parent's code
+    except BaseException:
         logging.exception("a forked rank failed outside its body")
         return 1
 
@@ -174,7 +176,9 @@ def stop_and_resume(folder: Path, ranks: int, accumulate: int, stops: list[int],
 
 
 def crash_and_resume(folder: Path, crashes: list[int]) -> Figure:
-    """Row 2: kill -9 both ranks mid-epoch; from the newest checkpoint on, the curve is the same to the bit."""
+    """Row 2: kill -9 both ranks mid-epoch; from the newest checkpoint on, the curve is the same to the
+    bit.
+    """
     wish = {"accumulate": 2, "rank": 0, "epochs": 3, "size": 48, "checkpoint_every_steps": 3}
     forked(folder / "whole", 2, wish)
     whole, curve = result(folder / "whole"), losses(folder / "whole")
@@ -234,7 +238,9 @@ def damage(folder: Path, trials: int) -> Figure:
 
 
 def incomplete(folder: Path, trials: int) -> Figure:
-    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size), read-only."""
+    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size),
+    read-only.
+    """
     import resource
 
     chance = random.Random(2)
@@ -308,7 +314,9 @@ def _loads(found: Checkpoints, step: int) -> bool:
 def signals(
     folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "SIGTERM", "SIGUSR1")
 ) -> Figure:
-    """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then continued."""
+    """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then
+    continued.
+    """
     bad, seconds = 0, []
     for name in names:
         work = folder / name
@@ -341,7 +349,9 @@ def _signal_at_step(work: Path, step: int, number: int, sent: list[float]) -> No
 
 
 def nonfinite(folder: Path, policy: str) -> Figure:
-    """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody hangs."""
+    """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody
+    hangs.
+    """
     work = folder / policy
     began = time.monotonic()
     ends = forked(work, 2, {"nan_at": 9, "rank": 1, "on_nonfinite": policy, "epochs": 3})
@@ -359,7 +369,9 @@ def nonfinite(folder: Path, policy: str) -> Figure:
 
 
 def stalls(folder: Path, what: str, stall_seconds: float = 3.0) -> Figure:
-    """Row 10: a rank hangs, is frozen (SIGSTOP) or killed; it is named, its stack dumped, the run restarted."""
+    """Row 10: a rank hangs, is frozen (SIGSTOP) or killed; it is named, its stack dumped, the run
+    restarted.
+    """
     work = folder / what
     work.mkdir(parents=True)
     (work / "toy.json").write_text(json.dumps({what: 7, "rank": 1, "epochs": 3}))

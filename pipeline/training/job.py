@@ -1,7 +1,7 @@
 """One training as a stage sees it: lock, track, launch, publish. Imports no torch.
 
-The ranks find everything in `<work>/job.json`; they leave the finished model in `<work>/final`, from where it is moved
-to its place in one rename.
+The ranks find everything in `<work>/job.json`; they leave the finished model in `<work>/final`, from where it
+is moved to its place in one rename.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def train(
     """Run one training to the end and publish its model, history and metrics.
 
     Args:
-        values: the stage's resolved parameters; with `inputs` they name the work folder, so that a change of either
-            starts afresh and an equal start continues.
+        values: the stage's resolved parameters; with `inputs` they name the work folder, so that a change of
+            either starts afresh and an equal start continues.
         inputs: what identifies the data and the weights it starts from, by path.
 
     Returns:

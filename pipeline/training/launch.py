@@ -1,9 +1,10 @@
-"""Starting ranks, watching them, and saying how they ended. Imports no torch: it is the parent of those who do.
+"""Starting ranks, watching them, and saying how they ended. Imports no torch: it is the parent of those who
+do.
 
-One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C in the
-terminal reaches it once, through here. If this process dies, torchrun is asked to stop (ranks save), and each rank
-is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped, and the ranks are
-started again a bounded number of times, from the newest checkpoint.
+One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C
+in the terminal reaches it once, through here. If this process dies, torchrun is asked to stop (ranks save),
+and each rank is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped,
+and the ranks are started again a bounded number of times, from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Watch:
 
     Attributes:
         stall_seconds: no rank took a step for this long (four times as long before the first step).
-        max_restarts: after a stall, a killed process or a lost connection; never after an error of the run itself.
+        max_restarts: after a stall, a killed process or a lost connection; never after an error of the run
+        itself.
     """
 
     stall_seconds: float = 600.0
@@ -63,7 +65,8 @@ def locked(work: Path) -> Iterator[int]:
         except BlockingIOError:
             handle.seek(0)
             raise BusyError(
-                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the same training runs "
+                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the "
+                "same training runs "
                 "already. Cure: wait for it, or stop it with Ctrl-C where it runs."
             ) from None
         handle.truncate(0)
@@ -99,8 +102,8 @@ def launch(
             status.write(work / status.STATUS, end | {"attempt": attempt})
             if not end.get("retry") or attempt == watch.max_restarts:
                 break
-            log.warning("%s Starting again from the newest checkpoint (%d of %d).", end["message"], attempt + 1,
-                        watch.max_restarts)  # fmt: skip
+            count = f"{attempt + 1} of {watch.max_restarts}"
+            log.warning("%s Starting again from the newest checkpoint (%s).", end["message"], count)
     _raise(end, work)
 
 
@@ -230,7 +233,8 @@ def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> N
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-        # Ranks follow their launcher by the kernel's hand; a rank that is stopped (SIGSTOP) dies of SIGKILL too.
+        # Ranks follow their launcher by the kernel's hand; a rank that is stopped (SIGSTOP) dies of SIGKILL
+        # too.
         for beat in beats:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(beat.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Frozen probes: one pass through a frozen encoder, several heads, each with its own learning rate.
 
-As in V-JEPA's evaluations, the learning rate is chosen on the validation split among several trained at once; the
-published model carries the head that won.
+As in V-JEPA's evaluations, the learning rate is chosen on the validation split among several trained at once;
+the published model carries the head that won.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Probes(nn.Module):
-    """`classifier`'s frozen encoder under one copy of its trainable parts (pool, norm, head) for each lr factor.
+    """`classifier`'s frozen encoder under one copy of its trainable parts (pool, norm, head) for each lr
+    factor.
 
     The classifier offers `embed`, `select`, `positions`, `blocks`, `pool`, `fc_norm`, `fc_drop` and `head`.
     """
@@ -27,7 +28,8 @@ class Probes(nn.Module):
         self.factors = factors
         self.classifier = classifier
         classifier.freeze_encoder()
-        # One list entry for each factor; the classifier's own head serves as the mould and stays out of the optimizer.
+        # One list entry for each factor; the classifier's own head serves as the mould and stays out of the
+        # optimizer.
         self.heads = nn.ModuleList(copy.deepcopy(_trainable(classifier)) for _ in factors)
         _trainable(classifier).requires_grad_(False)
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))

@@ -8,7 +8,8 @@ import time
 
 
 class Progress:
-    """`label  step 120/240  loss 0.532  12.3 steps/s  0:10 left`, redrawn in place at most five times a second.
+    """`label  step 120/240  loss 0.532  12.3 steps/s  0:10 left`, redrawn in place at most five times a
+    second.
 
     Silent where `enabled` is false; :func:`wanted` says when it should be.
     """

@@ -24,7 +24,8 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
     """Join the other ranks and run `body`; returns the exit code.
 
     Stopping signals are noted from the first moment. SIGUSR2 writes all stacks of this process to
-    `stacks/rank-<n>.txt`, even while it spins in C code. The kernel kills this process when its launcher ends.
+    `stacks/rank-<n>.txt`, even while it spins in C code. The kernel kills this process when its launcher
+    ends.
     """
     stop = StopRequest().install()
     die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM)

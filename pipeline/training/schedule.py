@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-#: Learning rates in params.yaml are per this many clips (METHOD section 7: lr = base_lr * global_batch / 256).
+#: Learning rates in params.yaml are per this many clips (METHOD section 7: lr = base_lr * global_batch /
+#: 256).
 REFERENCE_BATCH = 256
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint holds, taken from live objects and given back to them, whole and rank-independent.
 
-Tensors are keyed by parameter name and stored whole, so that DDP, FSDP and any number of ranks read the same file.
+Tensors are keyed by parameter name and stored whole, so that DDP, FSDP and any number of ranks read the same
+file.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def load_model(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     wrong = sorted(set(own) ^ set(tensors)) or sorted(n for n in own if own[n].shape != tensors[n].shape)
     if wrong:
         raise EverestError(
-            f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the work folder to "
+            f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the "
+            "work folder to "
             "start afresh."
         )
     with torch.no_grad():
@@ -107,8 +109,8 @@ def gather_rng(ranks: Ranks) -> dict[str, torch.Tensor]:
 def restore_rng(tensors: dict[str, torch.Tensor], ranks: Ranks, seed: int) -> bool:
     """Give this rank its generators back.
 
-    With another number of ranks there are none for some of them: then all ranks are seeded anew from `seed`, and
-    False is returned. Data order and crops do not depend on these generators; dropout and drop-path do.
+    With another number of ranks there are none for some of them: then all ranks are seeded anew from `seed`,
+    and False is returned. Data order and crops do not depend on these generators; dropout and drop-path do.
     """
     saved = len({name.split(".", 1)[0] for name in tensors})
     mine = {

@@ -13,7 +13,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Remembers the first stopping signal. Install before anything slow: a signal during imports counts too."""
+    """Remembers the first stopping signal. Install before anything slow: a signal during imports counts
+    too.
+    """
 
     def __init__(self) -> None:
         self.signal: str | None = None

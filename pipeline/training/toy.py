@@ -1,7 +1,9 @@
-"""A tiny training that the fault trials and tests run as real ranks: `python -m pipeline.training.toy --work DIR`.
+"""A tiny training that the fault trials and tests run as real ranks: `python -m pipeline.training.toy --work
+DIR`.
 
-A small network with dropout learns a fixed function of generated vectors. It obeys the same interfaces as the real
-tasks, and misbehaves on request (`toy.json` in the work folder): NaN on one rank, a rank that hangs, slow steps.
+A small network with dropout learns a fixed function of generated vectors. It obeys the same interfaces as the
+real tasks, and misbehaves on request (`toy.json` in the work folder): NaN on one rank, a rank that hangs,
+slow steps.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class ToyBatch:
 
 
 class ToyLoader:
-    """Vectors as a function of (seed, epoch, index); each optimizer step's set does not depend on the ranks."""
+    """Vectors as a function of (seed, epoch, index); each optimizer step's set does not depend on the
+    ranks.
+    """
 
     def __init__(self, size: int, global_batch: int, accumulate: int, ranks: Ranks, seed: int) -> None:
         self.size, self.global_batch, self.accumulate, self.ranks, self.seed = (

@@ -1,4 +1,6 @@
-"""A rank without torch, for tests of the launcher: `python -m tests.pipeline.training.puppet HOW --work DIR`."""
+"""A rank without torch, for tests of the launcher: `python -m tests.pipeline.training.puppet HOW --work
+DIR`.
+"""
 
 import os
 import signal

@@ -151,7 +151,7 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, victim: str) -> None:
         parent if victim == "launcher" else next(p for p in below if "torch.distributed.run" in p.cmdline())
     )
     target.send_signal(signal.SIGKILL)
-    gone, alive = psutil.wait_procs(below, timeout=30)
+    _, alive = psutil.wait_procs(below, timeout=30)
     if victim == "torchrun":
         parent.send_signal(signal.SIGKILL)
     assert alive == []

@@ -1,0 +1,239 @@
+"""`everest plan`: what a recipe takes on given devices, before anything runs.
+
+Multiply-adds and memory are computed; step time is the largest of three bounds: arithmetic at an assumed
+share of the device's peak, decoding at a measured rate, and the exchange of gradients. Every assumption is in
+the result.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.efficiency import DEVICES, GIB, Device
+from pipeline.errors import InputError
+from pipeline.params import FinetuneParams, Params, PretrainParams, load_params
+
+#: Share of the peak that training reaches where none is given. Assumed, not measured on these devices.
+ASSUMED_MFU = 0.30
+#: Share of device memory that may be used; the rest is the CUDA context, NCCL's buffers and fragmentation.
+USABLE_MEMORY = 0.88
+#: [s] one core takes to decode one 16-frame clip from cached JPEG or raw frames (measured on one core,
+#: 340x256).
+DECODE_SECONDS = {"jpeg": 4.4e-3, "raw": 0.1e-3}
+#: [core] that read clips, for each device.
+CORES_PER_DEVICE = 12
+#: [byte] of one cached frame at short side 256: JPEG at quality 90, raw RGB at 340x256.
+FRAME_BYTES = {"jpeg": 30e3, "raw": 340 * 256 * 3}
+#: Videos (train, all) and mean frames of a video; counts by the publishers, frames rounded.
+SIZES = {
+    "ucf101": (9_537, 13_320, 186), "hmdb51": (3_570, 6_766, 95), "k400": (240_258, 298_824, 290),
+    "ssv2": (168_913, 220_847, 46), "oscc": (41_000, 97_000, 240),
+}  # fmt: skip
+#: [byte] for each parameter: fp32 value, gradient and AdamW's two moments.
+STATE_BYTES = 16
+#: Checkpoints on disk at once: the last three, the best, and one being written.
+CHECKPOINTS = 5
+
+
+def plan(
+    recipe: str | None = None, gpu: str = "h100", gpus: int = 8, mfu: float | None = None, memory: bool = True
+) -> dict[str, Any]:
+    """Predict cost, memory, time and disk of a recipe's stages.
+
+    Args:
+        recipe: a recipe's name; None for params.yaml.
+        gpu: a key of `pipeline.efficiency.DEVICES`, or `cpu` for this machine.
+        gpus: how many devices (processes, on a CPU).
+        mfu: share of the peak to assume; None for ASSUMED_MFU.
+        memory: follow a training step's memory (some seconds); without, batches are not proposed.
+
+    Returns:
+        `stages` (a row each), `disk_gib` and `assumptions`.
+
+    Raises:
+        InputError: an unknown device, or no devices.
+    """
+    if gpu != "cpu" and gpu not in DEVICES:
+        raise InputError(
+            f"gpu = {gpu!r}, expected one of {', '.join([*DEVICES, 'cpu'])}. Cure: choose one of them."
+        )
+    if gpus < 1:
+        raise InputError(f"gpus = {gpus}, expected at least 1. Cure: give the number of devices.")
+    from pipeline.recipes import recipe_path
+
+    params = load_params(recipe_path(recipe) if recipe else Path("params.yaml"))
+    device = _this_cpu() if gpu == "cpu" else DEVICES[gpu]
+    rows = [_stage_row("pretrain", None, params, device, gpus, mfu, memory)]
+    rows += [_stage_row("finetune", name, params, device, gpus, mfu, memory) for name in params.benchmarks]
+    return {
+        "recipe": params.recipe,
+        "device": device.name,
+        "devices": gpus,
+        "hours_total": round(sum(row["hours"] for row in rows), 2),
+        "stages": rows,
+        "disk_gib": _disk(params, rows),
+        "assumptions": _assumptions(device, gpu, mfu),
+    }
+
+
+def _this_cpu() -> Device:
+    """This machine as a device of the table; its peak is measured."""
+    import psutil
+
+    from pipeline.efficiency import matmul_peak
+
+    peak, total = matmul_peak(), psutil.virtual_memory().total / GIB
+    return Device("this CPU", peak, peak, total, 10e9, 2e9, "measured fp32 matrix products, 1 process")
+
+
+def _stage_row(
+    stage: str,
+    benchmark: str | None,
+    params: Params,
+    device: Device,
+    gpus: int,
+    mfu: float | None,
+    memory: bool,
+) -> dict[str, Any]:
+    from models.cost import multiply_adds
+
+    clip, size = params.clip, params.pretrain.size
+    found: PretrainParams | FinetuneParams
+    if benchmark is None:
+        pre = found = params.pretrain
+        videos = sum(_videos(params, name)[0] for name in pre.corpus)
+        cost = multiply_adds(
+            size, "pretrain", strategy=pre.strategy, keep_ratio=pre.keep_ratio,
+            visible_ratio=pre.visible_ratio, frames=clip.frames, resolution=clip.resolution, decoder_depth=pre.decoder_depth,
+        )  # fmt: skip
+        passes = 3.0
+    else:
+        fine = found = params.finetune_of(benchmark)
+        videos = _videos(params, benchmark)[0]
+        cost = multiply_adds(
+            size, "finetune", strategy=fine.strategy, keep_ratio=fine.keep_ratio, frames=clip.frames,
+            resolution=clip.resolution, num_classes=params.benchmark(benchmark).data.classes, head=fine.head,
+        )  # fmt: skip
+        passes = 1.0 if fine.frozen else 3.0
+    clips = found.batch * found.repeated_augmentation
+    parameters, per_clip, fixed = _memory(stage, benchmark, params) if memory else (0, 0.0, 0.0)
+    if found.batch % gpus:
+        raise InputError(
+            f"{stage}: a global batch of {found.batch} does not divide among {gpus} devices. Cure: "
+            "another --gpus."
+        )
+    each = found.batch // gpus
+    micro, accumulate = (
+        _propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
+    )
+    bounds = _bounds(
+        cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu
+    )
+    step = max(bounds.values())
+    steps = found.epochs * (videos // found.batch)
+    return {
+        "stage": stage if benchmark is None else f"finetune {benchmark}",
+        "gmacs_per_clip": round(cost.multiply_adds / 1e9, 3),
+        "tokens_per_clip": cost.encoder_tokens,
+        "parameters_m": round(parameters / 1e6, 2),
+        "global_batch": found.batch,
+        "batch_per_device": micro,
+        "accumulate": accumulate,
+        "memory_gib": round(_at(micro * found.repeated_augmentation, per_clip, fixed) / GIB, 2)
+        if micro
+        else None,
+        "fits": micro > 0,
+        "step_seconds": round(step, 4),
+        "bound_by": max(bounds, key=lambda name: bounds[name]),
+        "steps": steps,
+        "hours": round(steps * step / 3600, 2),
+        "clips_per_second_needed": round(clips / step, 1),
+        "cure": None
+        if micro
+        else "one clip does not fit: set compute.activation_checkpointing, or data_parallel: fsdp",
+    }
+
+
+def _videos(params: Params, benchmark: str) -> tuple[int, int, int]:
+    """(training videos, all videos, mean frames) of a benchmark."""
+    data = params.benchmark(benchmark).data
+    source = data.source
+    if source.kind == "generated":
+        return source.train, source.train + source.val + source.test, source.frames
+    return SIZES.get(data.dataset, SIZES["ucf101"])
+
+
+def _memory(stage: str, benchmark: str | None, params: Params) -> tuple[int, float, float]:
+    """(parameters, bytes per clip, fixed bytes) of one device under DDP."""
+    from models.registry import architecture
+    from pipeline.plan_memory import footprint
+    from pipeline.training.tasks import autoencoder_arguments, classifier_arguments
+
+    if benchmark is None:
+        arguments = autoencoder_arguments(params.pretrain, params.clip)
+        precision = params.pretrain.precision
+    else:
+        fine = params.finetune_of(benchmark)
+        arguments = classifier_arguments(fine, params.clip, params.benchmark(benchmark).data.classes)
+        precision = fine.precision
+    name = architecture(params.pretrain.size, pretrain=benchmark is None)
+    clip = (params.clip.frames, params.clip.resolution)
+    found = footprint(name, arguments, clip, precision, params.compute.activation_checkpointing)
+    return found.parameters, found.per_clip, max(found.fixed, STATE_BYTES * found.parameters)
+
+
+def _at(clips: int, per_clip: float, fixed: float) -> float:
+    return fixed + clips * per_clip
+
+
+def _propose(each: int, repeated: int, per_clip: float, fixed: float, device: Device) -> tuple[int, int]:
+    """(micro-batch, accumulation) with the largest micro-batch that fits; (0, 0) where none does.
+
+    Their product is the device's share of the global batch, so that the learning rate's rule holds.
+    """
+    room = device.memory_gib * GIB * USABLE_MEMORY
+    for accumulate in range(1, each + 1):
+        if each % accumulate == 0 and _at(each // accumulate * repeated, per_clip, fixed) <= room:
+            return each // accumulate, accumulate
+    return 0, 0
+
+
+def _bounds(
+    multiply_adds: int, clips: int, passes: float, parameters: int, params: Params, precision: str,
+    device: Device, gpus: int, mfu: float | None,
+) -> dict[str, float]:  # fmt: skip
+    """[s] that each part alone would take for one optimizer step; they overlap, so the largest counts."""
+    peak = device.single if precision == "fp32" else device.half
+    cores = CORES_PER_DEVICE * gpus if device.name != "this CPU" else len(os.sched_getaffinity(0))
+    exchange = 2 * (gpus - 1) / gpus * 4 * parameters / device.link
+    return {
+        "arithmetic": passes * 2 * multiply_adds * clips / (peak * (mfu or ASSUMED_MFU) * gpus),
+        "decoding": clips * DECODE_SECONDS[params.preprocess.store] * params.clip.frames / 16 / cores,
+        "exchange": exchange,
+    }
+
+
+def _disk(params: Params, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """[GiB] of the caches and of checkpoints at once."""
+    frame = FRAME_BYTES[params.preprocess.store] * (params.preprocess.short_side / 256) ** 2
+    kept = params.preprocess.keep_every if params.preprocess.frames == "every" else 1
+    caches = (
+        sum(_videos(params, name)[1] * _videos(params, name)[2] for name in params.benchmarks) * frame / kept
+    )
+    weights = max((row["parameters_m"] for row in rows), default=0.0) * 1e6
+    return {"cache": round(caches / GIB, 2), "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2)}
+
+
+def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
+    share = f"{mfu:.2f} as given" if mfu else f"{ASSUMED_MFU:.2f}, assumed"
+    return [
+        f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
+        f"single ({device.source})",
+        f"share of the peak: {share}; the published K400 epochs on 8 A6000 amount to about 0.04",
+        f"{CORES_PER_DEVICE} cores for each device decode a clip in {DECODE_SECONDS['jpeg'] * 1e3} ms "
+        "(cached JPEG)",
+        f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; DDP, AdamW in fp32",
+        "counts of videos are the publishers', frames of a video rounded; validation is not counted",
+    ] + (["on a CPU the share of the peak is that of small matrices at best"] if gpu == "cpu" else [])

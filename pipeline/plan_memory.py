@@ -1,0 +1,141 @@
+"""Peak memory of a training step without running it: every allocation is followed on tensors that hold no
+data.
+
+The step (forward, backward, AdamW) runs under FakeTensorMode, which computes shapes only, while a dispatch
+mode adds up the bytes of all living storages. What a GPU adds (its context, fragmentation of the allocator)
+is added by the planner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import models  # noqa: F401 - registers the names with timm
+from pipeline.training.optim import adamw, parameter_groups
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """[byte] of one rank: `fixed` whatever the batch (parameters, gradients, moments) and `per_clip` of a
+    micro-batch.
+    """
+
+    parameters: int
+    fixed: float
+    per_clip: float
+
+    def at(self, clips: int) -> float:
+        """[byte] at a micro-batch of `clips`."""
+        return self.fixed + self.per_clip * clips
+
+
+class LivingBytes(TorchDispatchMode):
+    """Adds up the bytes of storages from their first appearance to their end; `peak` is the most at any
+    time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, torch.Tensor):
+                self.follow(leaf)
+        return found
+
+    def follow(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage until it is freed."""
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def peak_bytes(
+    name: str,
+    arguments: dict[str, Any],
+    clip: tuple[int, int],
+    clips: int,
+    precision: str,
+    recompute: bool,
+    fake: bool,
+) -> tuple[int, int]:
+    """(parameters, peak bytes) of two training steps of the timm model `name`.
+
+    Args:
+        clip: frames and resolution.
+        fake: follow shapes only; False computes really, to check the former.
+    """
+    with _shapes_only() if fake else contextlib.nullcontext():
+        model: Any = timm.create_model(name, **arguments)
+        if recompute:
+            model.set_grad_checkpointing(True)
+        counter = LivingBytes()
+        for parameter in [*model.parameters(), *model.buffers()]:
+            counter.follow(parameter)
+        optimizer = adamw(parameter_groups(model, 0.05), (0.9, 0.95), 1e-8)
+        with counter:
+            for _ in range(2):
+                _step(model, optimizer, clip, clips, precision)
+    return sum(parameter.numel() for parameter in model.parameters()), counter.peak
+
+
+def _step(model: Any, optimizer: Any, clip: tuple[int, int], clips: int, precision: str) -> None:
+    frames, resolution = clip
+    clip_BCTHW = torch.zeros(clips, 3, frames, resolution, resolution)
+    half = {"bf16": torch.bfloat16, "fp16": torch.bfloat16}.get(precision)
+    with torch.autocast("cpu", dtype=half) if half else contextlib.nullcontext():
+        found = model(clip_BCTHW)
+    loss = found if found.ndim == 0 else found.float().logsumexp(1).mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _shapes_only() -> Iterator[None]:
+    from unittest import mock
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # Drawing a truncated normal looks at the values it drew, and here there are none.
+    with FakeTensorMode(), mock.patch("torch.nn.init.trunc_normal_", lambda tensor, *_, **__: tensor):
+        yield
+
+
+def footprint(
+    name: str,
+    arguments: dict[str, Any],
+    clip: tuple[int, int],
+    precision: str,
+    recompute: bool = False,
+    fake: bool = True,
+) -> Footprint:
+    """The line through two micro-batches: memory is linear in the number of clips."""
+    few, more = 4, 8
+    parameters, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake)
+    _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake)
+    per_clip = (high - low) / (more - few)
+    return Footprint(parameters, low - few * per_clip, per_clip)
