@@ -8,12 +8,14 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BusyError, InputError
 
-BLOCK = 1 << 20
+#: (process, path) -> the lock among its threads.
+_WITHIN: dict[tuple[int, str], threading.Lock] = {}
 
 
 @contextlib.contextmanager
@@ -63,21 +65,29 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path` (made if absent), which the system drops if this process
-    dies.
+    """Holds an exclusive lock on the file `path` (made if absent) against other processes and threads.
+
+    The system drops it if this process dies.
 
     Raises:
-        BusyError: another process holds it and `wait` is False.
+        BusyError: another one holds it and `wait` is False.
     """
+    busy = BusyError(f"{what} is in use by another process (lock file {path}). Cure: wait until it ends.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise BusyError(
-                f"{what} is in use by another process (lock file {path}). Cure: wait until it ends."
-            ) from None
-        yield
+    # Record locks, not flock: children that were forked meanwhile must not hold it after our death. They do
+    # not tell threads of one process apart, which the lock beside them does.
+    within = _WITHIN.setdefault((os.getpid(), os.fspath(path.absolute())), threading.Lock())
+    if not within.acquire(blocking=wait):
+        raise busy
+    try:
+        with path.open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except (BlockingIOError, PermissionError):
+                raise busy from None
+            yield
+    finally:
+        within.release()
 
 
 def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.draw import MOTIONS, STATES, draw_motion, draw_state_change
+from pipeline.data.processes import end_with_parent
 from pipeline.data.video import write_video
 from pipeline.params import GeneratedSource
 
@@ -81,7 +82,7 @@ def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVid
     if len(videos) < 32:  # starting processes would take longer
         yield from map(write, videos)
         return
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as pool:
         yield from pool.map(write, videos, chunksize=16)
 
 

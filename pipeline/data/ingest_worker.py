@@ -7,24 +7,20 @@ imported.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 
 from pipeline.data.ingest_measure import measure
+from pipeline.data.processes import end_with_parent
 from pipeline.data.video import preload
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     memory_bytes = int(sys.argv[1])
-    # Should the parent be killed, a decoder that never returns must not outlive it.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()  # a decoder that never returns would not notice
     # Answers go to the real standard output; what libraries print goes where errors go.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

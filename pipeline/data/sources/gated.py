@@ -16,6 +16,7 @@ from pipeline.data.annotations.oscc import Window, read_windows
 from pipeline.data.annotations.ssv2 import OLD_PREFIX
 from pipeline.data.archives import kind_of, unpack
 from pipeline.data.ingest import video_files
+from pipeline.data.processes import end_with_parent
 from pipeline.data.progress import counter
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
@@ -120,7 +121,7 @@ def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -
     ready = [(window, places[window.video_uid]) for window in todo if window.video_uid in places]
     if len(ready) < len(todo):
         log.warning("%d windows lie in videos that are not there", len(todo) - len(ready))
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
         tasks = {
             pool.submit(_cut, raw / WINDOWS / window.file, place, window): window for window, place in ready
         }

@@ -117,8 +117,15 @@ class Part:
     def append(self, block: bytes) -> None:
         if self.stop.is_set():
             raise EverestError("interrupted; starting again continues.")
-        with self.path.open("ab") as file:
-            file.write(block)
+        try:
+            with self.path.open("ab") as file:
+                file.write(block)
+        except OSError as error:
+            raise EverestError(
+                f"{self.path} cannot be written: {error.strerror}. Cure: free some space (what came is "
+                "kept), or mend "
+                "the folder's permissions, and start again."
+            ) from None
         self.throttle.take(len(block))
         self.report(self.size, self.total)
 
@@ -162,7 +169,6 @@ class Downloader:
         self._profile = profile
         self._patience = patience or Patience()
         self._throttle = Throttle(max_rate if max_rate is not None else _rate_from_environment())
-        self._stop = threading.Event()
         self._protocols: dict[str, Transport] = {}
         self._lock = threading.Lock()
 
@@ -192,8 +198,9 @@ class Downloader:
         return [self._folder / file.name for file in files]
 
     def _fetch_all(self, missing: list[RemoteFile], total: int | None) -> None:
+        stop = threading.Event()
         with byte_bar("fetching", total) as update, ThreadPoolExecutor(CONNECTIONS) as pool:
-            tasks = [pool.submit(self._fetch_one, file, update) for file in missing]
+            tasks = [pool.submit(self._fetch_one, file, update, stop) for file in missing]
             try:
                 while tasks:
                     # A finite wait, so that Ctrl-C is noticed.
@@ -202,12 +209,14 @@ class Downloader:
                     for task in done:
                         task.result()
             except BaseException:
-                self._stop.set()
+                stop.set()
                 for task in tasks:
                     task.cancel()
                 raise
 
-    def _fetch_one(self, file: RemoteFile, update: Callable[[str, int, int | None], None]) -> None:
+    def _fetch_one(
+        self, file: RemoteFile, update: Callable[[str, int, int | None], None], stop: threading.Event
+    ) -> None:
         target = self._folder / file.name
         key = sha256(file.name.encode()).hexdigest()[:16]
         notes = self._folder / NOTES / "parts"
@@ -221,7 +230,7 @@ class Downloader:
                     notes / f"{key}.part",
                     notes / f"{key}.json",
                     self._throttle,
-                    self._stop,
+                    stop,
                     lambda done, total: update(file.name, done, total),
                 )
                 part.load()

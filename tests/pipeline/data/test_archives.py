@@ -220,7 +220,7 @@ def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path)
     assert unpack(archive, tmp_path / "out") == 300
 
 
-# A tool that is a script: it unpacks our own "rar" (the magic number, then a zip), or does what a broken one does.
+# A tool that is a script: it unpacks our own "rar" (the magic number, then a zip), or fails as tools do.
 TOOL = """\
 #!{python}
 import os, sys, zipfile, io
