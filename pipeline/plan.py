@@ -106,7 +106,8 @@ def _stage_row(
         videos = sum(_videos(params, name)[0] for name in pre.corpus)
         cost = multiply_adds(
             size, "pretrain", strategy=pre.strategy, keep_ratio=pre.keep_ratio,
-            visible_ratio=pre.visible_ratio, frames=clip.frames, resolution=clip.resolution, decoder_depth=pre.decoder_depth,
+            visible_ratio=pre.visible_ratio, frames=clip.frames, resolution=clip.resolution,
+            decoder_depth=pre.decoder_depth,
         )  # fmt: skip
         passes = 3.0
     else:

@@ -47,7 +47,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
     found = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
+            for key, value in sorted(optimizer.state.get(parameter, {}).items()):
                 found[f"{name}|{key}"] = _copied(value)
     return found
 
@@ -61,7 +61,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.state.clear()
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            for moment, value in by_name.pop(name, {}).items():
+            for moment, value in sorted(by_name.pop(name, {}).items()):
                 # `step` is one number beside each parameter; the other moments are laid out as the parameter.
                 placed = value.to(parameter.device) if value.ndim == 0 else like(value, parameter.detach())
                 optimizer.state[parameter][moment] = placed.clone()

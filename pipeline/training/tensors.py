@@ -17,7 +17,8 @@ import torch
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
 
 def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file's bytes, on the CPU. Carries no code, whatever the file holds."""
-    return safetensors.torch.load(data)
+    # The library returns them in an order of its own, another in each process; sharding them is a collective.
+    return dict(sorted(safetensors.torch.load(data).items()))
 
 
 def fsync_folder(folder: Path) -> None:

@@ -62,6 +62,25 @@ def test_other_ranks_see_every_sample_once_an_epoch(tmp_path: Path) -> None:
     assert faults.other_ranks(tmp_path, [(2, 1)]).bad == 0
 
 
+def test_sharded_ranks_have_the_losses_of_replicated_ones(tmp_path: Path) -> None:
+    wish = {"dropout": 0.0, "ema_decay": 0.9, "clip_grad": 1.0}
+    faults.forked(tmp_path / "ddp", 2, wish)
+    faults.forked(tmp_path / "fsdp", 2, {**wish, "data_parallel": "fsdp"})
+    assert faults.losses(tmp_path / "fsdp") == pytest.approx(faults.losses(tmp_path / "ddp"), rel=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")])
+def test_checkpoints_travel_between_sharded_and_replicated_ranks(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    wish = {"dropout": 0.0, "epochs": 2, "ema_decay": 0.9, "rank": 0}
+    faults.forked(tmp_path / "whole", 2, wish)
+    faults.forked(tmp_path / "work", 2, {**wish, "data_parallel": before, "stop_at": 7})
+    faults.forked(tmp_path / "work", 2, {**wish, "data_parallel": after})
+    whole, found = faults.losses(tmp_path / "whole"), faults.losses(tmp_path / "work")
+    assert found == pytest.approx(whole, rel=1e-6)
+
+
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 def test_a_nan_on_one_rank_is_agreed_on_by_both(tmp_path: Path, policy: str) -> None:
     assert faults.nonfinite(tmp_path, policy).bad == 0
