@@ -36,7 +36,7 @@ def measure_on_cluster(
             "EVEREST_DASK to check the videos on this machine."
         ) from None
     try:
-        client = Client(address, timeout="20s", set_as_default=False)
+        client = Client(address, timeout="20s")
     except (OSError, ValueError) as error:
         raise InputError(
             f"EVEREST_DASK = {address}: no scheduler answers ({error}). Cure: start one with `dask "

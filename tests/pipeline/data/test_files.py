@@ -20,11 +20,16 @@ HOLD = (
 )
 
 
-def test_a_file_that_fails_midway_never_appears(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(KeyError), atomic_path(tmp_path / "a.txt") as temporary:
+def write_half(path: Path) -> None:
+    with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise KeyError
+
+
+def test_a_file_that_fails_midway_never_appears(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyError):
+        write_half(tmp_path / "a.txt")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
