@@ -27,8 +27,9 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
-    from pipeline.tracking import stage_run
+    from pipeline.tracking import models, stage_run
 
     how = params.evaluate_of(benchmark)
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
@@ -53,13 +54,22 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
         tracked.artifact(folder / "pictures", "pictures")
+        facts = {
+            "benchmark": benchmark,
+            "recipe": params.recipe,
+            "classes": files.class_names(benchmark),
+            "frame_step": params.benchmark(benchmark).data.frame_step,
+            "views": {"segments": how.segments, "crops": how.crops},
+        }
+        registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", facts)
         tracked.model(
-            layout.output_dir("finetune", benchmark),
+            registered,
             f"everest-{params.recipe}-{benchmark}",
             {
                 "score": _selection_score(benchmark, metrics["eval/top1"]),
                 "eval.top1": metrics["eval/top1"],
                 "benchmark": benchmark,
+                "sha256": models.sha256(registered),
                 "strategy": info["kwargs"].get("strategy", "everest"),
             },
             ("candidate", "best"),
@@ -77,31 +87,15 @@ def _ranks(params: Params) -> int:
 
 
 def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int) -> Any:
+    from pipeline.evaluation.bar import Bar
     from pipeline.evaluation.benchmark import evaluate
     from pipeline.evaluation.worker import launched
     from pipeline.training.progress import wanted
 
     if ranks > 1:
         return launched(benchmark, work, ranks, params.compute.threads_per_rank)
-    progress = _Bar(f"evaluate {benchmark}") if wanted() else None
+    progress = Bar(f"evaluate {benchmark}") if wanted() else None
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
-
-
-class _Bar:
-    """Videos done, on a terminal."""
-
-    def __init__(self, label: str) -> None:
-        from rich.progress import Progress
-
-        self._bar = Progress(transient=True)
-        self._task = self._bar.add_task(label, total=None)
-
-    def __call__(self, done: int, total: int) -> None:
-        if done < total:
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
-        if done >= total:
-            self._bar.stop()
 
 
 def _model_facts(info: dict[str, Any]) -> dict[str, Any]:

@@ -248,6 +248,16 @@ class Store:
         found = self._call(lambda: self.client.search_model_versions(f"name = '{name}'"))
         return [_plain_version(version) for version in found]
 
+    def versions_of_run(self, run: str) -> list[dict[str, Any]]:
+        """All model versions that a run registered, oldest first."""
+        found = self._call(lambda: self.client.search_model_versions(f"run_id = '{run}'"))
+        return sorted((_plain_version(version) for version in found), key=lambda v: int(v["version"]))
+
+    def versions_with(self, tag: str, value: str) -> list[dict[str, Any]]:
+        """Versions of any registered model that carry a tag."""
+        found = self._call(lambda: self.client.search_model_versions(f"tags.`{tag}` = '{value}'"))
+        return [_plain_version(version) for version in found]
+
     def version(self, name: str, which: str) -> dict[str, Any]:
         """One version by its number or alias.
 

@@ -1,0 +1,205 @@
+"""`everest predict`: class probabilities of videos from a registered model, a run's or a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
+FORMATS = (".csv", ".json", ".parquet")
+
+
+def command(
+    videos: Sequence[str],
+    model: str,
+    out: str | None = None,
+    pictures: str | None = None,
+    batch: int = 32,
+    segments: int | None = None,
+    crops: int | None = None,
+    frame_step: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Classify videos.
+
+    Args:
+        videos: files, or folders that are searched for videos.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a run's id, or a folder.
+        out: a .csv, .json or .parquet file for all probabilities.
+        pictures: a folder for a picture of each video's kept tokens.
+        batch: clips that go through the model together.
+        segments, crops, frame_step: views; by default those that the model was tested with.
+
+    Returns:
+        predictions (video, predicted, class, probability), failed (video, reason), seconds, model.
+
+    Raises:
+        InputError: no such model, no video, an unknown output format.
+    """
+    files = find(videos)
+    if out is not None and Path(out).suffix not in FORMATS:
+        raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
+    from models.weights import load_model, read_info
+    from pipeline.evaluation.inference import infer
+    from pipeline.evaluation.tokens import draw_kept, kept_tokens
+    from pipeline.evaluation.views import U8
+    from pipeline.tracking.models import resolve
+    from pipeline.training.distributed import choose_device
+
+    folder = resolve(model)
+    info = read_info(folder)
+    if "num_classes" not in info["kwargs"]:
+        raise InputError(
+            f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one."
+        )
+    views = info.get("views", {})
+    how = {
+        "frames": int(info["kwargs"].get("num_frames", 16)),
+        "step": frame_step or int(info.get("frame_step", 0)),
+        "segments": segments or int(views.get("segments", 1)),
+        "crops": crops or int(views.get("crops", 1)),
+    }
+    if not how["step"]:
+        raise InputError(
+            f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1)."
+        )
+    network = load_model(folder).eval()
+    resolution = int(info["kwargs"].get("img_size", 224))
+    began = time.perf_counter()
+    answers = infer(
+        network,
+        lambda number: _views(files[number], how),
+        len(files),
+        resolution=resolution,
+        batch=batch,
+        device=choose_device(device),  # type: ignore[arg-type]
+        progress=_progress(),
+    )
+    names = class_names(info)
+    rows = []
+    for number, file in enumerate(files):
+        probability = answers[number].probability
+        if probability is not None:
+            best = int(probability.argmax())
+            rows.append(
+                {
+                    "video": str(file),
+                    "predicted": best,
+                    "class": names[best],
+                    "probability": float(probability[best]),
+                }
+            )
+            if pictures is not None:
+                view: U8 = _views(file, {**how, "segments": 1, "crops": 1})[0]
+                Path(pictures).mkdir(parents=True, exist_ok=True)
+                # The number keeps equal names of different folders apart.
+                target = Path(pictures) / f"{number:05d}-{file.stem}.png"
+                draw_kept(view, kept_tokens(network, view, resolution), target)
+    failed = [
+        {"video": str(file), "reason": answers[n].reason}
+        for n, file in enumerate(files)
+        if answers[n].probability is None
+    ]
+    if out is not None:
+        table = [
+            (str(f), answers[n].probability)
+            for n, f in enumerate(files)
+            if answers[n].probability is not None
+        ]
+        write(Path(out), table, names)  # type: ignore[arg-type]
+    return {
+        "predictions": rows,
+        "failed": failed,
+        "model": str(folder),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def find(videos: Sequence[str]) -> list[Path]:
+    """Video files, folders searched through, each once, in order.
+
+    Raises:
+        InputError: a path does not exist, or there is no video.
+    """
+    found: list[Path] = []
+    for name in videos:
+        path = Path(name)
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Cure: name a video or a folder with videos.")
+        inside = (
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        )
+        found += [file for file in inside if file not in found]
+    if not found:
+        raise InputError(
+            f"no video in {', '.join(videos) or 'nothing'}. Cure: files that end in {', '.join(SUFFIXES)}."
+        )
+    return found
+
+
+def class_names(info: dict[str, Any]) -> list[str]:
+    """Names by class number: the model's own, else those of its benchmark's manifest, else the numbers."""
+    if info.get("classes"):
+        return [str(name) for name in info["classes"]]
+    from pipeline import layout
+    from pipeline.evaluation.files import class_names as of_benchmark
+
+    benchmark = info.get("benchmark")
+    if benchmark and (layout.manifest_dir(benchmark) / "classes.json").exists():
+        return of_benchmark(benchmark)
+    return [str(number) for number in range(info["kwargs"]["num_classes"])]
+
+
+def write(path: Path, rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
+    """All probabilities: one row for each video, one column for each class, whole or not at all."""
+    from pipeline.data.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        if path.suffix == ".json":
+            value = [
+                {"video": v, "probabilities": dict(zip(names, map(float, p), strict=True))} for v, p in rows
+            ]
+            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        elif path.suffix == ".csv":
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["video", "predicted", *names])
+                writer.writerows([v, names[int(p.argmax())], *(f"{x:.6f}" for x in p)] for v, p in rows)
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            columns: dict[str, Any] = {
+                "video": pa.array([v for v, _ in rows], pa.string()),
+                "predicted": pa.array([names[int(p.argmax())] for _, p in rows], pa.string()),
+            }
+            columns |= {
+                name: pa.array([float(p[i]) for _, p in rows], pa.float32()) for i, name in enumerate(names)
+            }
+            pq.write_table(pa.table(columns), temporary)
+
+
+def _views(file: Path, how: dict[str, int]) -> np.ndarray:
+    from pipeline.data.video import open_video
+    from pipeline.evaluation.views import video_views
+
+    video = open_video(file)
+    return video_views(video.frames, video.num_frames, **how)
+
+
+def _progress() -> Any:
+    from pipeline.training.progress import wanted
+
+    if not wanted():
+        return None
+    from pipeline.evaluation.bar import Bar
+
+    return Bar("predict")
