@@ -200,6 +200,29 @@ def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Pa
     assert len(Cache.open(here / "final")) == 10
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_units")
+def test_a_dask_cluster_writes_the_same_cache(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    make(6)
+    preprocess.run(params(), "small")
+    expected = {path.name: path.read_bytes() for path in layout.cache_dir("small").glob("*.*")}
+    shutil.rmtree("data/cache")
+    shutil.rmtree(".work")
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        monkeypatch.setenv("EVEREST_DASK", cluster.scheduler_address)
+        preprocess.run(params(), "small")
+    assert {path.name: path.read_bytes() for path in layout.cache_dir("small").glob("*.*")} == expected
+
+
+def test_a_cluster_that_does_not_answer_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(1)
+    monkeypatch.setenv("EVEREST_DASK", "not-an-address://nowhere")
+    with pytest.raises(InputError, match="unset EVEREST_DASK"):
+        preprocess.run(params(), "small")
+
+
 def test_a_writer_rolls_over_at_its_bound(tmp_path: Path) -> None:
     writer = cache_write.ShardWriter(tmp_path, "frames-x", "frame", bound=3000)
     places = [writer.add([bytes(900)]) for _ in range(5)]
