@@ -32,7 +32,9 @@ def chain(params: Params) -> list[Stage]:
     if params.finetune.init == PRETRAINED:  # with converted weights nobody waits for a pre-training
         for key in params.pretrain.corpus:
             stages.append(Stage(f"corpus@{key}", (f"preprocess@{key}",)))
-        stages.append(Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True))
+        stages.append(
+            Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True)
+        )
         starts_from = ("pretrain",)
     for key in params.benchmarks:
         stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))

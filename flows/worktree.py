@@ -92,5 +92,7 @@ def _share_cache(root: Path, folder: Path) -> None:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EverestError(f"git {' '.join(arguments)} failed: {done.stderr.strip()}. Cure: mend that, then start again.")
+        raise EverestError(
+            f"git {' '.join(arguments)} failed: {done.stderr.strip()}. Cure: mend that, then start again."
+        )
     return done.stdout

@@ -16,7 +16,11 @@ from flows.worktree import write_overrides
 
 #: The chain at its smallest: every stage does its work, none of it long enough to learn anything.
 SMALLEST: dict[str, Any] = {
-    **{f"benchmarks.{key}.data.source.{split}": 16 for key in ("motion", "state_change") for split in ("train", "test")},
+    **{
+        f"benchmarks.{key}.data.source.{split}": 16
+        for key in ("motion", "state_change")
+        for split in ("train", "test")
+    },
     **{f"benchmarks.{key}.data.source.val": 8 for key in ("motion", "state_change")},
     "pretrain.epochs": 2,
     "pretrain.batch": 8,
@@ -37,9 +41,17 @@ class Project:
     root: Path
     environment: dict[str, str]
 
-    def run(self, *command: str, check: bool = True, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 400
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         assert not check or done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
         return done
@@ -73,7 +85,9 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
     write_overrides(folder / "params.yaml", overrides)
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
     subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "smallest"], cwd=folder, check=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))
+    }
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),

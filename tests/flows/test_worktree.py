@@ -22,13 +22,19 @@ def checkout(root: Path, tmp_path: Path) -> Path:
     (folder / ".dvc").mkdir()
     (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    for command in (["init", "-q"], ["add", "--all"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "--all"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"],
+    ):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
 
 
 def test_overrides_are_written_and_comments_stay(checkout: Path) -> None:
-    folder = worktree.create(checkout, "run", None, {"finetune.epochs": 2, "benchmarks.motion.finetune.epochs": 3})
+    folder = worktree.create(
+        checkout, "run", None, {"finetune.epochs": 2, "benchmarks.motion.finetune.epochs": 3}
+    )
     text = (folder / "params.yaml").read_text()
     params = yaml.safe_load(text)
     assert params["finetune"]["epochs"] == 2
@@ -39,7 +45,9 @@ def test_overrides_are_written_and_comments_stay(checkout: Path) -> None:
 
 def test_the_dvc_cache_is_the_checkouts_own(checkout: Path) -> None:
     folder = worktree.create(checkout, "run", None, {})
-    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert Path(done.stdout.strip()) == checkout / ".dvc" / "cache"
 
 

@@ -1,0 +1,46 @@
+"""Timings with a baseline in the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, emit
+
+app = typer.Typer(
+    help="Time parts against a baseline in the same run.", no_args_is_help=True, rich_markup_mode=None
+)
+Clips = Annotated[Path | None, typer.Option(help="A folder of videos; generated ones if left out.")]
+
+
+@app.command()
+def step(
+    size: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "base",
+    batch: Annotated[int, typer.Option(help="Clips in a step.")] = 4,
+    steps: Annotated[int, typer.Option(help="Turns that each contestant gets.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compiled: Annotated[bool, typer.Option(help="Compile ours.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A pre-training step: ours, a plain one, and Hugging Face's VideoMAE."""
+    from pipeline.bench.step import command
+
+    emit(command(size, batch, steps, device, None, compiled), as_json, "Training step")
+
+
+@app.command()
+def loader(clips: Clips = None, rounds: int = 9, samples: int = 20_000, as_json: Json = False) -> None:
+    """Loading clips: the usual way, from videos, from cached JPEG, from raw cache."""
+    from pipeline.bench.loader import command
+
+    emit(command(clips, rounds, samples), as_json, "Loader")
+
+
+@app.command()
+def preprocess(clips: Clips = None, rounds: int = 5, as_json: Json = False) -> None:
+    """Preprocessing against decoding alone."""
+    from pipeline.bench.preprocess import command
+
+    emit(command(clips, rounds), as_json, "Preprocess")

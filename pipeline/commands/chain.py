@@ -1,0 +1,118 @@
+"""The chain as a whole and stage by stage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, commands, emit
+
+app = commands()
+Benchmark = Annotated[str, typer.Argument(help="A benchmark of params.yaml.")]
+
+
+@app.command()
+def demo() -> None:
+    """Run the demo from generated videos to the report; stop and start it as you like."""
+    from pipeline.main_job import run_demo
+
+    run_demo()
+
+
+@app.command()
+def run() -> None:
+    """Run params.yaml through Prefect, DVC and MLflow on this machine."""
+    from pipeline.main_job import run_experiment
+
+    run_experiment()
+
+
+def _stage(name: str, benchmark: str | None) -> None:
+    from pipeline.stage_process import run_stage
+
+    run_stage(name, benchmark)
+
+
+@app.command()
+def download(benchmark: Benchmark) -> None:
+    """Stage: fetch videos, decode each once, write the manifest."""
+    _stage("download", benchmark)
+
+
+@app.command()
+def preprocess(benchmark: Benchmark) -> None:
+    """Stage: write distance maps and cached frames."""
+    _stage("preprocess", benchmark)
+
+
+@app.command()
+def corpus(benchmark: Benchmark) -> None:
+    """Stage: list the videos that pre-training may see."""
+    _stage("corpus", benchmark)
+
+
+@app.command()
+def pretrain() -> None:
+    """Stage: pre-train on the corpora that params.yaml names."""
+    _stage("pretrain", None)
+
+
+@app.command()
+def finetune(benchmark: Benchmark) -> None:
+    """Stage: fine-tune on a benchmark."""
+    _stage("finetune", benchmark)
+
+
+@app.command()
+def evaluate(benchmark: Benchmark) -> None:
+    """Stage: test on a benchmark with several views a video."""
+    _stage("evaluate", benchmark)
+
+
+@app.command()
+def report() -> None:
+    """Stage: write the report of all benchmarks."""
+    _stage("report", None)
+
+
+@app.command()
+def compare(
+    strategies: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated; the first sets the budget: everest, tube, random, everest-keep-0.4 ..."
+        ),
+    ] = "everest,tube",
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated; one training of each strategy for each.")
+    ] = "0,1,2",
+    equal: Annotated[
+        str, typer.Option(help="What all spend alike: multiply-adds, wall-time or epochs.")
+    ] = "multiply-adds",
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare strategies at equal cost over several seeds, with intervals."""
+    from pipeline.compare import command
+    from pipeline.errors import InputError
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2"
+        ) from None
+    if equal not in ("multiply-adds", "wall-time", "epochs"):
+        raise InputError(
+            f"--equal {equal!r}: expected multiply-adds, wall-time or epochs. Cure: choose one of them."
+        )
+    emit(command(strategies.split(","), numbers, equal, dry_run=dry_run), as_json, "Comparison")  # type: ignore[arg-type]
+
+
+@app.command()
+def sync(as_json: Json = False) -> None:
+    """Send tracking records that a server outage held back."""
+    from pipeline.tracking.sync import command
+
+    emit(command(), as_json, "Sent")

@@ -1,0 +1,124 @@
+"""Looking at results: pictures, predictions, origins, pages; and handing models on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, commands, emit
+
+app = commands()
+Model = Annotated[
+    str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, a run's id, or a folder.")
+]
+
+
+@app.command()
+def show(
+    video: Path,
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder; raw-pixel scores if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the animation.")] = Path(
+        "outputs/show"
+    ),
+    frame_step: Annotated[int, typer.Option(help="Frames between two of the clip.")] = 4,
+    start: Annotated[float | None, typer.Option(help="Seconds; the middle of the video if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw which tokens of a video are kept, shown and reconstructed."""
+    from pipeline.pictures import show as draw
+
+    out.mkdir(parents=True, exist_ok=True)
+    emit(
+        [{"file": str(path)} for path in draw(video, model, out, frame_step=frame_step, start=start)],
+        as_json,
+        "Written",
+    )
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[str], typer.Argument(help="Files, or folders that are searched.")],
+    model: Model,
+    out: Annotated[
+        str | None, typer.Option(help="All probabilities: a .csv, .json or .parquet file.")
+    ] = None,
+    pictures: Annotated[str | None, typer.Option(help="A folder for pictures of the kept tokens.")] = None,
+    batch: int = 32,
+    as_json: Json = False,
+) -> None:
+    """Classify videos with a registered or local model."""
+    from pipeline.predict import command
+
+    emit(command(videos, model, out, pictures, batch), as_json, "Predictions")
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[str, typer.Option(help="Folder to write to.")] = "outputs/export",
+    formats: Annotated[str, typer.Option(help="pt2, onnx, or both with a comma.")] = "pt2,onnx",
+    as_json: Json = False,
+) -> None:
+    """Write a classifier as torch.export and ONNX, checked against the original."""
+    from pipeline.export import command
+
+    emit(command(model, out, formats.split(",")), as_json, "Export")
+
+
+@app.command()
+def lineage(
+    target: Annotated[str, typer.Argument(help="A file, a run's id, or models:/...")], as_json: Json = False
+) -> None:
+    """Say where a file, a model or a score comes from: data, code, parameters, parents."""
+    from pipeline.lineage import command
+
+    emit(command(target), as_json, "Lineage")
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A stage's run id in MLflow.")],
+    keep: Annotated[bool, typer.Option(help="Leave the worktree, to look at.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a tracked stage again from its commit and data; compare every metric."""
+    from pipeline.reproduce import command
+
+    found = command(run, keep)
+    emit(found, as_json, "Reproduced")
+    if not found["equal"]:
+        raise typer.Exit(1)
+
+
+@app.command("convert-checkpoint")
+def convert_checkpoint(
+    source: Path,
+    destination: Path,
+    to: Annotated[str, typer.Option(help="ours, official or huggingface.")] = "ours",
+    strategy: Annotated[
+        str | None, typer.Option(help="The tokens it is used with, if the file does not say.")
+    ] = None,
+    img_size: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 224,
+    num_frames: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Convert weights: official EVEREST or VideoMAE, ours, Hugging Face."""
+    from pipeline.convert import convert
+
+    found = convert(source, destination, to, img_size=img_size, num_frames=num_frames, strategy=strategy)  # type: ignore[arg-type]
+    emit(found, as_json, "Converted")
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+) -> None:
+    """Serve MLflow's and Prefect's pages on this machine until Ctrl-C."""
+    from pipeline.ui import serve
+
+    serve(mlflow_port, prefect_port)

@@ -1,0 +1,88 @@
+"""Before anything runs: recipes, costs, the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, commands, emit
+
+app = commands()
+recipe_app = typer.Typer(
+    help="List, show, choose and compare recipes.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(recipe_app, name="recipe")
+
+
+@recipe_app.command("list")
+def recipe_list(as_json: Json = False) -> None:
+    """All recipes with a line each."""
+    from pipeline import recipes
+
+    emit(recipes.list_recipes(), as_json, "Recipes")
+
+
+@recipe_app.command("show")
+def recipe_show(name: str) -> None:
+    """Print a recipe, comments and all."""
+    from pipeline import recipes
+
+    typer.echo(recipes.show_recipe(name))
+
+
+@recipe_app.command("use")
+def recipe_use(
+    name: str,
+    force: Annotated[
+        bool, typer.Option(help="Overwrite a params.yaml that is no recipe's own text.")
+    ] = False,
+) -> None:
+    """Write a recipe to params.yaml."""
+    from pipeline import recipes
+
+    typer.echo(recipes.use_recipe(name, force=force))
+
+
+@recipe_app.command("diff")
+def recipe_diff(
+    name: Annotated[str | None, typer.Argument(help="A recipe; params.yaml if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name each deviation from the published recipe."""
+    from pipeline import recipes
+
+    emit(recipes.diff_recipe(name), as_json, "Deviations from the published recipe")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check GPUs, disk, decoders, archive tools, stores and data; each finding with its cure."""
+    from pipeline.doctor import examine
+
+    checks = examine()
+    emit(checks, as_json, "Doctor")
+    if any(check["status"] == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, a100-80, a6000, 4090, or cpu for this machine.")] = "h100",
+    gpus: Annotated[int, typer.Option(help="How many.")] = 8,
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict cost, memory, time and disk of a recipe, and a batch that fits."""
+    from pipeline.plan import plan as predict
+
+    emit(predict(recipe, gpu, gpus, mfu), as_json, "Plan")
+
+
+@app.command()
+def flops(as_json: Json = False) -> None:
+    """Multiply-adds and tokens of every size, stage and strategy."""
+    from models.cost import flops_table
+
+    emit(flops_table(), as_json, "Multiply-adds of one 16 x 224 x 224 clip")
