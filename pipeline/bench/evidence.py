@@ -1,0 +1,131 @@
+"""Evidence for choosing frames by pixel distances: do they rank places and slots as a trained embedding does?
+
+Spearman's rank correlation between the pixel distance maps of a video and the distance maps of a tubelet
+embedding (a trained one, or a random one for comparison), over all tokens and over the slots' sums; and what
+choosing before decoding saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data import sampling
+from pipeline.data.informativeness import MapBuilder
+from pipeline.data.sampling import TUBELET
+from pipeline.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Rank correlation of two equally long lists; equal values share their mean rank. NaN where one is
+    constant.
+    """
+    x, y = (_ranks(np.asarray(values, dtype=np.float64).ravel()) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    norm = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / norm) if norm else float("nan")
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    mean: Floats = ((ends - counts + ends - 1) / 2)[place]
+    return mean
+
+
+def load(model_dir: Path) -> Any:
+    """A saved pre-training model or classifier.
+
+    Raises:
+        InputError: the folder holds no model.
+    """
+    if not (model_dir / "model.json").is_file():
+        raise InputError(f"{model_dir} holds no model.json. Cure: train first, or name another folder.")
+    from models.weights import load_model
+
+    model: Any = load_model(model_dir)
+    return model.eval()
+
+
+def agreement(frames_THWC: np.ndarray, embed: Any, resolution: int) -> dict[str, float]:
+    """Correlations of one video's pixel maps with an embedding's, over tokens and over slots.
+
+    Args:
+        frames_THWC: uint8 frames at the frame step, an even number of at least 4.
+        embed: clip [1, 3, T, R, R], normalised -> tokens [1, S, L, D] before positions are added.
+    """
+    import torch
+
+    from models.selection import slot_distances
+    from pipeline.data.augment import normalise
+    from pipeline.data.augment_crop import crop_resize
+
+    builder = MapBuilder(resolution)
+    for frame in frames_THWC:
+        builder.add(frame)
+    pixel = builder.maps()[::TUBELET].astype(np.float64)
+    height, width = frames_THWC.shape[1:3]
+    clip = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None]
+    # The whole frame, as the pixel maps see it.
+    whole = crop_resize(clip, np.asarray([[0, 0, height, width]]), resolution, "cpu")
+    with torch.inference_mode():
+        tokens_BSLD = embed(normalise(whole))
+    learned = slot_distances(tokens_BSLD)[0].double().numpy()
+    # Slot 0 has no predecessor in either.
+    return {
+        "tokens": spearman(pixel[1:], learned[1:]),
+        "slots": spearman(pixel[1:].sum(axis=1), learned[1:].sum(axis=1)),
+    }
+
+
+def decoding_saved(frames: int, oversample: float) -> float:
+    """Share of the candidate frames that are never decoded when choosing looks at stored maps."""
+    return 1 - frames / (TUBELET * sampling.candidate_slots(frames, oversample))
+
+
+def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: int = 224) -> dict[str, Any]:
+    """Correlations for every video (those that are long enough) and their means.
+
+    Args:
+        videos: video files.
+        model_dir: a saved model whose tubelet embedding is compared.
+        step, resolution: of the clips.
+    """
+    from pipeline.data.video import VideoError, open_video
+
+    model = load(model_dir)
+    rows = {}
+    for path in videos:
+        try:
+            with open_video(path) as reader:
+                numbers = list(range(0, reader.num_frames, step))
+                frames = reader.frames(numbers[: len(numbers) // 2 * 2])
+        except VideoError:
+            continue
+        if len(frames) >= 16:
+            rows[path.name] = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
+    if not rows:
+        raise InputError("no video is long enough to compare. Cure: name longer videos.")
+    return {
+        "videos": rows,
+        "tokens": float(np.mean([row["tokens"] for row in rows.values()])),
+        "slots": float(np.mean([row["slots"] for row in rows.values()])),
+        "decoding_saved": decoding_saved(16, 1.5),
+    }
+
+
+def embed_slots(model: Any, clip_BCTHW: Any) -> Any:
+    """The tubelet embedding of a pre-training model or classifier: clip -> [B, S, L, D], positions not
+    added.
+    """
+    from models.tokens import check_clip, cut_tubelets
+
+    grid = check_clip(clip_BCTHW, 16, TUBELET)
+    owner = getattr(model, "encoder", model)
+    return owner.patch_embed(cut_tubelets(clip_BCTHW, grid, 16, TUBELET)).unflatten(1, (grid.slots, -1))

@@ -1,0 +1,41 @@
+"""Rank correlations of pixel distance maps with an embedding's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+from scipy import stats
+
+import models  # noqa: F401 - registers the names with timm
+from models.weights import save_model
+from pipeline.bench.evidence import agreement, command, decoding_saved, embed_slots, spearman
+from pipeline.data.video import write_video
+
+
+def test_the_correlation_is_spearmans_also_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 200), rng.normal(size=200)
+    assert spearman(a, a + b) == pytest.approx(stats.spearmanr(a, a + b).statistic)
+    assert np.isnan(spearman(a, np.ones(200)))
+
+
+def test_choosing_before_decoding_saves_a_third() -> None:
+    assert decoding_saved(16, 1.5) == pytest.approx(1 / 3)
+
+
+def test_a_random_embedding_ranks_moving_places_as_pixels_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clip = np.repeat(rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), 16, axis=0)
+    for time in range(16):
+        clip[time, 8:40, 2 * time : 2 * time + 24] = rng.integers(0, 256, (32, 24, 3))
+    model = timm.create_model("everest_pretrain_tiny_patch16_224", img_size=64, num_frames=16)
+    found = agreement(clip, lambda x: embed_slots(model, x), 64)
+    assert found["tokens"] > 0.9
+    save_model(model, tmp_path / "model")
+    write_video(tmp_path / "a.mp4", clip)
+    result = command([tmp_path / "a.mp4"], tmp_path / "model", step=1, resolution=64)
+    assert result["tokens"] > 0.9
+    assert set(result["videos"]) == {"a.mp4"}
