@@ -37,7 +37,7 @@ def command(target: str) -> dict[str, Any]:
         found["run"] = run_facts(target)
     if not found.get("stages") and not found["run"]:
         raise InputError(
-            f"nothing is known of {target}: no stage in dvc.lock wrote it, and no registered model has its weights. "
+            f"nothing is known of {target}: no stage in dvc.lock wrote it and no registered model is it. "
             "Cure: name an output of a stage, a run's id or models:/NAME@ALIAS."
         )
     return found

@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
 
@@ -58,8 +56,7 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     _worktree(commit, folder)
     try:
         artifacts = folder / layout.WORK / "artifacts"
-        shutil.copy(store.download(parent, "params.yaml", artifacts), folder / "flat.yaml")
-        _write_params(folder)
+        shutil.copy(store.download(parent, "params.yaml", artifacts), folder / "params.yaml")
         if "code/uncommitted.diff" in store.artifacts(run):
             _apply(store.download(run, "code/uncommitted.diff", artifacts), folder)
         for path, digest in found["inputs"].items():
@@ -129,21 +126,6 @@ def _cache(root: Path) -> Path:
     if done.returncode:
         raise InputError(f"{root} is no DVC project: {done.stderr.strip()}. Cure: run in the project's root.")
     return Path(root, done.stdout.strip().splitlines()[-1])
-
-
-def _write_params(folder: Path) -> None:
-    """params.yaml from the flat parameters of the parent run."""
-    flat = yaml.safe_load((folder / "flat.yaml").read_text(encoding="utf-8"))
-    (folder / "flat.yaml").unlink()
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, last = name.split(".")
-        node = nested
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = value
-    text = yaml.safe_dump(nested, sort_keys=False)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
 
 
 def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:

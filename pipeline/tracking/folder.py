@@ -96,7 +96,7 @@ class RunFolder:
 
 def runs_dir() -> Path:
     """`.work/runs`; EVEREST_RUNS puts it elsewhere, for a checkout that is removed when its work is done."""
-    return Path(os.environ.get("EVEREST_RUNS") or layout.WORK / "runs")
+    return Path(os.environ.get("EVEREST_RUNS") or layout.WORK / "runs").absolute()
 
 
 def all_runs() -> list[RunFolder]:

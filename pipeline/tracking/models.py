@@ -52,9 +52,7 @@ def resolve(model: str) -> Path:
     if folder.is_dir():
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            raise InputError(
-                f"{folder} holds no {' and no '.join(missing)}. Cure: name a folder that a stage wrote."
-            )
+            raise InputError(f"{folder} holds no {' and no '.join(missing)}. Cure: name a folder that a stage wrote.")
         return folder
     if _RUN.fullmatch(model):
         from pipeline.tracking.store import Store
@@ -64,9 +62,7 @@ def resolve(model: str) -> Path:
         if not versions:
             raise InputError(f"run {model} registered no model. Cure: name a run of the stage evaluate.")
         return _fetch(store, versions[-1])
-    raise InputError(
-        f"model {model!r} is no folder, no run and no models:/ address. Cure: name one of these."
-    )
+    raise InputError(f"model {model!r} is no folder, no run and no models:/ address. Cure: name one of these.")
 
 
 def _fetch(store: Store, version: dict[str, Any]) -> Path:

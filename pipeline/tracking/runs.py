@@ -79,9 +79,7 @@ class StageRun:
     def text(self, text: str, name: str, folder: str = "") -> None:
         self._records.text(text, name, folder)
 
-    def model(
-        self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()
-    ) -> None:
+    def model(self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()) -> None:
         """Register a model folder as the next version of `name` (`models:/<name>@<alias>`)."""
         self._records.model(path, name, tags, aliases)
 
@@ -145,9 +143,7 @@ def stage_run(
             log.warning("tracking: %d records wait (%s). Cure: `everest sync` sends them.", waiting, reason)
 
 
-def open_parent(
-    name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, Any] | None = None
-) -> str:
+def open_parent(name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, Any] | None = None) -> str:
     """Open a parent run that a flow owns, and return its id for EVEREST_PARENT_RUN.
 
     Args:
@@ -203,10 +199,7 @@ def _open(
     with runs_lock():
         earlier = RunFolder(runs_dir() / str(named))
         parent_id, parent = _parent(recipe, whole, key)
-        if (
-            earlier.about().get("status") in ("FAILED", "KILLED")
-            and earlier.about().get("parent") == parent_id
-        ):
+        if earlier.about().get("status") in ("FAILED", "KILLED") and earlier.about().get("parent") == parent_id:
             folder = earlier
             folder.update(status="RUNNING", owner=this_process(), ended=None)
         else:
@@ -284,7 +277,9 @@ def _new_parent(
         folder.update(owner=None)
     with folder.records() as records:
         records.params(flat)
-        records.text(yaml.safe_dump(redact_value("", flat), sort_keys=True), "params.yaml")
+        if Path("params.yaml").exists():
+            # As it is written, comments and all: what `everest reproduce` starts from.
+            records.text(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml")
         records.text(context.environment_lock(), "environment.txt", "code")
         _record_code(records)
     return folder
@@ -302,9 +297,7 @@ def _settle(parent: RunFolder, status: str) -> None:
     about = parent.about()
     if not about.get("managed"):
         return
-    running = any(
-        f.about().get("parent") == parent.id and f.about().get("status") == "RUNNING" for f in all_runs()
-    )
+    running = any(f.about().get("parent") == parent.id and f.about().get("status") == "RUNNING" for f in all_runs())
     parent.update(status="RUNNING" if running else status, ended=None if running else now_ms())
 
 

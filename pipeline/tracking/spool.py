@@ -76,9 +76,7 @@ class Spool:
         held.write_text(redact(text), encoding="utf-8")
         self._append({"k": "a", "path": str(held.relative_to(self.path.parent)), "folder": folder})
 
-    def model(
-        self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()
-    ) -> None:
+    def model(self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()) -> None:
         """Hand a model folder (safetensors and JSON) to the registry as the next version of `name`."""
         held = self._hold(Path(path))
         self._append(

@@ -72,9 +72,7 @@ class Store:
                 found = self._call(lambda: self.client.get_experiment_by_name(name))
                 if found is None:
                     where = _artifact_location(self.uri)
-                    identity = self._call(
-                        lambda: self.client.create_experiment(name, artifact_location=where)
-                    )
+                    identity = self._call(lambda: self.client.create_experiment(name, artifact_location=where))
                 else:
                     identity = found.experiment_id
             self._experiments[name] = identity
@@ -89,9 +87,7 @@ class Store:
             return str(found[0].info.run_id)
         every = {**tags, "everest.key": key}
         short = {k: str(v)[:MAX_TAG] for k, v in every.items()}
-        run = self._call(
-            lambda: self.client.create_run(identity, start_time=started, tags=short, run_name=name)
-        )
+        run = self._call(lambda: self.client.create_run(identity, start_time=started, tags=short, run_name=name))
         return str(run.info.run_id)
 
     def status(self, run: str, status: str, ended: int | None) -> None:
@@ -153,17 +149,13 @@ class Store:
         """A run as plain values: id, name, status, experiment, params, metrics, tags, inputs, start, end."""
         return _plain(self._call(lambda: self.client.get_run(run)))
 
-    def search(
-        self, experiment: str | None = None, query: str = "", limit: int = 1000
-    ) -> list[dict[str, Any]]:
+    def search(self, experiment: str | None = None, query: str = "", limit: int = 1000) -> list[dict[str, Any]]:
         """Runs of one experiment (or of all), newest first, that fit MLflow's filter `query`."""
         if experiment is None:
             ids = [e.experiment_id for e in self._call(lambda: self.client.search_experiments())]
         else:
             ids = [self.experiment(experiment)]
-        return [
-            _plain(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))
-        ]
+        return [_plain(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
 
     def history(self, run: str, name: str) -> list[tuple[int, float]]:
         """One metric's points (step, value), in order of the steps."""
@@ -184,9 +176,7 @@ class Store:
 
     # -- models ---------------------------------------------------------------------------------------------
 
-    def register(
-        self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], aliases: list[str]
-    ) -> str:
+    def register(self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], aliases: list[str]) -> str:
         """Store a model folder and make it the next version of `name`; its version number.
 
         The version of an interrupted earlier call with the same `key` is found again. The alias `best` goes
@@ -194,9 +184,7 @@ class Store:
         """
         versions = self.versions(name)
         mine = [v for v in versions if v["tags"].get("everest.key") == key]
-        version = (
-            mine[0]["version"] if mine else self._new_version(run, key, path, name, tags, create=not versions)
-        )
+        version = mine[0]["version"] if mine else self._new_version(run, key, path, name, tags, create=not versions)
         for alias in aliases:
             if alias == "best":
                 score = {v["version"]: float(v["tags"].get("score", "-1")) for v in self.versions(name)}
@@ -207,9 +195,7 @@ class Store:
                 self._call(lambda alias=alias: self.client.set_registered_model_alias(name, alias, version))  # type: ignore[misc]
         return version
 
-    def _new_version(
-        self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], create: bool
-    ) -> str:
+    def _new_version(self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], create: bool) -> str:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         if create:
@@ -273,8 +259,7 @@ class Store:
                 raise
             known = ", ".join(f"{v['version']} {v['aliases']}" for v in self.versions(name)) or "none"
             raise InputError(
-                f"model {name!r} has no version or alias {which!r}; there are: {known}. "
-                "Cure: name one of them."
+                f"model {name!r} has no version or alias {which!r}; there are: {known}. Cure: name one of them."
             ) from None
 
     def download_model(self, version: Mapping[str, Any], target: Path) -> Path:
@@ -284,9 +269,7 @@ class Store:
         target.mkdir(parents=True, exist_ok=True)
         source = str(version["source"])
         return Path(
-            self._call(
-                lambda: download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=self.uri)
-            )
+            self._call(lambda: download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=self.uri))
         )
 
     def _call(self, function: Callable[[], T]) -> T:
@@ -345,9 +328,7 @@ def _plain(run: Any) -> dict[str, Any]:
         "params": dict(run.data.params),
         "metrics": dict(run.data.metrics),
         "tags": dict(run.data.tags),
-        "inputs": {
-            i.dataset.name: i.dataset.digest for i in (run.inputs.dataset_inputs if run.inputs else [])
-        },
+        "inputs": {i.dataset.name: i.dataset.digest for i in (run.inputs.dataset_inputs if run.inputs else [])},
     }
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.folder import all_runs, is_alive
 from pipeline.tracking.runs import sweep
-from pipeline.tracking.upload import drain, tidy, unsent
+from pipeline.tracking.upload import tidy, unsent
+
+if TYPE_CHECKING:
+    pass
+
+#: [s] how long another process may hold a run before it is left to that.
+PATIENCE = 20.0
 
 
 def command() -> dict[str, Any]:
@@ -14,7 +20,8 @@ def command() -> dict[str, Any]:
 
     Returns:
         runs (ids on the server of what was sent), killed (runs of dead processes), records (how many were
-        sent), waiting (records of runs that are still going), refused (what the server would not take).
+        sent), waiting (records of runs that are still going), busy (runs that another process is sending),
+        refused (what the server would not take).
 
     Raises:
         StoreError: the server cannot be reached; nothing is lost.
@@ -22,14 +29,17 @@ def command() -> dict[str, Any]:
     killed = sweep()
     folders = [folder for folder in all_runs() if not folder.sent()]
     if not folders:
-        return {"runs": [], "killed": killed, "records": 0, "waiting": 0, "refused": []}
+        return {"runs": [], "killed": killed, "records": 0, "waiting": 0, "busy": 0, "refused": []}
     from pipeline.tracking.store import Store
 
     store = Store()
     before = unsent(folders)
     sent, refused = [], []
+    busy = 0
     for folder in folders:
-        drain(folder, store)
+        if not _drained(folder, store):
+            busy += 1
+            continue
         remote = folder.remote()
         sent.append(remote.get("run_id"))
         refused += remote.get("refused", [])
@@ -43,5 +53,16 @@ def command() -> dict[str, Any]:
         "killed": killed,
         "records": before - waiting,
         "waiting": waiting,
+        "busy": busy,
         "refused": refused,
     }
+
+
+def _drained(folder: RunFolder, store: Store) -> bool:
+    """Send a run; False where another process is still sending it after a while."""
+    until = time.monotonic() + PATIENCE
+    while not drain(folder, store):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True

@@ -13,7 +13,5 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVEREST_PARENT_RUN", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    (tmp_path / "params.yaml").write_text(
-        "recipe: demo\nseed: 0\npretrain: {epochs: 2}\ncompute: {ranks: 2}\n"
-    )
+    (tmp_path / "params.yaml").write_text("recipe: demo\nseed: 0\npretrain: {epochs: 2}\ncompute: {ranks: 2}\n")
     return tmp_path

@@ -136,9 +136,7 @@ with stage_run("finetune", "motion", {}, Path(".work/finetune/motion/abc")) as r
 """
 
 
-def test_a_run_whose_process_was_killed_is_closed_by_the_next_and_then_continued(
-    store: Store, project: Path
-) -> None:
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_and_then_continued(store: Store, project: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": os.environ.get("PYTHONPATH", "") + f":{Path(__file__).parents[3]}",
@@ -179,9 +177,7 @@ def test_a_parent_that_a_flow_owns_keeps_its_status_until_the_flow_closes_it(
     assert runs["pretrain"]["tags"]["mlflow.parentRunId"] == runs["parent"]["id"]
 
 
-def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing(
-    store: Store, project: Path
-) -> None:
+def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing(store: Store, project: Path) -> None:
     folder = RunFolder.create({"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}})
     model = project / "model"
     model.mkdir()

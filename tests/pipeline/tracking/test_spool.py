@@ -93,9 +93,7 @@ def test_secrets_are_hidden_in_texts(text: str, secret: str) -> None:
     assert secret not in redact(text)
 
 
-def test_secret_variables_are_hidden_by_value_and_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secret_variables_are_hidden_by_value_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_TOKEN", "tok-998877")
     assert redact("failed with tok-998877 given") == "failed with [hidden] given"
     assert redact_value("source.password", "abc") == "[hidden]"

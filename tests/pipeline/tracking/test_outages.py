@@ -1,0 +1,235 @@
+"""A tracking server that is dead at the start, in the middle or at the end, answers 500, or hangs.
+
+A real MLflow REST client talks to a small HTTP server on the loopback that keeps what it was sent and
+misbehaves on request. Training is a loop that appends to the spool; its steps are timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking import Spool, stage_run, upload
+from pipeline.tracking import sync as sync_module
+from pipeline.tracking.folder import all_runs
+
+POINTS = 200
+
+
+class Server(ThreadingHTTPServer):
+    """The few MLflow endpoints that tracking uses. `mood`: ok, error (500), slow (hangs a second), lost (does
+    what it is asked and drops the connection before answering).
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.mood = "ok"
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.points: dict[str, set[tuple[str, float, int, int]]] = {}
+        self.received = 0
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+    def do_GET(self) -> None:
+        self._answer({})
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}"))
+
+    do_PATCH = do_POST
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        if self.server.mood == "slow":
+            time.sleep(1)
+        if self.server.mood == "error":
+            return self._send(500, {"error_code": "INTERNAL_ERROR", "message": "out of order"})
+        answer = self._do(self.path.split("?")[0].rsplit("/mlflow/", 1)[-1], body)
+        if self.server.mood == "lost":
+            self.close_connection = True
+            self.connection.close()
+            return None
+        return self._send(200, answer)
+
+    def _do(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        server = self.server
+        experiment = {
+            "experiment_id": "1",
+            "name": "e",
+            "artifact_location": "/nowhere",
+            "lifecycle_stage": "active",
+        }
+        if what in ("experiments/search", "experiments/get-by-name"):
+            return {"experiment": experiment, "experiments": [experiment]}
+        if what == "runs/search":
+            key = body.get("filter", "").split("'")[1]
+            return {
+                "runs": [r for r in server.runs.values() if {"key": "everest.key", "value": key} in r["data"]["tags"]]
+            }
+        if what == "runs/create":
+            run = f"{len(server.runs):032x}"
+            info = {
+                "run_id": run,
+                "run_uuid": run,
+                "experiment_id": "1",
+                "status": "RUNNING",
+                "start_time": 0,
+            }
+            server.runs[run] = {"info": info, "data": {"tags": body.get("tags", [])}}
+            server.points[run] = set()
+            return {"run": server.runs[run]}
+        if what == "runs/get":
+            run = self.path.split("run_id=")[1].split("&")[0]
+            return {"run": server.runs[run]}
+        if what == "runs/update":
+            server.runs[body["run_id"]]["info"]["status"] = body["status"]
+            return {"run_info": server.runs[body["run_id"]]["info"]}
+        if what == "runs/log-batch":
+            for m in body.get("metrics", []):
+                server.received += 1
+                # As MLflow's own table: name, value, time and step together are the key.
+                server.points[body["run_id"]].add((m["key"], float(m["value"]), int(m["timestamp"]), int(m["step"])))
+        return {}
+
+    def _send(self, code: int, answer: dict[str, Any]) -> None:
+        text = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running = Server()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{running.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.setenv("EVEREST_TRACKING_WAIT", "3")
+    # No artifacts: their store is not what is tried here.
+    monkeypatch.setattr(Spool, "text", lambda *_: None)
+    monkeypatch.setattr(upload, "PERIOD", 0.05)
+    monkeypatch.setattr(upload, "LONGEST_PAUSE", 0.2)
+    yield running
+    running.stop()
+
+
+def train(server: Server, moods: dict[int, str]) -> list[float]:
+    """Steps of about 5 ms, each with a record; the server changes its mood before the given steps. Seconds a
+    step.
+    """
+    seconds = []
+    with stage_run("pretrain", None, {}, Path(".work/pretrain")) as run, Spool(run.spool) as rank:
+        for step in range(POINTS):
+            server.mood = moods.get(step, server.mood)
+            began = time.perf_counter()
+            time.sleep(0.005)
+            rank.metrics({"train/loss": 1.0 / (step + 1)}, step)
+            seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def stage_points(server: Server) -> list[tuple[int, float]]:
+    """(step, value) of the stage's run as stored."""
+    found = [points for run, points in server.points.items() if any(p[0] == "train/loss" for p in points)]
+    assert len(found) <= 1, "one stage made several runs"
+    return sorted((step, value) for points in found for _, value, _, step in points)
+
+
+EXPECTED = [(step, 1.0 / (step + 1)) for step in range(POINTS)]
+
+
+@pytest.mark.parametrize(
+    "moods",
+    [
+        {0: "error", 100: "ok"},
+        {50: "error", 150: "ok"},
+        {100: "lost", 110: "ok"},
+        {150: "error"},
+        {150: "slow"},
+    ],
+    ids=["down-at-the-start", "down-in-the-middle", "answers-lost", "down-at-the-end", "slow-at-the-end"],
+)
+def test_every_point_arrives_once_and_no_step_waits(server: Server, moods: dict[int, str]) -> None:
+    seconds = train(server, moods)
+    server.mood = "ok"
+    sync_module.command()
+    assert stage_points(server) == EXPECTED
+    assert {run["info"]["status"] for run in server.runs.values()} == {"FINISHED"}
+    assert statistics.median(seconds) < 0.02
+    assert max(seconds) < 0.5, "a step waited for the server"
+
+
+def test_a_server_that_never_came_leaves_everything_for_later(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.perf_counter()
+    train(server, {})
+    assert time.perf_counter() - began < 20
+    assert server.runs == {}
+    assert len(all_runs()) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    done = sync_module.command()
+    assert done["records"] >= POINTS
+    assert stage_points(server) == EXPECTED
+    assert sync_module.command()["records"] == 0
+
+
+@pytest.mark.slow
+def test_p99_of_the_step_time_is_that_of_a_run_without_a_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row: healthy, down, slow against no tracking at all. Steps of 20 ms, in a process of its own
+    like a rank.
+    """
+    import subprocess
+    import sys
+
+    code = (
+        "import sys,time\nfrom pipeline.tracking.spool import Spool\n"
+        "spool=Spool(sys.argv[1]) if sys.argv[1]!='-' else None\n"
+        "times=[]\n"
+        "for s in range(300):\n"
+        "    t=time.perf_counter(); time.sleep(0.02)\n"
+        "    spool and spool.metrics({'train/loss':1.0},s)\n"
+        "    times.append(time.perf_counter()-t)\n"
+        "times.sort(); print(times[int(len(times)*.99)], sum(times)/len(times))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+
+    def rank(spool: str) -> tuple[float, float]:
+        out = subprocess.run(
+            [sys.executable, "-c", code, spool], env=environment, capture_output=True, text=True, check=True
+        )
+        p99, mean = out.stdout.split()
+        return float(p99), float(mean)
+
+    _, without = rank("-")
+    for mood in ("ok", "error", "slow"):
+        server.mood = mood
+        with stage_run("pretrain", None, {}, Path(".work") / mood) as run:
+            _, mean = rank(str(run.spool))
+        assert mean < without * 1.05, f"{mood}: mean step {mean:.5f} s against {without:.5f} s"
