@@ -43,9 +43,7 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
         if count >= SPAN:
             files.append(VideoFile(path.stem, path, count, height, width, reader="decord"))
     if not files:
-        raise InputError(
-            f"{folder} holds no video of at least {SPAN} frames that decord reads. Cure: another folder."
-        )
+        raise InputError(f"{folder} holds no video of at least {SPAN} frames that decord reads. Cure: another folder.")
     return files
 
 
@@ -74,15 +72,11 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         coarse = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
         if size > 16:
             coarse = coarse.convert("L").convert("RGB")
-        total += np.float32(weight / 255) * np.asarray(
-            coarse.resize((width, height), Image.Resampling.BICUBIC)
-        )
+        total += np.float32(weight / 255) * np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     return total.clip(0, 255).astype(np.uint8)
 
 
-def units_for(
-    files: list[VideoFile], store: str, step: int, resolution: int, keep_every: int = 1
-) -> list[Unit]:
+def units_for(files: list[VideoFile], store: str, step: int, resolution: int, keep_every: int = 1) -> list[Unit]:
     """Shard units of these files."""
     videos = [
         Video(
@@ -100,9 +94,7 @@ def units_for(
     return plan(videos, frames, MapRule("pixels", step, resolution, 256), 512 << 20)
 
 
-def caches_of(
-    files: list[VideoFile], scratch: Path, step: int = 4, resolution: int = 224
-) -> tuple[Cache, Cache]:
+def caches_of(files: list[VideoFile], scratch: Path, step: int = 4, resolution: int = 224) -> tuple[Cache, Cache]:
     """(raw, JPEG quality 90) caches of these files."""
     import pyarrow as pa
 

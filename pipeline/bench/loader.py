@@ -57,17 +57,13 @@ def command(
         torch.set_num_threads(threads)
 
 
-def _measure(
-    files: list[VideoFile], folder: Path, rounds: int, samples: int, workers: Sequence[int]
-) -> dict[str, Any]:
+def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, workers: Sequence[int]) -> dict[str, Any]:
     from pipeline.data.dataset import ClipDataset, ClipRule, Member
 
     raw, jpeg = caches_of(files, folder)
     sources: dict[str, Any] = {"video": VideoSource(files, 256), "jpeg": jpeg, "raw": raw}
     rows = np.arange(len(files), dtype=np.int64)
-    sets = {
-        name: ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES)) for name, source in sources.items()
-    }
+    sets = {name: ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES)) for name, source in sources.items()}
     variants: dict[str, Callable[[int], None]] = {"usual": lambda turn: _usual(files, turn)}
     for name in sets:
         variants[f"cpu_augment.{name}"] = _ours(sets[name], augment=True)

@@ -45,9 +45,7 @@ class PretrainTransform:
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, None]:
         boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(
-            batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers
-        )
+        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
         return normalise(clip_BTHWC, self._buffers), None
 
 
@@ -90,17 +88,13 @@ class FinetuneTransform:
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
         boxes_B4 = crop.random_resized_boxes(batch, self.crop_scale, self.crop_ratio)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(
-            batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers
-        )
+        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
         if self.rand_augment is not None:
             clip_BTHWC = self.rand_augment(clip_BTHWC, batch)
         clip_BCTHW = normalise(clip_BTHWC, self._buffers)
         if self.random_erasing > 0:
             clip_BCTHW = random_erase(clip_BCTHW, batch, self.random_erasing)
-        targets_BK = soft_targets(
-            batch.labels_B.to(device, non_blocking=True), self.classes, self.label_smoothing
-        )
+        targets_BK = soft_targets(batch.labels_B.to(device, non_blocking=True), self.classes, self.label_smoothing)
         return mix(clip_BCTHW, targets_BK, batch, self.mixup, self.cutmix)
 
 
@@ -140,9 +134,7 @@ def normalise(clip_BTHWC: Tensor, buffers: Buffers | None = None) -> Tensor:
     piece = max(1, CACHE_VALUES // width) if device.type == "cpu" else max(1, len(source))
     repeats = (min(piece, len(source)) if device.type == "cpu" else 1, width // 3)
     scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=device).repeat(*repeats)
-    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(
-        *repeats
-    )
+    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(*repeats)
     for target, values in zip(result.view(-1, width).split(piece), source.split(piece), strict=True):
         target.copy_(values).mul_(scale[: len(target)]).add_(shift[: len(target)])
     return result.permute(0, 4, 1, 2, 3)

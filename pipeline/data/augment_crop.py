@@ -112,9 +112,7 @@ def crop_resize(
     return resize_batched(clips_BTHWC.to(device, non_blocking=True), boxes_B4, side, flips)
 
 
-def _resize_each(
-    clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray, buffers: Buffers
-) -> Tensor:
+def _resize_each(clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray, buffers: Buffers) -> Tensor:
     count, length = clips_BTHWC.shape[:2]
     result = buffers.take((count, length, side, side, 3))
     for row, (top, left, height, width) in enumerate(boxes_B4.tolist()):
@@ -122,9 +120,7 @@ def _resize_each(
         if (height, width) != (side, side):
             # Channels-last in memory, which the 8-bit kernel is fast on.
             picture = part.permute(0, 3, 1, 2)
-            picture = F.interpolate(
-                picture, (side, side), mode="bilinear", antialias=True, align_corners=False
-            )
+            picture = F.interpolate(picture, (side, side), mode="bilinear", antialias=True, align_corners=False)
             part = picture.permute(0, 2, 3, 1)
         result[row] = part.flip(2) if flips[row] else part
     return result

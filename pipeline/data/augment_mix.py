@@ -26,9 +26,7 @@ def soft_targets(labels_B: Tensor, classes: int, smoothing: float) -> Tensor:
     return targets_BK.scatter_add_(1, labels_B[:, None], torch.full_like(targets_BK[:, :1], 1 - smoothing))
 
 
-def mix(
-    clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutmix: float
-) -> tuple[Tensor, Tensor]:
+def mix(clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
     """Mix clips with their partners: `share * own + (1 - share) * partner`, or a box of the partner (cutmix).
 
     `share` is Beta(alpha, alpha); with both on, each is used for half of the pairs. Cutmix's box is the same

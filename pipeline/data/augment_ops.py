@@ -156,16 +156,12 @@ def _warp(clip: Tensor, matrix_G23: Tensor, corner: bool = False) -> Tensor:
         torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5, indexing="ij"
     )
     place = torch.stack([x, y], dim=-1) - origin
-    source = (
-        torch.einsum("gij,hwj->ghwi", matrix_G23[:, :, :2], place) + matrix_G23[:, None, None, :, 2] + origin
-    )
+    source = torch.einsum("gij,hwj->ghwi", matrix_G23[:, :, :2], place) + matrix_G23[:, None, None, :, 2] + origin
     grid = source * torch.tensor([2 / width, 2 / height], device=device) - 1
     planes = clip.permute(0, 1, 4, 2, 3).reshape(group, length * 3, height, width).float()
     fill = torch.tensor(FILL, device=device).repeat(length).view(1, -1, 1, 1)
     # Shifted by the fill colour, so that sampling's zeros outside are the fill.
-    warped = (
-        F.grid_sample(planes - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
-    )
+    warped = F.grid_sample(planes - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
     result = warped.round_().clamp_(0, 255).to(torch.uint8)
     return result.view(group, length, 3, height, width).permute(0, 1, 3, 4, 2)
 

@@ -262,12 +262,8 @@ def _decode_jpeg(blob: U8, video_id: str, frame: int, size: tuple[int, int]) -> 
         # torch wants writable memory; the copy of some kilobytes is far below the decoding time.
         picture = decode_jpeg(torch.from_numpy(blob.copy()), mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ClipError(
-            video_id, f"cached frame {frame} does not decode: {str(error).splitlines()[0]}"
-        ) from None
+        raise ClipError(video_id, f"cached frame {frame} does not decode: {str(error).splitlines()[0]}") from None
     if tuple(picture.shape[1:]) != size:
-        raise ClipError(
-            video_id, f"cached frame {frame} has size {list(picture.shape[1:])}, expected {list(size)}"
-        )
+        raise ClipError(video_id, f"cached frame {frame} has size {list(picture.shape[1:])}, expected {list(size)}")
     found: U8 = picture.permute(1, 2, 0).numpy()
     return found

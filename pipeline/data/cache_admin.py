@@ -43,9 +43,7 @@ def ls() -> dict[str, Any]:
     return {"caches": found}
 
 
-def verify(
-    benchmark: str | None = None, *, repair: bool = False, params: Params | None = None
-) -> dict[str, Any]:
+def verify(benchmark: str | None = None, *, repair: bool = False, params: Params | None = None) -> dict[str, Any]:
     """Compare every file of a cache (of all caches: None) with its recorded size and SHA-256.
 
     Args:
@@ -163,9 +161,7 @@ def _unneeded(name: str, params: Params | None) -> list[Path]:
         needed |= {path.stem for path in store.glob("*.json")}
     if params is not None and name in params.benchmarks:
         units, _ = units_of(params, name)
-        needed |= {f"frames-{unit.frames_key}" for unit in units} | {
-            f"maps-{unit.maps_key}" for unit in units
-        }
+        needed |= {f"frames-{unit.frames_key}" for unit in units} | {f"maps-{unit.maps_key}" for unit in units}
     return sorted(path for path in store.glob("*") if path.is_file() and _unit(path.name) not in needed)
 
 

@@ -188,9 +188,7 @@ def _estimate(video: Video, rule: FrameRule) -> int:
     return int(pixels * (3 if rule.store == "raw" else JPEG_BYTES_PER_PIXEL))
 
 
-def _decode(
-    video: Video, unit: Unit, raw: Path, parts: Sequence[str]
-) -> tuple[list[Any], Any, tuple[int, int], int]:
+def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str]) -> tuple[list[Any], Any, tuple[int, int], int]:
     """One pass: (stored rows, maps [J, L], (height, width), frames decoded)."""
     rule, step = unit.frame_rule, unit.map_rule.frame_step
     stored = range(0, video.frames, rule.keep_every) if "frames" in parts else range(0)
@@ -208,9 +206,7 @@ def _decode(
             rows.append(jpeg(frame, rule.jpeg_quality) if rule.store == "jpeg" else _flat(frame))
             held += len(rows[-1])
             if held > MAX_VIDEO_BYTES:
-                raise VideoError(
-                    "too_long", f"its frames take more than {MAX_VIDEO_BYTES >> 30} GiB. Cure: cut it."
-                )
+                raise VideoError("too_long", f"its frames take more than {MAX_VIDEO_BYTES >> 30} GiB. Cure: cut it.")
     distance = builder.maps() if "maps" in parts else np.zeros((0, num_places(unit.map_rule.resolution)))
     return rows, distance, size, seen
 

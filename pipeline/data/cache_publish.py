@@ -177,9 +177,7 @@ def publish(
             for record in records[part]:
                 for shard in record["shards"]:
                     _link(store / shard["file"], building / shard["file"])
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX, compression="zstd"
-        )
+        pq.write_table(pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX, compression="zstd")
         info = {
             "version": VERSION,
             "benchmark": benchmark,

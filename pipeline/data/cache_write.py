@@ -78,9 +78,7 @@ class ShardWriter:
         self._writer.close()
         os.fsync(self._file.raw.fileno())
         self._file.raw.close()
-        self._done.append(
-            {"file": self._name, "bytes": self._file.size, "sha256": self._file.digest.hexdigest()}
-        )
+        self._done.append({"file": self._name, "bytes": self._file.size, "sha256": self._file.digest.hexdigest()})
         self._file = None
 
 
@@ -153,7 +151,5 @@ def disk_full_said(folder: Path) -> Iterator[None]:
                 "command again; it continues with the next shard."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise EverestError(
-                f"{folder}: cannot be written ({error.strerror}). Cure: mend its rights."
-            ) from None
+            raise EverestError(f"{folder}: cannot be written ({error.strerror}). Cure: mend its rights.") from None
         raise

@@ -148,9 +148,7 @@ class ClipDataset:
             member, own = self.locate(int(row))
             stored = member.source.maps(own)
             if stored is None:
-                raise InputError(
-                    "frame selection needs distance maps. Cure: read from a cache, or mode: online."
-                )
+                raise InputError("frame selection needs distance maps. Cure: read from a cache, or mode: online.")
             maps.append(window_maps(stored, numbers[::TUBELET], member.step))
         slots = candidates_BN.shape[1] // TUBELET
         noise_BA = torch.from_numpy(sampling.uniforms(seed, epoch, samples, "slots", slots))
@@ -204,15 +202,11 @@ def pretraining_clips(params: Params) -> ClipDataset:
         rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
         members.append(Member(cache, rows, params.benchmark(name).data.frame_step))
     choice = params.pretrain.frame_selection
-    rule = ClipRule(
-        params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio
-    )
+    rule = ClipRule(params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio)
     return ClipDataset(members, rule)
 
 
-def labelled_clips(
-    params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False
-) -> ClipDataset:
+def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False) -> ClipDataset:
     """The labelled clips of one split: random ones for training, the middle of each video for validation.
 
     Args:
@@ -236,8 +230,7 @@ def labelled_clips(
     rows = np.asarray([row for row in source.rows(split) if source.label(row) >= 0], dtype=np.int64)
     if not len(rows):
         raise InputError(
-            f"{benchmark} has no labelled video in the split {split!r}. Cure: another split, or check "
-            "data.split."
+            f"{benchmark} has no labelled video in the split {split!r}. Cure: another split, or check data.split."
         )
     return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
 

@@ -107,8 +107,7 @@ class ClipLoader:
             )
         if drop_last and len(dataset) < global_batch:
             raise InputError(
-                f"{len(dataset)} videos do not fill one global batch of {global_batch}. Cure: a smaller "
-                "batch."
+                f"{len(dataset)} videos do not fill one global batch of {global_batch}. Cure: a smaller batch."
             )
         self.dataset = dataset
         self.seed, self.global_batch, self.rank, self.world = seed, global_batch, rank, world
@@ -196,9 +195,7 @@ class _Pending:
         self._sizes = np.asarray([dataset.size(int(row)) for row in self._rows], dtype=np.int64)
         self._errors: dict[int, ClipError] = {}
         height, width = self._sizes.max(axis=0)
-        self._clips = loader._buffers.take(
-            (len(self._rows), self._frames.shape[1], int(height), int(width), 3)
-        )
+        self._clips = loader._buffers.take((len(self._rows), self._frames.shape[1], int(height), int(width), 3))
         count = len(self._rows)
         self._futures: list[Future[None]] = []
         if pool is not None:
@@ -293,9 +290,7 @@ class _Pending:
         count, length, old_height, old_width, channels = self._clips.shape
         if height <= old_height and width <= old_width:
             return
-        larger = self._loader._buffers.take(
-            (count, length, max(height, old_height), max(width, old_width), channels)
-        )
+        larger = self._loader._buffers.take((count, length, max(height, old_height), max(width, old_width), channels))
         larger.zero_()
         larger[:, :, :old_height, :old_width] = self._clips
         self._clips = larger

@@ -59,9 +59,7 @@ def epoch_order(seed: int, epoch: int, size: int, shuffle: bool) -> Ints:
     """The rows of a data set in the order of one epoch; each row once."""
     if not shuffle:
         return np.arange(size, dtype=np.int64)
-    return np.argsort(uniforms(seed, epoch, np.arange(size), "order", 1)[:, 0], kind="stable").astype(
-        np.int64
-    )
+    return np.argsort(uniforms(seed, epoch, np.arange(size), "order", 1)[:, 0], kind="stable").astype(np.int64)
 
 
 @functools.cache

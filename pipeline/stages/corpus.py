@@ -32,8 +32,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     train = cache.rows("train")
     if not train:
         raise InputError(
-            f"the cache of {benchmark} holds no video of the split 'train'. Cure: check data.split and the "
-            "manifest."
+            f"the cache of {benchmark} holds no video of the split 'train'. Cure: check data.split and the manifest."
         )
     held_out = {cache.sha256(row) for row in range(len(cache)) if cache.split(row) in ("val", "test")}
     seen: set[str] = set()

@@ -190,9 +190,7 @@ def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Pa
     units, table = units_of(own, "small")
     assert len(units) > 2
     one, two = here / "one", here / "two"
-    assert (
-        build(units, one, layout.raw_dir("small"), 1) == build(units, two, layout.raw_dir("small"), 2) == 200
-    )
+    assert build(units, one, layout.raw_dir("small"), 1) == build(units, two, layout.raw_dir("small"), 2) == 200
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)

@@ -67,9 +67,7 @@ def test_a_change_shows_at_its_place_and_time_only() -> None:
 def test_frames_that_do_not_divide_give_nearly_what_even_ones_give() -> None:
     rng = np.random.default_rng(1)
     smooth = [
-        Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
-            (70, 70), Image.Resampling.BICUBIC
-        )
+        Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((70, 70), Image.Resampling.BICUBIC)
         for _ in range(2)
     ]
     odd = [np.asarray(image.resize((67, 61), Image.Resampling.BILINEAR)) for image in smooth]

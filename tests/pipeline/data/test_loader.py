@@ -48,9 +48,7 @@ def digests(batch: Batch, transform: PretrainTransform | None = None) -> dict[in
         int(sample): hashlib.sha256(
             clip.contiguous().numpy().tobytes() + frames.numpy().tobytes() + bytes([int(row)])
         ).hexdigest()
-        for sample, clip, frames, row in zip(
-            batch.sample_B, clips, batch.frames_BT, batch.index_B, strict=True
-        )
+        for sample, clip, frames, row in zip(batch.sample_B, clips, batch.frames_BT, batch.index_B, strict=True)
     }
 
 
@@ -102,9 +100,7 @@ def test_every_video_comes_once_an_epoch_and_the_last_step_is_shared_out_without
     dataset = labelled_clips(params(), "small", "train", random=False)
     seen: list[int] = []
     for rank in range(2):
-        loader = ClipLoader(
-            dataset, seed=0, global_batch=8, rank=rank, world=2, shuffle=False, drop_last=False
-        )
+        loader = ClipLoader(dataset, seed=0, global_batch=8, rank=rank, world=2, shuffle=False, drop_last=False)
         assert loader.steps_per_epoch == 3
         seen += [int(row) for batch in loader.epoch(0) for row in batch.index_B]
     assert sorted(seen) == list(range(18))
@@ -177,9 +173,7 @@ def test_reading_the_videos_themselves_is_one_switch_and_gives_the_same_frames()
     own = params()
     from_videos = labelled_clips(own, "small", "train", random=True, videos=True)
     from_cache = labelled_clips(own, "small", "train", random=True)
-    one, two = (
-        next(ClipLoader(d, seed=0, global_batch=8, workers=2).epoch(0)) for d in (from_videos, from_cache)
-    )
+    one, two = (next(ClipLoader(d, seed=0, global_batch=8, workers=2).epoch(0)) for d in (from_videos, from_cache))
     assert torch.equal(one.frames_BT, two.frames_BT)
     assert torch.equal(one.sizes_B2, two.sizes_B2)
     difference = (one.clips_BTHWC.int() - two.clips_BTHWC.int()).abs().float().mean()
