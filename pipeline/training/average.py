@@ -18,9 +18,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
-        self.live = (
-            {n: p for n, p in model.named_parameters() if p.requires_grad} if decay is not None else {}
-        )
+        self.live = {n: p for n, p in model.named_parameters() if p.requires_grad} if decay is not None else {}
         self.values = {name: parameter.detach().clone() for name, parameter in self.live.items()}
 
     def update(self, skip: torch.Tensor) -> None:

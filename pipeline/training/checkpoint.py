@@ -194,30 +194,22 @@ class Checkpoints:
         """
         folder = self.root / f"step-{step:09d}"
         manifest = _manifest(folder)
-        data = {
-            name: _verified_bytes(folder / name, entry["sha256"]) for name, entry in manifest["files"].items()
-        }
+        data = {name: _verified_bytes(folder / name, entry["sha256"]) for name, entry in manifest["files"].items()}
         state = json.loads(data.pop("state.json"))
-        tensors = {
-            n.removesuffix(".safetensors"): _tensors(folder / n, content) for n, content in data.items()
-        }
+        tensors = {n.removesuffix(".safetensors"): _tensors(folder / n, content) for n, content in data.items()}
         return Checkpoint(manifest["step"], tensors, state)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-        text = json.dumps(
-            {key: manifest[key] for key in ("format", "step", "score", "files")}, sort_keys=True
-        )
+        text = json.dumps({key: manifest[key] for key in ("format", "step", "score", "files")}, sort_keys=True)
         if manifest["format"] != FORMAT or hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
             raise CorruptCheckpoint(f"{folder}: manifest.json is damaged or of another format.")
         if f"step-{manifest['step']:09d}" != folder.name:
             raise CorruptCheckpoint(f"{folder}: the manifest is that of step {manifest['step']}.")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpoint(
-            f"{folder}: manifest.json cannot be read ({type(error).__name__})."
-        ) from error
+        raise CorruptCheckpoint(f"{folder}: manifest.json cannot be read ({type(error).__name__}).") from error
     return dict(manifest)
 
 

@@ -65,9 +65,7 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise InputError(
-            "compute.device = 'cuda' but no CUDA device is visible. Cure: set compute.device to 'auto'."
-        )
+        raise InputError("compute.device = 'cuda' but no CUDA device is visible. Cure: set compute.device to 'auto'.")
     if wanted == "cpu" or not available:
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
@@ -104,9 +102,7 @@ def finish() -> None:
         dist.destroy_process_group()
 
 
-def parallel(
-    model: nn.Module, ranks: Ranks, how: Literal["ddp", "fsdp"], half: torch.dtype | None = None
-) -> nn.Module:
+def parallel(model: nn.Module, ranks: Ranks, how: Literal["ddp", "fsdp"], half: torch.dtype | None = None) -> nn.Module:
     """Wrap for data parallelism: DDP replicates, FSDP2 shards parameters, gradients and moments.
 
     `model` is changed in place by FSDP2 (its parameters become DTensors) and left alone by DDP. One process
@@ -120,9 +116,7 @@ def parallel(
     if ranks.world == 1:
         return model
     ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False
-    )
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def _shard(model: nn.Module, ranks: Ranks, half: torch.dtype | None) -> nn.Module:
@@ -130,9 +124,7 @@ def _shard(model: nn.Module, ranks: Ranks, half: torch.dtype | None) -> nn.Modul
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if not dist.is_initialized():
-        raise InputError(
-            "compute.data_parallel = 'fsdp' needs several ranks. Cure: raise compute.ranks, or use ddp."
-        )
+        raise InputError("compute.data_parallel = 'fsdp' needs several ranks. Cure: raise compute.ranks, or use ddp.")
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
     for name, module in list(model.named_modules()):

@@ -371,9 +371,7 @@ class Engine:
         chosen = self.ranks.broadcast(self.checkpoints.verified() if self.ranks.main else None)
         if chosen is None:
             if self.step:
-                raise NonFinite(
-                    "there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps."
-                )
+                raise NonFinite("there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps.")
             self.journal.rewind(0)
             return
         self.restore(self._load(chosen))
@@ -383,9 +381,7 @@ class Engine:
         try:
             return self.checkpoints.load(step)
         except CorruptCheckpoint as error:
-            raise EverestError(
-                f"rank {self.ranks.rank} sees another checkpoint than rank 0: {error}"
-            ) from error
+            raise EverestError(f"rank {self.ranks.rank} sees another checkpoint than rank 0: {error}") from error
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's whole state (on any number of ranks)."""

@@ -109,9 +109,7 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> i
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return (
-        a.dtype == b.dtype and a.shape == b.shape and bytes(a.numpy().tobytes()) == bytes(b.numpy().tobytes())
-    )
+    return a.dtype == b.dtype and a.shape == b.shape and bytes(a.numpy().tobytes()) == bytes(b.numpy().tobytes())
 
 
 # -- the trials ------------------------------------------------------------------------------------------
@@ -188,9 +186,7 @@ def crash_and_resume(folder: Path, crashes: list[int]) -> Figure:
         forked(work, 2, {**wish, "kill_at": crash})
         forked(work, 2)
         bad += differing(whole, result(work)) > 0 or losses(work) != curve
-    return Figure(
-        2, "kill -9 of a rank, then resume", len(crashes), bad, "parameters, moments, generators, losses"
-    )
+    return Figure(2, "kill -9 of a rank, then resume", len(crashes), bad, "parameters, moments, generators, losses")
 
 
 def other_ranks(folder: Path, pairs: list[tuple[int, int]], stop: int = 7) -> Figure:
@@ -311,9 +307,7 @@ def _loads(found: Checkpoints, step: int) -> bool:
     return True
 
 
-def signals(
-    folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "SIGTERM", "SIGUSR1")
-) -> Figure:
+def signals(folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "SIGTERM", "SIGUSR1")) -> Figure:
     """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then
     continued.
     """
@@ -363,9 +357,7 @@ def nonfinite(folder: Path, policy: str) -> Figure:
     for step in found.steps():
         tensors = found.load(step).tensors
         bad += sum(not bool(value.isfinite().all()) for value in tensors["model"].values())
-    return Figure(
-        9, f"NaN on one rank, policy {policy}", 1, bad, f"{seconds:.1f} s in all, both ranks {expected}"
-    )
+    return Figure(9, f"NaN on one rank, policy {policy}", 1, bad, f"{seconds:.1f} s in all, both ranks {expected}")
 
 
 def stalls(folder: Path, what: str, stall_seconds: float = 3.0) -> Figure:
@@ -463,9 +455,7 @@ def main() -> int:
             figure = trial()
             failed += figure.bad
             seconds = f"{time.monotonic() - began:.1f}"
-            table.add_row(
-                str(figure.row), figure.fault, str(figure.trials), str(figure.bad), figure.note, seconds
-            )
+            table.add_row(str(figure.row), figure.fault, str(figure.trials), str(figure.bad), figure.note, seconds)
     Console(width=140).print(table)
     return int(failed > 0)
 

@@ -38,9 +38,7 @@ def train(
         The metrics, as in the metrics file.
     """
     began = time.time()
-    work = layout.work_dir(
-        stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})
-    ).absolute()
+    work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
     compute = params.compute
     tags = {"world_size": str(compute.ranks), "device": compute.device}
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
@@ -66,6 +64,8 @@ def train(
         run.metrics({name: float(value) for name, value in metrics.items()})
         _publish(work, stage, benchmark, metrics)
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
+        for picture in sorted((layout.output_dir(stage, benchmark) / "pictures").glob("*.png")):
+            run.artifact(picture, "pictures")
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return metrics
 

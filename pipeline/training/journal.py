@@ -84,11 +84,7 @@ class Journal:
         self.flush()
         with self.path.open(newline="", encoding="utf-8") as file:
             # A crash may have torn the last line: it has too few fields and goes as well.
-            kept = [
-                row
-                for row in csv.DictReader(file)
-                if row["seconds"] is not None and _up_to(row["step"], step)
-            ]
+            kept = [row for row in csv.DictReader(file) if row["seconds"] is not None and _up_to(row["step"], step)]
         replacement = self.path.with_suffix(".tmp")
         with replacement.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")

@@ -56,9 +56,7 @@ def parameter_groups(
         scale = layer_decay ** (depth + 1 - layer_of(name, depth)) if layer_decay != 1.0 else 1.0
         scale *= next((f for prefix, f in (lr_scales or {}).items() if name.startswith(prefix)), 1.0)
         decay = weight_decay if takes_decay(name, parameter, exempt) else 0.0
-        group = groups.setdefault(
-            (decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
-        )
+        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -93,9 +91,7 @@ class LossScaler:
     Micikevicius et al., Mixed Precision Training, 2018).
     """
 
-    def __init__(
-        self, enabled: bool, device: torch.device, initial: float = 65536.0, interval: int = 2000
-    ) -> None:
+    def __init__(self, enabled: bool, device: torch.device, initial: float = 65536.0, interval: int = 2000) -> None:
         self.enabled = enabled
         self.interval = interval
         self.scale = torch.full((), initial if enabled else 1.0, device=device)

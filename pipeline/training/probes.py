@@ -20,7 +20,7 @@ class Probes(nn.Module):
     """`classifier`'s frozen encoder under one copy of its trainable parts (pool, norm, head) for each lr
     factor.
 
-    The classifier offers `embed`, `select`, `positions`, `blocks`, `pool`, `fc_norm`, `fc_drop` and `head`.
+    The classifier offers `forward_features`, `blocks`, `pool`, `fc_norm`, `fc_drop` and `head`.
     """
 
     def __init__(self, classifier: Any, factors: tuple[float, ...] = LR_FACTORS) -> None:
@@ -32,15 +32,20 @@ class Probes(nn.Module):
         # optimizer.
         self.heads = nn.ModuleList(copy.deepcopy(_trainable(classifier)) for _ in factors)
         _trainable(classifier).requires_grad_(False)
+        classifier.blocks.register_forward_hook(self._keep)
+        self._encoded: tuple[torch.Tensor, torch.Tensor | None]
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
         self.chosen: torch.Tensor
 
     def forward(self, clip_BCTHW: torch.Tensor) -> torch.Tensor:
         """Logits [heads, B, classes]."""
-        classifier = self.classifier
         with torch.no_grad():
-            tokens_BKD, valid_BK = encode(classifier, clip_BCTHW)
-        return torch.stack([_logits(head, tokens_BKD, valid_BK) for head in self.heads])
+            self.classifier.forward_features(clip_BCTHW)
+        return torch.stack([_logits(head, *self._encoded) for head in self.heads])
+
+    def _keep(self, _blocks: nn.Module, inputs: Any, tokens_BKD: torch.Tensor) -> None:
+        """What the blocks gave, [B, K, D], and which tokens are real where the count differs by clip."""
+        self._encoded = (tokens_BKD, inputs[1] if len(inputs) > 1 else None)
 
     def lr_scales(self) -> dict[str, float]:
         """Parameter prefix -> factor."""
@@ -51,16 +56,6 @@ class Probes(nn.Module):
         _trainable(self.classifier).load_state_dict(self.heads[int(self.chosen)].state_dict())
         classifier: nn.Module = self.classifier
         return classifier
-
-
-def encode(classifier: Any, clip_BCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The encoder's output tokens [B, K, D], and which of them are real where the count differs by clip."""
-    from models.tokens import take
-
-    embedded_BND, grid = classifier.embed(clip_BCTHW)
-    kept_BK, valid_BK = classifier.select(embedded_BND, grid)
-    tokens_BKD = take(embedded_BND, kept_BK) + classifier.positions(kept_BK, grid.tokens)
-    return classifier.blocks(tokens_BKD, valid_BK), valid_BK
 
 
 def _trainable(classifier: Any) -> nn.ModuleDict:

@@ -31,9 +31,7 @@ class Progress:
             return
         self._drawn = now
         rate = (step - self._began[1]) / max(now - self._began[0], 1e-9)
-        left = (
-            f"{int((total - step) / rate) // 60}:{int((total - step) / rate) % 60:02d} left" if rate else ""
-        )
+        left = f"{int((total - step) / rate) // 60}:{int((total - step) / rate) % 60:02d} left" if rate else ""
         filled = round(24 * step / max(total, 1))
         bar = "━" * filled + "─" * (24 - filled)
         line = f"{self.label} {bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}"

@@ -66,9 +66,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
                 placed = value.to(parameter.device) if value.ndim == 0 else like(value, parameter.detach())
                 optimizer.state[parameter][moment] = placed.clone()
     if by_name:
-        raise EverestError(
-            f"the checkpoint has moments of unknown parameters: {', '.join(sorted(by_name)[:5])}."
-        )
+        raise EverestError(f"the checkpoint has moments of unknown parameters: {', '.join(sorted(by_name)[:5])}.")
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -113,9 +111,7 @@ def restore_rng(tensors: dict[str, torch.Tensor], ranks: Ranks, seed: int) -> bo
     and False is returned. Data order and crops do not depend on these generators; dropout and drop-path do.
     """
     saved = len({name.split(".", 1)[0] for name in tensors})
-    mine = {
-        name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{ranks.rank}.")
-    }
+    mine = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{ranks.rank}.")}
     if saved != ranks.world:
         seed_all(seed, ranks)
         return False

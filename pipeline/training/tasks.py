@@ -29,6 +29,8 @@ from pipeline.training.settings import settings_of
 
 #: `finetune.init` for fresh weights.
 SCRATCH = "scratch"
+#: Clips that a finished pre-training draws.
+PICTURES = 3
 
 
 def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> dict[str, Any]:
@@ -110,10 +112,23 @@ class PretrainTask:
         return {}
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-        """Save the finished model."""
+        """Save the finished model, and pictures of what it reconstructs of a few clips."""
         model = timm.create_model(self.name, **self.arguments)
         model.load_state_dict(tensors)
         save_model(model, folder, _info("pretrain", self.clip, {"corpus": self.stage.corpus}))
+        self._draw(model.eval(), folder / "pictures")
+
+    def _draw(self, model: nn.Module, folder: Path) -> None:
+        from pipeline.pictures import picture_of
+
+        folder.mkdir()
+        if self.candidates is not None:
+            return  # a clip of candidate slots is longer than the clips that the model was made for
+        batch = next(iter(self.loader.epoch(0)))
+        clips_BCTHW = self.transform(batch, "cpu")[0]
+        for place, clip_CTHW in enumerate(clips_BCTHW[:PICTURES]):
+            video = self.dataset.video_id(int(batch.index_B[place]))
+            picture_of(model, clip_CTHW, folder / f"clip-{place}", video, self.settings.seed)
 
 
 class FinetuneTask:
@@ -223,9 +238,7 @@ def build(stage: str, benchmark: str | None, params: Params, ranks: Ranks) -> Tr
         return PretrainTask(params, ranks)
     if stage == "finetune" and benchmark is not None:
         return FinetuneTask(params, benchmark, ranks)
-    raise InputError(
-        f"stage {stage!r} with benchmark {benchmark!r} is no training. Cure: pretrain or finetune."
-    )
+    raise InputError(f"stage {stage!r} with benchmark {benchmark!r} is no training. Cure: pretrain or finetune.")
 
 
 def _loader(

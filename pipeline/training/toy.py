@@ -67,10 +67,7 @@ class ToyLoader:
             step, part = divmod(micro, self.accumulate)
             start = step * self.global_batch + (part * self.ranks.world + self.ranks.rank) * self.micro
             index = order[start : start + self.micro]
-            rows = [
-                torch.randn(WIDTH, generator=torch.Generator().manual_seed(int(i) * 7919 + epoch))
-                for i in index
-            ]
+            rows = [torch.randn(WIDTH, generator=torch.Generator().manual_seed(int(i) * 7919 + epoch)) for i in index]
             yield ToyBatch(torch.stack(rows), index)
 
 

@@ -1,0 +1,31 @@
+"""A small benchmark with its cache and corpus in the current folder, ready to train on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+import small_benchmark
+
+from pipeline.params import Params
+from pipeline.stages import corpus, preprocess
+
+
+def ready(**overrides: Any) -> Params:
+    """Write videos, cache and corpus; returns the parameters."""
+    shorter = {
+        "pretrain__epochs": 2,
+        "pretrain__checkpoint_every_steps": 2,
+        "finetune__epochs": 2,
+        "finetune__validate_split": "test",
+        "finetune__validate_every_epochs": 1,
+        "finetune__checkpoint_every_steps": 2,
+        "compute__ranks": 1,
+    }
+    params = small_benchmark.params(**(shorter | overrides))
+    small_benchmark.make()
+    preprocess.run(params, "small")
+    corpus.run(params, "small")
+    return params
