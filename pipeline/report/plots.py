@@ -67,7 +67,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) 
         look = style(index)
         error = [[row["y"] - row["low"]], [row["high"] - row["y"]]]
         look = {**look, "linestyle": "none", "linewidth": 1.5, "markersize": 7, "capsize": 4}
-        axes.errorbar(row["x"], row["y"], yerror=error, label=row["name"], **look)
+        axes.errorbar(row["x"], row["y"], yerr=error, label=row["name"], **look)
     front = pareto([(row["x"], row["y"]) for row in rows])
     if len(front) > 1:
         axes.plot(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking.folder import all_runs, is_alive
+from pipeline.tracking.folder import RunFolder, all_runs, is_alive
 from pipeline.tracking.runs import sweep
-from pipeline.tracking.upload import tidy, unsent
+from pipeline.tracking.upload import drain, tidy, unsent
 
 if TYPE_CHECKING:
-    pass
+    from pipeline.tracking.store import Store
 
 #: [s] how long another process may hold a run before it is left to that.
 PATIENCE = 20.0
