@@ -44,12 +44,13 @@ def run_chain(params: Params, where: Workspace) -> dict[str, str]:
     with guard() as children:
         for stage in chain(params):
             submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
-            waits = [futures[name] for name in stage.after]
-            futures[stage.name] = submit.submit(stage, where, children, wait_for=waits)
+            options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
+            futures[stage.name] = submit.submit(stage, where, children, **options)
         return {name: future.result() for name, future in futures.items()}
 
 
-def task_runner() -> ThreadPoolTaskRunner:
+def task_runner() -> Any:
+    """Threads are enough: each stage is a process of its own."""
     return ThreadPoolTaskRunner(max_workers=PARALLEL_STAGES)
 
 

@@ -30,8 +30,7 @@ def chain(params: Params) -> list[Stage]:
         stages.append(Stage(f"preprocess@{key}", (f"download@{key}",)))
     starts_from: tuple[str, ...] = ()
     if params.finetune.init == PRETRAINED:  # with converted weights nobody waits for a pre-training
-        for key in params.pretrain.corpus:
-            stages.append(Stage(f"corpus@{key}", (f"preprocess@{key}",)))
+        stages += [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
         stages.append(
             Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True)
         )

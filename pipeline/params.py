@@ -72,9 +72,7 @@ class DataParams(Group):
     split: Annotated[int, Field(ge=1, le=3)]
     classes: Annotated[int, Field(ge=2)]
     frame_step: Count
-    source: Annotated[
-        GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")
-    ]
+    source: Annotated[GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")]
 
     @model_validator(mode="after")
     def _classes_fit_the_dataset(self) -> DataParams:
@@ -143,7 +141,9 @@ class ClipParams(Group):
     @model_validator(mode="after")
     def _whole_tokens(self) -> ClipParams:
         if self.frames % 2:
-            raise ValueError(f"frames = {self.frames} must be even: a tubelet takes two. Cure: {self.frames + 1}.")
+            raise ValueError(
+                f"frames = {self.frames} must be even: a tubelet takes two. Cure: {self.frames + 1}."
+            )
         if self.resolution % 16:
             cure = max(32, round(self.resolution / 16) * 16)
             raise ValueError(
@@ -354,9 +354,13 @@ def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | No
             f"{path} does not exist. Cure: run in the project's root, or `everest recipe use demo` to write it."
         ) from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Cure: mend that line.") from None
+        raise InputError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}. Cure: mend that line."
+        ) from None
     if not isinstance(raw, dict):
-        raise InputError(f"{path} holds {type(raw).__name__}, expected a mapping. Cure: `everest recipe use demo`.")
+        raise InputError(
+            f"{path} holds {type(raw).__name__}, expected a mapping. Cure: `everest recipe use demo`."
+        )
     for key, value in (overrides or {}).items():
         _set_dotted(raw, key, value)
     return check_params(raw, str(path))

@@ -31,7 +31,16 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
     (WORK / "logs").mkdir(parents=True, exist_ok=True)
     store = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     commands = {
-        "MLflow": [_tool("mlflow"), "server", "--backend-store-uri", store, "--host", HOST, "--port", str(mlflow_port)],
+        "MLflow": [
+            _tool("mlflow"),
+            "server",
+            "--backend-store-uri",
+            store,
+            "--host",
+            HOST,
+            "--port",
+            str(mlflow_port),
+        ],
         "Prefect": [_tool("prefect"), "server", "start", "--host", HOST, "--port", str(prefect_port)],
     }
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -46,7 +55,9 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
             _wait(name, servers[name], port)
         say(f"MLflow   http://{HOST}:{mlflow_port}")
-        say(f"Prefect  http://{HOST}:{prefect_port}   (to use it: export PREFECT_API_URL=http://{HOST}:{prefect_port}/api)")
+        say(
+            f"Prefect  http://{HOST}:{prefect_port}   (to use it: export PREFECT_API_URL=http://{HOST}:{prefect_port}/api)"
+        )
         say("Ctrl-C stops both.")
         while all(server.poll() is None for server in servers.values()):
             time.sleep(1)

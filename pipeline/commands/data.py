@@ -14,8 +14,8 @@ cache_app = typer.Typer(help="List, verify and clear caches.", no_args_is_help=T
 app.add_typer(cache_app, name="cache")
 
 
-@app.command()
-def annotations(
+@app.command("annotations")
+def annotations_of(
     benchmark: Annotated[
         str, typer.Argument(help="ucf101, hmdb51, k400, ssv2, oscc, or folder for your own.")
     ],
@@ -23,9 +23,9 @@ def annotations(
     as_json: Json = False,
 ) -> None:
     """Parse and check a benchmark's splits without any video."""
-    from pipeline.data.annotations import annotations as read
+    from pipeline.data import annotations as parsers
 
-    found = read(benchmark, root)
+    found = parsers.annotations(benchmark, root)
     if not as_json:
         found = {name: value for name, value in found.items() if name != "class_names"}
     emit(found, as_json, f"Annotations of {benchmark}")

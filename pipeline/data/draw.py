@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "grow", "shrink")
 STATES = ("unchanged", "changed")
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Frames = NDArray[np.uint8]
 
 #: How far the sprite stands out. Brighter makes the task trivial, dimmer unlearnable in minutes.
@@ -80,7 +80,14 @@ def to_uint8(video: Floats) -> Frames:
 
 
 def _composite(
-    background: Floats, sprite: Floats, x: Floats, y: Floats, turn: Floats, scale: Floats, radius: float, gap: Floats
+    background: Floats,
+    sprite: Floats,
+    x: Floats,
+    y: Floats,
+    turn: Floats,
+    scale: Floats,
+    radius: float,
+    gap: Floats,
 ) -> Floats:
     """Lay the sprite over the background at each frame's pose; the plane wraps, so that no pose is special."""
     size = background.shape[0]
