@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.bench.clips import bench_clips, caches_of
-from pipeline.data import sampling
 from pipeline.data.dataset_video import VideoFile, VideoSource
 
 FRAMES, STEP, RESOLUTION = 16, 4, 224
@@ -62,9 +61,10 @@ def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, wo
 
     raw, jpeg = caches_of(files, folder)
     sources: dict[str, Any] = {"video": VideoSource(files, 256), "jpeg": jpeg, "raw": raw}
-    rows = np.arange(len(files), dtype=np.int64)
+    # Every video as often as it takes to fill a batch.
+    rows = np.resize(np.arange(len(files), dtype=np.int64), max(BATCH, len(files)))
     sets = {name: ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES)) for name, source in sources.items()}
-    variants: dict[str, Callable[[int], None]] = {"usual": lambda turn: _usual(files, turn)}
+    variants: dict[str, Callable[[int], None]] = {"usual": lambda turn: _usual(sets["raw"], files, turn)}
     for name in sets:
         variants[f"cpu_augment.{name}"] = _ours(sets[name], augment=True)
     for name in ("jpeg", "raw"):
@@ -124,36 +124,35 @@ def _ratio(usual: list[float], ours: list[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(usual, ours, strict=True)), 2)
 
 
-def _places(turn: int, files: Sequence[VideoFile]) -> list[tuple[int, np.ndarray]]:
-    """(file, frame numbers) of one batch: the same clips for every variant."""
-    u = sampling.uniforms(0, turn, np.arange(BATCH), "bench", 2)
-    rows = (u[:, 0] * len(files)).astype(int).tolist()
-    return [
-        (row, sampling.uniform_clip(files[row].frames, FRAMES, STEP, float(v)))
-        for row, v in zip(rows, u[:, 1], strict=True)
-    ]
+def _loader(dataset: Any, workers: int = 0) -> Any:
+    from pipeline.data.loader import ClipLoader
+
+    return ClipLoader(dataset, seed=0, global_batch=BATCH, workers=workers)
+
+
+def _places(dataset: Any, turn: int) -> list[tuple[int, np.ndarray]]:
+    """(file, frame numbers) of a turn's batch: what the loader reads, so all variants read the same clips."""
+    rows = _loader(dataset).rows(turn, 0)
+    numbers = dataset.frame_indices(rows, 0, turn, rows)
+    return [(dataset.locate(int(row))[1], clip) for row, clip in zip(rows, numbers, strict=True)]
 
 
 def _ours(dataset: Any, augment: bool) -> Callable[[int], None]:
     from pipeline.data.augment import PretrainTransform
-    from pipeline.data.loader import ClipLoader
 
     transform = PretrainTransform(RESOLUTION, SCALES)
-    loader = ClipLoader(dataset, seed=0, global_batch=min(BATCH, len(dataset)), repeated=1)
+    loader = _loader(dataset)
 
     def run(turn: int) -> None:
-        done = 0
-        while done < BATCH:
-            batch = next(loader.epoch(turn * 100 + done))
-            done += len(batch.index_B)
-            if augment:
-                transform(batch, "cpu")
+        batch = next(loader.epoch(turn))
+        if augment:
+            transform(batch, "cpu")
 
     return run
 
 
-def _usual(files: Sequence[VideoFile], turn: int) -> None:
-    for row, numbers in _places(turn, files):
+def _usual(dataset: Any, files: Sequence[VideoFile], turn: int) -> None:
+    for row, numbers in _places(dataset, turn):
         usual_clip(files[row].path, numbers, np.random.default_rng(turn))
 
 
@@ -181,7 +180,7 @@ def _bytes(sets: dict[str, Any], files: Sequence[VideoFile]) -> dict[str, int]:
     result = {"video": int(np.mean([file.path.stat().st_size for file in files]))}
     for name in ("jpeg", "raw"):
         source = sets[name].members[0].source
-        taken = [source.bytes_of(row, numbers) for row, numbers in _places(0, files)]
+        taken = [source.bytes_of(row, numbers) for row, numbers in _places(sets[name], 0)]
         result[name] = int(np.mean(taken))
     return result
 
@@ -190,11 +189,9 @@ def _rates(sets: dict[str, Any], files: Sequence[VideoFile], workers: int) -> di
     """Clips per second with this many workers: the usual way in processes, ours in threads, frames handed
     over.
     """
-    from pipeline.data.loader import ClipLoader
-
-    result = {"usual": _usual_rate(files, workers)}
+    result = {"usual": _usual_rate(sets["raw"], files, workers)}
     for name, dataset in sets.items():
-        loader = ClipLoader(dataset, seed=0, global_batch=min(BATCH, len(dataset)), workers=workers)
+        loader = _loader(dataset, workers)
         batches = loader.steps_per_epoch
         epochs = max(1, {"video": 24, "jpeg": 160, "raw": 1200}[name] // (batches * loader.global_batch))
         for _ in loader.epoch(0):
@@ -208,10 +205,10 @@ def _rates(sets: dict[str, Any], files: Sequence[VideoFile], workers: int) -> di
     return result
 
 
-def _usual_rate(files: Sequence[VideoFile], workers: int) -> float:
+def _usual_rate(dataset: Any, files: Sequence[VideoFile], workers: int) -> float:
     from torch.utils.data import DataLoader
 
-    jobs = [(files[row].path, numbers) for turn in range(4) for row, numbers in _places(turn, files)]
+    jobs = [(files[row].path, numbers) for turn in range(4) for row, numbers in _places(dataset, turn)]
     loader: DataLoader[Any] = DataLoader(
         _UsualDataset(jobs),  # type: ignore[arg-type]
         batch_size=4,
@@ -242,9 +239,7 @@ class _UsualDataset:
 
 def _memory(dataset: Any, samples: int) -> dict[str, float]:
     """Memory of this process that is not file pages, before and after reading many clips."""
-    from pipeline.data.loader import ClipLoader
-
-    loader = ClipLoader(dataset, seed=0, global_batch=min(BATCH, len(dataset)))
+    loader = _loader(dataset)
     for epoch in range(3):
         for _ in loader.epoch(epoch):
             pass
