@@ -34,12 +34,13 @@ SMALLEST: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Project:
-    """A checkout, and how to run our commands in it."""
+    """A checkout, and how to run our commands in it; `last` is what the chain printed."""
 
     root: Path
     environment: dict[str, str]
+    last: subprocess.CompletedProcess[str] | None = None
 
     def run(
         self, *command: str, check: bool = True, timeout: float = 400

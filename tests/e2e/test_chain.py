@@ -1,0 +1,126 @@
+"""The main job at its smallest size: Prefect, DVC and MLflow for real, on generated H.264 videos."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.worktree import write_overrides
+from tests.e2e.conftest import Project
+
+pytestmark = pytest.mark.e2e
+
+STAGES = 12
+BENCHMARKS = ("motion", "state_change")
+
+
+@pytest.fixture(scope="module")
+def finished(smallest: Project) -> Project:
+    """The chain, run once."""
+    smallest.last = smallest.run("everest", "run")
+    return smallest
+
+
+@pytest.fixture(scope="module")
+def runs(finished: Project) -> list[Any]:
+    """All MLflow runs of the chain."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("everest-demo")
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_the_chain_ends_in_a_table_a_report_and_the_next_commands(finished: Project) -> None:
+    said = finished.last.stdout
+    for word in ("top-1", "motion", "state_change", "outputs/report/report.html", "make ui", "dvc repro"):
+        assert word in said
+    assert "prefect deployment run 'experiment/demo'" in said
+    assert f"{STAGES} of {STAGES} stages ran" in said
+    assert "Traceback" not in finished.last.stderr
+    assert "Warning" not in finished.last.stderr
+
+
+def test_every_benchmark_is_scored_on_all_its_test_videos_with_its_cost(finished: Project) -> None:
+    for benchmark in BENCHMARKS:
+        found = json.loads((finished.root / "metrics" / "evaluate" / f"{benchmark}.json").read_text())
+        assert found["eval/videos_ok"] == found["eval/videos_total"] == 16
+        assert 0 <= found["eval/top1_ci_low"] <= found["eval/top1"] <= found["eval/top1_ci_high"] <= 1
+        assert found["efficiency/gmacs_per_clip"] > 0.01
+        assert found["efficiency/peak_memory_gib"] > 0.1
+        assert found["efficiency/clips_per_second"] > 0
+        assert found["efficiency/tokens_per_clip"] == 76  # floor(0.6 * 8 slots * 16 places)
+
+
+def test_the_report_opens_from_disk_and_holds_its_pictures(finished: Project) -> None:
+    page = (finished.root / "outputs" / "report" / "report.html").read_text()
+    assert "motion" in page
+    assert "<svg" in page or "data:image" in page
+    assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|png)"', page)
+
+
+def test_mlflow_has_one_parent_and_a_finished_child_for_each_stage_and_benchmark(runs: list[Any]) -> None:
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    parents = [run for run in runs if run not in children]
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    stages = {run.data.tags["dvc.stage"] for run in children}
+    for benchmark in BENCHMARKS:
+        assert {f"{stage}@{benchmark}" for stage in ("download", "preprocess", "finetune", "evaluate")} <= stages
+    assert {"pretrain", "report"} <= stages
+
+
+def test_runs_carry_the_names_that_people_compare_by(runs: list[Any]) -> None:
+    by_stage = {run.data.tags.get("dvc.stage"): run for run in runs}
+    scored = by_stage["evaluate@motion"].data
+    assert {"eval/top1", "efficiency/gmacs_per_clip", "efficiency/peak_memory_gib"} <= set(scored.metrics)
+    trained = by_stage["pretrain"].data
+    assert {"train/loss", "train/lr", "efficiency/clips_per_second"} <= set(trained.metrics)
+    assert trained.params["pretrain.keep_ratio"] == "0.5"
+    for tag in ("git.commit", "git.dirty", "dvc.stage", "prefect.flow_run_id", "world_size", "device"):
+        assert tag in trained.tags, tag
+
+
+def test_a_second_run_computes_nothing(finished: Project) -> None:
+    started = time.monotonic()
+    done = finished.run("dvc", "repro")
+    assert "Data and pipelines are up to date" in done.stdout
+    assert "Running stage" not in done.stdout
+    assert time.monotonic() - started < 60  # a hang, not the speed: that is measured elsewhere
+
+
+def test_dvc_shows_metrics_plots_and_parameter_changes(finished: Project) -> None:
+    metrics = finished.run("dvc", "metrics", "show").stdout
+    assert "metrics/evaluate/motion.json" in metrics
+    plots = finished.run("dvc", "plots", "show").stdout
+    page = Path(plots.strip().removeprefix("file://"))
+    assert "vega" in page.read_text().lower()
+    assert "finetune" in finished.run("dvc", "params", "diff", "HEAD~1").stdout
+
+
+def test_one_benchmarks_parameter_reruns_only_its_own_stages(finished: Project) -> None:
+    write_overrides(finished.root / "params.yaml", {"benchmarks.motion.finetune.epochs": 1})
+    done = finished.run("dvc", "repro")
+    ran = set(re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE))
+    assert ran == {"finetune@motion", "evaluate@motion", "report"}
+    assert "finetune.epochs" in finished.run("dvc", "params", "diff").stdout
+
+
+def test_a_bad_parameter_stops_everything_before_anything_is_written(finished: Project) -> None:
+    path = finished.root / "params.yaml"
+    good = path.read_text()
+    try:
+        path.write_text(good.replace("strategy: everest", "strategy: evrest", 1))
+        for command in (("everest", "run"), ("everest", "finetune", "motion")):
+            done = finished.run(*command, check=False)
+            assert done.returncode == 2
+            assert "pretrain.strategy = 'evrest'" in done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        path.write_text(good)
