@@ -18,13 +18,9 @@ from models.selection import TokenSplit
 def adaptive_counts(scores_BN: Tensor, share: float, least: int = 2) -> Tensor:
     """Kept tokens of each clip [B]: the fewest (at least `least`) that hold `share` of its score."""
     if not 0 < share <= 1:
-        raise ValueError(
-            f"score_share = {share}, expected above 0 and at most 1. Cure: 0.5 keeps half of the motion."
-        )
+        raise ValueError(f"score_share = {share}, expected above 0 and at most 1. Cure: 0.5 keeps half of the motion.")
     if not 1 <= least <= scores_BN.shape[1]:
-        raise ValueError(
-            f"{scores_BN.shape[1]} tokens a clip, expected at least {least}. Cure: give a larger clip."
-        )
+        raise ValueError(f"{scores_BN.shape[1]} tokens a clip, expected at least {least}. Cure: give a larger clip.")
     sorted_BN = scores_BN.double().sort(dim=1, descending=True).values
     held_BN = sorted_BN.cumsum(dim=1)
     # A token belongs to the set while the ones before it hold less than the share.

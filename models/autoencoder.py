@@ -42,9 +42,7 @@ class PretrainOutput(NamedTuple):
 class Encoder(nn.Module):
     """Tubelet embedding, fixed positions, blocks, norm."""
 
-    def __init__(
-        self, values: int, tokens: int, width: int, depth: int, heads: int, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, values: int, tokens: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.patch_embed = TubeletEmbedding(values, width)
         self.positions = Positions(tokens, width)
@@ -106,9 +104,7 @@ class EverestAutoencoder(nn.Module):
                 "Cure: leave score_share out."
             )
         grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
-        token_budget(
-            strategy, grid, keep_ratio, visible_ratio
-        )  # refuses impossible ratios now, not at the first step
+        token_budget(strategy, grid, keep_ratio, visible_ratio)  # refuses impossible ratios now, not at the first step
         values = in_chans * tubelet_size * patch_size**2
         self.encoder = Encoder(values, grid.tokens, embed_dim, depth, num_heads, drop_path_rate)
         self.encoder_to_decoder = nn.Linear(embed_dim, decoder_embed_dim, bias=False)
@@ -140,9 +136,7 @@ class EverestAutoencoder(nn.Module):
         slots_BS = None
         if choose is not None:
             slots_BS = self.choose_slots(embedded_BND, grid, choose, slot_noise_BA, generator)
-            tubelets_BNP, embedded_BND = (
-                _take_slots(x, slots_BS, grid) for x in (tubelets_BNP, embedded_BND)
-            )
+            tubelets_BNP, embedded_BND = (_take_slots(x, slots_BS, grid) for x in (tubelets_BNP, embedded_BND))
             grid = grid._replace(slots=choose)
         scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
         latent_BVD = self.encode(tubelets_BNP, embedded_BND, split)
@@ -151,9 +145,7 @@ class EverestAutoencoder(nn.Module):
         loss = reconstruction_loss(prediction_BRP, target_BRP, split.reconstruct_valid_BR)
         if not return_output:
             return loss
-        return PretrainOutput(
-            loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS
-        )
+        return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         """Tubelets [B, N, P] and their grid. Training lets a NaN through to the loss, where the engine's rule
@@ -204,9 +196,7 @@ class EverestAutoencoder(nn.Module):
         return self.encoder(visible_BVD + position_BVD, split.visible_valid_BV)
 
     def decode(self, latent_BVD: Tensor, split: TokenSplit, grid: Grid) -> Tensor:
-        shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(
-            split.visible_BV, grid.tokens
-        )
+        shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(split.visible_BV, grid.tokens)
         hidden_BRE = self.mask_token + self.decoder_positions(split.reconstruct_BR, grid.tokens)
         valid_BK = None
         if split.visible_valid_BV is not None and split.reconstruct_valid_BR is not None:

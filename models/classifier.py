@@ -32,14 +32,10 @@ class AttentivePool(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, x_BKD: Tensor, valid_BK: Tensor | None = None) -> Tensor:
-        key_BXKY, value_BXKY = (
-            self.kv(self.norm(x_BKD)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )
+        key_BXKY, value_BXKY = self.kv(self.norm(x_BKD)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query_BX1Y = self.query.expand(len(x_BKD), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
         mask = None if valid_BK is None else valid_BK[:, None, None, :]
-        pooled_BX1Y = F.scaled_dot_product_attention(
-            query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask
-        )
+        pooled_BX1Y = F.scaled_dot_product_attention(query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask)
         return self.proj(pooled_BX1Y.flatten(1))
 
 
@@ -72,17 +68,11 @@ class EverestClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if strategy not in ("everest", "none"):
-            raise ValueError(
-                f"strategy = {strategy!r}, expected 'everest' or 'none'. Cure: 'none' keeps all tokens."
-            )
+            raise ValueError(f"strategy = {strategy!r}, expected 'everest' or 'none'. Cure: 'none' keeps all tokens.")
         if head not in POOLS:
-            raise ValueError(
-                f"head = {head!r}, expected one of {', '.join(POOLS)}. Cure: 'mean' is the paper's."
-            )
+            raise ValueError(f"head = {head!r}, expected one of {', '.join(POOLS)}. Cure: 'mean' is the paper's.")
         if not 0 < keep_ratio <= 1:
-            raise ValueError(
-                f"keep_ratio = {keep_ratio}, expected above 0 and at most 1. Cure: 0.6 is the paper's."
-            )
+            raise ValueError(f"keep_ratio = {keep_ratio}, expected above 0 and at most 1. Cure: 0.6 is the paper's.")
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
         self.strategy, self.keep_ratio, self.score_share = strategy, keep_ratio, score_share
         self.num_classes, self.num_features = num_classes, embed_dim
@@ -109,9 +99,7 @@ class EverestClassifier(nn.Module):
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.patch_embed(tubelets_BNP)
         kept_BK, valid_BK = self.select(embedded_BND, grid)
-        tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(
-            kept_BK, grid.tokens
-        )
+        tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
         encoded_BKD = self.blocks(tokens_BKD, valid_BK)
         if self.pool is not None:
             return self.pool(encoded_BKD, valid_BK)

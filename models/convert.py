@@ -65,9 +65,7 @@ def from_official(state: Mapping[str, Tensor]) -> State:
 def to_official(state: Mapping[str, Tensor], tubelet: int = 2, patch: int = 16) -> State:
     """Our state with the tubelet embedding as the official 3-D convolution kernel [D, 3, 2, 16, 16]."""
     kernel = (-1, tubelet, patch, patch)
-    return {
-        key: value.unflatten(1, kernel) if key.endswith(EMBEDDING) else value for key, value in state.items()
-    }
+    return {key: value.unflatten(1, kernel) if key.endswith(EMBEDDING) else value for key, value in state.items()}
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> State:
@@ -83,9 +81,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> State:
         block = key.removesuffix("attention.attention.query.weight")
         parts = [ours.get(f"{block}attention.attention.{part}.weight") for part in ("query", "key", "value")]
         if any(part is None for part in parts):
-            raise ValueError(
-                f"{block}attention.attention lacks one of query, key, value. Cure: a whole checkpoint."
-            )
+            raise ValueError(f"{block}attention.attention lacks one of query, key, value. Cure: a whole checkpoint.")
         for part in ("query", "key", "value"):
             del ours[f"{block}attention.attention.{part}.weight"]
         ours[f"{block}attn.qkv.weight"] = torch.cat([part for part in parts if part is not None])
@@ -136,9 +132,7 @@ def _rename(key: str, names: tuple[tuple[str, str], ...], block_names: tuple[tup
     return key
 
 
-def describe(
-    state: Mapping[str, Tensor], img_size: int = 224, num_frames: int = 16
-) -> tuple[str, dict[str, Any]]:
+def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int = 16) -> tuple[str, dict[str, Any]]:
     """The timm name and arguments of our state, and the check that every key and shape belongs to them.
 
     Heads cannot be read from weights: they follow from the size (METHOD section 5). Raises ValueError listing
@@ -156,8 +150,7 @@ def describe(
     sizes = [name for name, size in SIZES.items() if (size.embed_dim, size.depth) == (width, depth)]
     if not sizes:
         raise ValueError(
-            f"width {width} with {depth} blocks is no size of {', '.join(SIZES)}. Cure: a whole checkpoint "
-            "of one."
+            f"width {width} with {depth} blocks is no size of {', '.join(SIZES)}. Cure: a whole checkpoint of one."
         )
     kwargs: dict[str, Any] = {"img_size": img_size, "num_frames": num_frames}
     if pretrain:
@@ -169,24 +162,16 @@ def describe(
     name = architecture(sizes[0], pretrain)
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs)
-    check_state(
-        state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, "the checkpoint"
-    )
+    check_state(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, "the checkpoint")
     return name, kwargs
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    found = {
-        key.removeprefix(f"{prefix}blocks.").split(".")[0]
-        for key in state
-        if key.startswith(f"{prefix}blocks.")
-    }
+    found = {key.removeprefix(f"{prefix}blocks.").split(".")[0] for key in state if key.startswith(f"{prefix}blocks.")}
     return max((int(number) + 1 for number in found if number.isdigit()), default=0)
 
 
-def huggingface_config(
-    name: str, kwargs: Mapping[str, Any], labels: list[str] | None = None
-) -> dict[str, Any]:
+def huggingface_config(name: str, kwargs: Mapping[str, Any], labels: list[str] | None = None) -> dict[str, Any]:
     """`config.json` for our architecture, with our LayerNorm eps of 1e-6 (its own default is 1e-12)."""
     pretrain = "_pretrain_" in name
     size = SIZES[name.split("_")[2 if pretrain else 1]]

@@ -110,9 +110,7 @@ def flops_table(frames: int = 16, resolution: int = 224) -> list[dict[str, Any]]
     return rows
 
 
-def _row(
-    size: str, stage: str, strategy: str, keep: float, visible: float | None, cost: Cost
-) -> dict[str, Any]:
+def _row(size: str, stage: str, strategy: str, keep: float, visible: float | None, cost: Cost) -> dict[str, Any]:
     return {
         "size": size,
         "stage": stage,

@@ -58,8 +58,7 @@ def draw_slots(counts_BA: Tensor, num_slots: int, noise_BA: Tensor) -> Tensor:
         )
     if noise_BA.shape != counts_BA.shape:
         raise ValueError(
-            f"noise of shape {tuple(noise_BA.shape)}, expected {tuple(counts_BA.shape)}: one number per "
-            "candidate slot."
+            f"noise of shape {tuple(noise_BA.shape)}, expected {tuple(counts_BA.shape)}: one number per candidate slot."
         )
     # log1p(-u) with u in [0, 1) is finite; in double the longest wait is 37, far below the late start of
     # 1000.

@@ -97,9 +97,7 @@ def token_budget(strategy: str, grid: Grid, keep_ratio: float, visible_ratio: fl
     Raises ValueError when the ratios leave nothing to show or nothing to reconstruct.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(
-            f"strategy = {strategy!r}, expected one of {', '.join(STRATEGIES)}. Cure: choose one of them."
-        )
+        raise ValueError(f"strategy = {strategy!r}, expected one of {', '.join(STRATEGIES)}. Cure: choose one of them.")
     if not (0 < visible_ratio <= 1 and 0 < keep_ratio <= 1):
         raise ValueError(
             f"keep_ratio = {keep_ratio}, visible_ratio = {visible_ratio}: both are shares of all tokens, "
@@ -171,9 +169,7 @@ def running_cell_split(scores_BN: Tensor, noise_BN: Tensor, grid: Grid, budget: 
     start_B1 = (noise_BN[:, -1:] * 4).long()
     turn_BN = (corner_N + start_B1) % 4 + noise_BN
     turn_BN = turn_BN.scatter(1, visible_BV, torch.inf)
-    return TokenSplit(
-        visible_BV, turn_BN.topk(budget.reconstruct, dim=1, largest=False, sorted=False).indices
-    )
+    return TokenSplit(visible_BV, turn_BN.topk(budget.reconstruct, dim=1, largest=False, sorted=False).indices)
 
 
 Strategy = Callable[[Tensor, Tensor, Grid, Budget], TokenSplit]

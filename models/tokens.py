@@ -23,8 +23,7 @@ def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) 
     shape = tuple(clip_BCTHW.shape)
     if clip_BCTHW.ndim != 5:
         raise ValueError(
-            f"clip of shape {shape}, expected 5 dimensions [B, {channels}, T, H, W]. Cure: add the missing "
-            "one."
+            f"clip of shape {shape}, expected 5 dimensions [B, {channels}, T, H, W]. Cure: add the missing one."
         )
     if shape[1] != channels:
         cure = "check the channel dimension"
@@ -77,9 +76,7 @@ def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Te
     """
     batch, channels = clip_BCTHW.shape[:2]
     cells = clip_BCTHW.reshape(batch, channels, grid.slots, tubelet, grid.height, patch, grid.width, patch)
-    return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(
-        batch, grid.tokens, channels * tubelet * patch * patch
-    )
+    return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, grid.tokens, channels * tubelet * patch * patch)
 
 
 def join_tubelets(tubelets_BNP: Tensor, grid: Grid, patch: int, tubelet: int, channels: int = 3) -> Tensor:
@@ -102,11 +99,7 @@ def take(x_BND: Tensor, index_BK: Tensor) -> Tensor:
     """Rows of each clip by index: [B, K, D]."""
     batch, tokens, width = x_BND.shape
     start_B1 = torch.arange(batch, device=index_BK.device)[:, None] * tokens
-    return (
-        x_BND.reshape(batch * tokens, width)
-        .index_select(0, (index_BK + start_B1).flatten())
-        .view(batch, -1, width)
-    )
+    return x_BND.reshape(batch * tokens, width).index_select(0, (index_BK + start_B1).flatten()).view(batch, -1, width)
 
 
 def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
@@ -128,8 +121,7 @@ def predicted_pixels(prediction_BRP: Tensor, tubelets_BRP: Tensor, channels: int
 
 def _pixel_statistics(tubelets_BRP: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     mean_C1, std_C1 = (
-        tubelets_BRP.new_tensor(value, dtype=torch.float32)[:, None]
-        for value in (IMAGENET_MEAN, IMAGENET_STD)
+        tubelets_BRP.new_tensor(value, dtype=torch.float32)[:, None] for value in (IMAGENET_MEAN, IMAGENET_STD)
     )
     pixels_BRCX = tubelets_BRP.float().unflatten(2, (channels, -1)) * std_C1 + mean_C1
     variance_BRC1, mean_BRC1 = torch.var_mean(pixels_BRCX, dim=3, keepdim=True)

@@ -25,9 +25,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(
-                f"width {width} does not divide into {heads} heads. Cure: a multiple of {heads}."
-            )
+            raise ValueError(f"width {width} does not divide into {heads} heads. Cure: a multiple of {heads}.")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
@@ -88,9 +86,7 @@ class Blocks(nn.ModuleList):
 
     checkpointing = False
 
-    def __init__(
-        self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         super().__init__(Block(width, heads, mlp_ratio, rate) for rate in rates)
 

@@ -25,9 +25,7 @@ INFO = "model.json"
 def save_model(model: nn.Module, folder: Path, info: Mapping[str, Any] | None = None) -> None:
     """Write a model made by `timm.create_model` to a folder; each file appears whole or not at all."""
     if not hasattr(model, "architecture"):
-        raise ValueError(
-            f"{type(model).__name__} does not know its timm name. Cure: make it with timm.create_model."
-        )
+        raise ValueError(f"{type(model).__name__} does not know its timm name. Cure: make it with timm.create_model.")
     save_state(
         model.state_dict(),
         folder,
@@ -72,9 +70,7 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist. Cure: give a folder with {INFO} and {WEIGHTS}.") from None
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file: {error}. Cure: write the model again."
-        ) from None
+        raise ValueError(f"{path} is not a whole safetensors file: {error}. Cure: write the model again.") from None
 
 
 def load_model(folder: Path, **overrides: Any) -> nn.Module:

@@ -65,9 +65,7 @@ def convert(
             }
             save_state(read.state, destination, info)
         elif read.kwargs.get("head") == "attentive":
-            raise InputError(
-                f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean."
-            )
+            raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
         elif to == "huggingface":
             config = huggingface_config(read.architecture, read.kwargs, labels)
             _write_huggingface(to_huggingface(read.state), config, destination)
@@ -87,9 +85,7 @@ def convert(
     }
 
 
-def read_checkpoint(
-    source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None
-) -> Read:
+def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None) -> Read:
     """A checkpoint of any of the formats in our names, every key and shape checked."""
     from models.convert import describe, from_huggingface, from_official, is_pretraining
     from models.weights import INFO, read_info, read_state
@@ -135,22 +131,16 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), ""
-        )
+        reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
         raise InputError(
             f"{path} holds more than weights and is refused: "
             f"{reason or 'it cannot be read without running code'}. "
             "Cure: a file with tensors, numbers, text and argparse.Namespace only, from the publisher."
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a torch checkpoint: {error}. Cure: download it again."
-        ) from None
+        raise InputError(f"{path} cannot be read as a torch checkpoint: {error}. Cure: download it again.") from None
     if not isinstance(content, dict):
-        raise InputError(
-            f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'."
-        )
+        raise InputError(f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'.")
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(
@@ -158,9 +148,7 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{', '.join(map(str, list(content)[:8]))}. "
             "Cure: the checkpoint file that training wrote, whole."
         )
-    return dict(state), dict(vars(content["args"])) if isinstance(
-        content.get("args"), argparse.Namespace
-    ) else {}
+    return dict(state), dict(vars(content["args"])) if isinstance(content.get("args"), argparse.Namespace) else {}
 
 
 def _official_choice(arguments: dict[str, Any], pretrain: bool) -> dict[str, Any]:
@@ -193,14 +181,10 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         try:
             return load_file(folder / "model.safetensors")
         except SafetensorError as error:
-            raise InputError(
-                f"{folder}/model.safetensors is broken: {error}. Cure: download it again."
-            ) from None
+            raise InputError(f"{folder}/model.safetensors is broken: {error}. Cure: download it again.") from None
     if (folder / "pytorch_model.bin").exists():
         return read_official(folder / "pytorch_model.bin")[0]
-    raise InputError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin. Cure: download it whole."
-    )
+    raise InputError(f"{folder} has neither model.safetensors nor pytorch_model.bin. Cure: download it whole.")
 
 
 def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
@@ -208,9 +192,7 @@ def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder:
 
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".model.safetensors.{os.getpid()}"
-    save_file(
-        {key: value.contiguous() for key, value in state.items()}, unfinished, metadata={"format": "pt"}
-    )
+    save_file({key: value.contiguous() for key, value in state.items()}, unfinished, metadata={"format": "pt"})
     unfinished.replace(folder / "model.safetensors")
     unfinished = folder / f".config.json.{os.getpid()}"
     unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

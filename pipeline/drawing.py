@@ -111,9 +111,7 @@ def _rows(look: Look) -> list[tuple[str, str, np.ndarray]]:
     ]
     if look.shown_N is not None:
         shown = int(look.shown_N.sum())
-        rows.append(
-            ("encoder sees", f"{shown} tokens, {shown / tokens:.0%}", _masked(pixels, look.shown_N, look, 0))
-        )
+        rows.append(("encoder sees", f"{shown} tokens, {shown / tokens:.0%}", _masked(pixels, look.shown_N, look, 0)))
     if look.rebuilt_TCHW is not None:
         rebuilt = look.rebuilt_TCHW.permute(0, 2, 3, 1).numpy()
         note = "seen + predicted\n(mean, contrast true)"
@@ -187,9 +185,7 @@ def _tag(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
 
 def _tile(pixels_HWC: np.ndarray, size: int) -> Image.Image:
     image = Image.fromarray((pixels_HWC * 255).round().astype(np.uint8))
-    return image.resize(
-        (size, size), Image.Resampling.LANCZOS if image.width > size else Image.Resampling.NEAREST
-    )
+    return image.resize((size, size), Image.Resampling.LANCZOS if image.width > size else Image.Resampling.NEAREST)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

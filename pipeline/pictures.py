@@ -103,9 +103,7 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
     return save_pictures(found, path, title, "gif")
 
 
-def read_window(
-    video: Path, count: int, frame_step: int, start: float | None, size: int
-) -> tuple[Tensor, list[float]]:
+def read_window(video: Path, count: int, frame_step: int, start: float | None, size: int) -> tuple[Tensor, list[float]]:
     """`count` frames of a video, normalised [1, 3, count, size, size] (short side resized, middle cut out),
     and their times in seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
     """
@@ -123,8 +121,7 @@ def read_window(
         first = (total - 1 - window) // 2 if start is None else round(start * fps)
         if not 0 <= first < total:
             raise InputError(
-                f"start = {start} s lies outside {video.name}, which lasts {total / fps:.1f} s. Cure: "
-                "within it."
+                f"start = {start} s lies outside {video.name}, which lasts {total / fps:.1f} s. Cure: within it."
             )
         first = min(first, total - 1 - window)
         index = np.linspace(first, first + window, count).round().astype(int)
@@ -171,9 +168,7 @@ def look(
         if choose is not None:
             distance_BAL = slot_distances(embed(tubelets_BNP).unflatten(1, (grid.slots, -1)))
             counts_BA = slot_counts(distance_BAL, getattr(model, "keep_ratio", keep_ratio))
-            slots_BS = draw_slots(
-                counts_BA, choose, torch.rand(counts_BA.shape, generator=generator).to(device)
-            )
+            slots_BS = draw_slots(counts_BA, choose, torch.rand(counts_BA.shape, generator=generator).to(device))
             candidates_ACHW = _pixels(clip_BCTHW[:, :, ::TUBELET])
             tubelets_BNP = tubelets_BNP.unflatten(1, (grid.slots, -1))[:, slots_BS[0]].flatten(1, 2)
             grid = grid._replace(slots=choose)
@@ -205,9 +200,7 @@ def _embedding(model: nn.Module | None) -> Callable[[Tensor], Tensor]:
         return model.patch_embed
     if isinstance(model, EverestAutoencoder):
         return model.encoder.patch_embed
-    raise ValueError(
-        f"{type(model).__name__} is no model of this project. Cure: a folder that training wrote."
-    )
+    raise ValueError(f"{type(model).__name__} is no model of this project. Cure: a folder that training wrote.")
 
 
 def _select(

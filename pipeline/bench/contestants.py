@@ -63,9 +63,7 @@ def _contestant(name: str, setting: Setting) -> Callable[[str], None]:
         return _products(product_shapes(name, setting.size, setting.batch), setting.device)
     model, forward = _build(name, setting)
     fused = None if name == "plain" else True
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, fused=fused
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, fused=fused)
 
     def step(precision: str) -> None:
         with torch.autocast(setting.device, torch.bfloat16, enabled=precision == "bf16"):
@@ -150,9 +148,7 @@ def _products(shapes: list[tuple[int, int, int, int, int]], device: str) -> Call
     }
 
     def step(precision: str) -> None:
-        for (x_MK, weight_NK, grad_MN), (*_, count, products) in zip(
-            operands[precision], shapes, strict=True
-        ):
+        for (x_MK, weight_NK, grad_MN), (*_, count, products) in zip(operands[precision], shapes, strict=True):
             for _ in range(count):
                 torch.nn.functional.linear(x_MK, weight_NK)
                 if products == 3:

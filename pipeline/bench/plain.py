@@ -81,9 +81,7 @@ class PlainDecoder(nn.Module):
 class PlainAutoencoder(nn.Module):
     """Names of weights are the official ones, so `models.convert.to_official` fills it."""
 
-    def __init__(
-        self, size: str, grid: Grid, keep_ratio: float, visible_ratio: float, decoder_depth: int
-    ) -> None:
+    def __init__(self, size: str, grid: Grid, keep_ratio: float, visible_ratio: float, decoder_depth: int) -> None:
         super().__init__()
         s = SIZES[size]
         self.grid, self.budget = grid, token_budget("everest", grid, keep_ratio, visible_ratio)
@@ -94,9 +92,7 @@ class PlainAutoencoder(nn.Module):
         self.positions: Tensor
         self.decoder_positions: Tensor
         self.register_buffer("positions", sinusoid_table(grid.tokens, s.embed_dim), persistent=False)
-        self.register_buffer(
-            "decoder_positions", sinusoid_table(grid.tokens, s.decoder_embed_dim), persistent=False
-        )
+        self.register_buffer("decoder_positions", sinusoid_table(grid.tokens, s.decoder_embed_dim), persistent=False)
 
     def forward(self, clip_BCTHW: Tensor, noise_BN: Tensor | None = None) -> Tensor:
         x_BND = self.encoder.patch_embed(clip_BCTHW)
@@ -131,17 +127,9 @@ class PlainAutoencoder(nn.Module):
         return visible, empty.scatter(1, order[:, self.budget.visible :], True)
 
     def targets(self, clip_BCTHW: Tensor) -> Tensor:
-        mean, std = (
-            clip_BCTHW.new_tensor(value).view(1, 3, 1, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD)
-        )
+        mean, std = (clip_BCTHW.new_tensor(value).view(1, 3, 1, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = clip_BCTHW * std + mean
         s, h, w = self.grid
-        cells = (
-            pixels.reshape(-1, 3, s, 2, h, 16, w, 16)
-            .permute(0, 2, 4, 6, 3, 5, 7, 1)
-            .reshape(-1, s * h * w, 512, 3)
-        )
-        normal = (cells - cells.mean(2, keepdim=True)) / (
-            cells.var(2, unbiased=True, keepdim=True).sqrt() + 1e-6
-        )
+        cells = pixels.reshape(-1, 3, s, 2, h, 16, w, 16).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(-1, s * h * w, 512, 3)
+        normal = (cells - cells.mean(2, keepdim=True)) / (cells.var(2, unbiased=True, keepdim=True).sqrt() + 1e-6)
         return normal.flatten(2)

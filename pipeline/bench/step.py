@@ -116,9 +116,7 @@ def step_multiply_adds(name: str, size: str, batch: int) -> int:
     from models.cost import multiply_adds
 
     if name in YARDSTICKS:
-        return sum(
-            m * k * n * count * products for m, k, n, count, products in product_shapes(name, size, batch)
-        )
+        return sum(m * k * n * count * products for m, k, n, count, products in product_shapes(name, size, batch))
     tube = name == "huggingface"
     cost = multiply_adds(
         size,
@@ -203,9 +201,7 @@ class _Worker:
                 "Cure: a smaller --batch or --size."
             ) from None
         if isinstance(answer, str):
-            raise EverestError(
-                f"bench step: {self.name} failed: {answer}. Cure: a smaller --batch, or the dev extras."
-            )
+            raise EverestError(f"bench step: {self.name} failed: {answer}. Cure: a smaller --batch, or the dev extras.")
         return Reply(*answer)
 
     def close(self) -> None:

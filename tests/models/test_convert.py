@@ -27,11 +27,7 @@ PRETRAIN, CLASSIFIER = "everest_pretrain_tiny_patch16_224", "everest_tiny_patch1
 def ours(name: str) -> nn.Module:
     """A model whose every weight differs from its initial value, biases and norms too."""
     torch.manual_seed(0)
-    kwargs = (
-        {"decoder_depth": 2, "strategy": "tube"}
-        if "pretrain" in name
-        else {"num_classes": 7, "strategy": "none"}
-    )
+    kwargs = {"decoder_depth": 2, "strategy": "tube"} if "pretrain" in name else {"num_classes": 7, "strategy": "none"}
     model = timm.create_model(name, img_size=64, num_frames=16, **kwargs).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -138,9 +134,7 @@ def test_from_pretrained_reads_what_we_write(tmp_path: Path) -> None:
     model = ours(CLASSIFIER)
     save_model(model, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "hf", "huggingface")
-    other = videomae.VideoMAEForVideoClassification.from_pretrained(
-        tmp_path / "hf", local_files_only=True
-    ).eval()
+    other = videomae.VideoMAEForVideoClassification.from_pretrained(tmp_path / "hf", local_files_only=True).eval()
     with torch.no_grad():
         assert (model(clip()) - other(clip().transpose(1, 2)).logits).abs().max() <= 1e-4
 

@@ -38,9 +38,7 @@ def probability(counts: list[int], chosen: frozenset[int]) -> float:
 
 def test_slots_are_drawn_with_the_stated_probabilities() -> None:
     counts, draws = [1, 2, 3, 6, 12], 40_000
-    chosen = draw_slots(
-        torch.tensor([counts]).expand(draws, -1), 3, torch.rand(draws, 5, generator=generator())
-    )
+    chosen = draw_slots(torch.tensor([counts]).expand(draws, -1), 3, torch.rand(draws, 5, generator=generator()))
     sets, observed = chosen.unique(dim=0, return_counts=True)
     expected = [draws * probability(counts, frozenset(row)) for row in sets.tolist()]
     assert sum(expected) == pytest.approx(draws)
@@ -80,9 +78,7 @@ def test_counts_sum_to_the_kept_tokens_and_choices_are_distinct_and_sorted(
 
 def test_online_and_cached_maps_give_the_same_choice() -> None:
     """Online: maps of tubelets in memory. Cached: the same maps, stored in half precision and read back."""
-    tubelets = torch.rand(4, 12, 16, 1536, generator=generator(2)) * torch.rand(
-        4, 12, 16, 1, generator=generator(3)
-    )
+    tubelets = torch.rand(4, 12, 16, 1536, generator=generator(2)) * torch.rand(4, 12, 16, 1, generator=generator(3))
     noise = torch.rand(4, 12, generator=generator(4))
     online = pixel_distances(tubelets).half()
     cached = torch.from_numpy(online.numpy().copy())

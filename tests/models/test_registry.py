@@ -37,9 +37,7 @@ def test_initial_weights_follow_the_paper() -> None:
     assert fc1.bias.eq(0).all()
     assert pretrain.mask_token.abs().max() <= 0.02
     assert float(pretrain.encoder_to_decoder.weight.detach().abs().max()) == pytest.approx(96**-0.5, rel=0.01)
-    assert float(pretrain.encoder.patch_embed.proj.weight.detach().abs().max()) == pytest.approx(
-        1536**-0.5, rel=0.01
-    )
+    assert float(pretrain.encoder.patch_embed.proj.weight.detach().abs().max()) == pytest.approx(1536**-0.5, rel=0.01)
     classifier = timm.create_model("everest_tiny_patch16_224", img_size=64)
     assert float(classifier.blocks[0].mlp.fc1.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 

@@ -162,9 +162,7 @@ def test_running_cell_reconstructs_every_cell_and_runs_on_with_time() -> None:
         ("running_cell", 0.5, 0.1, (160, 624)),
     ],
 )
-def test_the_budgets_are_the_papers(
-    strategy: str, keep: float, visible: float, expected: tuple[int, int]
-) -> None:
+def test_the_budgets_are_the_papers(strategy: str, keep: float, visible: float, expected: tuple[int, int]) -> None:
     assert token_budget(strategy, Grid(8, 14, 14), keep, visible) == expected
 
 
@@ -186,9 +184,7 @@ def test_shares_are_taken_on_exact_decimals() -> None:
         (("tube", 0.3, 1.0), "leaves 0 to reconstruct"),
     ],
 )
-def test_impossible_budgets_are_refused_with_a_cure(
-    arguments: tuple[str, float, float], message: str
-) -> None:
+def test_impossible_budgets_are_refused_with_a_cure(arguments: tuple[str, float, float], message: str) -> None:
     name, keep, visible = arguments
     with pytest.raises(ValueError, match=f"{message}.*Cure:"):
         token_budget(name, Grid(8, 14, 14), keep, visible)

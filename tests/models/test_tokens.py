@@ -58,9 +58,7 @@ def test_a_longer_table_begins_with_the_shorter_one() -> None:
 
 def test_taking_by_index_is_gathering_and_so_is_its_gradient() -> None:
     x = clip(3, 10, 4).requires_grad_()
-    index = torch.stack(
-        [torch.randperm(10, generator=torch.Generator().manual_seed(i))[:6] for i in range(3)]
-    )
+    index = torch.stack([torch.randperm(10, generator=torch.Generator().manual_seed(i))[:6] for i in range(3)])
     taken = take(x, index)
     expected = x.gather(1, index[..., None].expand(-1, -1, 4))
     assert torch.equal(taken, expected)
@@ -83,9 +81,7 @@ def test_a_perfect_prediction_gives_back_the_pixels() -> None:
     tubelets = clip(1, 3, 1536) * 0.3
     mean, std = (torch.tensor(v)[:, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     pixels = (tubelets.unflatten(2, (3, 512)) * std + mean).clamp(0, 1).flatten(2)
-    torch.testing.assert_close(
-        predicted_pixels(normalised_targets(tubelets), tubelets), pixels, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(predicted_pixels(normalised_targets(tubelets), tubelets), pixels, rtol=0, atol=1e-5)
 
 
 def test_a_token_of_one_colour_has_a_finite_target() -> None:

@@ -40,9 +40,7 @@ def official(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_official_file_becomes_a_model_with_the_ratios_it_was_trained_with(
-    official: Path, tmp_path: Path
-) -> None:
+def test_an_official_file_becomes_a_model_with_the_ratios_it_was_trained_with(official: Path, tmp_path: Path) -> None:
     result = convert(official, tmp_path / "ours")
     assert result["source_format"] == "official"
     assert result["architecture"] == PRETRAIN

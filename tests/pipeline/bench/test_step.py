@@ -37,9 +37,7 @@ def test_the_plain_yardstick_computes_our_loss_and_gradients() -> None:
 
 
 def test_the_work_of_a_step_is_three_forwards_less_what_is_never_computed() -> None:
-    ours, plain, other = (
-        step_multiply_adds(name, "base", 4) / 4e9 for name in ("ours", "plain", "huggingface")
-    )
+    ours, plain, other = (step_multiply_adds(name, "base", 4) / 4e9 for name in ("ours", "plain", "huggingface"))
     assert ours == pytest.approx(3 * 19.76 - 1.85 - 1.85 * 0.9, rel=0.01)
     assert plain == pytest.approx(3 * 19.76 - 1.85, rel=0.01)
     assert other == pytest.approx(3 * 35.4 - 1.85, rel=0.01)
