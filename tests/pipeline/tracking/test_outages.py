@@ -124,6 +124,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    # Its import takes seconds of this process's time; real ranks are other processes.
+    import mlflow.tracking  # noqa: F401
+
     running = Server()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{running.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -1,0 +1,123 @@
+"""Plots, pages, sentences and the comparison's arithmetic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.evaluation.equal import plan
+from pipeline.evaluation.metrics import strategy_difference
+from pipeline.params import Params, load_params
+from pipeline.report.page import Section, Table, duration, html, markdown, number
+from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
+from pipeline.report.sentences import difference, sentences
+
+
+@pytest.fixture(scope="module")
+def params(root: Path) -> Params:
+    return load_params(root / "params.yaml")
+
+
+def row(low: float, top1: float, high: float) -> dict[str, object]:
+    values = {"benchmark": "motion", "strategy": "everest", "keep_ratio": 0.6, "chance": 12.5}
+    values |= {"top1": top1, "top1_ci_low": low, "top1_ci_high": high, "videos_ok": 380, "videos_total": 384}
+    return values
+
+
+def test_the_sentence_says_what_the_interval_allows_and_counts_what_is_missing(params: Params) -> None:
+    said = sentences([row(77.0, 81.0, 85.0)], params)[0]
+    assert "81.0 % top-1 (95 % interval 77.0 to 85.0) on 380 of 384 test videos, above chance (12.5 %)" in said
+    assert "4 could not be read" in said
+    assert "not distinguishable from chance" in sentences([row(10.0, 14.0, 18.0)], params)[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.5, 3.5, "is better than"), (-3.5, -0.5, "is worse than"), (-1.0, 3.0, "do not tell everest from tube")],
+)
+def test_a_difference_is_claimed_only_where_its_interval_excludes_zero(low: float, high: float, verdict: str) -> None:
+    assert verdict in difference("everest", "tube", (low + high) / 2, low, high, 3, "multiply-adds")
+
+
+def test_equal_multiply_adds_give_the_cheaper_strategy_more_epochs(params: Params) -> None:
+    trials = plan(params, ["everest", "tube", "scratch"], [0, 1])
+    assert [(t.arm, t.seed) for t in trials] == [(a, s) for a in ("everest", "tube", "scratch") for s in (0, 1)]
+    everest, tube, scratch = trials[0], trials[2], trials[4]
+    assert everest.params.pretrain.epochs == params.pretrain.epochs
+    assert tube.params.pretrain.epochs < everest.params.pretrain.epochs
+    assert tube.pretrain_gmacs == pytest.approx(everest.pretrain_gmacs, rel=0.5 / tube.params.pretrain.epochs + 0.01)
+    assert tube.params.pretrain.frame_selection.mode == "none"
+    assert scratch.params.finetune.init == "scratch"
+    assert scratch.pretrain_gmacs == 0
+    assert trials[1].params.seed == 1
+
+
+def test_equal_wall_time_follows_the_measured_rates(params: Params) -> None:
+    trials = plan(params, ["everest", "tube"], [0], "wall-time", {"everest": 100.0, "tube": 50.0})
+    assert trials[1].params.pretrain.epochs == params.pretrain.epochs // 2
+    with pytest.raises(InputError, match="no measured rate of 'tube'"):
+        plan(params, ["everest", "tube"], [0], "wall-time", {"everest": 100.0})
+
+
+@pytest.mark.parametrize("arms", [["cube"], ["everest", "everest"], []])
+def test_unknown_or_repeated_strategies_are_refused(params: Params, arms: list[str]) -> None:
+    with pytest.raises(InputError, match="Cure"):
+        plan(params, arms, [0])
+
+
+def test_seeds_widen_the_interval_of_a_difference() -> None:
+    random = np.random.default_rng(0)
+    same = np.tile(random.random(300) < 0.7, (3, 1))
+    lucky = same.copy()
+    lucky[0] = random.random(300) < 0.95
+    mean, (low, high) = strategy_difference(lucky, same, 800)
+    assert mean == pytest.approx(lucky.mean() - same.mean())
+    assert low <= 0.01, "one lucky training of three is no proof"
+    assert high > mean
+
+
+def test_moving_mean_and_pareto_front_of_small_examples() -> None:
+    assert moving_mean([1, 3, 5, 7], 2) == [1, 2, 4, 6]
+    assert pareto([(1, 50), (2, 40), (3, 60), (3, 55)]) == [(1, 50), (3, 60)]
+
+
+def test_plots_follow_the_page_and_stand_alone_in_light_colours() -> None:
+    svg = curves({"a": [(0, 1.0), (1, 0.5)], "b": [(0, 1.0), (1, 0.7)]}, title="Loss", x="step", y="loss")
+    inside, alone = in_page(svg), as_file(svg)
+    assert "var(--s1)" in inside
+    assert "var(--ink)" in inside
+    assert "#a1000" not in inside + alone
+    assert "#0072b2" in alone.lower()
+    assert "Loss" in inside
+    assert svg == curves({"a": [(0, 1.0), (1, 0.5)], "b": [(0, 1.0), (1, 0.7)]}, title="Loss", x="step", y="loss")
+    points = [
+        {"name": n, "x": x, "y": y, "low": y - 2, "high": y + 2} for n, x, y in (("a", 1.0, 50.0), ("b", 2.0, 60.0))
+    ]
+    assert "var(--s2)" in in_page(intervals(points, title="t", x="x", y="y"))
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    section = Section("Results <b>", tables=[Table(["name", "top-1 %"], [["a|b", "81.0"]])])
+    section.add_confusion("motion", ["up", "down"], np.array([[3, 1], [0, 4]]))
+    page = html("Title", "sub", ["verdict"], [section])
+    assert "Results &lt;b&gt;" in page
+    assert not re.search(r'(src|href)="https?:', page)
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+    text = markdown("Title", "sub", ["verdict"], [section])
+    assert "| a\\|b | 81.0 |" in text
+    assert "| up | 3 | 1 |" in text
+
+
+def test_numbers_and_durations_read_well() -> None:
+    assert [number(None), number(1234.5), number(0.123, 1, percent=True)] == ["–", "1,234.5", "12.3 %"]
+    assert [duration(5.26), duration(45), duration(200), duration(18720)] == [
+        "5.3 s",
+        "45 s",
+        "3 min 20 s",
+        "5 h 12 min",
+    ]
