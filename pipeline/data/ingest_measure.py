@@ -16,7 +16,7 @@ from pipeline.data.reasons import MISSING_SHARE
 from pipeline.data.video import VideoError, open_video
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.files import atomic_path
-from pipeline.data.video import VideoError
+from pipeline.data.video import X264, VideoError
 
 
 def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps: int, crf: int = 18) -> int:
@@ -33,19 +33,14 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
             if written != wanted:
                 raise VideoError(
                     "declared_more_than_decoded",
-                    f"{source.name}: frames {start_frame} to {end_frame} were asked for, {written} of "
-                    f"{wanted} exist",
+                    f"{source.name}: frames {start_frame} to {end_frame} were asked for, {written} of {wanted} exist",
                 )
             with av.open(str(temporary)) as check:
                 counted = sum(1 for _ in check.decode(video=0))
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(
-                "undecodable", f"{source.name} cannot be cut: {str(error).splitlines()[0]}"
-            ) from None
+            raise VideoError("undecodable", f"{source.name} cannot be cut: {str(error).splitlines()[0]}") from None
         if counted != wanted:
-            raise VideoError(
-                "declared_more_than_decoded", f"{target.name}: wrote {wanted} frames, {counted} decode"
-            )
+            raise VideoError("declared_more_than_decoded", f"{target.name}: wrote {wanted} frames, {counted} decode")
     return wanted
 
 
@@ -62,7 +57,7 @@ def _copy(video: Any, target: Path, start: int, end: int, fps: int, crf: int) ->
     position = start
     with av.open(str(target), "w", format="mp4", options={"fflags": "+bitexact"}) as output:
         encoder: Any = output.add_stream("libx264", rate=fps)
-        encoder.options = {"threads": "1", "flags": "+bitexact", "crf": str(crf), "preset": "veryfast"}
+        encoder.options = X264 | {"threads": "1", "flags": "+bitexact", "crf": str(crf), "preset": "veryfast"}
         encoder.pix_fmt = "yuv420p"
         held: Any = None
         for frame in video.decode(stream):

@@ -68,8 +68,7 @@ class S3:
         return int(self._head(url)["ContentLength"])
 
     def fetch(self, address: Address, part: Part) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
-        from urllib3.exceptions import HTTPError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
         failed = 0
         while True:
@@ -88,7 +87,7 @@ class S3:
                     raise AddressFailed(_explain(address.url, error)) from None
                 part.restart({})
                 why = "the object changed while it was fetched"
-            except (BotoCoreError, IncompleteReadError, HTTPError, OSError) as error:
+            except (BotoCoreError, HTTPClientError, IncompleteReadError, OSError) as error:
                 why = f"{type(error).__name__}: the connection broke"
             failed = 1 if part.size > before else failed + 1
             if failed >= self._patience.attempts:
@@ -104,9 +103,7 @@ class S3:
         if part.size == part.total:
             part.path.touch()
             return
-        answer = self._client.get_object(
-            Bucket=bucket, Key=key, Range=f"bytes={part.size}-", IfMatch=head["ETag"]
-        )
+        answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={part.size}-", IfMatch=head["ETag"])
         for block in answer["Body"].iter_chunks(1 << 20):
             part.append(block)
         if part.size < part.total:

@@ -108,7 +108,7 @@ def broken_inside(path: Path) -> Path:
 
 def static(path: Path, frames: int) -> Path:
     """One frame, repeated."""
-    write_video(path, np.repeat(moving(1, seed=3), frames, axis=0))
+    write_video(path, np.repeat(moving(1, seed=3), frames, axis=0), crf=0)
     return path
 
 

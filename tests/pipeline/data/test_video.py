@@ -10,12 +10,12 @@ from pipeline.data.video import VideoError, open_video, write_video
 
 
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
-    first = sample_videos.write(tmp_path / "a.mp4").read_bytes()
-    assert sample_videos.write(tmp_path / "b.mp4").read_bytes() == first
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.mp4", "b.mp4"]
+    written = {sample_videos.write(tmp_path / "a.mp4").read_bytes() for _ in range(40)}
+    assert len(written) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 def test_both_readers_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
     path = sample_videos.write(tmp_path / f"clip{suffix}", frames=30)
     by_decord, by_pyav = (open_video(path, reader) for reader in ("decord", "pyav"))
@@ -26,6 +26,17 @@ def test_both_readers_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(by_pyav.frames([7, 7, 0, 29]), first[[7, 7, 0, 29]])
     assert by_decord.fps == pytest.approx(by_pyav.fps) == pytest.approx(25.0)
     assert (by_decord.reader, by_pyav.reader) == ("decord", "pyav")
+
+
+def test_an_avi_with_b_frames_is_left_to_pyav_which_finds_its_last_frame(tmp_path: Path) -> None:
+    path = sample_videos.write(tmp_path / "clip.avi", frames=30)
+    with open_video(path) as video:
+        assert video.reader == "pyav"
+        whole = np.stack(list(video.all_frames()))
+        assert np.array_equal(video.frames([7, 0, 29]), whole[[7, 0, 29]])
+    old = sample_videos.raw_codec(tmp_path / "old.avi", "mpeg4", 64, 40)
+    with open_video(old) as video:
+        assert video.reader == "decord"
 
 
 def test_written_frames_come_back_nearly_unchanged(tmp_path: Path) -> None:
@@ -70,9 +81,7 @@ def test_odd_sizes_are_written_and_read(tmp_path: Path) -> None:
     assert open_video(tmp_path / "odd.mp4").frames([0]).shape == (1, 51, 33, 3)
 
 
-def test_names_are_never_taken_for_addresses_or_options(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_are_never_taken_for_addresses_or_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("concat:a.mp4", "-i x.mp4", "http:..mp4", "%03d.mp4", "a'b\"c $(x).mp4"):
         sample_videos.write(tmp_path / name)
