@@ -35,6 +35,8 @@ def main() -> int:
     except EverestError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except RuntimeError as error:
         if "ephemeral Prefect API server" not in str(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -12,10 +13,11 @@ import time
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.layout import WORK, output_dir
 from pipeline.params import load_params
-from pipeline.stage_process import only_one
+from pipeline.stage_process import PR_SET_PDEATHSIG, only_one
 
 _QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -23,6 +25,8 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
 }
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo() -> None:
@@ -65,16 +69,15 @@ def _run_flow() -> dict[str, str]:
     command = [sys.executable, "-m", "flows.local", str(answer)]
     if sys.stderr.isatty():
         command.append("--on-terminal")
-    child = subprocess.Popen(command)
-    # Ctrl-C reaches the child by itself, which saves and ends; this process only waits. A handler, not SIG_IGN: the
-    # child would inherit that.
-    previous = signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    # A group of its own: a Ctrl-C in the terminal comes to this process alone, which hands it on to the flow, and not
+    # to the embedded server, which the flow needs to the end.
+    child = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
+    previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in _STOPPING}
     try:
         code = child.wait()
     finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if code in (130, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")
     if code:
@@ -82,3 +85,7 @@ def _run_flow() -> dict[str, str]:
             "the chain did not finish; the message above says why. The same command continues."
         )
     return dict(json.loads(answer.read_text()))
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
