@@ -10,8 +10,9 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -63,8 +64,9 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any, epoch: int) -> torch.Tensor:
         """The mean loss of one micro-batch, a scalar on the device."""
 
-    def validate(self, epoch: int, last: bool) -> dict[str, float]:
-        """Scores after an epoch, the same on all ranks; {} where there is nothing to do. Keys start with
+    def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
+        """Scores after an epoch, the same on all ranks; {} where there is nothing to do; `alive` is called for
+        each batch, so that a long validation is not taken for a stall. Keys start with
         `val_`.
         """
 
@@ -404,7 +406,8 @@ class Engine:
         self.pulse.beat("validating", self.step)
         self.model.eval()
         with self.average.in_place_of(), torch.no_grad(), self._autocast():
-            scores = self.task.validate(epoch, last=self.step >= self.total_steps)
+            alive = partial(self.pulse.beat, "validating", self.step)
+            scores = self.task.validate(epoch, self.step >= self.total_steps, alive)
         self.model.train()
         self.spent.validate += time.perf_counter() - began
         if scores:

@@ -5,6 +5,7 @@ Shapes: B clips, C channels, T frames, H x W pixels, N tokens, A candidate slots
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class PretrainTask:
         loss: torch.Tensor = model(clip_BCTHW, noise_BN=noise_BN, **more)
         return loss
 
-    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+    def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         return {}
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
@@ -193,13 +194,14 @@ class FinetuneTask:
         # Heads share nothing that learns, so the gradient of the sum is each head's own.
         return torch.stack([F.cross_entropy(logits_BK, targets_BK) for logits_BK in logits]).sum()
 
-    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+    def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         if not last and (epoch + 1) % self.stage.validate_every_epochs:
             return {}
         heads = len(self.model.factors) if isinstance(self.model, Probes) else 1
         # Per head: right in the first, right in the first five, sum of losses, clips.
         sums_P4 = torch.zeros(heads, 4, dtype=torch.float64, device=self.ranks.device)
         for batch in self.validation.epoch(0):
+            alive()
             clip_BCTHW, labels_B = self.centre(batch, self.ranks.device)
             logits_PBK = self.model(clip_BCTHW).float()
             logits_PBK = logits_PBK if logits_PBK.ndim == 3 else logits_PBK[None]

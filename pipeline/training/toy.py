@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class ToyTask:
         mark.touch()
         return True
 
-    def validate(self, epoch: int, last: bool) -> dict[str, float]:
+    def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         return {}
 
 

@@ -88,7 +88,10 @@ def test_validation_counts_every_video_once(here: Path) -> None:
     assert sorted(rows) == list(range(6))
     task.model.eval()
     with torch.no_grad():
-        assert task.validate(0, last=True) == task.validate(1, last=True)
+        seen: list[int] = []
+        first = task.validate(0, True, lambda: seen.append(1))
+        assert first == task.validate(1, True, lambda: None)
+        assert len(seen) == 2
 
 
 def test_probes_train_several_rates_at_once_over_a_frozen_encoder(here: Path) -> None:
