@@ -163,9 +163,7 @@ def cost_rows(params: Params) -> list[dict[str, Any]]:
     """G multiply-adds a clip, computed beside published, for this experiment's and the papers' models."""
     from models.cost import multiply_adds
 
-    def row(
-        size: str, frames: int, resolution: int, depth: int, published: tuple[float, ...] | None
-    ) -> dict[str, Any]:
+    def row(size: str, frames: int, resolution: int, depth: int, published: tuple[float, ...] | None) -> dict[str, Any]:
         clip: dict[str, Any] = {"frames": frames, "resolution": resolution}
         own = published is None
         keep, visible = (
@@ -186,7 +184,5 @@ def cost_rows(params: Params) -> list[dict[str, Any]]:
         beside = {f"{name}_published": value for name, value in zip(names, published or (), strict=False)}
         return {"size": size, "clip": f"{frames} x {resolution} px", **values, **beside}
 
-    own = row(
-        params.pretrain.size, params.clip.frames, params.clip.resolution, params.pretrain.decoder_depth, None
-    )
+    own = row(params.pretrain.size, params.clip.frames, params.clip.resolution, params.pretrain.decoder_depth, None)
     return [own, *(row(size, 16, 224, 4, published) for size, published in PUBLISHED.items())]

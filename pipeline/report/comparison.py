@@ -56,10 +56,15 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path], equal: str) ->
         )
         for row in differences
     ]
+    budgets = [trial.pretrain_gmacs for trial in trials if trial.pretrain_gmacs]
+    if equal == "multiply-adds" and budgets and max(budgets) > 1.05 * min(budgets):
+        sentences.append(
+            f"Whole epochs make the budgets unequal: {min(budgets):.3g} to {max(budgets):.3g} G multiply-adds for each clip "
+            "of the corpus. With more epochs they come closer."
+        )
     if len(trials) == len(arms):
         sentences.append(
-            "One seed for each strategy: the intervals hold the choice of test videos, not the chance in "
-            "training."
+            "One seed for each strategy: the intervals hold the choice of test videos, not the chance in training."
         )
     return {
         "equal": equal,
@@ -90,9 +95,7 @@ def _hits(folders: Sequence[Path], benchmark: str) -> np.ndarray:
     return np.stack(found)
 
 
-def _result(
-    arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: Sequence[Path]
-) -> dict[str, Any]:
+def _result(arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: Sequence[Path]) -> dict[str, Any]:
     mean, deviation = mean_and_deviation(list(scored.mean(axis=1)))
     low, high = seeds_interval(scored, draws)
     return {
@@ -109,9 +112,7 @@ def _result(
 
 
 def _mean(folders: Sequence[Path], stage: str, benchmark: str | None, name: str) -> float | None:
-    found = [
-        read_metrics(f / layout.metrics_file(stage, benchmark)).get(f"efficiency/{name}") for f in folders
-    ]
+    found = [read_metrics(f / layout.metrics_file(stage, benchmark)).get(f"efficiency/{name}") for f in folders]
     values = [value for value in found if value is not None]
     return sum(values) / len(values) if values else None
 
@@ -141,9 +142,7 @@ def _curves(folders: Mapping[str, Sequence[Path]], benchmark: str) -> dict[str, 
 
 
 def _pictures(folder: Path, benchmarks: Sequence[str]) -> list[str]:
-    found = [
-        folder / layout.output_dir("evaluate", b) / "pictures" / "rightly-answered.png" for b in benchmarks
-    ]
+    found = [folder / layout.output_dir("evaluate", b) / "pictures" / "rightly-answered.png" for b in benchmarks]
     return [str(path) for path in found if path.exists()]
 
 
@@ -163,9 +162,7 @@ def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
     ]  # fmt: skip
     title = f"Strategies at equal {summary['equal']}"
     seeds = max(row["seeds"] for row in summary["results"])
-    subtitle = (
-        f"Recipe {summary['recipe']}; {seeds} seed{'s' * (seeds > 1)}; fine-tuning is the same for all."
-    )
+    subtitle = f"Recipe {summary['recipe']}; {seeds} seed{'s' * (seeds > 1)}; fine-tuning is the same for all."
     used = [s for s in sections if s.tables or s.plots or s.pictures]
     texts = {
         "report.html": html(title, subtitle, summary["sentences"], used),
@@ -252,7 +249,7 @@ def _costs(summary: dict[str, Any]) -> Section:
             row["strategy"],
             str(row["epochs"]),
             number(row["gmacs_per_clip"], 3),
-            number(row["gmacs_per_corpus_clip"], 2),
+            number(row["gmacs_per_corpus_clip"], 3),
             number(row["peak_memory_gib"], 2),
             number(row["clips_per_second"], 0),
             number(row["mfu"], 1, percent=True),
@@ -261,16 +258,12 @@ def _costs(summary: dict[str, Any]) -> Section:
         ]
         for row in summary["costs"]
     ]
-    caption = (
-        "Pre-training as measured, mean over seeds; multiply-adds of forwards, for one clip of the corpus"
-    )
+    caption = "Pre-training as measured, mean over seeds; multiply-adds of forwards, for one clip of the corpus"
     return Section("Cost", tables=[Table(head, rows, caption), published_costs(summary["published"])])
 
 
 def _tokens(summary: dict[str, Any]) -> Section:
-    section = Section(
-        "Tokens", "What the fine-tuned model looks at. Dimmed tokens are dropped before the first block."
-    )
+    section = Section("Tokens", "What the fine-tuned model looks at. Dimmed tokens are dropped before the first block.")
     for path in summary["pictures"]:
         section.add_picture(Path(path), Path(path).parents[1].name)
     return section

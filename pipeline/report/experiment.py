@@ -33,9 +33,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
     title = f"Experiment {summary['recipe']}"
     commit = summary["versions"].get("git.commit", "no commit")[:10]
     dirty = ", with uncommitted changes" if summary["versions"].get("git.dirty") == "true" else ""
-    subtitle = (
-        f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
-    )
+    subtitle = f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
     used = [s for s in sections if s.tables or s.plots or s.matrices or s.pictures]
     texts = {
         "report.html": html(title, subtitle, summary["sentences"], used),
@@ -153,9 +151,7 @@ def _costs(summary: dict[str, Any]) -> Section:
         "energy Wh", "wall time",
     )  # fmt: skip
     # Few machines tell their energy: no column of dashes elsewhere.
-    shown = [
-        index for index in range(len(head)) if index != 7 or any(r["energy_wh"] for r in summary["stages"])
-    ]
+    shown = [index for index in range(len(head)) if index != 7 or any(r["energy_wh"] for r in summary["stages"])]
     rows = [
         [
             row["stage"],
@@ -170,9 +166,7 @@ def _costs(summary: dict[str, Any]) -> Section:
         ]
         for row in summary["stages"]
     ]
-    measured = Table(
-        [head[i] for i in shown], [[r[i] for i in shown] for r in rows], "As measured in this experiment"
-    )
+    measured = Table([head[i] for i in shown], [[r[i] for i in shown] for r in rows], "As measured in this experiment")
     section = Section("Cost", tables=[measured])
     section.tables.append(published_costs(summary["cost"]))
     return section

@@ -37,9 +37,7 @@ def style(index: int) -> dict[str, Any]:
     return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
 
-def curves(
-    series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False
-) -> str:
+def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False) -> str:
     """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind
     it.
     """
@@ -54,7 +52,7 @@ def curves(
         axes.plot(xs, ys, color=look["color"], linestyle=look["linestyle"], marker=marker, markersize=4,
                   linewidth=1.7, label=name)  # fmt: skip
     if len(series) > 1:
-        axes.legend(frameon=False, labelcolor="#010101", fontsize=9)
+        _legend(figure, len(series))
     return _finish(figure, axes, title, x, y)
 
 
@@ -78,7 +76,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) 
             linewidth=1,
             zorder=0,
         )
-    axes.legend(frameon=False, labelcolor="#010101", fontsize=9)
+    _legend(figure, len(rows))
     axes.margins(x=0.12)
     return _finish(figure, axes, title, x, y)
 
@@ -122,9 +120,7 @@ def as_file(svg: str) -> str:
     """The plot in the light page's colours, for a file of its own."""
     for stand_in, (_, light) in INK.items():
         svg = svg.replace(stand_in, light)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace(
-        "<svg ", '<svg style="background:#ffffff" ', 1
-    )
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg ", '<svg style="background:#ffffff" ', 1)
 
 
 def in_page(svg: str) -> str:
@@ -148,6 +144,11 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
     return figure, axes
+
+
+def _legend(figure: Any, entries: int) -> None:
+    """Below the plot, where it hides nothing."""
+    figure.legend(loc="outside lower center", ncols=min(entries, 4), frameon=False, labelcolor="#010101", fontsize=9)
 
 
 def _finish(figure: Any, axes: Any, title: str, x: str, y: str) -> str:

@@ -41,9 +41,7 @@ def _one(row: dict[str, Any]) -> str:
 
 def difference(name_a: str, name_b: str, mean: float, low: float, high: float, seeds: int, cost: str) -> str:
     """The verdict over two strategies; `mean`, `low`, `high` in percentage points (a - b)."""
-    spread = (
-        f"{mean:+.1f} points top-1 (95 % interval {low:+.1f} to {high:+.1f}, {seeds} seed{'s' * (seeds > 1)})"
-    )
+    spread = f"{mean:+.1f} points top-1 (95 % interval {low:+.1f} to {high:+.1f}, {seeds} seed{'s' * (seeds > 1)})"
     if low > 0:
         return f"At equal {cost}, {name_a} is better than {name_b}: {spread}."
     if high < 0:
