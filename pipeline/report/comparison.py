@@ -59,8 +59,8 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path], equal: str) ->
     budgets = [trial.pretrain_gmacs for trial in trials if trial.pretrain_gmacs]
     if equal == "multiply-adds" and budgets and max(budgets) > 1.05 * min(budgets):
         sentences.append(
-            f"Whole epochs make the budgets unequal: {min(budgets):.3g} to {max(budgets):.3g} G multiply-adds for each clip "
-            "of the corpus. With more epochs they come closer."
+            f"Whole epochs make the budgets unequal: {min(budgets):.3g} to {max(budgets):.3g} G multiply-adds for each "
+            "clip of the corpus. With more epochs they come closer."
         )
     if len(trials) == len(arms):
         sentences.append(
