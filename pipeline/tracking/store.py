@@ -31,6 +31,9 @@ BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100
 MAX_PARAM, MAX_TAG = 6000, 8000
 PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE")
 
+#: Makes MLflow's page open on training runs, not on traces of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 T = TypeVar("T")
 
 
@@ -73,7 +76,7 @@ class Store:
                 found = self._call(lambda: self.client.get_experiment_by_name(name))
                 if found is None:
                     where = _artifact_location(self.uri)
-                    identity = self._call(lambda: self.client.create_experiment(name, artifact_location=where))
+                    identity = self._call(lambda: self.client.create_experiment(name, where, KIND))
                 else:
                     identity = found.experiment_id
             self._experiments[name] = identity
