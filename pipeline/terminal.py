@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 _ERRORS = Console(stderr=True, highlight=False)
+#: [characters] of tables that do not go to a terminal.
+WIDTH_OF_A_FILE = 160
 _NEXT = """\
 Report                 {report}
 Look around            make ui
@@ -20,12 +22,12 @@ Run as a deployment    prefect deployment run 'experiment/demo' --param override
 
 def say(message: str) -> None:
     """A line about progress, on stderr: stdout is for results."""
-    _ERRORS.print(message, markup=False)
+    _ERRORS.print(message, markup=False, soft_wrap=True)
 
 
 def show(value: Any, title: str | None = None) -> None:
     """Print a result for reading: a list of rows as a table, a mapping as pairs, anything else as text."""
-    console = Console(highlight=False)
+    console = _console()
     if isinstance(value, list) and value and isinstance(value[0], dict):
         console.print(table(value, title))
     elif isinstance(value, dict):
@@ -53,7 +55,7 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
 
 def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: float, report: Path) -> None:
     """The end of the main job: results with their cost, and the commands that lead further."""
-    console = Console(highlight=False)
+    console = _console()
     rows = [
         {
             "benchmark": row["benchmark"],
@@ -71,7 +73,13 @@ def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: flo
     console.print(
         f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n"
     )
-    console.print(_NEXT.format(report=report), markup=False)
+    console.print(_NEXT.format(report=report), markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """Stdout; in a file or a pipe a table is as wide as it needs to be."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE)
 
 
 def _is_rows(entry: Any) -> bool:
