@@ -36,6 +36,7 @@ test-all: install ## all tests, the long ones and the browser's too
 	@$(BIN)/python -m pytest
 
 faults: install ## the full counts of the fault trials, as a table
+	@$(BIN)/python -m pipeline.training.faults
 	@$(BIN)/python -m pytest -m slow tests/faults
 
 check: install ## format, lint and type check

@@ -120,6 +120,9 @@ class FinetuneOverrides(Group):
 
 
 class EvaluateOverrides(Group):
+    """Fields of `evaluate` that one benchmark sets for itself."""
+
+    split: Literal["test", "val"] | None = None
     segments: Count | None = None
     crops: Literal[1, 3] | None = None
 
@@ -261,6 +264,9 @@ class FinetuneParams(Group):
 
 
 class EvaluateParams(Group):
+    """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC)."""
+
+    split: Literal["test", "val"]
     segments: Count
     crops: Literal[1, 3]
     batch: Count

@@ -21,13 +21,14 @@ def step(
     batch: Annotated[int, typer.Option(help="Clips in a step.")] = 4,
     steps: Annotated[int, typer.Option(help="Turns that each contestant gets.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each contestant; all cores if left out.")] = None,
     compiled: Annotated[bool, typer.Option(help="Compile ours.")] = False,
     as_json: Json = False,
 ) -> None:
     """A pre-training step: ours, a plain one, and Hugging Face's VideoMAE."""
     from pipeline.bench.step import command
 
-    emit(command(size, batch, steps, device, None, compiled), as_json, "Training step")
+    emit(command(size, batch, steps, device, threads, compiled), as_json, "Training step")
 
 
 @app.command()

@@ -35,9 +35,18 @@ def _stage(name: str, benchmark: str | None) -> None:
 
 
 @app.command()
-def download(benchmark: Benchmark) -> None:
+def download(
+    benchmark: Benchmark,
+    dry_run: Annotated[bool, typer.Option(help="Only say which files would be fetched, with their sizes.")] = False,
+    as_json: Json = False,
+) -> None:
     """Stage: fetch videos, decode each once, write the manifest."""
-    _stage("download", benchmark)
+    if not dry_run:
+        return _stage("download", benchmark)
+    from pipeline.params import load_params
+    from pipeline.stages.download import plan
+
+    return emit(plan(load_params(), benchmark), as_json, f"Would be fetched for {benchmark}")
 
 
 @app.command()

@@ -69,7 +69,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def plan(
     recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
-    gpu: Annotated[str, typer.Option(help="h100, a100-80, a6000, 4090, or cpu for this machine.")] = "h100",
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 8,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
     as_json: Json = False,

@@ -37,21 +37,21 @@ class TestSet:
     quarantined: dict[str, str]
 
     @classmethod
-    def load(cls, benchmark: str) -> TestSet:
-        """From the manifest of a benchmark.
+    def load(cls, benchmark: str, split: str = "test") -> TestSet:
+        """One split of a benchmark's manifest.
 
         Raises:
             InputError: the split is empty or has no labels.
         """
         path = layout.manifest_dir(benchmark) / "manifest.parquet"
         columns = ["video_id", "path", "label", "status", "reason"]
-        rows = manifest.load(path, columns, split="test", status=None).to_pylist()
+        rows = manifest.load(path, columns, split=split, status=None).to_pylist()
         labelled = [row for row in rows if row["label"] >= 0]
         if not labelled:
             raise InputError(
-                f"{path} has {len(rows)} test videos and {len(labelled)} with a label: there is nothing to "
+                f"{path} has {len(rows)} {split} videos and {len(labelled)} with a label: there is nothing to "
                 "score. "
-                "Cure: choose a data.split whose test labels are public."
+                "Cure: set evaluate.split to a split whose labels are public."
             )
         names_once([row["video_id"] for row in labelled])
         return cls(

@@ -60,7 +60,7 @@ def main() -> int:
             if stop.signal:
                 raise Interrupted(f"evaluation stopped by {stop.signal}; the same command starts it again")
 
-        tests = TestSet.load(arguments.benchmark)
+        tests = TestSet.load(arguments.benchmark, params.evaluate_of(arguments.benchmark).split)
         model = layout.output_dir("finetune", arguments.benchmark)
         outcome = evaluate(params, arguments.benchmark, tests, model, ranks, progress=progress)
         if ranks.main:

@@ -33,7 +33,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
 
     how = params.evaluate_of(benchmark)
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
-    tests = TestSet.load(benchmark)
+    tests = TestSet.load(benchmark, how.split)
     work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info]))
     flat = {"seed": params.seed, **flatten(params.clip, "clip."), **flatten(how, "evaluate.")}
     ranks = _ranks(params)
