@@ -64,8 +64,6 @@ def _check(root: Path, recipe: str | None, overrides: dict[str, Any]) -> Params:
 
 
 def _publish(summary: dict[str, Any], outcomes: dict[str, str], kept: Path) -> None:
-    create_table_artifact(
-        key="results", table=summary["results"], description=f"Report: {kept / 'report.html'}"
-    )
+    create_table_artifact(key="results", table=summary["results"], description=f"Report: {kept / 'report.html'}")
     lines = ["| stage | DVC |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items())]
     create_markdown_artifact(key="stages", markdown="\n".join(lines), description=os.fspath(kept))

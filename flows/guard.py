@@ -83,9 +83,7 @@ def guard() -> Iterator[Children]:
     if threading.current_thread() is not threading.main_thread():
         yield children  # Python delivers signals to the main thread only
         return
-    previous: dict[signal.Signals, Any] = {
-        number: signal.signal(number, children.stop) for number in _STOPPING_SIGNALS
-    }
+    previous: dict[signal.Signals, Any] = {number: signal.signal(number, children.stop) for number in _STOPPING_SIGNALS}
     try:
         yield children
     finally:

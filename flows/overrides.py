@@ -22,9 +22,7 @@ class _OverridesSchema:
     """Publishes every dotted key with the bounds that params.yaml has for it."""
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         full = Params.model_json_schema()
         properties: dict[str, Any] = {}
         for key, entry in _leaves(full, full, ""):
@@ -71,9 +69,7 @@ def _leaves(node: dict[str, Any], full: dict[str, Any], prefix: str) -> list[tup
         merged: dict[str, list[dict[str, Any]]] = {}
         for key, entry in found:
             merged.setdefault(key, []).append(entry)
-        return [
-            (key, entries[0] if len(entries) == 1 else {"anyOf": entries}) for key, entries in merged.items()
-        ]
+        return [(key, entries[0] if len(entries) == 1 else {"anyOf": entries}) for key, entries in merged.items()]
     if "properties" in node:
         for name, child in node["properties"].items():
             found += _leaves(child, full, f"{prefix}{name}.")

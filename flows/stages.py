@@ -31,9 +31,7 @@ def chain(params: Params) -> list[Stage]:
     starts_from: tuple[str, ...] = ()
     if params.finetune.init == PRETRAINED:  # with converted weights nobody waits for a pre-training
         stages += [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
-        stages.append(
-            Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True)
-        )
+        stages.append(Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True))
         starts_from = ("pretrain",)
     for key in params.benchmarks:
         stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))

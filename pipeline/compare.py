@@ -59,16 +59,11 @@ def command(
 
     values = {"strategies": list(strategies), "seeds": list(seeds), "equal": equal}
     summary = summarise(trials, {_name(trial): cell(trial) for trial in trials}, equal)
-    with stage_run(
-        "compare", None, values, layout.work_dir("compare", None, layout.fingerprint(values))
-    ) as tracked:
+    with stage_run("compare", None, values, layout.work_dir("compare", None, layout.fingerprint(values))) as tracked:
         for file in write_comparison(summary, RESULTS):
             tracked.artifact(file, "report")
         tracked.metrics(
-            {
-                f"{row['strategy']}/{row['benchmark']}/top1_mean": row["top1"] / 100
-                for row in summary["results"]
-            }
+            {f"{row['strategy']}/{row['benchmark']}/top1_mean": row["top1"] / 100 for row in summary["results"]}
         )
     return {"trials": rows, **summary, "report": str(RESULTS / "report.html")}
 
@@ -138,9 +133,7 @@ def _check_data(params: Params) -> None:
     missing += [b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()]
     if missing:
         targets = " ".join(f"corpus@{name}" for name in sorted(set(missing)))
-        raise InputError(
-            f"no cached data of {', '.join(sorted(set(missing)))}. Cure: `dvc repro {targets}` first."
-        )
+        raise InputError(f"no cached data of {', '.join(sorted(set(missing)))}. Cure: `dvc repro {targets}` first.")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

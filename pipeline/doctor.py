@@ -62,32 +62,22 @@ def _devices() -> Check:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return _check("devices", "ok", f"{len(names)} GPU: {', '.join(sorted(set(names)))}")
     driver = shutil.which("nvidia-smi")
-    cure = (
-        "the driver is there but torch sees no GPU: compare nvidia-smi with torch.version.cuda"
-        if driver
-        else ""
-    )
-    return _check(
-        "devices", "warn", f"no GPU, {os.cpu_count()} CPU cores", cure or "paper-size recipes need GPUs"
-    )
+    cure = "the driver is there but torch sees no GPU: compare nvidia-smi with torch.version.cuda" if driver else ""
+    return _check("devices", "warn", f"no GPU, {os.cpu_count()} CPU cores", cure or "paper-size recipes need GPUs")
 
 
 def _memory() -> Check:
     import psutil
 
     total = psutil.virtual_memory().total / 2**30
-    return _check(
-        "memory", "ok" if total >= 6 else "warn", f"{total:.0f} GiB", "" if total >= 6 else "6 GiB or more"
-    )
+    return _check("memory", "ok" if total >= 6 else "warn", f"{total:.0f} GiB", "" if total >= 6 else "6 GiB or more")
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     if free >= MINIMUM_FREE_GIB:
         return _check("disk", "ok", f"{free:.0f} GiB free here")
-    return _check(
-        "disk", "fail", f"{free:.1f} GiB free here", f"free {MINIMUM_FREE_GIB} GiB or set EVEREST_DATA"
-    )
+    return _check("disk", "fail", f"{free:.1f} GiB free here", f"free {MINIMUM_FREE_GIB} GiB or set EVEREST_DATA")
 
 
 def _decoders() -> list[Check]:
@@ -122,21 +112,15 @@ def _archive_tools() -> list[Check]:
 
 
 def _git() -> Check:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if done.returncode:
-        return _check(
-            "git", "warn", done.stderr.strip(), "deployments run the last commit: git init, then commit"
-        )
+        return _check("git", "warn", done.stderr.strip(), "deployments run the last commit: git init, then commit")
     return _check("git", "ok", f"at {done.stdout.strip()}")
 
 
 def _tracking() -> Check:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    return _reachable(
-        "mlflow", uri, "start the server or unset MLFLOW_TRACKING_URI; training goes on without it"
-    )
+    return _reachable("mlflow", uri, "start the server or unset MLFLOW_TRACKING_URI; training goes on without it")
 
 
 def _orchestrator() -> Check:

@@ -46,9 +46,7 @@ DEVICES = {
     "a100-80": Device("A100 80GB SXM", 312e12, 156e12, 80, 2.039e12, 300e9, "NVIDIA A100 data sheet, dense"),
     "a100-40": Device("A100 40GB SXM", 312e12, 156e12, 40, 1.555e12, 300e9, "NVIDIA A100 data sheet, dense"),
     "a6000": Device("RTX A6000", 154.8e12, 77.4e12, 48, 0.768e12, 28e9, "NVIDIA Ampere GA102 white paper"),
-    "4090": Device(
-        "RTX 4090", 165.2e12, 82.6e12, 24, 1.008e12, 16e9, "NVIDIA Ada GPU architecture white paper"
-    ),
+    "4090": Device("RTX 4090", 165.2e12, 82.6e12, 24, 1.008e12, 16e9, "NVIDIA Ada GPU architecture white paper"),
 }
 #: Names that CUDA reports -> key above, the more special first.
 _REPORTED = (

@@ -40,17 +40,11 @@ def command(
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise InputError(
-            f"formats = {list(formats)}: expected some of {', '.join(FORMATS)}. Cure: choose of these."
-        )
+        raise InputError(f"formats = {list(formats)}: expected some of {', '.join(FORMATS)}. Cure: choose of these.")
     if "onnx" in formats:
-        absent = [
-            name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
-        ]
+        absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if absent:
-            raise InputError(
-                f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`."
-            )
+            raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`.")
     import torch
 
     from models.weights import load_model, read_info
@@ -71,10 +65,7 @@ def command(
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
         for name in formats:
             forwards[name] = _EXPORT[name](network, shape, target / f"model.{name}")
-        clips = {
-            count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
-            for count in BATCHES
-        }
+        clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
         parity = {
             name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())
             for name in formats

@@ -54,7 +54,8 @@ def run_experiment() -> None:
     with only_one("experiment"):
         started = time.monotonic()
         say(
-            f"Recipe {params.recipe}: {', '.join(params.benchmarks)}. Ctrl-C saves and stops; the same command continues."
+            f"Recipe {params.recipe}: {', '.join(params.benchmarks)}. "
+            "Ctrl-C saves and stops; the same command continues."
         )
         outcomes = _run_flow()
         seconds = time.monotonic() - started
@@ -81,9 +82,7 @@ def _run_flow() -> dict[str, str]:
     if code in (130, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")
     if code:
-        raise EverestError(
-            "the chain did not finish; the message above says why. The same command continues."
-        )
+        raise EverestError("the chain did not finish; the message above says why. The same command continues.")
     return dict(json.loads(answer.read_text()))
 
 

@@ -100,19 +100,14 @@ def load(
     unknown = [name for name in columns or [] if name not in SCHEMA]
     if unknown:
         raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
-    filters = [
-        (key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None
-    ]
+    filters = [(key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None]
     try:
         return pq.read_table(path, columns=list(columns or SCHEMA), filters=filters or None, memory_map=True)
     except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist. Cure: run `everest download` for this benchmark first."
-        ) from None
+        raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
-            f"{path} is not a readable manifest: {error}. Cure: run `everest download` for this "
-            f"benchmark again."
+            f"{path} is not a readable manifest: {error}. Cure: run `everest download` for this benchmark again."
         ) from None
 
 

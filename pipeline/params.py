@@ -144,14 +144,10 @@ class ClipParams(Group):
     @model_validator(mode="after")
     def _whole_tokens(self) -> ClipParams:
         if self.frames % 2:
-            raise ValueError(
-                f"frames = {self.frames} must be even: a tubelet takes two. Cure: {self.frames + 1}."
-            )
+            raise ValueError(f"frames = {self.frames} must be even: a tubelet takes two. Cure: {self.frames + 1}.")
         if self.resolution % 16:
             cure = max(32, round(self.resolution / 16) * 16)
-            raise ValueError(
-                f"resolution = {self.resolution} must be a multiple of the 16-pixel patch. Cure: {cure}."
-            )
+            raise ValueError(f"resolution = {self.resolution} must be a multiple of the 16-pixel patch. Cure: {cure}.")
         return self
 
 
@@ -307,8 +303,8 @@ class Params(Group):
         for key in self.benchmarks:
             if not key.replace("_", "").replace("-", "").isalnum():
                 raise ValueError(
-                    f"benchmarks.{key}: a benchmark's name may hold letters, digits, '-' and '_' only: it names folders. "
-                    "Cure: rename it."
+                    f"benchmarks.{key}: a benchmark's name may hold letters, digits, '-' and '_' only: it "
+                    "names folders. Cure: rename it."
                 )
         for key in self.pretrain.corpus:
             if key not in self.benchmarks:
@@ -360,13 +356,9 @@ def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | No
             f"{path} does not exist. Cure: run in the project's root, or `everest recipe use demo` to write it."
         ) from None
     except yaml.YAMLError as error:
-        raise InputError(
-            f"{path} is not valid YAML: {' '.join(str(error).split())}. Cure: mend that line."
-        ) from None
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Cure: mend that line.") from None
     if not isinstance(raw, dict):
-        raise InputError(
-            f"{path} holds {type(raw).__name__}, expected a mapping. Cure: `everest recipe use demo`."
-        )
+        raise InputError(f"{path} holds {type(raw).__name__}, expected a mapping. Cure: `everest recipe use demo`.")
     for key, value in (overrides or {}).items():
         _set_dotted(raw, key, value)
     return check_params(raw, str(path))

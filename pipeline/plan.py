@@ -56,9 +56,7 @@ def plan(
         InputError: an unknown device, or no devices.
     """
     if gpu != "cpu" and gpu not in DEVICES:
-        raise InputError(
-            f"gpu = {gpu!r}, expected one of {', '.join([*DEVICES, 'cpu'])}. Cure: choose one of them."
-        )
+        raise InputError(f"gpu = {gpu!r}, expected one of {', '.join([*DEVICES, 'cpu'])}. Cure: choose one of them.")
     if gpus < 1:
         raise InputError(f"gpus = {gpus}, expected at least 1. Cure: give the number of devices.")
     from pipeline.recipes import recipe_path
@@ -122,16 +120,11 @@ def _stage_row(
     parameters, per_clip, fixed = _memory(stage, benchmark, params) if memory else (0, 0.0, 0.0)
     if found.batch % gpus:
         raise InputError(
-            f"{stage}: a global batch of {found.batch} does not divide among {gpus} devices. Cure: "
-            "another --gpus."
+            f"{stage}: a global batch of {found.batch} does not divide among {gpus} devices. Cure: another --gpus."
         )
     each = found.batch // gpus
-    micro, accumulate = (
-        _propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
-    )
-    bounds = _bounds(
-        cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu
-    )
+    micro, accumulate = _propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
+    bounds = _bounds(cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu)
     step = max(bounds.values())
     steps = found.epochs * (videos // found.batch)
     return {
@@ -142,9 +135,7 @@ def _stage_row(
         "global_batch": found.batch,
         "batch_per_device": micro,
         "accumulate": accumulate,
-        "memory_gib": round(_at(micro * found.repeated_augmentation, per_clip, fixed) / GIB, 2)
-        if micro
-        else None,
+        "memory_gib": round(_at(micro * found.repeated_augmentation, per_clip, fixed) / GIB, 2) if micro else None,
         "fits": micro > 0,
         "step_seconds": round(step, 4),
         "bound_by": max(bounds, key=lambda name: bounds[name]),
@@ -220,9 +211,7 @@ def _disk(params: Params, rows: list[dict[str, Any]]) -> dict[str, float]:
     """[GiB] of the caches and of checkpoints at once."""
     frame = FRAME_BYTES[params.preprocess.store] * (params.preprocess.short_side / 256) ** 2
     kept = params.preprocess.keep_every if params.preprocess.frames == "every" else 1
-    caches = (
-        sum(_videos(params, name)[1] * _videos(params, name)[2] for name in params.benchmarks) * frame / kept
-    )
+    caches = sum(_videos(params, name)[1] * _videos(params, name)[2] for name in params.benchmarks) * frame / kept
     weights = max((row["parameters_m"] for row in rows), default=0.0) * 1e6
     return {"cache": round(caches / GIB, 2), "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2)}
 
@@ -233,8 +222,7 @@ def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
         f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
         f"single ({device.source})",
         f"share of the peak: {share}; the published K400 epochs on 8 A6000 amount to about 0.04",
-        f"{CORES_PER_DEVICE} cores for each device decode a clip in {DECODE_SECONDS['jpeg'] * 1e3} ms "
-        "(cached JPEG)",
+        f"{CORES_PER_DEVICE} cores for each device decode a clip in {DECODE_SECONDS['jpeg'] * 1e3} ms (cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; DDP, AdamW in fp32",
         "counts of videos are the publishers', frames of a video rounded; validation is not counted",
     ] + (["on a CPU the share of the peak is that of small matrices at best"] if gpu == "cpu" else [])

@@ -57,9 +57,7 @@ def command(
     folder = resolve(model)
     info = read_info(folder)
     if "num_classes" not in info["kwargs"]:
-        raise InputError(
-            f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one."
-        )
+        raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
     views = info.get("views", {})
     how = {
         "frames": int(info["kwargs"].get("num_frames", 16)),
@@ -68,9 +66,7 @@ def command(
         "crops": crops or int(views.get("crops", 1)),
     }
     if not how["step"]:
-        raise InputError(
-            f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1)."
-        )
+        raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
     network = load_model(folder).eval()
     resolution = int(info["kwargs"].get("img_size", 224))
     began = time.perf_counter()
@@ -109,11 +105,7 @@ def command(
         if answers[n].probability is None
     ]
     if out is not None:
-        table = [
-            (str(f), answers[n].probability)
-            for n, f in enumerate(files)
-            if answers[n].probability is not None
-        ]
+        table = [(str(f), answers[n].probability) for n, f in enumerate(files) if answers[n].probability is not None]
         write(Path(out), table, names)  # type: ignore[arg-type]
     return {
         "predictions": rows,
@@ -134,9 +126,7 @@ def find(videos: Sequence[str]) -> list[Path]:
         path = Path(name)
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: name a video or a folder with videos.")
-        inside = (
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        )
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         found += [file for file in inside if file not in found]
     if not found:
         raise InputError(
@@ -164,9 +154,7 @@ def write(path: Path, rows: Sequence[tuple[str, np.ndarray]], names: Sequence[st
 
     with atomic_path(path) as temporary:
         if path.suffix == ".json":
-            value = [
-                {"video": v, "probabilities": dict(zip(names, map(float, p), strict=True))} for v, p in rows
-            ]
+            value = [{"video": v, "probabilities": dict(zip(names, map(float, p), strict=True))} for v, p in rows]
             temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -181,9 +169,7 @@ def write(path: Path, rows: Sequence[tuple[str, np.ndarray]], names: Sequence[st
                 "video": pa.array([v for v, _ in rows], pa.string()),
                 "predicted": pa.array([names[int(p.argmax())] for _, p in rows], pa.string()),
             }
-            columns |= {
-                name: pa.array([float(p[i]) for _, p in rows], pa.float32()) for i, name in enumerate(names)
-            }
+            columns |= {name: pa.array([float(p[i]) for _, p in rows], pa.float32()) for i, name in enumerate(names)}
             pq.write_table(pa.table(columns), temporary)
 
 

@@ -211,12 +211,8 @@ def _reference(params: Params) -> str:
 
 def _values(params: Params, benchmark: str) -> dict[str, Any]:
     """A benchmark's resolved values by the keys of PUBLISHED."""
-    found = flatten(
-        {"clip": params.clip.model_dump(), "pretrain": params.pretrain.model_dump(), "seed": params.seed}
-    )
-    found |= flatten(params.finetune_of(benchmark), "finetune.") | flatten(
-        params.evaluate_of(benchmark), "evaluate."
-    )
+    found = flatten({"clip": params.clip.model_dump(), "pretrain": params.pretrain.model_dump(), "seed": params.seed})
+    found |= flatten(params.finetune_of(benchmark), "finetune.") | flatten(params.evaluate_of(benchmark), "evaluate.")
     return found | flatten(params.benchmark(benchmark).data, "data.")
 
 

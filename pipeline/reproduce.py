@@ -42,16 +42,12 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     except StoreError as error:
         if not error.permanent:
             raise
-        raise InputError(
-            f"{run} is not a run of {store.uri}. Cure: copy the id from the tracking page."
-        ) from None
+        raise InputError(f"{run} is not a run of {store.uri}. Cure: copy the id from the tracking page.") from None
     tags = found["tags"]
     stage, benchmark = tags.get("everest.stage"), tags.get("everest.benchmark")
     commit, parent = tags.get("git.commit"), tags.get("mlflow.parentRunId")
     if not stage or not commit or not parent:
-        raise InputError(
-            f"run {run} lacks its stage, commit or parent. Cure: name a stage's run, not an experiment's."
-        )
+        raise InputError(f"run {run} lacks its stage, commit or parent. Cure: name a stage's run, not an experiment's.")
     folder = (FOLDER / run).absolute()
     _worktree(commit, folder)
     try:
@@ -79,9 +75,7 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
 def compare_metrics(then: dict[str, float], now: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics of both, costs left out; equal means the same bits."""
     names = sorted(name for name in then if name in now and not name.startswith(MEASURED))
-    return [
-        {"metric": n, "then": then[n], "now": float(now[n]), "equal": then[n] == float(now[n])} for n in names
-    ]
+    return [{"metric": n, "then": then[n], "now": float(now[n]), "equal": then[n] == float(now[n])} for n in names]
 
 
 def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> None:
@@ -105,9 +99,7 @@ def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> N
 def _object(objects: Path, digest: str, path: str) -> Path:
     place = objects / digest[:2] / digest[2:]
     if not place.exists():
-        raise InputError(
-            f"{path} with hash {digest} is not in the DVC cache {objects}. Cure: `dvc fetch` it first."
-        )
+        raise InputError(f"{path} with hash {digest} is not in the DVC cache {objects}. Cure: `dvc fetch` it first.")
     return place
 
 
@@ -143,9 +135,7 @@ def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
     program = [sys.executable, "-c", "from pipeline.cli import main; main()", *words]
     code = subprocess.call(program, cwd=folder, env=environment)
     if code:
-        raise EverestError(
-            f"{' '.join(words)} ended with code {code} in {folder}. Cure: mend what its message names."
-        )
+        raise EverestError(f"{' '.join(words)} ended with code {code} in {folder}. Cure: mend what its message names.")
 
 
 def _worktree(commit: str, folder: Path) -> None:
@@ -165,6 +155,4 @@ def _apply(patch: Path, folder: Path) -> None:
 def _git(*words: str, check: bool = True) -> None:
     done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise InputError(
-            f"git {words[0]}: {done.stderr.strip()}. Cure: fetch the commit, or mend what git names."
-        )
+        raise InputError(f"git {words[0]}: {done.stderr.strip()}. Cure: fetch the commit, or mend what git names.")

@@ -70,9 +70,7 @@ def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: flo
     ]
     console.print(table(rows, "Results"))
     ran = sum(outcome == "ran" for outcome in outcomes.values())
-    console.print(
-        f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n"
-    )
+    console.print(f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n")
     console.print(_NEXT.format(report=report), markup=False, soft_wrap=True)
 
 

@@ -44,9 +44,7 @@ def at_import(path: Path, known: set[str]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 submodule = f"{node.module}.{alias.name}"
-                yield from (
-                    name for name in [submodule if submodule in known else node.module] if name in known
-                )
+                yield from (name for name in [submodule if submodule in known else node.module] if name in known)
 
 
 def starts(module: str, package: str) -> bool:
@@ -71,9 +69,7 @@ def test_flows_know_only_the_parameters_of_pipeline(root: Path) -> None:
     for path in sources(root):
         if path.relative_to(root).parts[0] == "flows":
             ours = {m for m in imports(path) if starts(m, "pipeline") or starts(m, "models")}
-            strays = {m for m in ours if not any(starts(m, allowed) for allowed in OPEN_TO_FLOWS)} - {
-                "pipeline"
-            }
+            strays = {m for m in ours if not any(starts(m, allowed) for allowed in OPEN_TO_FLOWS)} - {"pipeline"}
             assert not strays, f"{path} imports {strays}"
             assert not [m for m in imports(path) if starts(m, "torch") or starts(m, "mlflow")], path
 
@@ -97,10 +93,7 @@ def test_a_tool_has_one_owner(root: Path, package: str) -> None:
 
 def test_no_module_of_ours_imports_in_a_circle(root: Path) -> None:
     graph: dict[str, set[str]] = {}
-    names = {
-        ".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p
-        for p in sources(root)
-    }
+    names = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in sources(root)}
     for name, path in names.items():
         graph[name] = {target for target in at_import(path, set(names)) if target != name}
     done: set[str] = set()
@@ -128,9 +121,7 @@ def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
             if top in sys.stdlib_module_names or top in OURS or top == "__future__":
                 continue
             name = aliases.get(top, top)
-            assert re.search(rf'"{name}[\[><=";]', declared), (
-                f"{path} imports {top}, which pyproject.toml lacks"
-            )
+            assert re.search(rf'"{name}[\[><=";]', declared), f"{path} imports {top}, which pyproject.toml lacks"
 
 
 def test_yaml_and_weights_are_read_without_running_code(root: Path) -> None:

@@ -9,9 +9,7 @@ import typer
 
 from pipeline.commands.common import Json, emit
 
-app = typer.Typer(
-    help="Time parts against a baseline in the same run.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Time parts against a baseline in the same run.", no_args_is_help=True, rich_markup_mode=None)
 Clips = Annotated[Path | None, typer.Option(help="A folder of videos; generated ones if left out.")]
 
 

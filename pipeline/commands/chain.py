@@ -89,13 +89,9 @@ def report() -> None:
 def compare(
     strategies: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated; the first sets the budget: everest, tube, random, everest-keep-0.4 ..."
-        ),
+        typer.Option(help="Comma-separated; the first sets the budget: everest, tube, random, everest-keep-0.4 ..."),
     ] = "everest,tube",
-    seeds: Annotated[
-        str, typer.Option(help="Comma-separated; one training of each strategy for each.")
-    ] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Comma-separated; one training of each strategy for each.")] = "0,1,2",
     equal: Annotated[
         str, typer.Option(help="What all spend alike: multiply-adds, wall-time or epochs.")
     ] = "multiply-adds",
@@ -109,13 +105,9 @@ def compare(
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise InputError(
-            f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2"
-        ) from None
+        raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
     if equal not in ("multiply-adds", "wall-time", "epochs"):
-        raise InputError(
-            f"--equal {equal!r}: expected multiply-adds, wall-time or epochs. Cure: choose one of them."
-        )
+        raise InputError(f"--equal {equal!r}: expected multiply-adds, wall-time or epochs. Cure: choose one of them.")
     emit(command(strategies.split(","), numbers, equal, dry_run=dry_run), as_json, "Comparison")  # type: ignore[arg-type]
 
 

@@ -10,20 +10,14 @@ import typer
 from pipeline.commands.common import Json, commands, emit
 
 app = commands()
-Model = Annotated[
-    str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, a run's id, or a folder.")
-]
+Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, a run's id, or a folder.")]
 
 
 @app.command()
 def show(
     video: Path,
-    model: Annotated[
-        Path | None, typer.Option(help="A model's folder; raw-pixel scores if left out.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the picture and the animation.")] = Path(
-        "outputs/show"
-    ),
+    model: Annotated[Path | None, typer.Option(help="A model's folder; raw-pixel scores if left out.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the animation.")] = Path("outputs/show"),
     frame_step: Annotated[int, typer.Option(help="Frames between two of the clip.")] = 4,
     start: Annotated[float | None, typer.Option(help="Seconds; the middle of the video if left out.")] = None,
     as_json: Json = False,
@@ -43,9 +37,7 @@ def show(
 def predict(
     videos: Annotated[list[str], typer.Argument(help="Files, or folders that are searched.")],
     model: Model,
-    out: Annotated[
-        str | None, typer.Option(help="All probabilities: a .csv, .json or .parquet file.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(help="All probabilities: a .csv, .json or .parquet file.")] = None,
     pictures: Annotated[str | None, typer.Option(help="A folder for pictures of the kept tokens.")] = None,
     batch: int = 32,
     as_json: Json = False,
@@ -99,9 +91,7 @@ def convert_checkpoint(
     source: Path,
     destination: Path,
     to: Annotated[str, typer.Option(help="ours, official or huggingface.")] = "ours",
-    strategy: Annotated[
-        str | None, typer.Option(help="The tokens it is used with, if the file does not say.")
-    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="The tokens it is used with, if the file does not say.")] = None,
     img_size: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 224,
     num_frames: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 16,
     as_json: Json = False,

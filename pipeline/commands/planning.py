@@ -9,9 +9,7 @@ import typer
 from pipeline.commands.common import Json, commands, emit
 
 app = commands()
-recipe_app = typer.Typer(
-    help="List, show, choose and compare recipes.", no_args_is_help=True, rich_markup_mode=None
-)
+recipe_app = typer.Typer(help="List, show, choose and compare recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
 
@@ -34,9 +32,7 @@ def recipe_show(name: str) -> None:
 @recipe_app.command("use")
 def recipe_use(
     name: str,
-    force: Annotated[
-        bool, typer.Option(help="Overwrite a params.yaml that is no recipe's own text.")
-    ] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that is no recipe's own text.")] = False,
 ) -> None:
     """Write a recipe to params.yaml."""
     from pipeline import recipes
@@ -69,7 +65,9 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def plan(
     recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
-    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")] = "h100",
+    gpu: Annotated[
+        str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")
+    ] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 8,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
     as_json: Json = False,

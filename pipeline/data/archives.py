@@ -159,9 +159,7 @@ def _untar(parts: list[Path], folder: Path, meter: _Meter) -> None:
                 if content is None:
                     raise HostileArchive(f"{parts[0].name}: {member.name!r} has no content. Cure: {_TRUST}")
                 if _write(content, target, meter) != member.size:
-                    raise InputError(
-                        f"{parts[0].name} is cut off within {member.name!r}. Cure: fetch it again."
-                    )
+                    raise InputError(f"{parts[0].name} is cut off within {member.name!r}. Cure: fetch it again.")
             _read_to_end(joined)
     except tarfile.FilterError as error:
         raise HostileArchive(f"{parts[0].name}: {error}. Cure: {_TRUST}") from None

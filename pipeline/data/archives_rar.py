@@ -45,9 +45,7 @@ def unrar(archive: Path, folder: Path, caps: Caps, limit: int) -> int:
     tools = available_tools()
     if not tools:
         packages = " ".join(package for package, _ in TOOLS.values())
-        raise InputError(
-            f"{archive.name} is a rar archive and no tool reads it. Cure: sudo apt-get install {packages}"
-        )
+        raise InputError(f"{archive.name} is a rar archive and no tool reads it. Cure: sudo apt-get install {packages}")
     failures = []
     for tool in tools:
         attempt = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{tool}."))
@@ -105,9 +103,7 @@ def _watch(folder: Path, name: str, limit: int) -> None:
         for entry in names:
             total += os.lstat(os.path.join(parent, entry)).st_size  # noqa: PTH118 - many thousand files
     if total > limit:
-        raise HostileArchive(
-            f"{name} unpacks to more than {limit / 2**20:.0f} MiB. Cure: do not use this archive."
-        )
+        raise HostileArchive(f"{name} unpacks to more than {limit / 2**20:.0f} MiB. Cure: do not use this archive.")
 
 
 def _inspect(folder: Path, name: str, caps: Caps) -> int:
@@ -117,16 +113,10 @@ def _inspect(folder: Path, name: str, caps: Caps) -> int:
         for entry in [*folders, *names]:
             mode = os.lstat(os.path.join(parent, entry)).st_mode  # noqa: PTH118
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise HostileArchive(
-                    f"{name}: {entry!r} is a link, device or pipe. Cure: do not use this archive."
-                )
+                raise HostileArchive(f"{name}: {entry!r} is a link, device or pipe. Cure: do not use this archive.")
             if stat.S_ISREG(mode) and mode & SET_ID:
-                raise HostileArchive(
-                    f"{name}: {entry!r} sets a user or group id. Cure: do not use this archive."
-                )
+                raise HostileArchive(f"{name}: {entry!r} sets a user or group id. Cure: do not use this archive.")
         count += len(names)
         if count > caps.entries:
-            raise HostileArchive(
-                f"{name} holds more than {caps.entries} entries. Cure: do not use this archive."
-            )
+            raise HostileArchive(f"{name} holds more than {caps.entries} entries. Cure: do not use this archive.")
     return count

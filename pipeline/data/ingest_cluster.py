@@ -18,9 +18,7 @@ from pipeline.errors import EverestError, InputError
 FILES_PER_TASK = 64
 
 
-def measure_on_cluster(
-    address: str, root: Path, paths: list[str], limits: Limits
-) -> Iterator[tuple[str, Measurement]]:
+def measure_on_cluster(address: str, root: Path, paths: list[str], limits: Limits) -> Iterator[tuple[str, Measurement]]:
     """Measure files on the cluster at `address`; yields (path, measurement) as tasks finish.
 
     Raises:

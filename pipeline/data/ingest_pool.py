@@ -158,9 +158,7 @@ def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterat
                             worker.job = None
                         if queue:
                             worker.send(queue.popleft(), limits)
-                for worker in [
-                    one for one in pool if (one.job or not one.ready) and one.due <= time.monotonic()
-                ]:
+                for worker in [one for one in pool if (one.job or not one.ready) and one.due <= time.monotonic()]:
                     if not worker.ready:
                         raise EverestError(f"a decoding process did not start within {START_SECONDS:.0f} s.")
                     assert worker.job is not None

@@ -146,9 +146,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
     return read
 
 
-def draw_examples(
-    params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path
-) -> None:
+def draw_examples(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path) -> None:
     """Kept tokens of the first test video that was answered rightly, and of the first that was not."""
     from models.weights import load_model
     from pipeline.evaluation.tokens import draw_kept, kept_tokens
@@ -158,9 +156,7 @@ def draw_examples(
     folder.mkdir(parents=True, exist_ok=True)
     for name, wanted in (("rightly-answered", True), ("wrongly-answered", False)):
         for number, answer in enumerate(answers):
-            right = (
-                answer.probability is not None and int(answer.probability.argmax()) == tests.labels[number]
-            )
+            right = answer.probability is not None and int(answer.probability.argmax()) == tests.labels[number]
             if answer.probability is not None and right == wanted:
                 view = read(number)[0]
                 draw_kept(view, kept_tokens(model, view, params.clip.resolution), folder / f"{name}.png")
@@ -239,7 +235,5 @@ def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmar
 
 def stacked(answers: list[Answer], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [V, C] and labels [V] of the videos that were read."""
-    pairs = [
-        (a.probability, label) for a, label in zip(answers, labels, strict=True) if a.probability is not None
-    ]
+    pairs = [(a.probability, label) for a, label in zip(answers, labels, strict=True) if a.probability is not None]
     return np.stack([p for p, _ in pairs]), np.asarray([label for _, label in pairs], dtype=np.int64)

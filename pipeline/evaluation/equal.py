@@ -51,8 +51,7 @@ def arm_overrides(name: str) -> dict[str, Any]:
         return {**ARMS[head], "pretrain.keep_ratio": float(ratio)}
     except (KeyError, ValueError):
         raise InputError(
-            f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}, or everest-keep-0.4 for "
-            "another ratio."
+            f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}, or everest-keep-0.4 for another ratio."
         ) from None
 
 
@@ -144,9 +143,7 @@ def training_rate(params: Params, seconds: float = 2.0) -> float:
     model = timm.create_model(name, **autoencoder_arguments(params.pretrain, params.clip)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     count = max(1, min(32, params.pretrain.batch // params.pretrain.accumulate))
-    clip = torch.randn(
-        count, 3, params.clip.frames, params.clip.resolution, params.clip.resolution, device=device
-    )
+    clip = torch.randn(count, 3, params.clip.frames, params.clip.resolution, params.clip.resolution, device=device)
     done, began = 0, 0.0
     for step in range(1_000_000):
         if step == 2:  # the first two warm up

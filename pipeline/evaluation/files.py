@@ -39,9 +39,7 @@ def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None
             "path": pa.array(tests.paths, pa.string()),
             "label": pa.array(tests.labels, pa.int32()),
             "predicted": pa.array([-1 if p is None else int(p.argmax()) for p in given], pa.int32()),
-            "probabilities": pa.array(
-                [None if p is None else p.tolist() for p in given], pa.list_(pa.float32())
-            ),
+            "probabilities": pa.array([None if p is None else p.tolist() for p in given], pa.list_(pa.float32())),
             "reason": pa.array([answer.reason for answer in answers], pa.string()),
         }
     )
@@ -62,9 +60,7 @@ def read_predictions(path: Path) -> dict[str, Any]:
     }
 
 
-def write_confusion(
-    matrix: Path, classes: Path, tests: TestSet, answers: list[Answer], names: list[str]
-) -> None:
+def write_confusion(matrix: Path, classes: Path, tests: TestSet, answers: list[Answer], names: list[str]) -> None:
     """The matrix with class names on both sides (rows true, columns predicted), and accuracy and videos by
     class.
     """

@@ -145,9 +145,7 @@ def gather(answers: dict[int, Answer], count: int, classes: int, ranks: Ranks | 
     for part in ranks.gather({n: a.reason for n, a in answers.items() if a.probability is None}):
         reasons |= part
     return [
-        Answer(table[number, :classes].numpy())
-        if table[number, classes + 1]
-        else Answer(None, reasons[number])
+        Answer(table[number, :classes].numpy()) if table[number, classes + 1] else Answer(None, reasons[number])
         for number in range(count)
     ]
 

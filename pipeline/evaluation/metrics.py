@@ -83,9 +83,7 @@ def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float =
     """Percentile interval of the mean, by drawing videos with replacement `draws` times."""
     values = np.asarray(values_V, dtype=np.float64)
     if len(values) == 0:
-        raise ValueError(
-            "no values to draw from: the bootstrap needs at least one video. Cure: check the split."
-        )
+        raise ValueError("no values to draw from: the bootstrap needs at least one video. Cure: check the split.")
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(values))
     means = np.concatenate(
@@ -98,9 +96,7 @@ def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float =
     return Interval(float(low), float(high))
 
 
-def paired_difference(
-    a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0
-) -> tuple[float, Interval]:
+def paired_difference(a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
     """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video
     hard.
     """
@@ -143,9 +139,7 @@ def scores(
     return found
 
 
-def strategy_difference(
-    a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, seed: int = 0
-) -> tuple[float, Interval]:
+def strategy_difference(a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
     """Mean of a - b and its 95 % interval over videos and trainings.
 
     Args:
@@ -156,9 +150,7 @@ def strategy_difference(
     """
     a, b = np.asarray(a_SV, dtype=np.float64), np.asarray(b_RV, dtype=np.float64)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"{a.shape[1]} and {b.shape[1]} videos: the same ones are needed. Cure: evaluate both alike."
-        )
+        raise ValueError(f"{a.shape[1]} and {b.shape[1]} videos: the same ones are needed. Cure: evaluate both alike.")
     random = np.random.default_rng(seed)
     means = np.empty(draws)
     for draw in range(draws):

@@ -47,9 +47,7 @@ def draw_kept(view_THWC: U8, kept_SHW: np.ndarray, path: Path) -> None:
     width = slots * (FRAME + GAP) - GAP
     sheet = np.full((2 * FRAME + GAP, width, 3), 255, dtype=np.uint8)
     for slot in range(slots):
-        frame = np.asarray(
-            Image.fromarray(view_THWC[slot * step]).resize((FRAME, FRAME), Image.Resampling.BILINEAR)
-        )
+        frame = np.asarray(Image.fromarray(view_THWC[slot * step]).resize((FRAME, FRAME), Image.Resampling.BILINEAR))
         cells = Image.fromarray((kept_SHW[slot] * 255).astype(np.uint8)).resize(
             (FRAME, FRAME), Image.Resampling.NEAREST
         )

@@ -37,9 +37,7 @@ def launched(benchmark: str, work: Path, ranks: int, threads: int | None) -> Out
         about = json.loads((work / RESULT).read_text(encoding="utf-8"))
         table = np.load(work / PROBABILITIES, allow_pickle=False)
     reasons = about.pop("reasons")
-    answers = [
-        Answer(None, r) if np.isnan(p).any() else Answer(p) for p, r in zip(table, reasons, strict=True)
-    ]
+    answers = [Answer(None, r) if np.isnan(p).any() else Answer(p) for p, r in zip(table, reasons, strict=True)]
     return Outcome(answers, **about)
 
 

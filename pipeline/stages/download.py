@@ -62,9 +62,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         metrics = _metrics(rows, listing, time.monotonic() - started)
         _check_budget(rows, listing, params.ingest.failure_budget, quarantine, work, benchmark)
         _write(benchmark, listing, rows, quarantine, metrics)
-        tracked.metrics(
-            {"data/videos_ok": metrics["videos_ok"], "data/videos_total": metrics["videos_total"]}
-        )
+        tracked.metrics({"data/videos_ok": metrics["videos_ok"], "data/videos_total": metrics["videos_total"]})
         tracked.artifact(layout.manifest_dir(benchmark) / "quarantine.csv", "data")
     return metrics
 

@@ -101,9 +101,7 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
 def _model_facts(info: dict[str, Any]) -> dict[str, Any]:
     kwargs = info["kwargs"]
     names = ("strategy", "keep_ratio", "head")
-    return {"model.architecture": info["architecture"]} | {
-        f"model.{n}": kwargs[n] for n in names if n in kwargs
-    }
+    return {"model.architecture": info["architecture"]} | {f"model.{n}": kwargs[n] for n in names if n in kwargs}
 
 
 def _selection_score(benchmark: str, test_top1: float) -> float:

@@ -22,9 +22,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         Interrupted: stopped by a signal; the state was saved.
     """
     if benchmark is None:
-        raise InputError(
-            f"finetune needs a benchmark. Cure: `everest finetune {next(iter(params.benchmarks))}`."
-        )
+        raise InputError(f"finetune needs a benchmark. Cure: `everest finetune {next(iter(params.benchmarks))}`.")
     stage = params.finetune_of(benchmark)
     inputs = {}
     for path in (
@@ -47,8 +45,6 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),
         "finetune": stage.model_dump(mode="json"),
-        "data": params.benchmark(benchmark).data.model_dump(
-            mode="json", include={"classes", "frame_step", "split"}
-        ),
+        "data": params.benchmark(benchmark).data.model_dump(mode="json", include={"classes", "frame_step", "split"}),
     }
     return job.train("finetune", benchmark, params, values, inputs)

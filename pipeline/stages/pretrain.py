@@ -27,9 +27,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     for name in params.pretrain.corpus:
         path = layout.corpus_file(name)
         if not path.exists():
-            raise InputError(
-                f"{path} does not exist. Cure: `everest corpus {name}`, or `dvc repro corpus@{name}`."
-            )
+            raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`, or `dvc repro corpus@{name}`.")
         inputs[str(path)] = job.file_identity(path)
     values = {
         "seed": params.seed,

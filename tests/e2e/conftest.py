@@ -17,9 +17,7 @@ from flows.worktree import write_overrides
 #: The chain at its smallest: every stage does its work, none of it long enough to learn anything.
 SMALLEST: dict[str, Any] = {
     **{
-        f"benchmarks.{key}.data.source.{split}": 16
-        for key in ("motion", "state_change")
-        for split in ("train", "test")
+        f"benchmarks.{key}.data.source.{split}": 16 for key in ("motion", "state_change") for split in ("train", "test")
     },
     **{f"benchmarks.{key}.data.source.val": 8 for key in ("motion", "state_change")},
     "pretrain.epochs": 2,
@@ -42,9 +40,7 @@ class Project:
     environment: dict[str, str]
     last: subprocess.CompletedProcess[str] | None = None
 
-    def run(
-        self, *command: str, check: bool = True, timeout: float = 400
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             cwd=self.root,
@@ -86,9 +82,7 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
     write_overrides(folder / "params.yaml", overrides)
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
     subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "smallest"], cwd=folder, check=True)
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),

@@ -63,9 +63,7 @@ def test_bad_videos_get_reasons(tmp_path: Path, limits: IngestParams, record: Re
     rows, _ = manifest_rows(test_ingest.listing(list(expected)), measured, 1, limits)
     wrong = sum(row["reason"] != expected[row["path"]] for row in rows)
     kinds = len(set(expected.values()) - {""})
-    record(
-        11, "a corpus of bad videos", len(rows), wrong, f"{kinds} reasons here (deadline, memory, ... apart)"
-    )
+    record(11, "a corpus of bad videos", len(rows), wrong, f"{kinds} reasons here (deadline, memory, ... apart)")
 
 
 def test_a_spinning_decoder_stalls_for_its_deadline_only(
@@ -111,9 +109,7 @@ def test_declared_frames_that_do_not_decode_are_never_scored(
     record(13, "headers that declare more frames than decode", len(names), repeated, f"{refused} refused")
 
 
-def test_bad_test_videos_are_counted_and_never_replaced(
-    tmp_path: Path, limits: IngestParams, record: Record
-) -> None:
+def test_bad_test_videos_are_counted_and_never_replaced(tmp_path: Path, limits: IngestParams, record: Record) -> None:
     names = [sample_videos.write(tmp_path / f"{number}.mp4", seed=number).name for number in range(10)]
     for name in names[::3]:
         (tmp_path / name).write_bytes(b"")

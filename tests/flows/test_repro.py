@@ -27,9 +27,7 @@ stages:
 def where(tmp_path: Path) -> Workspace:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     here = workspace(tmp_path, "test", {}, on_terminal=False)
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=here.environment, check=True
-    )
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=here.environment, check=True)
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / "in.txt").write_text("one")
     return here

@@ -32,9 +32,7 @@ def checkout(root: Path, tmp_path: Path) -> Path:
 
 
 def test_overrides_are_written_and_comments_stay(checkout: Path) -> None:
-    folder = worktree.create(
-        checkout, "run", None, {"finetune.epochs": 2, "benchmarks.motion.finetune.epochs": 3}
-    )
+    folder = worktree.create(checkout, "run", None, {"finetune.epochs": 2, "benchmarks.motion.finetune.epochs": 3})
     text = (folder / "params.yaml").read_text()
     params = yaml.safe_load(text)
     assert params["finetune"]["epochs"] == 2

@@ -59,9 +59,7 @@ def test_a_missing_file_and_broken_yaml_are_refused_with_a_cure(tmp_path: Path) 
 
 def test_yaml_that_asks_for_code_is_not_run(tmp_path: Path) -> None:
     evil = tmp_path / "params.yaml"
-    evil.write_text(
-        f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path {{}}]\n# {tmp_path}"
-    )
+    evil.write_text(f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path {{}}]\n# {tmp_path}")
     with pytest.raises(InputError, match="not valid YAML"):
         load_params(evil)
 

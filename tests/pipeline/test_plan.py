@@ -41,8 +41,7 @@ def test_the_published_epochs_follow_from_their_share_of_the_peak() -> None:
         plan(name, "a6000", 8, mfu=0.046, memory=False)["stages"][0] for name in ("k400", "videomae_k400")
     )
     minutes = {
-        row["gmacs_per_clip"]: row["step_seconds"] * 240_258 / row["global_batch"] / 60
-        for row in (everest, videomae)
+        row["gmacs_per_clip"]: row["step_seconds"] * 240_258 / row["global_batch"] / 60 for row in (everest, videomae)
     }
     ours, theirs = minutes.values()
     # 8 min 18 s and 18 min 42 s an epoch: the first fixes the share, the second is predicted from it.

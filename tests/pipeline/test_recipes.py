@@ -65,9 +65,7 @@ def test_the_list_counts_deviations() -> None:
     assert rows["hmdb51"]["pretrain_epochs"] == 4800
 
 
-def test_using_a_recipe_writes_it_and_keeps_own_edits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_using_a_recipe_writes_it_and_keeps_own_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "now holds recipe ucf101" in recipes.use_recipe("ucf101")
     assert "already" in recipes.use_recipe("ucf101")

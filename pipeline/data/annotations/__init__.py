@@ -30,9 +30,7 @@ def read(benchmark: str, root: Path) -> Annotations:
         InputError: unknown benchmark, or files that are missing or malformed.
     """
     if benchmark not in BENCHMARKS:
-        raise InputError(
-            f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(BENCHMARKS)}, folder."
-        )
+        raise InputError(f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(BENCHMARKS)}, folder.")
     found: Annotations = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read(root)
     return found
 

@@ -65,7 +65,5 @@ def read(root: Path) -> Annotations:
 def _entry(path: Path, line: str) -> tuple[str, str]:
     file, _, flag = line.rpartition(" ")
     if not file or flag not in ROLES:
-        raise InputError(
-            f"{path}: {line!r} is not 'name flag' with flag 0, 1 or 2. Cure: fetch the lists again."
-        )
+        raise InputError(f"{path}: {line!r} is not 'name flag' with flag 0, 1 or 2. Cure: fetch the lists again.")
     return file.strip(), ROLES[flag]

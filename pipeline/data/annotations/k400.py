@@ -52,9 +52,7 @@ def read(root: Path) -> Annotations:
         video_id = file.rsplit(".", 1)[0]
         if video_id in videos:
             first = videos[video_id]
-            problems.append(
-                f"{file} is listed twice: {first.splits[0]} {first.label_name!r} and {split} {name!r}"
-            )
+            problems.append(f"{file} is listed twice: {first.splits[0]} {first.label_name!r} and {split} {name!r}")
             continue
         videos[video_id] = Annotated(video_id, file, number.get(name, -1), name, (split,))
     return Annotations(classes, list(videos.values()), problems, {"labels_with_extra_quotes": quoted})

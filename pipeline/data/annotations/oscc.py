@@ -54,9 +54,7 @@ def read_windows(root: Path) -> tuple[Annotations, list[Window]]:
     Raises:
         InputError: no list at all, one is not JSON of the expected form, or a window has no frames.
     """
-    folder = find_folder(
-        root, lambda names: any(name in names for name in FILES.values()), FILES["train"], CURE
-    )
+    folder = find_folder(root, lambda names: any(name in names for name in FILES.values()), FILES["train"], CURE)
     videos: dict[str, Annotated] = {}
     windows: dict[str, Window] = {}
     problems: list[str] = []

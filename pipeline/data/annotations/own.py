@@ -72,13 +72,7 @@ def from_table(table: Path, folder: Path) -> Listing:
     paths = [_path(row["path"], line, table) for line, row in enumerate(rows, 2)]
     ids = _identities(paths)
     for line, (row, path) in enumerate(zip(rows, paths, strict=True), 2):
-        label = (
-            -1
-            if row["label"] == ""
-            else int(row["label"])
-            if _is_number(row["label"])
-            else number[row["label"]]
-        )
+        label = -1 if row["label"] == "" else int(row["label"]) if _is_number(row["label"]) else number[row["label"]]
         if label >= 0:
             names.setdefault(label, str(row.get("label_name") or label))
         split = str(row.get("split") or "").lower()
@@ -127,28 +121,19 @@ def suspicions(classes: list[str], videos: list[ListedVideo]) -> list[str]:
         where[video.label_name, PurePosixPath(video.path).name].add(video.splits[0])
     leaks = sorted(name for (_, name), splits in where.items() if len(splits - {"unused"}) > 1)
     if leaks:
-        found.append(
-            f"{len(leaks)} file names occur in more than one split (leak?), the first is {leaks[0]!r}"
-        )
+        found.append(f"{len(leaks)} file names occur in more than one split (leak?), the first is {leaks[0]!r}")
     return found
 
 
 def _identities(paths: list[str]) -> dict[str, str]:
     """Path without suffix, or with it where two files differ in nothing else."""
     stems = Counter(str(PurePosixPath(path).with_suffix("")) for path in paths)
-    return {
-        path: path if stems[stem := str(PurePosixPath(path).with_suffix(""))] > 1 else stem for path in paths
-    }
+    return {path: path if stems[stem := str(PurePosixPath(path).with_suffix(""))] > 1 else stem for path in paths}
 
 
 def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[str]:
     parents = [entry for entry in folder.iterdir() if entry.is_dir()] if has_splits else [folder]
-    names = {
-        entry.name
-        for parent in parents
-        for entry in parent.iterdir()
-        if entry.is_dir() and entry.name[0] != "."
-    }
+    names = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir() and entry.name[0] != "."}
     return [f"class {printable(name)!r} has no video at all" for name in sorted(names - classes)]
 
 
@@ -189,8 +174,7 @@ def _path(value: object, line: int, table: Path) -> str:
     path = PurePosixPath(str(value or ""))
     if not str(value or "") or path.is_absolute() or ".." in path.parts:
         raise InputError(
-            f"{table}, row {line}: path = {value!r}. Cure: a path relative to the videos' folder, without "
-            "'..'."
+            f"{table}, row {line}: path = {value!r}. Cure: a path relative to the videos' folder, without '..'."
         )
     return str(path)
 

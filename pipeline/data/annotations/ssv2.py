@@ -13,9 +13,7 @@ from pipeline.data.annotations.base import Annotated, Annotations, find_folder
 from pipeline.errors import InputError
 
 OLD_PREFIX = "something-something-v2-"
-CURE = (
-    "name the folder with something-something-v2-labels.json (or the newer labels/labels.json) and its lists."
-)
+CURE = "name the folder with something-something-v2-labels.json (or the newer labels/labels.json) and its lists."
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 
 #: Labels whose classes swap when a video is mirrored; every other class stays or has no mirror image.
@@ -35,9 +33,7 @@ def read(root: Path) -> Annotations:
     numbers = {name: int(value) for name, value in _json(folder / f"{prefix}labels.json").items()}
     classes = [name for name, _ in sorted(numbers.items(), key=lambda item: item[1])]
     if sorted(numbers.values()) != list(range(len(numbers))):
-        raise InputError(
-            f"{folder / f'{prefix}labels.json'}: labels are not 0, 1, 2, ... Cure: fetch it again."
-        )
+        raise InputError(f"{folder / f'{prefix}labels.json'}: labels are not 0, 1, 2, ... Cure: fetch it again.")
     problems: list[str] = []
     videos: dict[str, Annotated] = {}
     for name, split in LISTS.items():

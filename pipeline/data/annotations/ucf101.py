@@ -35,13 +35,9 @@ def read(root: Path) -> Annotations:
                 file, label = _entry(line)
                 name = file.split("/", 1)[0]
                 if name not in number:
-                    raise InputError(
-                        f"{path}: {file!r} lies in no class of classInd.txt. Cure: fetch the lists again."
-                    )
+                    raise InputError(f"{path}: {file!r} lies in no class of classInd.txt. Cure: fetch the lists again.")
                 if label is not None and label != number[name] + 1:
-                    problems.append(
-                        f"{path.name}: {file} has label {label}, its folder is class {number[name] + 1}"
-                    )
+                    problems.append(f"{path.name}: {file} has label {label}, its folder is class {number[name] + 1}")
                 own = roles.setdefault(file, ["unused"] * len(SPLITS))
                 if own[position] != "unused":
                     problems.append(f"{file} is listed twice in split {split}")

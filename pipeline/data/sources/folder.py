@@ -28,8 +28,7 @@ class Folder:
         folder = Path(self._source.path).expanduser()
         if not folder.is_dir():
             raise InputError(
-                f"source.path = {self._source.path!r} is not a folder. Cure: set it to the folder of your "
-                "videos."
+                f"source.path = {self._source.path!r} is not a folder. Cure: set it to the folder of your videos."
             )
         prefix = reach(raw, folder)
         if self._source.annotations is None:

@@ -122,9 +122,7 @@ def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -
     if len(ready) < len(todo):
         log.warning("%d windows lie in videos that are not there", len(todo) - len(ready))
     with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
-        tasks = {
-            pool.submit(_cut, raw / WINDOWS / window.file, place, window): window for window, place in ready
-        }
+        tasks = {pool.submit(_cut, raw / WINDOWS / window.file, place, window): window for window, place in ready}
         for task in counter("cutting windows")(as_completed(tasks), len(tasks)):
             if problem := task.result():
                 log.warning("%s: %s", tasks[task].file, problem)

@@ -22,10 +22,7 @@ class Generated:
 
     def plan(self, raw: Path) -> list[PlannedFile]:
         size = int(self._source.frames * self._source.size**2 * BYTES_PER_PIXEL)
-        return [
-            PlannedFile(video.path, "generated", size, (raw / video.path).exists())
-            for video in plan(self._source)
-        ]
+        return [PlannedFile(video.path, "generated", size, (raw / video.path).exists()) for video in plan(self._source)]
 
     def prepare(self, raw: Path) -> Listing:
         needed = sum(file.bytes or 0 for file in self.plan(raw) if not file.present)
@@ -34,9 +31,7 @@ class Generated:
         names = {video.label: video.label_name for video in videos}
         origin = f"generated:{self._source.task}:{self._source.seed}"
         listed = [
-            ListedVideo(
-                Path(v.path).with_suffix("").as_posix(), v.path, (v.split,), v.label, v.label_name, origin
-            )
+            ListedVideo(Path(v.path).with_suffix("").as_posix(), v.path, (v.split,), v.label, v.label_name, origin)
             for v in videos
         ]
         return Listing([names[label] for label in sorted(names)], listed)

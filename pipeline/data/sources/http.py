@@ -131,11 +131,7 @@ class Http:
         if answer.status_code == 206 and not encoded:
             match = CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
             ours = part.version.get("etag")
-            if (
-                not match
-                or int(match[1]) != part.size
-                or (ours and version["etag"] and ours != version["etag"])
-            ):
+            if not match or int(match[1]) != part.size or (ours and version["etag"] and ours != version["etag"]):
                 part.restart({})
                 raise _TryAgain("the file changed on the server while it was fetched", after=0.0)
             part.total = None if match[2] == "*" else int(match[2])

@@ -93,10 +93,7 @@ class Official:
         queues = [k400_parts(raw, split) for split in catalogue.K400_LISTS]
         # The splits take turns, so that a limited copy has some videos of each.
         turns = [
-            part
-            for turn in range(max(map(len, queues), default=0))
-            for q in queues
-            for part in q[turn : turn + 1]
+            part for turn in range(max(map(len, queues), default=0)) for q in queues for part in q[turn : turn + 1]
         ]
         if limit is None:
             fetcher.bring([*turns, *catalogue.K400])
@@ -109,9 +106,7 @@ class Official:
     def _from_folder(self, raw: Path, source: FolderSource) -> Listing:
         folder = Path(source.path).expanduser()
         if not folder.is_dir():
-            raise InputError(
-                f"source.path = {source.path!r} is not a folder. Cure: name the folder of your copy."
-            )
+            raise InputError(f"source.path = {source.path!r} is not a folder. Cure: name the folder of your copy.")
         prefix = reach(raw, folder)
         where = Path(source.annotations).expanduser() if source.annotations else folder
         if self._dataset == "oscc":

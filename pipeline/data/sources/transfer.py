@@ -361,7 +361,5 @@ def _rate_from_environment() -> float | None:
     except ValueError:
         rate = -1.0
     if rate <= 0:
-        raise InputError(
-            f"{RATE_VARIABLE} = {text!r} is no positive number. Cure: MiB per second, or unset it."
-        )
+        raise InputError(f"{RATE_VARIABLE} = {text!r} is no positive number. Cure: MiB per second, or unset it.")
     return rate * 2**20

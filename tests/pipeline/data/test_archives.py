@@ -256,9 +256,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> Non
     monkeypatch.setenv("PATH", str(folder))
 
 
-def test_the_second_rar_tool_is_tried_where_the_first_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_rar_tool_is_tried_where_the_first_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.rar").write_bytes(rar(contents()))
     for number, first in enumerate((GIVES_UP, DOES_NOTHING)):
         install(tmp_path / f"bin{number}", monkeypatch, unar=first, bsdtar=WORKS)
@@ -282,9 +280,7 @@ def test_a_link_out_of_a_rar_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_rar_tool_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_rar_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "a.rar").write_bytes(rar(contents()))
     with pytest.raises(InputError, match="sudo apt-get install unar libarchive-tools"):

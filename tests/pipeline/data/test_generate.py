@@ -15,7 +15,16 @@ from pipeline.params import GeneratedSource
 
 
 def source(**changes: object) -> GeneratedSource:
-    values = {"kind": "generated", "task": "motion", "seed": 3, "train": 8, "val": 8, "test": 8, "frames": 8, "size": 32}
+    values = {
+        "kind": "generated",
+        "task": "motion",
+        "seed": 3,
+        "train": 8,
+        "val": 8,
+        "test": 8,
+        "frames": 8,
+        "size": 32,
+    }
     return GeneratedSource.model_validate(values | changes)
 
 

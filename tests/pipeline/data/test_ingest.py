@@ -137,17 +137,13 @@ def test_a_deadline_that_was_raised_is_tried_again(tmp_path: Path, limits: Inges
     entry = {"path": "clip.mp4", "version": VERSION, "limits": [5.0, 2**31], "found": found.as_dict()}
     (tmp_path / NOTES).mkdir()
     (tmp_path / NOTES / "ingest.jsonl").write_text(json.dumps(entry) + '\n{"path": "torn')
-    assert (
-        ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=5.0))["clip.mp4"].reason == "deadline"
-    )
+    assert ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=5.0))["clip.mp4"].reason == "deadline"
     assert ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=30.0))["clip.mp4"].reason == ""
     # The torn line was closed, so the new one is whole and is found again.
     assert ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=5.0))["clip.mp4"].reason == ""
 
 
-def test_ten_thousand_unchanged_files_take_less_than_five_seconds(
-    tmp_path: Path, limits: IngestParams
-) -> None:
+def test_ten_thousand_unchanged_files_take_less_than_five_seconds(tmp_path: Path, limits: IngestParams) -> None:
     source = sample_videos.write(tmp_path / "clip.mp4")
     found = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
     names = [f"{number}.mp4" for number in range(10_000)]

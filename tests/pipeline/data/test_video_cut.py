@@ -12,9 +12,7 @@ from pipeline.data.video_cut import cut_window
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 frames at 30 a second; frame i has the grey 2 i."""
-    frames = np.repeat(np.arange(120, dtype=np.uint8)[:, None] * 2, 64 * 64 * 3, axis=1).reshape(
-        120, 64, 64, 3
-    )
+    frames = np.repeat(np.arange(120, dtype=np.uint8)[:, None] * 2, 64 * 64 * 3, axis=1).reshape(120, 64, 64, 3)
     path = tmp_path_factory.mktemp("cut") / "clock.mp4"
     write_video(path, frames, 30, options={"g": "50"})
     return path

@@ -106,6 +106,4 @@ def test_topk_agrees_with_sorting(rows: list[list[float]], random: object) -> No
     label = np.asarray([random.randrange(7) for _ in rows])  # type: ignore[attr-defined]
     order = np.argsort(-probability, axis=1, kind="stable")
     for k in (1, 5, 7):
-        assert hits(probability, label, k).tolist() == [
-            bool(t in o[:k]) for t, o in zip(label, order, strict=True)
-        ]
+        assert hits(probability, label, k).tolist() == [bool(t in o[:k]) for t, o in zip(label, order, strict=True)]

@@ -65,9 +65,7 @@ def write(path: Path, seed: int, frames: int = 16) -> Path:
     return path
 
 
-def raw_params(
-    root: Path, source: dict[str, Any], dataset: str = "folder", classes: int = 2
-) -> dict[str, Any]:
+def raw_params(root: Path, source: dict[str, Any], dataset: str = "folder", classes: int = 2) -> dict[str, Any]:
     raw: dict[str, Any] = yaml.safe_load((root / "params.yaml").read_text())
     data = {"dataset": dataset, "split": 1, "classes": classes, "frame_step": 1, "source": source}
     raw["benchmarks"]["own"] = {"data": data, "finetune": {}, "evaluate": {}}
@@ -105,9 +103,7 @@ def test_your_own_folder_becomes_a_manifest(tmp_path: Path, root: Path) -> None:
         "cat's [1]",
         "dog",
     ]
-    assert (
-        layout.manifest_dir("own") / "quarantine.csv"
-    ).read_text() == "path,video_id,split,reason,message\n"
+    assert (layout.manifest_dir("own") / "quarantine.csv").read_text() == "path,video_id,split,reason,message\n"
     assert str(tmp_path) not in json.dumps(found)  # a manifest holds no machine's paths
 
 
@@ -194,9 +190,7 @@ def test_videos_may_lie_on_another_disk(tmp_path: Path, root: Path, monkeypatch:
 def start(project: Path, root: Path, raw: dict[str, Any]) -> subprocess.Popen[bytes]:
     (project / "params.yaml").write_text(yaml.safe_dump(raw))
     environment = os.environ | {"PYTHONPATH": str(root)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN], cwd=project, env=environment, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", RUN], cwd=project, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -245,9 +239,7 @@ def test_two_stages_on_one_folder_do_not_hurt_each_other(project: Path, root: Pa
     assert len(notes) == 40  # each video was decoded once
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_under_a_final_name(
-    project: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing_under_a_final_name(project: Path, root: Path, tmp_path: Path) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(generated(root)))
     limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n" + RUN

@@ -41,9 +41,7 @@ def test_a_file_written_as_a_stream_is_an_ordinary_safetensors_file(tmp_path: Pa
     }
     write_tensors(tmp_path / "x.safetensors", tensors)
     read = load_file(tmp_path / "x.safetensors")
-    assert all(
-        torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items()
-    )
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
 
 
 def test_the_newest_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -97,9 +95,7 @@ def test_a_manifest_from_elsewhere_is_refused(tmp_path: Path) -> None:
         found.load(9)
 
 
-def test_a_full_disk_is_loud_and_the_earlier_copy_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_loud_and_the_earlier_copy_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _filled(tmp_path)
 
     def full(path: Path, tensors: dict[str, torch.Tensor]) -> str:
@@ -189,9 +185,7 @@ def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> Non
         (folder / "model.safetensors").read_bytes()
     ).hexdigest()
     text = json.dumps(manifest, sort_keys=True).encode()
-    (folder / "manifest.json").write_text(
-        json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()})
-    )
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()}))
     with pytest.raises(CorruptCheckpoint, match="not a safetensors file"):
         found.load(3)
     assert not mark.exists()

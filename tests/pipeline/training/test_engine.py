@@ -70,9 +70,7 @@ def test_sharded_ranks_have_the_losses_of_replicated_ones(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")])
-def test_checkpoints_travel_between_sharded_and_replicated_ranks(
-    tmp_path: Path, before: str, after: str
-) -> None:
+def test_checkpoints_travel_between_sharded_and_replicated_ranks(tmp_path: Path, before: str, after: str) -> None:
     wish = {"dropout": 0.0, "epochs": 2, "ema_decay": 0.9, "rank": 0}
     faults.forked(tmp_path / "whole", 2, wish)
     faults.forked(tmp_path / "work", 2, {**wish, "data_parallel": before, "stop_at": 7})

@@ -147,9 +147,7 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, victim: str) -> None:
         time.sleep(0.2)
     below = parent.children(recursive=True)
     assert len(below) >= 3
-    target = (
-        parent if victim == "launcher" else next(p for p in below if "torch.distributed.run" in p.cmdline())
-    )
+    target = parent if victim == "launcher" else next(p for p in below if "torch.distributed.run" in p.cmdline())
     target.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(below, timeout=30)
     if victim == "torchrun":

@@ -110,10 +110,7 @@ def test_a_refused_step_changes_no_parameter_and_no_moment() -> None:
         parameter.grad = torch.full_like(parameter, float("nan"))
     step_unless(optimizer, torch.tensor(1.0))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert all(
-        torch.equal(m, optimizer.state[p]["exp_avg"])
-        for m, p in zip(moments, model.parameters(), strict=True)
-    )
+    assert all(torch.equal(m, optimizer.state[p]["exp_avg"]) for m, p in zip(moments, model.parameters(), strict=True))
     assert all(float(optimizer.state[p]["step"]) == 1.0 for p in model.parameters())
 
 

@@ -41,9 +41,7 @@ def test_the_cosine_equals_timms() -> None:
 
 
 def test_epochs_become_steps_and_the_floor_is_scaled_too() -> None:
-    lr = Cosine.of(
-        base_lr=1e-3, min_lr=1e-5, global_batch=512, warmup_epochs=2.5, epochs=10, steps_per_epoch=4
-    )
+    lr = Cosine.of(base_lr=1e-3, min_lr=1e-5, global_batch=512, warmup_epochs=2.5, epochs=10, steps_per_epoch=4)
     assert (lr.warmup_steps, lr.total_steps) == (10, 40)
     assert lr.peak == pytest.approx(2e-3)
     assert lr.floor == pytest.approx(2e-5)

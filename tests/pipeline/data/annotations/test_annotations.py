@@ -27,9 +27,7 @@ def test_ucf101_has_the_published_counts(shared_dir: Path) -> None:
 def test_hmdb51_has_the_published_counts(shared_dir: Path) -> None:
     found = annotations("hmdb51", shared_dir / "annotations")
     assert (found["classes"], found["videos"]) == (51, 6766)
-    assert found["splits"] == {
-        str(split): {"test": 1530, "train": 3570, "unused": 1666} for split in (1, 2, 3)
-    }
+    assert found["splits"] == {str(split): {"test": 1530, "train": 3570, "unused": 1666} for split in (1, 2, 3)}
     assert found["as_published"]
     assert found["problems"] == []
     videos = read("hmdb51", shared_dir / "annotations").videos
@@ -55,9 +53,7 @@ def ucf(folder: Path, **changes: str) -> Path:
 
 def test_a_ucf101_label_that_contradicts_its_folder_is_a_problem(tmp_path: Path) -> None:
     found = read("ucf101", ucf(tmp_path, **{"trainlist02.txt": "Archery/v_Archery_g08_c01.avi 2\r\n"}))
-    assert found.problems == [
-        "trainlist02.txt: Archery/v_Archery_g08_c01.avi has label 2, its folder is class 1"
-    ]
+    assert found.problems == ["trainlist02.txt: Archery/v_Archery_g08_c01.avi has label 2, its folder is class 1"]
     assert {video.label for video in found.videos} == {0, 1}
 
 
@@ -263,9 +259,7 @@ def test_your_folders_without_splits_are_split_by_hash(tmp_path: Path) -> None:
     touch(tmp_path, *(f"class{number % 2}/{number}.mp4" for number in range(400)))
     (tmp_path / "class_empty").mkdir()
     listing = from_folders(tmp_path)
-    shares = [
-        sum(video.splits[0] == split for video in listing.videos) / 400 for split in ("train", "val", "test")
-    ]
+    shares = [sum(video.splits[0] == split for video in listing.videos) / 400 for split in ("train", "val", "test")]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.06)
     assert all(video.splits[0] == split_by_hash(video.path) for video in listing.videos)
     assert "class 'class_empty' has no video at all" in listing.problems
@@ -293,9 +287,7 @@ def test_your_table_names_videos_labels_and_splits(tmp_path: Path, kind: str) ->
 
         pq.write_table(pa.Table.from_pylist(rows), table)
     else:
-        table.write_text(
-            'path,label,split\n"a, b.mp4",zebra,train\nc.mp4,ant,validation\ngone.mp4,ant,test\n'
-        )
+        table.write_text('path,label,split\n"a, b.mp4",zebra,train\nc.mp4,ant,validation\ngone.mp4,ant,test\n')
     listing = from_table(table, tmp_path)
     assert listing.classes == ["ant", "zebra"]
     assert [(v.path, v.label, v.splits[0]) for v in listing.videos] == [

@@ -206,9 +206,7 @@ def _fetch_in_process(url: str, into: str) -> None:
 
 def test_two_processes_fetch_a_file_once(site: Site, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    both = [
-        context.Process(target=_fetch_in_process, args=(site.url, str(tmp_path / "raw"))) for _ in range(2)
-    ]
+    both = [context.Process(target=_fetch_in_process, args=(site.url, str(tmp_path / "raw"))) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

@@ -53,8 +53,7 @@ def without_internet(remote: Callable[..., RemoteFile]) -> Callable[..., RemoteF
     def local(fetcher: official_source.Fetcher, item: Item) -> RemoteFile:
         file = remote(fetcher, item)
         addresses = [
-            replace(one, url="http://127.0.0.1:9/") if one.url.startswith("https://") else one
-            for one in file.addresses
+            replace(one, url="http://127.0.0.1:9/") if one.url.startswith("https://") else one for one in file.addresses
         ]
         return replace(file, addresses=tuple(addresses))
 
@@ -154,9 +153,7 @@ def make_ucf101(site: Site, clip: bytes) -> list[str]:
     for split in (1, 2, 3):
         train = [video for video in videos if f"_g{split:02d}_" not in video]
         test = [video for video in videos if f"_g{split:02d}_" in video]
-        lists[f"trainlist{split:02d}.txt"] = "".join(
-            f"{v} {names.index(v.split('/')[0]) + 1}\r\n" for v in train
-        )
+        lists[f"trainlist{split:02d}.txt"] = "".join(f"{v} {names.index(v.split('/')[0]) + 1}\r\n" for v in train)
         lists[f"testlist{split:02d}.txt"] = "".join(f"{video}\r\n" for video in test)
     content = {f"ucfTrainTestlist/{name}": text.encode() for name, text in lists.items()}
     put(site, "UCF101TrainTestSplits-RecognitionTask.zip", zipped(content))
@@ -200,9 +197,7 @@ def test_nothing_is_fetched_or_decoded_again_for_another_split(site: Site, root:
     assert (layout.manifest_dir("mini") / "manifest.parquet").read_bytes() == first
 
 
-def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(
-    site: Site, root: Path, clip: bytes
-) -> None:
+def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(site: Site, root: Path, clip: bytes) -> None:
     make_ucf101(site, clip)
     source = official(site)
     (site.folder / "SHA256SUMS").unlink()
@@ -274,9 +269,7 @@ def make_k400(site: Site, clip: bytes, missing: int) -> list[str]:
     held[f"./{names[399]}"] = b"corrupt"
     first = dict(list(held.items())[:200])
     put(site, "400/train/part_0.tar.gz", tarred(first))
-    put(
-        site, "400/train/part_1.tar.gz", tarred({k: v for k, v in held.items() if k not in first}, "w")
-    )  # a plain tar
+    put(site, "400/train/part_1.tar.gz", tarred({k: v for k, v in held.items() if k not in first}, "w"))  # a plain tar
     put(site, "400/val/part_0.tar.gz", tarred({"valvalvalva_000001_000011.mp4": unique(clip, 900)}))
     put(site, "400/test/part_0.tar.gz", tarred({"testestestt_000002_000012.mp4": unique(clip, 901)}))
     replaced = names[399][:11]
@@ -315,9 +308,7 @@ def ssv2_lists() -> dict[str, bytes]:
     labels = {f"Doing something {number:03d}": str(number) for number in range(174)}
     entries = [{"id": str(n), "template": f"Doing [something] {n:03d}"} for n in range(6)]
     lists = {"labels": labels, "train": entries[:4], "validation": entries[4:], "test": [{"id": "6"}]}
-    return {
-        f"something-something-v2-{name}.json": json.dumps(value).encode() for name, value in lists.items()
-    }
+    return {f"something-something-v2-{name}.json": json.dumps(value).encode() for name, value in lists.items()}
 
 
 def test_something_something_says_exactly_what_to_place(root: Path, clip: bytes) -> None:
@@ -425,9 +416,7 @@ def refuse(handler: Any) -> None:
     handler.end_headers()
 
 
-def test_your_copy_of_a_public_set_is_used_where_it_lies(
-    site: Site, root: Path, clip: bytes, tmp_path: Path
-) -> None:
+def test_your_copy_of_a_public_set_is_used_where_it_lies(site: Site, root: Path, clip: bytes, tmp_path: Path) -> None:
     make_ucf101(site, clip)
     for name in ("UCF101TrainTestSplits-RecognitionTask.zip", "UCF101_videos.zip"):
         shutil.unpack_archive(site.folder / name, tmp_path / "copy")

@@ -113,13 +113,9 @@ def test_an_object_uploaded_in_parts_is_verified_by_its_parts(
     parts = []
     for number in range(3):
         body = content[number * size : (number + 1) * size]
-        done = client.upload_part(
-            Bucket=BUCKET, Key="parts.bin", UploadId=upload, PartNumber=number + 1, Body=body
-        )
+        done = client.upload_part(Bucket=BUCKET, Key="parts.bin", UploadId=upload, PartNumber=number + 1, Body=body)
         parts.append({"PartNumber": number + 1, "ETag": done["ETag"]})
-    client.complete_multipart_upload(
-        Bucket=BUCKET, Key="parts.bin", UploadId=upload, MultipartUpload={"Parts": parts}
-    )
+    client.complete_multipart_upload(Bucket=BUCKET, Key="parts.bin", UploadId=upload, MultipartUpload={"Parts": parts})
     path = tmp_path / "content"
     path.write_bytes(content)
     assert s3._parts_etag(path, size) == client.head_object(Bucket=BUCKET, Key="parts.bin")["ETag"].strip('"')
@@ -128,9 +124,7 @@ def test_an_object_uploaded_in_parts_is_verified_by_its_parts(
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "AccessDenied", "403"])
-def test_refused_keys_are_explained(
-    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
+def test_refused_keys_are_explained(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refuse_call(code))
     with pytest.raises(EverestError, match="after 14 days") as caught:
         fetch(tmp_path)
