@@ -1,0 +1,90 @@
+"""The command line: quick to start, clear about mistakes, with the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+HEAVY = {"torch", "timm", "mlflow", "dvc", "prefect", "pyarrow", "numpy", "av", "decord", "boto3", "matplotlib", "yaml"}
+
+
+def everest(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, pipeline.cli; print(sorted(set(sys.modules) & {HEAVY!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_explains_itself() -> None:
+    runner = CliRunner()
+
+    def visit(command: object, words: list[str]) -> int:
+        answer = runner.invoke(app, [*words, "--help"])
+        assert answer.exit_code == 0, words
+        assert getattr(command, "help", None), f"{' '.join(words)} has no help"
+        children = getattr(command, "commands", {})
+        return 1 + sum(visit(child, [*words, name]) for name, child in children.items())
+
+    assert visit(typer.main.get_command(app), []) > 30
+
+
+def test_a_missing_params_file_ends_with_2_and_a_cure(tmp_path: Path) -> None:
+    done = everest("download", "motion", folder=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: params.yaml does not exist. Cure: .*\n", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_benchmark_ends_with_2_before_anything_is_written(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    done = everest("finetune", "moton", folder=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'motion'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_the_demo_refuses_another_recipe_by_name(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text((root / "recipes" / "ucf101.yaml").read_text())
+    done = everest("demo", folder=tmp_path)
+    assert done.returncode == 2
+    assert "'ucf101'" in done.stderr
+    assert "everest recipe use demo" in done.stderr
+
+
+def test_flops_prints_json_that_agrees_with_the_paper(tmp_path: Path) -> None:
+    rows = json.loads(everest("flops", "--json", folder=tmp_path).stdout)
+    found = {(r["size"], r["stage"], r["strategy"]): r["gmacs_per_clip"] for r in rows if r["keep_ratio"] in (0.3, 0.6)}
+    assert found["base", "pretrain", "everest"] == pytest.approx(19.8, rel=0.01)
+    assert found["base", "finetune", "everest"] == pytest.approx(98.0, rel=0.01)
+
+
+def test_recipes_are_listed_and_a_wrong_name_is_refused(root: Path) -> None:
+    assert {"demo", "ucf101", "k400"} <= {
+        row["recipe"] for row in json.loads(everest("recipe", "list", "--json", folder=root).stdout)
+    }
+    done = everest("recipe", "show", "ucf102", folder=root)
+    assert done.returncode == 2
+    assert "ucf101" in done.stderr
+
+
+def test_the_doctor_names_every_finding_with_a_status(root: Path) -> None:
+    checks = {row["check"]: row for row in json.loads(everest("doctor", "--json", folder=root).stdout)}
+    assert checks["decord decodes H.264"]["status"] == "ok"
+    assert checks["params.yaml"]["status"] == "ok"
+    for row in checks.values():
+        assert row["status"] in ("ok", "warn", "fail")
+        assert row["cure"] or row["status"] == "ok"
