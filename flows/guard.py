@@ -12,7 +12,6 @@ clean. SIGTERM would kill dvc at once and leave the ranks alone.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,7 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-PR_SET_PDEATHSIG = 1
+from pipeline.lifeline import die_with_parent
+
 _STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,7 +57,7 @@ class Children:
             stdout=log,
             stderr=None if show_errors else subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )
         with self._lock:
             self._running.add(child)
@@ -91,7 +91,3 @@ def guard() -> Iterator[Children]:
             signal.signal(number, handler)
         if children.stopping:
             os.kill(os.getpid(), children.stopping)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -12,8 +11,9 @@ import time
 
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.layout import WORK, output_dir
+from pipeline.lifeline import die_with_parent
 from pipeline.params import load_params
-from pipeline.stage_process import PR_SET_PDEATHSIG, only_one
+from pipeline.stage_process import only_one
 
 _QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -72,7 +72,7 @@ def _run_flow() -> dict[str, str]:
         command.append("--on-terminal")
     # A group of its own: a Ctrl-C in the terminal comes to this process alone, which hands it on to the flow, and not
     # to the embedded server, which the flow needs to the end.
-    child = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
+    child = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with_parent(signal.SIGTERM))
     previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in _STOPPING}
     try:
         code = child.wait()
@@ -84,7 +84,3 @@ def _run_flow() -> dict[str, str]:
     if code:
         raise EverestError("the chain did not finish; the message above says why. The same command continues.")
     return dict(json.loads(answer.read_text()))
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import importlib
 import os
@@ -13,9 +12,8 @@ from pathlib import Path
 
 from pipeline.errors import BusyError
 from pipeline.layout import WORK
+from pipeline.lifeline import die_with_parent
 from pipeline.params import load_params
-
-PR_SET_PDEATHSIG = 1
 
 
 def run_stage(name: str, benchmark: str | None) -> None:
@@ -28,7 +26,8 @@ def run_stage(name: str, benchmark: str | None) -> None:
     params = load_params()
     if benchmark is not None:
         params.benchmark(benchmark)
-    _end_when_orphaned()
+    # If DVC is killed, its stage saves and ends too, instead of training on unseen.
+    die_with_parent(signal.SIGINT)
     with only_one(f"{name}-{benchmark}" if benchmark else name):
         importlib.import_module(f"pipeline.stages.{name}").run(params, benchmark)
 
@@ -51,8 +50,3 @@ def only_one(name: str) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
-
-
-def _end_when_orphaned() -> None:
-    """If DVC is killed, its stage saves and ends too, instead of training on unseen."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)

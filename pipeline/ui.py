@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
+from pipeline.lifeline import die_with_parent
 from pipeline.terminal import say
 
 HOST = "127.0.0.1"
@@ -50,7 +51,12 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         for name, command in commands.items():
             with _log(name).open("wb") as log:
                 servers[name] = subprocess.Popen(
-                    command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                    command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                    preexec_fn=lambda: die_with_parent(signal.SIGTERM),
                 )
         for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
             _wait(name, servers[name], port)
@@ -66,6 +72,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
     except KeyboardInterrupt:
         say("stopping")
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a server behind
         for server in servers.values():
             _end(server)
 

@@ -19,7 +19,7 @@ OWNERS = {
     "torch.distributed": ("pipeline/training/distributed.py",),
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {"pipeline.params", "pipeline.errors", "pipeline.layout"}
+OPEN_TO_FLOWS = {"pipeline.params", "pipeline.errors", "pipeline.layout", "pipeline.lifeline"}
 
 
 def sources(root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.draw import MOTIONS, STATES, draw_motion, draw_state_change
-from pipeline.data.processes import end_with_parent
 from pipeline.data.video import write_video
+from pipeline.lifeline import die_with_parent
 from pipeline.params import GeneratedSource
 
 SPLITS = ("train", "val", "test")
@@ -82,7 +83,7 @@ def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVid
     if len(videos) < 32:  # starting processes would take longer
         yield from map(write, videos)
         return
-    with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=die_with_parent, initargs=(signal.SIGKILL,)) as pool:
         yield from pool.map(write, videos, chunksize=16)
 
 

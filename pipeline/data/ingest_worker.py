@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from pipeline.data.ingest_measure import measure
-from pipeline.data.processes import end_with_parent
 from pipeline.data.video import preload
+from pipeline.lifeline import die_with_parent
 
 
 def main() -> None:
     memory_bytes = int(sys.argv[1])
-    end_with_parent()  # a decoder that never returns would not notice
+    die_with_parent(signal.SIGKILL)  # a decoder that never returns would not notice
     # Answers go to the real standard output; what libraries print goes where errors go.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -26,8 +26,9 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import BusyError, EverestError, InputError, Interrupted
+from pipeline.lifeline import die_with_parent
 from pipeline.training import heartbeat, status
-from pipeline.training.stopping import STOPPING, die_with_parent
+from pipeline.training.stopping import STOPPING
 
 log = logging.getLogger(__name__)
 

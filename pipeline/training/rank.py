@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import EverestError, Interrupted
+from pipeline.lifeline import die_with_parent
 from pipeline.training import status
 from pipeline.training.heartbeat import Pulse
-from pipeline.training.stopping import StopRequest, die_with_parent
+from pipeline.training.stopping import StopRequest
 
 if TYPE_CHECKING:
     from pipeline.training.distributed import Ranks

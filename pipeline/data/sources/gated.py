@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
+import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ from pipeline.data.annotations.oscc import Window, read_windows
 from pipeline.data.annotations.ssv2 import OLD_PREFIX
 from pipeline.data.archives import kind_of, unpack
 from pipeline.data.ingest import video_files
-from pipeline.data.processes import end_with_parent
 from pipeline.data.progress import counter
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
@@ -24,6 +24,7 @@ from pipeline.data.sources.transfer import Address
 from pipeline.data.video import VideoError
 from pipeline.data.video_cut import cut_window
 from pipeline.errors import EverestError, InputError
+from pipeline.lifeline import die_with_parent
 
 if TYPE_CHECKING:
     from pipeline.data.sources.official import Fetcher
@@ -121,7 +122,7 @@ def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -
     ready = [(window, places[window.video_uid]) for window in todo if window.video_uid in places]
     if len(ready) < len(todo):
         log.warning("%d windows lie in videos that are not there", len(todo) - len(ready))
-    with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(2, initializer=die_with_parent, initargs=(signal.SIGKILL,)) as pool:
         tasks = {pool.submit(_cut, raw / WINDOWS / window.file, place, window): window for window, place in ready}
         for task in counter("cutting windows")(as_completed(tasks), len(tasks)):
             if problem := task.result():
