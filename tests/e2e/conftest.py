@@ -83,10 +83,12 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
     subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "smallest"], cwd=folder, check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    home = folder / ".work" / "prefect"
+    home.mkdir(parents=True)  # the server does not make parents
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
-        "PREFECT_HOME": str(folder / ".work" / "prefect"),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "true",
