@@ -6,6 +6,7 @@ rest (rules between keys) before its first stage.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,11 +40,13 @@ class _OverridesSchema:
 
 def benchmark_names() -> list[str]:
     """The benchmarks of params.yaml and of every recipe here: named, not as a pattern, so that a refusal is short."""
-    names: set[str] = set()
-    for path in [Path("params.yaml"), *sorted(Path("recipes").glob("*.yaml"))]:
-        if path.exists():
-            names |= set(yaml.safe_load(path.read_text()).get("benchmarks", {}))
-    return sorted(names)
+    files = [Path("params.yaml"), *sorted(Path("recipes").glob("*.yaml"))]
+    return sorted({name for path in files if path.exists() for name in _names_in(path.read_text())})
+
+
+@functools.cache
+def _names_in(text: str) -> list[str]:
+    return list(yaml.safe_load(text).get("benchmarks", {}))
 
 
 def _keys_are_known(value: dict[str, Any], _info: ValidationInfo) -> dict[str, Any]:

@@ -7,13 +7,15 @@ it instead of on whole caches.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from pipeline import layout
 from pipeline.data.cache import Cache
 from pipeline.data.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.params import Params
+from pipeline.params import Params, flatten
+from pipeline.tracking import stage_run
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, Any]:
@@ -22,12 +24,20 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     Raises:
         InputError: no cache, or no training video in it.
     """
+    if benchmark is None:
+        raise InputError("corpus works on one benchmark. Cure: `everest corpus NAME`.")
+    values = {"benchmark": benchmark, "data": params.benchmark(benchmark).data.model_dump()}
+    work = layout.work_dir("corpus", benchmark, layout.fingerprint(values))
+    with stage_run("corpus", benchmark, flatten(values), work) as tracked:
+        counts = _run(benchmark)
+        tracked.metrics({f"corpus/{name}": float(value) for name, value in counts.items()})
+    return counts
+
+
+def _run(benchmark: str) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if benchmark is None:
-        raise InputError("corpus works on one benchmark. Cure: `everest corpus NAME`.")
-    params.benchmark(benchmark)
     cache = Cache.open(layout.cache_dir(benchmark))
     train = cache.rows("train")
     if not train:
@@ -50,6 +60,9 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             "label": pa.array([cache.label(row) for row in rows], pa.int32()),
         }
     )
+    # How the frames were made is part of what is trained on: another cache makes the pre-training stale.
+    made = (layout.cache_dir(benchmark) / "cache.json").read_bytes()
+    table = table.replace_schema_metadata({"cache_sha256": hashlib.sha256(made).hexdigest()})
     with atomic_path(layout.corpus_file(benchmark)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return {"videos": len(rows), "duplicates_left_out": len(train) - len(rows)}

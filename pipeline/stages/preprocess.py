@@ -18,7 +18,8 @@ from pipeline.data.cache_publish import build, publish, store_dir, units_of
 from pipeline.data.files import locked, write_text
 from pipeline.data.progress import counter
 from pipeline.errors import EverestError, InputError
-from pipeline.params import Params
+from pipeline.params import Params, flatten
+from pipeline.tracking import stage_run
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, Any]:
@@ -30,6 +31,19 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("preprocess works on one benchmark. Cure: `everest preprocess NAME`.")
+    values = {
+        "preprocess": params.preprocess.model_dump(exclude={"workers"}),
+        "clip": params.clip.model_dump(),
+        "frame_step": params.benchmark(benchmark).data.frame_step,
+    }
+    work = layout.work_dir("preprocess", benchmark, layout.fingerprint(values))
+    with stage_run("preprocess", benchmark, flatten(values), work) as tracked:
+        metrics = _run(params, benchmark)
+        tracked.metrics({f"preprocess/{name}": float(value) for name, value in metrics.items()})
+    return metrics
+
+
+def _run(params: Params, benchmark: str) -> dict[str, Any]:
     started = time.perf_counter()
     store = store_dir(benchmark)
     raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)

@@ -72,7 +72,9 @@ def test_mlflow_has_one_parent_and_a_finished_child_for_each_stage_and_benchmark
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     stages = {run.data.tags["dvc.stage"] for run in children}
     for benchmark in BENCHMARKS:
-        assert {f"{stage}@{benchmark}" for stage in ("download", "preprocess", "finetune", "evaluate")} <= stages
+        assert {
+            f"{stage}@{benchmark}" for stage in ("download", "preprocess", "corpus", "finetune", "evaluate")
+        } <= stages
     assert {"pretrain", "report"} <= stages
 
 

@@ -202,6 +202,7 @@ def test_another_model_is_not_loaded_over(tmp_path: Path) -> None:
         _engine(tmp_path, epochs=2, width=16).run()
 
 
+@pytest.mark.slow  # a share of time: needs a quiet machine
 def test_checkpoints_hold_the_training_up_for_less_than_a_twentieth(tmp_path: Path) -> None:
     engine = _engine(tmp_path, seconds=0.05, checkpoint_every_steps=4, epochs=3)
     engine.run()
