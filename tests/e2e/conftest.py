@@ -87,6 +87,7 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
     home.mkdir(parents=True)  # the server does not make parents
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PWD": str(folder),  # as a shell would set it: prefect.yaml reads it
         "PYTHONPATH": str(folder),
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
