@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("outcomes", type=Path)
     parser.add_argument("--on-terminal", action="store_true")
     arguments = parser.parse_args()
+    # The usual effect of SIGTERM would skip the clean-up that ends the embedded server.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         outcomes = local(arguments.on_terminal)
     except EverestError as error:
