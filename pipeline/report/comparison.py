@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from pipeline import layout
-from pipeline.data.files import write_text
 from pipeline.errors import EverestError
 from pipeline.evaluation.equal import Trial
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import hits, mean_and_deviation, seeds_interval, strategy_difference
 from pipeline.report.collect import cost_rows, read_history, read_metrics
 from pipeline.report.experiment import published_costs
-from pipeline.report.page import Section, Table, duration, html, markdown, number
-from pipeline.report.plots import as_file, curves, intervals
+from pipeline.report.page import Section, Table, duration, number
+from pipeline.report.plots import curves, intervals
 from pipeline.report.sentences import difference
 from pipeline.report.versions import versions
+from pipeline.report.writing import write_pages
 
 
 def summarise(trials: Sequence[Trial], cells: Mapping[str, Path], equal: str) -> dict[str, Any]:
@@ -163,16 +162,7 @@ def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
     title = f"Strategies at equal {summary['equal']}"
     seeds = max(row["seeds"] for row in summary["results"])
     subtitle = f"Recipe {summary['recipe']}; {seeds} seed{'s' * (seeds > 1)}; fine-tuning is the same for all."
-    used = [s for s in sections if s.tables or s.plots or s.pictures]
-    texts = {
-        "report.html": html(title, subtitle, summary["sentences"], used),
-        "report.md": markdown(title, subtitle, summary["sentences"], used),
-        "summary.json": json.dumps(summary, indent=1) + "\n",
-        **{f"{name}.svg": as_file(svg) for name, svg in plots.items()},
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts]
+    return write_pages(folder, title, subtitle, summary, sections, plots)
 
 
 def draw(summary: dict[str, Any]) -> dict[str, str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.files import write_text
 from pipeline.evaluation.files import read_confusion
 from pipeline.report.collect import read_history
-from pipeline.report.page import Section, Table, duration, html, markdown, number
-from pipeline.report.plots import as_file, curves
+from pipeline.report.page import Section, Table, duration, number
+from pipeline.report.plots import curves
+from pipeline.report.writing import write_pages
 
 PICTURES = (".png", ".jpg", ".gif", ".svg")
 #: Larger pictures stay in their folder: the page must open quickly.
@@ -34,16 +33,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
     commit = summary["versions"].get("git.commit", "no commit")[:10]
     dirty = ", with uncommitted changes" if summary["versions"].get("git.dirty") == "true" else ""
     subtitle = f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
-    used = [s for s in sections if s.tables or s.plots or s.matrices or s.pictures]
-    texts = {
-        "report.html": html(title, subtitle, summary["sentences"], used),
-        "report.md": markdown(title, subtitle, summary["sentences"], used),
-        "summary.json": json.dumps(summary, indent=1) + "\n",
-        **{f"{name}.svg": as_file(svg) for name, svg in plots.items()},
-    }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts]
+    return write_pages(folder, title, subtitle, summary, sections, plots)
 
 
 def draw(summary: dict[str, Any]) -> dict[str, str]:
