@@ -179,9 +179,8 @@ class EverestAutoencoder(nn.Module):
             noise_BN = torch.rand(embedded_BND.shape[:2], generator=generator, device=embedded_BND.device)
         elif noise_BN.shape != embedded_BND.shape[:2]:
             raise ValueError(
-                f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a "
-                "uniform number "
-                "for each token. Cure: draw it for this clip size."
+                f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a uniform "
+                "number for each token. Cure: draw it for this clip size."
             )
         scores_BN = rero_scores(embedded_BND, grid.slots) if self.strategy in SCORED else noise_BN
         if self.score_share is not None:

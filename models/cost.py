@@ -61,9 +61,8 @@ def multiply_adds(
         return _pretrain(shape, embed, visible, reconstruct, decoder_depth or shape.decoder_depth)
     if stage != "finetune" or strategy not in ("everest", "none"):
         raise ValueError(
-            f"stage = {stage!r}, strategy = {strategy!r}: expected 'pretrain' with a masking strategy, or "
-            "'finetune' with "
-            "'everest' or 'none'. Cure: choose one of those."
+            f"stage = {stage!r}, strategy = {strategy!r}: expected 'pretrain' with a masking strategy, or 'finetune' "
+            "with 'everest' or 'none'. Cure: choose one of those."
         )
     kept = grid.tokens if strategy == "none" else floor_share(keep_ratio, grid.tokens)
     pool = 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2

@@ -31,9 +31,8 @@ def slot_counts(distance_BAL: Tensor, keep_ratio: float) -> Tensor:
     """
     if distance_BAL.ndim != 3 or distance_BAL.shape[1] < 2:
         raise ValueError(
-            f"distance maps of shape {tuple(distance_BAL.shape)}, expected [clips, slots, places] with at "
-            "least 2 slots. "
-            "Cure: add the clip dimension, or use a longer window."
+            f"distance maps of shape {tuple(distance_BAL.shape)}, expected [clips, slots, places] with at least 2 "
+            "slots. Cure: add the clip dimension, or use a longer window."
         )
     score_BAL = torch.cat([distance_BAL[:, 1:2], distance_BAL[:, 1:]], dim=1).float()
     _, slots, places = score_BAL.shape

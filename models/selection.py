@@ -72,10 +72,8 @@ def slot_distances(embedded_BSLD: Tensor) -> Tensor:
     slots = embedded_BSLD.shape[1]
     if slots < 2:
         raise ValueError(
-            f"a clip of {slots} slot(s), shape {tuple(embedded_BSLD.shape)}: redundancy is the distance "
-            "between "
-            "neighbouring slots, so at least 2 are needed. Cure: give 4 frames or more (a slot is one "
-            "tubelet of 2)."
+            f"a clip of {slots} slot(s), shape {tuple(embedded_BSLD.shape)}: redundancy is the distance between "
+            "neighbouring slots, so at least 2 are needed. Cure: give 4 frames or more (a slot is one tubelet of 2)."
         )
     embedded_BSLD = embedded_BSLD.detach()
     step_BSLD = embedded_BSLD[:, 1:].float() - embedded_BSLD[:, :-1].float()
@@ -100,10 +98,8 @@ def token_budget(strategy: str, grid: Grid, keep_ratio: float, visible_ratio: fl
         raise ValueError(f"strategy = {strategy!r}, expected one of {', '.join(STRATEGIES)}. Cure: choose one of them.")
     if not (0 < visible_ratio <= 1 and 0 < keep_ratio <= 1):
         raise ValueError(
-            f"keep_ratio = {keep_ratio}, visible_ratio = {visible_ratio}: both are shares of all tokens, "
-            "above 0 and "
-            "at most 1. Cure: paper values 0.3 and 0.1 (EVEREST's own flags name what is dropped, ours what "
-            "is kept)."
+            f"keep_ratio = {keep_ratio}, visible_ratio = {visible_ratio}: both are shares of all tokens, above 0 and "
+            "at most 1. Cure: paper values 0.3 and 0.1 (EVEREST's own flags name what is dropped, ours what is kept)."
         )
     kept = floor_share(keep_ratio, grid.tokens)
     if strategy in ("tube", "running_cell"):

@@ -52,8 +52,7 @@ def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) 
         )
     if frames // tubelet < 2:
         raise ValueError(
-            f"clip of shape {shape} has {frames // tubelet} time slot(s), expected at least 2: redundancy "
-            "is the "
+            f"clip of shape {shape} has {frames // tubelet} time slot(s), expected at least 2: redundancy is the "
             f"distance between slots. Cure: {2 * tubelet} frames or more."
         )
     return Grid(frames // tubelet, height // patch, width // patch)
@@ -64,8 +63,7 @@ def check_pixels(clip_BCTHW: Tensor) -> None:
     if not torch.isfinite(clip_BCTHW.sum()):
         bad_B = (~torch.isfinite(clip_BCTHW)).flatten(1).sum(1).tolist()
         raise ValueError(
-            f"clip of shape {tuple(clip_BCTHW.shape)} has NaN or infinite pixels (per clip: {bad_B}), "
-            "expected finite "
+            f"clip of shape {tuple(clip_BCTHW.shape)} has NaN or infinite pixels (per clip: {bad_B}), expected finite "
             "values. Cure: check decoding and that no standard deviation of 0 divides."
         )
 

@@ -107,9 +107,8 @@ def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, 
         state, choice = from_official(weights), _official_choice(arguments, is_pretraining(weights))
     else:
         raise InputError(
-            f"{source} is neither a file nor a folder with {INFO} or config.json. Cure: an official .pth "
-            "file, a folder "
-            "of this project, or a Hugging Face folder."
+            f"{source} is neither a file nor a folder with {INFO} or config.json. Cure: an official .pth file, a "
+            "folder of this project, or a Hugging Face folder."
         )
     if not choice:
         choice = {"strategy": "tube" if is_pretraining(state) else "none"}
@@ -133,8 +132,7 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
         raise InputError(
-            f"{path} holds more than weights and is refused: "
-            f"{reason or 'it cannot be read without running code'}. "
+            f"{path} holds more than weights and is refused: {reason or 'it cannot be read without running code'}. "
             "Cure: a file with tensors, numbers, text and argparse.Namespace only, from the publisher."
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
@@ -144,9 +142,8 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(
-            f"{path} has no weights under 'model' or 'module', only "
-            f"{', '.join(map(str, list(content)[:8]))}. "
-            "Cure: the checkpoint file that training wrote, whole."
+            f"{path} has no weights under 'model' or 'module', only {', '.join(map(str, list(content)[:8]))}. Cure: "
+            "the checkpoint file that training wrote, whole."
         )
     return dict(state), dict(vars(content["args"])) if isinstance(content.get("args"), argparse.Namespace) else {}
 

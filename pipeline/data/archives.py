@@ -100,8 +100,7 @@ class _Meter:
         self.bytes += count
         if self.bytes > self.limit:
             raise HostileArchive(
-                f"{self.name} unpacks to more than {self.limit / 2**20:.0f} MiB, which its size does not "
-                "justify. "
+                f"{self.name} unpacks to more than {self.limit / 2**20:.0f} MiB, which its size does not justify. "
                 f"Cure: {_TRUST}"
             )
 
@@ -167,8 +166,7 @@ def _untar(parts: list[Path], folder: Path, meter: _Meter) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(
-            f"{parts[0].name}{' and its other parts are' if len(parts) > 1 else ' is'} not a whole tar "
-            "archive: "
+            f"{parts[0].name}{' and its other parts are' if len(parts) > 1 else ' is'} not a whole tar archive: "
             f"{error}. Cure: fetch it again; cut archives need all their parts."
         ) from None
 

@@ -60,10 +60,8 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
     keep_every = step if own.frames == "informative" else own.keep_every if own.frames == "every" else 1
     if step % keep_every:
         raise InputError(
-            f"preprocess.keep_every = {keep_every} does not divide benchmarks.{benchmark}.data.frame_step = "
-            f"{step}: "
-            "clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of "
-            f"{step}."
+            f"preprocess.keep_every = {keep_every} does not divide benchmarks.{benchmark}.data.frame_step = {step}: "
+            f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
         )
     frames = FrameRule(own.store, own.jpeg_quality, own.short_side, keep_every)
     return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side)
@@ -88,8 +86,7 @@ def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
     if not videos:
         raise InputError(
             f"the manifest of {benchmark} lists no usable video. Cure: look into "
-            f"{layout.manifest_dir(benchmark) / 'quarantine.csv'} and run `everest download {benchmark}` "
-            "again."
+            f"{layout.manifest_dir(benchmark) / 'quarantine.csv'} and run `everest download {benchmark}` again."
         )
     frame_rule, map_rule = rules(params, benchmark)
     return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20), table
@@ -130,9 +127,8 @@ def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -
             yield future.result()
     except BrokenProcessPool:
         raise EverestError(
-            "a preprocess worker died (killed, or a decoder crashed). Finished shards are kept. Cure: run "
-            "it again; "
-            "if it dies at the same place, run `everest download` so that ingest finds the bad video."
+            "a preprocess worker died (killed, or a decoder crashed). Finished shards are kept. Cure: run it again; if "
+            "it dies at the same place, run `everest download` so that ingest finds the bad video."
         ) from None
     finally:
         for future in futures:

@@ -146,9 +146,8 @@ def disk_full_said(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EverestError(
-                f"{folder}: the disk is full. Finished shards are kept. Cure: free some space and run the "
-                "same "
-                "command again; it continues with the next shard."
+                f"{folder}: the disk is full. Finished shards are kept. Cure: free some space and run the same command "
+                "again; it continues with the next shard."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise EverestError(f"{folder}: cannot be written ({error.strerror}). Cure: mend its rights.") from None

@@ -171,8 +171,7 @@ class ClipDataset:
             map_step = getattr(source, "map_step", 0)
             if map_step != member.step:
                 raise InputError(
-                    f"the distance maps were made for frame step {map_step or 'none'}, the clips have "
-                    f"{member.step}. "
+                    f"the distance maps were made for frame step {map_step or 'none'}, the clips have {member.step}. "
                     "Cure: `everest preprocess` again, or frame_selection.mode: none."
                 )
 

@@ -29,16 +29,14 @@ def measure_on_cluster(address: str, root: Path, paths: list[str], limits: Limit
         from distributed import Client, as_completed
     except ImportError:
         raise InputError(
-            f"EVEREST_DASK = {address}: Dask is not installed here. Cure: pip install 'dask[distributed]', "
-            "or unset "
+            f"EVEREST_DASK = {address}: Dask is not installed here. Cure: pip install 'dask[distributed]', or unset "
             "EVEREST_DASK to check the videos on this machine."
         ) from None
     try:
         client = Client(address, timeout="20s")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"EVEREST_DASK = {address}: no scheduler answers ({error}). Cure: start one with `dask "
-            "scheduler`, or "
+            f"EVEREST_DASK = {address}: no scheduler answers ({error}). Cure: start one with `dask scheduler`, or "
             "unset EVEREST_DASK."
         ) from None
     with client:

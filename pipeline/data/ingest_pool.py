@@ -174,8 +174,7 @@ def _after_death(worker: _Worker, queue: deque[_Job], limits: Limits) -> Iterato
     job = worker.job
     if job is None:
         raise EverestError(
-            f"a decoding process ended by itself (exit code {worker.process.wait()}): "
-            f"{worker.complaint()[-400:]} "
+            f"a decoding process ended by itself (exit code {worker.process.wait()}): {worker.complaint()[-400:]} "
             "Cure: raise ingest.memory_gib, and see whether `everest doctor` finds both decoders."
         )
     complaint = worker.complaint()

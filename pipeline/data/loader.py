@@ -101,8 +101,7 @@ class ClipLoader:
     ) -> None:
         if global_batch % (world * accumulate):
             raise InputError(
-                f"a global batch of {global_batch} does not divide into {world} ranks x {accumulate} "
-                "accumulation "
+                f"a global batch of {global_batch} does not divide into {world} ranks x {accumulate} accumulation "
                 "steps. Cure: change compute.ranks, accumulate or batch."
             )
         if drop_last and len(dataset) < global_batch:
@@ -235,10 +234,8 @@ class _Pending:
             except TimeoutError:
                 reading = ", ".join(sorted(set(self._loader._reading.values()))) or "none"
                 raise EverestError(
-                    f"reading a batch took longer than {self._loader.stall_seconds:.0f} s; being read: "
-                    f"{reading}. "
-                    "Cure: check the disk; where a decoder hangs, run `everest download` so that ingest "
-                    "finds it."
+                    f"reading a batch took longer than {self._loader.stall_seconds:.0f} s; being read: {reading}. "
+                    "Cure: check the disk; where a decoder hangs, run `everest download` so that ingest finds it."
                 ) from None
 
     def _read_some(self, places: Ints) -> None:

@@ -49,8 +49,7 @@ class TestSet:
         labelled = [row for row in rows if row["label"] >= 0]
         if not labelled:
             raise InputError(
-                f"{path} has {len(rows)} {split} videos and {len(labelled)} with a label: there is nothing to "
-                "score. "
+                f"{path} has {len(rows)} {split} videos and {len(labelled)} with a label: there is nothing to score. "
                 "Cure: set evaluate.split to a split whose labels are public."
             )
         names_once([row["video_id"] for row in labelled])
@@ -227,8 +226,7 @@ def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmar
         shown = "; ".join(f"{video}: {reason}" for video, reason in failed[:3])
         raise EverestError(
             f"{benchmark}: {len(failed)} of {len(answers)} test videos cannot be read, more than "
-            f"evaluate.failure_budget = {budget} allows ({shown}). A score over the rest would not be the "
-            "benchmark's. "
+            f"evaluate.failure_budget = {budget} allows ({shown}). A score over the rest would not be the benchmark's. "
             "Cure: fetch them again with `everest download`, or raise the budget and say so beside the score."
         )
 

@@ -87,10 +87,8 @@ def _results(summary: dict[str, Any]) -> Section:
     ]
     views = ", ".join(f"{row['benchmark']} {row['views']}" for row in summary["results"])
     note = (
-        "Test accuracy beside what the fine-tuned model costs: multiply-adds of one forward of one clip; "
-        "memory, rate "
-        "and time of its fine-tuning. Intervals: bootstrap over videos. Views averaged for each video: "
-        f"{views}."
+        "Test accuracy beside what the fine-tuned model costs: multiply-adds of one forward of one clip; memory, rate "
+        f"and time of its fine-tuning. Intervals: bootstrap over videos. Views averaged for each video: {views}."
     )
     section = Section("Results", note, [Table(head, rows, text=frozenset({0, 1}))])
     if summary["splits"]:
@@ -171,8 +169,7 @@ def published_costs(cost: list[dict[str, Any]]) -> Table:
     )  # fmt: skip
     rows = [[f"{row['size']}", row["clip"], *(_beside(row, name) for name in names)] for row in cost]
     caption = (
-        "G multiply-adds of one forward of one clip, computed from the configuration (published value in "
-        "brackets). "
+        "G multiply-adds of one forward of one clip, computed from the configuration (published value in brackets). "
         "First row: this experiment's model and ratios."
     )
     return Table(head, rows, caption, frozenset({0, 1}))

@@ -11,10 +11,8 @@ def sentences(results: list[dict[str, Any]], params: Params) -> list[str]:
     """One statement for each benchmark, and what it leaves open."""
     lines = [_one(row) for row in results]
     lines.append(
-        f"One training with one seed ({params.seed}): the intervals cover the choice of test videos, not "
-        "the chance "
-        "in the training. A comparison over several seeds (everest compare) says whether one strategy is "
-        "better than "
+        f"One training with one seed ({params.seed}): the intervals cover the choice of test videos, not the chance in "
+        "the training. A comparison over several seeds (everest compare) says whether one strategy is better than "
         "another."
     )
     return lines
@@ -33,8 +31,7 @@ def _one(row: dict[str, Any]) -> str:
     missing = row["videos_total"] - row["videos_ok"]
     left_out = f" {missing} could not be read and are not in the score." if missing else ""
     return (
-        f"{row['benchmark']}: the model ({row['strategy']}, keeping {row['keep_ratio']:g} of the tokens) "
-        "reaches "
+        f"{row['benchmark']}: the model ({row['strategy']}, keeping {row['keep_ratio']:g} of the tokens) reaches "
         f"{score} on {videos}, {verdict}.{left_out}"
     )
 

@@ -53,8 +53,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 measured = ingest(raw, [video.path for video in listing.videos], params.ingest)
             except OSError as error:
                 raise EverestError(
-                    f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the "
-                    "folder's "
+                    f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the folder's "
                     "permissions, and start again; what is complete is kept."
                 ) from error
         rows, messages = manifest_rows(listing, measured, data.split, params.ingest)
@@ -119,10 +118,9 @@ def _check_classes(listing: Listing, expected: int, benchmark: str) -> None:
         log.warning("%s: %s", benchmark, problem)
     if len(listing.classes) != expected:
         raise InputError(
-            f"benchmarks.{benchmark}.data.classes = {expected}, the annotations name {len(listing.classes)} "
-            f"classes ({', '.join(listing.classes[:5])}, ...). Cure: set classes to {len(listing.classes)}, "
-            "or "
-            "complete the annotations."
+            f"benchmarks.{benchmark}.data.classes = {expected}, the annotations name {len(listing.classes)} classes "
+            f"({', '.join(listing.classes[:5])}, ...). Cure: set classes to {len(listing.classes)}, or complete the "
+            "annotations."
         )
 
 

@@ -36,9 +36,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         weights = Path(stage.init) / "model.safetensors"
         if not weights.exists():
             raise InputError(
-                f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first "
-                "(`dvc repro pretrain`), "
-                f"name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
+                f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first (`dvc repro "
+                f"pretrain`), name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
             )
         inputs[str(weights)] = job.file_identity(weights)
     values = {

@@ -75,8 +75,7 @@ def _check_budget(benchmark: str, failed: dict[str, str], total: int, budget: fl
     if len(failed) > budget * total:
         first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
         raise EverestError(
-            f"{len(failed)} of {total} videos of {benchmark} do not decode, ingest.failure_budget = "
-            f"{budget} allows "
-            f"{int(budget * total)}. First: {first}. Cure: mend or remove these videos and run "
-            f"`everest download {benchmark}`, or raise the budget."
+            f"{len(failed)} of {total} videos of {benchmark} do not decode, ingest.failure_budget = {budget} allows "
+            f"{int(budget * total)}. First: {first}. Cure: mend or remove these videos and run `everest download "
+            f"{benchmark}`, or raise the budget."
         )

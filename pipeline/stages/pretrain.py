@@ -19,9 +19,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is not None:
         raise InputError(
-            f"pretrain takes no benchmark, got {benchmark!r}: it trains once, on pretrain.corpus of "
-            "params.yaml. "
-            "Cure: `everest pretrain`."
+            f"pretrain takes no benchmark, got {benchmark!r}: it trains once, on pretrain.corpus of params.yaml. Cure: "
+            "`everest pretrain`."
         )
     inputs = {}
     for name in params.pretrain.corpus:

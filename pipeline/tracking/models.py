@@ -83,8 +83,7 @@ def _fetch(store: Store, version: dict[str, Any]) -> Path:
     if expected and sha256(target) != expected:
         shutil.rmtree(target)
         raise EverestError(
-            f"the weights of {version['name']} version {version['version']} are not those that were "
-            "registered: their "
+            f"the weights of {version['name']} version {version['version']} are not those that were registered: their "
             "SHA-256 differs. Cure: register the model again with `everest evaluate`."
         )
     return target

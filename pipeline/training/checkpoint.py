@@ -96,8 +96,7 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise EverestError(
-                f"a checkpoint could not be written to {self.root}: {error}. Earlier checkpoints "
-                "there are intact. "
+                f"a checkpoint could not be written to {self.root}: {error}. Earlier checkpoints there are intact. "
                 "Cure: free disk space or mend the folder's permissions, then start again to continue."
             ) from error
 

@@ -322,10 +322,8 @@ class Engine:
         if policy == "stop" or self.nonfinite > self.settings.max_nonfinite:
             self.journal.flush()
             raise NonFinite(
-                f"{where}; non-finite on {verdict.bad_ranks:.0f} of {self.ranks.world} ranks. No "
-                "update was made from "
-                f"it; its clips are listed in {self.work}/nonfinite-{verdict.step:09d}.json. Cure: "
-                "lower base_lr, set "
+                f"{where}; non-finite on {verdict.bad_ranks:.0f} of {self.ranks.world} ranks. No update was made from "
+                f"it; its clips are listed in {self.work}/nonfinite-{verdict.step:09d}.json. Cure: lower base_lr, set "
                 "clip_grad, or set on_nonfinite to 'skip' or 'rollback'."
             )
         if policy == "rollback":

@@ -66,9 +66,8 @@ def locked(work: Path) -> Iterator[int]:
         except BlockingIOError:
             handle.seek(0)
             raise BusyError(
-                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the "
-                "same training runs "
-                "already. Cure: wait for it, or stop it with Ctrl-C where it runs."
+                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the same training "
+                "runs already. Cure: wait for it, or stop it with Ctrl-C where it runs."
             ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))

@@ -33,8 +33,7 @@ def load_model(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     wrong = sorted(set(own) ^ set(tensors)) or sorted(n for n in own if own[n].shape != tensors[n].shape)
     if wrong:
         raise EverestError(
-            f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the "
-            "work folder to "
+            f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the work folder to "
             "start afresh."
         )
     with torch.no_grad():

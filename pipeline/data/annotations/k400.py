@@ -75,9 +75,8 @@ def _rows(path: Path) -> list[tuple[str, str]]:
                 name = file_name(row["youtube_id"], float(row["time_start"]), float(row["time_end"]))
             except (TypeError, ValueError):
                 raise InputError(
-                    f"{path}, line {reader.line_num}: times {row['time_start']!r}, {row['time_end']!r} are "
-                    "no numbers."
-                    " Cure: fetch it again."
+                    f"{path}, line {reader.line_num}: times {row['time_start']!r}, {row['time_end']!r} are no numbers. "
+                    "Cure: fetch it again."
                 ) from None
             found.append((name, row.get("label") or ""))
         return found

@@ -56,9 +56,8 @@ def _label(entry: dict[str, Any], numbers: dict[str, int], path: Path) -> int:
     template = str(entry.get("template", "")).replace("[", "").replace("]", "")
     if template not in numbers:
         raise InputError(
-            f"{path}: video {entry['id']} has the template {entry.get('template')!r}, which is no class of "
-            "the "
-            "labels' file. Cure: take both files from the same release."
+            f"{path}: video {entry['id']} has the template {entry.get('template')!r}, which is no class of the labels' "
+            "file. Cure: take both files from the same release."
         )
     return numbers[template]
 

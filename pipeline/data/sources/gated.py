@@ -180,8 +180,7 @@ def _bucket_manifest(fetcher: Fetcher) -> dict[str, str]:
             found[uid] = where
     if not found:
         raise InputError(
-            f"{fetcher.raw / place} names no s3:// address in canonical_s3_location or s3_path. Cure: "
-            "remove the file "
+            f"{fetcher.raw / place} names no s3:// address in canonical_s3_location or s3_path. Cure: remove the file "
             "and start again."
         )
     return found

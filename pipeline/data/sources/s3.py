@@ -48,8 +48,7 @@ class S3:
             session = boto3.Session(profile_name=profile)
         except ProfileNotFound:
             raise AddressFailed(
-                f"source.profile = {profile!r} is no profile in ~/.aws/credentials. Cure: `aws configure "
-                "--profile "
+                f"source.profile = {profile!r} is no profile in ~/.aws/credentials. Cure: `aws configure --profile "
                 f"{profile}` with the keys that came with your licence."
             ) from None
         anonymous = session.get_credentials() is None
@@ -163,10 +162,8 @@ def _explain(url: str, error: Exception) -> str:
     code = _code(error)
     if code in EXPIRED:
         return (
-            f"{safe_url(url)}: access is refused ({code}). Keys of licensed sets expire (Ego4D's after 14 "
-            "days). Cure: "
-            "renew the licence's keys, put them into ~/.aws/credentials and name their profile in "
-            "source.profile."
+            f"{safe_url(url)}: access is refused ({code}). Keys of licensed sets expire (Ego4D's after 14 days). Cure: "
+            "renew the licence's keys, put them into ~/.aws/credentials and name their profile in source.profile."
         )
     if code in GONE:
         return f"{safe_url(url)}: there is no such object ({code})."

@@ -122,8 +122,7 @@ class Part:
                 file.write(block)
         except OSError as error:
             raise EverestError(
-                f"{self.path} cannot be written: {error.strerror}. Cure: free some space (what came is "
-                "kept), or mend "
+                f"{self.path} cannot be written: {error.strerror}. Cure: free some space (what came is kept), or mend "
                 "the folder's permissions, and start again."
             ) from None
         self.throttle.take(len(block))
