@@ -1,6 +1,4 @@
-"""EVEREST's models: torch, timm and safetensors only. Importing registers the timm names (see
-`models.registry`).
-"""
+"""EVEREST's models: torch, timm and safetensors only. Importing registers the timm names (see `models.registry`)."""
 
 from models.autoencoder import EverestAutoencoder, PretrainOutput
 from models.classifier import EverestClassifier

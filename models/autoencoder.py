@@ -148,8 +148,8 @@ class EverestAutoencoder(nn.Module):
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Tubelets [B, N, P] and their grid. Training lets a NaN through to the loss, where the engine's rule
-        decides.
+        """Tubelets [B, N, P] and their grid. Training lets a NaN through to the loss, where the
+        engine's rule decides.
         """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -172,9 +172,7 @@ class EverestAutoencoder(nn.Module):
     def select(
         self, embedded_BND: Tensor, grid: Grid, noise_BN: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, TokenSplit]:
-        """ReRo scores (only where the strategy reads them, else the noise) and which tokens are shown and
-        rebuilt.
-        """
+        """ReRo scores (only where the strategy reads them, else the noise) and which tokens are shown and rebuilt."""
         if noise_BN is None:
             noise_BN = torch.rand(embedded_BND.shape[:2], generator=generator, device=embedded_BND.device)
         elif noise_BN.shape != embedded_BND.shape[:2]:

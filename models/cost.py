@@ -79,9 +79,7 @@ def _pretrain(shape: Size, embed: int, visible: int, reconstruct: int, decoder_d
 
 
 def _blocks(tokens: int, width: int, depth: int) -> int:
-    """Per block: qkv 3, projection 1, MLP 8 squares of the width per token; scores and mixing 2 products of
-    tokens.
-    """
+    """Per block: qkv 3, projection 1, MLP 8 squares of the width per token; scores and mixing 2 products of tokens."""
     return depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
 
 

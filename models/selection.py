@@ -44,9 +44,7 @@ class Budget(NamedTuple):
 
 
 class TokenSplit(NamedTuple):
-    """Flat token indices. With a per-clip budget rows are padded and `*_valid` (True = real token) says
-    where.
-    """
+    """Flat token indices. With a per-clip budget rows are padded and `*_valid` (True = real token) says where."""
 
     visible_BV: Tensor
     reconstruct_BR: Tensor
@@ -82,9 +80,7 @@ def slot_distances(embedded_BSLD: Tensor) -> Tensor:
 
 
 def rero_scores(embedded_BND: Tensor, slots: int) -> Tensor:
-    """ReRo scores [B, N] of embedded tokens, before positions are added; no gradient flows (METHOD section
-    2).
-    """
+    """ReRo scores [B, N] of embedded tokens, before positions are added; no gradient flows (METHOD section 2)."""
     return slot_distances(embedded_BND.unflatten(1, (slots, -1))).flatten(1)
 
 

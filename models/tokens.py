@@ -17,9 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) -> Grid:
-    """The token grid of a clip. Raises ValueError naming the shape, what is expected and the cure. No device
-    sync.
-    """
+    """The token grid of a clip. Raises ValueError naming the shape, what is expected and the cure. No device sync."""
     shape = tuple(clip_BCTHW.shape)
     if clip_BCTHW.ndim != 5:
         raise ValueError(
@@ -69,8 +67,8 @@ def check_pixels(clip_BCTHW: Tensor) -> None:
 
 
 def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Tensor:
-    """Flattened tubelets [B, N, P], time-major; the values of one lie as a 3-D convolution's kernel does: (c
-    p0 p1 p2).
+    """Flattened tubelets [B, N, P], time-major; the values of one lie as a 3-D convolution's kernel
+    does: (c p0 p1 p2).
     """
     batch, channels = clip_BCTHW.shape[:2]
     cells = clip_BCTHW.reshape(batch, channels, grid.slots, tubelet, grid.height, patch, grid.width, patch)
@@ -84,8 +82,8 @@ def join_tubelets(tubelets_BNP: Tensor, grid: Grid, patch: int, tubelet: int, ch
 
 
 def sinusoid_table(tokens: int, width: int) -> Tensor:
-    """Fixed positions [N, D]: `angle[p, j] = p / 10000^(2*(j//2)/D)`, sine on even j, cosine on odd (METHOD
-    section 1).
+    """Fixed positions [N, D]: `angle[p, j] = p / 10000^(2*(j//2)/D)`, sine on even j, cosine on odd
+    (METHOD section 1).
     """
     position_N1 = torch.arange(tokens, dtype=torch.float64)[:, None]
     column_D = torch.arange(width, dtype=torch.float64)
@@ -101,8 +99,8 @@ def take(x_BND: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
-    """What the decoder has to predict [B, R, P], fp32: un-normalised pixels, each channel of each token to
-    mean 0 and deviation 1 over its 512 pixels, in the order (p0 p1 p2) c (METHOD section 4).
+    """What the decoder has to predict [B, R, P], fp32: un-normalised pixels, each channel of each token to mean 0 and
+    deviation 1 over its 512 pixels, in the order (p0 p1 p2) c (METHOD section 4).
     """
     pixels_BRCX, mean_BRC1, spread_BRC1 = _pixel_statistics(tubelets_BRP, channels)
     return ((pixels_BRCX - mean_BRC1) / spread_BRC1).transpose(2, 3).flatten(2)

@@ -80,9 +80,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Blocks in a row; drop-path grows linearly from 0; `checkpointing` recomputes each block in the backward
-    pass.
-    """
+    """Blocks in a row; drop-path grows linearly from 0; `checkpointing` recomputes each block in the backward pass."""
 
     checkpointing = False
 
@@ -140,9 +138,7 @@ class _LinearAlreadyDone(torch.autograd.Function):
 
 
 class Positions(nn.Module):
-    """The sinusoid table as a non-persistent buffer, for clips up to the size the model was made for and
-    beyond.
-    """
+    """The sinusoid table as a non-persistent buffer, for clips up to the size the model was made for and beyond."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -150,8 +146,8 @@ class Positions(nn.Module):
         self.table_ND: Tensor
 
     def forward(self, index_BV: Tensor, tokens: int) -> Tensor:
-        """Rows [B, V, D]; `tokens` is how many the clip has. Positions are of the flat index, so a longer
-        clip only lengthens the table.
+        """Rows [B, V, D]; `tokens` is how many the clip has. Positions are of the flat index, so a longer clip only
+        lengthens the table.
         """
         table_ND = self.table_ND
         if tokens > table_ND.shape[0]:

@@ -74,8 +74,8 @@ def read_state(folder: Path) -> dict[str, Tensor]:
 
 
 def load_model(folder: Path, **overrides: Any) -> nn.Module:
-    """Build a saved model again, weights included; `overrides` change arguments that hold no weights
-    (strategy, ...).
+    """Build a saved model again, weights included; `overrides` change arguments that hold no
+    weights (strategy, ...).
     """
     info = read_info(folder)
     model = timm.create_model(info["architecture"], **{**info["kwargs"], **overrides})

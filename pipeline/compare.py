@@ -33,15 +33,18 @@ def command(
 ) -> dict[str, Any]:
     """Run a comparison with params.yaml (and `overrides`) and write its report to outputs/compare.
 
-    Args: strategies: names of `pipeline.evaluation.equal.ARMS`, or everest-keep-0.4; the first is the one the
-    others are compared with, and sets the budget. seeds: one training of each strategy for each. equal: what
-    all spend alike: multiply-adds or wall time of pre-training, or epochs. dry_run: plan only.
+    Args:
+        strategies: names of `pipeline.evaluation.equal.ARMS`, or everest-keep-0.4; the first is the one the others
+            are compared with, and sets the budget.
+        seeds: one training of each strategy for each.
+        equal: what all spend alike: multiply-adds or wall time of pre-training, or epochs.
+        dry_run: plan only.
 
     Returns:
-    trials (what is run), and after a run also results, differences and the report's path.
+        trials (what is run), and after a run also results, differences and the report's path.
 
     Raises:
-    InputError: unknown names, or data that `dvc repro` has not made yet.
+        InputError: unknown names, or data that `dvc repro` has not made yet.
     """
     params = load_params(overrides=overrides)
     rates = None

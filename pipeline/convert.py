@@ -119,9 +119,7 @@ def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, 
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the training arguments of an official file. Raises InputError for one that carries
-    code.
-    """
+    """The weights and the training arguments of an official file. Raises InputError for one that carries code."""
     import argparse
 
     import torch

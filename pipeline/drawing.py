@@ -42,9 +42,7 @@ def save_pictures(look: Look, path: Path, title: str, animation: str) -> list[Pa
 
 
 def draw_grid(look: Look, title: str) -> Image.Image:
-    """Rows: the choice of slots, frames, score bars, scores, kept tokens, what the encoder sees,
-    reconstruction.
-    """
+    """Rows: the choice of slots, frames, score bars, scores, kept tokens, what the encoder sees, reconstruction."""
     rows = _rows(look)
     slots, tile = look.grid.slots, TILE
     width = MARGIN * 2 + LABEL + slots * (tile + GAP)

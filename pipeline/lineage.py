@@ -85,9 +85,7 @@ def _writers(path: str, writers: dict[str, str]) -> list[str]:
 
 
 def _run_of_model(path: Path) -> dict[str, Any]:
-    """The run that registered the weights in a folder (or beside a file), found by their SHA-256; {} if none
-    did.
-    """
+    """The run that registered the weights in a folder (or beside a file), found by their SHA-256; {} if none did."""
     from pipeline.tracking.models import FILES, sha256
 
     folder = path if path.is_dir() else path.parent

@@ -87,9 +87,7 @@ def show(
 
 
 def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed: int = 0) -> list[Path]:
-    """One picture and animation of a normalised clip at `path` (no suffix), for the pre-training stage to
-    log.
-    """
+    """One picture and animation of a normalised clip at `path` (no suffix), for the pre-training stage to log."""
     import torch
 
     from pipeline.drawing import save_pictures
@@ -104,8 +102,8 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
 
 
 def read_window(video: Path, count: int, frame_step: int, start: float | None, size: int) -> tuple[Tensor, list[float]]:
-    """`count` frames of a video, normalised [1, 3, count, size, size] (short side resized, middle cut out),
-    and their times in seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
+    """`count` frames of a video, normalised [1, 3, count, size, size] (short side resized, middle cut out), and their
+    times in seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
     """
     import torch
     from torch.nn.functional import interpolate

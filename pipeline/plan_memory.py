@@ -25,8 +25,8 @@ from pipeline.training.optim import adamw, parameter_groups
 
 @dataclass(frozen=True)
 class Footprint:
-    """[byte] of one rank: `fixed` whatever the batch (parameters, gradients, moments) and `per_clip` of a
-    micro-batch.
+    """[byte] of one rank: `fixed` whatever the batch (parameters, gradients, moments) and
+    `per_clip` of a micro-batch.
     """
 
     parameters: int
@@ -39,9 +39,7 @@ class Footprint:
 
 
 class LivingBytes(TorchDispatchMode):
-    """Adds up the bytes of storages from their first appearance to their end; `peak` is the most at any
-    time.
-    """
+    """Adds up the bytes of storages from their first appearance to their end; `peak` is the most at any time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the
-same?
-"""
+"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the same?"""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ class Setting(NamedTuple):
 
 
 def serve(connection: Connection, name: str, setting: Setting) -> None:
-    """Answer each precision received with (wall seconds, CPU seconds, peak GiB above idle), or with an
-    error's text.
-    """
+    """Answer each precision received with (wall seconds, CPU seconds, peak GiB above idle), or with an error's text."""
     import torch
 
     if setting.threads:
@@ -114,8 +112,8 @@ def _build(name: str, setting: Setting) -> tuple[Any, Callable[[], Any]]:
 
 
 def product_shapes(name: str, size: str, batch: int) -> list[tuple[int, int, int, int, int]]:
-    """(M, K, N, how often, products each) of the bare matmuls: "matmul" has the linears of our step, in the
-    forward pass and for both gradients; "peak" one large square product.
+    """(M, K, N, how often, products each) of the bare matmuls: "matmul" has the linears of our step, in the forward
+    pass and for both gradients; "peak" one large square product.
     """
     from models.cost import multiply_adds
     from models.registry import SIZES

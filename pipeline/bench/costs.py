@@ -1,5 +1,5 @@
-"""What a data set costs on disk and in hours, from measured rates: so that a disk can be planned before it is
-bought.
+"""What a data set costs on disk and in hours, from measured rates: so that a disk can be planned
+before it is bought.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Rates:
 
 
 def sheet(rates: Rates, resolution: int = 224) -> list[dict[str, Any]]:
-    """One row for each data set: GiB of JPEG and raw frames (all, and every step-th), GiB of maps, core
-    hours.
-    """
+    """One row for each data set: GiB of JPEG and raw frames (all, and every step-th), GiB of maps, core hours."""
     rows = []
     for data in DATA_SETS:
         pixels = data.width * data.height

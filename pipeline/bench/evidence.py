@@ -23,9 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Rank correlation of two equally long lists; equal values share their mean rank. NaN where one is
-    constant.
-    """
+    """Rank correlation of two equally long lists; equal values share their mean rank. NaN where one is constant."""
     x, y = (_ranks(np.asarray(values, dtype=np.float64).ravel()) for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
     norm = np.sqrt((x @ x) * (y @ y))
@@ -121,9 +119,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
 
 
 def embed_slots(model: Any, clip_BCTHW: Any) -> Any:
-    """The tubelet embedding of a pre-training model or classifier: clip -> [B, S, L, D], positions not
-    added.
-    """
+    """The tubelet embedding of a pre-training model or classifier: clip -> [B, S, L, D], positions not added."""
     from models.tokens import check_clip, cut_tubelets
 
     grid = check_clip(clip_BCTHW, 16, TUBELET)

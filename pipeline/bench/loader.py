@@ -37,13 +37,13 @@ def command(
     """Measure the loader.
 
     Args:
-    clips: a folder of videos; None generates 340x256 H.264 clips, the same every time.
-    rounds: turns that each variant gets, with one batch of 8 clips each.
-    samples: clips read from the raw cache while memory is watched; 0 leaves that out.
-    workers: numbers of workers to measure rates with.
+        clips: a folder of videos; None generates 340x256 H.264 clips, the same every time.
+        rounds: turns that each variant gets, with one batch of 8 clips each.
+        samples: clips read from the raw cache while memory is watched; 0 leaves that out.
+        workers: numbers of workers to measure rates with.
 
-    Returns: {"ratio": {"cpu_augment": {...}, "device_augment": {...}}, "goals": ..., "milliseconds_per_clip":
-    ..., ...}
+    Returns:
+        {"ratio": {"cpu_augment": {...}, "device_augment": {...}}, "goals": ..., "milliseconds_per_clip": ..., ...}
     """
     import torch
 
@@ -186,9 +186,7 @@ def _bytes(sets: dict[str, Any], files: Sequence[VideoFile]) -> dict[str, int]:
 
 
 def _rates(sets: dict[str, Any], files: Sequence[VideoFile], workers: int) -> dict[str, float]:
-    """Clips per second with this many workers: the usual way in processes, ours in threads, frames handed
-    over.
-    """
+    """Clips per second with this many workers: the usual way in processes, ours in threads, frames handed over."""
     result = {"usual": _usual_rate(sets["raw"], files, workers)}
     for name, dataset in sets.items():
         loader = _loader(dataset, workers)

@@ -72,9 +72,7 @@ def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = Non
 
 
 def kind_of(path: Path) -> str:
-    """The kind by content, "zip", "rar" or "tar"; a tar is whatever Python's tarfile may know, compressed or
-    not.
-    """
+    """The kind by content, "zip", "rar" or "tar"; a tar is whatever Python's tarfile may know, compressed or not."""
     with path.open("rb") as file:
         head = file.read(8)
     return "zip" if head[:4] in ZIP_MAGICS else "rar" if head[:6] == RAR_MAGIC else "tar"

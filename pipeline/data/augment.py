@@ -54,12 +54,12 @@ class FinetuneTransform:
     7).
 
     Args:
-    resolution: of the clip in pixels.
-    classes: K.
-    crop_scale, crop_ratio: area share and aspect ratio of the crop.
-    rand_augment: such as `m7-n4-mstd0.5-inc1`, or None.
-    random_erasing: probability for each clip.
-    mixup, cutmix: alpha of the Beta distribution, 0 is off.
+        resolution: of the clip in pixels.
+        classes: K.
+        crop_scale, crop_ratio: area share and aspect ratio of the crop.
+        rand_augment: such as `m7-n4-mstd0.5-inc1`, or None.
+        random_erasing: probability for each clip.
+        mixup, cutmix: alpha of the Beta distribution, 0 is off.
 
     The targets are soft, [B, K] float32, also where nothing is mixed.
     """

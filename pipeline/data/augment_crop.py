@@ -103,7 +103,7 @@ def crop_resize(
     clip, in 8-bit arithmetic. Both give the same picture to within one grey level.
 
     Returns:
-    uint8 [B, T, side, side, 3] on the device.
+        uint8 [B, T, side, side, 3] on the device.
     """
     device = torch.device(device)
     flips = flips_B if flips_B is not None else np.zeros(len(boxes_B4), dtype=bool)
@@ -148,9 +148,7 @@ def _up(weights: Tensor, device: torch.device) -> Tensor:
 
 
 def _weights(start: int, length: int, full: int, side: int) -> Tensor:
-    """[side, full]: each output pixel as a triangle-weighted mean of the inputs in its box, which adds up to
-    1.
-    """
+    """[side, full]: each output pixel as a triangle-weighted mean of the inputs in its box, which adds up to 1."""
     scale = length / side
     support = max(1.0, scale)
     centre = (torch.arange(side, dtype=torch.float64) + 0.5) * scale

@@ -33,7 +33,7 @@ def mix(clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutm
     in all frames and its share is corrected to the box's true area.
 
     Raises:
-    InputError: mixing an odd number of clips.
+        InputError: mixing an odd number of clips.
     """
     if mixup <= 0 and cutmix <= 0:
         return clip_BCTHW, targets_BK
@@ -58,9 +58,7 @@ def mix(clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutm
 def mix_plan(
     batch: Batch, mixup: float, cutmix: float, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(share of the own clip [B], boxes (top, left, bottom, right) [B, 4], whether cutmix [B]); equal in a
-    pair.
-    """
+    """(share of the own clip [B], boxes (top, left, bottom, right) [B, 4], whether cutmix [B]); equal in a pair."""
     # A pair draws as its first clip does.
     first = np.repeat(batch.sample_B.numpy()[::2], 2)
     u = sampling.uniforms(batch.seed, batch.epoch, first, "mix", 3)

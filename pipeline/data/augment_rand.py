@@ -37,11 +37,11 @@ class RandAugment:
     """n operations of magnitude m on every clip.
 
     Args:
-    config: parts joined by "-": `m7` magnitude, `n4` operations, `mstd0.5` deviation of the magnitude, `inc1`
-    strength grows with magnitude in every operation, `p0.5` probability of each. A leading `rand` is allowed.
+        config: parts joined by "-": `m7` magnitude, `n4` operations, `mstd0.5` deviation of the magnitude, `inc1`
+        strength grows with magnitude in every operation, `p0.5` probability of each. A leading `rand` is allowed.
 
     Raises:
-    InputError: an unknown part.
+        InputError: an unknown part.
     """
 
     def __init__(self, config: str) -> None:

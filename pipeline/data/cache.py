@@ -125,9 +125,7 @@ class Cache:
         return np.stack(found) if found else np.empty((0, *self.size(row), 3), np.uint8)
 
     def views(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> list[U8]:
-        """As :meth:`frames`, as a list of [h, w, 3]; raw frames are views of the mapped file, nothing is
-        copied.
-        """
+        """As :meth:`frames`, as a list of [h, w, 3]; raw frames are views of the mapped file, nothing is copied."""
         wanted = self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))
         data, offsets = self._frame_buffers(row)
         height, width = self.size(row)
@@ -176,9 +174,7 @@ class Cache:
         return [index // grid for index in wanted]
 
     def _frame_buffers(self, row: int) -> tuple[U8, npt.NDArray[np.int64]]:
-        """All stored bytes of a video's shard and where its frames begin in them, as views of the mapped
-        file.
-        """
+        """All stored bytes of a video's shard and where its frames begin in them, as views of the mapped file."""
         found = self._frames_of.get(row)
         if found is None:
             with self._lock:

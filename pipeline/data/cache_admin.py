@@ -1,6 +1,4 @@
-"""`everest cache ls | verify | gc`: what lies in the caches, whether it is whole, and what nobody needs any
-more.
-"""
+"""`everest cache ls | verify | gc`: what lies in the caches, whether it is whole, and what nobody needs any more."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""From a manifest to a finished cache: building what is missing on several processes, then publishing the
-whole.
-"""
+"""From a manifest to a finished cache: building what is missing on several processes, then publishing the whole."""
 
 from __future__ import annotations
 

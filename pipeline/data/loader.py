@@ -61,9 +61,7 @@ class Batch:
     errors: list[tuple[str, str]] = field(default_factory=list)
 
     def uniforms(self, stream: str, count: int) -> Tensor:
-        """Random numbers in [0, 1) for each sample, [B, count] float32: the same on any rank and after a
-        resume.
-        """
+        """Random numbers in [0, 1) for each sample, [B, count] float32: the same on any rank and after a resume."""
         samples = self.sample_B.numpy()
         return torch.from_numpy(sampling.uniforms(self.seed, self.epoch, samples, stream, count)).float()
 
@@ -71,16 +69,21 @@ class Batch:
 class ClipLoader:
     """Micro-batches of one rank.
 
-    Args: dataset: what to read. seed: of order, windows, crops and all else. global_batch: videos of one
-    optimizer step over all ranks (repetitions are not counted, METHOD section 7). rank, world: this process
-    of how many. accumulate: micro-batches of one optimizer step. repeated: clips of each video in a batch
-    (repeated augmentation). shuffle: a new order every epoch; otherwise the data set's. workers: threads that
-    read ahead; 0 reads when asked. drop_last: leave out the last, smaller step. If kept, its rows are shared
-    out as evenly as they go, each once, and a rank may get fewer batches than another. replace: replace a
-    clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises.
+    Args:
+        dataset: what to read.
+        seed: of order, windows, crops and all else.
+        global_batch: videos of one optimizer step over all ranks (repetitions are not counted, METHOD section 7).
+        rank, world: this process of how many.
+        accumulate: micro-batches of one optimizer step.
+        repeated: clips of each video in a batch (repeated augmentation).
+        shuffle: a new order every epoch; otherwise the data set's.
+        workers: threads that read ahead; 0 reads when asked.
+        drop_last: leave out the last, smaller step. If kept, its rows are shared out as evenly as they go, each
+            once, and a rank may get fewer batches than another.
+        replace: replace a clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises.
 
     Raises:
-    InputError: the batch does not divide, or the data set is smaller than one batch.
+        InputError: the batch does not divide, or the data set is smaller than one batch.
     """
 
     def __init__(
@@ -135,8 +138,8 @@ class ClipLoader:
         end.
 
         Raises:
-        ClipError: a clip cannot be read and may not be replaced.
-        EverestError: too many cannot be read, or reading stalls.
+            ClipError: a clip cannot be read and may not be replaced.
+            EverestError: too many cannot be read, or reading stalls.
         """
         wanted = self._micro_rows(epoch, start_micro_step)
         if not self.workers:
@@ -178,9 +181,7 @@ class ClipLoader:
 
 
 class _Pending:
-    """One batch on its way: its clips are read straight into it by the pool's threads (or by `finish`
-    itself).
-    """
+    """One batch on its way: its clips are read straight into it by the pool's threads (or by `finish` itself)."""
 
     def __init__(self, loader: ClipLoader, rows: Ints, epoch: int, pool: ThreadPoolExecutor | None) -> None:
         self._loader, self._epoch = loader, epoch

@@ -64,9 +64,7 @@ def epoch_order(seed: int, epoch: int, size: int, shuffle: bool) -> Ints:
 
 @functools.cache
 def candidate_slots(frames: int, oversample: float) -> int:
-    """How many slots frame selection chooses from: ceil(oversample * S), on exact decimals (METHOD section
-    3).
-    """
+    """How many slots frame selection chooses from: ceil(oversample * S), on exact decimals (METHOD section 3)."""
     return math.ceil(Fraction(str(oversample)) * (frames // TUBELET))
 
 
@@ -76,9 +74,7 @@ def span(frames: int, step: float) -> float:
 
 
 def clip_start(num_frames: int, frames: int, step: int, grid: int, u: float) -> int:
-    """The first frame of a clip: uniform over all starts on multiples of `grid` where the clip fits, else
-    0.
-    """
+    """The first frame of a clip: uniform over all starts on multiples of `grid` where the clip fits, else 0."""
     places = (num_frames - (frames - 1) * step - 1) // grid + 1
     return int(u * places) * grid if places > 0 else 0
 
@@ -128,9 +124,7 @@ def candidate_clip(
 
 
 def view_starts(num_frames: int, frames: int, step: int, segments: int, grid: int = 1) -> Ints:
-    """First frames of the test views [segments]: from the first to the last place evenly; one view is the
-    middle.
-    """
+    """First frames of the test views [segments]: from the first to the last place evenly; one view is the middle."""
     places = max(0, (num_frames - (frames - 1) * step - 1) // grid)
     if segments == 1:
         return np.asarray([places // 2 * grid], dtype=np.int64)
@@ -144,9 +138,7 @@ def view_clips(num_frames: int, frames: int, step: int, segments: int, grid: int
 
 
 def view_offsets(height: int, width: int, crops: int) -> list[tuple[int, int]]:
-    """(top, left) of square test crops with the short side's length, along the long side; one crop is the
-    centre.
-    """
+    """(top, left) of square test crops with the short side's length, along the long side; one crop is the centre."""
     side = min(height, width)
     slack = max(height, width) - side
     places: Sequence[int] = [slack // 2] if crops == 1 else [slack * k // (crops - 1) for k in range(crops)]

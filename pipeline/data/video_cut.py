@@ -18,10 +18,10 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
     window. The written file is decoded again and its frames counted before it gets its name.
 
     Returns:
-    Number of frames written: always end_frame - start_frame.
+        Number of frames written: always end_frame - start_frame.
 
     Raises:
-    VideoError: the video does not open, or has no frame for some of the window.
+        VideoError: the video does not open, or has no frame for some of the window.
     """
     import av
 

@@ -1,6 +1,4 @@
-"""Evaluating one benchmark: which videos, from where, with which model; the same on one process or many
-ranks.
-"""
+"""Evaluating one benchmark: which videos, from where, with which model; the same on one process or many ranks."""
 
 from __future__ import annotations
 
@@ -116,9 +114,7 @@ def evaluate(
 
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
-    """Number of a test video -> its views from the cache, uint8 [X, T, s, s, 3]; an EverestError says why
-    not.
-    """
+    """Number of a test video -> its views from the cache, uint8 [X, T, s, s, 3]; an EverestError says why not."""
     from pipeline.data.cache import Cache
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)

@@ -27,8 +27,8 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the comparison. `pretrain_gmacs`: [G multiply-adds] of all its pre-training forwards, a
-    clip of the corpus counted once an epoch.
+    """One training of the comparison. `pretrain_gmacs`: [G multiply-adds] of all its pre-training forwards, a clip of
+    the corpus counted once an epoch.
     """
 
     arm: str
@@ -98,10 +98,10 @@ def plan(
     one.
 
     Args:
-    rates: [clips/s] of each strategy's pre-training, needed for equal wall time; see :func:`training_rate`.
+        rates: [clips/s] of each strategy's pre-training, needed for equal wall time; see :func:`training_rate`.
 
     Raises:
-    InputError: an unknown or repeated strategy, no seed, or no rates.
+        InputError: an unknown or repeated strategy, no seed, or no rates.
     """
     if len(set(arms)) != len(arms) or not arms or not seeds or len(set(seeds)) != len(seeds):
         raise InputError(
@@ -127,9 +127,7 @@ def plan(
 
 
 def training_rate(params: Params, seconds: float = 2.0) -> float:
-    """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading
-    data.
-    """
+    """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading data."""
     import timm
     import torch
 

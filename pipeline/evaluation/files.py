@@ -26,9 +26,7 @@ def class_names(benchmark: str) -> list[str]:
 
 
 def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:
-    """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's
-    order.
-    """
+    """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -47,9 +45,7 @@ def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None
 
 
 def read_predictions(path: Path) -> dict[str, Any]:
-    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable
-    videos only.
-    """
+    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable videos only."""
     import pyarrow.parquet as pq
 
     rows = [row for row in pq.read_table(path).to_pylist() if row["probabilities"] is not None]
@@ -61,9 +57,7 @@ def read_predictions(path: Path) -> dict[str, Any]:
 
 
 def write_confusion(matrix: Path, classes: Path, tests: TestSet, answers: list[Answer], names: list[str]) -> None:
-    """The matrix with class names on both sides (rows true, columns predicted), and accuracy and videos by
-    class.
-    """
+    """The matrix with class names on both sides (rows true, columns predicted), and accuracy and videos by class."""
     probability_VC, label_V = stacked(answers, tests.labels)
     counts = confusion(probability_VC.argmax(axis=1), label_V, probability_VC.shape[1])
     with matrix.open("w", newline="", encoding="utf-8") as file:

@@ -49,13 +49,13 @@ def infer(
     """Run a classifier over videos 0..count-1.
 
     Args:
-    read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one.
-    batch: clips that go through the model together; whole videos, so more where a video has more views.
-    ranks: this process takes every `ranks.world`-th batch; None takes all.
-    progress: told (videos done, videos of this rank).
+        read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one.
+        batch: clips that go through the model together; whole videos, so more where a video has more views.
+        ranks: this process takes every `ranks.world`-th batch; None takes all.
+        progress: told (videos done, videos of this rank).
 
     Returns:
-    The answers of this rank's videos.
+        The answers of this rank's videos.
     """
     import torch
 
@@ -122,7 +122,7 @@ def gather(answers: dict[int, Answer], count: int, classes: int, ranks: Ranks | 
     count or names to collide. That every video was answered once is checked.
 
     Raises:
-    EverestError: a video was answered by no rank or by several.
+        EverestError: a video was answered by no rank or by several.
     """
     if ranks is None or ranks.world == 1:
         return [answers[number] for number in range(count)]

@@ -38,9 +38,7 @@ def average_views(logits_XC: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def hits(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, k: int = 1) -> Bools:
-    """Whether each video's label is among its k most probable classes. Of equal ones the lower class comes
-    first.
-    """
+    """Whether each video's label is among its k most probable classes. Of equal ones the lower class comes first."""
     probability = np.asarray(probability_VC)
     label = np.asarray(label_V)
     own = np.take_along_axis(probability, label[:, None], axis=1)
@@ -64,8 +62,8 @@ def per_class(counts_CC: npt.ArrayLike) -> Floats:
 
 
 def calibration_error(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equal-width
-    bins of the confidence, weighted by their videos.
+    """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equal-width bins of
+    the confidence, weighted by their videos.
     """
     probability = np.asarray(probability_VC, dtype=np.float64)
     confidence = probability.max(axis=1)
@@ -97,9 +95,7 @@ def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float =
 
 
 def paired_difference(a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
-    """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video
-    hard.
-    """
+    """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video hard."""
     difference = np.asarray(a_V, dtype=np.float64) - np.asarray(b_V, dtype=np.float64)
     return float(difference.mean()), bootstrap(difference, draws, seed)
 
@@ -143,7 +139,7 @@ def strategy_difference(a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, se
     """Mean of a - b and its 95 % interval over videos and trainings.
 
     Args:
-    a_SV, b_RV: hits of each training (one row a seed) on the same videos (columns).
+        a_SV, b_RV: hits of each training (one row a seed) on the same videos (columns).
 
     Videos are drawn with replacement jointly for both, seeds for each strategy on its own: with several seeds
     the interval holds the chance of the training too, with one seed it cannot.

@@ -27,7 +27,7 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path], equal: str) ->
     mapping.
 
     Args:
-    cells: `<arm>-seed<seed>` -> folder of that training.
+        cells: `<arm>-seed<seed>` -> folder of that training.
     """
     arms = list(dict.fromkeys(trial.arm for trial in trials))
     params = trials[0].params

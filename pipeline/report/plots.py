@@ -38,9 +38,7 @@ def style(index: int) -> dict[str, Any]:
 
 
 def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False) -> str:
-    """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind
-    it.
-    """
+    """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind it."""
     figure, axes = _figure(5.6, 3.4)
     for index, (name, points) in enumerate(series.items()):
         look = style(index)
@@ -57,8 +55,8 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) -> str:
-    """Points with 95 % intervals against a cost; rows have name, x, y, low, high. Dashed: no other is better
-    and cheaper (Pareto front).
+    """Points with 95 % intervals against a cost; rows have name, x, y, low, high. Dashed: no other is better and
+    cheaper (Pareto front).
     """
     figure, axes = _figure(6.4, 4.0)
     for index, row in enumerate(rows):

@@ -26,8 +26,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """Build the cache of one benchmark; returns the stage's metrics.
 
     Raises:
-    InputError: no manifest, or parameters that do not fit together.
-    EverestError: the disk is full, a worker died, or more videos failed than ingest.failure_budget allows.
+        InputError: no manifest, or parameters that do not fit together.
+        EverestError: the disk is full, a worker died, or more videos failed than ingest.failure_budget allows.
     """
     if benchmark is None:
         raise InputError("preprocess works on one benchmark. Cure: `everest preprocess NAME`.")

@@ -37,9 +37,7 @@ def code_tags() -> dict[str, str]:
 
 
 def dirty_files() -> list[str]:
-    """Tracked files that differ from the commit, and files unknown to git; what stages rewrite is left
-    out.
-    """
+    """Tracked files that differ from the commit, and files unknown to git; what stages rewrite is left out."""
     lines = (_git("status", "--porcelain", "--untracked-files=normal") or "").splitlines()
     return [line[3:] for line in lines if not line[3:].startswith(GENERATED)]
 

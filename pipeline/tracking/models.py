@@ -33,8 +33,8 @@ def resolve(model: str) -> Path:
     hash.
 
     Raises:
-    InputError: no such model, or an address of another form.
-    EverestError: the fetched weights are not those that were registered.
+        InputError: no such model, or an address of another form.
+        EverestError: the fetched weights are not those that were registered.
     """
     if model.startswith("models:"):
         match = _ADDRESS.fullmatch(model)
@@ -96,9 +96,7 @@ def sha256(folder: Path) -> str:
 
 
 def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:
-    """A copy of a model folder for the registry, with `facts` (classes, frame_step, ...) added to its
-    description.
-    """
+    """A copy of a model folder for the registry, with `facts` (classes, frame_step, ...) added to its description."""
     import json
     import os
 

@@ -18,9 +18,7 @@ _ASSIGNMENT = re.compile(
 
 
 def redact(text: str) -> str:
-    """`text` without logins and query strings of addresses, keys, and values of secret environment
-    variables.
-    """
+    """`text` without logins and query strings of addresses, keys, and values of secret environment variables."""
     for value in _secret_values():
         text = text.replace(value, HIDDEN)
     text = _URL_LOGIN.sub(rf"\1{HIDDEN}@", text)

@@ -128,9 +128,7 @@ class Spool:
 
 
 def read_records(path: Path, offset: int = 0, limit: int = 2000) -> tuple[list[dict[str, Any]], int]:
-    """Records after `offset` and the offset behind the last of them. A last line still being written is
-    left.
-    """
+    """Records after `offset` and the offset behind the last of them. A last line still being written is left."""
     pairs = list(_lines(path, offset, limit))
     return [record for record, _ in pairs], pairs[-1][1] if pairs else offset
 

@@ -101,9 +101,7 @@ class Store:
             self._call(lambda: self.client.set_terminated(run, status=status, end_time=ended))
 
     def metrics(self, run: str, points: list[tuple[str, float, int, int]]) -> None:
-        """Points (name, value, milliseconds, step). Sending one twice stores it once: all four are its
-        key.
-        """
+        """Points (name, value, milliseconds, step). Sending one twice stores it once: all four are its key."""
         from mlflow.entities import Metric
 
         for start in range(0, len(points), BATCH_METRICS):

@@ -140,9 +140,7 @@ def _send_held(folder: RunFolder, remote: dict[str, Any], record: dict[str, Any]
 
 
 def _unless_refused(remote: dict[str, Any], send: Any) -> None:
-    """A record that the server will never take must not hold up the ones behind it; it is reported
-    instead.
-    """
+    """A record that the server will never take must not hold up the ones behind it; it is reported instead."""
     from pipeline.tracking.store import StoreError
 
     try:
@@ -155,9 +153,7 @@ def _unless_refused(remote: dict[str, Any], send: Any) -> None:
 
 
 def tidy(folder: RunFolder) -> None:
-    """Remove what is finished and completely sent; a failed or killed run stays, so that a resumed one
-    continues it.
-    """
+    """Remove what is finished and completely sent; a failed or killed run stays, so that a resumed one continues it."""
     about = folder.about()
     if about.get("kind") == "stage" and about.get("status") == "FINISHED" and folder.sent():
         with folder.upload_lock() as mine:

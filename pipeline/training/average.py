@@ -12,9 +12,7 @@ from pipeline.training.distributed import like, whole
 
 
 class Average:
-    """`average = decay * average + (1 - decay) * parameter` after each update. A decay of None turns it
-    off.
-    """
+    """`average = decay * average + (1 - decay) * parameter` after each update. A decay of None turns it off."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay

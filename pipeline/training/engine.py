@@ -35,9 +35,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Batch(Protocol):
-    """What the loader yields, as far as the engine looks: the clips' global rows, for the records of a bad
-    step.
-    """
+    """What the loader yields, as far as the engine looks: the clips' global rows, for the records of a bad step."""
 
     index_B: torch.Tensor
 
@@ -65,9 +63,8 @@ class Task(Protocol):
         """The mean loss of one micro-batch, a scalar on the device."""
 
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
-        """Scores after an epoch, the same on all ranks; {} where there is nothing to do; `alive` is called for
-        each batch, so that a long validation is not taken for a stall. Keys start with
-        `val_`.
+        """Scores after an epoch, the same on all ranks; {} where there is nothing to do; `alive` is called for each
+        batch, so that a long validation is not taken for a stall. Keys start with `val_`.
         """
 
 
@@ -131,9 +128,7 @@ class _Rewound(Exception):
 
 
 class Engine:
-    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is
-    one.
-    """
+    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is one."""
 
     def __init__(
         self,
@@ -415,9 +410,7 @@ class Engine:
                 self.save(score=scores["val_top1"])
 
     def result(self) -> dict[str, torch.Tensor]:
-        """The parameters to publish, on the CPU: last or best by validation, averaged where an average is
-        kept.
-        """
+        """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""
         step = self.ranks.broadcast(self.checkpoints.best() if self.ranks.main else None)
         if self.settings.select == "best" and step is not None and step != self.step:
             self.restore(self._load(step))

@@ -174,9 +174,7 @@ def stop_and_resume(folder: Path, ranks: int, accumulate: int, stops: list[int],
 
 
 def crash_and_resume(folder: Path, crashes: list[int]) -> Figure:
-    """Row 2: kill -9 both ranks mid-epoch; from the newest checkpoint on, the curve is the same to the
-    bit.
-    """
+    """Row 2: kill -9 both ranks mid-epoch; from the newest checkpoint on, the curve is the same to the bit."""
     wish = {"accumulate": 2, "rank": 0, "epochs": 3, "size": 48, "checkpoint_every_steps": 3}
     forked(folder / "whole", 2, wish)
     whole, curve = result(folder / "whole"), losses(folder / "whole")
@@ -234,9 +232,7 @@ def damage(folder: Path, trials: int) -> Figure:
 
 
 def incomplete(folder: Path, trials: int) -> Figure:
-    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size),
-    read-only.
-    """
+    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size), read-only."""
     import resource
 
     chance = random.Random(2)
@@ -308,9 +304,7 @@ def _loads(found: Checkpoints, step: int) -> bool:
 
 
 def signals(folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "SIGTERM", "SIGUSR1")) -> Figure:
-    """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then
-    continued.
-    """
+    """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then continued."""
     bad, seconds = 0, []
     for name in names:
         work = folder / name
@@ -343,9 +337,7 @@ def _signal_at_step(work: Path, step: int, number: int, sent: list[float]) -> No
 
 
 def nonfinite(folder: Path, policy: str) -> Figure:
-    """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody
-    hangs.
-    """
+    """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody hangs."""
     work = folder / policy
     began = time.monotonic()
     ends = forked(work, 2, {"nan_at": 9, "rank": 1, "on_nonfinite": policy, "epochs": 3})
@@ -361,9 +353,7 @@ def nonfinite(folder: Path, policy: str) -> Figure:
 
 
 def stalls(folder: Path, what: str, stall_seconds: float = 3.0) -> Figure:
-    """Row 10: a rank hangs, is frozen (SIGSTOP) or killed; it is named, its stack dumped, the run
-    restarted.
-    """
+    """Row 10: a rank hangs, is frozen (SIGSTOP) or killed; it is named, its stack dumped, the run restarted."""
     work = folder / what
     work.mkdir(parents=True)
     (work / "toy.json").write_text(json.dumps({what: 7, "rank": 1, "epochs": 3}))

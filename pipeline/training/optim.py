@@ -15,9 +15,7 @@ _EMBEDDING = ("patch_embed", "pos_embed", "cls_token", "mask_token")
 
 
 def takes_decay(name: str, parameter: torch.Tensor, exempt: Iterable[str] = ()) -> bool:
-    """Whether weight decay applies: not to 1-D tensors, biases, positions and the mask token (METHOD section
-    7).
-    """
+    """Whether weight decay applies: not to 1-D tensors, biases, positions and the mask token (METHOD section 7)."""
     leaf = name.rsplit(".", 1)[-1]
     if parameter.ndim <= 1 or leaf in ("bias", "q_bias", "v_bias", "mask_token"):
         return False

@@ -9,9 +9,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Remembers the first stopping signal. Install before anything slow: a signal during imports counts
-    too.
-    """
+    """Remembers the first stopping signal. Install before anything slow: a signal during imports counts too."""
 
     def __init__(self) -> None:
         self.signal: str | None = None

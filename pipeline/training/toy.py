@@ -43,9 +43,7 @@ class ToyBatch:
 
 
 class ToyLoader:
-    """Vectors as a function of (seed, epoch, index); each optimizer step's set does not depend on the
-    ranks.
-    """
+    """Vectors as a function of (seed, epoch, index); each optimizer step's set does not depend on the ranks."""
 
     def __init__(self, size: int, global_batch: int, accumulate: int, ranks: Ranks, seed: int) -> None:
         self.size, self.global_batch, self.accumulate, self.ranks, self.seed = (

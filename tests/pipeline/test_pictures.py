@@ -19,9 +19,7 @@ from pipeline.pictures import look, picture_of, read_window, show
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """60 frames of 96x80: a bright square moves over a still texture for the first second, then all is
-    still.
-    """
+    """60 frames of 96x80: a bright square moves over a still texture for the first second, then all is still."""
     texture = np.random.default_rng(0).integers(60, 110, (80, 96, 3), dtype=np.uint8)
     frames = np.repeat(texture[None], 60, axis=0)
     for t in range(60):

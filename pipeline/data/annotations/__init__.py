@@ -39,7 +39,7 @@ def annotations(benchmark: str, root: Path) -> dict[str, Any]:
     """`everest annotations BENCH --root DIR`: counts for each split, classes and problems, without any video.
 
     Args:
-    benchmark: ucf101, hmdb51, k400, ssv2, oscc, or "folder" for your own videos in a folder for each class.
+        benchmark: ucf101, hmdb51, k400, ssv2, oscc, or "folder" for your own videos in a folder for each class.
     """
     if benchmark == "folder":
         from pipeline.data.annotations.own import from_folders

@@ -1,6 +1,4 @@
-"""Sets behind a login or a licence: what the user places by hand is checked, and what is missing is named
-exactly.
-"""
+"""Sets behind a login or a licence: what the user places by hand is checked, and what is missing is named exactly."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ POINTS = 200
 
 
 class Server(ThreadingHTTPServer):
-    """The few MLflow endpoints that tracking uses. `mood`: ok, error (500), slow (hangs a second), lost (does
-    what it is asked and drops the connection before answering).
+    """The few MLflow endpoints that tracking uses. `mood`: ok, error (500), slow (hangs a second), lost (does what it
+    is asked and drops the connection before answering).
     """
 
     daemon_threads = True
@@ -141,9 +141,7 @@ def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def train(server: Server, moods: dict[int, str]) -> list[float]:
-    """Steps of about 5 ms, each with a record; the server changes its mood before the given steps. Seconds a
-    step.
-    """
+    """Steps of about 5 ms, each with a record; the server changes its mood before the given steps. Seconds a step."""
     seconds = []
     with stage_run("pretrain", None, {}, Path(".work/pretrain")) as run, Spool(run.spool) as rank:
         for step in range(POINTS):
@@ -205,8 +203,8 @@ def test_a_server_that_never_came_leaves_everything_for_later(server: Server, mo
 def test_p99_of_the_step_time_is_that_of_a_run_without_a_server(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row by row: healthy, down, slow against no tracking at all. Steps of 20 ms, in a process of its own
-    like a rank.
+    """Row by row: healthy, down, slow against no tracking at all. Steps of 20 ms, in a process of
+    its own like a rank.
     """
     import subprocess
     import sys

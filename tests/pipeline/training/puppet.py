@@ -1,6 +1,4 @@
-"""A rank without torch, for tests of the launcher: `python -m tests.pipeline.training.puppet HOW --work
-DIR`.
-"""
+"""A rank without torch, for tests of the launcher: `python -m tests.pipeline.training.puppet HOW --work DIR`."""
 
 import os
 import signal

@@ -1,6 +1,4 @@
-"""The engine on real ranks: exact resume, agreement before the update, the same result on any number of
-ranks.
-"""
+"""The engine on real ranks: exact resume, agreement before the update, the same result on any number of ranks."""
 
 import copy
 import math
