@@ -277,6 +277,7 @@ class ComputeParams(Group):
     ranks: Count
     threads_per_rank: Count | None
     loader_workers: Annotated[int, Field(ge=0)]
+    cluster: str | None
     data_parallel: Literal["ddp", "fsdp"]
     compile: bool
     activation_checkpointing: bool

@@ -38,7 +38,8 @@ def ingest(
     from pipeline.data.ingest import command
     from pipeline.params import load_params
 
-    emit(command(folder, load_params().ingest), as_json, "Ingest")
+    params = load_params()
+    emit(command(folder, params.ingest, params.compute.cluster), as_json, "Ingest")
 
 
 @cache_app.command("ls")

@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 #: The folder beside the videos for what this project notes about them.
 NOTES = ".everest"
 
-#: Names of the cluster's scheduler: measuring is spread over its workers, which must see the same folder.
-CLUSTER_VARIABLE = "EVEREST_DASK"
-
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
@@ -55,7 +52,7 @@ def ingest(
         root: folder of the videos.
         paths: relative to `root`.
         params: limits and number of processes.
-        cluster: address of a Dask scheduler, by default the environment's EVEREST_DASK; None measures here.
+        cluster: address of a Dask scheduler whose workers see the same folder; None measures here.
 
     Returns:
         path -> measurement, for every path, with a reason where it is not usable (see :func:`verdict`).
@@ -71,7 +68,6 @@ def ingest(
             result[path] = known
         else:
             todo.append(path)
-    cluster = cluster or os.environ.get(CLUSTER_VARIABLE)
     with memory:
         finished = _measure(root, todo, limits, params.workers, cluster)
         for path, found in counter("checking videos")(finished, len(todo)):
@@ -113,11 +109,11 @@ def video_files(root: Path) -> tuple[list[str], int]:
     return sorted(found), others
 
 
-def command(folder: Path, params: IngestParams) -> dict[str, Any]:
+def command(folder: Path, params: IngestParams, cluster: str | None = None) -> dict[str, Any]:
     """`everest ingest DIR`: which files below a folder can be used, and why the others cannot."""
     started = time.monotonic()
     paths, others = video_files(folder)
-    measured = ingest(folder, paths, params)
+    measured = ingest(folder, paths, params, cluster)
     reasons = {path: verdict(found, params) for path, found in measured.items()}
     return {
         "folder": str(folder),

@@ -1,7 +1,7 @@
-"""Ingest over a Dask cluster that the user runs, for sets that one machine would decode for days.
+"""Ingest over a Dask cluster (:mod:`pipeline.data.cluster`).
 
-Its workers must see the videos under the same path and have this project installed. Each task still measures
-in a process of its own that can be killed, so one bad file costs its deadline and never a worker.
+Each task still measures in a process of its own that can be killed, so one bad file costs its deadline and never
+a worker.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.data.cluster import connected
 from pipeline.data.ingest_measure import Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError
 
 #: Files of one task: enough to outweigh starting a process, few enough to spread evenly and to retry.
 FILES_PER_TASK = 64
@@ -25,21 +26,9 @@ def measure_on_cluster(address: str, root: Path, paths: list[str], limits: Limit
         InputError: Dask is not installed or no scheduler answers.
         EverestError: a task failed for another reason than a bad video.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError:
-        raise InputError(
-            f"EVEREST_DASK = {address}: Dask is not installed here. Cure: pip install 'dask[distributed]', or unset "
-            "EVEREST_DASK to check the videos on this machine."
-        ) from None
-    try:
-        client = Client(address, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"EVEREST_DASK = {address}: no scheduler answers ({error}). Cure: start one with `dask scheduler`, or "
-            "unset EVEREST_DASK."
-        ) from None
-    with client:
+    with connected(address) as client:
+        from distributed import as_completed
+
         chunks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
         tasks = [client.submit(measure_chunk, os.fspath(root), chunk, limits, pure=False) for chunk in chunks]
         for task in as_completed(tasks):

@@ -50,7 +50,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             try:
                 listing = source_of(data).prepare(raw)
                 _check_classes(listing, data.classes, benchmark)
-                measured = ingest(raw, [video.path for video in listing.videos], params.ingest)
+                measured = ingest(raw, [video.path for video in listing.videos], params.ingest, params.compute.cluster)
             except OSError as error:
                 raise EverestError(
                     f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the folder's "

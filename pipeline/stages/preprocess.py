@@ -8,12 +8,11 @@ it.
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.cache_cluster import VARIABLE, cluster
+from pipeline.data import cluster
 from pipeline.data.cache_publish import build, publish, store_dir, units_of
 from pipeline.data.files import locked, write_text
 from pipeline.data.progress import counter
@@ -50,7 +49,7 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
     units, table = units_of(params, benchmark)
     with locked(store.parent / "lock", f"the preprocess stage of {benchmark}"):
         reused = sum(not unit.missing(store) for unit in units)
-        with cluster(os.environ.get(VARIABLE)) as executor:
+        with cluster.executor(params.compute.cluster) as executor:
             progress = counter(f"preprocess {benchmark}")
             decoded = build(units, store, raw, params.preprocess.workers, progress, executor)
         info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))

@@ -200,7 +200,7 @@ def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_units")
-def test_a_dask_cluster_writes_the_same_cache(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dask_cluster_writes_the_same_cache(here: Path) -> None:
     from distributed import LocalCluster
 
     make(6)
@@ -209,16 +209,14 @@ def test_a_dask_cluster_writes_the_same_cache(here: Path, monkeypatch: pytest.Mo
     shutil.rmtree("data/cache")
     shutil.rmtree(".work")
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        monkeypatch.setenv("EVEREST_DASK", cluster.scheduler_address)
-        preprocess.run(params(), "small")
+        preprocess.run(params(compute__cluster=cluster.scheduler_address), "small")
     assert {path.name: path.read_bytes() for path in layout.cache_dir("small").glob("*.*")} == expected
 
 
-def test_a_cluster_that_does_not_answer_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_named(here: Path) -> None:
     make(1)
-    monkeypatch.setenv("EVEREST_DASK", "not-an-address://nowhere")
-    with pytest.raises(InputError, match="unset EVEREST_DASK"):
-        preprocess.run(params(), "small")
+    with pytest.raises(InputError, match=r"compute\.cluster = 'nowhere://x': no scheduler answers"):
+        preprocess.run(params(compute__cluster="nowhere://x"), "small")
 
 
 def test_a_writer_rolls_over_at_its_bound(tmp_path: Path) -> None:
