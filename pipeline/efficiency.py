@@ -1,14 +1,12 @@
-"""What a run cost, measured: peak memory, throughput, share of the device's peak (MFU), energy, a profile.
+"""What a run cost, measured: peak memory, throughput, share of the device's peak (MFU), energy.
 
 The meters read counters at the beginning and the end; nothing runs in between, so they cost a step nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,11 +58,15 @@ def known_device(reported: str) -> Device | None:
     return next((DEVICES[key] for part, key in _REPORTED if part in reported), None)
 
 
-def matmul_peak(seconds: float = 0.2, size: int = 512) -> float:
-    """[FLOP/s] of fp32 matrix products on this CPU with the threads that torch has now: the best of many."""
+def matmul_peak(seconds: float = 0.2, size: int = 512, precision: str = "fp32") -> float:
+    """[FLOP/s] of square matrix products on this CPU with the threads that torch has now: the best of many.
+
+    Measured in bf16 for both half precisions.
+    """
     import torch
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    kind = torch.float32 if precision == "fp32" else torch.bfloat16
+    a, b = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()
@@ -76,7 +78,7 @@ def matmul_peak(seconds: float = 0.2, size: int = 512) -> float:
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """[FLOP/s] of one device: from the table for a GPU, measured for a CPU; None for an unknown GPU."""
     if device.type == "cpu":
-        return matmul_peak()
+        return matmul_peak(precision=precision)
     import torch
 
     entry = known_device(torch.cuda.get_device_name(device))
@@ -158,20 +160,3 @@ def _nvml_handle(device: torch.device) -> Any:
 
 def _rapl_packages() -> list[Path]:
     return sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]"))
-
-
-@contextlib.contextmanager
-def profiled(folder: Path | None, device: torch.device) -> Iterator[None]:
-    """Trace what runs inside into `folder/trace.json` (Chrome's format); None turns it off."""
-    if folder is None:
-        yield
-        return
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=activities) as profiler:
-        yield
-    folder.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(folder / "trace.json"))
-    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
-    (folder / "operators.txt").write_text(table, encoding="utf-8")

@@ -147,6 +147,22 @@ def reduce_gradients(model: nn.Module, when: bool) -> Iterator[None]:
     yield
 
 
+def waiting_share(model: nn.Module) -> float | None:
+    """The share of its synchronising backward passes for which a rank only waited for gradients of others.
+
+    From DDP's own timers (the first ten steps and every hundredth): 0 where the exchange hides behind the computation
+    or there is none; None under FSDP, whose gathers are part of forward and backward (a trace tells them apart).
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return None if hasattr(model, "set_requires_gradient_sync") else 0.0
+    found = model._get_ddp_logging_data()
+    computing = float(found.get("avg_backward_compute_time", 0))
+    waiting = float(found.get("avg_backward_comm_time", 0)) - float(
+        found.get("avg_backward_compute_comm_overlap_time", 0)
+    )
+    return max(waiting, 0.0) / (computing + waiting) if computing > 0 else 0.0
+
+
 # DTensor is imported only where tensors are sharded: it takes seconds, which every rank would pay at its
 # start.
 

@@ -27,6 +27,7 @@ from pipeline.training.distributed import Ranks, parallel, reduce_gradients, who
 from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal
 from pipeline.training.optim import LossScaler, adamw, set_lr, step_unless
+from pipeline.training.phases import Clock, Marks, clock_of
 from pipeline.training.progress import Progress
 from pipeline.training.schedule import Cosine
 from pipeline.training.stopping import StopRequest
@@ -94,10 +95,19 @@ class Settings:
 
 @dataclass
 class Spent:
-    """Where the time of this process went, in seconds, and how much was done; checkpoints carry it on."""
+    """Where the time of this process went, in seconds, and how much was done; checkpoints carry it on.
 
+    The first step after each start is left out of all but `first`: it compiles, allocates and chooses kernels. `train`
+    is the time of the other `steps` on `clips`; its parts (see pipeline.training.phases) are below it.
+    """
+
+    first: float = 0.0
     train: float = 0.0
     loader: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+    communication: float = 0.0
+    optimizer: float = 0.0
     validate: float = 0.0
     save: float = 0.0
     steps: int = 0
@@ -105,6 +115,18 @@ class Spent:
 
     def as_dict(self) -> dict[str, float]:
         return dict(vars(self))
+
+
+@dataclass
+class Posted:
+    """One step that the device may still be working on: what there will be to read when it is done."""
+
+    step: int
+    report: torch.Tensor
+    event: Any
+    indices: list[torch.Tensor]
+    marks: Marks
+    seconds: float
 
 
 @dataclass
@@ -141,9 +163,12 @@ class Engine:
         pulse: Pulse,
         stop: StopRequest,
         progress: Progress,
+        clock: Clock | None = None,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.task, self.settings, self.ranks, self.work = task, settings, ranks, work
         self.journal, self.pulse, self.stop, self.progress = journal, pulse, stop, progress
+        self.clock, self.after_step = clock or clock_of(ranks.device), after_step
         snapshot.seed_all(settings.seed, ranks)
         self.model = task.model.to(ranks.device)
         half = HALF.get(settings.precision)
@@ -171,7 +196,10 @@ class Engine:
         self.spent = Spent()
         self.last_loss = math.nan
         self._stop_flag = torch.zeros((), device=ranks.device)
-        self._unread: list[tuple[int, torch.Tensor, Any, list[torch.Tensor]]] = []
+        self._unread: list[Posted] = []
+        self._marks = Marks(self.clock)
+        self._since = self._posted = time.perf_counter()
+        self._started_at = -1
 
     # -- the run ------------------------------------------------------------------------------------
 
@@ -183,6 +211,7 @@ class Engine:
             NonFinite: a non-finite loss or gradient, by policy.
         """
         self.resume()
+        self._started_at = self.step
         while self.step < self.total_steps:
             with contextlib.suppress(_Rewound):
                 self._epoch()
@@ -193,60 +222,72 @@ class Engine:
         epoch, done = divmod(self.step, self.steps_per_epoch)
         batches = iter(self.task.loader.epoch(epoch, start_micro_step=done * self.settings.accumulate))
         self.model.train()
-        began = time.perf_counter()
+        self._since = self._posted = time.perf_counter()
         for _ in range(done, self.steps_per_epoch):
             if self.step in self.passed_over:
                 self.step += 1
                 raise _Rewound
             self._train_step(batches, epoch)
             self.step += 1
-            now = time.perf_counter()
-            self.spent.train += now - began
-            self._settle(epoch, now - began, at_once=self.ranks.device.type == "cpu")
-            if self.step % self.settings.checkpoint_every_steps == 0:
-                self._settle(epoch, 0.0, at_once=True)
+            self._count_time()
+            save = self.step % self.settings.checkpoint_every_steps == 0
+            self._settle(epoch, at_once=save or self.ranks.device.type == "cpu")
+            self.after_step()
+            self._count_time()
+            if save:
                 self.save()
-            began = time.perf_counter()
-        self._settle(epoch, 0.0, at_once=True)
+                self._since = self._posted = time.perf_counter()
+        self._settle(epoch, at_once=True)
+        self._count_time()
         self._validate(epoch)
+
+    def _count_time(self) -> None:
+        """Add what passed since the last call to the time that training took."""
+        now = time.perf_counter()
+        if self.step - self._started_at > 1:
+            self.spent.train += now - self._since
+        else:
+            self.spent.first += now - self._since
+        self._since = now
 
     def _train_step(self, batches: Iterator[Any], epoch: int) -> None:
         """One optimizer step over all ranks. Nothing here waits for the device."""
-        accumulate, beat = self.settings.accumulate, self.pulse.beat
+        accumulate = self.settings.accumulate
+        self._marks = Marks(self.clock)
         set_lr(self.optimizer, self.schedule(self.step))
         total, indices = torch.zeros((), device=self.ranks.device), []
         for micro in range(accumulate):
-            beat("loading", self.step, micro)
-            batch = self._next(batches)
+            self._begin("loading", micro)
+            batch = next(batches)
             indices.append(batch.index_B)
-            beat("forward", self.step, micro)
+            self._begin("forward", micro)
             with reduce_gradients(self.parallel, micro + 1 == accumulate):
                 with self._autocast():
                     loss = self.task.loss(self.forward, batch, epoch) / accumulate
-                beat("backward", self.step, micro)
+                self._begin("backward", micro)
                 self.scaler.scaled(loss).backward()
             total += loss.detach()
-        beat("updating", self.step)
+        self._begin("updating")
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.scaler.unscale(gradients)
         norm = self._clip(gradients)
         if self.stop.signal:
             self._stop_flag.fill_(1.0)
+        self._begin("exchange")
         report = self.ranks.sum_(torch.stack([(~total.isfinite()).float(), self._stop_flag, total]))
+        self._begin("updating")
         # After the exchange every rank holds the same gradients and the same report: all refuse, or none.
         refused = (report[0] > 0) | ~norm.isfinite()
         step_unless(self.optimizer, refused)
         self.scaler.update(refused)
         self.average.update(refused)
         self.optimizer.zero_grad(set_to_none=True)
+        self._marks.begin("updating")  # only ends the step
         self._post(torch.cat([report, norm.reshape(1)]), indices)
 
-    def _next(self, batches: Iterator[Any]) -> Any:
-        began = time.perf_counter()
-        batch = next(batches)
-        self.spent.loader += time.perf_counter() - began
-        self.spent.clips += len(batch.index_B)
-        return batch
+    def _begin(self, part: str, micro: int = 0) -> None:
+        self.pulse.beat(part, self.step, micro)
+        self._marks.begin(part)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         half = HALF.get(self.settings.precision)
@@ -271,29 +312,41 @@ class Engine:
             event = torch.cuda.Event()
             event.record()
             report = host
-        self._unread.append((self.step, report, event, indices))
+        now = time.perf_counter()
+        self._unread.append(Posted(self.step, report, event, indices, self._marks, now - self._posted))
+        self._posted = now
 
-    def _settle(self, epoch: int, seconds: float, at_once: bool) -> None:
+    def _settle(self, epoch: int, at_once: bool) -> None:
         """Act on finished steps: all of them if `at_once`, else all but the newest."""
         while len(self._unread) > (0 if at_once else 1):
-            step, report, event, indices = self._unread.pop(0)
-            if event is not None:
-                event.synchronize()
-            bad, stop, loss, norm = report.tolist()
-            self._act(Verdict(step, bad, stop, loss / self.ranks.world, norm, indices), epoch, seconds)
+            posted = self._unread.pop(0)
+            if posted.event is not None:
+                posted.event.synchronize()
+            bad, stop, loss, norm = posted.report.tolist()
+            verdict = Verdict(posted.step, bad, stop, loss / self.ranks.world, norm, posted.indices)
+            self._act(verdict, epoch, posted.seconds, self._add_parts(posted))
 
-    def _act(self, verdict: Verdict, epoch: int, seconds: float) -> None:
-        self.spent.steps += 1
+    def _add_parts(self, posted: Posted) -> dict[str, float]:
+        """[s] of the step's parts, added to what was spent unless it is the first after a start."""
+        parts = posted.marks.seconds()
+        if posted.step != self._started_at:
+            self.spent.steps += 1
+            self.spent.clips += sum(len(index_B) for index_B in posted.indices)
+            for part, seconds in parts.items():
+                setattr(self.spent, part, getattr(self.spent, part) + seconds)
+        return parts
+
+    def _act(self, verdict: Verdict, epoch: int, seconds: float, parts: dict[str, float]) -> None:
         # With fp16 an overflowing gradient is the scaler's daily work; a non-finite loss is not.
         if verdict.bad_ranks or (self.settings.precision != "fp16" and not math.isfinite(verdict.grad_norm)):
             self._on_nonfinite(verdict)
         else:
             self.last_loss = verdict.loss
         lr = self.schedule(verdict.step)
-        self.journal.step(verdict.step + 1, epoch, verdict.loss, lr, verdict.grad_norm, seconds)
+        self.journal.step(verdict.step + 1, epoch, verdict.loss, lr, verdict.grad_norm, seconds, parts)
         self.progress.step(verdict.step + 1, self.total_steps, verdict.loss)
         if verdict.stop:
-            self._settle(epoch, seconds, at_once=True)
+            self._settle(epoch, at_once=True)
             self.save()
             self.checkpoints.wait()
             reason = next((s for s in self.ranks.gather(self.stop.signal) if s), "SIGTERM")

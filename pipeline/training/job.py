@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,6 +20,8 @@ from pipeline.params import Params, flatten
 from pipeline.tracking import stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
+
+log = logging.getLogger(__name__)
 
 #: Points in the history that `dvc plots` draws; the whole of it is in the output's history.csv.
 PLOT_ROWS = 500
@@ -64,6 +67,9 @@ def train(
         run.metrics({name: float(value) for name, value in metrics.items()})
         _publish(work, stage, benchmark, metrics)
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
+        if (work / "trace").exists():
+            run.artifact(work / "trace")
+            log.warning("traces of this training are in %s, and with its run.", work / "trace")
         for picture in sorted((layout.output_dir(stage, benchmark) / "pictures").glob("*.png")):
             run.artifact(picture, "pictures")
     shutil.rmtree(work / "checkpoints", ignore_errors=True)

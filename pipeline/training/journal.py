@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "val_loss", "val_top1", "val_top5", "seconds")
@@ -38,12 +40,30 @@ class Journal:
         self._rows: list[dict[str, float]] = []
         self._flushed = time.monotonic()
         self._scores: dict[str, float] = {}
+        self._parts: dict[str, float] = {}
+        self._counted = 0
 
-    def step(self, step: int, epoch: int, loss: float, lr: float, grad_norm: float, seconds: float) -> None:
-        """One optimizer step, counted from 1."""
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        seconds: float,
+        parts: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """One optimizer step, counted from 1. `parts`: [s] of loader, forward and so on; the sink gets the mean of them
+        over the steps since it heard last, as `step/<part>_seconds`.
+        """
         self._add(step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, seconds=round(seconds, 5))
+        for part, value in {**parts, "whole": seconds}.items():
+            self._parts[part] = self._parts.get(part, 0.0) + value
+        self._counted += 1
         if step % self.every == 0:
-            self.sink.metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm}, step)
+            means = {f"step/{part}_seconds": total / self._counted for part, total in self._parts.items()}
+            self.sink.metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **means}, step)
+            self._parts, self._counted = {}, 0
 
     def validation(self, step: int, epoch: int, scores: dict[str, float]) -> None:
         """Scores such as {"val_top1": 0.5} after optimizer step `step`."""

@@ -43,6 +43,12 @@ class Progress:
         if "val_top1" in scores:
             self._note = f"  val {100 * scores['val_top1']:.1f} % (epoch {epoch + 1})"
 
+    def say(self, text: str) -> None:
+        """Whole lines, below the bar."""
+        if self.enabled:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
     def close(self) -> None:
         """Leave an unfinished line behind."""
         if self.enabled and self._drawn:

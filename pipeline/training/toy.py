@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.training import snapshot
-from pipeline.training.distributed import Ranks
+from pipeline.training.distributed import Ranks, waiting_share
 from pipeline.training.engine import Engine, Settings
 from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal, NoSink
@@ -168,6 +168,7 @@ def train(work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
     everything = engine.result() | moments | engine.average.tensors() | snapshot.gather_rng(ranks)
     if ranks.main:
         write_tensors(work / "result.safetensors", everything)
+        (work / "waiting.txt").write_text(str(waiting_share(engine.parallel)))
 
 
 def main() -> int:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.training.rank import live
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
     from pipeline.training.distributed import Ranks
-    from pipeline.training.engine import Engine
     from pipeline.training.heartbeat import Pulse
     from pipeline.training.stopping import StopRequest
     from pipeline.training.tasks import TrainingTask
@@ -39,13 +37,15 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     """Build the job's task, train it, and leave model, history and metrics in `work/final`."""
     import torch
 
-    from pipeline.efficiency import EnergyMeter, profiled
+    from pipeline.efficiency import EnergyMeter
     from pipeline.params import check_params
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
     from pipeline.training.engine import Engine
     from pipeline.training.journal import Journal, NoSink
+    from pipeline.training.measured import measured, sentence
     from pipeline.training.progress import Progress, wanted
+    from pipeline.training.trace import Trace, trace_steps
 
     began = time.perf_counter()
     torch.set_float32_matmul_precision("high")
@@ -53,6 +53,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     task = tasks.build(job["stage"], job["benchmark"], params, ranks)
     sink = Spool(Path(job["spool"])) if ranks.main else NoSink()
     steps = task.settings.epochs * task.loader.steps_per_epoch
+    trace = Trace(work / "trace" / f"rank-{ranks.rank}", trace_steps(), ranks.device)
     engine = Engine(
         task,
         task.settings,
@@ -61,55 +62,18 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
         journal=Journal(work / "history.csv" if ranks.main else None, sink, every=max(1, steps // 1000)),
         pulse=pulse,
         stop=stop,
-        progress=Progress(task.label, ranks.main and wanted()),
+        progress=(progress := Progress(task.label, ranks.main and wanted())),
+        after_step=trace.step,
     )
     energy = EnergyMeter(ranks.device)
-    with profiled(_profile_folder(work, ranks), ranks.device):
+    with trace:
         engine.run()
-    metrics = measured(engine, task, ranks, energy.read(), time.perf_counter() - began, params)
+    metrics = measured(engine, task, ranks, energy.read(), time.perf_counter() - began)
+    progress.say(sentence(task.label, metrics))
     tensors = engine.result()
     if ranks.main:
         _leave_result(work, job, task, tensors, metrics)
     ranks.barrier()
-
-
-def measured(
-    engine: Engine, task: TrainingTask, ranks: Ranks, energy_wh: float | None, seconds: float, params: Params
-) -> dict[str, float]:
-    """The run's metrics, gathered from all ranks."""
-    from pipeline.efficiency import mfu, peak_flops, peak_memory_gib
-
-    spent = engine.spent
-    everyone = ranks.gather(
-        (spent.clips, peak_memory_gib(ranks.device), spent.loader / max(spent.train, 1e-9), energy_wh,
-         peak_flops(ranks.device, engine.settings.precision))
-    )  # fmt: skip
-    clips, memory, waiting, energies, peaks = zip(*everyone, strict=True)
-    rate = sum(clips) / max(spent.train, 1e-9)
-    found = {
-        "train/loss": engine.last_loss,
-        "train/steps": float(engine.step),
-        "train/nonfinite_steps": float(engine.nonfinite),
-        **engine.journal.final_scores(),
-        "efficiency/gmacs_per_clip": task.cost.multiply_adds / 1e9,
-        "efficiency/tokens_per_clip": float(task.cost.encoder_tokens),
-        "efficiency/peak_memory_gib": max(memory),
-        "efficiency/clips_per_second": rate,
-        "efficiency/tokens_per_second": rate * task.cost.encoder_tokens,
-        "efficiency/loader_wait_fraction": max(waiting),
-        "efficiency/step_seconds": spent.train / max(spent.steps, 1),
-        "efficiency/checkpoint_wait_fraction": spent.save / max(spent.train + spent.save, 1e-9),
-        "efficiency/train_seconds": spent.train,
-        "efficiency/validate_seconds": spent.validate,
-        "efficiency/wall_seconds": seconds,
-        "efficiency/world_size": float(ranks.world),
-    }
-    if all(peak is not None for peak in peaks):
-        found["efficiency/mfu"] = mfu(task.cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
-    if all(energy is not None for energy in energies):
-        # RAPL counts a whole package for every rank of a machine; NVML counts each GPU for its own rank.
-        found["efficiency/energy_wh"] = sum(energies) if ranks.device.type == "cuda" else max(energies)
-    return {name: value for name, value in found.items() if value == value}
 
 
 def _leave_result(
@@ -125,13 +89,6 @@ def _leave_result(
     status.write(building / "metrics.json", metrics)
     shutil.rmtree(work / "final", ignore_errors=True)
     building.rename(work / "final")
-
-
-def _profile_folder(work: Path, ranks: Ranks) -> Path | None:
-    """EVEREST_PROFILE=1 asks for a trace of the whole run; meant for short ones."""
-    import os
-
-    return work / "profile" / f"rank-{ranks.rank}" if os.environ.get("EVEREST_PROFILE") else None
 
 
 if __name__ == "__main__":

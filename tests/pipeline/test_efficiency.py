@@ -13,7 +13,6 @@ from pipeline.efficiency import (
     matmul_peak,
     mfu,
     peak_memory_gib,
-    profiled,
 )
 
 CPU = torch.device("cpu")
@@ -38,6 +37,15 @@ def test_the_measured_peak_of_a_cpu_is_plausible() -> None:
     assert efficiency.peak_flops(CPU, "fp32") is not None
 
 
+def test_half_precision_has_a_peak_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(efficiency, "matmul_peak", lambda precision: asked.append(precision) or 1.0)
+    for precision in ("fp32", "bf16"):
+        efficiency.peak_flops(CPU, precision)
+    assert asked == ["fp32", "bf16"]
+    assert matmul_peak(0.02, 64, "bf16") > 1e7
+
+
 def test_peak_memory_sees_what_was_held() -> None:
     before = peak_memory_gib(CPU)
     held = torch.ones(64 * 2**20)
@@ -60,12 +68,3 @@ def test_energy_is_the_difference_of_counters_and_survives_a_wrap(
 def test_without_a_counter_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficiency, "_rapl_packages", list)
     assert EnergyMeter(CPU).read() is None
-
-
-def test_a_profile_is_written_when_asked_for(tmp_path: Path) -> None:
-    with profiled(None, CPU):
-        torch.mm(torch.ones(2, 2), torch.ones(2, 2))
-    with profiled(tmp_path / "p", CPU):
-        torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    assert "aten::mm" in (tmp_path / "p" / "operators.txt").read_text()
-    assert (tmp_path / "p" / "trace.json").stat().st_size > 0

@@ -1,0 +1,105 @@
+"""What a training cost, gathered from all ranks: time and its parts, throughput, memory, MFU, energy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.efficiency import mfu, peak_flops, peak_memory_gib
+from pipeline.training.distributed import Ranks, waiting_share
+
+if TYPE_CHECKING:
+    from pipeline.training.engine import Engine, Spent
+    from pipeline.training.tasks import TrainingTask
+
+
+def measured(
+    engine: Engine, task: TrainingTask, ranks: Ranks, energy_wh: float | None, seconds: float
+) -> dict[str, float]:
+    """The run's metrics (a collective).
+
+    Rates and parts leave out the first step after each start. The parts are shares of the step's time: of the rank that
+    waited longest for its loader, and means over ranks for the others. What has no figure (energy without a counter,
+    MFU of an unknown GPU, communication under FSDP) is absent.
+    """
+    spent = engine.spent
+    everyone = ranks.gather(
+        (spent.clips, peak_memory_gib(ranks.device), shares(spent, waiting_share(engine.parallel),
+         engine.settings.accumulate), energy_wh, peak_flops(ranks.device, engine.settings.precision))
+    )  # fmt: skip
+    clips, memory, parts, energies, peaks = zip(*everyone, strict=True)
+    found = {
+        "train/loss": engine.last_loss,
+        "train/steps": float(engine.step),
+        "train/nonfinite_steps": float(engine.nonfinite),
+        **engine.journal.final_scores(),
+        "efficiency/gmacs_per_clip": task.cost.multiply_adds / 1e9,
+        "efficiency/tokens_per_clip": float(task.cost.encoder_tokens),
+        "efficiency/peak_memory_gib": max(memory),
+        "efficiency/checkpoint_wait_fraction": spent.save / max(spent.train + spent.save, 1e-9),
+        "efficiency/train_seconds": spent.first + spent.train,
+        "efficiency/first_step_seconds": spent.first,
+        "efficiency/validate_seconds": spent.validate,
+        "efficiency/wall_seconds": seconds,
+        "efficiency/world_size": float(ranks.world),
+    }
+    if spent.steps:
+        rate = sum(clips) / spent.train
+        found |= {
+            "efficiency/step_seconds": spent.train / spent.steps,
+            "efficiency/clips_per_second": rate,
+            "efficiency/tokens_per_second": rate * task.cost.encoder_tokens,
+        }
+        for part in parts[0]:
+            each = [share[part] for share in parts]
+            name = "loader_wait" if part == "loader" else part
+            found[f"efficiency/{name}_fraction"] = max(each) if part == "loader" else sum(each) / len(each)
+        if all(peak is not None for peak in peaks):
+            found["efficiency/mfu"] = mfu(task.cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
+    if all(energy is not None for energy in energies):
+        # RAPL counts a whole package for every rank of a machine; NVML counts each GPU for its own rank.
+        found["efficiency/energy_wh"] = sum(energies) if ranks.device.type == "cuda" else max(energies)
+    return {name: value for name, value in found.items() if value == value}
+
+
+def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, float]:
+    """Each part's share of the step's time; they add up to 1 with `other` (launching work, logging).
+
+    Args:
+        waiting: share of a synchronising backward pass that was waiting; one of `accumulate` passes synchronises.
+    """
+    whole = max(spent.train, 1e-9)
+    hidden = spent.backward * (waiting or 0.0) / accumulate
+    found = {
+        "loader": spent.loader,
+        "forward": spent.forward,
+        "backward": spent.backward - hidden,
+        "communication": spent.communication + hidden,
+        "optimizer": spent.optimizer,
+    }
+    found["other"] = max(whole - sum(found.values()), 0.0)
+    if waiting is None:
+        del found["communication"]
+    return {part: seconds / whole for part, seconds in found.items()}
+
+
+def sentence(label: str, metrics: dict[str, float]) -> str:
+    """The end of a training in a few lines for the terminal."""
+
+    def get(name: str) -> float:
+        return metrics.get(f"efficiency/{name}", 0.0)
+
+    names = {"loader_wait": "loader", "forward": "forward", "backward": "backward",
+             "communication": "communication", "optimizer": "optimizer", "other": "other"}  # fmt: skip
+    split = [
+        f"{what} {100 * get(f'{key}_fraction'):.1f} %"
+        for key, what in names.items()
+        if f"efficiency/{key}_fraction" in metrics
+    ]
+    energy = metrics.get("efficiency/energy_wh")
+    return (
+        f"{label}: {get('step_seconds'):.4g} s a step, {get('clips_per_second'):.4g} clips/s, "
+        f"{get('tokens_per_second'):.4g} tokens/s, MFU {100 * get('mfu'):.1f} %, "
+        f"peak memory {get('peak_memory_gib'):.2f} GiB, "
+        f"energy {'not measured: no counter that may be read' if energy is None else f'{energy:.3f} Wh'}\n"
+        f"{label}: of a step {', '.join(split)}"
+    )
