@@ -21,8 +21,6 @@ from pipeline.params import load_params
 Status = Literal["ok", "warn", "fail"]
 Check = dict[str, str]
 
-#: Outside Debian the packages have other names; these are what the README names.
-ARCHIVE_TOOLS = {"unar": "unar", "bsdtar": "libarchive-tools"}
 PACKAGES = ("torch", "torchvision", "timm", "decord", "av", "prefect", "mlflow", "dvc", "pydantic", "boto3")
 #: The demo's videos, caches and checkpoints stay far below; real benchmarks need what `everest plan` says.
 MINIMUM_FREE_GIB = 5
@@ -103,8 +101,10 @@ def _decoders() -> list[Check]:
 
 
 def _archive_tools() -> list[Check]:
+    from pipeline.data.archives_rar import TOOLS
+
     checks = []
-    for tool, package in ARCHIVE_TOOLS.items():
+    for tool, (package, _) in TOOLS.items():
         path = shutil.which(tool)
         cure = "" if path else f"for RAR archives (UCF101, HMDB51): apt-get install {package}"
         checks.append(_check(tool, "ok" if path else "warn", path or "not found", cure))

@@ -6,6 +6,7 @@ entries, bytes or growth than the caps allow. An exit code proves nothing: calle
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import secrets
@@ -43,7 +44,8 @@ class HostileArchive(InputError):
 def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = None) -> int:
     """Unpack a zip, tar (any compression) or rar, or the parts of a cut tar, into the new folder `target`.
 
-    Rar archives within a rar are unpacked too, each into the folder that holds it.
+    Rar archives within a rar are unpacked too, each into the folder that holds it. One process at a time may
+    unpack to a target; the lock on the raw folder sees to that.
 
     Returns:
         Number of files that came out.
@@ -57,10 +59,12 @@ def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = Non
     total = sum(part.stat().st_size for part in parts)
     require_space(target.parent, total, f"unpacking {parts[0].name}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name[:80])}.*.unpacking"):
+        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
     temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.unpacking")
     temporary.mkdir()
     try:
-        _unpack_into(parts, temporary, _Meter(caps, total, parts[0].name))
+        _unpack_into(parts, temporary, Meter(caps, total, parts[0].name))
         count = sum(len(names) for _, _, names in os.walk(temporary))
         if not count:
             raise InputError(f"{parts[0].name} holds no file. Cure: fetch it again.")
@@ -78,7 +82,7 @@ def kind_of(path: Path) -> str:
     return "zip" if head[:4] in ZIP_MAGICS else "rar" if head[:6] == RAR_MAGIC else "tar"
 
 
-class _Meter:
+class Meter:
     """Counts what comes out and stops at the caps."""
 
     def __init__(self, caps: Caps, archive_bytes: int, name: str) -> None:
@@ -89,8 +93,8 @@ class _Meter:
         # Small archives may grow a lot without harm.
         self.limit = min(caps.bytes, max(int(archive_bytes * caps.ratio), 1 << 20))
 
-    def entry(self) -> None:
-        self.entries += 1
+    def entry(self, count: int = 1) -> None:
+        self.entries += count
         if self.entries > self.caps.entries:
             raise HostileArchive(f"{self.name} holds more than {self.caps.entries} entries. Cure: {_TRUST}")
 
@@ -106,19 +110,19 @@ class _Meter:
 _TRUST = "do not use this archive; fetch it from the publisher again and compare its checksum."
 
 
-def _unpack_into(parts: list[Path], folder: Path, meter: _Meter) -> None:
+def _unpack_into(parts: list[Path], folder: Path, meter: Meter) -> None:
     kind = kind_of(parts[0])
     if kind == "zip" and len(parts) == 1:
         _unzip(parts[0], folder, meter)
     elif kind == "rar" and len(parts) == 1:
         from pipeline.data.archives_rar import unrar
 
-        unrar(parts[0], folder, meter.caps, meter.limit)
+        unrar(parts[0], folder, meter)
     else:
         _untar(parts, folder, meter)
 
 
-def _unzip(path: Path, folder: Path, meter: _Meter) -> None:
+def _unzip(path: Path, folder: Path, meter: Meter) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -138,7 +142,7 @@ def _unzip(path: Path, folder: Path, meter: _Meter) -> None:
         raise InputError(f"{path.name} is not a whole zip archive: {error}. Cure: fetch it again.") from None
 
 
-def _untar(parts: list[Path], folder: Path, meter: _Meter) -> None:
+def _untar(parts: list[Path], folder: Path, meter: Meter) -> None:
     try:
         with (
             _Joined(parts) as joined,
@@ -196,7 +200,7 @@ def checked_path(folder: Path, name: str, archive: str, *, plain: bool, mode: in
     return folder / path
 
 
-def _write(content: IO[bytes], target: Path, meter: _Meter) -> int:
+def _write(content: IO[bytes], target: Path, meter: Meter) -> int:
     """Our own bytes copied into a new file with our own mode; returns how many."""
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0

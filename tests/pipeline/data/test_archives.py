@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import textwrap
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from pipeline.data.archives import Caps, HostileArchive, unpack
-from pipeline.data.archives_rar import available_tools
 from pipeline.errors import InputError
 
 NAMES = ("UCF-101/Hand standPushups/v_HandStandPushups_g01_c01.avi", "a's [b] (c)/!()#&;[]+~@.avi")
@@ -190,6 +188,13 @@ def test_something_else_is_no_archive(tmp_path: Path) -> None:
         unpack(tmp_path / "page.zip", tmp_path / "out")
 
 
+def test_what_a_killed_extraction_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".out.0123abcd.unpacking/half").mkdir(parents=True)
+    (tmp_path / ".other.0123abcd.unpacking").mkdir()
+    unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.0123abcd.unpacking", "a.zip", "out"]
+
+
 def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     archive = tmp_path / "big.tar"
     rng = np.random.default_rng(0)
@@ -218,108 +223,3 @@ def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path)
             assert len(list((tmp_path / "out").iterdir())) == 300
             shutil.rmtree(tmp_path / "out")
     assert unpack(archive, tmp_path / "out") == 300
-
-
-# A tool that is a script: it unpacks our own "rar" (the magic number, then a zip), or fails as tools do.
-TOOL = """\
-#!{python}
-import os, sys, zipfile, io
-arguments = sys.argv[1:]
-archive = next(a for a in arguments if a.endswith(".rar"))
-folder = arguments[arguments.index({flag!r}) + 1]
-{body}
-"""
-WORKS = """\
-content = open(archive, "rb").read()[8:]
-zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
-"""
-GIVES_UP = "print('unsupported method'); sys.exit(3)\n"
-DOES_NOTHING = ""
-LEAVES_A_LINK = "os.symlink('/etc/passwd', os.path.join(folder, 'x.avi'))\n"
-
-
-def rar(files: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return b"Rar!\x1a\x07\x00\x00" + sink.getvalue()
-
-
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
-    folder.mkdir()
-    flags = {"unar": "-output-directory", "bsdtar": "-C"}
-    for tool, body in bodies.items():
-        script = folder / tool
-        script.write_text(TOOL.format(python=sys.executable, flag=flags[tool], body=textwrap.dedent(body)))
-        script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-
-
-def test_the_second_rar_tool_is_tried_where_the_first_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.rar").write_bytes(rar(contents()))
-    for number, first in enumerate((GIVES_UP, DOES_NOTHING)):
-        install(tmp_path / f"bin{number}", monkeypatch, unar=first, bsdtar=WORKS)
-        assert unpack(tmp_path / "a.rar", tmp_path / f"out{number}") == 2
-        assert read_back(tmp_path / f"out{number}") == contents()
-
-
-def test_rars_in_a_rar_are_unpacked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path / "bin", monkeypatch, unar=WORKS)
-    inner = {f"{name}.rar": rar({f"{name}/{name} #1.avi": name.encode()}) for name in ("wave", "run")}
-    (tmp_path / "hmdb51_org.rar").write_bytes(rar(inner))
-    assert unpack(tmp_path / "hmdb51_org.rar", tmp_path / "out") == 2
-    assert read_back(tmp_path / "out") == {"wave/wave #1.avi": b"wave", "run/run #1.avi": b"run"}
-
-
-def test_a_link_out_of_a_rar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path / "bin", monkeypatch, unar=LEAVES_A_LINK)
-    (tmp_path / "a.rar").write_bytes(rar(contents()))
-    with pytest.raises(HostileArchive, match="is a link"):
-        unpack(tmp_path / "a.rar", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_rar_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "a.rar").write_bytes(rar(contents()))
-    with pytest.raises(InputError, match="sudo apt-get install unar libarchive-tools"):
-        unpack(tmp_path / "a.rar", tmp_path / "out")
-
-
-def stored_rar(files: dict[str, bytes]) -> bytes:
-    """A real archive of the old format (RAR 2.9) whose files are stored without compression."""
-    import struct
-    import zlib
-
-    def block(kind: int, flags: int, body: bytes, extra: bytes = b"") -> bytes:
-        size = 7 + len(body)
-        head = struct.pack("<BHH", kind, flags, size) + body
-        return struct.pack("<H", zlib.crc32(head) & 0xFFFF) + head + extra
-
-    parts = [b"Rar!\x1a\x07\x00", block(0x73, 0, bytes(6))]
-    for name, content in files.items():
-        encoded = name.encode()
-        body = struct.pack(
-            "<IIBIIBBHI",
-            len(content),
-            len(content),
-            3,
-            zlib.crc32(content),
-            0x4E210000,
-            20,
-            0x30,
-            len(encoded),
-            0o100644,
-        )
-        parts.append(block(0x74, 0x8000, body + encoded, content))
-    return b"".join([*parts, block(0x7B, 0x4000, b"")])
-
-
-@pytest.mark.skipif(not available_tools(), reason="needs unar or bsdtar")
-def test_a_real_rar_in_a_rar_comes_out(tmp_path: Path) -> None:
-    inner = stored_rar({"wave/clip #1 (a).avi": b"moving pictures" * 100})
-    (tmp_path / "hmdb51_org.rar").write_bytes(stored_rar({"wave.rar": inner}))
-    assert unpack(tmp_path / "hmdb51_org.rar", tmp_path / "out") == 1
-    assert read_back(tmp_path / "out") == {"wave/clip #1 (a).avi": b"moving pictures" * 100}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["wave"]

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,8 +20,10 @@ import pytest
 import sample_videos
 import yaml
 from fault_server import Site, serve
+from rar_writer import STAND_IN, entries_of, install, rar5
 
 from pipeline import layout, manifest
+from pipeline.data.archives_rar import available_tools
 from pipeline.data.sources import official as official_source
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.transfer import Downloader, Patience, RemoteFile
@@ -217,19 +218,12 @@ def test_a_dry_run_tells_sizes_and_fetches_nothing(site: Site, root: Path, clip:
 def test_hmdb51_comes_out_of_rars_in_a_rar(
     site: Site, root: Path, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A stand-in tool: its "rar" is a zip behind the magic number (see test_archives for real ones).
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "unar").write_text(
-        f"#!{sys.executable}\nimport io, sys, zipfile\n"
-        "folder = sys.argv[sys.argv.index('-output-directory') + 1]\n"
-        "zipfile.ZipFile(io.BytesIO(open(sys.argv[-1], 'rb').read()[8:])).extractall(folder)\n"
-    )
-    (tools / "unar").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools))
+    if not available_tools():
+        install(tmp_path / "bin", {"unar": STAND_IN})
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
     def rar(files: dict[str, bytes]) -> bytes:
-        return b"Rar!\x1a\x07\x00\x00" + zipped(files)
+        return rar5(entries_of(files))
 
     classes = [f"class_{number:02d}" for number in range(51)]
     lists, inner = {}, {}
