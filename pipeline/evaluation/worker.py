@@ -15,6 +15,7 @@ from pipeline.training.rank import live
 
 if TYPE_CHECKING:
     from pipeline.evaluation.benchmark import Outcome
+    from pipeline.params import ComputeParams
     from pipeline.training.distributed import Ranks
     from pipeline.training.heartbeat import Pulse
     from pipeline.training.stopping import StopRequest
@@ -23,17 +24,25 @@ RESULT = "outcome.json"
 PROBABILITIES = "probabilities.npy"
 
 
-def launched(benchmark: str, work: Path, ranks: int, threads: int | None) -> Outcome:
+def launched(benchmark: str, work: Path, compute: ComputeParams, ranks: int) -> Outcome:
     """Evaluate on several ranks of this machine, from a process without torch; see `benchmark.evaluate`."""
     import numpy as np
 
     from pipeline.evaluation.benchmark import Outcome
     from pipeline.evaluation.inference import Answer
-    from pipeline.training.launch import launch, locked
+    from pipeline.training.launch import Watch, launch, locked
 
     with locked(work) as lock:
         (work / RESULT).unlink(missing_ok=True)
-        launch("pipeline.evaluation.worker", [benchmark], ranks=ranks, work=work, threads=threads, lock=lock)
+        launch(
+            "pipeline.evaluation.worker",
+            [benchmark],
+            ranks=ranks,
+            work=work,
+            threads=compute.threads_per_rank,
+            lock=lock,
+            watch=Watch(compute.stall_seconds, compute.max_restarts),
+        )
         about = json.loads((work / RESULT).read_text(encoding="utf-8"))
         table = np.load(work / PROBABILITIES, allow_pickle=False)
     reasons = about.pop("reasons")
@@ -54,7 +63,7 @@ def main() -> int:
         from pipeline.evaluation.benchmark import TestSet, evaluate
 
         def progress(done: int, _total: int) -> None:
-            pulse.beat("evaluate", done)
+            pulse.beat("evaluating", done)
             if stop.signal:
                 raise Interrupted(f"evaluation stopped by {stop.signal}; the same command starts it again")
 

@@ -14,7 +14,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PHASES = ("starting", "loading", "forward", "backward", "exchange", "updating", "saving", "validating", "finished")
+PHASES = (
+    "starting", "loading", "forward", "backward", "exchange", "updating", "saving", "validating", "evaluating",
+    "finished",
+)  # fmt: skip
 _RECORD = struct.Struct("<qqqqd")
 _STRIDE = 64
 

@@ -1,0 +1,213 @@
+"""The evaluation stage on real videos: what it counts, what it refuses to count, on one rank and on two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import yaml
+from small_training import ready, small_benchmark
+
+import models  # noqa: F401
+from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+from models.weights import load_model, save_model
+from pipeline import layout, manifest
+from pipeline.data.cache import Cache
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+from pipeline.stages import evaluate, preprocess
+from pipeline.training import tasks
+
+#: Of `small_benchmark.make()`'s 24 videos every fourth is a test video.
+TESTS = 6
+MANIFEST = layout.manifest_dir("small") / "manifest.parquet"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def classifier(params: Params, classes: int = 8) -> None:
+    """A classifier with random weights that tells videos apart, as if fine-tuned."""
+    torch.manual_seed(3)
+    arguments = tasks.classifier_arguments(params.finetune_of("small"), params.clip, classes)
+    model = timm.create_model("everest_tiny_patch16_224", **arguments)
+    with torch.no_grad():
+        model.head.weight.mul_(40)
+    save_model(model, layout.output_dir("finetune", "small"), {"stage": "finetune"})
+
+
+def prepared(**overrides: Any) -> Params:
+    """Videos, cache, names of the classes and a classifier."""
+    params = ready(**{"evaluate__bootstrap": 200, "evaluate__batch": 4, **overrides})
+    name_classes()
+    classifier(params)
+    return params
+
+
+def name_classes() -> None:
+    layout.manifest_dir("small").mkdir(parents=True, exist_ok=True)
+    (layout.manifest_dir("small") / "classes.json").write_text(json.dumps([f"motion {n}" for n in range(8)]))
+
+
+def change_manifest(**columns: Any) -> None:
+    """Replace columns of the manifest, each by a function of the row."""
+    rows = manifest.load(MANIFEST, status=None).to_pylist()
+    for row in rows:
+        row.update({name: function(row) for name, function in columns.items()})
+    manifest.save(manifest.from_rows(rows), MANIFEST)
+
+
+def predictions() -> list[dict[str, Any]]:
+    return pq.read_table(layout.output_dir("evaluate", "small") / "predictions.parquet").to_pylist()
+
+
+def test_every_score_is_that_of_the_views_worked_out_one_by_one(here: Path) -> None:
+    params = prepared(evaluate__segments=2)
+    metrics = evaluate.run(params, "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    model = load_model(layout.output_dir("finetune", "small")).eval()
+    right = []
+    rows = predictions()
+    assert [row["video_id"] for row in rows] == [f"v{n:03d}" for n in range(3, 24, 4)]
+    for row in rows:
+        number = cache.ids.index(row["video_id"])
+        frames = torch.from_numpy(np.array(cache.frames(number, list(range(20))))).permute(0, 3, 1, 2) / 255
+        small = F.interpolate(frames, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
+        normal = (small - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        # Two clips of 8 frames from 20: the first and the last.
+        views = torch.stack([normal[0:8], normal[12:20]]).transpose(1, 2)
+        with torch.no_grad():
+            expected = model(views).softmax(dim=1).mean(dim=0)
+        assert row["probabilities"] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert row["predicted"] == int(expected.argmax())
+        right.append(row["predicted"] == row["label"] == int(row["video_id"][1:]) % 8)
+    assert metrics["eval/top1"] == sum(right) / TESTS
+    assert metrics == json.loads(layout.metrics_file("evaluate", "small").read_text())
+    table = (layout.output_dir("evaluate", "small") / "confusion.csv").read_text().splitlines()
+    assert table[0] == "actual," + ",".join(f"motion {n}" for n in range(8))
+    counts = np.array([[int(cell) for cell in line.split(",")[1:]] for line in table[1:]])
+    assert counts.sum() == TESTS
+    assert counts.trace() == sum(right)
+    assert list((layout.output_dir("evaluate", "small") / "pictures").glob("*.png"))
+
+
+def test_a_bad_test_video_is_counted_and_never_replaced(here: Path) -> None:
+    params = prepared(evaluate__failure_budget=0.2)
+    whole = evaluate.run(params, "small")
+    before = {row["video_id"]: row["probabilities"] for row in predictions()}
+    change_manifest(
+        status=lambda row: "quarantined" if row["video_id"] == "v007" else "ok",
+        reason=lambda row: "truncated" if row["video_id"] == "v007" else "",
+    )
+    preprocess.run(params, "small")
+    metrics = evaluate.run(params, "small")
+    rows = predictions()
+    assert (whole["eval/videos_ok"], metrics["eval/videos_ok"], metrics["eval/videos_total"]) == (TESTS, 5, TESTS)
+    bad = next(row for row in rows if row["video_id"] == "v007")
+    assert (bad["probabilities"], bad["predicted"], bad["reason"]) == (None, -1, "truncated")
+    read = [row for row in rows if row["video_id"] != "v007"]
+    assert {row["video_id"]: row["probabilities"] for row in read} == {k: v for k, v in before.items() if k != "v007"}
+    assert metrics["eval/top1"] == sum(row["predicted"] == row["label"] for row in read) / 5
+
+
+def test_too_many_bad_videos_fail_the_stage_and_leave_the_last_result(here: Path) -> None:
+    params = prepared(evaluate__failure_budget=0.2)
+    evaluate.run(params, "small")
+    before = layout.metrics_file("evaluate", "small").read_bytes(), predictions()
+    change_manifest(
+        status=lambda row: "quarantined" if row["video_id"] in ("v007", "v011") else "ok",
+        reason=lambda row: "undecodable" if row["video_id"] in ("v007", "v011") else "",
+    )
+    preprocess.run(params, "small")
+    with pytest.raises(EverestError, match=r"2 of 6 test videos cannot be read.*0\.2 .*v007: undecodable"):
+        evaluate.run(params, "small")
+    assert (layout.metrics_file("evaluate", "small").read_bytes(), predictions()) == before
+
+
+def test_equal_file_names_in_different_folders_are_different_videos(here: Path) -> None:
+    params = small_benchmark.params(evaluate__bootstrap=200)
+    small_benchmark.make()
+    for file in layout.raw_dir("small").glob("v*.mp4"):
+        (layout.raw_dir("small") / file.stem).mkdir()
+        file.rename(layout.raw_dir("small") / file.stem / "clip.mp4")
+    change_manifest(
+        path=lambda row: f"{row['video_id']}/clip.mp4",
+        video_id=lambda row: f"{row['video_id']}/clip",
+    )
+    preprocess.run(params, "small")
+    name_classes()
+    classifier(params)
+    metrics = evaluate.run(params, "small")
+    rows = predictions()
+    assert metrics["eval/videos_ok"] == TESTS
+    assert len({row["video_id"] for row in rows}) == TESTS
+    assert len({tuple(row["probabilities"]) for row in rows}) == TESTS
+
+
+def test_the_validation_split_is_scored_where_test_labels_are_not_public(here: Path) -> None:
+    params = prepared(evaluate__split="val")
+    with pytest.raises(InputError, match=r"0 val videos.*evaluate\.split"):
+        evaluate.run(params, "small")
+    change_manifest(
+        split=lambda row: "val" if row["video_id"] in ("v000", "v001") else row["split"],
+        label=lambda row: -1 if row["split"] == "test" else row["label"],
+    )
+    preprocess.run(params, "small")
+    assert evaluate.run(params, "small")["eval/videos_total"] == 2
+    with pytest.raises(InputError, match=r"6 test videos and 0 with a label"):
+        evaluate.run(small_benchmark.params(), "small")
+
+
+def test_two_ranks_give_every_bit_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six videos in three groups over two torchrun ranks: one rank has more, and one video is bad."""
+    params = prepared(evaluate__failure_budget=0.2, evaluate__segments=2, compute__device="cpu")
+    change_manifest(
+        status=lambda row: "quarantined" if row["video_id"] == "v023" else "ok",
+        reason=lambda row: "truncated" if row["video_id"] == "v023" else "",
+    )
+    preprocess.run(params, "small")
+    # The ranks are processes of their own, which read the file.
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    torch.set_num_threads(1)
+    alone, rows = evaluate.run(params, "small"), predictions()
+    shutil.rmtree(layout.output_dir("evaluate", "small"))
+    monkeypatch.setattr(evaluate, "_ranks", lambda _: 2)
+    both = evaluate.run(params, "small")
+    assert predictions() == rows
+    assert sum(row["probabilities"] is None for row in rows) == 1
+    scores = {name for name in alone if name.startswith("eval/")}
+    assert {name: both[name] for name in scores} == {name: alone[name] for name in scores}
+
+
+@pytest.mark.parametrize(("ranks", "device", "gpus", "expected"), [
+    (8, "auto", True, 8), (8, "cpu", True, 1), (8, "auto", False, 1), (1, "cuda", True, 1),
+])  # fmt: skip
+def test_ranks_are_used_where_each_has_a_gpu(
+    ranks: int, device: str, gpus: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    params = small_benchmark.params(compute__ranks=ranks, compute__device=device)
+    assert evaluate._ranks(params) == expected
+
+
+def test_what_is_missing_or_does_not_fit_is_named_before_any_work(here: Path) -> None:
+    params = ready()
+    with pytest.raises(InputError, match=r"outputs/finetune/small/model.json does not exist.*Cure"):
+        evaluate.run(params, "small")
+    classifier(params, classes=5)
+    with pytest.raises(InputError, match=r"num_classes = 5, expected 8.*everest finetune small"):
+        evaluate.run(params, "small")
+    with pytest.raises(InputError, match="needs a benchmark"):
+        evaluate.run(params, None)
+    assert not Path("outputs/evaluate").exists()
