@@ -58,6 +58,13 @@ def known_device(reported: str) -> Device | None:
     return next((DEVICES[key] for part, key in _REPORTED if part in reported), None)
 
 
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the name that CUDA reports: what runs are compared by."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def matmul_peak(seconds: float = 0.2, size: int = 512, precision: str = "fp32") -> float:
     """[FLOP/s] of square matrix products on this CPU with the threads that torch has now: the best of many.
 

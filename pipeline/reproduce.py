@@ -1,156 +1,175 @@
-"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the same?"""
+"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the
+same?
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.restore import apply_patch, check_files, restore, unknown_code, worktree
+
+if TYPE_CHECKING:
+    from pipeline.tracking.store import Store
 
 #: Measured costs differ from run to run; everything else has to be equal.
-MEASURED = ("efficiency/",)
+MEASURED = "efficiency/"
+#: What a stage computes besides its metrics, as tags of its run.
+DIGESTS = {"everest.weights_sha256": "SHA-256 of the weights", "everest.predictions_sha256": "SHA-256 of predictions"}
+STAGES = ("pretrain", "finetune", "evaluate")
 FOLDER = layout.WORK / "reproduce"
 
 
 def command(run: str, keep: bool = False) -> dict[str, Any]:
-    """Run a tracked stage again and compare every metric.
+    """Run a tracked stage again and compare every metric at every step.
 
     Args:
-        run: id of a stage's run (pretrain, finetune or evaluate).
+        run: id of a finished run of pretrain, finetune or evaluate.
         keep: leave the worktree behind, to look at.
 
     Returns:
-        equal (all metrics are bit-equal), metrics (name, then, now, equal), commit, data, folder.
+        equal (all of it is bit-equal), stage, commit, metrics (metric, points, then, now, equal; the last value of
+        each), data (path, hash), folder.
 
     Raises:
-        InputError: no such run, its commit or data are not here.
+        InputError: no such run, or its code or data are not here.
+        Interrupted: Ctrl-C; nothing is left behind.
         EverestError: the stage failed.
     """
-    from pipeline.tracking.store import Store, StoreError
+    from pipeline.tracking.store import Store
 
-    store = Store()
-    try:
-        found = store.get_run(run)
-    except StoreError as error:
-        if not error.permanent:
-            raise
-        raise InputError(f"{run} is not a run of {store.uri}. Cure: copy the id from the tracking page.") from None
+    store = Store.existing()
+    found = store.run(run)
+    _check_run(found)
     tags = found["tags"]
-    stage, benchmark = tags.get("everest.stage"), tags.get("everest.benchmark")
-    commit, parent = tags.get("git.commit"), tags.get("mlflow.parentRunId")
-    if not stage or not commit or not parent:
-        raise InputError(f"run {run} lacks its stage, commit or parent. Cure: name a stage's run, not an experiment's.")
-    folder = (FOLDER / run).absolute()
-    _worktree(commit, folder)
-    try:
-        artifacts = folder / layout.WORK / "artifacts"
-        shutil.copy(store.download(parent, "params.yaml", artifacts), folder / "params.yaml")
-        if "code/uncommitted.diff" in store.artifacts(run):
-            _apply(store.download(run, "code/uncommitted.diff", artifacts), folder)
+    stage, benchmark = tags["everest.stage"], tags.get("everest.benchmark")
+    root = Path.cwd()
+    with worktree(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
+        _restore_code(store, found, folder)
         for path, digest in found["inputs"].items():
             restore(path, digest, folder)
+        check_files(json.loads(tags.get("everest.inputs", "{}")), folder, root)
         _run_stage(stage, benchmark, folder)
-        now = json.loads((folder / layout.metrics_file(stage, benchmark)).read_text(encoding="utf-8"))
-    finally:
-        if not keep:
-            _git("worktree", "remove", "--force", str(folder))
-    rows = compare_metrics(found["metrics"], now)
+        rows = compare(store, found, *_again(folder, stage))
     return {
-        "equal": bool(rows) and all(row["equal"] for row in rows),
-        "metrics": rows,
-        "commit": commit,
-        "data": found["inputs"],
+        "equal": all(row["equal"] for row in rows),
+        "stage": f"{stage} {benchmark}" if benchmark else stage,
+        "commit": tags["git.commit"],
         "folder": str(folder) if keep else None,
+        "metrics": rows,
+        "data": [{"path": path, "hash": digest} for path, digest in found["inputs"].items()],
     }
 
 
-def compare_metrics(then: dict[str, float], now: dict[str, Any]) -> list[dict[str, Any]]:
-    """Metrics of both, costs left out; equal means the same bits."""
-    names = sorted(name for name in then if name in now and not name.startswith(MEASURED))
-    return [{"metric": n, "then": then[n], "now": float(now[n]), "equal": then[n] == float(now[n])} for n in names]
+def _check_run(found: dict[str, Any]) -> None:
+    tags, run = found["tags"], found["id"]
+    stage = tags.get("everest.stage")
+    if stage not in STAGES:
+        what = f"of the stage {stage}" if stage else "an experiment's, not a stage's"
+        raise InputError(f"run {run} is {what}. Cure: name a run of {', '.join(STAGES)} (its children on the page).")
+    if found["status"] != "FINISHED":
+        raise InputError(f"run {run} is {found['status']}, so it has no result to compare. Cure: name a finished run.")
+    if "git.commit" not in tags:
+        raise InputError(f"run {run} was made outside of a git repository: its code is unknown. Cure: name another.")
+    if not found["inputs"]:
+        raise InputError(
+            f"run {run} recorded no data hashes: it was made before `dvc repro` had written dvc.lock. "
+            "Cure: name a run that `dvc repro` or `everest run` made."
+        )
 
 
-def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> None:
-    """Put the version of a DVC output with this hash to its path below `folder`, from the DVC cache.
+def _restore_code(store: Store, found: dict[str, Any], folder: Path) -> None:
+    """Uncommitted changes and params.yaml, as the run had them."""
+    kept = folder / layout.WORK / "artifacts"
+    run = found["id"]
+    names = store.artifacts(run, "code")
+    if "code/uncommitted.txt" in names:
+        unknown = unknown_code(store.download(run, "code/uncommitted.txt", kept).read_text(encoding="utf-8"))
+        if unknown:
+            raise InputError(
+                f"run {run} used code that git did not know and nobody kept: {', '.join(unknown)}. "
+                "Cure: commit such files before a run; this one cannot be reproduced."
+            )
+    if "code/uncommitted.diff" in names:
+        apply_patch(store.download(run, "code/uncommitted.diff", kept), folder)
+    if "code/params.yaml" not in names:
+        raise InputError(f"run {run} kept no code/params.yaml. Cure: name a run of a newer version.")
+    shutil.copy(store.download(run, "code/params.yaml", kept), folder / "params.yaml")
 
-    Raises:
-        InputError: the cache lacks it.
+
+def _again(folder: Path, stage: str) -> tuple[Store, dict[str, Any]]:
+    """The store of the worktree, and the run that was just made there."""
+    from pipeline.tracking.store import Store
+
+    store = Store(_check_store(folder))
+    made = store.search(query=f"tags.`everest.stage` = '{stage}'")
+    if not made or made[0]["status"] != "FINISHED":
+        raise EverestError(f"the repeated run was not recorded whole in {folder}. Cure: start again.")
+    return store, made[0]
+
+
+def compare(store: Store, then: dict[str, Any], other: Store, now: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every metric of two runs but measured costs, at all steps, and what their files hold; equal means the
+    same bits. A metric that only one of them has is different.
     """
-    objects = _cache(root or Path.cwd()) / "files" / "md5"
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if digest.endswith(".dir"):
-        for entry in json.loads(_object(objects, digest, path).read_text(encoding="utf-8")):
-            inner = target / entry["relpath"]
-            inner.parent.mkdir(parents=True, exist_ok=True)
-            _link(_object(objects, entry["md5"], path), inner)
-    else:
-        _link(_object(objects, digest, path), target)
+    rows = []
+    for name in sorted(n for n in then["metrics"] | now["metrics"] if not n.startswith(MEASURED)):
+        before, after = store.history(then["id"], name), other.history(now["id"], name)
+        rows.append(
+            {
+                "metric": name,
+                "points": len(before),
+                "then": before[-1][1] if before else None,
+                "now": after[-1][1] if after else None,
+                "equal": before == after,
+            }
+        )
+    for tag, title in DIGESTS.items():
+        before_, after_ = then["tags"].get(tag), now["tags"].get(tag)
+        if before_ is not None:
+            short = (before_[:12], (after_ or "-")[:12])
+            rows.append({"metric": title, "points": 1, "then": short[0], "now": short[1], "equal": before_ == after_})
+    return rows
 
 
-def _object(objects: Path, digest: str, path: str) -> Path:
-    place = objects / digest[:2] / digest[2:]
-    if not place.exists():
-        raise InputError(f"{path} with hash {digest} is not in the DVC cache {objects}. Cure: `dvc fetch` it first.")
-    return place
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _cache(root: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise InputError(f"{root} is no DVC project: {done.stderr.strip()}. Cure: run in the project's root.")
-    return Path(root, done.stdout.strip().splitlines()[-1])
+def _check_store(folder: Path) -> str:
+    return f"sqlite:///{folder / layout.WORK / 'check.db'}"
 
 
 def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
     words = [stage, *([benchmark] if benchmark else [])]
-    root = Path.cwd()
     environment = {
         **os.environ,
         # The worktree's code, and a store of its own: a check is no experiment.
-        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-        "EVEREST_DATA": str((root / layout.data_root()).absolute()),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / layout.WORK / 'check.db'}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+        "EVEREST_DATA": str(layout.data_root().absolute()),
+        "MLFLOW_TRACKING_URI": _check_store(folder),
         "EVEREST_RUNS": str(folder / layout.WORK / "runs"),
     }
-    environment.pop("EVEREST_PARENT_RUN", None)
+    for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
+        environment.pop(name, None)
     program = [sys.executable, "-c", "from pipeline.cli import main; main()", *words]
-    code = subprocess.call(program, cwd=folder, env=environment)
+    # A group of its own: Ctrl-C comes here alone and is handed on, so that all of it has ended before the
+    # worktree is removed.
+    child = subprocess.Popen(program, cwd=folder, env=environment, process_group=0)
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in stopping}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if code in (Interrupted.exit_code, -signal.SIGINT):
+        raise Interrupted("stopped; nothing is left behind. The same command starts again.")
     if code:
-        raise EverestError(f"{' '.join(words)} ended with code {code} in {folder}. Cure: mend what its message names.")
-
-
-def _worktree(commit: str, folder: Path) -> None:
-    if folder.exists():
-        _git("worktree", "remove", "--force", str(folder), check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _git("worktree", "prune")
-    _git("worktree", "add", "--detach", str(folder), commit)
-
-
-def _apply(patch: Path, folder: Path) -> None:
-    # params.yaml is restored from the run already.
-    _git("-C", str(folder), "apply", "--whitespace=nowarn", "--exclude=params.yaml", str(patch.absolute()))
-
-
-def _git(*words: str, check: bool = True) -> None:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise InputError(f"git {words[0]}: {done.stderr.strip()}. Cure: fetch the commit, or mend what git names.")
+        raise EverestError(
+            f"{' '.join(words)} ended with code {code}. Cure: mend what its message names; --keep leaves the folder."
+        )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
 
@@ -27,17 +28,24 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    from pipeline.efficiency import device_name
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
     from pipeline.tracking import models, stage_run
+    from pipeline.training.distributed import choose_device
 
     how = params.evaluate_of(benchmark)
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
     tests = TestSet.load(benchmark, how.split)
-    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info]))
+    inputs = _inputs(benchmark)
+    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info, inputs]))
     flat = {"seed": params.seed, **flatten(params.clip, "clip."), **flatten(how, "evaluate.")}
     ranks = _ranks(params)
-    tags = {"world_size": ranks, "device": "cuda" if ranks > 1 else params.compute.device}
+    tags = {
+        "world_size": ranks,
+        "device": device_name(choose_device(params.compute.device)),
+        "everest.inputs": json.dumps(inputs),
+    }
     with stage_run("evaluate", benchmark, flat | _model_facts(info), work, tags) as tracked:
         began = time.perf_counter()
         outcome = _outcome(params, benchmark, tests, work, ranks)
@@ -50,6 +58,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             metrics["efficiency/energy_wh"] = outcome.energy_wh
         folder = _write(params, outcome.answers, tests, benchmark, metrics, work)
         tracked.metrics(metrics)
+        tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
         tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
@@ -77,6 +86,23 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     return metrics
 
 
+def _inputs(benchmark: str) -> dict[str, str]:
+    """What identifies the model, the videos and their frames: SHA-256 by path.
+
+    Raises:
+        InputError: one of them does not exist.
+    """
+    wanted = {
+        layout.output_dir("finetune", benchmark) / "model.safetensors": f"finetune@{benchmark}",
+        layout.manifest_dir(benchmark) / "manifest.parquet": f"download@{benchmark}",
+        layout.cache_dir(benchmark) / "cache.json": f"preprocess@{benchmark}",
+    }
+    for path, stage in wanted.items():
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Cure: `dvc repro {stage}`.")
+    return {str(path): sha256_of(path) for path in wanted}
+
+
 def _ranks(params: Params) -> int:
     """Several processes pay only where each has a GPU of its own: on a CPU one process uses all cores."""
     if params.compute.ranks == 1 or params.compute.device == "cpu":
@@ -93,7 +119,7 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
     from pipeline.training.progress import wanted
 
     if ranks > 1:
-        return launched(benchmark, work, ranks, params.compute.threads_per_rank)
+        return launched(benchmark, work, params.compute, ranks)
     progress = Bar(f"evaluate {benchmark}") if wanted() else None
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 

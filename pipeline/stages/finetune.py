@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.training import job
@@ -31,7 +32,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     ):
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `dvc repro preprocess@{benchmark}`.")
-        inputs[str(path)] = job.file_identity(path)
+        inputs[str(path)] = sha256_of(path)
     if stage.init != SCRATCH:
         weights = Path(stage.init) / "model.safetensors"
         if not weights.exists():
@@ -39,7 +40,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first (`dvc repro "
                 f"pretrain`), name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
             )
-        inputs[str(weights)] = job.file_identity(weights)
+        inputs[str(weights)] = sha256_of(weights)
     values = {
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.training import job
@@ -27,7 +28,10 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         path = layout.corpus_file(name)
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`, or `dvc repro corpus@{name}`.")
-        inputs[str(path)] = job.file_identity(path)
+        inputs[str(path)] = sha256_of(path)
+        cache = layout.cache_dir(name) / "cache.json"
+        if cache.exists():
+            inputs[str(cache)] = sha256_of(cache)
     values = {
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),

@@ -12,13 +12,14 @@ import yaml
 
 #: Files that a stage itself rewrites; a difference in them does not make the code another one.
 GENERATED = ("dvc.lock", ".dvc/")
-#: What each stage's results depend on, as DVC output paths ({b} = benchmark), the data first.
+#: What each stage's results depend on, as DVC output paths, the data first: {b} the benchmark, {c} each corpus of
+#: pre-training, {init} what fine-tuning starts from.
 STAGE_INPUTS = {
     "download": (),
     "preprocess": ("data/manifests/{b}",),
     "corpus": ("data/cache/{b}", "data/manifests/{b}"),
-    "pretrain": ("data/corpus/",),
-    "finetune": ("data/cache/{b}", "data/manifests/{b}", "outputs/pretrain"),
+    "pretrain": ("data/corpus/{c}.parquet", "data/cache/{c}"),
+    "finetune": ("data/cache/{b}", "data/manifests/{b}", "{init}"),
     "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
     "report": ("outputs/evaluate/", "metrics/"),
 }
@@ -49,23 +50,32 @@ def dirty_diff() -> str:
 
 def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
     """Path -> content hash of every output in dvc.lock; {} where there is none yet."""
-    try:
-        content: Any = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
-    except (FileNotFoundError, yaml.YAMLError):
-        return {}
+    content = _yaml(lock)
     outs = [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]
     return {out["path"]: out.get("md5") or out.get("hash_value", "") for out in outs if "path" in out}
 
 
 def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
-    """Path -> hash of what the stage reads, the data first."""
-    hashes = dvc_hashes()
-    wanted = [pattern.format(b=benchmark) for pattern in STAGE_INPUTS.get(stage, ())]
+    """Path -> hash of what the stage reads, the data first. A training of a comparison has the checkout's dvc.lock
+    and data by a link, and models of its own: of those dvc.lock knows nothing.
+    """
+    lock = Path("dvc.lock")
+    hashes = dvc_hashes(lock)
+    root = lock.resolve().parent
+    params = _yaml(Path("params.yaml"))
+    corpora = params.get("pretrain", {}).get("corpus", [])
+    init = params.get("finetune", {}).get("init", "")
+    wanted = [
+        pattern.format(b=benchmark, c=corpus, init=init)
+        for pattern in STAGE_INPUTS.get(stage, ())
+        for corpus in (corpora if "{c}" in pattern else [""])
+    ]
     return {
         path: hashes[path]
         for prefix in wanted
         for path in sorted(hashes)
-        if path == prefix or (prefix.endswith("/") and path.startswith(prefix))
+        if (path == prefix or (prefix.endswith("/") and path.startswith(prefix)))
+        and Path(path).parent.resolve() == (root / path).parent
     }
 
 
@@ -76,7 +86,7 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     inputs = stage_inputs(stage, benchmark)
     data = [value for path, value in inputs.items() if path.startswith("data/")]
     if data:
-        tags["dvc.data_hash"] = data[0] if stage != "pretrain" else "+".join(data)
+        tags["dvc.data_hash"] = "+".join(data) if stage == "pretrain" else data[0]
     flow = flow_run()
     if flow:
         tags["prefect.flow_run_id"] = flow
@@ -95,6 +105,14 @@ def environment_lock() -> str:
     """`name==version` of every installed package, sorted."""
     pairs = {(dist.metadata["Name"] or "").lower(): dist.version for dist in metadata.distributions()}
     return "".join(f"{name}=={version}\n" for name, version in sorted(pairs.items()) if name)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _git(*arguments: str) -> str | None:

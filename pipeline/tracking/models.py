@@ -11,19 +11,22 @@ left alone.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.errors import EverestError, InputError
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
 FILES = ("model.safetensors", "model.json")
+#: Pickles, under the names that torch, scikit-learn, MLflow and others give them, and Python itself.
+CARRY_CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".py")
 _ADDRESS = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>[\w.-]+))")
 _RUN = re.compile(r"[0-9a-f]{32}")
 
@@ -44,7 +47,7 @@ def resolve(model: str) -> Path:
             )
         from pipeline.tracking.store import Store
 
-        store = Store()
+        store = Store.existing()
         return _fetch(store, store.version(match["name"], match["alias"] or match["version"]))
     folder = Path(model)
     if folder.is_file() and folder.name in FILES:
@@ -53,11 +56,12 @@ def resolve(model: str) -> Path:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{folder} holds no {' and no '.join(missing)}. Cure: name a folder that a stage wrote.")
+        _refuse_code(folder, str(folder))
         return folder
     if _RUN.fullmatch(model):
         from pipeline.tracking.store import Store
 
-        store = Store()
+        store = Store.existing()
         versions = store.versions_of_run(model)
         if not versions:
             raise InputError(f"run {model} registered no model. Cure: name a run of the stage evaluate.")
@@ -70,29 +74,66 @@ def _fetch(store: Store, version: dict[str, Any]) -> Path:
     expected = version["tags"].get("sha256")
     if all((target / name).is_file() for name in FILES) and sha256(target) == expected:
         return target
-    shutil.rmtree(target, ignore_errors=True)
-    found = store.download_model(version, target / "fetched")
-    for name in FILES:
-        source = next(iter(sorted(found.rglob(name))), None)
-        if source is None:
+    title = f"version {version['version']} of {version['name']}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        found = store.download_model(version, Path(folder) / "fetched")
+        _refuse_code(found, title)
+        whole = Path(folder) / "whole"
+        whole.mkdir()
+        for name in FILES:
+            source = next(iter(sorted(found.rglob(name))), None)
+            if source is None:
+                raise EverestError(f"{title} lacks {name} in {version['source']}. Cure: name a model of this project.")
+            shutil.move(source, whole / name)
+        if expected and sha256(whole) != expected:
             raise EverestError(
-                f"version {version['version']} of {version['name']} lacks {name} in {version['source']}."
+                f"the weights of {title} are not those that were registered: their SHA-256 differs. "
+                "Cure: register the model again with `everest evaluate`."
             )
-        shutil.move(source, target / name)
-    shutil.rmtree(target / "fetched", ignore_errors=True)
-    if expected and sha256(target) != expected:
-        shutil.rmtree(target)
-        raise EverestError(
-            f"the weights of {version['name']} version {version['version']} are not those that were registered: their "
-            "SHA-256 differs. Cure: register the model again with `everest evaluate`."
-        )
+        shutil.rmtree(target, ignore_errors=True)
+        whole.rename(target)
     return target
+
+
+def _refuse_code(folder: Path, title: str) -> None:
+    """Refuse a model that came with files which run code when they are read, whether we would read them or not.
+
+    Raises:
+        InputError: naming them.
+    """
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in CARRY_CODE)
+    if found:
+        raise InputError(
+            f"{title} carries {', '.join(found)}, which can run code when it is read. "
+            f"Cure: use a model that holds {' and '.join(FILES)} only, as `everest evaluate` registers it."
+        )
+
+
+def load(model: str) -> tuple[Path, dict[str, Any], Any]:
+    """The folder of a classifier that a user names, its description and the network, ready to infer.
+
+    Raises:
+        InputError: no such model, one without classes, or files that are broken or do not belong together.
+    """
+    from models.weights import load_model, read_info
+
+    folder = resolve(model)
+    try:
+        info = read_info(folder)
+        if "num_classes" not in info["kwargs"]:
+            raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
+        return folder, info, load_model(folder).eval()
+    except InputError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as error:
+        # timm refuses an unknown name or argument by these.
+        raise InputError(f"{folder}: {error}") from None
 
 
 def sha256(folder: Path) -> str:
     """SHA-256 of a model folder's weights."""
-    with (folder / FILES[0]).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(folder / FILES[0])
 
 
 def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:

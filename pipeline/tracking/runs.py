@@ -22,6 +22,7 @@ import yaml
 from pipeline import layout
 from pipeline.errors import Interrupted
 from pipeline.params import flatten
+from pipeline.redact import redact, redact_value
 from pipeline.tracking import context
 from pipeline.tracking.folder import (
     RunFolder,
@@ -35,7 +36,6 @@ from pipeline.tracking.folder import (
     this_process,
     write_json,
 )
-from pipeline.tracking.redact import redact, redact_value
 from pipeline.tracking.spool import as_text
 from pipeline.tracking.upload import Uploader, tidy, unsent
 
@@ -139,8 +139,8 @@ def stage_run(
             tidy(folder)
         else:
             waiting = unsent(uploader.own)
-            reason = uploader.failure or "the tracking server is slow"
-            log.warning("tracking: %d records wait (%s). Cure: `everest sync` sends them.", waiting, reason)
+            reason = uploader.failure or "The tracking server is slow. Cure: wait for it."
+            log.warning("tracking: %d records are kept here. %s Then `everest sync` sends them.", waiting, reason)
 
 
 def open_parent(name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, Any] | None = None) -> str:
@@ -219,9 +219,17 @@ def _open(
             with folder.records() as records:
                 records.params(flat)
                 records.text(yaml.safe_dump(redact_value("", dict(flat)), sort_keys=True), "params.yaml")
+                # What `everest reproduce` starts from; the group `compute` may differ from the parent's.
+                _record_params_file(records, "code")
                 _record_code(records)
             write_json(work / "tracking.json", {"run": folder.id})
     return folder, parent
+
+
+def _record_params_file(records: Any, folder: str = "") -> None:
+    """params.yaml as it is written, comments and all."""
+    if Path("params.yaml").exists():
+        records.text(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml", folder)
 
 
 def _record_code(records: Any) -> None:
@@ -277,9 +285,7 @@ def _new_parent(
         folder.update(owner=None)
     with folder.records() as records:
         records.params(flat)
-        if Path("params.yaml").exists():
-            # As it is written, comments and all: what `everest reproduce` starts from.
-            records.text(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml")
+        _record_params_file(records)
         records.text(context.environment_lock(), "environment.txt", "code")
         _record_code(records)
     return folder

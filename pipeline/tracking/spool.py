@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.redact import redact, redact_value
+from pipeline.redact import redact, redact_value
 
 #: Seconds between two flushes to the disk itself. What a killed process wrote is safe without (the system
 #: holds it); this bounds what a power cut takes.

@@ -67,6 +67,21 @@ class Store:
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}
 
+    @classmethod
+    def existing(cls) -> Store:
+        """A store that is only asked: where there is none yet, none is made.
+
+        Raises:
+            InputError: the SQLite file does not exist.
+        """
+        file = sqlite_file(tracking_uri())
+        if file is not None and not file.exists():
+            raise InputError(
+                f"there is no tracking store {file.absolute()}. Cure: run in the project's root after a first "
+                "`make demo`, or set MLFLOW_TRACKING_URI."
+            )
+        return cls()
+
     # -- runs -----------------------------------------------------------------------------------------------
 
     def experiment(self, name: str) -> str:
@@ -150,6 +165,21 @@ class Store:
     def get_run(self, run: str) -> dict[str, Any]:
         """A run as plain values: id, name, status, experiment, params, metrics, tags, inputs, start, end."""
         return _plain(self._call(lambda: self.client.get_run(run)))
+
+    def run(self, run: str) -> dict[str, Any]:
+        """As :meth:`get_run`, of a run that a user names.
+
+        Raises:
+            InputError: there is no such run.
+        """
+        try:
+            return self.get_run(run)
+        except StoreError as error:
+            if not error.permanent:
+                raise
+            raise InputError(
+                f"{run!r} is no run of {self.uri}. Cure: copy the id from the page of the run (`make ui`)."
+            ) from None
 
     def search(self, experiment: str | None = None, query: str = "", limit: int = 1000) -> list[dict[str, Any]]:
         """Runs of one experiment (or of all), newest first, that fit MLflow's filter `query`."""
@@ -259,10 +289,21 @@ class Store:
         except StoreError as error:
             if not error.permanent:
                 raise
-            known = ", ".join(f"{v['version']} {v['aliases']}" for v in self.versions(name)) or "none"
             raise InputError(
-                f"model {name!r} has no version or alias {which!r}; there are: {known}. Cure: name one of them."
+                f"model {name!r} has no version or alias {which!r}; there are: {self._known(name)}. "
+                "Cure: name one of them."
             ) from None
+
+    def _known(self, name: str) -> str:
+        """A model's versions and aliases, for a message."""
+        numbers = [v["version"] for v in self.versions(name)]
+        if not numbers:
+            return f"none, the models are {', '.join(self._model_names()) or 'none'}"
+        aliases = self._call(lambda: self.client.get_registered_model(name)).aliases
+        return ", ".join([*sorted(numbers, key=int), *(f"@{alias} ({v})" for alias, v in sorted(aliases.items()))])
+
+    def _model_names(self) -> list[str]:
+        return [model.name for model in self._call(lambda: self.client.search_registered_models(max_results=20))]
 
     def download_model(self, version: Mapping[str, Any], target: Path) -> Path:
         """Fetch a version's files into `target`."""
@@ -283,13 +324,23 @@ class Store:
             return function()
         except MlflowException as error:
             code = str(error.error_code)
-            raise StoreError(f"{code}: {_first_line(error)}", permanent=code in PERMANENT) from error
+            if code in PERMANENT:
+                raise StoreError(f"{code}: {_first_line(error)}", permanent=True) from error
+            raise StoreError(self._unreachable(f"{code}: {_first_line(error)}")) from error
         except (RequestException, SQLAlchemyError, OSError) as error:
-            raise StoreError(f"{type(error).__name__}: {_first_line(error)}") from error
+            raise StoreError(self._unreachable(f"{type(error).__name__}: {_first_line(error)}")) from error
+
+    def _unreachable(self, reason: str) -> str:
+        from pipeline.redact import redact
+
+        return (
+            f"the tracking store {redact(self.uri)} does not answer ({reason}). "
+            "Cure: start its server (`make ui` on this machine), or check MLFLOW_TRACKING_URI."
+        )
 
 
 def _first_line(error: Exception) -> str:
-    from pipeline.tracking.redact import redact
+    from pipeline.redact import redact
 
     return redact(str(error).strip().split("\n", 1)[0][:500])
 

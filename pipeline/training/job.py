@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.params import Params, flatten
+from pipeline.redact import redact_value
 from pipeline.tracking import stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
@@ -43,12 +45,16 @@ def train(
     began = time.time()
     work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
     compute = params.compute
-    tags = {"world_size": str(compute.ranks), "device": compute.device}
+    tags = {"world_size": str(compute.ranks), "device": compute.device, "everest.inputs": json.dumps(inputs)}
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
+        about = params.model_dump(mode="json")
+        for entry in about["benchmarks"].values():
+            # A login in an address is for the download only.
+            entry["data"]["source"] = redact_value("", entry["data"]["source"])
         job = {
             "stage": stage,
             "benchmark": benchmark,
-            "params": params.model_dump(mode="json"),
+            "params": about,
             "spool": str(run.spool),
         }
         status.write(work / "job.json", job)
@@ -66,6 +72,7 @@ def train(
         metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
         run.metrics({name: float(value) for name, value in metrics.items()})
         _publish(work, stage, benchmark, metrics)
+        run.tags({"everest.weights_sha256": sha256_of(layout.output_dir(stage, benchmark) / "model.safetensors")})
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
         if (work / "trace").exists():
             run.artifact(work / "trace")
@@ -99,10 +106,3 @@ def thin_history(source: Path, target: Path) -> None:
         writer = csv.DictWriter(file, ("step", "loss", "lr"), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows[every - 1 :: every])
-
-
-def file_identity(path: Path) -> str:
-    """SHA-256 of a small file."""
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

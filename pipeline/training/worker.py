@@ -37,7 +37,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     """Build the job's task, train it, and leave model, history and metrics in `work/final`."""
     import torch
 
-    from pipeline.efficiency import EnergyMeter
+    from pipeline.efficiency import EnergyMeter, device_name
     from pipeline.params import check_params
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
@@ -52,6 +52,8 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     params = check_params(job["params"], str(work / "job.json"))
     task = tasks.build(job["stage"], job["benchmark"], params, ranks)
     sink = Spool(Path(job["spool"])) if ranks.main else NoSink()
+    if isinstance(sink, Spool):
+        sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch
     trace = Trace(work / "trace" / f"rank-{ranks.rank}", trace_steps(), ranks.device)
     engine = Engine(

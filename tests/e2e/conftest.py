@@ -103,3 +103,10 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
 def smallest(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The demo at its smallest size, not yet run."""
     return make_project(root, tmp_path_factory.mktemp("chain") / "project", SMALLEST)
+
+
+@pytest.fixture(scope="session")
+def finished(smallest: Project) -> Project:
+    """The chain, run once."""
+    smallest.last = smallest.run("everest", "run")
+    return smallest

@@ -20,13 +20,6 @@ BENCHMARKS = ("motion", "state_change")
 
 
 @pytest.fixture(scope="module")
-def finished(smallest: Project) -> Project:
-    """The chain, run once."""
-    smallest.last = smallest.run("everest", "run")
-    return smallest
-
-
-@pytest.fixture(scope="module")
 def runs(finished: Project) -> list[Any]:
     """All MLflow runs of the chain."""
     from mlflow.tracking import MlflowClient

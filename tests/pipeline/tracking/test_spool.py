@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.redact import redact, redact_value
+from pipeline.redact import redact, redact_value
 from pipeline.tracking.spool import Spool, read_records
 
 
