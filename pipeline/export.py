@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,12 +48,10 @@ def command(
             raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`.")
     import torch
 
-    from models.weights import load_model, read_info
-    from pipeline.tracking.models import resolve
+    from pipeline.tracking.models import load
 
-    folder = resolve(model)
-    kwargs = read_info(folder)["kwargs"]
-    network = load_model(folder).eval()
+    _, info, network = load(model)
+    kwargs = info["kwargs"]
     shape = (
         3,
         int(kwargs.get("num_frames", 16)),
@@ -61,10 +60,11 @@ def command(
     )
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
+    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
+        made = {name: Path(building) / f"model.{name}" for name in formats}
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
-        for name in formats:
-            forwards[name] = _EXPORT[name](network, shape, target / f"model.{name}")
+        for name, file in made.items():
+            forwards[name] = _EXPORT[name](network, shape, file)
         clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
         parity = {
             name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())
@@ -75,11 +75,14 @@ def command(
             for name, forward in forwards.items()
             for count, clip in clips.items()
         ]
-    bad = {name: value for name, value in parity.items() if not value <= TOLERANCE}
-    if bad:
-        raise EverestError(
-            f"exported models differ from the original: {bad}, allowed {TOLERANCE}. Do not use {target}."
-        )
+        bad = {name: value for name, value in parity.items() if not value <= TOLERANCE}
+        if bad:
+            raise EverestError(
+                f"exported models differ from the original: {bad}, allowed {TOLERANCE}. Nothing was written. "
+                "Cure: export with the locked versions of torch and onnx (`make install`)."
+            )
+        for name, file in made.items():
+            file.replace(target / f"model.{name}")
     return {
         "files": [str(target / f"model.{name}") for name in formats],
         "parity": parity,

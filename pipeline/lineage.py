@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.errors import InputError
+from pipeline import layout
+from pipeline.data.files import sha256_of
+from pipeline.errors import EverestError, InputError
+from pipeline.tracking.context import dvc_hashes
+from pipeline.tracking.models import FILES
+
+_RUN = re.compile(r"[0-9a-f]{32}")
 
 
 def command(target: str) -> dict[str, Any]:
@@ -17,27 +26,40 @@ def command(target: str) -> dict[str, Any]:
         target: a run's id, `models:/...`, or a file or folder that a stage wrote.
 
     Returns:
-        For files: `stages`, from the one that wrote it back to the data, each with command, dependencies and
-        outputs (path, hash) and parameters. For models and runs: `run` with code, data hashes, parameters,
-        parent and the models it registered. A model's folder has both.
+        For files: `stages`, from the one that wrote it back to the data, each with command, dependencies and outputs
+        (path, hash) and parameters, and `unchanged`: whether a file is still what that stage wrote. `run`, where
+        one is known: code, data hashes, files read, parameters, parent and the models it registered. `run_unknown`
+        says why it is not.
 
     Raises:
         InputError: nothing is known of it.
     """
     path = Path(target)
     found: dict[str, Any] = {"target": target}
-    if path.exists():
-        found["stages"] = stages_behind(path)
-        found["run"] = _run_of_model(path)
-    elif target.startswith("models:"):
-        from pipeline.tracking.models import resolve
+    if not path.exists():
+        if target.startswith("models:"):
+            from pipeline.tracking.models import resolve
 
-        found["run"] = _run_of_model(resolve(target))
-    else:
-        found["run"] = run_facts(target)
-    if not found.get("stages") and not found["run"]:
+            found["run"] = _run_with("everest.weights_sha256", resolve(target))
+        elif not _RUN.fullmatch(target):
+            raise InputError(
+                f"{target!r} is no file here, and no run's id (32 digits and letters a-f). "
+                "Cure: name an output of a stage, a run's id or models:/NAME@ALIAS."
+            )
+        else:
+            found["run"] = run_facts(target)
+        return found
+    found["stages"] = stages_behind(path)
+    if found["stages"] and path.is_file():
+        found["unchanged"] = unchanged(path)
+    try:
+        found["run"] = _run_of(path)
+    except EverestError as error:
+        # dvc.lock tells of a file also where no tracking store is at hand.
+        found |= {"run": {}, "run_unknown": str(error)}
+    if not found["stages"] and not found["run"]:
         raise InputError(
-            f"nothing is known of {target}: no stage in dvc.lock wrote it and no registered model is it. "
+            f"nothing is known of {target}: no stage in dvc.lock wrote it and no tracked run has it. "
             "Cure: name an output of a stage, a run's id or models:/NAME@ALIAS."
         )
     return found
@@ -84,16 +106,59 @@ def _writers(path: str, writers: dict[str, str]) -> list[str]:
     ]
 
 
-def _run_of_model(path: Path) -> dict[str, Any]:
-    """The run that registered the weights in a folder (or beside a file), found by their SHA-256; {} if none did."""
-    from pipeline.tracking.models import FILES, sha256
+def unchanged(path: Path, lock: Path = Path("dvc.lock")) -> bool | None:
+    """Whether a file has the bytes that dvc.lock notes for it; None where that cannot be said.
 
+    What is in a folder is told by the listing that DVC keeps in its cache.
+    """
+    name = path.resolve().relative_to(lock.resolve().parent).as_posix()
+    for out, digest in dvc_hashes(lock).items():
+        if out == name:
+            return _md5(path) == digest
+        if name.startswith(out + "/"):
+            listing = Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
+            if not listing.is_file():
+                return None
+            entries = {e["relpath"]: e["md5"] for e in json.loads(listing.read_text(encoding="utf-8"))}
+            return entries.get(name.removeprefix(out + "/")) == _md5(path)
+    return None
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """The run that made a stage's output or metrics file, found by the SHA-256 of what it wrote; {} if none is."""
+    stage = _stage_of(path)
     folder = path if path.is_dir() else path.parent
-    if not (folder / FILES[0]).is_file():
-        return {}
+    if stage is not None:
+        folder = layout.output_dir(*stage)
+    for tag, name in (("everest.weights_sha256", FILES[0]), ("everest.predictions_sha256", "predictions.parquet")):
+        if (folder / name).is_file():
+            return _run_with(tag, folder, name)
+    return {}
+
+
+def _stage_of(path: Path) -> tuple[str, str | None] | None:
+    """Stage and benchmark of a path below metrics/, whose run is told by what lies in outputs/."""
+    try:
+        parts = path.resolve().relative_to(Path.cwd() / "metrics").with_suffix("").parts
+    except ValueError:
+        return None
+    return (parts[0], parts[1] if len(parts) > 1 else None) if parts else None
+
+
+def _run_with(tag: str, folder: Path, name: str = FILES[0]) -> dict[str, Any]:
     from pipeline.tracking.store import Store
 
-    versions = Store().versions_with("sha256", sha256(folder))
+    store = Store.existing()
+    digest = sha256_of(folder / name)
+    runs = store.search(query=f"tags.`{tag}` = '{digest}'", limit=1)
+    if runs:
+        return run_facts(runs[0]["id"])
+    versions = store.versions_with("sha256", digest)
     return run_facts(versions[0]["run"]) if versions else {}
 
 
@@ -103,19 +168,13 @@ def run_facts(run: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such run.
     """
-    from pipeline.tracking.store import Store, StoreError
+    from pipeline.tracking.store import Store
 
-    store = Store()
-    try:
-        found = store.get_run(run)
-    except StoreError as error:
-        if not error.permanent:
-            raise
-        raise InputError(
-            f"{run} is neither a path nor a run of {store.uri}. Cure: copy the id from the page."
-        ) from None
+    store = Store.existing()
+    found = store.run(run)
     tags = found["tags"]
     parent = tags.get("mlflow.parentRunId")
+    files = json.loads(tags.get("everest.inputs", "{}"))
     return {
         "id": found["id"],
         "name": found["name"],
@@ -123,6 +182,13 @@ def run_facts(run: str) -> dict[str, Any]:
         "code": {name: value for name, value in tags.items() if name.startswith("git.")},
         "stage": tags.get("dvc.stage"),
         "data": found["inputs"],
+        "files": files,
+        "weights_from": [
+            {"id": earlier["id"], "name": earlier["name"]}
+            for path, digest in files.items()
+            if path.endswith(FILES[0])
+            for earlier in store.search(query=f"tags.`everest.weights_sha256` = '{digest}'", limit=1)
+        ],
         "params": found["params"],
         "metrics": found["metrics"],
         "parent": None if parent is None else {"id": parent, "name": store.get_run(parent)["name"]},

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import InputError
 
+if TYPE_CHECKING:
+    from pipeline.evaluation.inference import Answer
+
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 FORMATS = (".csv", ".json", ".parquet")
+#: Columns of the output before those of the classes.
+FIXED_COLUMNS = ("video", "predicted", "reason")
 
 
 def command(
@@ -39,25 +45,23 @@ def command(
         segments, crops, frame_step: views; by default those that the model was tested with.
 
     Returns:
-        predictions (video, predicted, class, probability), failed (video, reason), seconds, model.
+        predictions (video, predicted, class, probability), failed (video, reason), seconds, model. A video that
+        cannot be read is among the failed ones and costs no other its prediction.
 
     Raises:
-        InputError: no such model, no video, an unknown output format.
+        InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
     """
     files = find(videos)
-    if out is not None and Path(out).suffix not in FORMATS:
-        raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
-    from models.weights import load_model, read_info
+    _check_places(out, pictures)
+    if batch < 1:
+        raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
     from pipeline.evaluation.inference import infer
     from pipeline.evaluation.tokens import draw_kept, kept_tokens
     from pipeline.evaluation.views import U8
-    from pipeline.tracking.models import resolve
+    from pipeline.tracking.models import load
     from pipeline.training.distributed import choose_device
 
-    folder = resolve(model)
-    info = read_info(folder)
-    if "num_classes" not in info["kwargs"]:
-        raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
+    folder, info, network = load(model)
     views = info.get("views", {})
     how = {
         "frames": int(info["kwargs"].get("num_frames", 16)),
@@ -67,7 +71,6 @@ def command(
     }
     if not how["step"]:
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
-    network = load_model(folder).eval()
     resolution = int(info["kwargs"].get("img_size", 224))
     began = time.perf_counter()
     answers = infer(
@@ -95,7 +98,6 @@ def command(
             )
             if pictures is not None:
                 view: U8 = _views(file, {**how, "segments": 1, "crops": 1})[0]
-                Path(pictures).mkdir(parents=True, exist_ok=True)
                 # The number keeps equal names of different folders apart.
                 target = Path(pictures) / f"{number:05d}-{file.stem}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)
@@ -105,8 +107,7 @@ def command(
         if answers[n].probability is None
     ]
     if out is not None:
-        table = [(str(f), answers[n].probability) for n, f in enumerate(files) if answers[n].probability is not None]
-        write(Path(out), table, names)  # type: ignore[arg-type]
+        write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names)
     return {
         "predictions": rows,
         "failed": failed,
@@ -121,18 +122,37 @@ def find(videos: Sequence[str]) -> list[Path]:
     Raises:
         InputError: a path does not exist, or there is no video.
     """
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for name in videos:
         path = Path(name)
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: name a video or a folder with videos.")
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        found += [file for file in inside if file not in found]
+        found |= dict.fromkeys(inside)
     if not found:
         raise InputError(
             f"no video in {', '.join(videos) or 'nothing'}. Cure: files that end in {', '.join(SUFFIXES)}."
         )
-    return found
+    return list(found)
+
+
+def _check_places(out: str | None, pictures: str | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if out is not None and Path(out).suffix not in FORMATS:
+        raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
+    if out is not None:
+        _make(Path(out).parent)
+    if pictures is not None:
+        _make(Path(pictures))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
 
 
 def class_names(info: dict[str, Any]) -> list[str]:
@@ -148,29 +168,48 @@ def class_names(info: dict[str, Any]) -> list[str]:
     return [str(number) for number in range(info["kwargs"]["num_classes"])]
 
 
-def write(path: Path, rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
-    """All probabilities: one row for each video, one column for each class, whole or not at all."""
+def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) -> None:
+    """All probabilities: one row for each video (without numbers, and with the reason, for one that could not be
+    read), one column for each class; the file appears whole or not at all.
+    """
     from pipeline.data.files import atomic_path
 
+    columns = [f"class {name}" if name in FIXED_COLUMNS else name for name in names]
     with atomic_path(path) as temporary:
         if path.suffix == ".json":
-            value = [{"video": v, "probabilities": dict(zip(names, map(float, p), strict=True))} for v, p in rows]
-            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+            value = [
+                {"video": video, "predicted": _best(a, names), "reason": a.reason, "probabilities": _numbers(a, names)}
+                for video, a in rows
+            ]
+            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
-                writer.writerow(["video", "predicted", *names])
-                writer.writerows([v, names[int(p.argmax())], *(f"{x:.6f}" for x in p)] for v, p in rows)
+                writer.writerow([*FIXED_COLUMNS, *columns])
+                for video, a in rows:
+                    numbers = [""] * len(names) if a.probability is None else [f"{x:.6f}" for x in a.probability]
+                    writer.writerow([video, _best(a, names) or "", a.reason, *numbers])
         else:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            columns: dict[str, Any] = {
-                "video": pa.array([v for v, _ in rows], pa.string()),
-                "predicted": pa.array([names[int(p.argmax())] for _, p in rows], pa.string()),
+            table: dict[str, Any] = {
+                "video": pa.array([video for video, _ in rows], pa.string()),
+                "predicted": pa.array([_best(a, names) for _, a in rows], pa.string()),
+                "reason": pa.array([a.reason for _, a in rows], pa.string()),
             }
-            columns |= {name: pa.array([float(p[i]) for _, p in rows], pa.float32()) for i, name in enumerate(names)}
-            pq.write_table(pa.table(columns), temporary)
+            for number, column in enumerate(columns):
+                values = [None if a.probability is None else float(a.probability[number]) for _, a in rows]
+                table[column] = pa.array(values, pa.float32())
+            pq.write_table(pa.table(table), temporary)
+
+
+def _best(answer: Answer, names: Sequence[str]) -> str | None:
+    return None if answer.probability is None else names[int(answer.probability.argmax())]
+
+
+def _numbers(answer: Answer, names: Sequence[str]) -> dict[str, float] | None:
+    return None if answer.probability is None else dict(zip(names, map(float, answer.probability), strict=True))
 
 
 def _views(file: Path, how: dict[str, int]) -> np.ndarray:

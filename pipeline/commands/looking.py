@@ -39,13 +39,19 @@ def predict(
     model: Model,
     out: Annotated[str | None, typer.Option(help="All probabilities: a .csv, .json or .parquet file.")] = None,
     pictures: Annotated[str | None, typer.Option(help="A folder for pictures of the kept tokens.")] = None,
-    batch: int = 32,
+    batch: Annotated[int, typer.Option(help="Clips that go through the model together.")] = 32,
+    segments: Annotated[int | None, typer.Option(min=1, help="Clips over time; as tested if left out.")] = None,
+    crops: Annotated[int | None, typer.Option(min=1, max=3, help="Crops of each clip; as tested if left out.")] = None,
+    frame_step: Annotated[int | None, typer.Option(min=1, help="Frames between two of a clip; as trained.")] = None,
     as_json: Json = False,
 ) -> None:
     """Classify videos with a registered or local model."""
     from pipeline.predict import command
 
-    emit(command(videos, model, out, pictures, batch), as_json, "Predictions")
+    found = command(videos, model, out, pictures, batch, segments, crops, frame_step)
+    emit(found, as_json, "Predictions")
+    if not found["predictions"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -67,8 +73,12 @@ def lineage(
 ) -> None:
     """Say where a file, a model or a score comes from: data, code, parameters, parents."""
     from pipeline.lineage import command
+    from pipeline.lineage_text import describe
 
-    emit(command(target), as_json, "Lineage")
+    found = command(target)
+    if as_json:
+        return emit(found, as_json)
+    return typer.echo(describe(found))
 
 
 @app.command()

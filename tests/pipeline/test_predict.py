@@ -1,0 +1,248 @@
+"""Predicting real videos with models from a folder, a run and the registry; what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import models  # noqa: F401
+from models.weights import save_model
+from pipeline.cli import app
+from pipeline.errors import EverestError, InputError
+from pipeline.predict import command
+from pipeline.tracking.models import sha256
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+import sample_videos
+
+NAMES = ["falls", "rises", "turns"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny classifier that tells videos apart, described as the registry keeps one."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    network = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=3, keep_ratio=0.5)
+    with torch.no_grad():
+        network.head.weight.mul_(50)
+    about = {"classes": NAMES, "frame_step": 1, "views": {"segments": 2, "crops": 1}}
+    save_model(network, folder, about)
+    return folder
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Four good videos, two of them with the same name, and two bad ones between them."""
+    folder = tmp_path / "videos"
+    for number, name in enumerate(("a/clip.mp4", "b/clip.mp4", "c one.mp4", "z.mkv")):
+        sample_videos.write(folder / name, seed=number)
+    (folder / "b/broken.mp4").write_text("<html>404 Not Found</html>" * 20)
+    sample_videos.truncated(folder / "cut.mp4", 0.4, fast_start=False)
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without a project."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
+
+
+GOOD = ["a/clip.mp4", "b/clip.mp4", "c one.mp4", "z.mkv"]
+
+
+def test_a_folder_is_searched_and_bad_videos_cost_no_other_its_prediction(videos: Path, model: Path) -> None:
+    found = command([str(videos)], str(model))
+    assert [row["video"] for row in found["predictions"]] == [str(videos / name) for name in GOOD]
+    for row in found["predictions"]:
+        assert row["class"] == NAMES[row["predicted"]]
+        assert 1 / 3 <= row["probability"] <= 1
+    assert [row["video"] for row in found["failed"]] == [str(videos / n) for n in ("b/broken.mp4", "cut.mp4")]
+    assert all(len(row["reason"]) > 10 for row in found["failed"])
+
+
+def test_files_and_folders_mix_and_each_video_comes_once(videos: Path, model: Path) -> None:
+    found = command([str(videos / "z.mkv"), str(videos / "a"), str(videos / "a/clip.mp4")], str(model))
+    assert [Path(row["video"]).name for row in found["predictions"]] == ["z.mkv", "clip.mp4"]
+
+
+def test_the_result_does_not_depend_on_the_batch(videos: Path, model: Path) -> None:
+    one, many = (command([str(videos)], str(model), batch=batch)["predictions"] for batch in (1, 64))
+    assert [row["predicted"] for row in one] == [row["predicted"] for row in many]
+    assert [row["probability"] for row in one] == pytest.approx([row["probability"] for row in many], abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_all_probabilities_are_written_and_bad_videos_have_a_reason(
+    suffix: str, videos: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new folder" / f"answers{suffix}"
+    found = command([str(videos)], str(model), out=str(out))
+    rows: list[dict[str, Any]]
+    if suffix == ".csv":
+        rows = [
+            {**row, **{name: float(row[name]) if row[name] else None for name in NAMES}}
+            for row in csv.DictReader(out.open())
+        ]
+    elif suffix == ".json":
+        empty = dict.fromkeys(NAMES)
+        rows = [{**row, **(row["probabilities"] or empty)} for row in json.loads(out.read_text())]
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 6
+    by_video = {row["video"]: row for row in rows}
+    for row in found["predictions"]:
+        kept = by_video[row["video"]]
+        assert kept["predicted"] == row["class"]
+        assert sum(kept[name] for name in NAMES) == pytest.approx(1, abs=1e-5)
+        assert kept[row["class"]] == pytest.approx(row["probability"], abs=1e-5)
+        assert kept["reason"] == ""
+    for row in found["failed"]:
+        kept = by_video[row["video"]]
+        assert (kept["predicted"] or None, kept["reason"]) == (None, row["reason"])
+        assert all(kept[name] is None for name in NAMES)
+
+
+def test_pictures_show_the_kept_tokens_of_every_readable_video(videos: Path, model: Path, tmp_path: Path) -> None:
+    command([str(videos)], str(model), pictures=str(tmp_path / "pictures"))
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [file.name[6:] for file in files] == ["clip.png", "clip.png", "c one.png", "z.png"]
+    picture = Image.open(files[0])
+    assert picture.width == 4 * 112 + 3 * 6  # four slots of two frames
+
+
+def test_the_command_line_counts_prints_and_says_when_nothing_could_be_read(videos: Path, model: Path) -> None:
+    done = CliRunner().invoke(app, ["predict", str(videos), "--model", str(model), "--segments", "1", "--json"])
+    assert done.exit_code == 0
+    assert len(json.loads(done.stdout)["predictions"]) == 4
+    done = CliRunner().invoke(app, ["predict", str(videos / "b/broken.mp4"), "--model", str(model)])
+    assert done.exit_code == 1
+    assert "failed" in done.stdout
+    assert "decord" in done.stdout
+
+
+def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Path, tmp_path: Path) -> None:
+    good = [str(videos / "a")]
+    pretrained = tmp_path / "pretrained"
+    save_model(timm.create_model("everest_pretrain_tiny_patch16_224", img_size=32, num_frames=8), pretrained)
+    blocked = tmp_path / "file"
+    blocked.touch()
+    for arguments, message in (
+        ((["/nowhere.mp4"], str(model)), r"/nowhere\.mp4 does not exist"),
+        (([str(model)], str(model)), r"no video in .*\.mp4"),
+        ((good, str(model), "answers.txt"), r"answers\.txt.*\.csv"),
+        ((good, str(model), f"{blocked}/x.csv"), r"file.*Cure"),
+        ((good, str(pretrained)), r"pre-training model.*fine-tuned"),
+        ((good, str(tmp_path / "absent")), r"absent.*is no folder, no run"),
+        ((good, str(videos)), r"holds no model\.safetensors"),
+        ((good, "models:/x"), r"models:/NAME@ALIAS"),
+        ((good, str(model), None, None, 0), r"batch = 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            command(*arguments)  # type: ignore[arg-type]
+
+
+def test_broken_weights_or_descriptions_are_named(videos: Path, model: Path, tmp_path: Path) -> None:
+    def broken(name: str, change: Any) -> str:
+        folder = tmp_path / name
+        shutil.copytree(model, folder)
+        change(folder)
+        return str(folder)
+
+    def pickled(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
+
+    def cut(folder: Path) -> None:
+        content = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+    def other(folder: Path) -> None:
+        about = json.loads((folder / "model.json").read_text())
+        about["kwargs"]["num_classes"] = 7
+        (folder / "model.json").write_text(json.dumps(about))
+
+    def unknown(folder: Path) -> None:
+        about = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**about, "architecture": "resnet999"}))
+
+    for change, message in (
+        (pickled, r"pickled/model\.safetensors is not a whole safetensors file"),
+        (cut, r"cut/model\.safetensors is not a whole safetensors file"),
+        (other, r"weights do not fit the model: head\.weight has shape"),
+        (unknown, r"unknown: .*resnet999"),
+    ):
+        with pytest.raises(InputError, match=message):
+            command([str(videos / "a")], broken(change.__name__, change))
+
+
+class Mischief:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path("executed").touch, ())
+
+
+def test_a_model_that_comes_with_a_pickle_is_refused_unread(nowhere: Path, model: Path, videos: Path) -> None:
+    shutil.copytree(model, "with-pickle")
+    Path("with-pickle/model.pkl").write_bytes(pickle.dumps(Mischief()))
+    with pytest.raises(InputError, match=r"with-pickle carries model\.pkl, which can run code"):
+        command([str(videos)], "with-pickle")
+    assert not Path("executed").exists()
+
+
+def test_without_a_store_the_cure_is_said_and_none_is_made(nowhere: Path, videos: Path) -> None:
+    for address in ("models:/demo@best", "0" * 32):
+        with pytest.raises(InputError, match=r"no tracking store .*mlflow\.db.*project's root"):
+            command([str(videos)], address)
+    assert not list(nowhere.iterdir())
+
+
+def test_registered_models_are_found_by_alias_version_and_run(
+    nowhere: Path, tracking_store: str, monkeypatch: pytest.MonkeyPatch, model: Path, videos: Path
+) -> None:
+    from pipeline.tracking.store import Store
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store)
+    store = Store()
+    run = store.create_run("predicting", "key", "evaluate", 0, {})
+    tags = {"score": "0.5", "sha256": sha256(model)}
+    assert store.register(run, "k1", model, "three-ways", tags, ["best", "candidate"]) == "1"
+    plain = command([str(videos)], str(model))["predictions"]
+    for address in ("models:/three-ways@best", "models:/three-ways/1", run):
+        found = command([str(videos)], address)
+        assert found["predictions"] == plain
+        assert found["model"] == ".work/models/three-ways-1"
+    with pytest.raises(InputError, match=r"alias 'bset'; there are: 1, @best \(1\), @candidate \(1\)\."):
+        command([str(videos)], "models:/three-ways@bset")
+    with pytest.raises(InputError, match=r"there are: none, the models are three-ways"):
+        command([str(videos)], "models:/four-ways@best")
+    with pytest.raises(InputError, match="registered no model"):
+        command([str(videos)], "f" * 32)
+
+    other = nowhere / "other"
+    shutil.copytree(model, other)
+    (other / "python_model.pkl").write_bytes(pickle.dumps(Mischief()))
+    store.register(run, "k2", other, "three-ways", tags, [])
+    with pytest.raises(InputError, match=r"version 2 of three-ways carries python_model\.pkl"):
+        command([str(videos)], "models:/three-ways/2")
+    assert not Path("executed").exists()
+
+    (other / "python_model.pkl").unlink()
+    store.register(run, "k3", other, "three-ways", {**tags, "sha256": "0" * 64}, [])
+    with pytest.raises(EverestError, match=r"version 3 of three-ways are not those that were registered"):
+        command([str(videos)], "models:/three-ways/3")
+    assert sorted(path.name for path in Path(".work/models").iterdir()) == ["three-ways-1"]
