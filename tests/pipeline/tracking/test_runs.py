@@ -67,7 +67,7 @@ def test_a_finished_stage_has_its_numbers_params_tags_and_parent(store: Store, p
     assert child["tags"]["world_size"] == "2"
     assert child["tags"]["dvc.data_hash"] == "0123456789abcdef0123456789abcdef.dir"
     assert child["inputs"] == {"data/cache/motion": "0123456789abcdef0123456789abcdef.dir"}
-    assert set(store.artifacts(child["id"])) == {"params.yaml", "pictures/tokens.png"}
+    assert set(store.artifacts(child["id"])) == {"params.yaml", "code/params.yaml", "pictures/tokens.png"}
     assert parent["metrics"] == {"motion/eval/top1": 0.75}
     assert parent["params"]["pretrain.epochs"] == "2"
     assert "code/environment.txt" in store.artifacts(parent["id"])
