@@ -43,3 +43,16 @@ def preprocess(clips: Clips = None, rounds: int = 5, as_json: Json = False) -> N
     from pipeline.bench.preprocess import command
 
     emit(command(clips, rounds), as_json, "Preprocess")
+
+
+@app.command()
+def overhead(
+    steps: Annotated[int, typer.Option(help="Steps of each kind with each store.")] = 300,
+    batch: Annotated[int, typer.Option(help="Clips in a step of the demo's model.")] = 8,
+    threads: Annotated[int, typer.Option(help="CPU threads of the training.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """What measuring and tracking cost a step, with the tracking store alive, dead and hanging."""
+    from pipeline.bench.overhead import command
+
+    emit(command(steps, batch, threads), as_json, "Overhead of measuring and tracking")

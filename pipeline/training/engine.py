@@ -227,19 +227,23 @@ class Engine:
             if self.step in self.passed_over:
                 self.step += 1
                 raise _Rewound
-            self._train_step(batches, epoch)
-            self.step += 1
-            self._count_time()
-            save = self.step % self.settings.checkpoint_every_steps == 0
-            self._settle(epoch, at_once=save or self.ranks.device.type == "cpu")
-            self.after_step()
-            self._count_time()
+            save = (self.step + 1) % self.settings.checkpoint_every_steps == 0
+            self.advance(batches, epoch, at_once=save)
             if save:
                 self.save()
                 self._since = self._posted = time.perf_counter()
         self._settle(epoch, at_once=True)
         self._count_time()
         self._validate(epoch)
+
+    def advance(self, batches: Iterator[Any], epoch: int, at_once: bool = False) -> None:
+        """One optimizer step, and what there is to record and to decide of it; `at_once` waits for the device."""
+        self._train_step(batches, epoch)
+        self.step += 1
+        self._count_time()
+        self._settle(epoch, at_once or self.ranks.device.type == "cpu")
+        self.after_step()
+        self._count_time()
 
     def _count_time(self) -> None:
         """Add what passed since the last call to the time that training took."""

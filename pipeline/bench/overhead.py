@@ -1,0 +1,303 @@
+"""`everest bench overhead`: what measuring and tracking cost a training step, with the store alive, dead or hanging.
+
+The engine trains the demo's autoencoder on one batch in memory. Bare (no clock, no sink) and tracked (marks, heartbeat,
+every step to the spool) take turns of some steps; the process that sends the spool is stopped during the bare turns, so
+that what it takes from the machine counts against tracking. Beside it the added calls are timed alone: that figure does
+not depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import EverestError, InputError
+
+#: none: tracked to the spool, nobody sends it. alive: an SQLite store takes it. dead: connections are refused. hanging:
+#: connections are taken and never answered.
+STORES = ("none", "alive", "dead", "hanging")
+#: Steps of one turn, and of the first turns that do not count.
+TURN, WARM_UP = 10, 10
+
+
+def command(
+    steps: int = 300, batch: int = 8, threads: int = 1, stores: tuple[str, ...] = STORES
+) -> list[dict[str, Any]]:
+    """A row for each store: medians and 99th percentiles of a step, bare and tracked.
+
+    Args:
+        steps: of each kind with each store.
+        batch: clips of a step of the demo's model; the smaller, the more the fixed cost shows.
+
+    Raises:
+        InputError: too few steps for a turn, or an unknown store.
+        EverestError: the process that sends did not start.
+    """
+    import torch
+
+    if steps < TURN or batch < 1 or threads < 1:
+        raise InputError(f"steps = {steps}, batch = {batch}, threads = {threads}: expected at least {TURN}, 1 and 1.")
+    unknown = set(stores) - set(STORES)
+    if unknown:
+        raise InputError(f"stores {sorted(unknown)}: expected some of {', '.join(STORES)}. Cure: choose among them.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return [_row(store, steps, batch) for store in stores]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary, _sender(store, Path(temporary)) as (spool, pid):
+        bare, tracked = _Contestant(batch, None), _Contestant(batch, spool)
+        for contestant in (bare, tracked):
+            contestant.turn(WARM_UP)
+            contestant.seconds.clear()
+        _settled(pid)
+        spent = _cpu_seconds(pid)
+        for number in range(steps // TURN):
+            order = (bare, tracked) if number % 2 else (tracked, bare)
+            for contestant in order:
+                _pause(pid, contestant is bare)
+                contestant.turn(TURN)
+        _pause(pid, False)
+        spent = _cpu_seconds(pid) - spent
+        alone = added_calls(Path(temporary) / "alone.jsonl")
+        kept = sum(1 for line in spool.read_text().splitlines() if '"train/loss"' in line)
+        return {
+            "store": store,
+            "steps": len(tracked.seconds),
+            **_compared(bare.seconds, tracked.seconds),
+            "added_calls_ms": round(1e3 * alone, 4),
+            "added_calls_percent": round(100 * alone / _quantile(bare.seconds, 0.5), 3),
+            "sender_cpu_ms_per_step": round(1e3 * spent / len(tracked.seconds), 4),
+            "records_lost": WARM_UP + len(tracked.seconds) - kept,
+        }
+
+
+def _compared(bare: list[float], tracked: list[float]) -> dict[str, float]:
+    """Medians and 99th percentiles; the overhead is the median over pairs of turns of the ratio of their medians."""
+    turns = [
+        _quantile(tracked[at : at + TURN], 0.5) / _quantile(bare[at : at + TURN], 0.5)
+        for at in range(0, len(tracked) - TURN + 1, TURN)
+    ]
+    slow_bare, slow_tracked = _quantile(bare, 0.99), _quantile(tracked, 0.99)
+    return {
+        "bare_ms": round(1e3 * _quantile(bare, 0.5), 3),
+        "tracked_ms": round(1e3 * _quantile(tracked, 0.5), 3),
+        "overhead_percent": round(100 * (_quantile(turns, 0.5) - 1), 2),
+        "bare_p99_ms": round(1e3 * slow_bare, 3),
+        "tracked_p99_ms": round(1e3 * slow_tracked, 3),
+        "p99_inflation_percent": round(100 * (slow_tracked / slow_bare - 1), 2),
+    }
+
+
+def _quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class _Contestant:
+    """An engine over one batch in memory; with a spool it is measured and tracked as a real training is."""
+
+    def __init__(self, batch: int, spool: Path | None) -> None:
+        from pipeline.tracking.spool import Spool
+        from pipeline.training.distributed import start
+        from pipeline.training.engine import Engine
+        from pipeline.training.heartbeat import Pulse, create
+        from pipeline.training.journal import Journal, NoSink
+        from pipeline.training.phases import NoClock, clock_of
+        from pipeline.training.progress import Progress
+        from pipeline.training.stopping import StopRequest
+
+        ranks = start("cpu")
+        task = _OneBatch(batch)
+        self._work = tempfile.TemporaryDirectory()
+        work = Path(self._work.name)
+        create(work / "beats", 1)
+        sink = NoSink() if spool is None else Spool(spool)
+        self.seconds: list[float] = []
+        self._batches = task.loader.epoch(0)
+        self._engine = Engine(
+            task, _settings(batch), ranks, work,
+            journal=Journal(None if spool is None else work / "history.csv", sink),
+            pulse=Pulse(None if spool is None else work / "beats"), stop=StopRequest(), progress=Progress("", False),
+            clock=NoClock() if spool is None else clock_of(ranks.device),
+        )  # fmt: skip
+
+    def turn(self, steps: int) -> None:
+        for _ in range(steps):
+            began = time.perf_counter()
+            self._engine.advance(self._batches, 0)
+            self.seconds.append(time.perf_counter() - began)
+
+
+def _settings(batch: int) -> Any:
+    from pipeline.training.engine import Settings
+
+    return Settings(
+        seed=0, epochs=1, global_batch=batch, accumulate=1, base_lr=1e-3, min_lr=1e-5, warmup_epochs=0.0,
+        betas=(0.9, 0.95), eps=1e-8, clip_grad=None, precision="fp32", ema_decay=None,
+        checkpoint_every_steps=10**9, on_nonfinite="stop", max_nonfinite=0,
+    )  # fmt: skip
+
+
+class _OneBatch:
+    """The task of a contestant: the demo's autoencoder, the same batch for ever."""
+
+    def __init__(self, batch: int) -> None:
+        import timm
+        import torch
+
+        import models  # noqa: F401 - registers the names with timm
+
+        torch.manual_seed(0)
+        self.model = timm.create_model(
+            "everest_pretrain_tiny_patch16_224", img_size=64, num_frames=16, keep_ratio=0.5, visible_ratio=0.2
+        )
+        self._clip_BCTHW = torch.randn(batch, 3, 16, 64, 64)
+        self._index_B = torch.arange(batch)
+        self.loader: Any = self
+
+    steps_per_epoch = 10**6
+
+    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Any]:
+        from types import SimpleNamespace
+
+        return itertools.repeat(SimpleNamespace(index_B=self._index_B))
+
+    def groups(self) -> list[dict[str, Any]]:
+        from pipeline.training.optim import parameter_groups
+
+        return parameter_groups(self.model, 0.05)
+
+    def loss(self, model: Any, batch: Any, epoch: int) -> Any:
+        return model(self._clip_BCTHW)
+
+    def validate(self, epoch: int, last: bool, alive: Any) -> dict[str, float]:
+        return {}
+
+
+def added_calls(path: Path, steps: int = 500) -> float:
+    """[s] a step of everything that measuring and tracking add, without the step itself."""
+    from pipeline.tracking.spool import Spool
+    from pipeline.training.heartbeat import Pulse, create
+    from pipeline.training.journal import Journal
+    from pipeline.training.phases import HostClock, Marks
+
+    beats = path.with_name("alone.beats")
+    create(beats, 1)
+    pulse, clock = Pulse(beats), HostClock()
+    journal = Journal(path.with_suffix(".csv"), Spool(path))
+    began = time.perf_counter()
+    for step in range(steps):
+        marks = Marks(clock)
+        for part in ("loading", "forward", "backward", "updating", "exchange", "updating"):
+            pulse.beat("updating", step)
+            marks.begin(part)
+        journal.step(step, 0, 1.0, 1e-3, 1.0, 0.1, marks.seconds())
+    return (time.perf_counter() - began) / steps
+
+
+# -- the store, and the process that sends to it ---------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _sender(store: str, folder: Path) -> Iterator[tuple[Path, int | None]]:
+    """The spool to write to, and the process that sends it, as a stage's own process does."""
+    if store == "none":
+        yield folder / "spool.jsonl", None
+        return
+    with _address(store, folder) as uri:
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "EVEREST_TRACKING_WAIT": "0"}
+        child = subprocess.Popen(
+            [sys.executable, "-c", _SENDER], cwd=folder, env=environment | {"PYTHONPATH": _project()},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            spool = child.stdout.readline().strip()
+            if not spool:
+                raise EverestError(f"the process that sends to the {store} store ended with {child.wait()}.")
+            yield Path(spool), child.pid
+        finally:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+            child.stdout.close()
+
+
+_SENDER = """
+import sys
+from pathlib import Path
+from pipeline.tracking import stage_run
+with stage_run("pretrain", None, {}, Path("work")) as run:
+    print(run.spool, flush=True)
+    sys.stdin.read()
+"""
+
+
+def _project() -> str:
+    return str(Path(__file__).resolve().parents[2])
+
+
+@contextlib.contextmanager
+def _address(store: str, folder: Path) -> Iterator[str]:
+    if store == "alive":
+        yield f"sqlite:///{folder}/store.db"
+        return
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    if store == "hanging":
+        listener.listen(64)
+    held: list[socket.socket] = []
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(listener.accept()[0])
+
+    if store == "hanging":
+        threading.Thread(target=take, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        # close() alone would leave accept() waiting.
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        for connection in [listener, *held]:
+            connection.close()
+
+
+def _settled(pid: int | None, patience: float = 60.0) -> None:
+    """Return when the process that sends has imported what it needs and met its store."""
+    until = time.monotonic() + patience
+    while pid is not None and time.monotonic() < until:
+        before = _cpu_seconds(pid)
+        time.sleep(3.0)
+        if _cpu_seconds(pid) - before < 0.1:
+            return
+
+
+def _pause(pid: int | None, stop: bool) -> None:
+    if pid is not None:
+        os.kill(pid, signal.SIGSTOP if stop else signal.SIGCONT)
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    import psutil
+
+    return 0.0 if pid is None else sum(psutil.Process(pid).cpu_times()[:2])
