@@ -18,7 +18,7 @@ import yaml
 from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import Equal, Trial, arm_overrides, plan, training_rate, with_overrides
-from pipeline.params import Params, load_params
+from pipeline.params import SCRATCH, Params, load_params
 
 CELLS = layout.WORK / "compare"
 RESULTS = Path("outputs/compare")
@@ -127,7 +127,7 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = subprocess.
 
 
 def _stages(params: Params) -> list[tuple[str, str | None]]:
-    first: list[tuple[str, str | None]] = [] if params.finetune.init == "scratch" else [("pretrain", None)]
+    first: list[tuple[str, str | None]] = [] if params.finetune.init == SCRATCH else [("pretrain", None)]
     return first + [(stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate")]
 
 

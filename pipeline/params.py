@@ -23,6 +23,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
+#: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
+SCRATCH = "scratch"
 #: Class counts that the publishers fix (DATASETS: UCF101, HMDB51, Kinetics-400, SSv2, Ego4D OSCC).
 PUBLISHED_CLASSES = {"ucf101": 101, "hmdb51": 51, "k400": 400, "ssv2": 174, "oscc": 2}
 GENERATED_CLASSES = {"motion": 8, "state_change": 2}

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.efficiency import DEVICES, GIB, Device
 from pipeline.errors import InputError
+from pipeline.geometry import autoencoder_arguments, classifier_arguments, finetune_cost, pretrain_cost
 from pipeline.params import FinetuneParams, Params, PretrainParams, load_params
 
 #: Share of the peak that training reaches where none is given. Assumed, not measured on these devices.
@@ -95,26 +96,16 @@ def _stage_row(
     mfu: float | None,
     memory: bool,
 ) -> dict[str, Any]:
-    from models.cost import multiply_adds
-
-    clip, size = params.clip, params.pretrain.size
     found: PretrainParams | FinetuneParams
     if benchmark is None:
-        pre = found = params.pretrain
-        videos = sum(_videos(params, name)[0] for name in pre.corpus)
-        cost = multiply_adds(
-            size, "pretrain", strategy=pre.strategy, keep_ratio=pre.keep_ratio,
-            visible_ratio=pre.visible_ratio, frames=clip.frames, resolution=clip.resolution,
-            decoder_depth=pre.decoder_depth,
-        )  # fmt: skip
+        found = params.pretrain
+        videos = sum(_videos(params, name)[0] for name in params.pretrain.corpus)
+        cost = pretrain_cost(params)
         passes = 3.0
     else:
         fine = found = params.finetune_of(benchmark)
         videos = _videos(params, benchmark)[0]
-        cost = multiply_adds(
-            size, "finetune", strategy=fine.strategy, keep_ratio=fine.keep_ratio, frames=clip.frames,
-            resolution=clip.resolution, num_classes=params.benchmark(benchmark).data.classes, head=fine.head,
-        )  # fmt: skip
+        cost = finetune_cost(params, benchmark)
         passes = 1.0 if fine.frozen else 3.0
     clips = found.batch * found.repeated_augmentation
     parameters, per_clip, fixed = _memory(stage, benchmark, params) if memory else (0, 0.0, 0.0)
@@ -161,7 +152,6 @@ def _memory(stage: str, benchmark: str | None, params: Params) -> tuple[int, flo
     """(parameters, bytes per clip, fixed bytes) of one device under DDP."""
     from models.registry import architecture
     from pipeline.plan_memory import footprint
-    from pipeline.training.tasks import autoencoder_arguments, classifier_arguments
 
     if benchmark is None:
         arguments = autoencoder_arguments(params.pretrain, params.clip)

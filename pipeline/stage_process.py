@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import BusyError
 from pipeline.layout import WORK
 from pipeline.lifeline import die_with_parent
+from pipeline.locks import held
 from pipeline.params import load_params
+from pipeline.training.nodes import this_node
 
 
 def run_stage(name: str, benchmark: str | None) -> None:
@@ -28,25 +27,13 @@ def run_stage(name: str, benchmark: str | None) -> None:
         params.benchmark(benchmark)
     # If DVC is killed, its stage saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
-    with only_one(f"{name}-{benchmark}" if benchmark else name):
+    # The nodes of one training share the folder, and each runs the stage.
+    with only_one(this_node().named(f"{name}-{benchmark}" if benchmark else name)):
         importlib.import_module(f"pipeline.stages.{name}").run(params, benchmark)
 
 
 @contextlib.contextmanager
 def only_one(name: str) -> Iterator[None]:
     """Hold `.work/<name>.lock`; the kernel lets go of it however this process ends."""
-    path = WORK / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise BusyError(
-                f"{name} runs already in {Path.cwd()} (process {handle.read().strip() or 'unknown'}). "
-                "Cure: wait for it, or stop it with Ctrl-C where it runs."
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+    with held(WORK / f"{name}.lock", f"{name} runs already in {Path.cwd()}"):
         yield

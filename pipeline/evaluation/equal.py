@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import InputError
-from pipeline.params import Params, check_params
+from pipeline.geometry import autoencoder_arguments, pretrain_cost
+from pipeline.params import SCRATCH, Params, check_params
 
 Equal = Literal["multiply-adds", "wall-time", "epochs"]
 
@@ -21,7 +22,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "tube": {"pretrain.strategy": "tube", **_PLAIN},
     "random": {"pretrain.strategy": "random", **_PLAIN},
     "running-cell": {"pretrain.strategy": "running_cell", "pretrain.frame_selection.mode": "none"},
-    "scratch": {"finetune.init": "scratch"},
+    "scratch": {"finetune.init": SCRATCH},
 }
 
 
@@ -69,20 +70,7 @@ def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
 
 def clip_cost(params: Params) -> float:
     """[G multiply-adds] of one pre-training forward of one clip."""
-    from models.cost import multiply_adds
-
-    stage, clip = params.pretrain, params.clip
-    cost = multiply_adds(
-        stage.size,
-        "pretrain",
-        strategy=stage.strategy,
-        keep_ratio=stage.keep_ratio,
-        visible_ratio=stage.visible_ratio,
-        frames=clip.frames,
-        resolution=clip.resolution,
-        decoder_depth=stage.decoder_depth,
-    )
-    return cost.multiply_adds / 1e9
+    return pretrain_cost(params).multiply_adds / 1e9
 
 
 def plan(
@@ -108,7 +96,7 @@ def plan(
             f"strategies {list(arms)}, seeds {list(seeds)}: each must be named once. Cure: mend the lists."
         )
     chosen = {arm: with_overrides(params, arm_overrides(arm)) for arm in arms}
-    costs = {arm: 0.0 if p.finetune.init == "scratch" else clip_cost(p) for arm, p in chosen.items()}
+    costs = {arm: 0.0 if p.finetune.init == SCRATCH else clip_cost(p) for arm, p in chosen.items()}
     first = next((arm for arm in arms if costs[arm]), None)
     trials = []
     for arm in arms:
@@ -134,7 +122,6 @@ def training_rate(params: Params, seconds: float = 2.0) -> float:
     import models  # noqa: F401 - registers the names with timm
     from models.registry import architecture
     from pipeline.training.distributed import choose_device
-    from pipeline.training.tasks import autoencoder_arguments
 
     device = choose_device(params.compute.device)
     name = architecture(params.pretrain.size, pretrain=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import mean_and_deviation
-from pipeline.params import Params
+from pipeline.params import SCRATCH, Params
 from pipeline.report.sentences import sentences
 from pipeline.report.versions import data_versions, versions
 
@@ -109,7 +109,7 @@ def _result(params: Params, benchmark: str) -> dict[str, Any]:
 
 
 def _strategy(params: Params, init: str) -> str:
-    if init == "scratch":
+    if init == SCRATCH:
         return "from scratch"
     own = Path(init) == layout.output_dir("pretrain")
     return params.pretrain.strategy if own else f"weights of {init}"

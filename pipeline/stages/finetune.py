@@ -8,11 +8,8 @@ from typing import Any
 from pipeline import layout
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
-from pipeline.params import Params
+from pipeline.params import SCRATCH, Params
 from pipeline.training import job
-
-#: `finetune.init` for fresh weights.
-SCRATCH = "scratch"
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, Any]:

@@ -88,3 +88,9 @@ def stalled(beats: list[Beat], limit_seconds: float, now: float | None = None) -
         return []
     behind = min(beat.progress for beat in beats)
     return [beat for beat in beats if beat.progress == behind]
+
+
+def finished(beats: list[Beat], ranks: int, seconds: float) -> bool:
+    """Whether all ranks of this machine ended at least so long ago."""
+    ended = [beat.at for beat in beats if beat.phase == "finished"]
+    return len(ended) == ranks and time.monotonic() - max(ended) > seconds

@@ -17,11 +17,12 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data.files import sha256_of
-from pipeline.params import Params, flatten
+from pipeline.params import ComputeParams, Params, flatten
 from pipeline.redact import redact_value
 from pipeline.tracking import stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
+from pipeline.training.nodes import this_node
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,21 @@ def train(
         inputs: what identifies the data and the weights it starts from, by path.
 
     Returns:
-        The metrics, as in the metrics file.
+        The metrics, as in the metrics file; {} on a node that only lends its ranks.
     """
     began = time.time()
     work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
     compute = params.compute
-    tags = {"world_size": str(compute.ranks), "device": compute.device, "everest.inputs": json.dumps(inputs)}
+    node = this_node()
+    if not node.main:
+        with locked(work) as lock:
+            _ranks(work, compute, lock)
+        return {}
+    tags = {
+        "world_size": str(compute.ranks * node.count),
+        "device": compute.device,
+        "everest.inputs": json.dumps(inputs),
+    }
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
         about = params.model_dump(mode="json")
         for entry in about["benchmarks"].values():
@@ -59,15 +69,7 @@ def train(
         }
         status.write(work / "job.json", job)
         if not (work / "final" / "metrics.json").exists():
-            launch(
-                "pipeline.training.worker",
-                [],
-                ranks=compute.ranks,
-                work=work,
-                threads=compute.threads_per_rank,
-                lock=lock,
-                watch=Watch(compute.stall_seconds, compute.max_restarts),
-            )
+            _ranks(work, compute, lock)
         metrics = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
         run.metrics({name: float(value) for name, value in metrics.items()})
@@ -81,6 +83,18 @@ def train(
             run.artifact(picture, "pictures")
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _ranks(work: Path, compute: ComputeParams, lock: int) -> None:
+    launch(
+        "pipeline.training.worker",
+        [],
+        ranks=compute.ranks,
+        work=work,
+        threads=compute.threads_per_rank,
+        lock=lock,
+        watch=Watch(compute.stall_seconds, compute.max_restarts),
+    )
 
 
 def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ and the ranks are started again a bounded number of times, from the newest check
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -25,15 +24,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import BusyError, EverestError, InputError, Interrupted
+from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.lifeline import die_with_parent
+from pipeline.locks import held
 from pipeline.training import heartbeat, status
+from pipeline.training.nodes import Node, this_node
 from pipeline.training.stopping import STOPPING
 
 log = logging.getLogger(__name__)
 
 #: [s] what ranks get to reach their next step boundary and save, before torchrun kills them.
 GRACE_SECONDS = 60
+#: [s] after the last rank of this node has ended, until its torchrun stops waiting for those of other nodes.
+EXIT_SECONDS = 10
 #: [s] between two looks at the ranks.
 POLL_SECONDS = 0.1
 
@@ -59,20 +62,9 @@ def locked(work: Path) -> Iterator[int]:
     Raises:
         BusyError: another process, or ranks that outlived one, hold it.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise BusyError(
-                f"{work} is in use by process {handle.read().strip() or 'unknown'} or its ranks: the same training "
-                "runs already. Cure: wait for it, or stop it with Ctrl-C where it runs."
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield handle.fileno()
+    name = this_node().named("lock")
+    with held(work / name, f"{work} is in use, the same training runs already, or its ranks still do") as lock:
+        yield lock
 
 
 def launch(
@@ -87,6 +79,9 @@ def launch(
 ) -> None:
     """Run `python -m module arguments --work WORK` as `ranks` ranks on this machine, to the end.
 
+    As one of several nodes (see pipeline.training.nodes) these ranks join those of the others; `work` is then a folder
+    that all nodes share.
+
     Args:
         threads: CPU threads of each rank; None shares the cores out evenly.
         lock: a descriptor from :func:`locked`, which the ranks' launcher keeps open as long as it lives.
@@ -95,11 +90,11 @@ def launch(
         Interrupted: a signal stopped it after its state was saved.
         InputError, EverestError: a rank said so, or ended without a word too often.
     """
-    watch = watch or Watch()
+    watch, node = watch or Watch(), this_node()
     with _Signals() as signals:
         for attempt in range(watch.max_restarts + 1):
-            end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals)
-            status.write(work / status.STATUS, end | {"attempt": attempt})
+            end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals, node)
+            status.write(work / node.named(status.STATUS), end | {"attempt": attempt})
             if not end.get("retry") or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
@@ -131,16 +126,22 @@ def _attempt(
     lock: int | None,
     watch: Watch,
     signals: _Signals,
+    node: Node,
 ) -> dict[str, Any]:
     if signals.first is not None:
         return {"state": "interrupted", "message": _before_start(signals.first)}
-    shutil.rmtree(work / "ends", ignore_errors=True)
-    shutil.rmtree(work / "stacks", ignore_errors=True)
-    (work / "stacks").mkdir(parents=True)
-    beats = work / "beats"
+    # What the other nodes wrote is theirs to remove.
+    for rank in range(node.rank * ranks, (node.rank + 1) * ranks):
+        (work / "ends" / f"rank-{rank}.json").unlink(missing_ok=True)
+        (work / "stacks" / f"rank-{rank}.txt").unlink(missing_ok=True)
+    if node.count == 1:  # also those of an earlier start with more ranks
+        shutil.rmtree(work / "ends", ignore_errors=True)
+        shutil.rmtree(work / "stacks", ignore_errors=True)
+    (work / "stacks").mkdir(parents=True, exist_ok=True)
+    beats = work / node.named("beats")
     heartbeat.create(beats, ranks)
     child = subprocess.Popen(
-        command(module, [*arguments, "--work", str(work)], ranks),
+        command(module, [*arguments, "--work", str(work)], ranks, node),
         env=environment(ranks, threads),
         process_group=0,
         pass_fds=[] if lock is None else [lock],
@@ -148,30 +149,37 @@ def _attempt(
     )
     signals.child = child
     stall: dict[str, Any] | None = None
+    left = False
     try:
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_SECONDS)
-            late = heartbeat.stalled(heartbeat.read(beats), watch.stall_seconds)
+            now = heartbeat.read(beats)
+            if node.count > 1 and heartbeat.finished(now, ranks, EXIT_SECONDS):
+                # torchrun would wait minutes for a node that was told to stop and has left.
+                left = True
+                break
+            late = heartbeat.stalled(now, watch.stall_seconds)
             if late:
-                stall = _name_stalled(late, work, watch)
+                stall = _name_stalled(late, work, watch, node)
                 break
     finally:
         signals.child = None
         _end_group(child, heartbeat.read(beats))
-    return stall or _outcome(work, child.returncode, signals.first)
+    return stall or _outcome(work, 0 if left else child.returncode, signals.first)
 
 
 def _follow_parent(parent: int) -> Any:
     return lambda: die_with_parent(signal.SIGTERM, parent)
 
 
-def command(module: str, arguments: list[str], ranks: int) -> list[str]:
-    """The child's command line: torchrun, or the module alone for one rank."""
-    if ranks == 1:
+def command(module: str, arguments: list[str], ranks: int, node: Node | None = None) -> list[str]:
+    """The child's command line: torchrun, or the module alone for one rank on one node."""
+    node = node or Node()
+    if ranks == 1 and node.count == 1:
         return [sys.executable, "-m", module, *arguments]
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+        sys.executable, "-m", "torch.distributed.run", *node.torchrun(), f"--nproc-per-node={ranks}",
         "--max-restarts=0", "--monitor-interval=0.1", f"--shutdown-timeout={GRACE_SECONDS}",
         "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", module, *arguments,
     ]  # fmt: skip
@@ -188,13 +196,15 @@ def environment(ranks: int, threads: int | None) -> dict[str, str]:
     return found
 
 
-def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch) -> dict[str, Any]:
+def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: Node) -> dict[str, Any]:
     """Ask the ranks that hold up the rest for their stacks, and say who they are."""
     for beat in late:
         with contextlib.suppress(ProcessLookupError):
             os.kill(beat.pid, signal.SIGUSR2)
     time.sleep(0.5)
     who = ", ".join(f"rank {b.rank} (process {b.pid}) in {b.phase!r} at step {b.step}" for b in late)
+    if node.count > 1:
+        who += f" on node {node.rank} (see the other nodes' words too: theirs may wait for another)"
     message = (
         f"no rank moved for {watch.stall_seconds:g} s; held up by {who}. Stacks are in {work}/stacks. "
         "Cure: see what the stack waits for; start again to continue."

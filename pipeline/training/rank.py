@@ -15,6 +15,7 @@ from pipeline.errors import EverestError, Interrupted
 from pipeline.lifeline import die_with_parent
 from pipeline.training import status
 from pipeline.training.heartbeat import Pulse
+from pipeline.training.nodes import Node
 from pipeline.training.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
     stop = StopRequest().install()
     die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM)
     rank = int(os.environ.get("RANK", "0"))
-    pulse = Pulse(work / "beats", int(os.environ.get("LOCAL_RANK", "0")), rank)
+    pulse = Pulse(
+        work / Node(rank=int(os.environ.get("GROUP_RANK", "0"))).named("beats"),
+        int(os.environ.get("LOCAL_RANK", "0")),
+        rank,
+    )
     (work / "stacks").mkdir(exist_ok=True)
     logging.basicConfig(level=logging.WARNING, format=f"rank {rank}: %(message)s")
     with (work / "stacks" / f"rank-{rank}.txt").open("w") as stacks:

@@ -15,49 +15,28 @@ import torch.nn.functional as F
 from torch import nn
 
 import models  # noqa: F401 - registers the names with timm
-from models.cost import Cost, multiply_adds
+from models.cost import Cost
 from models.registry import architecture
 from models.weights import init_from, save_model
 from pipeline.data.augment import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.loader import Batch, ClipLoader
 from pipeline.errors import InputError
-from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
+from pipeline.geometry import (
+    autoencoder_arguments,
+    classifier_arguments,
+    finetune_cost,
+    online_candidates,
+    pretrain_cost,
+)
+from pipeline.params import SCRATCH, ClipParams, FinetuneParams, Params, PretrainParams
 from pipeline.training.distributed import Ranks
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
 
-#: `finetune.init` for fresh weights.
-SCRATCH = "scratch"
 #: Clips that a finished pre-training draws.
 PICTURES = 3
-
-
-def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> dict[str, Any]:
-    """The arguments of `timm.create_model` for a pre-training."""
-    return {
-        "img_size": clip.resolution,
-        "num_frames": clip.frames,
-        "strategy": stage.strategy,
-        "keep_ratio": stage.keep_ratio,
-        "visible_ratio": stage.visible_ratio,
-        "decoder_depth": stage.decoder_depth,
-    }
-
-
-def classifier_arguments(stage: FinetuneParams, clip: ClipParams, classes: int) -> dict[str, Any]:
-    """The arguments of `timm.create_model` for a fine-tuning."""
-    return {
-        "img_size": clip.resolution,
-        "num_frames": clip.frames,
-        "num_classes": classes,
-        "strategy": stage.strategy,
-        "keep_ratio": stage.keep_ratio,
-        "drop_path_rate": stage.drop_path,
-        "fc_drop_rate": stage.fc_dropout,
-        "head": stage.head,
-    }
 
 
 class PretrainTask:
@@ -82,19 +61,8 @@ class PretrainTask:
             _recompute(self.model)
         self.slots = clip.frames // 2
         self.tokens = self.slots * (clip.resolution // 16) ** 2
-        online = stage.frame_selection.mode == "online"
-        self.candidates = self.dataset.rule.frames_read // 2 if online else None
-        self.cost: Cost = multiply_adds(
-            stage.size,
-            "pretrain",
-            strategy=stage.strategy,
-            keep_ratio=stage.keep_ratio,
-            visible_ratio=stage.visible_ratio,
-            frames=clip.frames,
-            resolution=clip.resolution,
-            decoder_depth=stage.decoder_depth,
-            candidates=self.candidates,
-        )
+        self.candidates = online_candidates(params)
+        self.cost: Cost = pretrain_cost(params)
 
     def groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.model, self.stage.weight_decay)
@@ -170,16 +138,7 @@ class FinetuneTask:
         if params.compute.activation_checkpointing:
             _recompute(classifier)
         self.model: nn.Module = Probes(classifier) if stage.frozen else classifier
-        self.cost: Cost = multiply_adds(
-            size,
-            "finetune",
-            strategy=stage.strategy,
-            keep_ratio=stage.keep_ratio,
-            frames=clip.frames,
-            resolution=clip.resolution,
-            num_classes=data.classes,
-            head=stage.head,
-        )
+        self.cost: Cost = finetune_cost(params, benchmark)
 
     def groups(self) -> list[dict[str, Any]]:
         scales = self.model.lr_scales() if isinstance(self.model, Probes) else None

@@ -44,3 +44,24 @@ def test_the_flow_waits_for_every_edge_of_the_graph(root: Path, edges: set[tuple
 def test_converted_weights_need_no_pretraining(root: Path) -> None:
     params = load_params(root / "params.yaml", {"finetune.init": "weights/official"})
     assert not [stage.name for stage in chain(params) if "pretrain" in stage.name or "corpus" in stage.name]
+
+
+def test_from_scratch_depends_on_a_file_that_every_checkout_has(root: Path, tmp_path: Path) -> None:
+    import shutil
+    import subprocess
+
+    from dvc.repo import Repo
+
+    from pipeline.params import SCRATCH
+
+    tracked = ["git", "ls-files", "--error-unmatch", SCRATCH]
+    assert subprocess.run(tracked, cwd=root, capture_output=True, check=False).returncode == 0
+    for name in ("dvc.yaml", SCRATCH):
+        shutil.copyfile(root / name, tmp_path / name)
+    text = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("init: outputs/pretrain", f"init: {SCRATCH}"))
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        finetune = next(stage for stage in repo.index.stages if stage.name == "finetune@motion")
+        dependency = next(d for d in finetune.deps if d.def_path == SCRATCH)
+        assert dependency.exists
+        assert ("finetune@motion", "pretrain") not in {(a.name, b.name) for a, b in repo.index.graph.edges}

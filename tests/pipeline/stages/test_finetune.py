@@ -9,6 +9,7 @@ from small_training import ready
 
 import models  # noqa: F401
 from models.weights import load_model, save_model
+from pipeline import geometry
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import finetune
@@ -32,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _pretrained(params: Params, folder: Path) -> torch.nn.Module:
     torch.manual_seed(7)
-    arguments = tasks.autoencoder_arguments(params.pretrain, params.clip)
+    arguments = geometry.autoencoder_arguments(params.pretrain, params.clip)
     model = timm.create_model("everest_pretrain_tiny_patch16_224", **arguments)
     save_model(model, folder, {})
     return model

@@ -1,0 +1,77 @@
+"""From params to the models: the arguments that shape them, and what a clip costs. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.sampling import candidate_slots
+from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
+
+if TYPE_CHECKING:
+    from models.cost import Cost
+
+
+def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> dict[str, Any]:
+    return {
+        "img_size": clip.resolution,
+        "num_frames": clip.frames,
+        "strategy": stage.strategy,
+        "keep_ratio": stage.keep_ratio,
+    }
+
+
+def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> dict[str, Any]:
+    """The arguments of `timm.create_model` for a pre-training."""
+    return {**_shape(stage, clip), "visible_ratio": stage.visible_ratio, "decoder_depth": stage.decoder_depth}
+
+
+def classifier_arguments(stage: FinetuneParams, clip: ClipParams, classes: int) -> dict[str, Any]:
+    """The arguments of `timm.create_model` for a fine-tuning."""
+    return {
+        **_shape(stage, clip),
+        "num_classes": classes,
+        "drop_path_rate": stage.drop_path,
+        "fc_drop_rate": stage.fc_dropout,
+        "head": stage.head,
+    }
+
+
+def online_candidates(params: Params) -> int | None:
+    """The slots that the model itself chooses among, or None where frames are chosen beforehand or not at all."""
+    choice = params.pretrain.frame_selection
+    return candidate_slots(params.clip.frames, choice.oversample) if choice.mode == "online" else None
+
+
+def pretrain_cost(params: Params) -> Cost:
+    """The cost of one pre-training forward of one clip."""
+    from models.cost import multiply_adds
+
+    stage, clip = params.pretrain, params.clip
+    return multiply_adds(
+        stage.size,
+        "pretrain",
+        strategy=stage.strategy,
+        keep_ratio=stage.keep_ratio,
+        visible_ratio=stage.visible_ratio,
+        frames=clip.frames,
+        resolution=clip.resolution,
+        decoder_depth=stage.decoder_depth,
+        candidates=online_candidates(params),
+    )
+
+
+def finetune_cost(params: Params, benchmark: str) -> Cost:
+    """The cost of one forward of one clip of a benchmark's classifier."""
+    from models.cost import multiply_adds
+
+    stage, clip = params.finetune_of(benchmark), params.clip
+    return multiply_adds(
+        params.pretrain.size,
+        "finetune",
+        strategy=stage.strategy,
+        keep_ratio=stage.keep_ratio,
+        frames=clip.frames,
+        resolution=clip.resolution,
+        num_classes=params.benchmark(benchmark).data.classes,
+        head=stage.head,
+    )
