@@ -11,6 +11,7 @@ import typer
 
 from pipeline.commands import bench, chain, data, looking, planning
 from pipeline.errors import EverestError
+from pipeline.redact import guard_output, redact
 
 app = typer.Typer(
     name="everest",
@@ -26,11 +27,12 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Entry point: turns our own errors into one message and an exit code."""
+    """Entry point: turns our own errors into one message and an exit code, without secrets."""
+    guard_output()
     try:
         app()
     except EverestError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {redact(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError
 
@@ -64,6 +64,17 @@ class OfficialSource(Group):
     mirrors: list[str] = []
     profile: str | None = None
     limit: Count | None = None
+
+    @field_validator("mirrors")
+    @classmethod
+    def _no_logins(cls, mirrors: list[str]) -> list[str]:
+        for number, mirror in enumerate(mirrors):
+            if "@" in mirror.partition("://")[2].partition("/")[0]:
+                raise ValueError(
+                    f"address {number} holds a login, which git, dvc.lock and every tracked run would keep. "
+                    "Cure: put it into ~/.netrc, and only the host here."
+                )
+        return mirrors
 
 
 class DataParams(Group):

@@ -1,9 +1,13 @@
-"""Secrets out of everything that is kept: parameters, tags, messages and texts of tracked runs."""
+"""Secrets out of everything that is kept or printed: parameters, tags, messages, logs, tracebacks."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 HIDDEN = "[hidden]"
@@ -43,3 +47,21 @@ def redact_value(name: str, value: Any) -> Any:
 def _secret_values() -> list[str]:
     found = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
     return sorted(found, key=len, reverse=True)
+
+
+def guard_output(prefix: str = "") -> None:
+    """From now on this process logs and dies (an exception that nobody caught) without secrets on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Discreet(f"{prefix}%(message)s"))
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    sys.excepthook = _print_discreetly
+
+
+class _Discreet(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _print_discreetly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

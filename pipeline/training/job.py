@@ -18,7 +18,6 @@ from typing import Any
 from pipeline import layout
 from pipeline.data.files import sha256_of
 from pipeline.params import ComputeParams, Params, flatten
-from pipeline.redact import redact_value
 from pipeline.tracking import stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
@@ -57,14 +56,10 @@ def train(
         "everest.inputs": json.dumps(inputs),
     }
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
-        about = params.model_dump(mode="json")
-        for entry in about["benchmarks"].values():
-            # A login in an address is for the download only.
-            entry["data"]["source"] = redact_value("", entry["data"]["source"])
         job = {
             "stage": stage,
             "benchmark": benchmark,
-            "params": about,
+            "params": params.model_dump(mode="json"),
             "spool": str(run.spool),
         }
         status.write(work / "job.json", job)

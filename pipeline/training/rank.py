@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import EverestError, Interrupted
 from pipeline.lifeline import die_with_parent
+from pipeline.redact import guard_output
 from pipeline.training import status
 from pipeline.training.heartbeat import Pulse
 from pipeline.training.nodes import Node
@@ -38,7 +38,7 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
         rank,
     )
     (work / "stacks").mkdir(exist_ok=True)
-    logging.basicConfig(level=logging.WARNING, format=f"rank {rank}: %(message)s")
+    guard_output(f"rank {rank}: ")
     with (work / "stacks" / f"rank-{rank}.txt").open("w") as stacks:
         faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
         faulthandler.enable()

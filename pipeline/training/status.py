@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.redact import redact
 
 STATUS = "status.json"
 
@@ -42,10 +43,10 @@ def record_end(work: Path, rank: int, step: int, error: BaseException | None) ->
     if error is not None:
         value |= {
             "type": type(error).__name__,
-            "message": str(error),
+            "message": redact(str(error)),
             "explained": isinstance(error, EverestError),
             "input": isinstance(error, InputError),
-            "traceback": "".join(traceback.format_exception(error)),
+            "traceback": redact("".join(traceback.format_exception(error))),
             "retry": worth_another_try(error),
         }
     write(work / "ends" / f"rank-{rank}.json", value)

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import logging
+import netrc
+import os
 import random
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 
 from pipeline.data.sources.transfer import Address, AddressFailed, Part, Patience, safe_url
+from pipeline.errors import InputError
 
 #: Statuses that pass by themselves.
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -34,6 +38,15 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 log = logging.getLogger(__name__)
 
 
+def _logins() -> httpx.NetRCAuth | None:
+    """Logins of private mirrors, from ~/.netrc (or the file that NETRC names)."""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return httpx.NetRCAuth(str(path)) if path.is_file() else None
+    except netrc.NetrcParseError as error:
+        raise InputError(f"{path}: {error.msg} in line {error.lineno}. Cure: mend that line.") from None
+
+
 class _TryAgain(Exception):
     """This attempt failed; `after` seconds the next one may not."""
 
@@ -48,6 +61,7 @@ class Http:
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._client = httpx.Client(
+            auth=_logins(),
             follow_redirects=True,
             timeout=httpx.Timeout(patience.timeout_seconds),
             headers={"Accept-Encoding": "identity", "User-Agent": "everest-pipeline"},
