@@ -259,15 +259,10 @@ def _parent(recipe: str, flat: dict[str, Any], key: str) -> tuple[str, RunFolder
 def _new_parent(
     recipe: str, flat: dict[str, Any], key: str, name: str | None, tags: dict[str, Any], managed: bool
 ) -> RunFolder:
-    note = (
-        f"One experiment with the recipe `{recipe}`; a child run for each stage and benchmark. "
-        "The report is among the artifacts, folder `report`."
-    )
-    flow = context.flow_run() or tags.get("prefect.flow_run_id")
+    every = {**context.code_tags(), "everest.kind": "experiment", **tags}
+    flow = context.flow_run()
     if flow:
-        address = os.environ.get("PREFECT_UI_URL", "http://127.0.0.1:4200").rstrip("/")
-        note += f" Prefect flow run: [{flow}]({address}/runs/flow-run/{flow})."
-    every = {**context.code_tags(), "everest.kind": "experiment", "mlflow.note.content": note, **tags}
+        every.setdefault("prefect.flow_run_id", flow)
     folder = RunFolder.create(
         {
             "kind": "parent",

@@ -189,6 +189,10 @@ class Store:
             ids = [self.experiment(experiment)]
         return [_plain(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
 
+    def search_in(self, experiment: str, query: str) -> list[dict[str, Any]]:
+        """The newest run of an experiment, given by its id, that fits `query`; none or one."""
+        return [_plain(run) for run in self._call(lambda: self.client.search_runs([experiment], query, max_results=1))]
+
     def history(self, run: str, name: str) -> list[tuple[int, float]]:
         """One metric's points (step, value), in order of the steps."""
         points = self._call(lambda: self.client.get_metric_history(run, name))

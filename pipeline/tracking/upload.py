@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
 from pipeline.tracking.folder import RunFolder, all_runs, is_alive, runs_dir
+from pipeline.tracking.notes import NOTE, description
 from pipeline.tracking.spool import read_records
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def _create(folder: RunFolder, about: dict[str, Any], store: Store) -> str:
         tags["mlflow.parentRunId"] = _parent_on_server(parent, store)
     run = store.create_run(about["experiment"], folder.id, about["name"], about["started"], tags)
     store.inputs(run, about.get("inputs", {}))
+    text = description(about, store.experiment(about["experiment"]), run, tags.get("mlflow.parentRunId"), store)
+    store.tags(run, {NOTE: text})
     return run
 
 

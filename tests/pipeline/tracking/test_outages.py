@@ -6,11 +6,17 @@ misbehaves on request. Training is a loop that appends to the spool; its steps a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +27,7 @@ import pytest
 from pipeline.tracking import Spool, stage_run, upload
 from pipeline.tracking import sync as sync_module
 from pipeline.tracking.folder import all_runs
+from pipeline.tracking.store import Store
 
 POINTS = 200
 
@@ -197,3 +204,78 @@ def test_a_server_that_never_came_leaves_everything_for_later(server: Server, mo
     assert done["records"] >= POINTS
     assert stage_points(server) == EXPECTED
     assert sync_module.command()["records"] == 0
+
+
+def serve(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """A real MLflow server, ready to answer."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store",
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        running = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return running
+        except OSError:
+            assert running.poll() is None, (folder / "server.log").read_text()[-2000:]
+            time.sleep(0.2)
+    raise AssertionError("MLflow's server did not answer")
+
+
+def kill(running: subprocess.Popen[bytes]) -> None:
+    """The server and its workers, without a word."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+@pytest.mark.slow
+def test_a_real_server_killed_in_the_middle_and_back_later_has_everything_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(upload, "PERIOD", 0.1)
+    monkeypatch.setattr(upload, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setenv("EVEREST_TRACKING_WAIT", "3")
+    picture, model = project / "tokens.png", project / "model"
+    picture.write_bytes(b"png")
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "model.json").write_text("{}")
+    first = serve(port, project)
+    try:
+        with stage_run("evaluate", "motion", {"a": 1}, Path(".work/evaluate")) as run, Spool(run.spool) as rank:
+            for step in range(POINTS):
+                if step == 60:
+                    while run.run_id is None:  # the server knows of the run before it dies
+                        time.sleep(0.05)
+                    kill(first)
+                rank.metrics({"train/loss": 1.0 / (step + 1)}, step)
+                time.sleep(0.01)
+            run.artifact(picture, "pictures")
+            run.model(model, "everest-motion", {"score": 0.5}, ("candidate", "best"))
+            run.metrics({"eval/top1": 0.5})
+    finally:
+        kill(first)
+    again = serve(port, project)
+    try:
+        assert sync_module.command()["refused"] == []
+        assert sync_module.command()["records"] == 0
+        store = Store()
+        children = store.search(query="tags.`everest.stage` = 'evaluate'")
+        assert [(run["status"], run["metrics"]["eval/top1"]) for run in children] == [("FINISHED", 0.5)]
+        assert store.history(children[0]["id"], "train/loss") == EXPECTED
+        assert "pictures/tokens.png" in store.artifacts(children[0]["id"])
+        assert [v["version"] for v in store.versions("everest-motion")] == ["1"]
+        assert store.version("everest-motion", "best")["version"] == "1"
+        parents = store.search(query="tags.`everest.kind` = 'experiment'")
+        assert [run["status"] for run in parents] == ["FINISHED"]
+    finally:
+        kill(again)

@@ -68,6 +68,12 @@ def test_a_finished_stage_has_its_numbers_params_tags_and_parent(store: Store, p
     assert child["tags"]["dvc.data_hash"] == "0123456789abcdef0123456789abcdef.dir"
     assert child["inputs"] == {"data/cache/motion": "0123456789abcdef0123456789abcdef.dir"}
     assert set(store.artifacts(child["id"])) == {"params.yaml", "code/params.yaml", "pictures/tokens.png"}
+    note = child["tags"]["mlflow.note.content"]
+    page = f"#/experiments/{parent['experiment']}/runs"
+    assert f"Stage `finetune` on `motion`, part of this [experiment]({page}/{parent['id']})" in note
+    assert f"[report]({page}/{parent['id']}/artifacts/report/report.html)" in note
+    assert "- read `data/cache/motion` `0123456789ab`" in note
+    assert f"`everest reproduce {child['id']}`" in note
     assert parent["metrics"] == {"motion/eval/top1": 0.75}
     assert parent["params"]["pretrain.epochs"] == "2"
     assert "code/environment.txt" in store.artifacts(parent["id"])
