@@ -75,7 +75,7 @@ def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
         for prefix in wanted
         for path in sorted(hashes)
         if (path == prefix or (prefix.endswith("/") and path.startswith(prefix)))
-        and Path(path).parent.resolve() == (root / path).parent
+        and Path(path).parent.resolve() == (root / path).parent.resolve()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from pipeline.errors import Interrupted
 from pipeline.tracking import close_parent, open_parent, stage_run
 from pipeline.tracking import sync as sync_module
+from pipeline.tracking.context import stage_inputs
 from pipeline.tracking.folder import RunFolder, all_runs, runs_dir, write_json
 from pipeline.tracking.store import Store
 from pipeline.tracking.upload import drain
@@ -238,3 +240,27 @@ def test_a_process_with_the_same_number_after_a_restart_is_not_the_owner(project
 
     assert sweep() == [folder.id]
     assert folder.about()["status"] == "KILLED"
+
+
+def test_inputs_are_what_dvc_lock_knows_of_the_files_that_are_read(project: Path) -> None:
+    outs = {
+        "data/cache/motion": "aa", "data/manifests/motion": "bb", "data/corpus/motion.parquet": "cc",
+        "data/cache/other": "dd", "data/corpus/other.parquet": "ee", "outputs/pretrain": "ff",
+    }  # fmt: skip
+    entries = "".join(f"    - {{path: {path}, md5: {digest}}}\n" for path, digest in outs.items())
+    (project / "dvc.lock").write_text(f"stages:\n  all:\n    outs:\n{entries}")
+    params = "recipe: demo\npretrain: {corpus: [motion]}\nfinetune: {init: outputs/pretrain}\n"
+    (project / "params.yaml").write_text(params)
+    assert stage_inputs("pretrain", None) == {"data/corpus/motion.parquet": "cc", "data/cache/motion": "aa"}
+    tuned = {"data/cache/motion": "aa", "data/manifests/motion": "bb", "outputs/pretrain": "ff"}
+    assert stage_inputs("finetune", "motion") == tuned
+
+    cell = project / ".work/compare/tube"
+    cell.mkdir(parents=True)
+    for shared in ("data", "dvc.lock"):
+        (project / shared).touch() if shared == "dvc.lock" else (project / shared).mkdir()
+        (cell / shared).symlink_to(project / shared)
+    (cell / "params.yaml").write_text(params)
+    with contextlib.chdir(cell):
+        # Its pre-training is its own, of which the project's dvc.lock knows nothing.
+        assert stage_inputs("finetune", "motion") == {k: v for k, v in tuned.items() if k != "outputs/pretrain"}
