@@ -123,3 +123,24 @@ def test_every_probe_learns_as_if_it_were_alone(here: Path) -> None:
     clip_BCTHW, targets_BK = task.transform(batch, "cpu")
     torch.nn.functional.cross_entropy(task.model(clip_BCTHW)[0], targets_BK).backward()
     assert torch.allclose(together, task.model.heads[0]["head"].weight.grad, atol=1e-7)
+
+
+def test_official_weights_are_converted_and_fine_tuned(here: Path) -> None:
+    import argparse
+
+    from models.convert import to_official
+    from pipeline.convert import convert
+
+    torch.manual_seed(9)
+    published = timm.create_model("everest_pretrain_tiny_patch16_224", decoder_depth=2)
+    arguments = argparse.Namespace(mcm_ratio=0.7, mask_ratio=0.9)
+    torch.save({"model": to_official(published.state_dict()), "args": arguments}, "checkpoint-3199.pth")
+    convert(Path("checkpoint-3199.pth"), Path("weights/official"))
+    params = ready(finetune__init="weights/official")
+    started = tasks.FinetuneTask(params, "small", RANKS).model.state_dict()["blocks.2.attn.proj.weight"]
+    assert torch.equal(started, published.state_dict()["encoder.blocks.2.attn.proj.weight"])
+    metrics = finetune.run(params, "small")
+    assert metrics["train/steps"] == 2 * (18 // 8)
+    tuned = load_model(Path("outputs/finetune/small")).state_dict()["blocks.2.attn.proj.weight"]
+    assert not torch.equal(tuned, started)
+    assert torch.allclose(tuned, started, atol=0.2)
