@@ -42,7 +42,8 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
             "--port",
             str(mlflow_port),
         ],
-        "Prefect": [_tool("prefect"), "server", "start", "--host", HOST, "--port", str(prefect_port)],
+        # Prefect's own command would answer to every web page that the user's browser has open.
+        "Prefect": [sys.executable, "-m", "flows.server", "--host", HOST, "--port", str(prefect_port)],
     }
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,0 +1,223 @@
+"""The servers as a user starts them, probed as an attacker would: other names, other sites, paths, no login."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.tracking.store import Store
+
+slow = pytest.mark.slow
+#: The wanted file and what it surely holds.
+PASSWD, SIGN = "etc/passwd", b"root:"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body; the path goes out as it is, and Host is what the caller says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_host=True)
+        given = {"Host": f"127.0.0.1:{port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        data = b"" if body is None else json.dumps(body).encode()
+        given |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in given.items():
+            connection.putheader(name, value)
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            ask(port, "GET", path)
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(f"no answer: {log.read_text()[-3000:]}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def ui(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """`everest ui` over a store with one run and one artifact."""
+    folder = tmp_path_factory.mktemp("ui")
+    mlflow, prefect = free_port(), free_port()
+    store = Store(f"sqlite:///{folder}/mlflow.db")
+    run = store.create_run("e", "k", "run", 0, {})
+    (folder / "notes.txt").write_text("harmless")
+    store.artifact(run, folder / "notes.txt", "")
+    home = folder / "prefect"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    environment |= {"PYTHONPATH": str(root), "PREFECT_HOME": str(home), "DO_NOT_TRACK": "true"}
+    log = folder / "ui.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "ui", "--mlflow-port", str(mlflow), "--prefect-port", str(prefect)],
+            cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(mlflow, "/health", process, log)
+        wait_for(prefect, "/api/health", process, log)
+        yield {"mlflow": mlflow, "prefect": prefect, "run": run}
+    finally:
+        end(process)
+
+
+@slow
+def test_both_pages_answer_this_machine_and_no_other_address_of_it(ui: dict[str, Any]) -> None:
+    assert ask(ui["mlflow"], "GET", "/")[0] == 200
+    assert ask(ui["prefect"], "GET", "/")[0] == 200
+    assert ask(ui["prefect"], "GET", "/api/health", Host="localhost") == (200, b"true")
+    assert ask(ui["mlflow"], "GET", f"/get-artifact?path=notes.txt&run_uuid={ui['run']}") == (200, b"harmless")
+    bound = subprocess.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], capture_output=True, text=True, check=False)
+    for port in (ui["mlflow"], ui["prefect"]):
+        listening = re.findall(rf"([0-9A-F]+):{port:04X} [0-9A-F]+:0000 0A", bound.stdout)
+        assert listening == ["0100007F"], "listens on more than 127.0.0.1"
+
+
+@slow
+def test_other_host_names_and_other_sites_get_403(ui: dict[str, Any]) -> None:
+    search = {"max_results": 1}
+    for name in ("evil.example", f"evil.example:{ui['mlflow']}", "127.0.0.1.evil.example"):
+        assert ask(ui["mlflow"], "POST", "/api/2.0/mlflow/experiments/search", search, Host=name)[0] == 403
+        assert ask(ui["prefect"], "POST", "/api/flow_runs/filter", {}, Host=name)[0] == 403
+        assert ask(ui["prefect"], "GET", "/", Host=name)[0] == 403
+    for origin in ("http://evil.example", "null"):
+        assert ask(ui["prefect"], "POST", "/api/flows/", {"name": "x"}, Origin=origin)[0] == 403
+    made = ask(ui["mlflow"], "POST", "/api/2.0/mlflow/experiments/create", {"name": "x"}, Origin="http://evil.example")
+    assert made[0] == 403
+
+
+@slow
+def test_no_path_leads_out_of_what_is_served(ui: dict[str, Any]) -> None:
+    up = "../" * 12
+    quoted = "%2e%2e%2f" * 12
+    for port, path in (
+        (ui["mlflow"], f"/get-artifact?path={up}{PASSWD}&run_uuid={ui['run']}"),
+        (ui["mlflow"], f"/get-artifact?path=/{PASSWD}&run_uuid={ui['run']}"),
+        (ui["mlflow"], f"/get-artifact?path={quoted}{PASSWD}&run_uuid={ui['run']}"),
+        (ui["mlflow"], f"/api/2.0/mlflow-artifacts/artifacts/{up}{PASSWD}"),
+        (ui["mlflow"], f"/api/2.0/mlflow-artifacts/artifacts/{quoted}{PASSWD}"),
+        (ui["mlflow"], f"/static-files/{up}{PASSWD}"),
+        (ui["prefect"], f"/{up}{PASSWD}"),
+        (ui["prefect"], f"/assets/{quoted}{PASSWD}"),
+    ):
+        status, body = ask(port, "GET", path)
+        assert SIGN not in body, path
+        assert status in (400, 401, 403, 404), (path, status)
+
+
+PASSWORD = "correct-horse-battery"
+
+
+def login(password: str = PASSWORD) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(f"everest:{password}".encode()).decode()}
+
+
+@slow
+def test_the_containers_servers_want_a_login(root: Path, tmp_path: Path) -> None:
+    """The commands of docker/compose.yaml, run without containers."""
+    mlflow, prefect = free_port(), free_port()
+    (tmp_path / "prefect").mkdir()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+        "STORE": str(tmp_path),
+        "EVEREST_PASSWORD": PASSWORD,
+        "EVEREST_ALLOWED_HOSTS": "prefect",
+        "PREFECT_SERVER_API_AUTH_STRING": f"everest:{PASSWORD}",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+    }
+    first = [str(root / "docker/mlflow-server.sh"), "--port", str(mlflow), "--workers", "1"]
+    first += ["--allowed-hosts", f"mlflow:5000,127.0.0.1:{mlflow}"]
+    second = [sys.executable, "-m", "flows.server", "--port", str(prefect)]
+    log = tmp_path / "servers.log"
+    with log.open("wb") as file:
+        servers = [
+            subprocess.Popen(c, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True)
+            for c in (first, second)
+        ]
+    try:
+        wait_for(mlflow, "/health", servers[0], log)
+        wait_for(prefect, "/api/health", servers[1], log)
+        experiments = "/api/2.0/mlflow/experiments/search"
+        for port, path, body in ((mlflow, experiments, {"max_results": 1}), (prefect, "/api/flow_runs/filter", {})):
+            assert ask(port, "POST", path, body)[0] == 401
+            assert ask(port, "POST", path, body, **login("wrong-horse-battery"))[0] == 401
+            assert ask(port, "POST", path, body, **login())[0] == 200
+            assert ask(port, "POST", path, body, Host="evil.example", **login())[0] == 403
+        assert ask(mlflow, "POST", experiments, {"max_results": 1}, Host="mlflow:5000", **login())[0] == 200
+        assert ask(prefect, "POST", "/api/flow_runs/filter", {}, Host="prefect:4200", **login())[0] == 200
+        assert ask(mlflow, "GET", "/api/2.0/mlflow-artifacts/artifacts?path=")[0] == 401
+        for kept in ("login.ini", "session-key"):
+            assert (tmp_path / kept).stat().st_mode & 0o077 == 0
+    finally:
+        for server in servers:
+            end(server)
+
+
+def test_a_missing_or_short_password_stops_the_container_at_once(root: Path, tmp_path: Path) -> None:
+    for password, word in (("", "EVEREST_PASSWORD"), ("short", "12 characters")):
+        done = subprocess.run(
+            ["sh", str(root / "docker/mlflow-server.sh")],
+            env={"PATH": os.environ["PATH"], "STORE": str(tmp_path), "EVEREST_PASSWORD": password},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert word in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_containers_run_as_a_user_on_loopback_with_hashed_requirements(root: Path) -> None:
+    """Docker is not needed to read what it would be told."""
+    recipe = (root / "docker/Dockerfile").read_text()
+    assert re.findall(r"^USER (\S+)", recipe, re.MULTILINE)[-1:] == ["everest"]
+    assert recipe.index("USER everest") < recipe.index("CMD")
+    assert "--require-hashes" in recipe
+    lock = (root / "requirements.lock").read_text()
+    pinned = re.findall(r"^[a-z0-9][^ ]*==[^ ]+.*(?:\n    .*)*", lock, re.MULTILINE)
+    assert len(pinned) > 100
+    assert all("--hash=sha256:" in entry for entry in pinned)
+    services = yaml.safe_load((root / "docker/compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+    assert "docker/.env" in (root / ".dockerignore").read_text().split()
+    assert "/docker/.env" in (root / ".gitignore").read_text().split()
