@@ -7,14 +7,20 @@ the result.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.efficiency import DEVICES, GIB, Device
+from pipeline.efficiency import mfu as utilisation
 from pipeline.errors import InputError
 from pipeline.geometry import autoencoder_arguments, classifier_arguments, finetune_cost, pretrain_cost
 from pipeline.params import FinetuneParams, Params, PretrainParams, load_params
+
+if TYPE_CHECKING:
+    from models.cost import Cost
 
 #: Share of the peak that training reaches where none is given. Assumed, not measured on these devices.
 ASSUMED_MFU = 0.30
@@ -32,6 +38,9 @@ SIZES = {
     "ucf101": (9_537, 13_320, 186), "hmdb51": (3_570, 6_766, 95), "k400": (240_258, 298_824, 290),
     "ssv2": (168_913, 220_847, 46), "oscc": (41_000, 97_000, 240),
 }  # fmt: skip
+#: What `--gpu cpu` is called, and how much it tries out.
+THIS_CPU = "this CPU"
+TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
 #: [byte] for each parameter: fp32 value, gradient and AdamW's two moments.
 STATE_BYTES = 16
 #: Checkpoints on disk at once: the last three, the best, and one being written.
@@ -63,7 +72,9 @@ def plan(
     from pipeline.recipes import recipe_path
 
     params = load_params(recipe_path(recipe) if recipe else Path("params.yaml"))
-    device = _this_cpu() if gpu == "cpu" else DEVICES[gpu]
+    if mfu is not None and not 0 < mfu <= 1:
+        raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
+    device = _this_cpu(gpus) if gpu == "cpu" else DEVICES[gpu]
     rows = [_stage_row("pretrain", None, params, device, gpus, mfu, memory)]
     rows += [_stage_row("finetune", name, params, device, gpus, mfu, memory) for name in params.benchmarks]
     return {
@@ -77,14 +88,29 @@ def plan(
     }
 
 
-def _this_cpu() -> Device:
-    """This machine as a device of the table; its peak is measured."""
+def _this_cpu(processes: int) -> Device:
+    """One of several processes that share this machine, as a device of the table; its peaks are measured."""
     import psutil
 
     from pipeline.efficiency import matmul_peak
 
-    peak, total = matmul_peak(), psutil.virtual_memory().total / GIB
-    return Device("this CPU", peak, peak, total, 10e9, 2e9, "measured fp32 matrix products, 1 process")
+    total = psutil.virtual_memory().total / GIB
+    with _threads(processes):
+        half, single = matmul_peak(precision="bf16"), matmul_peak()
+    source = f"measured matrix products, the cores shared by {processes}"
+    return Device(THIS_CPU, half, single, total / processes, 10e9, 2e9, source)
+
+
+@contextlib.contextmanager
+def _threads(processes: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _stage_row(
@@ -107,14 +133,17 @@ def _stage_row(
         videos = _videos(params, benchmark)[0]
         cost = finetune_cost(params, benchmark)
         passes = 1.0 if fine.frozen else 3.0
-    clips = found.batch * found.repeated_augmentation
-    parameters, per_clip, fixed = _memory(stage, benchmark, params) if memory else (0, 0.0, 0.0)
     if found.batch % gpus:
         raise InputError(
             f"{stage}: a global batch of {found.batch} does not divide among {gpus} devices. Cure: another --gpus."
         )
-    each = found.batch // gpus
+    clips, each = found.batch * found.repeated_augmentation, found.batch // gpus
+    model = _model(benchmark, params)
+    parameters, per_clip, fixed = _memory(model, found.precision, params, gpus) if memory else (0, 0.0, 0.0)
     micro, accumulate = _propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
+    if device.name == THIS_CPU and mfu is None and micro > 0:
+        tried = micro * found.repeated_augmentation
+        mfu = _share_here(model, tried, found.precision, params, cost, passes, device, gpus)
     bounds = _bounds(cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu)
     step = max(bounds.values())
     steps = found.epochs * (videos // found.batch)
@@ -129,6 +158,7 @@ def _stage_row(
         "memory_gib": round(_at(micro * found.repeated_augmentation, per_clip, fixed) / GIB, 2) if micro else None,
         "fits": micro > 0,
         "step_seconds": round(step, 4),
+        "mfu": round(mfu or ASSUMED_MFU, 4),
         "bound_by": max(bounds, key=lambda name: bounds[name]),
         "steps": steps,
         "hours": round(steps * step / 3600, 2),
@@ -148,22 +178,41 @@ def _videos(params: Params, benchmark: str) -> tuple[int, int, int]:
     return SIZES.get(data.dataset, SIZES["ucf101"])
 
 
-def _memory(stage: str, benchmark: str | None, params: Params) -> tuple[int, float, float]:
-    """(parameters, bytes per clip, fixed bytes) of one device under DDP."""
+def _model(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]]:
+    """The timm name and arguments of a stage's model."""
     from models.registry import architecture
+
+    name = architecture(params.pretrain.size, pretrain=benchmark is None)
+    if benchmark is None:
+        return name, autoencoder_arguments(params.pretrain, params.clip)
+    classes = params.benchmark(benchmark).data.classes
+    return name, classifier_arguments(params.finetune_of(benchmark), params.clip, classes)
+
+
+def _memory(model: tuple[str, dict[str, Any]], precision: str, params: Params, gpus: int) -> tuple[int, float, float]:
+    """(parameters, bytes per clip, fixed bytes) of one device: replicated under DDP, shared out under FSDP."""
     from pipeline.plan_memory import footprint
 
-    if benchmark is None:
-        arguments = autoencoder_arguments(params.pretrain, params.clip)
-        precision = params.pretrain.precision
-    else:
-        fine = params.finetune_of(benchmark)
-        arguments = classifier_arguments(fine, params.clip, params.benchmark(benchmark).data.classes)
-        precision = fine.precision
-    name = architecture(params.pretrain.size, pretrain=benchmark is None)
     clip = (params.clip.frames, params.clip.resolution)
-    found = footprint(name, arguments, clip, precision, params.compute.activation_checkpointing)
-    return found.parameters, found.per_clip, max(found.fixed, STATE_BYTES * found.parameters)
+    found = footprint(*model, clip, precision, params.compute.activation_checkpointing)
+    fixed = max(found.fixed, STATE_BYTES * found.parameters)
+    return found.parameters, found.per_clip, fixed / gpus if params.compute.data_parallel == "fsdp" else fixed
+
+
+def _share_here(
+    model: tuple[str, dict[str, Any]], clips: int, precision: str, params: Params, cost: Cost, passes: float,
+    device: Device, processes: int,
+) -> float:  # fmt: skip
+    """The share of this CPU's peak that a few real steps reach, with one process's share of the cores."""
+    import torch
+
+    from pipeline.training.rate import clips_per_second
+
+    clip = (params.clip.frames, params.clip.resolution)
+    with _threads(processes):
+        rate = clips_per_second(*model, clip, min(clips, TRIED_CLIPS), precision, torch.device("cpu"), TRIED_SECONDS)
+    peak = device.single if precision == "fp32" else device.half
+    return utilisation(cost.multiply_adds / 1e9, rate, peak, passes)
 
 
 def _at(clips: int, per_clip: float, fixed: float) -> float:
@@ -188,7 +237,7 @@ def _bounds(
 ) -> dict[str, float]:  # fmt: skip
     """[s] that each part alone would take for one optimizer step; they overlap, so the largest counts."""
     peak = device.single if precision == "fp32" else device.half
-    cores = CORES_PER_DEVICE * gpus if device.name != "this CPU" else len(os.sched_getaffinity(0))
+    cores = CORES_PER_DEVICE * gpus if device.name != THIS_CPU else len(os.sched_getaffinity(0))
     exchange = 2 * (gpus - 1) / gpus * 4 * parameters / device.link
     return {
         "arithmetic": passes * 2 * multiply_adds * clips / (peak * (mfu or ASSUMED_MFU) * gpus),
@@ -208,11 +257,13 @@ def _disk(params: Params, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
     share = f"{mfu:.2f} as given" if mfu else f"{ASSUMED_MFU:.2f}, assumed"
+    if gpu == "cpu" and not mfu:
+        share = f"measured, a few steps of one process on {TRIED_CLIPS} made-up clips at most"
     return [
         f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
         f"single ({device.source})",
         f"share of the peak: {share}; the published K400 epochs on 8 A6000 amount to about 0.04",
         f"{CORES_PER_DEVICE} cores for each device decode a clip in {DECODE_SECONDS['jpeg'] * 1e3} ms (cached JPEG)",
-        f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; DDP, AdamW in fp32",
+        f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         "counts of videos are the publishers', frames of a video rounded; validation is not counted",
-    ] + (["on a CPU the share of the peak is that of small matrices at best"] if gpu == "cpu" else [])
+    ]

@@ -72,10 +72,16 @@ def plan(
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict cost, memory, time and disk of a recipe, and a batch that fits."""
+    """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
     from pipeline.plan import plan as predict
 
-    emit(predict(recipe, gpu, gpus, mfu), as_json, "Plan")
+    found = predict(recipe, gpu, gpus, mfu)
+    assumptions = [] if as_json else found.pop("assumptions")
+    emit(found, as_json, "Plan")
+    for line in assumptions:
+        typer.echo(f"  assumed: {line}")
+    if not all(stage["fits"] for stage in found["stages"]):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -116,37 +115,17 @@ def plan(
 
 def training_rate(params: Params, seconds: float = 2.0) -> float:
     """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading data."""
-    import timm
-    import torch
-
-    import models  # noqa: F401 - registers the names with timm
     from models.registry import architecture
     from pipeline.training.distributed import choose_device
+    from pipeline.training.rate import clips_per_second
 
-    device = choose_device(params.compute.device)
-    name = architecture(params.pretrain.size, pretrain=True)
-    model = timm.create_model(name, **autoencoder_arguments(params.pretrain, params.clip)).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    count = max(1, min(32, params.pretrain.batch // params.pretrain.accumulate))
-    clip = torch.randn(count, 3, params.clip.frames, params.clip.resolution, params.clip.resolution, device=device)
-    done, began = 0, 0.0
-    for step in range(1_000_000):
-        if step == 2:  # the first two warm up
-            _wait(device)
-            began = time.perf_counter()
-        model(clip).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if step >= 2:
-            done += count
-            _wait(device)
-            if time.perf_counter() - began > seconds:
-                break
-    return done / (time.perf_counter() - began)
-
-
-def _wait(device: Any) -> None:
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(device)
+    stage, clip = params.pretrain, params.clip
+    return clips_per_second(
+        architecture(stage.size, pretrain=True),
+        autoencoder_arguments(stage, clip),
+        (clip.frames, clip.resolution),
+        max(1, min(32, stage.batch // stage.accumulate)),
+        stage.precision,
+        choose_device(params.compute.device),
+        seconds,
+    )
