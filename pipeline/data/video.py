@@ -249,7 +249,7 @@ class _PyavReader(VideoReader):
         self._size = (first.width, first.height)
         turned = self.rotation in (90, 270)
         self.width, self.height = self._size[::-1] if turned else self._size
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.fps = _rate(self._stream)
         self.duration = self._stream.duration or self._container.duration
         self.declared = int(self._stream.frames)
         self._count: int | None = None
@@ -358,6 +358,14 @@ def _is_untimed(path: str) -> bool:
         return False  # whether it opens at all is for the readers to say
 
 
+def _rate(stream: Any) -> float:
+    """Frames per second, 0 where nothing tells: FFmpeg then guesses one frame for each tick of the clock."""
+    guessed = stream.guessed_rate
+    if guessed and stream.time_base and guessed * stream.time_base == 1:
+        guessed = 0
+    return float(stream.average_rate or guessed or 0)
+
+
 def _why(error: Exception, path: str) -> str:
     import av
 
@@ -365,7 +373,7 @@ def _why(error: Exception, path: str) -> str:
         return "memory"
     if isinstance(error, av.DecoderNotFoundError):
         return "unsupported_codec"
-    if isinstance(error, (av.InvalidDataError, ValueError)):
+    if isinstance(error, (av.InvalidDataError, av.EOFError, ValueError)):
         return "truncated" if _looks_like_video(path) else "not_a_video"
     if isinstance(error, av.OSError if hasattr(av, "OSError") else OSError):
         return "unreadable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -112,6 +113,61 @@ def static(path: Path, frames: int) -> Path:
     return path
 
 
+def without_times(path: Path) -> Path:
+    """A live WebM whose frames are all shown at the same moment: neither duration nor frame rate can be told."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="webm", options={"live": "1"}) as container:
+        stream: Any = container.add_stream("libvpx", rate=25, options={"threads": "1"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for picture in moving(24, seed=78):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(sink.getvalue())
+    rate = content.index(b"\x23\xe3\x83\x84")  # the element DefaultDuration of 4 bytes becomes one that is ignored
+    content[rate : rate + 8] = b"\xec\x86" + bytes(6)
+    blocks = 0
+    # A SimpleBlock: its tag, its size in 1 to 3 bytes, track 1, and the time as 16 bits.
+    for match in re.finditer(rb"\xa3(?:[\x80-\xff]|[\x40-\x7f].|[\x20-\x3f]..)\x81", bytes(content), re.DOTALL):
+        content[match.end() : match.end() + 2] = bytes(2)
+        blocks += 1
+    assert blocks == 24
+    path.write_bytes(bytes(content))
+    return path
+
+
+def without_frames(path: Path) -> Path:
+    """An AVI with a video stream in its header and not one frame."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    return path
+
+
+def unreadable(path: Path) -> Path:
+    """A file that every user may open and the kernel answers with an I/O error, even to root: an unmapped page."""
+    path.symlink_to("/proc/self/mem")
+    return path
+
+
+def huge(path: Path) -> Path:
+    """An mp4 below 1 MB with four frames of 8176 x 8176: 0.2 GB each in RGB, many seconds to decode."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 8176
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame(8176, 8176, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        for time in range(4):
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 def corpus(folder: Path) -> dict[str, str]:
     """Every kind of bad file, some good ones, and the reason expected against each ("" for good)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +186,10 @@ def corpus(folder: Path) -> dict[str, str]:
     write(folder / "short.mp4", frames=5, seed=4)
     raw_codec(folder / "dot.avi", "png", 1)
     without_duration(folder / "live.mkv")
+    without_times(folder / "timeless.webm")
+    without_frames(folder / "no_frames.avi")
+    unreadable(folder / "unreadable.mp4")
+    (folder / "headers.mkv").write_bytes((folder / "live.mkv").read_bytes().partition(b"\x1fC\xb6u")[0])
     shutil.copy(good, folder / "z_copy.mp4")
     (folder / "folder.mp4").mkdir()
     (folder / "nowhere.mp4").symlink_to(folder / "gone")
@@ -137,6 +197,10 @@ def corpus(folder: Path) -> dict[str, str]:
         "good.mp4": "",
         "it's a [good] one; #2 & (more) ~+@!.mp4": "",
         "live.mkv": "",
+        "timeless.webm": "no_duration",
+        "no_frames.avi": "no_frames",
+        "unreadable.mp4": "unreadable",
+        "headers.mkv": "truncated",
         "empty.mp4": "empty",
         "page.mp4": "not_a_video",
         "noise.mp4": "not_a_video",
