@@ -113,6 +113,11 @@ def command(folder: Path, params: IngestParams, cluster: str | None = None) -> d
     """`everest ingest DIR`: which files below a folder can be used, and why the others cannot."""
     started = time.monotonic()
     paths, others = video_files(folder)
+    if not paths:
+        raise InputError(
+            f"{folder} holds no video: none of its {others} files ends in one of {' '.join(sorted(VIDEO_SUFFIXES))}. "
+            "Cure: name the folder that holds the videos."
+        )
     measured = ingest(folder, paths, params, cluster)
     reasons = {path: verdict(found, params) for path, found in measured.items()}
     return {
@@ -163,6 +168,7 @@ class _Memory:
         self._file = root / NOTES / "ingest.jsonl"
         self._known: dict[str, dict[str, Any]] = {}
         self._stale = 0
+        self._descriptor: int | None = None
         if self._file.exists():
             for line in self._file.read_bytes().splitlines():
                 self._read(line)
@@ -198,20 +204,37 @@ class _Memory:
         self._stale += path in self._known
         self._known[path] = self._entry(path, found)
         line = json.dumps(self._known[path]) + "\n"
-        os.write(self._descriptor, line.encode())  # one write of one line: writers side by side do not mix
+        if self._descriptor is None:
+            return
+        try:
+            os.write(self._descriptor, line.encode())  # one write of one line: writers side by side do not mix
+        except OSError as error:
+            self.__exit__()
+            self._warn(error)
 
     def _entry(self, path: str, found: Measurement) -> dict[str, Any]:
         limits = [self._limits.deadline_seconds, self._limits.memory_bytes]
         return {"path": path, "version": VERSION, "limits": limits, "found": found.as_dict()}
 
     def __enter__(self) -> _Memory:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        if self._stale > len(self._known):
-            self._compact()
-        self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        if self._file.stat().st_size and not self._file.read_bytes().endswith(b"\n"):
-            os.write(self._descriptor, b"\n")  # the last writer was killed within a line
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            if self._stale > len(self._known):
+                self._compact()
+            self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            if self._file.stat().st_size and not self._file.read_bytes().endswith(b"\n"):
+                os.write(self._descriptor, b"\n")  # the last writer was killed within a line
+        except OSError as error:  # a folder of somebody else's, or a full disk: measuring needs neither
+            self.__exit__()
+            self._warn(error)
         return self
+
+    def _warn(self, error: OSError) -> None:
+        log.warning(
+            "%s cannot be written (%s): what is measured now will be measured again next time",
+            self._file,
+            error.strerror,
+        )
 
     def _compact(self) -> None:
         with (
@@ -222,4 +245,6 @@ class _Memory:
             new.write_text("".join(lines), encoding="utf-8")
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -16,6 +16,7 @@ from pipeline.data.ingest import NOTES, command, ingest, verdict
 from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import ListedVideo, Listing
+from pipeline.errors import InputError
 from pipeline.params import IngestParams
 
 #: Stands before the real decord and misbehaves by a file's name.
@@ -140,6 +141,37 @@ def test_an_unchanged_file_is_not_decoded_again(tmp_path: Path, limits: IngestPa
     assert (tmp_path / NOTES / "ingest.jsonl").read_text() == notes
     sample_videos.write(path, frames=30)
     assert ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"].frames_decoded == 30
+
+
+def test_a_folder_that_takes_no_notes_is_measured_all_the_same(
+    tmp_path: Path, limits: IngestParams, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample_videos.write(tmp_path / "clip.mp4")
+    (tmp_path / NOTES).touch()  # a file where the folder should be: no user may make one there
+    assert command(tmp_path, limits)["videos_ok"] == 1
+    assert "cannot be written" in caplog.text
+
+
+def test_a_disk_that_is_full_costs_the_notes_alone(tmp_path: Path, root: Path, limits: IngestParams) -> None:
+    for number in range(4):
+        sample_videos.write(tmp_path / f"{number}.mp4", seed=number)
+    code = (
+        "import logging, resource, sys; from pathlib import Path; from pipeline.data.ingest import command\n"
+        "from pipeline.params import IngestParams; logging.basicConfig()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800))\n"
+        "print(command(Path(sys.argv[1]), IngestParams.model_validate_json(sys.argv[2]))['videos_ok'])"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path), limits.model_dump_json()]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "4"
+    assert done.stderr.count("cannot be written (File too large)") == 1
+    assert command(tmp_path, limits)["videos_ok"] == 4  # what was written of the last note is passed over
+
+
+def test_a_folder_without_videos_is_refused(tmp_path: Path, limits: IngestParams) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds no video: none of its 1 files ends in one of"):
+        command(tmp_path, limits)
 
 
 def test_a_deadline_that_was_raised_is_tried_again(tmp_path: Path, limits: IngestParams) -> None:
