@@ -24,7 +24,15 @@ from models.selection import (
     slot_distances,
     token_budget,
 )
-from models.tokens import check_clip, check_pixels, cut_tubelets, normalised_targets, take
+from models.tokens import (
+    check_clip,
+    check_pixels,
+    cut_tubelets,
+    in_product_type,
+    normalised_targets,
+    take,
+    tubelets_at,
+)
 from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, xavier_init
 
 
@@ -131,30 +139,34 @@ class EverestAutoencoder(nn.Module):
         the clip holds candidate slots, of which that many are chosen first (`models.frames`; noise from
         `slot_noise_BA`).
         """
-        tubelets_BNP, grid = self.cut(clip_BCTHW)
+        tubelets_BNP, window = self.cut(clip_BCTHW)
         embedded_BND = self.encoder.patch_embed(tubelets_BNP)
-        slots_BS = None
+        grid, slots_BS = window, None
         if choose is not None:
-            slots_BS = self.choose_slots(embedded_BND, grid, choose, slot_noise_BA, generator)
-            tubelets_BNP, embedded_BND = (_take_slots(x, slots_BS, grid) for x in (tubelets_BNP, embedded_BND))
-            grid = grid._replace(slots=choose)
+            slots_BS = self.choose_slots(embedded_BND, window, choose, slot_noise_BA, generator)
+            tubelets_BNP, embedded_BND = (_take_slots(x, slots_BS, window) for x in (tubelets_BNP, embedded_BND))
+            grid = window._replace(slots=choose)
         scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
         latent_BVD = self.encode(tubelets_BNP, embedded_BND, split)
         prediction_BRP = self.decode(latent_BVD, split, grid)
-        target_BRP = normalised_targets(take(tubelets_BNP, split.reconstruct_BR), self.channels)
+        source_BR = split.reconstruct_BR
+        if slots_BS is not None:
+            source_BR = slots_BS.gather(1, source_BR // grid.places) * grid.places + source_BR % grid.places
+        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
+        target_BRP = normalised_targets(true_BRP, self.channels)
         loss = reconstruction_loss(prediction_BRP, target_BRP, split.reconstruct_valid_BR)
         if not return_output:
             return loss
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Tubelets [B, N, P] and their grid. Training lets a NaN through to the loss, where the
-        engine's rule decides.
+        """Tubelets [B, N, P], in the type that products take, and their grid. Training lets a NaN through to
+        the loss, where the engine's rule decides.
         """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
             check_pixels(clip_BCTHW)
-        return cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet), grid
+        return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
     def choose_slots(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
 from models.selection import Grid, floor_share, rero_scores, top_tokens
-from models.tokens import check_clip, check_pixels, cut_tubelets
+from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
 from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, trunc_normal_init
 
 POOLS = ("mean", "attentive")
@@ -106,11 +106,13 @@ class EverestClassifier(nn.Module):
         return _mean_pool(encoded_BKD, valid_BK)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Tubelets [B, N, P] and their grid; outside training pixels that are no numbers are refused."""
+        """Tubelets [B, N, P], in the type that products take, and their grid; outside training pixels that are no
+        numbers are refused.
+        """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
             check_pixels(clip_BCTHW)
-        return cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet), grid
+        return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
     def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Kept token indices [B, K], and with a per-clip budget which of them are real."""

@@ -34,21 +34,23 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv_BN = F.linear(x_BND, self.qkv.weight, bias).chunk(3, dim=2)
-        q_BXNY, k_BXNY, v_BXNY = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv_BN)
-        mixed_BXNY = attend(q_BXNY, k_BXNY, v_BXNY, valid_BN)
+        qkv_BN3XY = F.linear(x_BND, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
+        mixed_BXNY = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN)
         return self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
 
 
-def attend(q_BXNY: Tensor, k_BXNY: Tensor, v_BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; tokens that are not valid are not attended to.
+def attend(qkv_3BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention [B, X, N, Y]; tokens that are not valid are not attended to.
 
     Training in bf16 on a CPU takes plain products: the fused kernel's backward pass does not use the matrix
     unit there and measured 2 to 5 times slower. Everything else is fused.
     """
     mask = None if valid_BN is None else valid_BN[:, None, None, :]
-    if q_BXNY.device.type != "cpu" or q_BXNY.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    if qkv_3BXNY.device.type != "cpu" or qkv_3BXNY.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.unbind(0)
         return F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
+    # One copy puts the heads apart for all products, here and in the backward pass.
+    q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.contiguous().unbind(0)
     score_BXNN = (q_BXNY * q_BXNY.shape[-1] ** -0.5) @ k_BXNY.transpose(-1, -2)
     if mask is not None:
         score_BXNN = score_BXNN.masked_fill(~mask, -torch.inf)

@@ -20,6 +20,7 @@ from models.tokens import (
     predicted_pixels,
     sinusoid_table,
     take,
+    tubelets_at,
 )
 
 
@@ -34,6 +35,14 @@ def test_joining_is_the_inverse_of_cutting(batch: int, slots: int, height: int, 
     grid = check_clip(x, 16, 2)
     assert grid == Grid(slots, height, width)
     assert torch.equal(join_tubelets(cut_tubelets(x, grid, 16, 2), grid, 16, 2), x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(2, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_tubelets_at_indices_are_those_of_the_cut(batch: int, slots: int, height: int, width: int, seed: int) -> None:
+    x, grid = clip(batch, 3, slots * 2, height * 16, width * 16, seed=seed), Grid(slots, height, width)
+    index = torch.randint(grid.tokens, (batch, 7), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(tubelets_at(x, grid, index, 16, 2), take(cut_tubelets(x, grid, 16, 2), index))
 
 
 def test_a_cut_and_a_linear_map_are_the_3d_convolution() -> None:
