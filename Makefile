@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install demo test test-all faults check format lock ui clean
+.PHONY: help install demo compare test test-all browser faults check format lock ui deploy clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,11 +29,17 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install ## run the whole chain on generated videos (minutes on 2 cores)
 	@$(BIN)/everest demo
 
+compare: install ## pre-training strategies at equal cost, as params.yaml's group compare says
+	@$(BIN)/everest compare
+
 test: install ## the fast tests, with one run of the whole chain
 	@$(BIN)/python -m pytest -m "not slow and not browser"
 
 test-all: install ## all tests, the long ones and the browser's too
 	@$(BIN)/python -m pytest
+
+browser: install ## MLflow's page in a real browser (needs Debian's chromium)
+	@$(BIN)/python -m pytest -m browser -rs
 
 faults: install ## the full counts of the fault trials, as a table
 	@$(BIN)/python -m pipeline.training.faults
@@ -50,6 +56,9 @@ format: install ## rewrite to the house's format
 
 ui: install ## MLflow's and Prefect's pages on this machine
 	@$(BIN)/everest ui
+
+deploy: install ## work pool, limits and deployments on the Prefect server at PREFECT_API_URL
+	@$(BIN)/python -m flows.deploy
 
 lock: install ## resolve the dependencies anew into requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

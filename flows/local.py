@@ -12,7 +12,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.repro import workspace
-from flows.run import identity, run_chain, task_runner
+from flows.run import identity, run_stages, task_runner
+from flows.stages import chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
 
@@ -22,7 +23,8 @@ def local(on_terminal: bool = False) -> dict[str, str]:
     """Bring every stage of params.yaml up to date; returns what DVC did with each."""
     root = Path.cwd()
     name = str(flow_run.id or "manual")
-    return run_chain(load_params(root / "params.yaml"), workspace(root, name, identity(name), on_terminal))
+    params = load_params(root / "params.yaml")
+    return run_stages(chain(params), params, workspace(root, name, identity(name), on_terminal))
 
 
 def main() -> int:

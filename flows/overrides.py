@@ -58,7 +58,19 @@ def _keys_are_known(value: dict[str, Any], _info: ValidationInfo) -> dict[str, A
     return value
 
 
+class _GridSchema(_OverridesSchema):
+    """Publishes every dotted key with a list of values within its bounds."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        full = super().__get_pydantic_json_schema__(schema, handler)
+        properties = {key: {"type": "array", "items": entry} for key, entry in full["properties"].items()}
+        about = {"title": "Grid", "description": 'Dotted keys with lists, for example {"finetune.epochs": [2, 5]}'}
+        return full | about | {"properties": properties}
+
+
 Overrides = Annotated[dict[str, Any], AfterValidator(_keys_are_known), _OverridesSchema]
+Grid = Annotated[dict[str, list[Any]], AfterValidator(_keys_are_known), _GridSchema]
 
 
 def _leaves(node: dict[str, Any], full: dict[str, Any], prefix: str) -> list[tuple[str, dict[str, Any]]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,16 +33,22 @@ class StageStopped(EverestError):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the stages run, with which environment, and where their output is logged."""
+    """Where the stages run (a worktree, or the checkout `root` itself), with which environment, logged where."""
 
     folder: Path
+    root: Path
     logs: Path
     environment: dict[str, str]
     on_terminal: bool
 
 
-def workspace(folder: Path, run_name: str, environment: dict[str, str], on_terminal: bool) -> Workspace:
-    """A workspace whose child processes import the code of `folder`, whichever checkout this process runs from."""
+def workspace(
+    folder: Path, run_name: str, environment: dict[str, str], on_terminal: bool, root: Path | None = None
+) -> Workspace:
+    """A workspace whose child processes import the code of `folder`, whichever checkout this process runs from.
+
+    `root` is the checkout that a worktree belongs to.
+    """
     folder = folder.resolve()
     executables = str(Path(sys.executable).parent)
     merged = {
@@ -57,7 +60,7 @@ def workspace(folder: Path, run_name: str, environment: dict[str, str], on_termi
     }
     logs = folder / ".work" / "logs" / run_name
     logs.mkdir(parents=True, exist_ok=True)
-    return Workspace(folder, logs, merged, on_terminal)
+    return Workspace(folder, (root or folder).resolve(), logs, merged, on_terminal)
 
 
 def repro(stage: str, where: Workspace, children: Children) -> Outcome:
@@ -67,7 +70,7 @@ def repro(stage: str, where: Workspace, children: Children) -> Outcome:
         StageStopped: the flow was told to stop.
         StageFailed: the stage failed; names its log file and repeats its last error.
     """
-    path = where.logs / f"{stage.replace('@', '-')}.log"
+    path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     with path.open("wb") as log:
         code = children.run(command, where.folder, where.environment, log, where.on_terminal)
@@ -86,16 +89,6 @@ def read_outcome(output: str) -> Outcome:
     if re.search(r"^Stage '.*' didn't change, skipping", output, re.MULTILINE):
         return Outcome.UNCHANGED
     return Outcome.RAN
-
-
-@contextmanager
-def training_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other flow run of this machine's checkout trains: two would halve each other's memory."""
-    path = folder / ".work" / "training.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _last_error(output: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import task
@@ -10,9 +11,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.gate import training_turn
 from flows.guard import Children, guard
-from flows.repro import Outcome, Workspace, repro, training_turn
-from flows.stages import Stage, chain
+from flows.repro import Outcome, Workspace, repro
+from flows.stages import Stage
 from pipeline.params import Params
 
 #: Stages that decode videos use all cores by themselves; more than two at once only take memory.
@@ -23,7 +25,7 @@ PARALLEL_STAGES = 2
 def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     """Bring one DVC stage up to date; completes as "Cached" when there was nothing to compute."""
     if stage.trains:
-        with training_turn(where.folder):
+        with training_turn(where):
             outcome = repro(stage.name, where, children)
     else:
         outcome = repro(stage.name, where, children)
@@ -32,8 +34,8 @@ def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     return Completed(name="Cached", message=f"{stage.name} was {outcome.value}", data=outcome.value)
 
 
-def run_chain(params: Params, where: Workspace) -> dict[str, str]:
-    """Run all stages, independent ones side by side; the first failure stops what has not begun.
+def run_stages(stages: Sequence[Stage], params: Params, where: Workspace) -> dict[str, str]:
+    """Run stages, independent ones side by side; the first failure stops what has not begun.
 
     Returns:
         stage name -> ran, restored or unchanged.
@@ -42,7 +44,7 @@ def run_chain(params: Params, where: Workspace) -> dict[str, str]:
     fetch = run_stage.with_options(retries=2, retry_delay_seconds=10)
     futures: dict[str, Any] = {}
     with guard() as children:
-        for stage in chain(params):
+        for stage in stages:
             submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
             options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
             futures[stage.name] = submit.submit(stage, where, children, **options)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pipeline.params import Params
 
 PRETRAINED = "outputs/pretrain"
+#: The stage behind the comparison, in a file of its own: the chain must not drag it along.
+COMPARE = "compare/dvc.yaml:compare"
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,30 @@ class Stage:
     fetches: bool = False
 
 
-def chain(params: Params) -> list[Stage]:
-    """All stages of an experiment, each after what it waits for."""
+def data_chain(params: Params) -> list[Stage]:
+    """The stages that make the data ready: every benchmark's cache, and the corpora of pre-training."""
     stages: list[Stage] = []
     for key in params.benchmarks:
         stages.append(Stage(f"download@{key}", fetches=True))
         stages.append(Stage(f"preprocess@{key}", (f"download@{key}",)))
+    return stages + [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
+
+
+def comparison_chain(params: Params) -> list[Stage]:
+    """The data, then the comparison."""
+    stages = data_chain(params)
+    return [*stages, Stage(COMPARE, tuple(stage.name for stage in stages), trains=True)]
+
+
+def chain(params: Params) -> list[Stage]:
+    """All stages of an experiment, each after what it waits for."""
     starts_from: tuple[str, ...] = ()
-    if params.finetune.init == PRETRAINED:  # with converted weights nobody waits for a pre-training
-        stages += [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
+    if params.finetune.init == PRETRAINED:
+        stages = data_chain(params)
         stages.append(Stage("pretrain", tuple(f"corpus@{key}" for key in params.pretrain.corpus), trains=True))
         starts_from = ("pretrain",)
+    else:  # with converted weights nobody waits for a pre-training
+        stages = [stage for stage in data_chain(params) if not stage.name.startswith("corpus@")]
     for key in params.benchmarks:
         stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))
         stages.append(Stage(f"evaluate@{key}", (f"finetune@{key}",)))

@@ -58,6 +58,7 @@ def environment(root: Path) -> dict[str, str]:
     return {
         "EVEREST_DATA": os.environ.get("EVEREST_DATA", str(root / "data")),
         "EVEREST_RUNS": os.environ.get("EVEREST_RUNS", str(root / ".work" / "runs")),
+        "EVEREST_CELLS": os.environ.get("EVEREST_CELLS", str(root / ".work" / "compare")),
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
     }
 

@@ -1,149 +1,148 @@
-"""`everest compare`: strategies side by side at equal cost, with several seeds.
+"""`everest compare`: pre-training strategies side by side at equal cost, with several seeds.
 
-Each training is a cell: a folder of its own with params.yaml, where the ordinary stages run over this
-project's data. A finished cell is not run again, so a stopped comparison goes on where it was.
+What is compared stands in params.yaml, group `compare`. Each training runs in a folder of its own (`pipeline.cells`);
+finished stages are kept, so a stopped comparison goes on where it was.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import json
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import layout
-from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.evaluation.equal import Equal, Trial, arm_overrides, plan, training_rate, with_overrides
+from pipeline.cells import cell, cells_root, run_cell, stages_of
+from pipeline.errors import InputError
+from pipeline.evaluation.equal import Trial, arms_of, plan, training_rate
+from pipeline.lifeline import die_with_parent
 from pipeline.params import SCRATCH, Params, load_params
 
-CELLS = layout.WORK / "compare"
-RESULTS = Path("outputs/compare")
+RESULTS = layout.output_dir("compare")
+METRICS = layout.metrics_file("compare")
+PLOTS = Path("metrics/compare")
 
 
-def command(
-    strategies: Sequence[str] = ("everest", "tube"),
-    seeds: Sequence[int] = (0, 1, 2),
-    equal: Equal = "multiply-adds",
-    overrides: dict[str, Any] | None = None,
-    dry_run: bool = False,
-) -> dict[str, Any]:
-    """Run a comparison with params.yaml (and `overrides`) and write its report to outputs/compare.
+def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Run the comparison of params.yaml and write its report to outputs/compare, its plots to metrics/compare.
 
     Args:
-        strategies: names of `pipeline.evaluation.equal.ARMS`, or everest-keep-0.4; the first is the one the others
-            are compared with, and sets the budget.
-        seeds: one training of each strategy for each.
-        equal: what all spend alike: multiply-adds or wall time of pre-training, or epochs.
-        dry_run: plan only.
+        overrides: dotted keys of params.yaml, such as `compare.seeds`.
+        dry_run: only plan.
 
     Returns:
-        trials (what is run), and after a run also results, differences and the report's path.
+        trials (what is run), and after a run also sentences, results, differences and the report's path.
 
     Raises:
         InputError: unknown names, or data that `dvc repro` has not made yet.
+        Interrupted: stopped; the same command continues.
     """
+    from pipeline.stage_process import only_one
+
     params = load_params(overrides=overrides)
-    rates = None
-    if equal == "wall-time":
-        rates = {arm: training_rate(with_overrides(params, arm_overrides(arm))) for arm in strategies}
-    trials = plan(params, strategies, seeds, equal, rates)
-    rows = [_row(trial) for trial in trials]
     if dry_run:
-        return {"trials": rows}
+        return {"trials": [_row(trial) for trial in plan(params, _rates(params))]}
     _check_data(params)
-    for number, trial in enumerate(trials, 1):
-        run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
-    from pipeline.report.comparison import summarise, write_comparison
+    # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
+    die_with_parent(signal.SIGINT)
+    with only_one("compare"):
+        trials = plan(params, _rates(params))
+        summary = _run(params, trials)
+    return {
+        "sentences": summary["sentences"],
+        "results": [_short(row, summary["costs"]) for row in summary["results"]],
+        "differences": summary["differences"],
+        "report": str(RESULTS / "report.html"),
+    }
+
+
+def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
+    from pipeline.report.comparison import summarise
+    from pipeline.report.comparison_page import write_comparison
+    from pipeline.report.comparison_plots import write_plots
+    from pipeline.terminal import say
     from pipeline.tracking import stage_run
 
-    values = {"strategies": list(strategies), "seeds": list(seeds), "equal": equal}
-    summary = summarise(trials, {_name(trial): cell(trial) for trial in trials}, equal)
-    with stage_run("compare", None, values, layout.work_dir("compare", None, layout.fingerprint(values))) as tracked:
-        for file in write_comparison(summary, RESULTS):
-            tracked.artifact(file, "report")
-        tracked.metrics(
-            {f"{row['strategy']}/{row['benchmark']}/top1_mean": row["top1"] / 100 for row in summary["results"]}
-        )
-    return {"trials": rows, **summary, "report": str(RESULTS / "report.html")}
+    stages = sum(len(stages_of(trial)) for trial in trials)
+    say(f"{len(trials)} trainings, {stages} stages. Ctrl-C saves and stops; the same command continues.")
+    values = {f"compare.{name}": value for name, value in params.compare.model_dump(mode="json").items()}
+    work = layout.work_dir("compare", None, layout.fingerprint(params.model_dump(mode="json", exclude={"compute"})))
+    with stage_run("compare", None, values, work) as tracked:
+        for number, trial in enumerate(trials, 1):
+            run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
+        summary = summarise(trials, {trial.name: cell(trial) for trial in trials})
+        building = work / "outputs"
+        shutil.rmtree(building, ignore_errors=True)
+        files = write_comparison(summary, building)
+        shutil.rmtree(RESULTS, ignore_errors=True)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        building.rename(RESULTS)
+        write_plots(summary, METRICS, PLOTS)
+        for file in files:
+            tracked.artifact(RESULTS / file.name, "report")
+        tracked.metrics(numbers(summary))
+        tracked.text("\n".join(summary["sentences"]) + "\n", "sentences.txt", "report")
+    return summary
 
 
-def cell(trial: Trial) -> Path:
-    """The folder of a training, named by everything that makes its result."""
-    values = trial.params.model_dump(mode="json", exclude={"compute"})
-    return CELLS / f"{_name(trial)}-{layout.fingerprint(values)}"
-
-
-def _name(trial: Trial) -> str:
-    return f"{trial.arm}-seed{trial.seed}"
-
-
-def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = subprocess.call) -> Path:
-    """Run the stages of one training that are not done yet.
-
-    Raises:
-        EverestError: a stage failed.
-        Interrupted: Ctrl-C; what was done is kept.
-    """
-    from pipeline.terminal import say
-
-    folder = cell(trial)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(trial.params.model_dump(mode="json"), sort_keys=False)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
-    root = Path.cwd()
-    for shared in ("data", "dvc.lock"):
-        link = folder / shared
-        if not link.exists() and (root / shared).exists():
-            link.symlink_to(root / shared)
-    environment = {
-        **os.environ,
-        "EVEREST_DATA": str(layout.data_root().absolute()),
-        "EVEREST_RUNS": str((root / layout.WORK / "runs").absolute()),
-        "EVEREST_COMPARE_ARM": trial.arm,
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
+def numbers(summary: dict[str, Any]) -> dict[str, float]:
+    """The comparison's scores as tracked: `<strategy>/<benchmark>/top1` and differences, as shares."""
+    scored = {f"{row['strategy']}/{row['benchmark']}/top1": row["top1"] / 100 for row in summary["results"]}
+    return scored | {
+        f"{row['a']}-minus-{row['b']}/{row['benchmark']}/{name}": row[name] / 100
+        for row in summary["differences"]
+        for name in ("difference", "low", "high")
     }
-    for stage, benchmark in _stages(trial.params):
-        if (folder / layout.metrics_file(stage, benchmark)).exists():
+
+
+def _rates(params: Params) -> dict[str, float] | None:
+    """[clips/s] of each strategy, measured once: a second start must plan the same trainings."""
+    if params.compare.equal != "wall-time":
+        return None
+    found: dict[str, float] = {}
+    for arm, own in arms_of(params).items():
+        if own.finetune.init == SCRATCH:
             continue
-        words = [stage, *([benchmark] if benchmark else [])]
-        say(f"{note}: {' '.join(words)}")
-        program = [sys.executable, "-c", "from pipeline.cli import main; main()", *words]
-        try:
-            code = run(program, cwd=folder, env=environment)
-        except KeyboardInterrupt:
-            raise Interrupted("comparison stopped; the same command continues it") from None
-        if code == Interrupted.exit_code:
-            raise Interrupted("comparison stopped; the same command continues it")
-        if code:
-            raise EverestError(
-                f"{' '.join(words)} of {trial.arm}, seed {trial.seed}, ended with code {code} in {folder}. "
-                "Cure: mend what its message names; the same command continues."
-            )
-    return folder
-
-
-def _stages(params: Params) -> list[tuple[str, str | None]]:
-    first: list[tuple[str, str | None]] = [] if params.finetune.init == SCRATCH else [("pretrain", None)]
-    return first + [(stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate")]
+        stage = own.pretrain.model_dump(mode="json", exclude={"epochs"})
+        path = cells_root() / "rates" / f"{layout.fingerprint([stage, own.clip.model_dump(), own.compute.device])}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"clips_per_second": training_rate(own), "measured": time.time()}))
+        found[arm] = json.loads(path.read_text())["clips_per_second"]
+    return found
 
 
 def _check_data(params: Params) -> None:
-    missing = [b for b in params.benchmarks if not (layout.cache_dir(b) / "cache.json").exists()]
-    missing += [b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()]
+    missing = {b for b in params.compare.benchmarks if not (layout.cache_dir(b) / "cache.json").exists()}
+    missing |= {b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()}
     if missing:
-        targets = " ".join(f"corpus@{name}" for name in sorted(set(missing)))
-        raise InputError(f"no cached data of {', '.join(sorted(set(missing)))}. Cure: `dvc repro {targets}` first.")
+        stage = {b: "corpus" if b in params.pretrain.corpus else "preprocess" for b in sorted(missing)}
+        targets = " ".join(f"{name}@{b}" for b, name in stage.items())
+        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {targets}` first.")
 
 
 def _row(trial: Trial) -> dict[str, Any]:
     return {
         "strategy": trial.arm,
         "seed": trial.seed,
-        "epochs": trial.params.pretrain.epochs if trial.gmacs_per_clip else 0,
-        "gmacs_per_clip": round(trial.gmacs_per_clip, 4),
-        "gmacs_per_corpus_clip": round(trial.pretrain_gmacs, 3),
+        "pre-training epochs": trial.epochs,
+        "G multiply-adds/clip": round(trial.gmacs_per_clip, 4),
+        "G multiply-adds/clip, all epochs": round(trial.pretrain_gmacs, 3),
+    }
+
+
+def _short(row: dict[str, Any], costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A result for the terminal."""
+    cost = next(cost for cost in costs if cost["strategy"] == row["strategy"])
+    return {
+        "benchmark": row["benchmark"],
+        "strategy": row["strategy"],
+        "seeds": row["seeds"],
+        "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+        "pre-training epochs": cost["epochs"],
+        "G multiply-adds/clip": round(cost["gmacs_per_clip"], 4),
+        "pre-training s": cost["wall_seconds"],
+        "peak memory GiB": cost["peak_memory_gib"],
     }

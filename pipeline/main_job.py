@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 
+from pipeline.child import STOPPED, run_child
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.layout import WORK, output_dir
-from pipeline.lifeline import die_with_parent
 from pipeline.params import load_params
 from pipeline.stage_process import only_one
 
@@ -25,8 +23,6 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
 }
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo() -> None:
@@ -70,16 +66,8 @@ def _run_flow() -> dict[str, str]:
     command = [sys.executable, "-m", "flows.local", str(answer)]
     if sys.stderr.isatty():
         command.append("--on-terminal")
-    # A group of its own: a Ctrl-C in the terminal comes to this process alone, which hands it on to the flow, and not
-    # to the embedded server, which the flow needs to the end.
-    child = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with_parent(signal.SIGTERM))
-    previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in _STOPPING}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if code in (130, -signal.SIGINT, -signal.SIGTERM):
+    code = run_child(command)
+    if code in STOPPED:
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")
     if code:
         raise EverestError("the chain did not finish; the message above says why. The same command continues.")

@@ -28,6 +28,9 @@ SCRATCH = "scratch"
 #: Class counts that the publishers fix (DATASETS: UCF101, HMDB51, Kinetics-400, SSv2, Ego4D OSCC).
 PUBLISHED_CLASSES = {"ucf101": 101, "hmdb51": 51, "k400": 400, "ssv2": 174, "oscc": 2}
 GENERATED_CLASSES = {"motion": 8, "state_change": 2}
+#: What `compare.strategies` may name; everest and running-cell also with another share of kept tokens
+#: (everest-keep-0.4).
+COMPARED = ("everest", "everest-all-frames", "tube", "random", "running-cell", "scratch")
 
 
 class Group(BaseModel):
@@ -298,6 +301,29 @@ class ComputeParams(Group):
     max_restarts: Annotated[int, Field(ge=0)]
 
 
+class CompareParams(Group):
+    """Strategies side by side; the first is the one the others are compared with, and sets the budget."""
+
+    strategies: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    equal: Literal["multiply-adds", "wall-time", "epochs"]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_once_and_known(self) -> CompareParams:
+        for name in ("strategies", "seeds", "benchmarks"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} = {values}: one is named twice. Cure: name each once.")
+        for name in self.strategies:
+            if not _is_compared(name):
+                raise ValueError(
+                    f"strategies names {name!r}, which is unknown. Cure: {_nearest(name, COMPARED)} "
+                    f"All: {', '.join(COMPARED)}; everest-keep-0.4 for another ratio."
+                )
+        return self
+
+
 class Params(Group):
     """The whole of params.yaml."""
 
@@ -310,6 +336,7 @@ class Params(Group):
     pretrain: PretrainParams
     finetune: FinetuneParams
     evaluate: EvaluateParams
+    compare: CompareParams
     compute: ComputeParams
 
     @model_validator(mode="after")
@@ -324,6 +351,12 @@ class Params(Group):
             if key not in self.benchmarks:
                 raise ValueError(
                     f"pretrain.corpus names {key!r}, which is not one of benchmarks: "
+                    f"{', '.join(self.benchmarks)}. Cure: {_nearest(key, self.benchmarks)}"
+                )
+        for key in self.compare.benchmarks:
+            if key not in self.benchmarks:
+                raise ValueError(
+                    f"compare.benchmarks names {key!r}, which is not one of benchmarks: "
                     f"{', '.join(self.benchmarks)}. Cure: {_nearest(key, self.benchmarks)}"
                 )
         if self.preprocess.short_side < self.clip.resolution:
@@ -408,6 +441,16 @@ def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, A
 def nearest_key(key: str) -> str:
     """A cure for an unknown dotted key: the nearest one that exists."""
     return _nearest(key, known_keys())
+
+
+def _is_compared(name: str) -> bool:
+    head, separator, ratio = name.partition("-keep-")
+    if not separator:
+        return name in COMPARED
+    try:
+        return head in ("everest", "everest-all-frames", "running-cell") and 0 < float(ratio) <= 1
+    except ValueError:
+        return False
 
 
 def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:

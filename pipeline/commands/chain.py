@@ -88,27 +88,34 @@ def report() -> None:
 @app.command()
 def compare(
     strategies: Annotated[
-        str,
-        typer.Option(help="Comma-separated; the first sets the budget: everest, tube, random, everest-keep-0.4 ..."),
-    ] = "everest,tube",
-    seeds: Annotated[str, typer.Option(help="Comma-separated; one training of each strategy for each.")] = "0,1,2",
+        str | None,
+        typer.Option(
+            help="With commas; the first sets the budget: everest, tube, random, scratch, everest-keep-0.4 ..."
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="With commas; one training of each strategy for each.")] = None,
     equal: Annotated[
-        str, typer.Option(help="What all spend alike: multiply-adds, wall-time or epochs.")
-    ] = "multiply-adds",
+        str | None, typer.Option(help="What pre-trainings spend alike: multiply-adds, wall-time or epochs.")
+    ] = None,
+    benchmarks: Annotated[str | None, typer.Option(help="With commas; fine-tuned and tested on these.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare strategies at equal cost over several seeds, with intervals."""
+    """Compare pre-training strategies at equal cost over several seeds, with intervals.
+
+    What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
+    """
     from pipeline.compare import command
     from pipeline.errors import InputError
 
+    given: dict[str, object] = {"strategies": strategies and strategies.split(","), "equal": equal}
+    given["benchmarks"] = benchmarks and benchmarks.split(",")
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        given["seeds"] = seeds and [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
-    if equal not in ("multiply-adds", "wall-time", "epochs"):
-        raise InputError(f"--equal {equal!r}: expected multiply-adds, wall-time or epochs. Cure: choose one of them.")
-    emit(command(strategies.split(","), numbers, equal, dry_run=dry_run), as_json, "Comparison")  # type: ignore[arg-type]
+    overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
+    emit(command(overrides, dry_run), as_json, "Comparison")
 
 
 @app.command()

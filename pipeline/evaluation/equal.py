@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.geometry import autoencoder_arguments, pretrain_cost
 from pipeline.params import SCRATCH, Params, check_params
 
-Equal = Literal["multiply-adds", "wall-time", "epochs"]
-
 #: Baselines see the clip as it comes: information-intensive frame selection is EVEREST's.
 _PLAIN = {"pretrain.keep_ratio": 1.0, "pretrain.frame_selection.mode": "none"}
-#: Name -> overrides of params.yaml. Fine-tuning is the same for all, so that only the pre-training differs.
+#: Name (one of `params.COMPARED`) -> overrides of params.yaml. Fine-tuning is the same for all, so that only the
+#: pre-training differs.
 ARMS: dict[str, dict[str, Any]] = {
     "everest": {"pretrain.strategy": "everest"},
     "everest-all-frames": {"pretrain.strategy": "everest", "pretrain.frame_selection.mode": "none"},
@@ -27,15 +26,35 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the comparison. `pretrain_gmacs`: [G multiply-adds] of all its pre-training forwards, a clip of
-    the corpus counted once an epoch.
+    """One training of the comparison.
+
+    Attributes:
+        arm, seed: the strategy's name and the seed of everything random.
+        gmacs_per_clip: [G multiply-adds] of one pre-training forward of one clip; 0 without pre-training.
     """
 
     arm: str
     seed: int
     params: Params
     gmacs_per_clip: float
-    pretrain_gmacs: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return self.params.compare.benchmarks
+
+    @property
+    def epochs(self) -> int:
+        """Of pre-training."""
+        return self.params.pretrain.epochs if self.gmacs_per_clip else 0
+
+    @property
+    def pretrain_gmacs(self) -> float:
+        """[G multiply-adds] of all its pre-training forwards, for one clip of the corpus."""
+        return self.gmacs_per_clip * self.epochs * self.params.pretrain.repeated_augmentation
 
 
 def arm_overrides(name: str) -> dict[str, Any]:
@@ -44,15 +63,10 @@ def arm_overrides(name: str) -> dict[str, Any]:
     Raises:
         InputError: an unknown name.
     """
-    if name in ARMS:
-        return ARMS[name]
-    head, _, ratio = name.rpartition("-keep-")
-    try:
-        return {**ARMS[head], "pretrain.keep_ratio": float(ratio)}
-    except (KeyError, ValueError):
-        raise InputError(
-            f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}, or everest-keep-0.4 for another ratio."
-        ) from None
+    head, separator, ratio = name.partition("-keep-")
+    if head not in ARMS:
+        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}.")
+    return {**ARMS[head], "pretrain.keep_ratio": float(ratio)} if separator else ARMS[head]
 
 
 def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
@@ -72,44 +86,41 @@ def clip_cost(params: Params) -> float:
     return pretrain_cost(params).multiply_adds / 1e9
 
 
-def plan(
-    params: Params,
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    equal: Equal = "multiply-adds",
-    rates: Mapping[str, float] | None = None,
-) -> list[Trial]:
-    """The trainings of a comparison: every strategy with every seed.
+def arms_of(params: Params) -> dict[str, Params]:
+    """Strategy -> its parameters, before its epochs are set. All but `scratch` start from their own pre-training."""
+    return {
+        arm: with_overrides(params, {"finetune.init": "outputs/pretrain", **arm_overrides(arm)})
+        for arm in params.compare.strategies
+    }
 
-    The first strategy trains for pretrain.epochs; the others for as many epochs as cost the same, at least
-    one.
+
+def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial]:
+    """The trainings of the comparison that `params.compare` describes: every strategy with every seed.
+
+    The first strategy that pre-trains does so for pretrain.epochs, the others for as many epochs as cost the same,
+    at least one.
 
     Args:
-        rates: [clips/s] of each strategy's pre-training, needed for equal wall time; see :func:`training_rate`.
+        rates: [clips/s] of each strategy's pre-training, for equal wall time; see :func:`training_rate`.
 
     Raises:
-        InputError: an unknown or repeated strategy, no seed, or no rates.
+        InputError: no rate where one is needed, or an override that does not fit.
     """
-    if len(set(arms)) != len(arms) or not arms or not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(
-            f"strategies {list(arms)}, seeds {list(seeds)}: each must be named once. Cure: mend the lists."
-        )
-    chosen = {arm: with_overrides(params, arm_overrides(arm)) for arm in arms}
+    chosen = arms_of(params)
     costs = {arm: 0.0 if p.finetune.init == SCRATCH else clip_cost(p) for arm, p in chosen.items()}
-    first = next((arm for arm in arms if costs[arm]), None)
+    first = next((arm for arm in chosen if costs[arm]), None)
     trials = []
-    for arm in arms:
+    for arm in chosen:
         epochs = params.pretrain.epochs
-        if first is not None and costs[arm] and equal == "multiply-adds":
+        if first is not None and costs[arm] and params.compare.equal == "multiply-adds":
             epochs = max(1, round(epochs * costs[first] / costs[arm]))
-        elif first is not None and costs[arm] and equal == "wall-time":
+        elif first is not None and costs[arm] and params.compare.equal == "wall-time":
             if rates is None or arm not in rates:
                 raise InputError(f"no measured rate of {arm!r}: equal wall time needs one of each strategy.")
             epochs = max(1, round(epochs * rates[arm] / rates[first]))
-        for seed in seeds:
-            changes = {"pretrain.epochs": epochs, "seed": seed}
-            own = with_overrides(chosen[arm], changes)
-            trials.append(Trial(arm, seed, own, costs[arm], costs[arm] * epochs))
+        for seed in params.compare.seeds:
+            own = with_overrides(chosen[arm], {"pretrain.epochs": epochs, "seed": seed})
+            trials.append(Trial(arm, seed, own, costs[arm]))
     return trials
 
 

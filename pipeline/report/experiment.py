@@ -27,7 +27,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         _confusions(summary),
         _tokens(summary),
         _costs(summary),
-        _origin(summary),
+        where_from(summary),
     ]
     title = f"Experiment {summary['recipe']}"
     commit = summary["versions"].get("git.commit", "no commit")[:10]
@@ -181,7 +181,8 @@ def _beside(row: dict[str, Any], name: str) -> str:
     return value if published is None else f"{value} ({published:.1f})"
 
 
-def _origin(summary: dict[str, Any]) -> Section:
+def where_from(summary: dict[str, Any]) -> Section:
+    """Videos with their content hashes, and the code that made the numbers."""
     section = Section("Data and code")
     rows = [
         [

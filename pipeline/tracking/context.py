@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 #: Files that a stage itself rewrites; a difference in them does not make the code another one.
-GENERATED = ("dvc.lock", ".dvc/")
+GENERATED = ("dvc.lock", "compare/dvc.lock", ".dvc/")
 #: What each stage's results depend on, as DVC output paths, the data first: {b} the benchmark, {c} each corpus of
 #: pre-training, {init} what fine-tuning starts from.
 STAGE_INPUTS = {
@@ -22,6 +22,7 @@ STAGE_INPUTS = {
     "finetune": ("data/cache/{b}", "data/manifests/{b}", "{init}"),
     "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
     "report": ("outputs/evaluate/", "metrics/"),
+    "compare": ("data/corpus/", "data/cache/", "data/manifests/"),
 }
 
 
@@ -90,9 +91,13 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     flow = flow_run()
     if flow:
         tags["prefect.flow_run_id"] = flow
-    if os.environ.get("EVEREST_COMPARE_ARM"):
-        tags["everest.strategy"] = os.environ["EVEREST_COMPARE_ARM"]
-    return tags
+    return tags | compare_tags()
+
+
+def compare_tags() -> dict[str, str]:
+    """everest.comparison: `<strategy>-seed<n>`, when this process works for one training of a comparison."""
+    name = os.environ.get("EVEREST_COMPARE")
+    return {"everest.comparison": name, "everest.strategy": name.rpartition("-seed")[0]} if name else {}
 
 
 def flow_run() -> str | None:

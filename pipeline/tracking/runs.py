@@ -259,7 +259,8 @@ def _parent(recipe: str, flat: dict[str, Any], key: str) -> tuple[str, RunFolder
 def _new_parent(
     recipe: str, flat: dict[str, Any], key: str, name: str | None, tags: dict[str, Any], managed: bool
 ) -> RunFolder:
-    every = {**context.code_tags(), "everest.kind": "experiment", **tags}
+    compared = context.compare_tags()
+    every = {**context.code_tags(), **compared, "everest.kind": "experiment", **tags}
     flow = context.flow_run()
     if flow:
         every.setdefault("prefect.flow_run_id", flow)
@@ -269,7 +270,7 @@ def _new_parent(
             "key": key,
             "managed": managed,
             "experiment": f"everest-{recipe}",
-            "name": name or f"{recipe} {key[:6]}",
+            "name": name or compared.get("everest.comparison") or f"{recipe} {key[:6]}",
             "parent": None,
             "tags": {name: as_text(redact_value(name, value)) for name, value in every.items()},
             "inputs": {},

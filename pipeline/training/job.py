@@ -68,6 +68,8 @@ def train(
         metrics = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
         run.metrics({name: float(value) for name, value in metrics.items()})
+        prefix = f"{benchmark}/{stage}" if benchmark else stage
+        run.summary({f"{prefix}/{name}": float(value) for name, value in metrics.items()})
         _publish(work, stage, benchmark, metrics)
         run.tags({"everest.weights_sha256": sha256_of(layout.output_dir(stage, benchmark) / "model.safetensors")})
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stages import chain
+from flows.stages import COMPARE, chain, comparison_chain, data_chain
 from pipeline.params import load_params
 
 
@@ -20,19 +20,25 @@ def edges(root: Path) -> set[tuple[str, str]]:
 
 
 def test_the_flow_runs_the_stages_of_dvc_yaml_and_no_other(root: Path, edges: set[tuple[str, str]]) -> None:
-    names = [stage.name for stage in chain(load_params(root / "params.yaml"))]
+    params = load_params(root / "params.yaml")
+    names = [stage.name for stage in chain(params)]
     assert len(names) == len(set(names))
-    assert set(names) == {name for edge in edges for name in edge}
+    assert {*names, COMPARE} == {name for edge in edges for name in edge}
+    assert set(names) > {stage.name for stage in data_chain(params)}
 
 
 def test_the_flow_runs_every_stage_after_those_it_depends_on(root: Path, edges: set[tuple[str, str]]) -> None:
-    place = {stage.name: index for index, stage in enumerate(chain(load_params(root / "params.yaml")))}
-    for stage, needed in edges:
-        assert place[needed] < place[stage], f"{stage} runs before {needed}"
+    params = load_params(root / "params.yaml")
+    for stages in (chain(params), comparison_chain(params)):
+        place = {stage.name: index for index, stage in enumerate(stages)}
+        for stage, needed in edges:
+            if stage in place:
+                assert place[needed] < place[stage], f"{stage} runs before {needed}"
 
 
 def test_the_flow_waits_for_every_edge_of_the_graph(root: Path, edges: set[tuple[str, str]]) -> None:
-    stages = {stage.name: stage for stage in chain(load_params(root / "params.yaml"))}
+    params = load_params(root / "params.yaml")
+    stages = {stage.name: stage for stage in (*chain(params), *comparison_chain(params))}
 
     def ancestors(name: str) -> set[str]:
         return set(stages[name].after).union(*(ancestors(before) for before in stages[name].after), set())

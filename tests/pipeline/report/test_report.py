@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.evaluation.equal import plan
+from pipeline.evaluation.equal import ARMS, plan, with_overrides
 from pipeline.evaluation.metrics import strategy_difference
-from pipeline.params import Params, load_params
+from pipeline.params import COMPARED, Params, load_params
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
-from pipeline.report.sentences import difference, sentences
+from pipeline.report.sentences import comparison_sentences, difference, sentences
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +40,40 @@ def test_the_sentence_says_what_the_interval_allows_and_counts_what_is_missing(p
     [(0.5, 3.5, "is better than"), (-3.5, -0.5, "is worse than"), (-1.0, 3.0, "do not tell everest from tube")],
 )
 def test_a_difference_is_claimed_only_where_its_interval_excludes_zero(low: float, high: float, verdict: str) -> None:
-    assert verdict in difference("everest", "tube", (low + high) / 2, low, high, 3, "multiply-adds")
+    row = {"a": "everest", "b": "tube", "difference": (low + high) / 2, "low": low, "high": high, "seeds": 3}
+    said = difference(row, "multiply-adds")
+    assert verdict in said
+    assert said.startswith("At equal pre-training multiply-adds, ")
+    assert "better than training from scratch" in difference(row | {"b": "scratch", "low": 0.1, "high": 9.0}, "epochs")
+
+
+def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_named() -> None:
+    row = {"benchmark": "motion", "a": "everest", "b": "tube", "difference": 1.0, "low": -2.0, "high": 4.4, "seeds": 2}
+    costs = [
+        {"strategy": name, "epochs": 2, "tmacs_total": total, "gmacs_per_clip": gmacs, "clips_per_second": rate}
+        for name, total, gmacs, rate in (("everest", 1.0, 0.05, 200.0), ("tube", 1.2, 0.1, 100.0))
+    ]
+    said = comparison_sentences({"differences": [row], "costs": costs, "equal": "multiply-adds", "seeds": [0, 1]})
+    assert "A true difference of up to about 4 points could hide in this." in said[0]
+    assert said[1].startswith("One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times")
+    assert "budgets unequal: 1 to 1.2 T" in said[2]
+    assert said[3].startswith("2 seeds:")
+
+
+def compared(params: Params, **values: object) -> Params:
+    return with_overrides(params, {f"compare.{name}": value for name, value in values.items()})
+
+
+def test_every_strategy_that_params_may_name_has_its_overrides(params: Params) -> None:
+    assert set(ARMS) == set(COMPARED)
+    for name in (*COMPARED, "everest-keep-0.6"):
+        assert plan(compared(params, strategies=[name], seeds=[0]))[0].arm == name
+    keep = plan(compared(params, strategies=["everest-keep-0.6"], seeds=[0]))[0].params.pretrain.keep_ratio
+    assert keep == 0.6
 
 
 def test_equal_multiply_adds_give_the_cheaper_strategy_more_epochs(params: Params) -> None:
-    trials = plan(params, ["everest", "tube", "scratch"], [0, 1])
+    trials = plan(compared(params, strategies=["everest", "tube", "scratch"], seeds=[0, 1]))
     assert [(t.arm, t.seed) for t in trials] == [(a, s) for a in ("everest", "tube", "scratch") for s in (0, 1)]
     everest, tube, scratch = trials[0], trials[2], trials[4]
     assert everest.params.pretrain.epochs == params.pretrain.epochs
@@ -57,16 +86,29 @@ def test_equal_multiply_adds_give_the_cheaper_strategy_more_epochs(params: Param
 
 
 def test_equal_wall_time_follows_the_measured_rates(params: Params) -> None:
-    trials = plan(params, ["everest", "tube"], [0], "wall-time", {"everest": 100.0, "tube": 50.0})
+    params = compared(params, strategies=["everest", "tube"], seeds=[0], equal="wall-time")
+    trials = plan(params, {"everest": 100.0, "tube": 50.0})
     assert trials[1].params.pretrain.epochs == params.pretrain.epochs // 2
     with pytest.raises(InputError, match="no measured rate of 'tube'"):
-        plan(params, ["everest", "tube"], [0], "wall-time", {"everest": 100.0})
+        plan(params, {"everest": 100.0})
 
 
-@pytest.mark.parametrize("arms", [["cube"], ["everest", "everest"], []])
-def test_unknown_or_repeated_strategies_are_refused(params: Params, arms: list[str]) -> None:
-    with pytest.raises(InputError, match="Cure"):
-        plan(params, arms, [0])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"strategies": ["tubes"]}, "'tubes', which is unknown. Cure: did you mean 'tube'"),
+        ({"strategies": ["tube-keep-0.5"]}, "'tube-keep-0.5', which is unknown"),
+        ({"strategies": ["everest-keep-2"]}, "'everest-keep-2', which is unknown"),
+        ({"strategies": ["everest", "everest"]}, "named twice. Cure"),
+        ({"strategies": []}, "at least 1 item"),
+        ({"seeds": [1, 1]}, "named twice. Cure"),
+        ({"equal": "money"}, "compare.equal = 'money'"),
+        ({"benchmarks": ["motoin"]}, "Cure: did you mean 'motion'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(params: Params, values: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        compared(params, **values)
 
 
 def test_seeds_widen_the_interval_of_a_difference() -> None:

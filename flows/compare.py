@@ -1,0 +1,35 @@
+"""Strategies side by side at equal cost: the data stages, then the comparison that params.yaml describes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prefect import flow
+
+from flows.artifacts import publish_differences, publish_results, publish_sentences, publish_stages
+from flows.isolated import isolated
+from flows.overrides import Overrides
+from flows.run import run_stages, task_runner
+from flows.stages import comparison_chain
+
+
+@flow(name="compare", flow_run_name="{recipe}", task_runner=task_runner(), validate_parameters=True)
+def compare(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
+    """Compare pre-training strategies in a worktree of the last commit.
+
+    Finished trainings are shared by all comparisons of this checkout, so a stopped one loses none.
+
+    Args:
+        recipe: a file of recipes/ without `.yaml`; the committed params.yaml if left out.
+        overrides: dotted keys of params.yaml, for example `{"compare.strategies": ["everest", "tube"]}`.
+    """
+    with isolated(recipe, overrides) as place:
+        outcomes = run_stages(comparison_chain(place.params), place.params, place.where)
+        kept = place.keep("compare")
+    summary = json.loads((kept / "summary.json").read_text())
+    publish_results(summary["results"], kept / "report.html")
+    publish_differences(summary["differences"], kept / "report.html")
+    publish_sentences(summary["sentences"], kept / "report.html")
+    publish_stages(outcomes, place)
+    return {"report": str(kept / "report.html"), "stages": outcomes, "differences": summary["differences"]}

@@ -1,0 +1,100 @@
+"""`make deploy`: what a Prefect server needs for this project, made or brought up to date; run it as often as you like.
+
+A process work pool, the limit of one training at a time, an automation that marks runs of dead machines as crashed,
+and the deployments of prefect.yaml.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from flows.gate import LIMIT
+from pipeline.errors import EverestError
+
+POOL = "everest"
+ZOMBIES = "everest: crash runs without heartbeat"
+#: [s] between two heartbeats of a run; a worker takes it from PREFECT_RUNNER_HEARTBEAT_FREQUENCY.
+HEARTBEAT_SECONDS = 30
+#: Heartbeats that may be missed.
+MISSED = 3
+
+
+def main() -> int:
+    """Bring the server at PREFECT_API_URL up to date; exit code 2 where there is none to talk to."""
+    if not os.environ.get("PREFECT_API_URL"):
+        sys.stderr.write(
+            "error: PREFECT_API_URL is not set: deployments need a server that stays. "
+            "Cure: make ui (in another terminal), then export PREFECT_API_URL=http://127.0.0.1:4200/api\n"
+        )
+        return 2
+    try:
+        _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        limit_trainings()
+        crash_zombies()
+        _prefect("--no-prompt", "deploy", "--all")
+    except EverestError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    sys.stdout.write(
+        f"Start a worker:  PREFECT_RUNNER_HEARTBEAT_FREQUENCY={HEARTBEAT_SECONDS} prefect worker start --pool {POOL}\n"
+    )
+    return 0
+
+
+def limit_trainings() -> None:
+    """One slot of the limit that every training takes."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+
+
+def crash_zombies() -> None:
+    """A run whose machine dies says nothing more, and would stay RUNNING for ever on a server of one's own."""
+    from prefect.automations import Automation
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+
+    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
+    message = "no heartbeat: its machine or worker is gone"
+    crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
+    automation = Automation(
+        name=ZOMBIES,
+        description="The machine that ran it is gone: start the run again, and it continues.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat"} | ends,
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=MISSED * HEARTBEAT_SECONDS),
+        ),
+        actions=[crashed],
+    )
+    with get_client(sync_client=True) as client:
+        for old in client.read_automations_by_name(ZOMBIES):
+            client.delete_automation(old.id)
+        client.create_automation(automation)
+
+
+def _prefect(*arguments: str) -> None:
+    program = Path(sys.executable).with_name("prefect")
+    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EverestError(
+            f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}. "
+            f"Cure: see that a server answers at {os.environ['PREFECT_API_URL']}, then start again."
+        )
+    sys.stdout.write(f"prefect {' '.join(arguments)}: done\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""One training at a time on a machine: two would halve each other's memory.
+
+The real guard is a lock file in the checkout, which the kernel releases however a process ends. A deployment also
+takes a slot of Prefect's concurrency limit `gpu`, if the server has one (`python -m flows.deploy` makes it), so that
+the page shows who waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.concurrency.sync import concurrency
+
+from flows.repro import Workspace
+
+LIMIT = "gpu"
+
+
+@contextmanager
+def training_turn(where: Workspace) -> Iterator[None]:
+    """Wait until no other flow run of this machine's checkout trains."""
+    path = where.root / ".work" / "training.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not strict: a server without the limit (the demo's embedded one) lets everybody in, and a lost lease does not
+    # stop a training that the lock file guards anyway.
+    with concurrency(LIMIT, occupy=1, strict=False, raise_on_lease_renewal_failure=False), path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
