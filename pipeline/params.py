@@ -131,6 +131,7 @@ class FinetuneOverrides(Group):
     layer_decay: Ratio | None = None
     repeated_augmentation: Count | None = None
     keep_ratio: Ratio | None = None
+    label_fraction: Ratio | None = None
     validate_split: Literal["val", "test"] | None = None
     select: Literal["last", "best"] | None = None
 
@@ -238,11 +239,14 @@ class PretrainParams(Group):
 
 
 class FinetuneParams(Group):
+    """`label_fraction`: share of each class's training videos that is used (low-shot protocol); 1 is all."""
+
     init: str
     strategy: Literal["everest", "none"]
     keep_ratio: Ratio
     head: Literal["mean", "attentive"]
     frozen: bool
+    label_fraction: Ratio
     epochs: Count
     warmup_epochs: NonNegative
     batch: Count

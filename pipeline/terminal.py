@@ -15,6 +15,7 @@ WIDTH_OF_A_FILE = 160
 _NEXT = """\
 Report                 {report}
 Look around            make ui
+Compare strategies     make compare
 Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
 Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{{"finetune.epochs": 2}}'
 """
@@ -72,6 +73,17 @@ def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: flo
     ran = sum(outcome == "ran" for outcome in outcomes.values())
     console.print(f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n")
     console.print(_NEXT.format(report=report), markup=False, soft_wrap=True)
+
+
+def show_comparison(found: dict[str, Any]) -> None:
+    """The end of a comparison: results beside their cost, differences, and what they say in words."""
+    console = _console()
+    console.print(table(found["results"], "Comparison"))
+    if found["differences"]:
+        console.print(table(found["differences"], "Differences in points, with their 95 % interval"))
+    for sentence in found["sentences"]:
+        console.print(f"- {sentence}", markup=False, soft_wrap=True)
+    console.print(f"\nReport         {found['report']}\nLook around    make ui", markup=False, soft_wrap=True)
 
 
 def _console() -> Console:

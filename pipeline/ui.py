@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
@@ -61,7 +63,10 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
                 )
         for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
             _wait(name, servers[name], port)
-        say(f"MLflow   http://{HOST}:{mlflow_port}")
+        page = f"http://{HOST}:{mlflow_port}"
+        say(f"MLflow   {page}")
+        for name, address in _views(page):
+            say(f"         {name}, accuracy against cost: {address}")
         say(
             f"Prefect  http://{HOST}:{prefect_port}   (to use it: export PREFECT_API_URL=http://{HOST}:{prefect_port}/api)"
         )
@@ -76,6 +81,27 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a server behind
         for server in servers.values():
             _end(server)
+
+
+def _views(page: str) -> list[tuple[str, str]]:
+    """(experiment, address of its prepared view) of every experiment that has one; newest first."""
+    from pipeline.tracking.views import TAG, address
+
+    request = urllib.request.Request(
+        f"{page}/api/2.0/mlflow/experiments/search",
+        data=json.dumps({"max_results": 100, "order_by": ["last_update_time DESC"]}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found = json.load(answer).get("experiments", [])
+    except (OSError, ValueError):  # the links are a convenience: the page itself is there
+        return []
+    return [
+        (experiment["name"], address(page, experiment["experiment_id"]))
+        for experiment in found
+        if TAG in {tag["key"] for tag in experiment.get("tags", [])}
+    ]
 
 
 def _refuse_taken(name: str, port: int) -> None:

@@ -115,7 +115,12 @@ def compare(
     except ValueError:
         raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
-    emit(command(overrides, dry_run), as_json, "Comparison")
+    found = command(overrides, dry_run)
+    if as_json or dry_run:
+        return emit(found, as_json, "Comparison")
+    from pipeline.terminal import show_comparison
+
+    return show_comparison(found)
 
 
 @app.command()

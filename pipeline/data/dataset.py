@@ -10,6 +10,7 @@ Shapes: B clips, T frames, A candidate slots, L places.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,11 +206,14 @@ def pretraining_clips(params: Params) -> ClipDataset:
     return ClipDataset(members, rule)
 
 
-def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False) -> ClipDataset:
+def labelled_clips(
+    params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False, fraction: float = 1.0
+) -> ClipDataset:
     """The labelled clips of one split: random ones for training, the middle of each video for validation.
 
     Args:
         videos: read the video files themselves instead of the cache.
+        fraction: share of each class's videos that is used, at least one; the same ones for every seed.
 
     Raises:
         InputError: no cache, or no labelled video in the split.
@@ -231,7 +235,23 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
         raise InputError(
             f"{benchmark} has no labelled video in the split {split!r}. Cure: another split, or check data.split."
         )
+    rows = share_of_each_class(rows, source, fraction)
     return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
+
+
+def share_of_each_class(rows: Ints, source: Source, fraction: float) -> Ints:
+    """A share of each class's rows, at least one, chosen by the videos' ids alone and kept in order."""
+    if fraction == 1.0:
+        return rows
+    by_class: dict[int, list[int]] = {}
+    for row in rows:
+        by_class.setdefault(source.label(int(row)), []).append(int(row))
+
+    def place(row: int) -> bytes:
+        return hashlib.sha256(source.ids[row].encode()).digest()
+
+    chosen = [row for own in by_class.values() for row in sorted(own, key=place)[: max(1, round(fraction * len(own)))]]
+    return np.asarray(sorted(chosen), dtype=np.int64)
 
 
 def cache_member(folder: Path, split: str | None, step: int) -> Member:

@@ -38,6 +38,7 @@ from pipeline.tracking.folder import (
 )
 from pipeline.tracking.spool import as_text
 from pipeline.tracking.upload import Uploader, tidy, unsent
+from pipeline.tracking.views import accuracy_against_cost
 
 log = logging.getLogger(__name__)
 
@@ -270,10 +271,11 @@ def _new_parent(
             "key": key,
             "managed": managed,
             "experiment": f"everest-{recipe}",
-            "name": name or compared.get("everest.comparison") or f"{recipe} {key[:6]}",
+            "name": name or compared.get("everest.comparison") or _name_of(recipe, flat, key),
             "parent": None,
             "tags": {name: as_text(redact_value(name, value)) for name, value in every.items()},
             "inputs": {},
+            "experiment_tags": accuracy_against_cost(_benchmarks(flat)),
         }
     )
     if managed:
@@ -285,6 +287,16 @@ def _new_parent(
         records.text(context.environment_lock(), "environment.txt", "code")
         _record_code(records)
     return folder
+
+
+def _name_of(recipe: str, flat: Mapping[str, Any], key: str) -> str:
+    """What a reader of the list of runs tells experiments apart by."""
+    words = [recipe, flat.get("pretrain.strategy"), f"seed {flat['seed']}" if "seed" in flat else None, key[:6]]
+    return " ".join(str(word) for word in words if word)
+
+
+def _benchmarks(flat: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name.split(".")[1] for name in flat if name.startswith("benchmarks.")))
 
 
 def _close(folder: RunFolder, parent: RunFolder | None, status: str) -> None:

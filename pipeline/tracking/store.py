@@ -7,6 +7,7 @@ thread. Failures come out as :class:`StoreError`, which says whether trying agai
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,11 @@ class Store:
                     identity = found.experiment_id
             self._experiments[name] = identity
         return self._experiments[name]
+
+    def experiment_tags(self, experiment: str, values: Mapping[str, str]) -> None:
+        identity = self.experiment(experiment)
+        for name, value in values.items():
+            self._call(functools.partial(self.client.set_experiment_tag, identity, name, value))
 
     def create_run(self, experiment: str, key: str, name: str, started: int, tags: Mapping[str, str]) -> str:
         """A run's id; the run that an interrupted earlier call made under the same `key` is found again."""

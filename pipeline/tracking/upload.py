@@ -68,6 +68,7 @@ def _create(folder: RunFolder, about: dict[str, Any], store: Store) -> str:
     store.inputs(run, about.get("inputs", {}))
     text = description(about, store.experiment(about["experiment"]), run, tags.get("mlflow.parentRunId"), store)
     store.tags(run, {NOTE: text})
+    store.experiment_tags(about["experiment"], about.get("experiment_tags", {}))
     return run
 
 

@@ -111,7 +111,7 @@ class FinetuneTask:
         self.passes = 1.0 if stage.frozen else 3.0
         select = "best" if stage.frozen else stage.select
         self.settings = settings_of(stage, params.compute, params.seed, select)
-        training = labelled_clips(params, benchmark, "train", random=True)
+        training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
         self.loader = _loader(training, stage, params, ranks, shuffle=True)
         held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
         self.validation = _loader(held_out, stage, params, ranks, shuffle=False)

@@ -22,6 +22,7 @@ SMALLEST: dict[str, Any] = {
     **{f"benchmarks.{key}.data.source.val": 8 for key in ("motion", "state_change")},
     "pretrain.epochs": 2,
     "pretrain.batch": 8,
+    "finetune.label_fraction": 1.0,
     "finetune.epochs": 2,
     "finetune.batch": 8,
     "finetune.validate_every_epochs": 1,

@@ -99,6 +99,31 @@ def test_dvc_shows_metrics_plots_and_parameter_changes(finished: Project) -> Non
     assert "finetune" in finished.run("dvc", "params", "diff", "HEAD~1").stdout
 
 
+def test_strategies_are_compared_over_the_chains_data_and_a_second_start_computes_nothing(finished: Project) -> None:
+    chosen = ("--strategies", "everest,tube", "--seeds", "0", "--benchmarks", "motion")
+    done = finished.run("everest", "compare", *chosen)
+    assert done.stderr.count("taken from this project's own run") == 3, "the chain trained everest with seed 0 already"
+    assert "everest" in done.stdout
+    assert "tube" in done.stdout
+    assert "One seed for each strategy" in done.stdout
+    folder = finished.root / "outputs" / "compare"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [row["strategy"] for row in summary["results"]] == ["everest", "tube"]
+    assert all(row["videos"] == 16 for row in summary["results"])
+    everest, tube = summary["costs"]
+    assert everest["gmacs_per_clip"] < tube["gmacs_per_clip"]
+    assert everest["peak_memory_gib"] > 0
+    assert len(summary["pictures"]) == 2
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert page.count("data:image/png") == 2
+    assert "motion" in (finished.root / "metrics" / "compare" / "accuracy.csv").read_text()
+    again = finished.run("everest", "compare", *chosen)
+    assert "tube, seed 0: " not in again.stderr
+    everywhere = finished.run("dvc", "plots", "show", "metrics/compare/accuracy.csv", "metrics/compare/curves.csv")
+    assert "pretrain_seconds" in Path(everywhere.stdout.strip().removeprefix("file://")).read_text()
+
+
 def test_one_benchmarks_parameter_reruns_only_its_own_stages(finished: Project) -> None:
     write_overrides(finished.root / "params.yaml", {"benchmarks.motion.finetune.epochs": 1})
     done = finished.run("dvc", "repro")
