@@ -106,11 +106,6 @@ def test_other_parameters_or_data_are_another_training(project: Path) -> None:
     assert cell(trials()[0]) != before
 
 
-def test_a_cells_lock_file_describes_the_data_alone(project: Path) -> None:
-    folder = run_cell(trials()[1], run=Stages())
-    assert list(yaml.safe_load((folder / "dvc.lock").read_text())["stages"]) == ["corpus@motion"]
-
-
 def test_the_link_to_the_data_follows_the_checkout(project: Path, tmp_path: Path) -> None:
     trial = trials()[0]
     folder = run_cell(trial, run=Stages())
