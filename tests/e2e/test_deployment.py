@@ -1,4 +1,4 @@
-"""`prefect.yaml` deploys; a process worker runs the demo in a worktree; a bad override never starts a stage."""
+"""`make deploy` deploys; a process worker runs the flows in worktrees; a bad parameter never starts a stage."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,7 @@ def deployed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     worker = None
     try:
         _wait_for_server(project.environment["PREFECT_API_URL"])
-        project.run("prefect", "work-pool", "create", "everest", "--type", "process", "--overwrite")
-        project.run("prefect", "--no-prompt", "deploy", "--all")
+        project.run("python", "-m", "flows.deploy")
         worker = project.start("prefect", "worker", "start", "--pool", "everest")
         yield project
     finally:
@@ -54,33 +54,76 @@ def test_a_deployment_completes_and_unchanged_stages_show_as_cached(deployed: Pr
     assert not list((deployed.root / ".work" / "worktrees").iterdir())
 
 
-def test_a_bad_override_is_refused_at_submission(deployed: Project) -> None:
-    for overrides, word in (({"finetune.epoks": 2}, "finetune.epoks"), ({"finetune.epochs": 0}, "minimum")):
-        done = _submit(deployed, overrides)
+def test_deploying_again_doubles_nothing(deployed: Project) -> None:
+    deployed.run("python", "-m", "flows.deploy")
+    assert sorted(d["name"] for d in _ask(deployed, "deployments/filter")) == ["demo", *["params"] * 4]
+    assert [a["name"] for a in _ask(deployed, "automations/filter")] == ["everest: crash runs without heartbeat"]
+    limits = _ask(deployed, "v2/concurrency_limits/filter")
+    assert [(limit["name"], limit["limit"]) for limit in limits] == [("gpu", 1)]
+
+
+def test_a_comparison_leaves_its_tables_and_its_verdict(deployed: Project) -> None:
+    chosen = {"compare.strategies": ["everest", "tube"], "compare.seeds": [0], "compare.benchmarks": ["motion"]}
+    done = _submit(deployed, "compare/params", overrides=chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifacts = {artifact["key"]: artifact for artifact in _ask(deployed, "artifacts/latest/filter")}
+    assert {"results", "differences", "verdict", "stages", "mlflow"} <= set(artifacts)
+    assert [row["strategy"] for row in json.loads(artifacts["results"]["data"])] == ["everest", "tube"]
+    assert "One seed for each strategy" in artifacts["verdict"]["data"]
+    assert len(list((deployed.root / ".work" / "compare").glob("*-seed0-*"))) == 2
+
+
+def test_a_sweep_runs_each_combination_and_ends_in_one_table(deployed: Project) -> None:
+    done = _submit(deployed, "sweep/params", grid={"finetune.epochs": [1, 2]})
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = json.loads(next(a for a in _ask(deployed, "artifacts/latest/filter") if a["key"] == "sweep")["data"])
+    assert [(row["finetune.epochs"], row["benchmark"]) for row in table] == [
+        (epochs, name) for epochs in (1, 2) for name in ("motion", "state_change")
+    ]
+
+
+def test_the_data_alone_can_be_made_ready(deployed: Project) -> None:
+    done = _submit(deployed, "data/params")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((deployed.root / ".work" / "worktrees").iterdir())
+
+
+def test_a_bad_parameter_is_refused_at_submission(deployed: Project) -> None:
+    for name, given, word in (
+        ("experiment/demo", {"overrides": {"finetune.epoks": 2}}, "finetune.epoks"),
+        ("experiment/demo", {"overrides": {"finetune.epochs": 0}}, "minimum"),
+        ("compare/params", {"overrides": {"compare.equal": "money"}}, "money"),
+        ("sweep/params", {"grid": {"finetune.epoks": [2]}}, "finetune.epoks"),
+    ):
+        done = _submit(deployed, name, **given)
         assert done.returncode != 0
         assert word in done.stdout + done.stderr
 
 
-def _submit(project: Project, overrides: dict[str, object]) -> subprocess.CompletedProcess[str]:
-    value = f"overrides={json.dumps(overrides)}"
-    return project.run(
-        "prefect", "deployment", "run", "experiment/demo", "--param", value, "--watch", check=False, timeout=580
-    )
+def _submit(project: Project, deployment: str, **parameters: object) -> subprocess.CompletedProcess[str]:
+    given = [word for name, value in parameters.items() for word in ("--param", f"{name}={json.dumps(value)}")]
+    return project.run("prefect", "deployment", "run", deployment, *given, "--watch", check=False, timeout=580)
 
 
 def _run(project: Project, overrides: dict[str, object]) -> None:
-    done = _submit(project, overrides)
+    done = _submit(project, "experiment/demo", overrides=overrides)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _task_states(project: Project) -> list[str]:
+    found = _ask(project, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 12})
+    return [run["state"]["name"] for run in found]
+
+
+def _ask(project: Project, path: str, query: dict[str, object] | None = None) -> list[dict[str, Any]]:
     request = urllib.request.Request(
-        project.environment["PREFECT_API_URL"] + "/task_runs/filter",
-        data=json.dumps({"sort": "EXPECTED_START_TIME_DESC", "limit": 12}).encode(),
+        f"{project.environment['PREFECT_API_URL']}/{path}",
+        data=json.dumps(query or {}).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return [run["state"]["name"] for run in json.load(answer)]
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
 
 
 def _wait_for_server(url: str) -> None:
