@@ -13,18 +13,21 @@ from prefect.runtime import flow_run
 
 from flows.repro import workspace
 from flows.run import identity, run_stages, task_runner
-from flows.stages import chain
+from flows.stages import COMPARE, Stage, chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
 
 
 @flow(name="local", task_runner=task_runner())
-def local(on_terminal: bool = False) -> dict[str, str]:
-    """Bring every stage of params.yaml up to date; returns what DVC did with each."""
+def local(on_terminal: bool = False, compare: bool = False) -> dict[str, str]:
+    """Bring every stage of params.yaml up to date (and the comparison); returns what DVC did with each."""
     root = Path.cwd()
     name = str(flow_run.id or "manual")
     params = load_params(root / "params.yaml")
-    return run_stages(chain(params), params, workspace(root, name, identity(name), on_terminal))
+    stages = chain(params)
+    if compare:
+        stages.append(Stage(COMPARE, (stages[-1].name,), trains=True))
+    return run_stages(stages, params, workspace(root, name, identity(name), on_terminal))
 
 
 def main() -> int:
@@ -32,11 +35,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outcomes", type=Path)
     parser.add_argument("--on-terminal", action="store_true")
+    parser.add_argument("--compare", action="store_true")
     arguments = parser.parse_args()
     # The usual effect of SIGTERM would skip the clean-up that ends the embedded server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcomes = local(arguments.on_terminal)
+        outcomes = local(arguments.on_terminal, arguments.compare)
     except EverestError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

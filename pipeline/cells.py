@@ -125,7 +125,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _up_to_date(stage: str) -> bool:
-    command = [sys.executable, "-m", "dvc", "status", "--json", stage]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == "{}"
 

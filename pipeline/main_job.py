@@ -26,7 +26,7 @@ _QUIET = {
 
 
 def run_demo() -> None:
-    """Run the demo recipe.
+    """Run the demo recipe, then the small comparison that it describes.
 
     Raises:
         InputError: params.yaml holds another recipe, or a wrong value.
@@ -37,10 +37,10 @@ def run_demo() -> None:
             f"params.yaml holds recipe {recipe!r}, and the demo needs 'demo'. "
             "Cure: `everest run` for this one, or `everest recipe use demo`."
         )
-    run_experiment()
+    run_experiment(compare=True)
 
 
-def run_experiment() -> None:
+def run_experiment(compare: bool = False) -> None:
     """Run params.yaml through Prefect, DVC and MLflow in this checkout and print the result."""
     params = load_params()
     for name, value in _QUIET.items():
@@ -53,19 +53,22 @@ def run_experiment() -> None:
             f"Recipe {params.recipe}: {', '.join(params.benchmarks)}. "
             "Ctrl-C saves and stops; the same command continues."
         )
-        outcomes = _run_flow()
+        outcomes = _run_flow(compare)
         seconds = time.monotonic() - started
     summary = json.loads((output_dir("report") / "summary.json").read_text())
-    show_results(summary, outcomes, seconds, output_dir("report") / "report.html")
+    compared = json.loads((output_dir("compare") / "summary.json").read_text()) if compare else None
+    show_results(summary, outcomes, seconds, compared)
 
 
-def _run_flow() -> dict[str, str]:
+def _run_flow(compare: bool) -> dict[str, str]:
     """Run `flows.local` as a program of its own: pipeline/ knows nothing of flows/."""
     answer = WORK / "outcomes.json"
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.local", str(answer)]
     if sys.stderr.isatty():
         command.append("--on-terminal")
+    if compare:
+        command.append("--compare")
     code = run_child(command)
     if code in STOPPED:
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")

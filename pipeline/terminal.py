@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -13,11 +12,11 @@ _ERRORS = Console(stderr=True, highlight=False)
 #: [characters] of tables that do not go to a terminal.
 WIDTH_OF_A_FILE = 160
 _NEXT = """\
-Report                 {report}
+Report                 outputs/report/report.html
 Look around            make ui
-Compare strategies     make compare
+Compare strategies     source .venv/bin/activate && everest compare --strategies everest,tube --seeds 0,1
 Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
-Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{{"finetune.epochs": 2}}'
+Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 2}'
 """
 
 
@@ -54,8 +53,10 @@ def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
     return drawn
 
 
-def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: float, report: Path) -> None:
-    """The end of the main job: results with their cost, and the commands that lead further."""
+def show_results(
+    summary: dict[str, Any], outcomes: dict[str, str], seconds: float, compared: dict[str, Any] | None = None
+) -> None:
+    """The end of the main job: results with their cost, what a comparison says, the commands that lead further."""
     console = _console()
     rows = [
         {
@@ -72,7 +73,11 @@ def show_results(summary: dict[str, Any], outcomes: dict[str, str], seconds: flo
     console.print(table(rows, "Results"))
     ran = sum(outcome == "ran" for outcome in outcomes.values())
     console.print(f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n")
-    console.print(_NEXT.format(report=report), markup=False, soft_wrap=True)
+    if compared is not None:
+        for sentence in compared["sentences"]:
+            console.print(f"- {sentence}", markup=False, soft_wrap=True)
+        console.print("  (outputs/compare/report.html)\n", markup=False)
+    console.print(_NEXT, markup=False, soft_wrap=True)
 
 
 def show_comparison(found: dict[str, Any]) -> None:

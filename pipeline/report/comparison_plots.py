@@ -22,13 +22,14 @@ COSTS = {
 def draw(summary: dict[str, Any]) -> dict[str, str]:
     """Accuracy against each cost, and learning curves, by file name."""
     cost = {row["strategy"]: row for row in summary["costs"]}
+    look = {arm: index for index, arm in enumerate(cost)}
     plots = {}
     for benchmark, found in summary["curves"].items():
         rows = [row for row in summary["results"] if row["benchmark"] == benchmark]
         for key, (name, label) in COSTS.items():
             points = [
                 {"name": r["strategy"], "x": cost[r["strategy"]][key], "y": r["top1"],
-                 "low": r["top1_ci_low"], "high": r["top1_ci_high"]}
+                 "low": r["top1_ci_low"], "high": r["top1_ci_high"], "style": look[r["strategy"]]}
                 for r in rows if cost[r["strategy"]][key] is not None
             ]  # fmt: skip
             if any(point["x"] for point in points):

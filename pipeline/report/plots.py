@@ -55,12 +55,13 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) -> str:
-    """Points with 95 % intervals against a cost; rows have name, x, y, low, high. Dashed: no other is better and
+    """Points with 95 % intervals against a cost; rows have name, x, y, low, high, and `style` where a name keeps
+    its look over several plots. Dashed: no other is better and
     cheaper (Pareto front).
     """
     figure, axes = _figure(6.4, 4.0)
     for index, row in enumerate(rows):
-        look = style(index)
+        look = style(row.get("style", index))
         error = [[row["y"] - row["low"]], [row["high"] - row["y"]]]
         look = {**look, "linestyle": "none", "linewidth": 1.5, "markersize": 7, "capsize": 4}
         axes.errorbar(row["x"], row["y"], yerr=error, label=row["name"], **look)

@@ -40,7 +40,7 @@ def _one(row: dict[str, Any]) -> str:
 def comparison_sentences(summary: dict[str, Any]) -> list[str]:
     """The verdict for each pair and benchmark, its cost, and what the data leave open."""
     lines = [
-        f"{row['benchmark']}. {difference(row, summary['equal'])} {_resolution(row)}" for row in summary["differences"]
+        f"{row['benchmark']}. {difference(row, summary['equal'])}{_resolution(row)}" for row in summary["differences"]
     ]
     lines += _costs(summary)
     spent = [row["tmacs_total"] for row in summary["costs"] if row["epochs"]]
@@ -83,7 +83,7 @@ def difference(row: Mapping[str, Any], equal: str) -> str:
 def _resolution(row: Mapping[str, Any]) -> str:
     if row["low"] > 0 or row["high"] < 0:
         return ""
-    return f"A true difference of up to about {max(-row['low'], row['high']):.0f} points could hide in this."
+    return f" A true difference of up to about {max(-row['low'], row['high']):.0f} points could hide in this."
 
 
 def _costs(summary: dict[str, Any]) -> list[str]:
@@ -97,6 +97,6 @@ def _costs(summary: dict[str, Any]) -> list[str]:
         part = f"{first['gmacs_per_clip'] / row['gmacs_per_clip']:.2f} times {row['strategy']}'s multiply-adds"
         if first["clips_per_second"] and row["clips_per_second"]:
             speed = first["clips_per_second"] / row["clips_per_second"]
-            part += f", and {speed:.2f} times as many clips in a second"
+            part += f", and {speed:.2f} times as many clips passed in a second, as measured here"
         parts.append(part)
     return [f"One clip of pre-training costs {first['strategy']} {'; '.join(parts)}."]

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data.files import sha256_of
-from pipeline.params import ComputeParams, Params, flatten
+from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.tracking import stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Points in the history that `dvc plots` draws; the whole of it is in the output's history.csv.
 PLOT_ROWS = 500
+#: What training from scratch has spent on pre-training, so that it stands beside the others in a chart.
+NO_PRETRAINING = {"pretrain/efficiency/gmacs_per_clip": 0.0, "pretrain/efficiency/wall_seconds": 0.0}
 
 
 def train(
@@ -70,6 +72,8 @@ def train(
         run.metrics({name: float(value) for name, value in metrics.items()})
         prefix = f"{benchmark}/{stage}" if benchmark else stage
         run.summary({f"{prefix}/{name}": float(value) for name, value in metrics.items()})
+        if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
+            run.summary(NO_PRETRAINING)
         _publish(work, stage, benchmark, metrics)
         run.tags({"everest.weights_sha256": sha256_of(layout.output_dir(stage, benchmark) / "model.safetensors")})
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")

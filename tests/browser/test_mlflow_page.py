@@ -1,7 +1,7 @@
 """MLflow's own page in a real browser, over the runs of the demo: can strategies be compared by cost and accuracy?
 
-The runs are those of the demo at its smallest size and of a comparison over its data. EVEREST_FINISHED_DEMO names a
-checkout where both were run already; with EVEREST_SCREENSHOTS=1 the pictures of docs/images are taken anew.
+The runs are those of the demo at its smallest size. EVEREST_FINISHED_DEMO names a checkout where it was run already;
+with EVEREST_SCREENSHOTS=1 the pictures of docs/images are taken anew.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Tracked:
 
     @property
     def parents(self) -> list[dict[str, Any]]:
-        """The runs of whole experiments that were pre-trained, one for each strategy."""
+        """The runs of whole experiments, one for each strategy."""
         return [run for run in self.runs if "pretrain/efficiency/gmacs_per_clip" in run["metrics"]]
 
     def stage(self, name: str) -> dict[str, Any]:
@@ -71,8 +71,7 @@ def tracked(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
     folder = os.environ.get("EVEREST_FINISHED_DEMO")
     if not folder:
         project = make_project(root, tmp_path_factory.mktemp("browser") / "project", SMALLEST)
-        project.run("everest", "run")
-        project.run("everest", "compare", "--strategies", "everest,tube", "--seeds", "0", "--benchmarks", "motion")
+        project.run("everest", "demo")
         folder = str(project.root)
     store = Store(f"sqlite:///{folder}/mlflow.db")
     summary = json.loads((Path(folder) / "outputs" / "compare" / "summary.json").read_text())

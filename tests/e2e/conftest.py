@@ -28,6 +28,7 @@ SMALLEST: dict[str, Any] = {
     "finetune.validate_every_epochs": 1,
     "evaluate.segments": 1,
     "evaluate.bootstrap": 200,
+    "compare.strategies": ["everest", "tube"],
     "ingest.workers": 1,
     "preprocess.workers": 1,
 }

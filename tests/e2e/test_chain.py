@@ -15,7 +15,7 @@ from tests.e2e.conftest import Project
 
 pytestmark = pytest.mark.e2e
 
-STAGES = 12
+STAGES = 13  # the chain's twelve and the comparison
 BENCHMARKS = ("motion", "state_change")
 
 
@@ -99,13 +99,10 @@ def test_dvc_shows_metrics_plots_and_parameter_changes(finished: Project) -> Non
     assert "finetune" in finished.run("dvc", "params", "diff", "HEAD~1").stdout
 
 
-def test_strategies_are_compared_over_the_chains_data_and_a_second_start_computes_nothing(finished: Project) -> None:
-    chosen = ("--strategies", "everest,tube", "--seeds", "0", "--benchmarks", "motion")
-    done = finished.run("everest", "compare", *chosen)
-    assert done.stderr.count("taken from this project's own run") == 3, "the chain trained everest with seed 0 already"
-    assert "everest" in done.stdout
-    assert "tube" in done.stdout
-    assert "One seed for each strategy" in done.stdout
+def test_the_demo_ends_with_a_comparison_over_the_chains_data(finished: Project) -> None:
+    assert "One seed for each strategy" in finished.last.stdout
+    log = next((finished.root / ".work" / "logs").glob("*/compare.log")).read_text()
+    assert log.count("taken from this project's own run") == 3, "the chain trained everest with seed 0 already"
     folder = finished.root / "outputs" / "compare"
     summary = json.loads((folder / "summary.json").read_text())
     assert [row["strategy"] for row in summary["results"]] == ["everest", "tube"]
@@ -117,11 +114,16 @@ def test_strategies_are_compared_over_the_chains_data_and_a_second_start_compute
     page = (folder / "report.html").read_text()
     assert page.count("<svg") >= 4
     assert page.count("data:image/png") == 2
-    assert "motion" in (finished.root / "metrics" / "compare" / "accuracy.csv").read_text()
-    again = finished.run("everest", "compare", *chosen)
-    assert "tube, seed 0: " not in again.stderr
-    everywhere = finished.run("dvc", "plots", "show", "metrics/compare/accuracy.csv", "metrics/compare/curves.csv")
-    assert "pretrain_seconds" in Path(everywhere.stdout.strip().removeprefix("file://")).read_text()
+
+
+def test_a_second_comparison_computes_nothing_and_dvc_plots_it(finished: Project) -> None:
+    again = finished.run("everest", "compare")
+    assert "seed 0: " not in again.stderr
+    assert "told apart" not in again.stdout
+    assert "tube" in again.stdout
+    plots = finished.run("dvc", "plots", "show", "metrics/compare/accuracy.csv", "metrics/compare/curves.csv")
+    assert "pretrain_seconds" in Path(plots.stdout.strip().removeprefix("file://")).read_text()
+    assert finished.run("dvc", "repro", "compare/dvc.yaml:compare").stdout.count("Running stage") == 0
 
 
 def test_one_benchmarks_parameter_reruns_only_its_own_stages(finished: Project) -> None:

@@ -55,7 +55,9 @@ def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_na
     ]
     said = comparison_sentences({"differences": [row], "costs": costs, "equal": "multiply-adds", "seeds": [0, 1]})
     assert "A true difference of up to about 4 points could hide in this." in said[0]
-    assert said[1].startswith("One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times")
+    assert said[1].startswith(
+        "One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times as many clips passed"
+    )
     assert "budgets unequal: 1 to 1.2 T" in said[2]
     assert said[3].startswith("2 seeds:")
 
@@ -140,6 +142,9 @@ def test_plots_follow_the_page_and_stand_alone_in_light_colours() -> None:
         {"name": n, "x": x, "y": y, "low": y - 2, "high": y + 2} for n, x, y in (("a", 1.0, 50.0), ("b", 2.0, 60.0))
     ]
     assert "var(--s2)" in in_page(intervals(points, title="t", x="x", y="y"))
+    third = in_page(intervals([points[0] | {"style": 2}], title="t", x="x", y="y"))
+    assert "var(--s3)" in third, "a strategy keeps its look where another one is left out"
+    assert "var(--s1)" not in third
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(tmp_path: Path) -> None:
