@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def main() -> int:
         )
         return 2
     try:
+        require_server(os.environ["PREFECT_API_URL"])
         _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         limit_trainings()
         crash_zombies()
@@ -43,6 +45,17 @@ def main() -> int:
         f"Start a worker:  PREFECT_RUNNER_HEARTBEAT_FREQUENCY={HEARTBEAT_SECONDS} prefect worker start --pool {POOL}\n"
     )
     return 0
+
+
+def require_server(url: str) -> None:
+    """Raises EverestError where nothing answers."""
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise EverestError(
+            f"no Prefect server answers at PREFECT_API_URL = {url} ({error}). "
+            "Cure: make ui (in another terminal), or the address of a server that runs."
+        ) from None
 
 
 def limit_trainings() -> None:
@@ -90,8 +103,8 @@ def _prefect(*arguments: str) -> None:
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise EverestError(
-            f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}. "
-            f"Cure: see that a server answers at {os.environ['PREFECT_API_URL']}, then start again."
+            f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}\n"
+            "Cure: mend what it names, then `make deploy` again."
         )
     sys.stdout.write(f"prefect {' '.join(arguments)}: done\n")
 
