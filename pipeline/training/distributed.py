@@ -181,3 +181,26 @@ def like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         mesh = sharded.device_mesh
         return distribute_tensor(value.to(mesh.device_type), mesh, sharded.placements)
     return value.to(reference.device)
+
+
+def torchrun(arguments: list[str] | None = None) -> int:
+    """torch.distributed.run without the tracebacks that it prints about signals and failed ranks.
+
+    The ranks keep accounts of their own ends, which the launcher reads; a person who pressed Ctrl-C needs no other.
+    """
+    import logging
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.ERROR)
+    try:
+        run.main(arguments)
+    except (SignalException, ChildFailedError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(torchrun())

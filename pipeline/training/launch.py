@@ -2,7 +2,7 @@
 do.
 
 One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C
-in the terminal reaches it once, through here. If this process dies, torchrun is asked to stop (ranks save),
+in the terminal reaches the ranks through here. If this process dies, torchrun is asked to stop (ranks save),
 and each rank is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped,
 and the ranks are started again a bounded number of times, from the newest checkpoint.
 """
@@ -147,7 +147,6 @@ def _attempt(
         pass_fds=[] if lock is None else [lock],
         preexec_fn=_follow_parent(os.getpid()),
     )
-    signals.child = child
     stall: dict[str, Any] | None = None
     left = False
     try:
@@ -155,6 +154,8 @@ def _attempt(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_SECONDS)
             now = heartbeat.read(beats)
+            if signals.first is not None and signals.obeyed(now, ranks):
+                break
             if node.count > 1 and heartbeat.finished(now, ranks, EXIT_SECONDS):
                 # torchrun would wait minutes for a node that was told to stop and has left.
                 left = True
@@ -164,7 +165,6 @@ def _attempt(
                 stall = _name_stalled(late, work, watch, node)
                 break
     finally:
-        signals.child = None
         _end_group(child, heartbeat.read(beats))
     return stall or _outcome(work, 0 if left else child.returncode, signals.first)
 
@@ -179,7 +179,7 @@ def command(module: str, arguments: list[str], ranks: int, node: Node | None = N
     if ranks == 1 and node.count == 1:
         return [sys.executable, "-m", module, *arguments]
     return [
-        sys.executable, "-m", "torch.distributed.run", *node.torchrun(), f"--nproc-per-node={ranks}",
+        sys.executable, "-m", "pipeline.training.distributed", *node.torchrun(), f"--nproc-per-node={ranks}",
         "--max-restarts=0", "--monitor-interval=0.1", f"--shutdown-timeout={GRACE_SECONDS}",
         "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", module, *arguments,
     ]  # fmt: skip
@@ -234,7 +234,7 @@ def _outcome(work: Path, code: int, stopped: str | None) -> dict[str, Any]:
 
 
 def _before_start(name: str) -> str:
-    return f"stopped by {name} before the first step; earlier checkpoints stand. Start again to continue."
+    return f"stopped by {name} before a step was done; earlier checkpoints stand. Start again to continue."
 
 
 def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> None:
@@ -251,27 +251,42 @@ def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> N
 
 
 class _Signals:
-    """Passes the first stopping signal on to the child, once; torchrun would take a second one as 'now'."""
+    """Notes the first stopping signal and brings it to the ranks themselves.
+
+    Not by way of torchrun: while that still imports, it loses a signal, and a second one it takes as 'now'. A rank that
+    has given a sign of life listens, hears it as often as it is said, and ends by itself after saving.
+    """
 
     def __init__(self) -> None:
         self.first: str | None = None
-        self.child: subprocess.Popen[bytes] | None = None
+        self._number = 0
+        self._since = 0.0
+        self._said = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
-                self._previous[number] = signal.signal(number, self._pass_on)
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if self.first is not None:
-            return
-        self.first = signal.Signals(number).name
-        if self.child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.child.send_signal(number)
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first, self._number, self._since = signal.Signals(number).name, number, time.monotonic()
+
+    def obeyed(self, beats: list[heartbeat.Beat], ranks: int) -> bool:
+        """Tell the ranks (again each second); whether to end them now: none has begun yet, or their time is up."""
+        if not beats or time.monotonic() - self._since > GRACE_SECONDS:
+            return True
+        # Until all are there, those that are would wait for the others in vain.
+        if len(beats) == ranks and time.monotonic() - self._said > 1.0:
+            self._said = time.monotonic()
+            for beat in beats:
+                if beat.phase != "finished":
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(beat.pid, self._number)
+        return False

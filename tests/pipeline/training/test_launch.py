@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pipeline.errors import BusyError, EverestError, InputError
+from pipeline.errors import BusyError, EverestError, InputError, Interrupted
 from pipeline.training import faults, status
 from pipeline.training.heartbeat import Beat, Pulse, create, read, stalled
-from pipeline.training.launch import Watch, command, environment, launch, locked
+from pipeline.training.launch import GRACE_SECONDS, Watch, _Signals, command, environment, launch, locked
 
 
 def test_the_launcher_imports_no_torch() -> None:
@@ -50,9 +51,16 @@ def test_the_lock_lives_as_long_as_a_child_that_inherited_it(tmp_path: Path) -> 
 def test_several_ranks_are_one_torchrun_and_one_rank_needs_none() -> None:
     assert command("m", ["x"], 1)[1:] == ["-m", "m", "x"]
     several = command("m", ["x"], 8)
-    assert several[1:3] == ["-m", "torch.distributed.run"]
+    assert several[1:3] == ["-m", "pipeline.training.distributed"]
     assert "--nproc-per-node=8" in several
     assert several[-3:] == ["-m", "m", "x"]
+
+
+@pytest.mark.slow
+def test_a_failed_rank_brings_no_traceback_of_torchruns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EverestError, match=r"NaN|nan|non-finite"):
+        launch("pipeline.training.toy", [], ranks=2, work=_wish(tmp_path, nan_at=2), threads=1)
+    assert capfd.readouterr().err == ""
 
 
 def test_cores_are_shared_out_among_ranks() -> None:
@@ -116,6 +124,45 @@ def test_a_good_end_is_quiet(tmp_path: Path) -> None:
     assert status.read(tmp_path / "status.json")["state"] == "done"
 
 
+def test_a_stop_before_any_rank_has_begun_ends_them_at_once() -> None:
+    signals = _Signals()
+    signals._note(signal.SIGTERM, None)
+    assert signals.first == "SIGTERM"
+    assert signals.obeyed([], 2)
+
+
+def test_a_stop_waits_for_all_ranks_to_listen_and_then_tells_each(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "30"])
+    try:
+        signals = _Signals()
+        signals._note(signal.SIGUSR1, None)
+        signals._note(signal.SIGINT, None)
+        listening = Beat(0, child.pid, 3, 0, "forward", 0.0)
+        assert not signals.obeyed([listening], 2)
+        assert child.poll() is None
+        assert not signals.obeyed([listening, Beat(1, os.getpid(), 3, 0, "finished", 0.0)], 2)
+        assert child.wait(5) == -signal.SIGUSR1
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_ranks_that_do_not_reach_a_step_boundary_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    signals = _Signals()
+    signals._note(signal.SIGINT, None)
+    signals._since -= GRACE_SECONDS + 1
+    assert signals.obeyed([Beat(0, os.getpid(), 3, 0, "finished", 0.0)], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
+def test_a_signal_while_torchrun_still_starts_is_not_lost(tmp_path: Path, seconds: float) -> None:
+    work = _wish(tmp_path, seconds=0.05, epochs=10_000)
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        launch("pipeline.training.toy", [], ranks=2, work=work, threads=1)
+
+
 @pytest.mark.slow
 def test_sigint_through_torchrun_saves_on_both_ranks_and_a_second_start_continues(tmp_path: Path) -> None:
     figure = faults.signals(tmp_path, names=("SIGINT",))
@@ -147,7 +194,9 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, victim: str) -> None:
         time.sleep(0.2)
     below = parent.children(recursive=True)
     assert len(below) >= 3
-    target = parent if victim == "launcher" else next(p for p in below if "torch.distributed.run" in p.cmdline())
+    target = (
+        parent if victim == "launcher" else next(p for p in below if "pipeline.training.distributed" in p.cmdline())
+    )
     target.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(below, timeout=30)
     if victim == "torchrun":
