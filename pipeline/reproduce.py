@@ -8,12 +8,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
+from pipeline.child import STOPPED, run_child
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.restore import apply_patch, check_files, restore, unknown_code, worktree
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
 #: Measured costs differ from run to run; everything else has to be equal.
-MEASURED = "efficiency/"
+MEASURED = ("efficiency/", "step/")
 #: What a stage computes besides its metrics, as tags of its run.
 DIGESTS = {"everest.weights_sha256": "SHA-256 of the weights", "everest.predictions_sha256": "SHA-256 of predictions"}
 STAGES = ("pretrain", "finetune", "evaluate")
@@ -156,18 +156,9 @@ def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
     }
     for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
         environment.pop(name, None)
-    program = [sys.executable, "-c", "from pipeline.cli import main; main()", *words]
-    # A group of its own: Ctrl-C comes here alone and is handed on, so that all of it has ended before the
-    # worktree is removed.
-    child = subprocess.Popen(program, cwd=folder, env=environment, process_group=0)
-    stopping = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in stopping}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if code in (Interrupted.exit_code, -signal.SIGINT):
+    # Ctrl-C comes here alone and is handed on, so that all of it has ended before the worktree is removed.
+    code = run_child([sys.executable, "-m", "pipeline.cli", *words], folder, environment, signal.SIGINT)
+    if code in STOPPED:
         raise Interrupted("stopped; nothing is left behind. The same command starts again.")
     if code:
         raise EverestError(

@@ -124,6 +124,31 @@ def compare(
 
 
 @app.command()
+def repeat(
+    splits: Annotated[str | None, typer.Option(help="With commas; all three of UCF101 and HMDB51 if left out.")] = None,
+    seeds: Annotated[str, typer.Option(help="With commas; one experiment of each split for each.")] = "0",
+    dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run params.yaml on every official split with several seeds; mean and deviation."""
+    from pipeline.errors import InputError
+    from pipeline.repeat import command
+
+    def numbers(option: str, text: str) -> list[int]:
+        try:
+            return [int(part) for part in text.split(",")]
+        except ValueError:
+            raise InputError(f"--{option} {text!r}: expected whole numbers with commas. Cure: --{option} 1,2") from None
+
+    chosen = numbers("splits", splits) if splits else None
+    found = command(chosen, numbers("seeds", seeds), dry_run)
+    sentences = [] if as_json else found.pop("sentences", [])
+    emit(found, as_json, "Repetitions")
+    for sentence in sentences:
+        typer.echo(sentence)
+
+
+@app.command()
 def sync(as_json: Json = False) -> None:
     """Send tracking records that a server outage held back."""
     from pipeline.tracking.sync import command
