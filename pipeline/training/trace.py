@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "EVEREST_TRACE_STEPS"
 #: Steps before the trace: they compile, allocate and warm up.
@@ -50,6 +53,8 @@ class Trace:
     def __exit__(self, *error: Any) -> None:
         if self._profiler is not None:
             self._profiler.__exit__(*error)
+            if not self._folder.exists():
+                log.warning("no trace: it takes more than %d steps, and this training made fewer.", SKIPPED)
 
     def step(self) -> None:
         if self._profiler is not None:

@@ -147,6 +147,13 @@ def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path: Path, monkeypatch
     assert "aten::mm" in (tmp_path / "t" / "operators.txt").read_text()
 
 
+def test_a_training_too_short_for_a_trace_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Trace(tmp_path / "t", 2, CPU) as trace:
+        trace.step()
+    assert not (tmp_path / "t").exists()
+    assert "takes more than 3 steps" in caplog.text
+
+
 def test_without_a_wish_there_is_no_trace_and_a_wrong_wish_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
