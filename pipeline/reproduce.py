@@ -42,8 +42,10 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     Raises:
         InputError: no such run, or its code or data are not here.
         Interrupted: Ctrl-C; nothing is left behind.
+        BusyError: the same run is being reproduced already.
         EverestError: the stage failed.
     """
+    from pipeline.stage_process import only_one
     from pipeline.tracking.store import Store
 
     store = Store.existing()
@@ -52,7 +54,7 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     tags = found["tags"]
     stage, benchmark = tags["everest.stage"], tags.get("everest.benchmark")
     root = Path.cwd()
-    with worktree(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
+    with only_one(f"reproduce-{run}"), worktree(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
         _restore_code(store, found, folder)
         for path, digest in found["inputs"].items():
             restore(path, digest, folder)

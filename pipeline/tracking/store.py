@@ -64,6 +64,8 @@ class Store:
             from mlflow.tracking import MlflowClient
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
+            # A retry that fails comes out as our own error; one that helps is nobody's business.
+            logging.getLogger("urllib3").setLevel(logging.ERROR)
             self.client: Any = MlflowClient(self.uri, self.uri)
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}
@@ -352,7 +354,10 @@ class Store:
 def _first_line(error: Exception) -> str:
     from pipeline.redact import redact
 
-    return redact(str(error).strip().split("\n", 1)[0][:500])
+    line = str(error).strip().split("\n", 1)[0]
+    # What urllib3 wraps around the cause says the same address three times.
+    cause = line.rpartition("(Caused by ")[2]
+    return redact(cause.removesuffix("))") if cause != line else line)[:300]
 
 
 def _artifact_location(uri: str) -> str | None:

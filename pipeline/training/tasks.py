@@ -107,6 +107,7 @@ class FinetuneTask:
         stage, clip = params.finetune_of(benchmark), params.clip
         data = params.benchmark(benchmark).data
         self.stage, self.clip, self.ranks, self.benchmark = stage, clip, ranks, benchmark
+        self.frame_step = data.frame_step
         self.label = f"finetune {benchmark}"
         self.passes = 1.0 if stage.frozen else 3.0
         select = "best" if stage.frozen else stage.select
@@ -186,7 +187,12 @@ class FinetuneTask:
             classifier = probes.winner()
         else:
             classifier.load_state_dict(tensors)
-        info = {"benchmark": self.benchmark, "init": self.stage.init, "frozen": self.stage.frozen}
+        info = {
+            "benchmark": self.benchmark,
+            "frame_step": self.frame_step,  # what `everest predict` must know of the clips
+            "init": self.stage.init,
+            "frozen": self.stage.frozen,
+        }
         save_model(classifier, folder, _info("finetune", self.clip, info))
 
 

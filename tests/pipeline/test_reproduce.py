@@ -14,8 +14,9 @@ import pytest
 
 from pipeline import reproduce
 from pipeline.data.files import sha256_of
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import BusyError, EverestError, InputError
 from pipeline.restore import unknown_code
+from pipeline.stage_process import only_one
 from pipeline.tracking.store import Store
 
 DIGEST = "everest.weights_sha256"
@@ -205,6 +206,13 @@ def test_a_stage_that_fails_leaves_nothing_and_keep_leaves_all(project: Path, tr
         reproduce.command(run, keep=True)
     assert (project / ".work/reproduce" / run / "models/code.py").exists()
     with pytest.raises(EverestError):  # a folder that was left is no obstacle
+        reproduce.command(run)
+    nothing_is_left(project)
+
+
+def test_the_same_run_is_not_reproduced_twice_at_once(project: Path, tracked: Tracked) -> None:
+    run = tracked.run()
+    with only_one(f"reproduce-{run}"), pytest.raises(BusyError, match=f"reproduce-{run} runs already"):
         reproduce.command(run)
     nothing_is_left(project)
 

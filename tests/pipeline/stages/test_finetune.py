@@ -8,7 +8,7 @@ import torch
 from small_training import ready
 
 import models  # noqa: F401
-from models.weights import load_model, save_model
+from models.weights import load_model, read_info, save_model
 from pipeline import geometry
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -56,6 +56,8 @@ def test_it_starts_from_the_pretraining_and_leaves_a_classifier(here: Path) -> N
     assert torch.equal(started, source.state_dict()["encoder.blocks.0.mlp.fc1.weight"])
     metrics = finetune.run(params, "small")
     assert {"val/top1", "val/top5", "val/loss", "train/loss"} <= metrics.keys()
+    about = read_info(Path("outputs/finetune/small"))
+    assert (about["benchmark"], about["frame_step"]) == ("small", 1)
     model = load_model(Path("outputs/finetune/small"))
     assert model(torch.zeros(1, 3, 8, 32, 32)).shape == (1, 8)
     assert not torch.equal(model.state_dict()["blocks.0.mlp.fc1.weight"], started)
