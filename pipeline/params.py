@@ -153,8 +153,9 @@ class BenchmarkParams(Group):
 
 
 class ClipParams(Group):
-    """The clip that every model of the experiment sees."""
+    """The clip that every model of the experiment sees; `source` is where all stages read its frames."""
 
+    source: Literal["cache", "videos"]
     frames: Annotated[int, Field(ge=4)]
     resolution: Annotated[int, Field(ge=32)]
 
@@ -180,7 +181,8 @@ class IngestParams(Group):
 
 
 class PreprocessParams(Group):
-    """Distance maps and cached frames. `keep_every` k stores every k-th frame; `store` how a frame is kept."""
+    """Distance maps and cached frames. `keep_every` k stores every k-th frame; `store` how a frame is kept;
+    `map_weights` is a model folder whose tubelet embedding makes the maps, null a seeded random one."""
 
     store: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
@@ -188,6 +190,7 @@ class PreprocessParams(Group):
     frames: Literal["all", "every", "informative"]
     keep_every: Count
     map_source: Literal["pixels", "embedding"]
+    map_weights: str | None
     shard_mib: Count
     workers: Count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def units_for(files: list[VideoFile], store: str, step: int, resolution: int, keep_every: int = 1) -> list[Unit]:
-    """Shard units of these files."""
+    """These files as one shard unit, as a large benchmark's units are: some thousand frames, not one video each."""
     videos = [
         Video(
             file.video_id,
@@ -91,7 +92,9 @@ def units_for(files: list[VideoFile], store: str, step: int, resolution: int, ke
         for file in files
     ]
     frames = FrameRule(store, 90, 256, keep_every)
-    return plan(videos, frames, MapRule("pixels", step, resolution, 256), 512 << 20)
+    # Planned together, but not cut into the many small units that a small benchmark gets for its workers.
+    cut = plan(videos, frames, MapRule("pixels", step, resolution, 256), 512 << 20)
+    return [replace(cut[0], videos=tuple(videos))]
 
 
 def caches_of(files: list[VideoFile], scratch: Path, step: int = 4, resolution: int = 224) -> tuple[Cache, Cache]:

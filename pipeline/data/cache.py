@@ -116,28 +116,35 @@ class Cache:
         return [row for row, own in enumerate(self._splits) if split is None or own == split]
 
     def frames(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> U8:
-        """Frames of one video by frame number, uint8 RGB [n, h, w, 3], as a copy.
+        """Frames of one video by frame number, uint8 RGB [n, h, w, 3].
 
         Raises:
             ClipError: a frame number is not stored, or a stored frame does not decode.
         """
-        found = self.views(row, frame_indices)
-        return np.stack(found) if found else np.empty((0, *self.size(row), 3), np.uint8)
+        wanted = np.asarray(frame_indices, dtype=np.int64)
+        found = np.empty((len(wanted), *self.size(row), 3), np.uint8)
+        self.fill(row, wanted, found)
+        return found
 
-    def views(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> list[U8]:
-        """As :meth:`frames`, as a list of [h, w, 3]; raw frames are views of the mapped file, nothing is copied."""
+    def fill(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike, target_THWC: U8) -> None:
+        """As :meth:`frames`, into the top left of memory that is there: a JPEG is decoded, a raw frame copied to its
+        place, and nothing else is moved.
+        """
         wanted = self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))
         data, offsets = self._frame_buffers(row)
         height, width = self.size(row)
-        if self.store == "raw":
-            block = data[offsets[0] : offsets[-1]].reshape(-1, height, width, 3)
-            return [block[place] for place in wanted]
-        decoded: dict[int, U8] = {}
-        for place in wanted:
-            if place not in decoded:
-                blob = data[offsets[place] : offsets[place + 1]]
-                decoded[place] = _decode_jpeg(blob, self.ids[row], place * self.grid, (height, width))
-        return [decoded[place] for place in wanted]
+        done: dict[int, U8] = {}
+        for place, frame in zip(wanted, target_THWC, strict=True):
+            corner = frame[:height, :width]
+            if place in done:
+                corner[...] = done[place]
+                continue
+            stored = data[offsets[place] : offsets[place + 1]]
+            if self.store == "raw":
+                corner[...] = stored.reshape(height, width, 3)
+            else:
+                _decode_jpeg(stored, self.ids[row], place * self.grid, corner)
+            done[place] = corner
 
     def bytes_of(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> int:
         """Stored bytes of these frames: what reading them takes from the disk."""
@@ -250,16 +257,17 @@ def _check_size(path: Path, expected: int, folder: Path) -> None:
         )
 
 
-def _decode_jpeg(blob: U8, video_id: str, frame: int, size: tuple[int, int]) -> U8:
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
+def _decode_jpeg(blob: U8, video_id: str, frame: int, target_HWC: U8) -> None:
+    from simplejpeg import decode_jpeg
 
+    # Rows of a clip that is smaller than its batch do not lie one after the other.
+    into = target_HWC if target_HWC.flags.c_contiguous else np.empty(target_HWC.shape, np.uint8)
     try:
-        # torch wants writable memory; the copy of some kilobytes is far below the decoding time.
-        picture = decode_jpeg(torch.from_numpy(blob.copy()), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
+        picture = decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False, buffer=into)
+    except ValueError as error:
         raise ClipError(video_id, f"cached frame {frame} does not decode: {str(error).splitlines()[0]}") from None
-    if tuple(picture.shape[1:]) != size:
-        raise ClipError(video_id, f"cached frame {frame} has size {list(picture.shape[1:])}, expected {list(size)}")
-    found: U8 = picture.permute(1, 2, 0).numpy()
-    return found
+    if picture.shape != target_HWC.shape:
+        found, expected = list(picture.shape[:2]), list(target_HWC.shape[:2])
+        raise ClipError(video_id, f"cached frame {frame} has size {found}, expected {expected}")
+    if into is not target_HWC:
+        target_HWC[...] = into

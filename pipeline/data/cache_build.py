@@ -10,29 +10,28 @@ again, after an interruption as well as after a change. Units lie in the store
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.data.cache import VERSION
-from pipeline.data.cache_write import ShardWriter, disk_full_said, jpeg, shrink
+from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg, shrink
 from pipeline.data.files import write_text
 from pipeline.data.informativeness import U8, MapBuilder, num_places
-from pipeline.data.video import VideoError, open_video
+from pipeline.data.video import VideoError, VideoReader, open_swift, open_video
 from pipeline.layout import fingerprint
 
-#: Bytes a pixel that JPEG is planned with; a file that grows larger than its bound is continued in a second
-#: one.
+#: Units are planned as if every frame were stored as JPEG of this many bytes a pixel, however frames are stored: so
+#: the same videos share a unit whatever the parameters, and a changed one leaves the other part's shards as they are.
+#: A file that would grow larger than its bound is continued in a second one.
 JPEG_BYTES_PER_PIXEL = 0.25
 #: A benchmark is cut into at least this many units where they keep MIN_UNIT bytes, so that workers share it.
-MIN_UNITS, MIN_UNIT = 16, 8 << 20
+MIN_UNITS, MIN_UNIT = 16, 1 << 20
 #: Raw frames of one video are held in memory until they are written.
 MAX_VIDEO_BYTES = 4 << 30
-#: Frames that are decoded together.
-CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,13 @@ class MapRule:
     frame_step: int
     resolution: int
     short_side: int
+    #: A model folder whose tubelet embedding compares the frames, and the SHA-256 of its weights.
+    weights: str | None = None
+    weights_sha256: str | None = None
 
     def key(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        values = {name: value for name, value in self.__dict__.items() if not name.startswith("weights")}
+        return values | ({"weights_sha256": self.weights_sha256} if self.weights else {})
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Unit:
 
 def plan(videos: Sequence[Video], frame_rule: FrameRule, map_rule: MapRule, shard_bytes: int) -> list[Unit]:
     """Cut the videos, in order, into units of at most about `shard_bytes`."""
-    sizes = [_estimate(video, frame_rule) for video in videos]
+    sizes = [int(video.height * video.width * video.frames * JPEG_BYTES_PER_PIXEL) for video in videos]
     target = min(shard_bytes, max(MIN_UNIT, sum(sizes) // MIN_UNITS))
     groups: list[list[Video]] = [[]]
     filled = 0
@@ -136,12 +139,12 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
         }
         rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
         failed: list[dict[str, str]] = []
-        decoded = 0
+        decoded, scratch = 0, Scratch()
         try:
             maps: list[tuple[dict[str, Any], bytes]] = []
             for video in unit.videos:
                 try:
-                    frames, distance, size, count = _decode(video, unit, raw, parts)
+                    frames, distance, size, count = _decode(video, unit, raw, parts, scratch)
                 except VideoError as error:
                     failed.append({"video_id": video.video_id, "reason": f"{error.reason}: {error}"})
                     continue
@@ -182,69 +185,69 @@ def _record(store: Path, part: str, key: str) -> Path:
     return store / f"{part}-{key}.json"
 
 
-def _estimate(video: Video, rule: FrameRule) -> int:
-    scale = min(1.0, rule.short_side / max(1, min(video.height, video.width)))
-    pixels = video.height * video.width * scale * scale * -(-video.frames // rule.keep_every)
-    return int(pixels * (3 if rule.store == "raw" else JPEG_BYTES_PER_PIXEL))
+def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str], scratch: Scratch) -> _Decoded:
+    """One pass over a video; a second one by the manifest's reader where the swift one may not be taken."""
+    path = raw / video.path
+    if video.reader == "decord":
+        try:
+            with open_swift(path, video.frames) as swift:
+                return _one_pass(video, unit, swift, parts, scratch)
+        except VideoError:
+            pass  # The manifest says which reader counts; what that one says of the video is reported.
+    named: Any = video.reader if video.reader in ("decord", "pyav") else "auto"
+    with open_video(path, named) as reader:
+        return _one_pass(video, unit, reader, parts, scratch)
 
 
-def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str]) -> tuple[list[Any], Any, tuple[int, int], int]:
-    """One pass: (stored rows, maps [J, L], (height, width), frames decoded)."""
+def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str], scratch: Scratch) -> _Decoded:
     rule, step = unit.frame_rule, unit.map_rule.frame_step
     stored = range(0, video.frames, rule.keep_every) if "frames" in parts else range(0)
     mapped = range(0, video.frames, step) if "maps" in parts else range(0)
-    builder = MapBuilder(unit.map_rule.resolution, unit.map_rule.source)
-    rows: list[Any] = []
-    held, seen, size = 0, 0, (0, 0)
-    for number, full in needed_frames(video, raw, sorted({*stored, *mapped})):
+    builder = MapBuilder(unit.map_rule.resolution, unit.map_rule.source, unit.map_rule.weights)
+    blobs: list[bytes] = []
+    block: U8 | None = None
+    held, size = 0, (0, 0)
+    wanted = sorted({*stored, *mapped})
+    for number, full in zip(wanted, reader.pick(wanted), strict=True):
         frame = shrink(full, rule.short_side)
         size = (frame.shape[0], frame.shape[1])
-        seen += 1
         if number in mapped:
             builder.add(frame)
         if number in stored:
-            rows.append(jpeg(frame, rule.jpeg_quality) if rule.store == "jpeg" else _flat(frame))
-            held += len(rows[-1])
+            if rule.store == "jpeg":
+                blobs.append(jpeg(frame, rule.jpeg_quality))
+                held += len(blobs[-1])
+            else:
+                held = len(stored) * frame.size
             if held > MAX_VIDEO_BYTES:
                 raise VideoError("too_long", f"its frames take more than {MAX_VIDEO_BYTES >> 30} GiB. Cure: cut it.")
+            if rule.store == "raw":
+                block = scratch.take(len(stored), frame.size) if block is None else block
+                block[number // rule.keep_every] = frame.reshape(-1)
     distance = builder.maps() if "maps" in parts else np.zeros((0, num_places(unit.map_rule.resolution)))
-    return rows, distance, size, seen
+    return _Decoded(blobs if block is None else block, distance, size, len(wanted))
 
 
-def needed_frames(video: Video, raw: Path, wanted: Sequence[int]) -> Iterator[tuple[int, U8]]:
-    """(frame number, uint8 [H, W, 3]) of the wanted frames in order, in one decoding pass.
+class _Decoded(NamedTuple):
+    """What one pass over a video gives: rows of the frame shard, maps [J, L], (height, width), frames decoded."""
 
-    Raises:
-        VideoError: the video does not open, or fewer frames decode than the manifest records.
-    """
-    with open_video(raw / video.path, _reader(video.reader)) as reader:
-        if reader.reader == "decord":
-            # decord skips the frames between without converting them.
-            for start in range(0, len(wanted), CHUNK):
-                chunk = wanted[start : start + CHUNK]
-                yield from zip(chunk, reader.frames(chunk), strict=True)
-            return
-        waiting = iter(wanted)
-        upcoming = next(waiting, None)
-        for number, frame in enumerate(reader.all_frames()):
-            if upcoming is None:
-                return
-            if number == upcoming:
-                yield number, frame
-                upcoming = next(waiting, None)
-    if upcoming is not None:
-        raise VideoError(
-            "declared_more_than_decoded",
-            f"frame {upcoming} does not decode, though the manifest records {video.frames} frames",
-        )
+    rows: Rows
+    maps: np.ndarray
+    size: tuple[int, int]
+    decoded: int
 
 
-def _reader(name: str) -> Any:
-    return name if name in ("decord", "pyav") else "auto"
+class Scratch:
+    """One block of memory for the raw frames of one video after the other: fresh pages cost more than the copy."""
 
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
 
-def _flat(frame_HWC: U8) -> memoryview:
-    return np.ascontiguousarray(frame_HWC).data.cast("B")
+    def take(self, rows: int, row_bytes: int) -> U8:
+        """Uninitialised, uint8 [rows, row_bytes]; what was taken before is written over."""
+        if len(self._memory) < rows * row_bytes:
+            self._memory = np.empty(rows * row_bytes, np.uint8)
+        return self._memory[: rows * row_bytes].reshape(rows, row_bytes)
 
 
 def total_failed(records: Iterable[dict[str, Any]]) -> dict[str, str]:

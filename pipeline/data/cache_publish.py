@@ -26,6 +26,7 @@ from pipeline.data.cache_build import (
 )
 from pipeline.data.cache_write import disk_full_said
 from pipeline.data.files import fsync_folder, sha256_of
+from pipeline.data.informativeness import WEIGHTS, trained_embedding
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 
@@ -62,7 +63,11 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
             f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
         )
     frames = FrameRule(own.store, own.jpeg_quality, own.short_side, keep_every)
-    return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side)
+    weights, digest = None, None
+    if own.map_source == "embedding" and own.map_weights is not None:
+        trained_embedding(Path(own.map_weights))  # refused here, before any video is decoded
+        weights, digest = str(Path(own.map_weights).resolve()), sha256_of(Path(own.map_weights) / WEIGHTS)
+    return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side, weights, digest)
 
 
 def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:

@@ -17,6 +17,9 @@ from pipeline.data.files import fsync_folder
 from pipeline.data.informativeness import U8
 from pipeline.errors import EverestError
 
+#: Binary rows: pieces, or uint8 [rows, bytes of a row] in one block of memory.
+Rows = Sequence[bytes] | U8
+
 
 class ShardWriter:
     """Writes record batches of one binary column to `<stem>-0.arrow`, `<stem>-1.arrow`, ...
@@ -32,11 +35,11 @@ class ShardWriter:
         self._file: _HashingFile | None = None
         self._batches = 0
 
-    def add(self, rows: Sequence[bytes | memoryview]) -> tuple[str, int]:
+    def add(self, rows: Rows) -> tuple[str, int]:
         """Append one record batch of binary rows; returns (file name, number of the batch in it)."""
         import pyarrow as pa
 
-        size = sum(len(row) for row in rows)
+        size = rows.nbytes if isinstance(rows, np.ndarray) else sum(len(row) for row in rows)
         if self._file is not None and self._batches and self._file.size + size > self._bound:
             self._close()
         if self._file is None:
@@ -106,24 +109,27 @@ class _HashingFile(io.RawIOBase):
         return self.size
 
 
-def _binary_array(rows: Sequence[bytes | memoryview]) -> Any:
-    """A large_binary array of the rows; equal-length neighbours in one block of memory are not copied."""
+def _binary_array(rows: Rows) -> Any:
+    """A large_binary array of the rows; a block of memory is not copied."""
     import pyarrow as pa
 
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    data = rows[0] if len(rows) == 1 else b"".join(rows)
+    if isinstance(rows, np.ndarray):
+        offsets = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
+        data: Any = rows
+    else:
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        data = b"".join(rows)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(rows), buffers)
 
 
 def jpeg(frame_HWC: U8, quality: int) -> bytes:
     """One frame as JPEG bytes (4:2:0)."""
-    from PIL import Image
+    from simplejpeg import encode_jpeg
 
-    target = io.BytesIO()
-    Image.fromarray(frame_HWC).save(target, "JPEG", quality=quality)
-    return target.getvalue()
+    data: bytes = encode_jpeg(np.ascontiguousarray(frame_HWC), quality, colorsubsampling="420", fastdct=False)
+    return data
 
 
 def shrink(frame_HWC: U8, short_side: int) -> U8:

@@ -40,7 +40,8 @@ class Source(Protocol):
     def num_frames(self, row: int) -> int: ...
     def size(self, row: int) -> tuple[int, int]: ...
     def label(self, row: int) -> int: ...
-    def views(self, row: int, frame_indices: Any) -> list[U8]: ...
+    def rows(self, split: str | None = None) -> list[int]: ...
+    def fill(self, row: int, frame_indices: Any, target_THWC: U8) -> None: ...
     def maps(self, row: int) -> npt.NDArray[np.float16] | None: ...
 
 
@@ -129,14 +130,14 @@ class ClipDataset:
             return self._chosen(rows, np.stack(found), seed, epoch, samples)
         return np.stack(found)
 
-    def read(self, row: int, frame_indices: Ints) -> list[U8]:
-        """The frames of one clip, T times uint8 [h, w, 3]; of a raw cache they are views of the mapped file.
+    def fill(self, row: int, frame_indices: Ints, target_THWC: U8) -> None:
+        """Write the frames of one clip, of :meth:`size`, into the top left of uint8 [T, H, W, 3].
 
         Raises:
             ClipError: naming the video and the reason.
         """
         member, own = self.locate(row)
-        return member.source.views(own, frame_indices)
+        member.source.fill(own, frame_indices, target_THWC)
 
     def _chosen(self, rows: Ints, candidates_BN: Ints, seed: int, epoch: int, samples: Ints) -> Ints:
         import torch
@@ -173,7 +174,7 @@ class ClipDataset:
             if map_step != member.step:
                 raise InputError(
                     f"the distance maps were made for frame step {map_step or 'none'}, the clips have {member.step}. "
-                    "Cure: `everest preprocess` again, or frame_selection.mode: none."
+                    "Cure: `everest preprocess` again; for clip.source: videos, frame_selection.mode: none or online."
                 )
 
 
@@ -190,46 +191,62 @@ def pretraining_clips(params: Params) -> ClipDataset:
         path = layout.corpus_file(name)
         if not path.is_file():
             raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`.")
-        cache = Cache.open(layout.cache_dir(name))
-        row_of = {video: row for row, video in enumerate(cache.ids)}
+        source = open_source(params, name)
+        row_of = {video: row for row, video in enumerate(source.ids)}
         wanted = pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
         missing = [video for video in wanted if video not in row_of]
         if missing:
             raise InputError(
-                f"{len(missing)} videos of {path} are not in the cache of {name}, for example {missing[0]}. "
-                f"Cure: `everest corpus {name}`."
+                f"{len(missing)} videos of {path} are not in the {params.clip.source} of {name}, for example "
+                f"{missing[0]}. Cure: `everest corpus {name}`."
             )
         rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
-        members.append(Member(cache, rows, params.benchmark(name).data.frame_step))
+        members.append(Member(source, rows, params.benchmark(name).data.frame_step))
     choice = params.pretrain.frame_selection
     rule = ClipRule(params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio)
     return ClipDataset(members, rule)
 
 
-def labelled_clips(
-    params: Params, benchmark: str, split: str, *, random: bool, videos: bool = False, fraction: float = 1.0
-) -> ClipDataset:
+def open_source(params: Params, benchmark: str) -> Source:
+    """Where `clip.source` says that the benchmark's frames are read: its cache, or its video files.
+
+    Raises:
+        InputError: no cache, or no manifest.
+    """
+    if params.clip.source == "cache":
+        return Cache.open(layout.cache_dir(benchmark))
+    from pipeline.data.dataset_video import VideoSource
+
+    return VideoSource.open(
+        layout.manifest_dir(benchmark) / "manifest.parquet",
+        layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark),
+        params.preprocess.short_side,
+    )
+
+
+def read_frames(source: Source, row: int, frame_indices: npt.ArrayLike) -> U8:
+    """Frames of one video by number, uint8 RGB [n, h, w, 3].
+
+    Raises:
+        ClipError: naming the video and the reason.
+    """
+    wanted = np.asarray(frame_indices, dtype=np.int64)
+    found = np.empty((len(wanted), *source.size(row), 3), np.uint8)
+    source.fill(row, wanted, found)
+    return found
+
+
+def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, fraction: float = 1.0) -> ClipDataset:
     """The labelled clips of one split: random ones for training, the middle of each video for validation.
 
     Args:
-        videos: read the video files themselves instead of the cache.
         fraction: share of each class's videos that is used, at least one; the same ones for every seed.
 
     Raises:
         InputError: no cache, or no labelled video in the split.
     """
     data = params.benchmark(benchmark).data
-    source: Any
-    if videos:
-        from pipeline.data.dataset_video import VideoSource
-
-        source = VideoSource.open(
-            layout.manifest_dir(benchmark) / "manifest.parquet",
-            layout.raw_dir(data.raw or benchmark),
-            params.preprocess.short_side,
-        )
-    else:
-        source = Cache.open(layout.cache_dir(benchmark))
+    source = open_source(params, benchmark)
     rows = np.asarray([row for row in source.rows(split) if source.label(row) >= 0], dtype=np.int64)
     if not len(rows):
         raise InputError(

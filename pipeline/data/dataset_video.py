@@ -97,8 +97,8 @@ class VideoSource:
         """There are no stored maps without a cache."""
         return None
 
-    def views(self, row: int, frame_indices: Any) -> list[U8]:
-        """Frames by number, uint8 [h, w, 3] each.
+    def fill(self, row: int, frame_indices: Any, target_THWC: U8) -> None:
+        """Write frames by number into the top left of uint8 [T, H, W, 3].
 
         Raises:
             ClipError: the file does not open or decode, or has another size than the manifest says.
@@ -118,7 +118,9 @@ class VideoSource:
                 f"frames have size {list(pictures.shape[1:3])}, the manifest says {list(self.size(row))}. "
                 "Cure: run the download stage again.",
             )
-        return [pictures[number] for number in place]
+        height, width = pictures.shape[1:3]
+        for number, target in zip(place, target_THWC, strict=True):
+            target[:height, :width] = pictures[number]
 
 
 def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:

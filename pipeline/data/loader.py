@@ -25,7 +25,6 @@ from pipeline.data import sampling
 from pipeline.data.buffers import Buffers
 from pipeline.data.cache import ClipError
 from pipeline.data.dataset import ClipDataset
-from pipeline.data.informativeness import U8
 from pipeline.data.sampling import Ints
 from pipeline.errors import EverestError, InputError
 
@@ -245,17 +244,15 @@ class _Pending:
             row = int(self._rows[place])
             self._loader._reading[me] = self._loader.dataset.video_id(row)
             try:
-                pictures = self._loader.dataset.read(row, self._frames[place])
-                self._put(int(place), pictures)
+                self._put(int(place), row, self._frames[place])
             except ClipError as error:
                 self._errors[int(place)] = error
         self._loader._reading.pop(me, None)
 
-    def _put(self, place: int, pictures: list[U8]) -> None:
+    def _put(self, place: int, row: int, frames: Ints) -> None:
         clip = self._clips[place].numpy()
-        height, width = pictures[0].shape[:2]
-        for target, picture in zip(clip, pictures, strict=True):
-            target[:height, :width] = picture
+        height, width = self._loader.dataset.size(row)
+        self._loader.dataset.fill(row, frames, clip)
         if (height, width) != clip.shape[1:3]:
             clip[:, height:] = 0
             clip[:, :height, width:] = 0
@@ -270,14 +267,13 @@ class _Pending:
             row = int(draw * len(loader.dataset))
             rows = np.asarray([row], dtype=np.int64)
             frames = loader.dataset.frame_indices(rows, loader.seed, self._epoch, sample)[0]
+            height, width = loader.dataset.size(row)
+            self._grow(height, width)
             try:
-                pictures = loader.dataset.read(row, frames)
+                self._put(place, row, frames)
             except ClipError:
                 continue
-            height, width = pictures[0].shape[:2]
-            self._grow(height, width)
             self._rows[place], self._frames[place], self._sizes[place] = row, frames, (height, width)
-            self._put(place, pictures)
             return
         raise EverestError(
             f"{error}; {REPLACEMENTS} other videos that were tried for it do not read either. "

@@ -114,28 +114,28 @@ def evaluate(
 
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
-    """Number of a test video -> its views from the cache, uint8 [X, T, s, s, 3]; an EverestError says why not."""
-    from pipeline.data.cache import Cache
+    """Number of a test video -> its views, uint8 [X, T, s, s, 3]; an EverestError says why not."""
+    from pipeline.data.dataset import open_source, read_frames
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
-    cache = Cache.open(layout.cache_dir(benchmark))
-    row_of = {video: row for row, video in enumerate(cache.ids)}
+    source = open_source(params, benchmark)
+    row_of = {video: row for row, video in enumerate(source.ids)}
 
     def read(number: int) -> U8:
         video = tests.ids[number]
         if video in tests.quarantined:
             raise EverestError(tests.quarantined[video])
         if video not in row_of:
-            raise EverestError("not in the cache")
+            raise EverestError(f"not in the {params.clip.source}")
         row = row_of[video]
         return video_views(
-            lambda numbers: cache.frames(row, numbers),
-            cache.num_frames(row),
+            lambda numbers: read_frames(source, row, numbers),
+            source.num_frames(row),
             frames=params.clip.frames,
             step=data.frame_step,
             segments=how.segments,
             crops=how.crops,
-            grid=cache.grid,
+            grid=source.grid,
         )
 
     return read

@@ -32,7 +32,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         raise InputError("preprocess works on one benchmark. Cure: `everest preprocess NAME`.")
     values = {
         "preprocess": params.preprocess.model_dump(exclude={"workers"}),
-        "clip": params.clip.model_dump(),
+        "clip": {"resolution": params.clip.resolution},
         "frame_step": params.benchmark(benchmark).data.frame_step,
     }
     work = layout.work_dir("preprocess", benchmark, layout.fingerprint(values))

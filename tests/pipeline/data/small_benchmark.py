@@ -24,7 +24,7 @@ def params(**overrides: Any) -> Params:
     data = raw["benchmarks"].pop("motion")
     raw["benchmarks"] = {"small": data}
     raw["compare"]["benchmarks"] = ["small"]
-    raw["clip"] = {"frames": 8, "resolution": 32}
+    raw["clip"] |= {"frames": 8, "resolution": 32}
     raw["preprocess"] |= {"short_side": 64, "workers": 1}
     raw["pretrain"] |= {"corpus": ["small"], "batch": 8}
     raw["finetune"] |= {"batch": 8}

@@ -10,12 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
+from PIL import Image
 from small_benchmark import make, params
 
+from models.selection import slot_distances
+from models.weights import save_model
 from pipeline import layout
+from pipeline.bench.evidence import embed_slots
 from pipeline.data import cache_build, cache_write
+from pipeline.data.augment import normalise
 from pipeline.data.cache import Cache, ClipError
 from pipeline.data.cache_publish import build, publish, store_dir, units_of
+from pipeline.data.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.video import open_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
@@ -32,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of a few videos, so that a small benchmark has several."""
-    monkeypatch.setattr(cache_build, "MIN_UNIT", 500_000)
+    monkeypatch.setattr(cache_build, "MIN_UNIT", 40_000)
 
 
 def decoded(video: str) -> np.ndarray:
@@ -106,6 +114,68 @@ def test_a_changed_parameter_makes_only_its_part_anew(here: Path) -> None:
     assert same == {name for name in before if name.startswith("frames-")}
     assert preprocess.run(params(), "small")["frames_decoded"] == 0
     assert shard_names(layout.cache_dir("small")) == before
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"preprocess__jpeg_quality": 60}, "maps-"),
+        ({"preprocess__store": "raw"}, "maps-"),
+        ({"preprocess__frames": "informative"}, "maps-"),
+        ({"benchmarks__small__data__frame_step": 4}, "frames-"),
+        ({"clip__resolution": 64}, "frames-"),
+        ({"clip__frames": 16}, ""),
+    ],
+)
+def test_what_a_parameter_does_not_touch_is_kept(here: Path, change: dict[str, Any], kept: str) -> None:
+    make(8)
+    base = {"preprocess__store": "jpeg", "benchmarks__small__data__frame_step": 2}
+    preprocess.run(params(**base), "small")
+    before = shard_names(layout.cache_dir("small"))
+    preprocess.run(params(**(base | change)), "small")
+    after = shard_names(layout.cache_dir("small"))
+    assert {name for name in before if after.get(name) == before[name]} == {n for n in before if n.startswith(kept)}
+
+
+def test_only_slots_that_frame_selection_can_pick_are_stored(here: Path) -> None:
+    make(4)
+    own = params(preprocess__frames="informative", benchmarks__small__data__frame_step=2)
+    preprocess.run(own, "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    assert cache.grid == 2
+    rule = ClipRule(4, "cached", keep_ratio=0.3)
+    clips = ClipDataset([Member(cache, np.arange(4), 2)], rule)
+    rows = np.arange(4)
+    picked = np.concatenate([clips.frame_indices(rows, 0, epoch, rows).ravel() for epoch in range(60)])
+    # Every stored frame is picked sooner or later, and no other one.
+    assert set(picked.tolist()) == set(range(0, 20, 2))
+
+
+def test_a_models_tubelet_embedding_makes_the_maps(here: Path) -> None:
+    make(2)
+    model: Any = timm.create_model("everest_pretrain_tiny_patch16_224").eval()
+    save_model(model, here / "model", {})
+    own = params(preprocess__map_source="embedding", preprocess__map_weights="model")
+    preprocess.run(own, "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    # Against the model itself, on the frames resized as the maps resize them.
+    pictures = [np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.BILINEAR)) for f in decoded("v000")]
+    clip = normalise(torch.from_numpy(np.stack(pictures))[None])
+    expected = slot_distances(embed_slots(model, clip))[0]
+    maps = cache.maps(0)
+    assert maps is not None
+    assert np.allclose(maps[2:20:2].astype(np.float32), expected[1:].numpy(), rtol=2e-3, atol=2e-3)
+    # Other weights are other maps; no weights are refused before anything is decoded.
+    before = shard_names(layout.cache_dir("small"))
+    with torch.no_grad():
+        model.encoder.patch_embed.proj.weight.mul_(2)
+    save_model(model, here / "model", {})
+    preprocess.run(own, "small")
+    changed = {name for name in shard_names(layout.cache_dir("small")) if name not in before}
+    assert {name.split("-")[0] for name in changed} == {"maps"}
+    with pytest.raises(InputError, match="map_weights"):
+        preprocess.run(params(preprocess__map_source="embedding", preprocess__map_weights="absent"), "small")
 
 
 @pytest.mark.usefixtures("small_units")

@@ -173,7 +173,7 @@ def test_repeated_augmentation_gives_each_video_several_clips_beside_the_batch()
 @pytest.mark.usefixtures("here")
 def test_reading_the_videos_themselves_is_one_switch_and_gives_the_same_frames() -> None:
     own = params()
-    from_videos = labelled_clips(own, "small", "train", random=True, videos=True)
+    from_videos = labelled_clips(params(clip__source="videos"), "small", "train", random=True)
     from_cache = labelled_clips(own, "small", "train", random=True)
     one, two = (next(ClipLoader(d, seed=0, global_batch=8, workers=2).epoch(0)) for d in (from_videos, from_cache))
     assert torch.equal(one.frames_BT, two.frames_BT)
@@ -194,10 +194,10 @@ class Broken:
     def __len__(self) -> int:
         return len(self.cache)
 
-    def views(self, row: int, frame_indices: object) -> object:
+    def fill(self, row: int, frame_indices: np.ndarray, target: np.ndarray) -> None:
         if row in self.bad:
             raise ClipError(self.cache.ids[row], "flipped bits")
-        return self.cache.views(row, frame_indices)
+        self.cache.fill(row, frame_indices, target)
 
 
 def broken(bad: set[int], random: bool = True) -> ClipDataset:

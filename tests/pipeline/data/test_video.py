@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sample_videos
 
-from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.video import VideoError, open_swift, open_video, write_video
 
 
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
@@ -108,3 +108,31 @@ def test_frames_of_a_wrong_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \[T,H,W,3\]"):
         write_video(tmp_path / "clip.mp4", np.zeros((4, 64, 64), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 7])
+def test_the_swift_pass_gives_decords_bytes_though_it_skips_what_nothing_refers_to(tmp_path: Path, step: int) -> None:
+    path = tmp_path / "b-frames.mp4"
+    write_video(path, moving(60), options={"bf": "3", "b-pyramid": "normal", "g": "25"})
+    wanted = list(range(0, 60, step))
+    with open_swift(path, 60) as swift, open_video(path, "decord") as usual:
+        found = list(swift.pick(wanted))
+        assert np.array_equal(np.stack(found), usual.frames(wanted))
+
+
+def test_the_swift_pass_is_refused_where_decoders_may_differ_or_frames_are_missing(tmp_path: Path) -> None:
+    odd, mpeg4, good = tmp_path / "odd.mp4", tmp_path / "old.avi", tmp_path / "good.mp4"
+    write_video(odd, moving(8)[:, :63, :63])
+    write_video(mpeg4, moving(8), codec="mpeg4")
+    write_video(good, moving(8))
+    for path, frames in ((odd, 8), (mpeg4, 8), (good, 9)):
+        with pytest.raises(VideoError):
+            open_swift(path, frames)
+
+
+def moving(count: int) -> np.ndarray:
+    """A bright square over noise, uint8 [count, 64, 64, 3]."""
+    clip = np.repeat(np.random.default_rng(0).integers(0, 90, (1, 64, 64, 3), dtype=np.uint8), count, axis=0)
+    for number in range(count):
+        clip[number, 20:40, number % 44 : number % 44 + 20] = 220
+    return clip
