@@ -88,3 +88,28 @@ def test_an_object_that_keeps_its_state_looks_the_same_before_and_after() -> Non
         video = draw_state_change(np.random.default_rng(8), label, 24, 64).astype(int)
         changed.append((np.abs(video[0] - video[-1]).max(axis=-1) > 40).mean())
     assert changed[1] > 2 * changed[0]
+
+
+def unexplained(frames_THWC: np.ndarray, patch: int = 16) -> float:
+    """Share of the variance inside 16-pixel patches that a blend of the pixels around them leaves unexplained."""
+    size = frames_THWC.shape[1]
+    step = (np.arange(patch) + 0.5)[:, None] / patch
+    shares = []
+    for frame in frames_THWC.astype(float):
+        for top in range(patch, size - patch, patch):
+            for left in range(patch, size - patch, patch):
+                own = frame[top : top + patch, left : left + patch]
+                above, below = frame[top - 1, left : left + patch], frame[top + patch, left : left + patch]
+                before, after = frame[top : top + patch, left - 1], frame[top : top + patch, left + patch]
+                down = (1 - step[..., None]) * above[None] + step[..., None] * below[None]
+                across = (1 - step.T[..., None]) * before[:, None] + step.T[..., None] * after[:, None]
+                error = ((down + across) / 2 - own).reshape(-1, 3)
+                shares.append(error.var() / own.reshape(-1, 3).var(axis=0).mean())
+    return float(np.median(shares))
+
+
+def test_a_hidden_patch_can_be_told_from_what_surrounds_it_as_masked_pretraining_needs() -> None:
+    rng = np.random.default_rng(5)
+    videos = [draw_motion(rng, label, 2, 64) for label in range(8)]
+    assert np.median([unexplained(video) for video in videos]) < 0.3
+    assert unexplained(rng.integers(0, 256, (2, 64, 64, 3))) > 0.9
