@@ -115,7 +115,7 @@ def _rates(params: Params) -> dict[str, float] | None:
 
 
 def _check_data(params: Params) -> None:
-    missing = {b for b in params.compare.benchmarks if not (layout.cache_dir(b) / "cache.json").exists()}
+    missing = {b for b in params.compared_benchmarks() if not (layout.cache_dir(b) / "cache.json").exists()}
     missing |= {b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()}
     if missing:
         stage = {b: "corpus" if b in params.pretrain.corpus else "preprocess" for b in sorted(missing)}

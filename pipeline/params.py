@@ -309,17 +309,20 @@ class ComputeParams(Group):
 
 
 class CompareParams(Group):
-    """Strategies side by side; the first is the one the others are compared with, and sets the budget."""
+    """Strategies side by side; the first is the one the others are compared with, and sets the budget.
+
+    `benchmarks`: fine-tuned and tested on these; None is all.
+    """
 
     strategies: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     equal: Literal["multiply-adds", "wall-time", "epochs"]
-    benchmarks: Annotated[list[str], Field(min_length=1)]
+    benchmarks: Annotated[list[str], Field(min_length=1)] | None
 
     @model_validator(mode="after")
     def _each_once_and_known(self) -> CompareParams:
         for name in ("strategies", "seeds", "benchmarks"):
-            values = getattr(self, name)
+            values = getattr(self, name) or []
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} = {values}: one is named twice. Cure: name each once.")
         for name in self.strategies:
@@ -360,12 +363,6 @@ class Params(Group):
                     f"pretrain.corpus names {key!r}, which is not one of benchmarks: "
                     f"{', '.join(self.benchmarks)}. Cure: {_nearest(key, self.benchmarks)}"
                 )
-        for key in self.compare.benchmarks:
-            if key not in self.benchmarks:
-                raise ValueError(
-                    f"compare.benchmarks names {key!r}, which is not one of benchmarks: "
-                    f"{', '.join(self.benchmarks)}. Cure: {_nearest(key, self.benchmarks)}"
-                )
         if self.preprocess.short_side < self.clip.resolution:
             raise ValueError(
                 f"preprocess.short_side = {self.preprocess.short_side} is smaller than clip.resolution = "
@@ -382,6 +379,16 @@ class Params(Group):
         """The evaluation parameters of one benchmark."""
         own = self.benchmark(benchmark).evaluate.model_dump(exclude_none=True)
         return self.evaluate.model_copy(update=own)
+
+    def compared_benchmarks(self) -> list[str]:
+        """What a comparison fine-tunes and tests on: all benchmarks where `compare.benchmarks` is null.
+
+        Raises:
+            InputError: one that is not among the benchmarks. Only a comparison asks: the chain runs without.
+        """
+        for key in self.compare.benchmarks or []:
+            self.benchmark(key)
+        return self.compare.benchmarks or list(self.benchmarks)
 
     def benchmark(self, key: str) -> BenchmarkParams:
         if key not in self.benchmarks:

@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def benchmarks(self) -> list[str]:
-        return self.params.compare.benchmarks
+        return self.params.compared_benchmarks()
 
     @property
     def epochs(self) -> int:
@@ -106,6 +106,7 @@ def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial
     Raises:
         InputError: no rate where one is needed, or an override that does not fit.
     """
+    params.compared_benchmarks()  # refuses unknown ones now, not after the first training
     chosen = arms_of(params)
     costs = {arm: 0.0 if p.finetune.init == SCRATCH else clip_cost(p) for arm, p in chosen.items()}
     first = next((arm for arm in chosen if costs[arm]), None)

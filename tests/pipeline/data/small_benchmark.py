@@ -27,7 +27,7 @@ def params(**overrides: Any) -> Params:
     raw["clip"] |= {"frames": 8, "resolution": 32}
     raw["preprocess"] |= {"short_side": 64, "workers": 1}
     raw["pretrain"] |= {"corpus": ["small"], "batch": 8}
-    raw["finetune"] |= {"batch": 8}
+    raw["finetune"] |= {"batch": 8, "label_fraction": 1.0}
     for dotted, value in overrides.items():
         node = raw
         *parents, last = dotted.split("__")

@@ -74,6 +74,13 @@ def test_every_strategy_that_params_may_name_has_its_overrides(params: Params) -
     assert keep == 0.6
 
 
+def test_all_benchmarks_are_compared_unless_some_are_named_and_an_unknown_one_is_refused(params: Params) -> None:
+    assert plan(compared(params, benchmarks=None))[0].benchmarks == ["motion", "state_change"]
+    assert plan(compared(params, benchmarks=["state_change"]))[0].benchmarks == ["state_change"]
+    with pytest.raises(InputError, match="Cure: did you mean 'motion'"):
+        plan(compared(params, benchmarks=["motoin"]))
+
+
 def test_equal_multiply_adds_give_the_cheaper_strategy_more_epochs(params: Params) -> None:
     trials = plan(compared(params, strategies=["everest", "tube", "scratch"], seeds=[0, 1]))
     assert [(t.arm, t.seed) for t in trials] == [(a, s) for a in ("everest", "tube", "scratch") for s in (0, 1)]
@@ -105,7 +112,6 @@ def test_equal_wall_time_follows_the_measured_rates(params: Params) -> None:
         ({"strategies": []}, "at least 1 item"),
         ({"seeds": [1, 1]}, "named twice. Cure"),
         ({"equal": "money"}, "compare.equal = 'money'"),
-        ({"benchmarks": ["motoin"]}, "Cure: did you mean 'motion'"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused(params: Params, values: dict[str, object], words: str) -> None:
