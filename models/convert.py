@@ -166,6 +166,12 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
     return name, kwargs
 
 
+def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError where a model of this name would refuse the arguments; needs no memory."""
+    with torch.device("meta"):
+        timm.create_model(name, **kwargs)
+
+
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     found = {key.removeprefix(f"{prefix}blocks.").split(".")[0] for key in state if key.startswith(f"{prefix}blocks.")}
     return max((int(number) + 1 for number in found if number.isdigit()), default=0)

@@ -87,7 +87,7 @@ def convert(
 
 def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None) -> Read:
     """A checkpoint of any of the formats in our names, every key and shape checked."""
-    from models.convert import describe, from_huggingface, from_official, is_pretraining
+    from models.convert import check_arguments, describe, from_huggingface, from_official, is_pretraining
     from models.weights import INFO, read_info, read_state
 
     choice: dict[str, Any] = {}
@@ -114,8 +114,9 @@ def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, 
         choice = {"strategy": "tube" if is_pretraining(state) else "none"}
     if strategy is not None:
         choice["strategy"] = strategy
-    name, arguments_found = describe(state, img_size, num_frames)
-    return Read(form, state, name, arguments_found | choice)
+    name, found = describe(state, img_size, num_frames)
+    check_arguments(name, found | choice)
+    return Read(form, state, name, found | choice)
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,8 +134,11 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} holds more than weights and is refused: {reason or 'it cannot be read without running code'}. "
             "Cure: a file with tensors, numbers, text and argparse.Namespace only, from the publisher."
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a torch checkpoint: {error}. Cure: download it again.") from None
+    except Exception as error:  # noqa: BLE001 - the unpickler raises whatever the bytes lead it to
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise InputError(
+            f"{path} cannot be read as a torch checkpoint: {type(error).__name__} {reason}. Cure: download it again."
+        ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'.")
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)

@@ -66,6 +66,7 @@ def show(
 
     from models.frames import num_candidates
     from models.weights import load_model
+    from pipeline.data.video import VideoError
     from pipeline.drawing import save_pictures
 
     try:
@@ -77,6 +78,8 @@ def show(
         clip, times = read_window(video, candidates * TUBELET, frame_step, start, size)
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
+    except VideoError as error:
+        raise InputError(f"{video}: {error}. Cure: a video that plays; `everest ingest` checks a folder.") from None
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
     slots = [] if found.slots_S is None else found.slots_S.tolist()

@@ -18,7 +18,7 @@ def show(
     video: Path,
     model: Annotated[Path | None, typer.Option(help="A model's folder; raw-pixel scores if left out.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture and the animation.")] = Path("outputs/show"),
-    frame_step: Annotated[int, typer.Option(help="Frames between two of the clip.")] = 4,
+    frame_step: Annotated[int, typer.Option(min=1, help="Frames between two of the clip.")] = 4,
     start: Annotated[float | None, typer.Option(help="Seconds; the middle of the video if left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +101,10 @@ def convert_checkpoint(
     source: Path,
     destination: Path,
     to: Annotated[str, typer.Option(help="ours, official or huggingface.")] = "ours",
-    strategy: Annotated[str | None, typer.Option(help="The tokens it is used with, if the file does not say.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Tokens to use it with: everest or tube for pre-training, everest or none for a classifier."),
+    ] = None,
     img_size: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 224,
     num_frames: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 16,
     as_json: Json = False,

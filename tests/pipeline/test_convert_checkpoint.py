@@ -101,12 +101,23 @@ def test_missing_keys_are_listed_and_nothing_is_written(official: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not a checkpoint", "refused|cannot be read"), (b"", "cannot be read")],
+    [
+        (b"not a checkpoint", "refused|cannot be read"),
+        (b"", "cannot be read"),
+        (b"hello\n", "cannot be read as a torch checkpoint: KeyError"),
+        (b"\x80\x02(K\x01u.", "cannot be read"),
+    ],
 )
 def test_files_that_are_no_checkpoint_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(InputError, match=message):
         convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_a_strategy_that_the_model_does_not_know_is_refused(official: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"strategy = 'none', expected one of everest, tube.*Cure"):
+        convert(official, tmp_path / "out", strategy="none")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_without_weights_and_a_missing_one_are_refused(tmp_path: Path) -> None:

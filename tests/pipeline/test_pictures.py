@@ -103,6 +103,9 @@ def test_equal_seeds_give_equal_bytes(video: Path, tmp_path: Path) -> None:
 def test_bad_inputs_are_refused_with_a_cure(video: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a file.*Cure"):
         show(tmp_path / "none.mp4", None, tmp_path)
+    (tmp_path / "text.mp4").write_text("no video at all " * 100)
+    with pytest.raises(InputError, match=r"text\.mp4: .*Cure: a video that plays"):
+        show(tmp_path / "text.mp4", None, tmp_path)
     with pytest.raises(InputError, match=r"start = 99 s lies outside.*2\.4 s.*Cure"):
         show(video, None, tmp_path, start=99)
     with pytest.raises(InputError, match=r"model\.json does not exist.*Cure"):
