@@ -39,12 +39,13 @@ def annotations(benchmark: str, root: Path) -> dict[str, Any]:
     """`everest annotations BENCH --root DIR`: counts for each split, classes and problems, without any video.
 
     Args:
-        benchmark: ucf101, hmdb51, k400, ssv2, oscc, or "folder" for your own videos in a folder for each class.
+        benchmark: ucf101, hmdb51, k400, ssv2, oscc, or "folder" for your own videos.
+    root: folder of the annotation files; of your own videos their folder (one for each class) or their table.
     """
     if benchmark == "folder":
-        from pipeline.data.annotations.own import from_folders
+        from pipeline.data.annotations.own import from_folders, from_table
 
-        own = from_folders(root)
+        own = from_table(root, root.parent) if root.is_file() else from_folders(root)
         videos = [Annotated(v.video_id, v.path, v.label, v.label_name, v.splits) for v in own.videos]
         found = Annotations(own.classes, videos, own.problems)
     else:
