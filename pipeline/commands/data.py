@@ -17,7 +17,9 @@ app.add_typer(cache_app, name="cache")
 @app.command("annotations")
 def annotations_of(
     benchmark: Annotated[str, typer.Argument(help="ucf101, hmdb51, k400, ssv2, oscc, or folder for your own.")],
-    root: Annotated[Path, typer.Option(help="Folder of the annotation files; for your own: the videos' folder or their CSV.")],
+    root: Annotated[
+        Path, typer.Option(help="Folder of the annotation files; for your own: the videos' folder or their CSV.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Parse and check a benchmark's splits without any video."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
+import shutil
 import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 #: The older release is cut into so many parts.
 SSV2_PARTS = 20
 SSV2_VIDEOS = "videos/ssv2"
+UNWRAPPED = ".unpacked"
 WINDOWS = "videos/oscc"
 FULL_SCALE = "full_scale"
 
@@ -84,6 +86,8 @@ def place_ssv2(raw: Path, fetcher: Fetcher) -> None:
         if kind_of(parts[0]) == "zip":
             parts = _from_zips(downloads, parts)
         count = unpack(parts, raw / SSV2_VIDEOS)
+        for folder in downloads.glob(f"*{UNWRAPPED}"):
+            shutil.rmtree(folder)  # a second copy of what the zips hold, which stay
         log.info("%d files came out of %d parts", count, len(parts))
 
 
@@ -211,7 +215,7 @@ def _from_zips(downloads: Path, zips: list[Path]) -> list[Path]:
     """The newer release wraps each part in a zip of its own."""
     parts = []
     for path in zips:
-        folder = downloads / f"{path.name}.unpacked"
+        folder = downloads / f"{path.name}{UNWRAPPED}"
         if not folder.exists():
             unpack(path, folder)
         parts += [found for found in sorted(folder.rglob("*")) if found.is_file()]

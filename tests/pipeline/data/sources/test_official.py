@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import sample_videos
 import yaml
 from fault_server import Site, serve
+from moto.server import ThreadedMotoServer
 from rar_writer import STAND_IN, entries_of, install, rar5
 
 from pipeline import layout, manifest
@@ -341,6 +343,29 @@ def test_something_something_from_a_mirror(site: Site, root: Path, clip: bytes) 
     assert (metrics["videos_ok"], metrics["videos_total"]) == (7, 7)
 
 
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_something_something_in_its_newer_form(root: Path, clip: bytes, as_zip: bool) -> None:
+    """Each part of the cut archive in a zip of its own; the lists below `labels/` without a prefix, loose or zipped."""
+    downloads = layout.raw_dir("mini") / "downloads"
+    downloads.mkdir(parents=True)
+    lists = {f"labels/{name.rpartition('-')[2]}": content for name, content in ssv2_lists().items()}
+    if as_zip:
+        (downloads / "20bn-something-something-download-package-labels.zip").write_bytes(zipped(lists))
+    for name, content in {} if as_zip else lists.items():
+        (downloads / name).parent.mkdir(exist_ok=True)
+        (downloads / name).write_bytes(content)
+    whole = tarred({f"20bn-something-something-v2/{n}.webm": unique(clip, n) for n in range(7)})
+    half = len(whole) // 2 + 1
+    for number in range(2):
+        name = f"20bn-something-something-v2-{number:02d}"
+        (downloads / f"{name}.zip").write_bytes(zipped({name: whole[number * half : (number + 1) * half]}))
+    metrics = download.run(params(root, "ssv2", 174, {"kind": "official"}), "mini")
+    assert (metrics["videos_ok"], metrics["videos_total"]) == (7, 7)
+    assert {row["video_id"]: row["label"] for row in rows()}["5"] == 5
+    # The parts out of the zips are not kept beside the videos.
+    assert not [path for path in downloads.iterdir() if path.name.endswith(".unpacked")]
+
+
 def make_oscc(folder: Path) -> None:
     (folder / "annotations").mkdir(parents=True)
     (folder / "full_scale").mkdir()
@@ -389,6 +414,36 @@ def test_oscc_windows_are_cut_out_of_your_own_copy(root: Path, tmp_path: Path) -
         "annotations": str(tmp_path / "ego4d" / "annotations"),
     }
     check_oscc(download.run(params(root, "oscc", 2, source), "mini"))
+
+
+@pytest.mark.parametrize("column", ["canonical_s3_location", "s3_path"])
+def test_oscc_comes_from_the_licensed_buckets(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    make_oscc(tmp_path / "ego4d")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTING")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRETTESTING")
+    try:
+        client = boto3.client("s3", region_name="us-east-1")
+        shared, base = "ego4d-consortium-sharing", "public/v2"
+        for bucket in (shared, "ego4d-a-university"):
+            client.create_bucket(Bucket=bucket)
+        for path in (tmp_path / "ego4d/annotations").iterdir():
+            client.upload_file(str(path), shared, f"{base}/annotations/{path.name}")
+        video = tmp_path / "ego4d/full_scale/long-1.mp4"
+        client.upload_file(str(video), "ego4d-a-university", "v2/some folder/x.mp4")
+        table = f"video_uid,type,{column}\nother,video,s3://ego4d-a-university/other.mp4\n"
+        table += "long-1,video,s3://ego4d-a-university/v2/some folder/x.mp4\n"
+        client.put_object(Bucket=shared, Key=f"{base}/full_scale/manifest.csv", Body=table.encode())
+        check_oscc(download.run(params(root, "oscc", 2, {"kind": "official"}), "mini"))
+    finally:
+        server.stop()
+    fetched = sorted(path.name for path in (layout.raw_dir("mini") / "full_scale").iterdir())
+    assert fetched == ["long-1.mp4"]  # what no window lies in is not fetched
 
 
 def test_an_expired_licence_is_explained(
