@@ -38,6 +38,14 @@ def loader(clips: Clips = None, rounds: int = 9, samples: int = 20_000, as_json:
 
 
 @app.command()
+def ingest(clips: Clips = None, videos: int = 96, rounds: int = 5, as_json: Json = False) -> None:
+    """Verifying videos with one and two processes, unchanged files, a long manifest."""
+    from pipeline.bench.ingest import command
+
+    emit(command(clips, videos, rounds), as_json, "Ingest")
+
+
+@app.command()
 def preprocess(clips: Clips = None, rounds: int = 5, as_json: Json = False) -> None:
     """Preprocessing against decoding alone."""
     from pipeline.bench.preprocess import command

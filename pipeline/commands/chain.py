@@ -42,7 +42,12 @@ def download(
 ) -> None:
     """Stage: fetch videos, decode each once, write the manifest."""
     if not dry_run:
-        return _stage("download", benchmark)
+        import json
+
+        from pipeline.layout import metrics_file
+
+        _stage("download", benchmark)
+        return emit(json.loads(metrics_file("download", benchmark).read_text()), as_json, f"Videos of {benchmark}")
     from pipeline.params import load_params
     from pipeline.stages.download import plan
 

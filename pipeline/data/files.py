@@ -90,16 +90,21 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         within.release()
 
 
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` lies, or will lie."""
+    probe = folder
+    while not probe.exists():
+        probe = probe.parent
+    return shutil.disk_usage(probe).free
+
+
 def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20) -> None:
     """Refuse to start what cannot end.
 
     Raises:
         InputError: fewer than `needed` + `reserve` bytes are free where `folder` lies.
     """
-    probe = folder
-    while not probe.exists():
-        probe = probe.parent
-    free = shutil.disk_usage(probe).free
+    free = free_bytes(folder)
     if free < needed + reserve:
         raise InputError(
             f"{what} needs {needed / 2**30:.2f} GiB in {folder}, {free / 2**30:.2f} GiB are free. "

@@ -142,7 +142,13 @@ def _longest_run(frames: Iterable[np.ndarray]) -> int:
     run = longest = 0
     previous: np.ndarray | None = None
     for frame in frames:
-        run = run + 1 if previous is not None and np.array_equal(frame, previous) else 1
+        run = run + 1 if previous is not None and _equal(frame, previous) else 1
         longest = max(longest, run)
         previous = frame
     return longest
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures are the same. The middle row tells most apart; comparing all is a tenth of ingest's time."""
+    middle = len(one) // 2
+    return np.array_equal(one[middle], other[middle]) and np.array_equal(one, other)

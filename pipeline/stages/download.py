@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, manifest
-from pipeline.data.files import locked, write_text
+from pipeline.data.files import free_bytes, locked, write_text
 from pipeline.data.ingest import NOTES, ingest
 from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
@@ -78,6 +78,7 @@ def plan(params: Params, benchmark: str) -> dict[str, Any]:
         "files_missing": len(missing),
         "bytes_missing": sum(file.bytes or 0 for file in missing),
         "sizes_unknown": sum(file.bytes is None for file in missing),
+        "bytes_free": free_bytes(raw),
         "files": [{"name": file.name, "bytes": file.bytes, "url": file.url} for file in missing[:1000]],
     }
 

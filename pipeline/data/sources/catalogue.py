@@ -54,6 +54,7 @@ UCF101 = (
             ),
         ),
         into="videos/ucf101",
+        bytes=6_960_400_115,
         alternatives=(
             Item(key="UCF101.rar", addresses=(Address(f"{_UCF}/datasets/human-actions/ucf101/UCF101.rar"),)),
         ),

@@ -22,14 +22,11 @@ class Folder:
         self._source = source
 
     def plan(self, raw: Path) -> list[PlannedFile]:
+        folder_of(self._source)
         return []
 
     def prepare(self, raw: Path) -> Listing:
-        folder = Path(self._source.path).expanduser()
-        if not folder.is_dir():
-            raise InputError(
-                f"source.path = {self._source.path!r} is not a folder. Cure: set it to the folder of your videos."
-            )
+        folder = folder_of(self._source)
         prefix = reach(raw, folder)
         if self._source.annotations is None:
             listing = from_folders(folder)
@@ -43,6 +40,18 @@ class Folder:
             )
         listing.videos = [_moved(video, prefix) for video in listing.videos]
         return listing
+
+
+def folder_of(source: FolderSource) -> Path:
+    """The folder that a source names.
+
+    Raises:
+        InputError: it is none.
+    """
+    folder = Path(source.path).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"source.path = {source.path!r} is not a folder. Cure: set it to the folder of your videos.")
+    return folder
 
 
 def _moved(video: ListedVideo, prefix: str) -> ListedVideo:

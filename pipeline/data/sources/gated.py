@@ -71,9 +71,7 @@ def place_ssv2(raw: Path, fetcher: Fetcher) -> None:
         fetcher.bring(item for item in items if item.place)
         if not (raw / SSV2_VIDEOS).exists():
             _fetch_parts(fetcher, [item for item in items if not item.place])
-    missing = [] if (raw / SSV2_VIDEOS).exists() else _missing_parts(downloads)
-    if not _has_lists(raw / "annotations"):
-        missing += [f"{OLD_PREFIX}{name}.json (or labels/{name}.json)" for name in catalogue.SSV2_LISTS]
+    missing = missing_ssv2(raw)
     if missing:
         raise InputError(
             f"Something-Something v2 needs a login, so {len(missing)} files must be placed in "
@@ -89,6 +87,14 @@ def place_ssv2(raw: Path, fetcher: Fetcher) -> None:
         for folder in downloads.glob(f"*{UNWRAPPED}"):
             shutil.rmtree(folder)  # a second copy of what the zips hold, which stay
         log.info("%d files came out of %d parts", count, len(parts))
+
+
+def missing_ssv2(raw: Path) -> list[str]:
+    """Names of the files that must still be placed by hand."""
+    missing = [] if (raw / SSV2_VIDEOS).exists() else _missing_parts(raw / "downloads")
+    if not _has_lists(raw / "annotations"):
+        missing += [f"{OLD_PREFIX}{name}.json (or labels/{name}.json)" for name in catalogue.SSV2_LISTS]
+    return missing
 
 
 def place_oscc(raw: Path, fetcher: Fetcher, limit: int | None) -> None:
@@ -200,6 +206,8 @@ def _fetch_parts(fetcher: Fetcher, parts: list[Item]) -> None:
 
 
 def _parts(downloads: Path) -> list[Path]:
+    if not downloads.is_dir():
+        return []
     found = [path for path in downloads.iterdir() if re.fullmatch(catalogue.SSV2_PART, path.name)]
     return sorted(found, key=lambda path: path.name)
 

@@ -87,11 +87,12 @@ class Http:
                 return
             except (_TryAgain, httpx.TransportError, httpx.DecodingError) as error:
                 failed = 1 if part.size > before else failed + 1
-                why = str(error) if isinstance(error, _TryAgain) else _explain(address.url, error)
+                own = isinstance(error, _TryAgain)
+                why = f"{safe_url(address.url)}: {error}" if own else _explain(address.url, error)
                 if failed >= self._patience.attempts or "certificate" in why.lower():
-                    raise AddressFailed(f"{safe_url(address.url)}: {why} ({failed} attempts)") from None
+                    raise AddressFailed(f"{why} ({failed} attempts)") from None
                 after = error.after if isinstance(error, _TryAgain) else None
-                log.info("%s: %s; trying again", safe_url(address.url), why)
+                log.info("%s; trying again", why)
                 self._pause(failed, after, part)
             except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
                 raise AddressFailed(_explain(address.url, error)) from None

@@ -20,9 +20,9 @@ from pipeline.data.ingest import video_files
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
 from pipeline.data.sources.catalogue import Item
-from pipeline.data.sources.folder import reach
+from pipeline.data.sources.folder import folder_of, reach
 from pipeline.data.sources.transfer import Address, Downloader, RemoteFile, safe_url
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError
 from pipeline.params import FolderSource, OfficialSource
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,13 @@ class Official:
 
     def plan(self, raw: Path) -> list[PlannedFile]:
         if isinstance(self._source, FolderSource):
+            folder_of(self._source)
             return []
+        if self._dataset == "ssv2" and not self._source.mirrors:
+            from pipeline.data.sources.gated import missing_ssv2
+
+            where = f"by hand, from {catalogue.SSV2_WHERE}"
+            return [PlannedFile(f"{DOWNLOADS}/{name}", where, None, present=False) for name in missing_ssv2(raw)]
         fetcher = Fetcher(raw, self._source)
         planned: list[PlannedFile] = []
         for item in self._items(fetcher, raw):
@@ -104,9 +110,7 @@ class Official:
                 break
 
     def _from_folder(self, raw: Path, source: FolderSource) -> Listing:
-        folder = Path(source.path).expanduser()
-        if not folder.is_dir():
-            raise InputError(f"source.path = {source.path!r} is not a folder. Cure: name the folder of your copy.")
+        folder = folder_of(source)
         prefix = reach(raw, folder)
         where = Path(source.annotations).expanduser() if source.annotations else folder
         if self._dataset == "oscc":

@@ -176,9 +176,10 @@ class Downloader:
         planned = []
         for file in files:
             here = self._folder / file.name
-            size, url = (here.stat().st_size if here.exists() else file.bytes), file.addresses[0].url
+            size, url = here.stat().st_size if here.exists() else None, file.addresses[0].url
             if size is None:
-                size, url = self._ask_size(file)
+                size, url = self._ask_size(file)  # a mirror's copy may differ from what the catalogue says
+                size = file.bytes if size is None else size
             planned.append(PlannedFile(file.name, safe_url(url), size, here.exists()))
         return planned
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.bench import clips, loader, preprocess
+from pipeline.bench import clips, ingest, loader, preprocess
 
 
 @pytest.fixture
@@ -32,6 +32,18 @@ def test_the_preprocess_benchmark_reports_its_share_of_decoding() -> None:
     assert set(result["ways"]) == {"jpeg every 4", "raw every 4", "jpeg every 1", "raw every 1"}
     assert all(0.1 < way["share_of_decoding"] < 3 for way in result["ways"].values())
     assert result["two_processes"]["speed_up"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_clips")
+def test_the_ingest_benchmark_reports_what_it_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "UNCHANGED", 200)
+    monkeypatch.setattr(ingest, "ROWS", 2000)
+    result = ingest.command(videos=6, rounds=1)
+    assert set(ingest.GOALS) <= set(result)
+    assert all(value > 0 for value in result["processor_seconds"].values())
+    assert result["two_processes"] > 0
+    assert result["clips"]["videos"] == 6
 
 
 def test_the_generated_clips_are_the_same_every_time() -> None:

@@ -170,6 +170,16 @@ def test_a_wrong_number_of_classes_is_named(tmp_path: Path, root: Path) -> None:
         download.run(params(root, source, classes=3), "own")
 
 
+def test_a_dry_run_refuses_a_wrong_folder_and_names_what_to_place_by_hand(root: Path) -> None:
+    with pytest.raises(InputError, match=r"source\.path = '/nowhere' is not a folder"):
+        download.plan(params(root, {"kind": "folder", "path": "/nowhere"}), "own")
+    found = download.plan(params(root, {"kind": "official"}, dataset="ssv2", classes=174), "own")
+    assert (found["files_missing"], found["sizes_unknown"]) == (24, 24)
+    assert found["files"][19]["name"] == "downloads/20bn-something-something-v2-19"
+    assert "by hand, from https://" in found["files"][19]["url"]
+    assert found["bytes_free"] > 0
+
+
 def test_generated_videos_need_no_network(root: Path) -> None:
     source = {"kind": "generated", "task": "state_change", "seed": 5, "train": 6, "val": 2, "test": 2}
     own = params(root, source | {"frames": 16, "size": 32}, dataset="generated")
