@@ -18,18 +18,21 @@ import numpy as np
 import pytest
 import sample_videos
 import test_archives
+import test_archives_rar
 import test_http
 import test_ingest
 from fault_server import Site, serve
 from moto.server import ThreadedMotoServer
+from rar_writer import entries_of, rar4, rar5
 
-from pipeline.data.archives import HostileArchive, unpack
+from pipeline.data.archives import Caps, HostileArchive, unpack
+from pipeline.data.archives_rar import available_tools
 from pipeline.data.ingest import ingest, verdict
 from pipeline.data.rows import manifest_rows
 from pipeline.data.sources import ListedVideo, Listing, s3
 from pipeline.data.sources.transfer import Address, Downloader, Patience, RemoteFile
 from pipeline.data.video import open_video
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, InputError
 from pipeline.params import IngestParams
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,31 @@ def test_bad_videos_get_reasons(tmp_path: Path, limits: IngestParams, record: Re
     wrong = sum(row["reason"] != expected[row["path"]] for row in rows)
     kinds = len(set(expected.values()) - {""})
     record(11, "a corpus of bad videos", len(rows), wrong, f"{kinds} reasons here (deadline, memory, ... apart)")
+
+
+def test_mutated_videos_neither_crash_nor_hang(tmp_path: Path, limits: IngestParams, record: Record) -> None:
+    rng = np.random.default_rng(0)
+    sources = [
+        sample_videos.write(tmp_path / "a.mp4", frames=30).read_bytes(),
+        sample_videos.write(tmp_path / "b.mkv", frames=30, options={"bf": "0"}).read_bytes(),
+        sample_videos.raw_codec(tmp_path / "c.avi", "mpeg4", 64, 30).read_bytes(),
+    ]
+    names = []
+    for trial in range(150):
+        content = bytearray(sources[trial % 3])
+        first = int(rng.integers(0, len(content)))
+        if trial % 2:
+            for position in rng.integers(0, len(content), 20):
+                content[position] = rng.integers(0, 256)
+        else:
+            content[first : first + 200] = rng.bytes(len(content[first : first + 200]))
+        names.append(f"m{trial}{('.mp4', '.mkv', '.avi')[trial % 3]}")
+        (tmp_path / names[-1]).write_bytes(content)
+    measured = ingest(tmp_path, names, limits.model_copy(update={"deadline_seconds": 10.0}))
+    reasons = [verdict(measured[name], limits) for name in names]
+    lost = sum(reason in ("deadline", "crashed", "memory") for reason in reasons) + (len(measured) != 150)
+    note = f"{sum(bool(reason) for reason in reasons)} refused, the others decode whole"
+    record(11, "randomly damaged mp4, mkv and avi files", 150, lost, note)
 
 
 def test_a_spinning_decoder_stalls_for_its_deadline_only(
@@ -237,7 +265,32 @@ def test_hostile_archives_are_refused(tmp_path: Path, record: Record) -> None:
             accepted += 1
         except HostileArchive:
             accepted += len(list(folder.rglob("*"))) != 1
-    record(18, "hostile archives", len(tars) + len(zips), accepted, "escapes 0")
+    record(18, "hostile tars and zips", len(tars) + len(zips), accepted, "escapes 0")
+
+
+@pytest.mark.skipif(len(available_tools()) < 2, reason="needs Debian's packages unar libarchive-tools")
+def test_hostile_and_damaged_rars_are_refused(tmp_path: Path, record: Record) -> None:
+    accepted, trials = 0, 0
+    good = entries_of(test_archives_rar.FILES)
+    rng = np.random.default_rng(0)
+    for write in (rar4, rar5):
+        archives = [write([good[0], entry]) for entry in test_archives_rar.HOSTILE.values()]
+        whole = bytearray(write(good))
+        start = whole.index(b"moving pictures")
+        for position in rng.integers(start, start + 7500, 10):
+            archives.append(bytes(whole[:position]) + bytes([whole[position] ^ 1]) + bytes(whole[position + 1 :]))
+            archives.append(bytes(whole[:position]))
+        for content in archives:
+            folder = tmp_path / str(trials)
+            folder.mkdir()
+            (folder / "a.rar").write_bytes(content)
+            trials += 1
+            try:
+                unpack(folder / "a.rar", folder / "out", Caps(bytes=1 << 20))
+                accepted += 1
+            except InputError:
+                accepted += len(list(folder.iterdir())) != 1
+    record(18, "hostile, cut and damaged rars, real unar and bsdtar", trials, accepted, "accepted 0")
 
 
 def test_no_secret_reaches_logs_errors_or_files(
