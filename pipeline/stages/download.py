@@ -46,16 +46,16 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     raw = layout.raw_dir(data.raw or benchmark)
     with stage_run("download", benchmark, flatten(values), work) as tracked:
         started = time.monotonic()
-        with locked(raw / NOTES / "download.lock", f"the raw folder {raw}", wait=True):
-            try:
+        try:
+            with locked(raw / NOTES / "download.lock", f"the raw folder {raw}", wait=True):
                 listing = source_of(data).prepare(raw)
                 _check_classes(listing, data.classes, benchmark)
                 measured = ingest(raw, [video.path for video in listing.videos], params.ingest, params.compute.cluster)
-            except OSError as error:
-                raise EverestError(
-                    f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the folder's "
-                    "permissions, and start again; what is complete is kept."
-                ) from error
+        except OSError as error:
+            raise EverestError(
+                f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the folder's "
+                "permissions, and start again; what is complete is kept."
+            ) from error
         rows, messages = manifest_rows(listing, measured, data.split, params.ingest)
         quarantine = quarantine_csv(rows, messages)
         metrics = _metrics(rows, listing, time.monotonic() - started)

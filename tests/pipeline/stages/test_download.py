@@ -180,6 +180,14 @@ def test_a_dry_run_refuses_a_wrong_folder_and_names_what_to_place_by_hand(root: 
     assert found["bytes_free"] > 0
 
 
+def test_a_raw_folder_that_cannot_be_written_is_named(tmp_path: Path, root: Path) -> None:
+    source = own_videos(tmp_path / "mine", 4)
+    layout.raw_dir("own").parent.mkdir(parents=True)
+    layout.raw_dir("own").touch()  # a file in its place: no user may make a folder there
+    with pytest.raises(EverestError, match=r"data/raw/own.*Cure: free some space or mend the folder's permissions"):
+        download.run(params(root, source), "own")
+
+
 def test_generated_videos_need_no_network(root: Path) -> None:
     source = {"kind": "generated", "task": "state_change", "seed": 5, "train": 6, "val": 2, "test": 2}
     own = params(root, source | {"frames": 16, "size": 32}, dataset="generated")
