@@ -30,8 +30,11 @@ def counter(label: str) -> Callable[[Iterable[Any], int], Iterator[Any]]:
 
 
 @contextlib.contextmanager
-def byte_bar(label: str, total: int | None) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar for parallel downloads; yields `update(file, bytes_done, bytes_total)`, safe from any thread."""
+def byte_bar(label: str, total: int | None, files: int) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar for parallel downloads of so many files.
+
+    Yields `update(file, bytes_done, bytes_total)`, safe from any thread.
+    """
     if not wanted():
         yield lambda _file, _done, _total: None
         return
@@ -53,16 +56,20 @@ def byte_bar(label: str, total: int | None) -> Iterator[Callable[[str, int, int 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        overall = bar.add_task(label, total=total)
+        overall = bar.add_task(f"{label}, 0 of {files} files", total=total)
         tasks: dict[str, Any] = {}
         done_bytes: dict[str, int] = {}
+        whole: set[str] = set()
 
         def update(file: str, done: int, file_total: int | None) -> None:
             if file not in tasks:
                 tasks[file] = bar.add_task(f"  {file[-40:]}", total=file_total)
             done_bytes[file] = done
             finished = file_total is not None and done >= file_total
+            if finished:
+                whole.add(file)
             bar.update(tasks[file], completed=done, total=file_total, visible=not finished)
-            bar.update(overall, completed=sum(done_bytes.values()))
+            told = f"{label}, {len(whole)} of {files} files"
+            bar.update(overall, completed=sum(done_bytes.values()), description=told)
 
         yield update

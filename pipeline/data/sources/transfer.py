@@ -199,7 +199,7 @@ class Downloader:
 
     def _fetch_all(self, missing: list[RemoteFile], total: int | None) -> None:
         stop = threading.Event()
-        with byte_bar("fetching", total) as update, ThreadPoolExecutor(CONNECTIONS) as pool:
+        with byte_bar("fetching", total, len(missing)) as update, ThreadPoolExecutor(CONNECTIONS) as pool:
             tasks = [pool.submit(self._fetch_one, file, update, stop) for file in missing]
             try:
                 while tasks:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
 import sample_videos
 
 from pipeline.data.ingest import ingest
-from pipeline.data.ingest_pool import Limits, measure_files
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 
@@ -43,22 +40,3 @@ def test_a_dask_cluster_gives_the_same_measurements(tmp_path: Path, limits: Inge
         cluster.close()
     assert there == here
     assert here["empty.mp4"].reason == "empty"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
-def test_two_processes_are_nearly_twice_as_fast(tmp_path: Path) -> None:
-    paths = [sample_videos.write(tmp_path / f"{n}.mp4", frames=120, seed=n) for n in range(300)]
-    limits = Limits(60.0, 2 << 30)
-
-    def seconds(workers: int) -> float:
-        measured = measure_files(paths, limits, workers)
-        for _ in range(workers):
-            next(measured)  # starting the processes is not what is compared
-        started = time.monotonic()
-        assert sum(1 for _ in measured) == len(paths) - workers
-        return time.monotonic() - started
-
-    if os.getloadavg()[0] > 0.5:
-        pytest.skip("something else keeps the cores busy")
-    assert seconds(1) / seconds(2) >= 1.8

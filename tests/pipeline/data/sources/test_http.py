@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import re
 import signal
 import ssl
 import subprocess
@@ -177,6 +178,20 @@ def test_the_bandwidth_cap_is_kept(site: Site, tmp_path: Path) -> None:
     started = time.monotonic()
     Downloader(tmp_path / "raw", patience=QUICK, max_rate=200_000).fetch([file])
     assert time.monotonic() - started >= 1.4
+
+
+def test_a_person_sees_bytes_files_rate_and_time_left(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.data.progress.wanted", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as at a terminal
+    files = [RemoteFile(f"{number}.bin", (Address(f"{site.url}/a.bin"),)) for number in range(2)]
+    Downloader(tmp_path / "raw", patience=QUICK, max_rate=3_000_000).fetch(files)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert "fetching, 0 of 2 files" in shown
+    assert re.search(r"MB|kB", shown)
+    assert re.search(r"\d [kM]B/s", shown)
+    assert re.search(r"\d:\d\d:\d\d", shown)
 
 
 def test_a_wrong_cap_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
