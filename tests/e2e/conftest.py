@@ -110,5 +110,5 @@ def smallest(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def finished(smallest: Project) -> Project:
     """The chain, run once."""
-    smallest.last = smallest.run("everest", "run")
+    smallest.last = smallest.run("everest", "demo")
     return smallest
