@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 ASSUMED_MFU = 0.30
 #: Share of device memory that may be used; the rest is the CUDA context, NCCL's buffers and fragmentation.
 USABLE_MEMORY = 0.88
-#: [s] one core takes to decode one 16-frame clip from cached JPEG or raw frames (measured on one core,
-#: 340x256).
-DECODE_SECONDS = {"jpeg": 4.4e-3, "raw": 0.1e-3}
+#: [s] one core takes for one 16-frame clip from the cache, cropped and handed over as uint8 (docs/benchmarks.md,
+#: run A of "Loading clips").
+DECODE_SECONDS = {"jpeg": 5.9e-3, "raw": 0.47e-3}
 #: [core] that read clips, for each device.
 CORES_PER_DEVICE = 12
 #: [byte] of one cached frame at short side 256: JPEG at quality 90, raw RGB at 340x256.
@@ -125,12 +125,12 @@ def _stage_row(
     found: PretrainParams | FinetuneParams
     if benchmark is None:
         found = params.pretrain
-        videos = sum(_videos(params, name)[0] for name in params.pretrain.corpus)
+        videos = sum(videos_of(params, name)[0] for name in params.pretrain.corpus)
         cost = pretrain_cost(params)
         passes = 3.0
     else:
         fine = found = params.finetune_of(benchmark)
-        videos = _videos(params, benchmark)[0]
+        videos = videos_of(params, benchmark)[0]
         cost = finetune_cost(params, benchmark)
         passes = 1.0 if fine.frozen else 3.0
     if found.batch % gpus:
@@ -138,9 +138,9 @@ def _stage_row(
             f"{stage}: a global batch of {found.batch} does not divide among {gpus} devices. Cure: another --gpus."
         )
     clips, each = found.batch * found.repeated_augmentation, found.batch // gpus
-    model = _model(benchmark, params)
-    parameters, per_clip, fixed = _memory(model, found.precision, params, gpus) if memory else (0, 0.0, 0.0)
-    micro, accumulate = _propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
+    model = model_of(benchmark, params)
+    parameters, per_clip, fixed = memory_of(model, found.precision, params, gpus) if memory else (0, 0.0, 0.0)
+    micro, accumulate = propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
     if device.name == THIS_CPU and mfu is None and micro > 0:
         tried = micro * found.repeated_augmentation
         mfu = _share_here(model, tried, found.precision, params, cost, passes, device, gpus)
@@ -169,7 +169,7 @@ def _stage_row(
     }
 
 
-def _videos(params: Params, benchmark: str) -> tuple[int, int, int]:
+def videos_of(params: Params, benchmark: str) -> tuple[int, int, int]:
     """(training videos, all videos, mean frames) of a benchmark."""
     data = params.benchmark(benchmark).data
     source = data.source
@@ -178,7 +178,7 @@ def _videos(params: Params, benchmark: str) -> tuple[int, int, int]:
     return SIZES.get(data.dataset, SIZES["ucf101"])
 
 
-def _model(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]]:
+def model_of(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]]:
     """The timm name and arguments of a stage's model."""
     from models.registry import architecture
 
@@ -189,7 +189,7 @@ def _model(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]]:
     return name, classifier_arguments(params.finetune_of(benchmark), params.clip, classes)
 
 
-def _memory(model: tuple[str, dict[str, Any]], precision: str, params: Params, gpus: int) -> tuple[int, float, float]:
+def memory_of(model: tuple[str, dict[str, Any]], precision: str, params: Params, gpus: int) -> tuple[int, float, float]:
     """(parameters, bytes per clip, fixed bytes) of one device: replicated under DDP, shared out under FSDP."""
     from pipeline.plan_memory import footprint
 
@@ -219,7 +219,7 @@ def _at(clips: int, per_clip: float, fixed: float) -> float:
     return fixed + clips * per_clip
 
 
-def _propose(each: int, repeated: int, per_clip: float, fixed: float, device: Device) -> tuple[int, int]:
+def propose(each: int, repeated: int, per_clip: float, fixed: float, device: Device) -> tuple[int, int]:
     """(micro-batch, accumulation) with the largest micro-batch that fits; (0, 0) where none does.
 
     Their product is the device's share of the global batch, so that the learning rate's rule holds.
@@ -250,7 +250,7 @@ def _disk(params: Params, rows: list[dict[str, Any]]) -> dict[str, float]:
     """[GiB] of the caches and of checkpoints at once."""
     frame = FRAME_BYTES[params.preprocess.store] * (params.preprocess.short_side / 256) ** 2
     kept = params.preprocess.keep_every if params.preprocess.frames == "every" else 1
-    caches = sum(_videos(params, name)[1] * _videos(params, name)[2] for name in params.benchmarks) * frame / kept
+    caches = sum(videos_of(params, name)[1] * videos_of(params, name)[2] for name in params.benchmarks) * frame / kept
     weights = max((row["parameters_m"] for row in rows), default=0.0) * 1e6
     return {"cache": round(caches / GIB, 2), "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2)}
 

@@ -64,3 +64,17 @@ def overhead(
     from pipeline.bench.overhead import command
 
     emit(command(steps, batch, threads), as_json, "Overhead of measuring and tracking")
+
+
+@app.command()
+def allreduce(
+    size: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "small",
+    clips: Annotated[int, typer.Option(help="Clips of each rank.")] = 1,
+    resolution: Annotated[int, typer.Option(help="Pixels.")] = 224,
+    rounds: Annotated[int, typer.Option(help="Turns of each kind.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Gloo's all-reduce by message size between two ranks here, and the model of docs/scaling.md checked on them."""
+    from pipeline.bench.allreduce import command
+
+    emit(command(size, clips, resolution, rounds), as_json, "All-reduce")

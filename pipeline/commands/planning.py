@@ -85,6 +85,29 @@ def plan(
 
 
 @app.command()
+def scaling(
+    recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, a6000 or 4090.")] = "h100",
+    gpus: Annotated[str, typer.Option(help="How many, with commas.")] = "8,16,32,64,128",
+    mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
+    store: Annotated[str | None, typer.Option(help="jpeg or raw, in place of the recipe's cache.")] = None,
+    published: Annotated[bool, typer.Option(help="Only check against the published K400 epochs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Predict pre-training on many GPUs: step, efficiency and what limits it (docs/scaling.md)."""
+    from pipeline import scaling as model
+
+    if published:
+        emit(model.published(), as_json, "Published K400 epochs by the model")
+        return
+    found = model.scaling(recipe, gpu, model.counts_of(gpus), mfu, store)
+    assumptions = [] if as_json else found.pop("assumptions")
+    emit(found, as_json, "Scaling")
+    for line in assumptions:
+        typer.echo(f"  assumed: {line}")
+
+
+@app.command()
 def flops(as_json: Json = False) -> None:
     """Multiply-adds and tokens of every size, stage and strategy."""
     from models.cost import flops_table

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pipeline.efficiency import DEVICES, GIB
 from pipeline.errors import InputError
-from pipeline.plan import _propose, plan
+from pipeline.plan import plan, propose
 from pipeline.plan_memory import footprint, peak_bytes
 
 PRETRAIN = {"strategy": "everest", "keep_ratio": 0.3, "visible_ratio": 0.1, "decoder_depth": 4}
@@ -87,11 +87,11 @@ def test_the_published_epochs_follow_from_their_share_of_the_peak() -> None:
 
 def test_a_proposed_batch_keeps_the_global_batch_and_fits() -> None:
     device = DEVICES["4090"]
-    micro, accumulate = _propose(each=96, repeated=1, per_clip=0.5 * GIB, fixed=2 * GIB, device=device)
+    micro, accumulate = propose(each=96, repeated=1, per_clip=0.5 * GIB, fixed=2 * GIB, device=device)
     assert micro * accumulate == 96
     assert 2 + 0.5 * micro <= 24 * 0.88
     assert (micro, accumulate) == (32, 3)
-    assert _propose(8, 1, 30 * GIB, 0.0, device) == (0, 0)
+    assert propose(8, 1, 30 * GIB, 0.0, device) == (0, 0)
 
 
 def test_more_devices_take_less_time_down_to_a_bound() -> None:
@@ -132,9 +132,9 @@ def test_sharding_shares_out_the_states(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(plan_memory, "footprint", lambda *_: plan_memory.Footprint(100, 1600.0, 7.0))
     params = load_params(recipe_path("demo"))
-    model = planner._model(None, params)
+    model = planner.model_of(None, params)
     sharded = load_params(recipe_path("demo"), {"compute.data_parallel": "fsdp"})
-    assert planner._memory(model, "fp32", sharded, 4)[2] == planner._memory(model, "fp32", params, 4)[2] / 4
+    assert planner.memory_of(model, "fp32", sharded, 4)[2] == planner.memory_of(model, "fp32", params, 4)[2] / 4
 
 
 def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.M
     from pipeline import plan as planner
     from pipeline.cli import app
 
-    monkeypatch.setattr(planner, "_memory", lambda *_: (10**9, 1e15, 1e12))
+    monkeypatch.setattr(planner, "memory_of", lambda *_: (10**9, 1e15, 1e12))
     done = CliRunner().invoke(app, ["plan", "--recipe", "ucf101", "--json"])
     assert done.exit_code == 1
     assert "activation_checkpointing" in done.output

@@ -194,6 +194,28 @@ def test_a_refused_step_leaves_the_average() -> None:
     assert torch.equal(average.values["weight"], before)
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_the_best_and_the_last_are_kept_and_the_chosen_one_is_the_result(tmp_path: Path, select: str) -> None:
+    engine = _engine(tmp_path, epochs=4, select=select)
+    scores, seen = [0.2, 0.9, 0.9, 0.1], []
+
+    def validate(epoch: int, last: bool, alive: object) -> dict[str, float]:
+        seen.append({name: p.detach().clone() for name, p in engine.model.named_parameters()})
+        return {"val_top1": scores[epoch]}
+
+    engine.task.validate = validate  # type: ignore[method-assign]
+    engine.run()
+    last = engine.step
+    found = engine.result()
+    chosen = seen[1] if select == "best" else seen[3]
+    assert all(torch.equal(found[name], value) for name, value in chosen.items())
+    kept = Checkpoints(tmp_path / "checkpoints")
+    assert max(kept.steps()) == last
+    if select == "best":
+        assert kept.best() == last // 2
+        assert kept.best() in kept.steps()
+
+
 def test_another_model_is_not_loaded_over(tmp_path: Path) -> None:
     _engine(tmp_path, epochs=1).run()
     with pytest.raises(EverestError, match=r"does not fit the model.*Cure: remove the work folder"):

@@ -104,3 +104,18 @@ def test_compiled_training_has_the_losses_of_eager_training(
     metrics = pretrain.run(ready(compute__ranks=ranks, compute__compile=True, pretrain__max_nonfinite=9), None)
     assert _losses() == pytest.approx(eager, rel=1e-4)
     assert metrics["efficiency/first_step_seconds"] > metrics["efficiency/step_seconds"]
+
+
+@pytest.mark.slow
+def test_an_autoencoder_sharded_by_its_blocks_has_the_losses_of_a_replicated_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from small_training import ready
+
+    curves = []
+    for how in ("ddp", "fsdp"):
+        (tmp_path / how).mkdir()
+        monkeypatch.chdir(tmp_path / how)
+        pretrain.run(ready(compute__ranks=2, compute__data_parallel=how), None)
+        curves.append(_losses())
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
