@@ -57,18 +57,21 @@ def test_the_report_opens_from_disk_and_holds_its_pictures(finished: Project) ->
     assert not re.search(r'(src|href)="https?://[^"]+\.(js|css|png)"', page)
 
 
-def test_mlflow_has_one_parent_and_a_finished_child_for_each_stage_and_benchmark(runs: list[Any]) -> None:
+def stages_below(runs: list[Any], parent: Any) -> set[str]:
+    return {run.data.tags["dvc.stage"] for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+
+
+def test_mlflow_has_a_parent_for_each_experiment_and_a_finished_child_for_each_of_its_stages(runs: list[Any]) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    parents = [run for run in runs if run not in children]
-    assert len(parents) == 1
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
-    stages = {run.data.tags["dvc.stage"] for run in children}
-    for benchmark in BENCHMARKS:
-        assert {
-            f"{stage}@{benchmark}" for stage in ("download", "preprocess", "corpus", "finetune", "evaluate")
-        } <= stages
-    assert {"pretrain", "report"} <= stages
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    by_name = {parent.data.tags.get("everest.comparison", "chain"): parent for parent in parents}
+    assert len(parents) == 2
+    assert set(by_name) == {"chain", "tube-seed0"}
+    each = ("download", "preprocess", "corpus", "finetune", "evaluate")
+    assert stages_below(runs, by_name["chain"]) == {
+        "pretrain", "report", "compare", *(f"{stage}@{benchmark}" for stage in each for benchmark in BENCHMARKS),
+    }  # fmt: skip
+    assert stages_below(runs, by_name["tube-seed0"]) == {"pretrain", "finetune@motion", "evaluate@motion"}
 
 
 def test_runs_carry_the_names_that_people_compare_by(runs: list[Any]) -> None:

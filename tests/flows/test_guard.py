@@ -39,7 +39,14 @@ with guard() as children, open(sys.argv[2] + ".log", "wb") as log:
 def flow(root: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
     (tmp_path / "child.py").write_text(SAVES_ON_SIGINT)
     command = [sys.executable, "-c", textwrap.dedent(FLOW), str(tmp_path / "child.py"), str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        # A shell's background jobs, and what they start, ignore SIGINT: not what is tested here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(tmp_path / "out.ready")
     return process
 
