@@ -24,12 +24,17 @@ class Setting(NamedTuple):
     device: str
     threads: int | None
     compiled: bool
+    same_allocator: bool
 
 
 def serve(connection: Connection, name: str, setting: Setting) -> None:
     """Answer each precision received with (wall seconds, CPU seconds, peak GiB above idle), or with an error's text."""
     import torch
 
+    from pipeline.training.allocator import keep_freed_memory
+
+    if setting.device == "cpu" and (name == "ours" or setting.same_allocator):
+        keep_freed_memory()  # as the ranks of a training do
     if setting.threads:
         torch.set_num_threads(setting.threads)
     idle = _memory(setting.device)

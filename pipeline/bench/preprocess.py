@@ -28,7 +28,7 @@ from pipeline.data.video import open_video
 STEP, RESOLUTION = 4, 224
 GOALS = {"share_of_decoding": 0.85, "two_processes": 1.8}
 #: Frames that one and two processes preprocess: enough that starting a process (about a second) weighs little.
-SCALING_FRAMES = 40_000
+SCALING_FRAMES = 120_000
 
 
 def command(clips: Path | None = None, rounds: int = 5) -> dict[str, Any]:

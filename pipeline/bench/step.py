@@ -31,7 +31,7 @@ YARDSTICKS = ("matmul", "peak")
 PRECISIONS = ("fp32", "bf16")
 #: What the rows are.
 MEANING = {
-    "ours": "EVEREST keep 0.3 visible 0.1, fused AdamW",
+    "ours": "EVEREST keep 0.3 visible 0.1, fused AdamW, freed memory kept on a CPU: as in a training of this project",
     "huggingface": "transformers VideoMAEForPreTraining, tube 0.9, same size, decoder depth 4, fused AdamW",
     "plain": "the same EVEREST in plain eager code, default AdamW",
 }
@@ -52,12 +52,14 @@ def command(
     device: str = "auto",
     threads: int | None = None,
     compiled: bool = False,
+    same_allocator: bool = False,
     contestants: tuple[str, ...] = CONTESTANTS,
 ) -> dict[str, Any]:
     """Measure and return medians, ratios and the share of the matmul rate measured in the same run.
 
-    `compiled` compiles ours alone. Raises InputError for an unknown size or device, EverestError when a
-    contestant fails (out of memory, transformers not installed).
+    `compiled` compiles ours alone; `same_allocator` lets all contestants keep freed memory on a CPU. Raises
+    InputError for an unknown size or device, EverestError when a contestant fails (out of memory, transformers not
+    installed).
     """
     import torch
 
@@ -73,7 +75,7 @@ def command(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch sees no GPU. Cure: device 'cpu', or `everest doctor`.")
     load_before = os.getloadavg()[0]
-    setting = Setting(size, batch, device, threads, compiled)
+    setting = Setting(size, batch, device, threads, compiled, same_allocator)
     workers = {name: _Worker(name, setting) for name in (*contestants, *YARDSTICKS)}
     try:
         replies = _rounds(workers, steps)
@@ -90,6 +92,7 @@ def command(
         "threads": threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "compiled": compiled,
+        "same_allocator": same_allocator,
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
         "meaning": MEANING,
         "steps": [r | _shares(r, bare) for r in steps_rows],

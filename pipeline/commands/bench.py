@@ -21,12 +21,15 @@ def step(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of each contestant; all cores if left out.")] = None,
     compiled: Annotated[bool, typer.Option(help="Compile ours.")] = False,
+    same_allocator: Annotated[
+        bool, typer.Option(help="Let all contestants keep freed memory on a CPU, as our trainings do.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A pre-training step: ours, a plain one, and Hugging Face's VideoMAE."""
     from pipeline.bench.step import command
 
-    emit(command(size, batch, steps, device, threads, compiled), as_json, "Training step")
+    emit(command(size, batch, steps, device, threads, compiled, same_allocator), as_json, "Training step")
 
 
 @app.command()

@@ -41,6 +41,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     from pipeline.params import check_params
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
+    from pipeline.training.allocator import keep_freed_memory
     from pipeline.training.engine import Engine
     from pipeline.training.journal import Journal, NoSink
     from pipeline.training.measured import measured, sentence
@@ -48,6 +49,8 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     from pipeline.training.trace import Trace, trace_steps
 
     began = time.perf_counter()
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     params = check_params(job["params"], str(work / "job.json"))
     task = tasks.build(job["stage"], job["benchmark"], params, ranks)
