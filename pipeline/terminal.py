@@ -72,7 +72,8 @@ def show_results(
     ]
     console.print(table(rows, "Results"))
     ran = sum(outcome == "ran" for outcome in outcomes.values())
-    console.print(f"{ran} of {len(outcomes)} stages ran, the others were up to date; {seconds:.0f} s in all.\n")
+    others = ", the others were up to date" if ran < len(outcomes) else ""
+    console.print(f"{ran} of {len(outcomes)} stages ran{others}; {seconds:.0f} s in all.\n")
     if compared is not None:
         for sentence in compared["sentences"]:
             console.print(f"- {sentence}", markup=False, soft_wrap=True)
