@@ -68,17 +68,17 @@ def limit_trainings() -> None:
 
 def crash_zombies() -> None:
     """A run whose machine dies says nothing more, and would stay RUNNING for ever on a server of one's own."""
-    from prefect.automations import Automation
+
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
     ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
     message = "no heartbeat: its machine or worker is gone"
     crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
-    automation = Automation(
+    automation = AutomationCore(
         name=ZOMBIES,
         description="The machine that ran it is gone: start the run again, and it continues.",
         trigger=EventTrigger(
