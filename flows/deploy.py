@@ -68,7 +68,6 @@ def limit_trainings() -> None:
 
 def crash_zombies() -> None:
     """A run whose machine dies says nothing more, and would stay RUNNING for ever on a server of one's own."""
-
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
