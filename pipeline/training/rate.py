@@ -10,6 +10,7 @@ import timm
 import torch
 
 import models  # noqa: F401 - registers the names with timm
+from pipeline.training.engine import HALF
 from pipeline.training.optim import adamw, parameter_groups
 
 
@@ -31,7 +32,7 @@ def clips_per_second(
     optimizer = adamw(parameter_groups(model, 0.05), (0.9, 0.95), 1e-8)
     frames, resolution = clip
     clip_BCTHW = torch.randn(clips, 3, frames, resolution, resolution, device=device)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    half = HALF.get(precision)
     done, began = 0, 0.0
     while done < 2 * clips or time.perf_counter() - began < seconds:
         if began == 0.0:  # the first warms up
