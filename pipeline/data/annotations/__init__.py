@@ -40,7 +40,7 @@ def annotations(benchmark: str, root: Path) -> dict[str, Any]:
 
     Args:
         benchmark: ucf101, hmdb51, k400, ssv2, oscc, or "folder" for your own videos.
-    root: folder of the annotation files; of your own videos their folder (one for each class) or their table.
+        root: folder of the annotation files; of your own videos their folder (one for each class) or their table.
     """
     if benchmark == "folder":
         from pipeline.data.annotations.own import from_folders, from_table

@@ -1,14 +1,16 @@
 """Lists of your own videos, and what is suspicious about them.
 
-A folder for each class:     CLASS/clip.mp4                 (split by the hash of the path: 70/10/20 %) with
-splits:                 train/CLASS/clip.mp4, val/..., test/... A table (CSV or Parquet):    columns path,
-label, split; path relative to the videos' folder. `label` is a class's name or number, empty for none;
-`split` may be absent (then by hash); video_id, label_name, sha256 are optional.
+- A folder for each class: CLASS/clip.mp4 (split by the hash of the path: 70/10/20 %); with splits:
+  train/CLASS/clip.mp4, val/..., test/...
+- A table (CSV or Parquet): columns path, label, split; path relative to the videos' folder. `label` is a class's
+  name or number, empty for none; `split` may be absent (then by hash); video_id, label_name, sha256 are optional.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,9 +34,20 @@ SPLIT_NAMES = {
 #: Shares of a set that comes without splits, in percent: the rest is for training.
 TEST_PERCENT, VAL_PERCENT = 20, 10
 
+#: Class numbers end here: a larger one is a mistake (a video's number, a date), and would ask for as many names.
+MAX_CLASSES = 100_000
+
+COLUMNS_CURE = "Cure: columns path, label, split (and optionally video_id, label_name, sha256), comma-separated."
+
 
 def from_folders(folder: Path) -> Listing:
-    """List a folder with one folder for each class, below split folders or not."""
+    """List a folder with one folder for each class, below split folders or not.
+
+    Raises:
+        InputError: the folder does not exist or no class's folder holds a video.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist. Cure: name the videos' folder, or their CSV or Parquet table.")
     paths, others = video_files(folder)
     problems = [f"{others} files without a video's suffix were passed over"] if others else []
     tops = {path.split("/", 1)[0] for path in paths if "/" in path}
@@ -47,6 +60,11 @@ def from_folders(folder: Path) -> Listing:
             continue
         split = SPLIT_NAMES[parts[0].lower()] if has_splits else split_by_hash(path)
         entries.append((path, split, parts[1] if has_splits else parts[0]))
+    if not entries:
+        raise InputError(
+            f"{folder} holds no video. Cure: put them in a folder for each class (or train/CLASS, test/CLASS), or "
+            "name a table of them."
+        )
     classes = sorted({name for _, _, name in entries})
     number = {name: index for index, name in enumerate(classes)}
     ids = _identities([path for path, _, _ in entries])
@@ -59,9 +77,12 @@ def from_table(table: Path, folder: Path) -> Listing:
     """List the videos of a CSV or Parquet table.
 
     Raises:
-        InputError: the table is missing or unreadable, lacks a column, or a row cannot be understood.
+        InputError: the table is missing or unreadable, lists nothing, lacks a column, or a row cannot be understood.
     """
-    rows = _read(table)
+    numbered = _read(table)
+    rows = [row for _, row in numbered]
+    for line, row in numbered:
+        _check_label(row["label"], line, table)
     problems: list[str] = []
     named = sorted({str(row["label"]) for row in rows if not _is_number(row["label"]) and row["label"] != ""})
     if named and any(_is_number(row["label"]) for row in rows):
@@ -69,9 +90,9 @@ def from_table(table: Path, folder: Path) -> Listing:
     names: dict[int, str] = dict(enumerate(named))
     number = {name: index for index, name in names.items()}
     videos: list[ListedVideo] = []
-    paths = [_path(row["path"], line, table) for line, row in enumerate(rows, 2)]
+    paths = [_path(row["path"], line, table) for line, row in numbered]
     ids = _identities(paths)
-    for line, (row, path) in enumerate(zip(rows, paths, strict=True), 2):
+    for (line, row), path in zip(numbered, paths, strict=True):
         label = -1 if row["label"] == "" else int(row["label"]) if _is_number(row["label"]) else number[row["label"]]
         if label >= 0:
             names.setdefault(label, str(row.get("label_name") or label))
@@ -137,37 +158,58 @@ def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[st
     return [f"class {printable(name)!r} has no video at all" for name in sorted(names - classes)]
 
 
-def _read(table: Path) -> list[dict[str, Any]]:
-    import csv
-
+def _read(table: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line of the file, or number of the row in Parquet; row) of a table; no label is ""."""
     if not table.is_file():
         raise InputError(f"source.annotations: {table} does not exist. Cure: name a CSV or Parquet file.")
-    if table.suffix.lower() in (".parquet", ".pq"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            rows = pq.read_table(table).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{table} is not a readable Parquet file: {error}.") from None
-        columns = set(rows[0]) if rows else set()
-    else:
-        try:
-            with table.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-                columns = set(reader.fieldnames or ())
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{table} is not a readable CSV file in UTF-8: {error}.") from None
+    columns, rows = _read_parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _read_csv(table)
     lacking = [name for name in ("path", "label") if name not in columns]
     if lacking:
-        raise InputError(
-            f"{table} lacks the column {', '.join(lacking)}; it has {', '.join(sorted(columns)) or 'none'}. "
-            "Cure: columns path, label, split (and optionally video_id, label_name, sha256), comma-separated."
-        )
-    for row in rows:
+        # As Python writes strings: a blank, a tab or another separator within a name is seen.
+        has = ", ".join(repr(name) for name in columns) or "none"
+        raise InputError(f"{table} lacks the column {', '.join(lacking)}; it has {has}. {COLUMNS_CURE}")
+    twice = sorted(name for name, count in Counter(columns).items() if count > 1)
+    if twice:
+        raise InputError(f"{table} has the column {twice[0]!r} more than once. {COLUMNS_CURE}")
+    if not rows:
+        raise InputError(f"{table} lists no video. Cure: one row for each video below the columns' names.")
+    for _, row in rows:
         row["label"] = "" if row["label"] is None else row["label"]
     return rows
+
+
+def _read_parquet(table: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_table(table)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{table} is not a readable Parquet file: {error}.") from None
+    return found.column_names, list(enumerate(found.to_pylist(), 1))
+
+
+def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            # Strict: a quote that nothing closes would swallow the rest of the file without a word.
+            reader = csv.reader(file, strict=True)
+            columns = next(reader, [])
+            rows = []
+            for fields in reader:
+                if len(fields) not in (0, len(columns)):
+                    raise InputError(
+                        f"{table}, row {reader.line_num}: {len(fields)} fields, the first line names {len(columns)}. "
+                        "Cure: as many fields as columns; put a field that holds a comma in double quotes."
+                    )
+                if fields:
+                    rows.append((reader.line_num, dict(zip(columns, fields, strict=True))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{table} is not a readable CSV file in UTF-8: {error}. "
+            "Cure: save it as CSV in UTF-8, each double quote within a field doubled."
+        ) from None
+    return columns, rows
 
 
 def _path(value: object, line: int, table: Path) -> str:
@@ -181,3 +223,14 @@ def _path(value: object, line: int, table: Path) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit())
+
+
+def _check_label(value: object, line: int, table: Path) -> None:
+    name = isinstance(value, str) and not re.fullmatch(r"-\d+|-?\d+\.\d*", value)
+    if not (name or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)) or (
+        _is_number(value) and int(str(value)) >= MAX_CLASSES
+    ):
+        raise InputError(
+            f"{table}, row {line}: label = {value!r}. Cure: a class's name, its number from 0 to {MAX_CLASSES - 1:,}, "
+            "or nothing where there is none."
+        )

@@ -33,11 +33,6 @@ class Folder:
         else:
             table = Path(self._source.annotations).expanduser()
             listing = from_table(table if table.is_absolute() or table.exists() else folder / table, folder)
-        if not listing.videos:
-            raise InputError(
-                f"{folder} holds no video. Cure: put them in a folder for each class (or train/CLASS, test/CLASS), or "
-                "name a table in source.annotations."
-            )
         listing.videos = [_moved(video, prefix) for video in listing.videos]
         return listing
 
