@@ -3,11 +3,9 @@
 Both readers decode the same stream (the best one of several), apply the container's rotation the same way and
 return RGB. Shapes: T frames, H height, W width.
 
-decord is the faster one, but it cannot open AV1, files without a duration or 1x1 pictures, and where fewer
-frames
-decode than the header declares it repeats frames silently. Ingest finds that out once for each file and
-records
-in the manifest which reader to use.
+decord finds single frames fast, but it cannot open AV1, files without a duration or 1x1 pictures, and where fewer
+frames decode than the header declares it repeats frames silently. Ingest finds that out once for each file and
+records in the manifest which reader to use. For one pass over a whole file PyAV is the faster one (`open_swift`).
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ from pipeline.errors import EverestError
 
 ReaderName = Literal["decord", "pyav"]
 
-#: Frames and bytes decoded together by decord in one pass over a file: call overhead against memory.
+#: Frames that decord's `pick` decodes together: call overhead against memory.
 CHUNK = 16
-CHUNK_BYTES = 64 << 20
 
 #: x264's macroblock tree gives other bytes now and then for small pictures (15 of 100 files of 64 pixels with
 #: version 165's vector code), so it is off: equal frames must give equal files.
@@ -72,7 +69,7 @@ class VideoReader:
         raise NotImplementedError
 
     def all_frames(self) -> Iterator[np.ndarray]:
-        """Every frame in order, uint8 RGB [H, W, 3], in one pass."""
+        """Every frame in order, uint8 RGB [H, W, 3], perhaps read-only, in one pass; read nothing else meanwhile."""
         raise NotImplementedError
 
     def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
@@ -275,9 +272,22 @@ class _DecordReader(VideoReader):
         return frames
 
     def all_frames(self) -> Iterator[np.ndarray]:
-        chunk = max(1, min(CHUNK, CHUNK_BYTES // (self.height * self.width * 3)))
-        for start in range(0, self.num_frames, chunk):
-            yield from self.frames(range(start, min(start + chunk, self.num_frames)))
+        import decord
+
+        # As a batch: it goes back to the start, and some widths (48) fail there only. From then on each frame as decord
+        # holds it: a batch and an array of our own would be two copies of every frame, a seventh of ingest's time.
+        first = self.frames([0])[0]
+        self._size = first.shape[:2]
+        yield first
+        for number in range(1, self.num_frames):
+            try:
+                frame = np.asarray(_Borrowed(self._video.next()))
+            except StopIteration:
+                told = f"decord finds {number} of {self.num_frames} frames"
+                raise VideoError("undecodable", told) from None
+            except (decord.DECORDError, RuntimeError) as error:
+                raise VideoError("undecodable", f"decord cannot decode a frame: {_first_line(error)}") from None
+            yield frame
 
     def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
         for start in range(0, len(wanted), CHUNK):
@@ -285,6 +295,20 @@ class _DecordReader(VideoReader):
 
     def close(self) -> None:
         self._video = None
+
+
+class _Borrowed:
+    """decord's own memory of a uint8 frame, for `np.asarray`: the array keeps this, and this keeps the frame."""
+
+    def __init__(self, frame: Any) -> None:
+        held = frame.handle.contents
+        self._frame = frame
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": frame.shape,  # without gaps between rows, as a batch copies it
+            "data": (held.data + held.byte_offset, True),  # read-only
+        }
 
 
 class _PyavReader(VideoReader):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,6 +27,19 @@ def test_both_readers_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(by_pyav.frames([7, 7, 0, 29]), first[[7, 7, 0, 29]])
     assert by_decord.fps == pytest.approx(by_pyav.fps) == pytest.approx(25.0)
     assert (by_decord.reader, by_pyav.reader) == ("decord", "pyav")
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_a_pass_starts_at_the_first_frame_wherever_the_reader_was_and_its_frames_stay(
+    tmp_path: Path, reader: Literal["decord", "pyav"]
+) -> None:
+    with open_video(sample_videos.write(tmp_path / "clip.mp4", frames=30), reader) as video:
+        one_by_one = np.stack([video.frames([number])[0] for number in range(30)])
+        first, second = list(video.all_frames()), list(video.all_frames())
+        video.frames([3])
+        assert (video.height, video.width) == (64, 64)
+    assert np.array_equal(one_by_one, first)
+    assert np.array_equal(one_by_one, second)
 
 
 def test_an_avi_with_b_frames_is_left_to_pyav_which_finds_its_last_frame(tmp_path: Path) -> None:
