@@ -24,9 +24,9 @@ from typing import Any
 
 from pipeline.errors import EverestError, InputError
 
-#: none: tracked to the spool, nobody sends it. alive: an SQLite store takes it. dead: connections are refused. hanging:
-#: connections are taken and never answered.
-STORES = ("none", "alive", "dead", "hanging")
+#: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
+#: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
+STORES = ("untracked", "none", "alive", "dead", "hanging")
 #: Steps of one turn, and of the first turns that do not count.
 TURN, WARM_UP = 10, 10
 
@@ -61,7 +61,7 @@ def command(
 
 def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, _sender(store, Path(temporary)) as (spool, pid):
-        bare, tracked = _Contestant(batch, None), _Contestant(batch, spool)
+        bare, tracked = _Contestant(batch, None), _Contestant(batch, None if store == "untracked" else spool)
         for contestant in (bare, tracked):
             contestant.turn(WARM_UP)
             contestant.seconds.clear()
@@ -75,7 +75,8 @@ def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
         _pause(pid, False)
         spent = _cpu_seconds(pid) - spent
         alone = added_calls(Path(temporary) / "alone.jsonl")
-        kept = sum(1 for line in spool.read_text().splitlines() if '"train/loss"' in line)
+        written = spool.read_text().splitlines() if store != "untracked" else []
+        kept = sum(1 for line in written if '"train/loss"' in line)
         return {
             "store": store,
             "steps": len(tracked.seconds),
@@ -83,7 +84,7 @@ def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
             "added_calls_ms": round(1e3 * alone, 4),
             "added_calls_percent": round(100 * alone / _quantile(bare.seconds, 0.5), 3),
             "sender_cpu_ms_per_step": round(1e3 * spent / len(tracked.seconds), 4),
-            "records_lost": WARM_UP + len(tracked.seconds) - kept,
+            "records_lost": 0 if store == "untracked" else WARM_UP + len(tracked.seconds) - kept,
         }
 
 
@@ -94,6 +95,7 @@ def _compared(bare: list[float], tracked: list[float]) -> dict[str, float]:
         for at in range(0, len(tracked) - TURN + 1, TURN)
     ]
     slow_bare, slow_tracked = _quantile(bare, 0.99), _quantile(tracked, 0.99)
+    low, high = _p99_interval(bare, tracked)
     return {
         "bare_ms": round(1e3 * _quantile(bare, 0.5), 3),
         "tracked_ms": round(1e3 * _quantile(tracked, 0.5), 3),
@@ -101,7 +103,23 @@ def _compared(bare: list[float], tracked: list[float]) -> dict[str, float]:
         "bare_p99_ms": round(1e3 * slow_bare, 3),
         "tracked_p99_ms": round(1e3 * slow_tracked, 3),
         "p99_inflation_percent": round(100 * (slow_tracked / slow_bare - 1), 2),
+        "p99_inflation_percent_low": round(100 * (low - 1), 2),
+        "p99_inflation_percent_high": round(100 * (high - 1), 2),
     }
+
+
+def _p99_interval(bare: list[float], tracked: list[float], draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of the ratio of 99th percentiles: pairs of turns drawn with replacement, as steps that follow each
+    other are slow together.
+    """
+    import numpy as np
+
+    turns = len(tracked) // TURN
+    pairs_2NT = np.array([bare[: turns * TURN], tracked[: turns * TURN]]).reshape(2, turns, TURN)
+    picked_DN = np.random.default_rng(0).integers(turns, size=(draws, turns))
+    slow_2D = np.quantile(pairs_2NT[:, picked_DN].reshape(2, draws, -1), 0.99, axis=2)
+    low, high = np.quantile(slow_2D[1] / slow_2D[0], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -217,7 +235,7 @@ def added_calls(path: Path, steps: int = 500) -> float:
 @contextlib.contextmanager
 def _sender(store: str, folder: Path) -> Iterator[tuple[Path, int | None]]:
     """The spool to write to, and the process that sends it, as a stage's own process does."""
-    if store == "none":
+    if store in ("untracked", "none"):
         yield folder / "spool.jsonl", None
         return
     with _address(store, folder) as uri:

@@ -32,6 +32,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
     from pipeline.tracking import models, stage_run
+    from pipeline.tracking.context import registered_name
     from pipeline.training.distributed import choose_device
 
     how = params.evaluate_of(benchmark)
@@ -73,7 +74,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", facts)
         tracked.model(
             registered,
-            f"everest-{params.recipe}-{benchmark}",
+            registered_name(params.recipe, benchmark),
             {
                 "score": _selection_score(benchmark, metrics["eval/top1"]),
                 "eval.top1": metrics["eval/top1"],

@@ -100,6 +100,15 @@ def compare_tags() -> dict[str, str]:
     return {"everest.comparison": name, "everest.strategy": name.rpartition("-seed")[0]} if name else {}
 
 
+def registered_name(recipe: str, benchmark: str) -> str:
+    """`everest-<recipe>-<benchmark>`, the name in the model registry; `...-comparison` for the trainings of one.
+
+    Under a name of their own, since the alias `candidate` is the last one that came: what a user is told to classify
+    with must not be a comparison's arm.
+    """
+    return f"everest-{recipe}-{benchmark}" + ("-comparison" if compare_tags() else "")
+
+
 def flow_run() -> str | None:
     """The id of the Prefect flow run that this process works for."""
     names = ("EVEREST_PREFECT_RUN", "PREFECT__FLOW_RUN_ID")

@@ -140,8 +140,8 @@ def stage_run(
             tidy(folder)
         else:
             waiting = unsent(uploader.own)
-            reason = uploader.failure or "The tracking server is slow. Cure: wait for it."
-            log.warning("tracking: %d records are kept here. %s Then `everest sync` sends them.", waiting, reason)
+            reason = uploader.failure or "the tracking server has not taken all of them yet. Cure: wait a while."
+            log.warning("tracking: %d records are kept here: %s Then `everest sync` sends them.", waiting, reason)
 
 
 def open_parent(name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, Any] | None = None) -> str:

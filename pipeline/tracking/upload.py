@@ -30,6 +30,8 @@ CHUNK = 2000
 PERIOD = 2.0
 #: Longest pause between two tries of a dead server.
 LONGEST_PAUSE = 30.0
+#: "Niceness" of the thread that sends: the lowest priority that is never starved.
+LOWEST_PRIORITY = 19
 
 
 def drain(folder: RunFolder, store: Store) -> bool:
@@ -179,6 +181,8 @@ class Uploader(threading.Thread):
     def run(self) -> None:
         from pipeline.tracking.store import Store, StoreError
 
+        # This thread alone (Linux counts priorities by thread): where no core is free, the training goes first.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         store: Store | None = None
         pause = PERIOD
         while True:

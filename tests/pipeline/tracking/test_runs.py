@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,14 @@ def test_inputs_are_what_dvc_lock_knows_of_the_files_that_are_read(project: Path
     with contextlib.chdir(cell):
         # Its pre-training is its own, of which the project's dvc.lock knows nothing.
         assert stage_inputs("finetune", "motion") == {k: v for k, v in tuned.items() if k != "outputs/pretrain"}
+
+
+def test_sending_gives_way_to_the_training_and_nothing_else_of_the_process_does(store: Store) -> None:
+    with stage_run("pretrain", None, {}, WORK):
+        sending = next(thread for thread in threading.enumerate() if thread.name == "tracking-upload")
+        assert sending.native_id is not None
+        until = time.monotonic() + 10
+        while os.getpriority(os.PRIO_PROCESS, sending.native_id) != 19 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert os.getpriority(os.PRIO_PROCESS, sending.native_id) == 19
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
