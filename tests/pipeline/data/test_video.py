@@ -144,6 +144,41 @@ def test_the_swift_pass_is_refused_where_decoders_may_differ_or_frames_are_missi
             open_swift(path, frames)
 
 
+GOPS = {"b-frames": {}, "open GOPs": {"x264-params": "mbtree=0:open-gop=1"}}
+
+
+@pytest.mark.parametrize("kind", GOPS)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_clip_read_from_its_keyframe_on_is_that_of_decords_whole_pass(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    write_video(path, moving(60), options={"bf": "3", "b-pyramid": "normal", "g": "12"} | GOPS[kind])
+    whole = np.stack(list(open_video(path, "decord").all_frames()))
+    for start in range(0, 48, 5):
+        for wanted in (range(start, start + 12), range(start, 60, 4), [start]):
+            with open_swift(path, 60) as swift:
+                assert np.array_equal(np.stack(list(swift.pick(list(wanted)))), whole[list(wanted)])
+
+
+@pytest.mark.parametrize(
+    "name", ["mmaction2/demo.mp4", "tiny-ucf101/abseiling_k400.mp4", "decord/flipping_a_pancake.mkv"]
+)
+def test_a_clip_of_a_real_video_has_decords_bytes(shared_dir: Path, name: str) -> None:
+    path = shared_dir / "clips" / name
+    with open_video(path, "decord") as usual:
+        for start in (0, 77, 140, usual.num_frames - 61):
+            wanted = list(range(start, start + 61, 4))
+            with open_swift(path, usual.num_frames) as swift:
+                assert np.array_equal(np.stack(list(swift.pick(wanted))), usual.frames(wanted))
+
+
+def test_interlaced_video_and_streams_without_an_index_are_left_to_decord(tmp_path: Path) -> None:
+    write_video(tmp_path / "interlaced.mp4", moving(8), options={"x264-params": "mbtree=0:tff=1"})
+    write_video(tmp_path / "stream.ts", moving(8))
+    for name in ("interlaced.mp4", "stream.ts"):
+        with pytest.raises(VideoError, match="not a kind of video"):
+            open_swift(tmp_path / name, 8)
+
+
 def moving(count: int) -> np.ndarray:
     """A bright square over noise, uint8 [count, 64, 64, 3]."""
     clip = np.repeat(np.random.default_rng(0).integers(0, 90, (1, 64, 64, 3), dtype=np.uint8), count, axis=0)
