@@ -149,6 +149,6 @@ def _longest_run(frames: Iterable[np.ndarray]) -> int:
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures are the same. The middle row tells most apart; comparing all is a tenth of ingest's time."""
+    """Whether two pictures are the same. The bytes of the middle row tell most apart at hardly any cost."""
     middle = len(one) // 2
-    return np.array_equal(one[middle], other[middle]) and np.array_equal(one, other)
+    return one[middle].tobytes() == other[middle].tobytes() and np.array_equal(one, other)
