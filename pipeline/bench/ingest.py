@@ -60,7 +60,7 @@ def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> dic
             "processor_seconds": {name: round(value, 2) for name, value in busy.items()},
             "two_processes": round(best["one"] / best["two"], 2),
             "two_processes_over_one_core": round(best["one_on_one_core"] / best["two"], 2),
-            "cores_busy_with_two": round(busy["two"] / best["two"], 2),
+            "cores_busy_with_two": round(statistics.median(cpu / wall for wall, cpu in turns["two"]), 2),
             "videos_per_second": round(videos / best["two"], 2),
             "unchanged_seconds": _unchanged(scratch, paths[0]),
             **_manifest(scratch),
