@@ -61,7 +61,7 @@ def command(
 
 def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, _sender(store, Path(temporary)) as (spool, pid):
-        bare, tracked = _Contestant(batch, None), _Contestant(batch, None if store == "untracked" else spool)
+        bare, tracked = _Contestant(batch, None), _Contestant(batch, spool)
         for contestant in (bare, tracked):
             contestant.turn(WARM_UP)
             contestant.seconds.clear()
@@ -75,8 +75,8 @@ def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
         _pause(pid, False)
         spent = _cpu_seconds(pid) - spent
         alone = added_calls(Path(temporary) / "alone.jsonl")
-        written = spool.read_text().splitlines() if store != "untracked" else []
-        kept = sum(1 for line in written if '"train/loss"' in line)
+        written = WARM_UP + len(tracked.seconds) if spool else 0
+        kept = sum(1 for line in spool.read_text().splitlines() if '"train/loss"' in line) if spool else 0
         return {
             "store": store,
             "steps": len(tracked.seconds),
@@ -84,7 +84,7 @@ def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
             "added_calls_ms": round(1e3 * alone, 4),
             "added_calls_percent": round(100 * alone / _quantile(bare.seconds, 0.5), 3),
             "sender_cpu_ms_per_step": round(1e3 * spent / len(tracked.seconds), 4),
-            "records_lost": 0 if store == "untracked" else WARM_UP + len(tracked.seconds) - kept,
+            "records_lost": written - kept,
         }
 
 
@@ -233,10 +233,10 @@ def added_calls(path: Path, steps: int = 500) -> float:
 
 
 @contextlib.contextmanager
-def _sender(store: str, folder: Path) -> Iterator[tuple[Path, int | None]]:
-    """The spool to write to, and the process that sends it, as a stage's own process does."""
+def _sender(store: str, folder: Path) -> Iterator[tuple[Path | None, int | None]]:
+    """The spool to write to, and the process that sends it, as a stage's own process does; None where there is none."""
     if store in ("untracked", "none"):
-        yield folder / "spool.jsonl", None
+        yield None if store == "untracked" else folder / "spool.jsonl", None
         return
     with _address(store, folder) as uri:
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "EVEREST_TRACKING_WAIT": "0"}
