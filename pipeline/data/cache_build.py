@@ -21,7 +21,7 @@ from pipeline.data.cache import VERSION
 from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg, shrink
 from pipeline.data.files import write_text
 from pipeline.data.informativeness import U8, MapBuilder, num_places
-from pipeline.data.video import VideoError, VideoReader, open_swift, open_video
+from pipeline.data.video import VideoError, VideoReader, read_swiftly
 from pipeline.layout import fingerprint
 
 #: Units are planned as if every frame were stored as JPEG of this many bytes a pixel, however frames are stored: so
@@ -187,16 +187,12 @@ def _record(store: Path, part: str, key: str) -> Path:
 
 def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str], scratch: Scratch) -> _Decoded:
     """One pass over a video; a second one by the manifest's reader where the swift one may not be taken."""
-    path = raw / video.path
-    if video.reader == "decord":
-        try:
-            with open_swift(path, video.frames) as swift:
-                return _one_pass(video, unit, swift, parts, scratch)
-        except VideoError:
-            pass  # The manifest says which reader counts; what that one says of the video is reported.
-    named: Any = video.reader if video.reader in ("decord", "pyav") else "auto"
-    with open_video(path, named) as reader:
-        return _one_pass(video, unit, reader, parts, scratch)
+    return read_swiftly(
+        raw / video.path,
+        video.reader,
+        video.frames,
+        lambda reader: _one_pass(video, unit, reader, parts, scratch),
+    )
 
 
 def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str], scratch: Scratch) -> _Decoded:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline import manifest
 from pipeline.data.cache import ClipError
 from pipeline.data.informativeness import U8
-from pipeline.data.video import VideoError, open_swift, open_video
+from pipeline.data.video import VideoError, read_swiftly
 
 COLUMNS = ["video_id", "path", "split", "label", "frames_decoded", "width", "height", "reader"]
 
@@ -107,7 +107,9 @@ class VideoSource:
         wanted = np.asarray(frame_indices, dtype=np.int64)
         numbers, place = np.unique(wanted, return_inverse=True)
         try:
-            pictures = _pictures(file, numbers.tolist())
+            pictures = read_swiftly(
+                file.path, file.reader, file.frames, lambda video: np.stack(list(video.pick(numbers.tolist())))
+            )
         except VideoError as error:
             raise ClipError(file.video_id, f"{error.reason}: {error}") from None
         pictures = shrink_all(pictures, self.short_side)
@@ -120,18 +122,6 @@ class VideoSource:
         height, width = pictures.shape[1:3]
         for number, target in zip(place, target_THWC, strict=True):
             target[:height, :width] = pictures[number]
-
-
-def _pictures(file: VideoFile, numbers: list[int]) -> U8:
-    """The frames of ascending numbers, by the swift reader where it gives the bytes of the manifest's one."""
-    if file.reader == "decord":
-        try:
-            with open_swift(file.path, file.frames) as swift:
-                return np.stack(list(swift.pick(numbers)))
-        except VideoError:
-            pass  # The manifest says which reader counts; what that one says of the video is reported.
-    with open_video(file.path, file.reader) as reader:  # type: ignore[arg-type]
-        return reader.frames(numbers)
 
 
 def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:

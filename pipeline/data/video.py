@@ -11,10 +11,10 @@ records in the manifest which reader to use. For one pass over a whole file PyAV
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from pipeline.data.files import atomic_path
 from pipeline.errors import EverestError
 
 ReaderName = Literal["decord", "pyav"]
+T = TypeVar("T")
 
 #: Frames that decord's `pick` decodes together: call overhead against memory.
 CHUNK = 16
@@ -149,6 +150,28 @@ def open_swift(path: Path | str, frames: int) -> VideoReader:
         raise VideoError("undecodable", f"{path}: not a kind of video that PyAV and decord decode alike")
     reader.expected = frames
     return reader
+
+
+def read_swiftly(path: Path, reader: str, frames: int, read: Callable[[VideoReader], T]) -> T:
+    """What `read` takes from a video, by the swift reader where it gives the bytes of the manifest's one, else by that.
+
+    Args:
+        reader: the manifest's: decord, pyav, or anything else for "auto".
+        frames: that the manifest's reader decodes.
+        read: called a second time, from the start, where the swift reader fails in it.
+
+    Raises:
+        VideoError: the manifest's reader does not read it.
+    """
+    if reader == "decord":
+        try:
+            with open_swift(path, frames) as swift:
+                return read(swift)
+        except VideoError:
+            pass  # The manifest says which reader counts; what that one says of the video is reported.
+    named: Any = reader if reader in ("decord", "pyav") else "auto"
+    with open_video(path, named) as video:
+        return read(video)
 
 
 def plain_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
