@@ -1,12 +1,12 @@
 """Reading a cache: frames and distance maps of one benchmark, memory-mapped, in large Arrow IPC shards.
 
 data/cache/<bench>/
-  cache.json                  what was made with which parameters, every file with its size and SHA-256
+  cache.json                  what was made with which parameters, every file with its size and XXH3-128
   index.parquet               one row for each video: where its frames and maps lie, its split and label
   frames-<key>-00000-0.arrow  one record batch for each video, one row for each frame (JPEG, or raw bytes)
   maps-<key>-00000-0.arrow    one row for each video: its distance maps, fp16
 
-Opening checks the version and the size of every file; `everest cache verify` compares their SHA-256 too.
+Opening checks the version and the size of every file; `everest cache verify` compares their checksums too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import numpy.typing as npt
 from pipeline.data.informativeness import map_frames
 from pipeline.errors import EverestError, InputError
 
-#: Written into cache.json; a cache of another version is refused.
-VERSION = 1
+#: Written into cache.json and part of every shard's key: a cache of another version is refused and made anew.
+#: 2: checksums are XXH3; interlaced H.264 is read by decord (its pixels differed in caches of version 1).
+VERSION = 2
 INFO = "cache.json"
 INDEX = "index.parquet"
 

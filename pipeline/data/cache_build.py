@@ -219,7 +219,7 @@ def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str
                 raise VideoError("too_long", f"its frames take more than {MAX_VIDEO_BYTES >> 30} GiB. Cure: cut it.")
             if rule.store == "raw":
                 block = scratch.take(len(stored), frame.size) if block is None else block
-                block[number // rule.keep_every] = frame.reshape(-1)
+                block[number // rule.keep_every].reshape(frame.shape)[...] = frame
     distance = builder.maps() if "maps" in parts else np.zeros((0, num_places(unit.map_rule.resolution)))
     return _Decoded(blobs if block is None else block, distance, size, len(wanted))
 

@@ -25,7 +25,7 @@ from pipeline.data.cache_build import (
     total_failed,
 )
 from pipeline.data.cache_write import disk_full_said
-from pipeline.data.files import fsync_folder, sha256_of
+from pipeline.data.files import checksum_of, fsync_folder, sha256_of
 from pipeline.data.informativeness import WEIGHTS, trained_embedding
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
@@ -183,7 +183,7 @@ def publish(
             "videos": len(rows),
             "frames": _part(units[0].frame_rule.key(), records["frames"]),
             "maps": _part(units[0].map_rule.key(), records["maps"]),
-            "index": {"bytes": (building / INDEX).stat().st_size, "sha256": sha256_of(building / INDEX)},
+            "index": {"bytes": (building / INDEX).stat().st_size, "xxh3": checksum_of(building / INDEX)},
             "failed": failed,
         }
         (building / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")

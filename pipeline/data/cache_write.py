@@ -1,9 +1,8 @@
-"""Writing cache shards: Arrow IPC files of bounded size, hashed while they are written, whole or absent."""
+"""Writing cache shards: Arrow IPC files of bounded size, with a checksum taken while they are written, whole or absent."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from xxhash import xxh3_128
 
 from pipeline.data.files import fsync_folder
 from pipeline.data.informativeness import U8
@@ -50,7 +50,7 @@ class ShardWriter:
         return self._name, self._batches - 1
 
     def finish(self) -> list[dict[str, Any]]:
-        """Complete the last file and give all files their names: [{file, bytes, sha256}]."""
+        """Complete the last file and give all files their names: [{file, bytes, xxh3}]."""
         self._close()
         for entry in self._done:
             temporary = self._folder / f".{entry['file']}.part"
@@ -81,17 +81,17 @@ class ShardWriter:
         self._writer.close()
         os.fsync(self._file.raw.fileno())
         self._file.raw.close()
-        self._done.append({"file": self._name, "bytes": self._file.size, "sha256": self._file.digest.hexdigest()})
+        self._done.append({"file": self._name, "bytes": self._file.size, "xxh3": self._file.digest.hexdigest()})
         self._file = None
 
 
 class _HashingFile(io.RawIOBase):
-    """A file to write to that knows the SHA-256 of what was written."""
+    """A file to write to that knows the XXH3-128 of what was written."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self.raw = raw
         self.size = 0
-        self.digest = hashlib.sha256()
+        self.digest = xxh3_128()
 
     def writable(self) -> bool:
         return True

@@ -500,7 +500,11 @@ class _PyavReader(VideoReader):
         # Where the size changes within the stream, every frame gets the size of the first, as decord does.
         # One thread: the default takes every core, and on a busy machine waits for them.
         rgb = self._reformatter.reformat(frame, self._size[0], self._size[1], format="rgb24", threads=1)
-        picture: np.ndarray = rgb.to_ndarray()
+        # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
+        rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)[
+            : rgb.height, : 3 * rgb.width
+        ]
+        picture = rows.reshape(rgb.height, rgb.width, 3)
         turns = self.rotation // 90
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 

@@ -239,7 +239,7 @@ def test_a_truncated_or_foreign_cache_is_refused_with_the_cure(here: Path) -> No
     Cache.open(folder)
     info = json.loads((folder / "cache.json").read_text())
     (folder / "cache.json").write_text(json.dumps(info | {"version": 0}))
-    with pytest.raises(InputError, match=r"version 0, expected 1.*--repair"):
+    with pytest.raises(InputError, match=r"version 0, expected 2.*--repair"):
         Cache.open(folder)
 
 
