@@ -1,4 +1,4 @@
-"""Writing cache shards: Arrow IPC files of bounded size, with a checksum taken while they are written, whole or absent."""
+"""Writing cache shards: Arrow IPC files of bounded size, their checksums taken on the way, whole or absent."""
 
 from __future__ import annotations
 

@@ -501,10 +501,9 @@ class _PyavReader(VideoReader):
         # One thread: the default takes every core, and on a busy machine waits for them.
         rgb = self._reformatter.reformat(frame, self._size[0], self._size[1], format="rgb24", threads=1)
         # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
-        rows = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)[
-            : rgb.height, : 3 * rgb.width
-        ]
-        picture = rows.reshape(rgb.height, rgb.width, 3)
+        plane = rgb.planes[0]
+        rows: np.ndarray = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        picture = rows[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
         turns = self.rotation // 90
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
