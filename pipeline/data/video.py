@@ -501,7 +501,7 @@ class _PyavReader(VideoReader):
         # One thread: the default takes every core, and on a busy machine waits for them.
         rgb = self._reformatter.reformat(frame, self._size[0], self._size[1], format="rgb24", threads=1)
         # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
-        plane = rgb.planes[0]
+        plane: Any = rgb.planes[0]
         rows: np.ndarray = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         picture = rows[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
         turns = self.rotation // 90
