@@ -5,12 +5,14 @@ Exit codes: 0 ok, 1 failed, 2 bad input, 130 stopped after saving.
 
 from __future__ import annotations
 
+import errno
 import sys
+from pathlib import Path
 
 import typer
 
 from pipeline.commands import bench, chain, data, looking, planning
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, Interrupted
 from pipeline.redact import guard_output, redact
 
 app = typer.Typer(
@@ -34,9 +36,19 @@ def main() -> None:
     except EverestError as error:
         sys.stderr.write(f"error: {redact(str(error))}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
+    except OSError as error:
+        # Any small file may be the one that a full disk has no room for.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(
+            f"error: {error.filename or Path.cwd()}: no space left on the disk. What is finished is kept. "
+            "Cure: free some space and run the same command again.\n"
+        )
+        sys.exit(EverestError.exit_code)
+    except SystemExit as end:
+        if end.code == Interrupted.exit_code:  # typer's answer to Ctrl-C, which the terminal shows as ^C
+            sys.stderr.write("\nstopped; what is finished is kept, and the same command goes on from there.\n")
+        raise
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def show(value: Any, title: str | None = None) -> None:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         console.print(table(value, title))
     elif isinstance(value, dict):
-        nested = {key: entry for key, entry in value.items() if _is_rows(entry)}
+        nested = {key: _rows(entry) for key, entry in value.items() if _rows(entry)}
         flat = [{"": key, "value": entry} for key, entry in value.items() if key not in nested]
         if flat:
             console.print(table(flat, title))
@@ -98,8 +98,11 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE)
 
 
-def _is_rows(entry: Any) -> bool:
-    return isinstance(entry, list) and bool(entry) and isinstance(entry[0], dict)
+def _rows(entry: Any) -> list[dict[str, Any]]:
+    """What prints as a table of its own: rows, or mappings by name (which becomes the first column); else none."""
+    if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
+        return [{"": name, **inner} for name, inner in entry.items()]
+    return entry if isinstance(entry, list) and all(isinstance(row, dict) for row in entry) else []
 
 
 def _text(value: Any) -> str:
@@ -107,4 +110,8 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(entry)}" for name, entry in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(_text(entry) for entry in value) or "none"
     return str(value)

@@ -115,6 +115,6 @@ def caches_of(files: list[VideoFile], scratch: Path, step: int = 4, resolution: 
     for store in ("raw", "jpeg"):
         units = units_for(files, store, step, resolution)
         build(units, scratch / f"store-{store}", Path("/"), 1)
-        publish("bench", units, table, scratch / f"store-{store}", scratch / store, scratch / f"{store}-new")
+        publish("bench", units, table, scratch / f"store-{store}", scratch / store)
         found.append(Cache.open(scratch / store))
     return found[0], found[1]

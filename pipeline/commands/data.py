@@ -58,7 +58,7 @@ def cache_verify(
     repair: Annotated[bool, typer.Option(help="Make damaged shards again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every shard with its recorded SHA-256."""
+    """Compare every shard with its recorded checksum."""
     from pipeline.data.cache_admin import verify
     from pipeline.params import load_params
 

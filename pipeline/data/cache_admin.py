@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.cache import INDEX, INFO, Cache, read_info
-from pipeline.data.cache_publish import build, publish, store_dir, units_of
+from pipeline.data.cache import INDEX, INFO, read_info
+from pipeline.data.cache_publish import (
+    build,
+    check_failures,
+    forget_damaged,
+    has_its_size,
+    leftovers,
+    publish,
+    store_dir,
+    units_of,
+)
 from pipeline.data.files import checksum_of, locked
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
@@ -18,12 +27,13 @@ from pipeline.params import Params
 def ls() -> dict[str, Any]:
     """Every cache: videos, bytes, how it was made, and how many bytes of its store `gc` would free.
 
-    A cache that does not open is listed with the reason.
+    What is missing or has another size is listed as damaged; `verify` looks into the files, too.
     """
     found = {}
     for name in _names():
+        checked = _check(layout.cache_dir(name), has_its_size)
         entry: dict[str, Any] = {}
-        try:
+        if checked["files"]:
             info = read_info(layout.cache_dir(name))
             entry = {
                 "videos": info["videos"],
@@ -34,8 +44,7 @@ def ls() -> dict[str, Any]:
                 "maps": info["maps"]["params"],
                 "videos_failed": len(info["failed"]),
             }
-        except InputError as error:
-            entry["error"] = str(error)
+        entry["damaged"] = checked["damaged"]
         entry["reclaimable_bytes"] = sum(path.stat().st_size for path in _unneeded(name, None))
         found[name] = entry
     return {"caches": found}
@@ -51,7 +60,7 @@ def verify(benchmark: str | None = None, *, repair: bool = False, params: Params
         {"caches": {name: {"files", "bytes", "damaged": [{file, reason}], "repaired"}}}
 
     Raises:
-        EverestError: something is damaged and `repair` is False; names the files.
+        EverestError: something is damaged, or is still so after `repair`; names the files.
         InputError: no such cache.
     """
     names = [benchmark] if benchmark else _names()
@@ -59,21 +68,33 @@ def verify(benchmark: str | None = None, *, repair: bool = False, params: Params
         read_info(layout.cache_dir(benchmark))
     result: dict[str, Any] = {}
     for name in names:
-        checked = _check(layout.cache_dir(name))
+        checked = _check(layout.cache_dir(name), _unchanged)
         if checked["damaged"] and repair:
             if params is None:
                 raise InputError("repairing needs params.yaml. Cure: run in the project's root.")
-            _repair(name, params, [item["file"] for item in checked["damaged"]])
-            again = _check(layout.cache_dir(name))
-            checked["repaired"] = not again["damaged"]
+            _repair(name, params)
+            again = _check(layout.cache_dir(name), _unchanged)
+            if again["damaged"]:
+                raise EverestError(
+                    f"the cache of {name} is damaged again right after it was made anew: {_said({name: again})}. "
+                    "Cure: look at this disk (`dmesg`), and move data/ and .work/ to another one."
+                )
+            checked["repaired"] = True
         result[name] = checked
-    bad = [f"{name}/{i['file']}: {i['reason']}" for name, c in result.items() for i in c["damaged"]]
+    bad = sum(len(checked["damaged"]) for checked in result.values())
     if bad and not repair:
+        command = f"everest cache verify {benchmark or ''}".strip()
         raise EverestError(
-            f"{len(bad)} files of the cache are damaged: {'; '.join(bad[:5])}. "
-            f"Cure: `everest cache verify {benchmark or names[0]} --repair` makes them anew from the videos."
+            f"{bad} damaged {'file' if bad == 1 else 'files'}: {_said(result)}. "
+            f"Cure: `{command} --repair` makes them anew from the videos."
         )
     return {"caches": result}
+
+
+def _said(result: dict[str, Any]) -> str:
+    """The first damaged files with their reasons."""
+    bad = [f"{name}/{item['file']}: {item['reason']}" for name, found in result.items() for item in found["damaged"]]
+    return "; ".join(bad[:5])
 
 
 def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]:
@@ -92,60 +113,55 @@ def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]
                 freed += path.stat().st_size if path.stat().st_nlink == 1 else 0
                 if not dry_run:
                     path.unlink()
-            leftovers = [p for p in store_dir(name).parent.glob("publish-*") if p.is_dir()]
-            for folder in leftovers:
+            for folder in leftovers(layout.cache_dir(name)):
                 if not dry_run:
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
     return {"removed": count, "bytes": freed, "dry_run": dry_run}
 
 
 def _names() -> list[str]:
     caches = layout.cache_dir("x").parent
     stores = store_dir("x").parent.parent
-    found = {path.name for path in caches.glob("*") if path.is_dir()}
+    found = {path.name for path in caches.glob("[!.]*") if path.is_dir()}
     return sorted(found | {path.parent.name for path in stores.glob("*/shards")})
 
 
-def _check(folder: Path) -> dict[str, Any]:
+def _check(folder: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> dict[str, Any]:
     try:
         info = read_info(folder)
     except InputError as error:
-        return {"files": 0, "bytes": 0, "damaged": [{"file": INFO, "reason": str(error)}]}
+        # Who lists several says the cure once.
+        reason = str(error).partition(". Cure: ")[0].removeprefix(f"{folder / INFO}: ")
+        return {"files": 0, "bytes": 0, "damaged": [{"file": INFO, "reason": reason}]}
     files = [*info["frames"]["shards"], *info["maps"]["shards"], info["index"] | {"file": INDEX}]
     damaged = []
     for entry in files:
         path = folder / entry["file"]
         if not path.is_file():
             damaged.append({"file": entry["file"], "reason": "missing"})
-        elif path.stat().st_size != entry["bytes"]:
+        elif not has_its_size(path, entry):
             reason = f"{path.stat().st_size} bytes, expected {entry['bytes']}"
             damaged.append({"file": entry["file"], "reason": reason})
-        elif checksum_of(path) != entry["xxh3"]:
+        elif not whole(path, entry):
             damaged.append({"file": entry["file"], "reason": "its checksum differs from the recorded one"})
     return {"files": len(files), "bytes": sum(int(e["bytes"]) for e in files), "damaged": damaged}
 
 
-def _repair(name: str, params: Params, damaged: list[str]) -> None:
-    """Forget the units that the damaged files belong to, make what is missing, publish."""
+def _repair(name: str, params: Params) -> None:
+    """Forget the damaged units of the store (it may share its bytes with the cache), make what is missing, publish."""
     store = store_dir(name)
     units, table = units_of(params, name)
     with locked(store.parent / "lock", f"the preprocess stage of {name}"):
-        # The store may share its bytes with the cache, or be damaged by itself.
-        for record in store.glob("*.json"):
-            shards = json.loads(record.read_text(encoding="utf-8"))["shards"]
-            if any(s["file"] in damaged or not _whole(store / s["file"], s) for s in shards):
-                for shard in shards:
-                    (store / shard["file"]).unlink(missing_ok=True)
-                record.unlink()
+        forget_damaged(store, _unchanged)
         raw = layout.raw_dir(params.benchmark(name).data.raw or name)
         build(units, store, raw, params.preprocess.workers)
+        check_failures(name, units, store, params.ingest.failure_budget)
         publish(name, units, table, store, layout.cache_dir(name))
-    Cache.open(layout.cache_dir(name))
 
 
-def _whole(path: Path, shard: dict[str, Any]) -> bool:
+def _unchanged(path: Path, shard: dict[str, Any]) -> bool:
     # A store may still hold units of another version, whose records have other checksums.
-    return path.is_file() and path.stat().st_size == shard["bytes"] and checksum_of(path) == shard.get("xxh3")
+    return has_its_size(path, shard) and checksum_of(path) == shard.get("xxh3")
 
 
 def _unneeded(name: str, params: Params | None) -> list[Path]:

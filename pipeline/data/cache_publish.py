@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +29,7 @@ from pipeline.data.cache_write import disk_full_said
 from pipeline.data.files import checksum_of, fsync_folder, sha256_of
 from pipeline.data.informativeness import WEIGHTS, trained_embedding
 from pipeline.errors import EverestError, InputError
+from pipeline.lifeline import die_with_parent
 from pipeline.params import Params
 
 COLUMNS = [
@@ -95,6 +97,57 @@ def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
     return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20), table
 
 
+def forget_damaged(store: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> None:
+    """Remove from a store every unit whose record does not parse or whose shards are not `whole`, so that it counts
+    as missing and is made anew.
+    """
+    for record in store.glob("*.json"):
+        try:
+            shards = json.loads(record.read_text(encoding="utf-8"))["shards"]
+            if all(whole(store / shard["file"], shard) for shard in shards):
+                continue
+        except (ValueError, KeyError, TypeError):
+            pass  # what it listed is found by its name
+        _forget(store, record.stem)
+
+
+def check_failures(benchmark: str, units: Sequence[Unit], store: Path, budget: float) -> None:
+    """Refuse to publish a cache that lacks too many videos: the one in place stays.
+
+    The units concerned are forgotten, so that the next start tries their videos again: a disk that was not mounted must
+    not be remembered as broken videos.
+
+    Raises:
+        EverestError: more than `budget` of the videos failed; names some with their reasons.
+    """
+    keys = {*(("frames", unit.frames_key) for unit in units), *(("maps", unit.maps_key) for unit in units)}
+    records = {f"{part}-{key}": read_unit(store, part, key) for part, key in sorted(keys)}
+    failed = total_failed(records.values())
+    total = sum(len(unit.videos) for unit in units)
+    if len(failed) <= budget * total:
+        return
+    for stem, record in records.items():
+        if record["failed"]:
+            _forget(store, stem)
+    first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
+    raise EverestError(
+        f"{len(failed)} of {total} videos of {benchmark} cannot be read, ingest.failure_budget = {budget} allows "
+        f"{int(budget * total)}. First: {first}. Cure: put them back or mend them and run this again, which tries them "
+        f"again; or `everest download {benchmark}`, which lists what is there now; or raise the budget."
+    )
+
+
+def _forget(store: Path, stem: str) -> None:
+    for shard in store.glob(f"{stem}-*.arrow"):
+        shard.unlink()
+    (store / f"{stem}.json").unlink()
+
+
+def has_its_size(path: Path, shard: dict[str, Any]) -> bool:
+    """Whether a shard is there in its recorded length: what can be asked before every run, at the cost of a `stat`."""
+    return path.is_file() and path.stat().st_size == shard["bytes"]
+
+
 def build(
     units: Sequence[Unit],
     store: Path,
@@ -118,8 +171,10 @@ def build(
         return sum(wrap((build_unit(unit, store, raw) for unit in missing), len(missing)))
     if executor is not None:
         return sum(wrap(_gather(executor, missing, store, raw), len(missing)))
-    # Spawned, not forked: the caller may hold threads and locks of other libraries.
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=get_context("spawn")) as pool:
+    # Spawned, not forked: the caller may hold threads and locks of other libraries. They end with it: left alone they
+    # would go on writing the shards that the next start writes.
+    end = (die_with_parent, (signal.SIGKILL, os.getpid()))
+    with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), *end) as pool:
         return sum(wrap(_gather(pool, missing, store, raw), len(missing)))
 
 
@@ -138,13 +193,8 @@ def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -
             future.cancel()
 
 
-def publish(
-    benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path, building: Path | None = None
-) -> dict[str, Any]:
-    """Link the units' shards into a folder with its index and cache.json, and put it in place.
-
-    `building` is where it is put together, on the file system of `final`.
-    """
+def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path) -> dict[str, Any]:
+    """Link the units' shards into a folder with its index and cache.json, and put it in place."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -168,10 +218,10 @@ def publish(
             | {"frame_file": mine["file"], "batch": mine["batch"]}
             | {"map_file": own["file"], "map_row": own["row"], "places": own["places"]}
         )
-    building = building or layout.work_dir("preprocess", benchmark, f"publish-{os.getpid()}")
+    building, _ = leftovers(final)
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
     with disk_full_said(building):
+        building.mkdir(parents=True)
         for part in records:
             for record in records[part]:
                 for shard in record["shards"]:
@@ -208,9 +258,16 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def leftovers(final: Path) -> tuple[Path, Path]:
+    """Where a cache is put together and where the one before it goes: beside it, since a folder can only be renamed
+    within its file system, and .work may lie on another one. What an interrupted run left there is nobody's.
+    """
+    return final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
+
+
 def _swap(building: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    old = building.with_name(building.name + "-old")
+    _, old = leftovers(final)
+    shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.replace(old)
     building.replace(final)

@@ -13,10 +13,18 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data import cluster
-from pipeline.data.cache_publish import build, publish, store_dir, units_of
+from pipeline.data.cache_publish import (
+    build,
+    check_failures,
+    forget_damaged,
+    has_its_size,
+    publish,
+    store_dir,
+    units_of,
+)
 from pipeline.data.files import locked, write_text
 from pipeline.data.progress import counter
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import InputError
 from pipeline.params import Params, flatten
 from pipeline.tracking import stage_run
 
@@ -48,13 +56,14 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
     raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
     units, table = units_of(params, benchmark)
     with locked(store.parent / "lock", f"the preprocess stage of {benchmark}"):
+        forget_damaged(store, has_its_size)
         reused = sum(not unit.missing(store) for unit in units)
         with cluster.executor(params.compute.cluster) as executor:
             progress = counter(f"preprocess {benchmark}")
             decoded = build(units, store, raw, params.preprocess.workers, progress, executor)
+        check_failures(benchmark, units, store, params.ingest.failure_budget)
         info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))
     failed = info["failed"]
-    _check_budget(benchmark, failed, table.num_rows, params.ingest.failure_budget)
     seconds = time.perf_counter() - started
     metrics = {
         "videos": info["videos"],
@@ -68,13 +77,3 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
     }
     write_text(layout.metrics_file("preprocess", benchmark), json.dumps(metrics, indent=1) + "\n")
     return metrics
-
-
-def _check_budget(benchmark: str, failed: dict[str, str], total: int, budget: float) -> None:
-    if len(failed) > budget * total:
-        first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
-        raise EverestError(
-            f"{len(failed)} of {total} videos of {benchmark} do not decode, ingest.failure_budget = {budget} allows "
-            f"{int(budget * total)}. First: {first}. Cure: mend or remove these videos and run `everest download "
-            f"{benchmark}`, or raise the budget."
-        )

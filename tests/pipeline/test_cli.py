@@ -13,6 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.terminal import show
 
 HEAVY = {"torch", "timm", "mlflow", "dvc", "prefect", "pyarrow", "numpy", "av", "decord", "boto3", "matplotlib", "yaml"}
 
@@ -47,6 +48,42 @@ def test_a_missing_params_file_ends_with_2_and_a_cure(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert re.fullmatch(r"error: params.yaml does not exist. Cure: .*\n", done.stderr)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "cache", "ls"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert re.match(r"error: .*no space left on the disk. What is finished is kept. Cure: .*again\.\n", done.stderr)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from pipeline import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.app.command('wait')(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "wait"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == "stopped; what is finished is kept, and the same command goes on from there."
+
+
+def test_nested_results_are_tables_to_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"caches": {"motion": {"files": 5, "damaged": [{"file": "x", "reason": "missing"}]}}, "reasons": {}}, "Found")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "caches files damaged" in said
+    assert "motion 5 file x, reason missing" in said
+    assert "reasons none" in said
+    assert "{" not in said
 
 
 def test_an_unknown_benchmark_ends_with_2_before_anything_is_written(root: Path, tmp_path: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import timm
 import torch
 from PIL import Image
-from small_benchmark import make, params
+from small_benchmark import ROOT, make, params
 
 from models.selection import slot_distances
 from models.weights import save_model
 from pipeline import layout
 from pipeline.bench.evidence import embed_slots
-from pipeline.data import cache_build, cache_write
+from pipeline.data import cache_admin, cache_build, cache_write
 from pipeline.data.augment import normalise
 from pipeline.data.cache import Cache, ClipError
 from pipeline.data.cache_publish import build, publish, store_dir, units_of
@@ -266,6 +272,83 @@ def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Pa
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
     publish("small", units, table, one, here / "final")
     assert len(Cache.open(here / "final")) == 10
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("damage", ["truncate", "remove", "tear the record"])
+def test_the_next_start_makes_a_broken_shard_anew_and_no_other(here: Path, damage: str) -> None:
+    make(12)
+    units = preprocess.run(params(), "small")["shards"]
+    frames = Cache.open(layout.cache_dir("small")).frames(0, range(20))
+    shard = sorted(store_dir("small").glob("frames-*.arrow"))[0]
+    if damage == "truncate":  # the cache shares these bytes
+        with shard.open("r+b") as file:
+            file.truncate(1000)
+    elif damage == "remove":
+        shard.unlink()
+    else:
+        shard.with_name(shard.name.replace("-0.arrow", ".json")).write_text('{"sha')
+    again = preprocess.run(params(), "small")
+    assert units > 2
+    assert again["units_reused"] == units - 1
+    assert cache_admin.verify("small")["caches"]["small"]["damaged"] == []
+    assert np.array_equal(Cache.open(layout.cache_dir("small")).frames(0, range(20)), frames)
+
+
+def test_videos_that_are_away_for_a_while_cost_no_cache_and_are_tried_again(here: Path) -> None:
+    make(4)
+    preprocess.run(params(), "small")
+    before = shard_names(layout.cache_dir("small"))
+    raw = layout.raw_dir("small")
+    raw.rename(here / "not mounted")
+    changed = params(preprocess__store="jpeg")
+    for _ in range(2):
+        with pytest.raises(EverestError, match=r"4 of 4 videos of small cannot be read.*missing.*Cure: put them back"):
+            preprocess.run(changed, "small")
+        assert shard_names(layout.cache_dir("small")) == before
+        assert len(Cache.open(layout.cache_dir("small"))) == 4
+    next(layout.cache_dir("small").glob("frames-*")).unlink()
+    with pytest.raises(EverestError, match="4 of 4 videos of small cannot be read"):
+        cache_admin.verify("small", repair=True, params=changed)
+    (here / "not mounted").rename(raw)
+    assert preprocess.run(changed, "small")["videos"] == 4
+
+
+def test_work_may_lie_on_another_file_system_than_the_data(here: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == here.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=memory) as elsewhere:
+        Path(".work").symlink_to(elsewhere)
+        make(4)
+        for store in ("raw", "jpeg"):
+            preprocess.run(params(preprocess__store=store), "small")
+            assert len(Cache.open(layout.cache_dir("small"))) == 4
+    assert [path.name for path in layout.cache_dir("small").parent.iterdir()] == ["small"]
+
+
+def test_workers_end_with_a_killed_parent(here: Path) -> None:
+    make(40)
+    code = (
+        "import small_benchmark as small\n"
+        "from pipeline.data import cache_build\nfrom pipeline.stages import preprocess\n"
+        "cache_build.MIN_UNIT = 40_000  # several units, as for one benchmark of usual size\n"
+        "if __name__ == '__main__': preprocess.run(small.params(preprocess__workers=2), 'small')"
+    )
+    Path("start.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    parent = subprocess.Popen([sys.executable, "start.py"], env=environment)
+    deadline = time.monotonic() + 60
+    while not list(store_dir("small").glob("*.arrow")) and not list(store_dir("small").glob(".*.part")):
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = [process for process in psutil.Process(parent.pid).children() if "spawn_main" in str(process.cmdline())]
+    parent.kill()
+    parent.wait()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert alive == []
 
 
 @pytest.mark.slow

@@ -32,7 +32,22 @@ def test_listing_says_what_is_there() -> None:
     assert entry["frames_bytes"] > 3 * 20 * 64 * 64 * 3
     assert entry["frames"]["store"] == "raw"
     (layout.cache_dir("small") / "cache.json").write_text("{}")
-    assert "version None" in cache_admin.ls()["caches"]["small"]["error"]
+    damaged = [{"file": "cache.json", "reason": "written by cache version None, expected 2"}]
+    assert cache_admin.ls()["caches"]["small"]["damaged"] == damaged
+
+
+@pytest.mark.usefixtures("here")
+def test_listing_and_verifying_name_what_is_damaged_with_one_cure() -> None:
+    shard = next(layout.cache_dir("small").glob("frames-*"))
+    shard.unlink()
+    assert cache_admin.ls()["caches"]["small"]["damaged"] == [{"file": shard.name, "reason": "missing"}]
+    (layout.cache_dir("small") / "cache.json").write_text('{"version": 99}')
+    with pytest.raises(EverestError) as found:
+        cache_admin.verify()
+    assert str(found.value) == (
+        "1 damaged file: small/cache.json: written by cache version 99, expected 2. "
+        "Cure: `everest cache verify --repair` makes them anew from the videos."
+    )
 
 
 @pytest.mark.usefixtures("here")
