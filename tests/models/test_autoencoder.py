@@ -65,11 +65,16 @@ def test_the_loss_is_the_mean_squared_error_of_the_normalised_targets() -> None:
 
 def test_golden_losses_guard_the_numbers() -> None:
     """Recorded once on a CPU in fp32; a refactor must not move them."""
-    losses = [float(make(strategy=s)(clip(), noise_BN=noise()).detach()) for s in sorted(STRATEGIES)]
+    losses = []
+    for strategy in sorted(STRATEGIES):
+        model = make(strategy=strategy)
+        with torch.no_grad():  # versions of torch draw it differently, and nothing else
+            model.mask_token.copy_(torch.linspace(-0.04, 0.04, model.mask_token.numel()).view_as(model.mask_token))
+        losses.append(float(model(clip(), noise_BN=noise()).detach()))
     assert losses == pytest.approx(GOLDEN, rel=1e-4)
 
 
-GOLDEN = [1.061397, 1.061220, 1.060534, 1.061034]  # everest, random, running_cell, tube
+GOLDEN = [1.061610, 1.061347, 1.060755, 1.061147]  # everest, random, running_cell, tube; torch 2.11 and 2.15 alike
 
 
 def test_equal_generators_give_equal_losses() -> None:
