@@ -7,15 +7,16 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from pipeline.data.decoder_process import Limits
     from pipeline.evaluation.inference import Answer
+    from pipeline.evaluation.isolated import IsolatedViews
 
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 FORMATS = (".csv", ".json", ".parquet")
@@ -45,8 +46,9 @@ def command(
         segments, crops, frame_step: views; by default those that the model was tested with.
 
     Returns:
-        predictions (video, predicted, class, probability), failed (video, reason), seconds, model. A video that
-        cannot be read is among the failed ones and costs no other its prediction.
+        predictions (video, predicted, class, probability), failed (video, reason), videos_ok, videos_total, model,
+        seconds. A video that cannot be read within the limits of params.yaml's group `ingest` is among the failed ones
+        and costs no other its prediction.
 
     Raises:
         InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
@@ -55,9 +57,26 @@ def command(
     _check_places(out, pictures)
     if batch < 1:
         raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
+    from pipeline.evaluation.isolated import IsolatedViews
+
+    with closing(IsolatedViews(_limits())) as reader:
+        return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device)
+
+
+def _predict(
+    files: Sequence[Path],
+    reader: IsolatedViews,
+    model: str,
+    out: str | None,
+    pictures: str | None,
+    batch: int,
+    segments: int | None,
+    crops: int | None,
+    frame_step: int | None,
+    device: str,
+) -> dict[str, Any]:
     from pipeline.evaluation.inference import infer
     from pipeline.evaluation.tokens import draw_kept, kept_tokens
-    from pipeline.evaluation.views import U8
     from pipeline.tracking.models import load
     from pipeline.training.distributed import choose_device
 
@@ -75,7 +94,7 @@ def command(
     began = time.perf_counter()
     answers = infer(
         network,
-        lambda number: _views(files[number], how),
+        lambda number: reader.read(files[number], how),
         len(files),
         resolution=resolution,
         batch=batch,
@@ -97,7 +116,7 @@ def command(
                 }
             )
             if pictures is not None:
-                view: U8 = _views(file, {**how, "segments": 1, "crops": 1})[0]
+                view = reader.read(file, {**how, "segments": 1, "crops": 1})[0]
                 # The number keeps equal names of different folders apart.
                 target = Path(pictures) / f"{number:05d}-{file.stem}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)
@@ -111,6 +130,8 @@ def command(
     return {
         "predictions": rows,
         "failed": failed,
+        "videos_ok": len(rows),
+        "videos_total": len(files),
         "model": str(folder),
         "seconds": round(time.perf_counter() - began, 3),
     }
@@ -212,12 +233,14 @@ def _numbers(answer: Answer, names: Sequence[str]) -> dict[str, float] | None:
     return None if answer.probability is None else dict(zip(names, map(float, answer.probability), strict=True))
 
 
-def _views(file: Path, how: dict[str, int]) -> np.ndarray:
-    from pipeline.data.video import open_video
-    from pipeline.evaluation.views import video_views
+def _limits() -> Limits:
+    """What params.yaml allows one video at ingest; without one, what the published recipes do."""
+    from pipeline.data.decoder_process import Limits
+    from pipeline.params import load_params
+    from pipeline.recipes import PARAMS, recipe_path
 
-    video = open_video(file)
-    return video_views(video.frames, video.num_frames, **how)
+    own = load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
+    return Limits(own.deadline_seconds, int(own.memory_gib * 2**30))
 
 
 def _progress() -> Any:

@@ -96,7 +96,8 @@ def _groups(
     groups = [list(range(start, min(count, start + size))) for start in range(0, count, size)]
     if ranks is not None:
         groups = groups[ranks.rank :: ranks.world]
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
         waiting: deque[tuple[list[int], list[Future[U8 | str]]]] = deque()
         for numbers in groups:
             waiting.append((numbers, [pool.submit(_attempt, read, number) for number in numbers]))
@@ -106,6 +107,9 @@ def _groups(
         while waiting:
             done, futures = waiting.popleft()
             yield done, [future.result() for future in futures]
+    finally:
+        # After Ctrl-C nobody waits for what is being read.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _attempt(read: Callable[[int], U8], number: int) -> U8 | str:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -26,6 +27,7 @@ from pipeline.tracking.models import sha256
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import sample_videos
+from test_ingest import BAD_DECORD
 
 NAMES = ["falls", "rises", "turns"]
 
@@ -75,6 +77,32 @@ def test_a_folder_is_searched_and_bad_videos_cost_no_other_its_prediction(videos
         assert 1 / 3 <= row["probability"] <= 1
     assert [row["video"] for row in found["failed"]] == [str(videos / n) for n in ("b/broken.mp4", "cut.mp4")]
     assert all(len(row["reason"]) > 10 for row in found["failed"])
+
+
+def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("spin.mp4", "a.mp4", "crash.mp4", "greedy.mp4", "b.mp4")):
+        sample_videos.write(tmp_path / "videos" / name, seed=number)
+    plain = command([str(tmp_path / "videos")], str(model))["predictions"]
+    assert len(plain) == 5
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/decord.py").write_text(BAD_DECORD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "before"))
+    text = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("deadline_seconds: 60.0", "deadline_seconds: 3.0"))
+    monkeypatch.chdir(tmp_path)
+    found = command(["videos"], str(model), pictures="pictures")
+    assert {row["video"]: row["reason"] for row in found["failed"]} == {
+        "videos/greedy.mp4": "videos/greedy.mp4: decoding needs more than ingest.memory_gib = 2",
+        "videos/spin.mp4": "videos/spin.mp4: not decoded within ingest.deadline_seconds = 3; its process was killed",
+    }
+    assert (found["videos_ok"], found["videos_total"]) == (3, 5)
+    told = {Path(row["video"]).name: row["probability"] for row in plain}
+    for row in found["predictions"]:  # crash.mp4 among them: PyAV reads what decord fell over
+        assert row["probability"] == told[Path(row["video"]).name]
+    assert len(list(Path("pictures").iterdir())) == 3
+    assert [child for child in psutil.Process().children() if "views_worker" in str(child.cmdline())] == []
 
 
 def test_files_and_folders_mix_and_each_video_comes_once(videos: Path, model: Path) -> None:

@@ -1,0 +1,126 @@
+"""Test views of files that nobody has verified, read in processes that are killed when they must be.
+
+The chain decodes every video once at ingest, within limits, before anything relies on it. What a user hands to `everest
+predict` has not been through that: a decoder that hangs on it, crashes or eats all memory costs that video alone.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pipeline.data.decoder_process import DecoderProcess, Limits
+from pipeline.data.video import VideoError
+from pipeline.errors import EverestError
+from pipeline.evaluation.views import U8
+
+_MODULE = "pipeline.evaluation.views_worker"
+
+
+@dataclass
+class _Seat:
+    """A process, started again where it was ended, and the memory that its views come through."""
+
+    memory: IO[bytes]
+    process: DecoderProcess | None = None
+
+
+class IsolatedViews:
+    """Reads views, from several threads at once. Its processes start with it: they are ready when the model is.
+
+    Args:
+        limits: of one video.
+        workers: processes side by side; more threads than that wait for one another.
+    """
+
+    def __init__(self, limits: Limits, workers: int = 2) -> None:
+        self._limits = limits
+        self._seats = [_Seat(os.fdopen(os.memfd_create("views"), "r+b", buffering=0)) for _ in range(workers)]
+        self._free: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
+        self._refused: dict[Path, VideoError] = {}
+        # The kernel ends a process with the thread that started it: those that read come and go.
+        self._starter = ThreadPoolExecutor(1)
+        for seat in self._seats:
+            self._start(seat)
+            self._free.put(seat)
+
+    def read(self, file: Path, how: dict[str, int]) -> U8:
+        """The views of one video, as :func:`pipeline.evaluation.views.video_views` gives them for `how`.
+
+        Raises:
+            VideoError: it cannot be read, or its process was ended; asked again, the answer is the same at once.
+        """
+        if file in self._refused:
+            raise self._refused[file]
+        seat = self._free.get()
+        try:
+            try:
+                return self._ask(seat, file, "auto", how)
+            except VideoError as error:
+                if error.reason != "crashed":
+                    raise
+            return self._ask(seat, file, "pyav", how)
+        except VideoError as error:
+            self._refused[file] = error
+            raise
+        finally:
+            self._free.put(seat)
+
+    def close(self) -> None:
+        """End all processes; whoever waits for one gets an error."""
+        for seat in self._seats:
+            if seat.process is not None:
+                seat.process.kill()
+        self._starter.shutdown()
+
+    def _start(self, seat: _Seat) -> DecoderProcess:
+        start = self._starter.submit(DecoderProcess, _MODULE, self._limits, (seat.memory.fileno(),))
+        seat.process = start.result()
+        return seat.process
+
+    def _ask(self, seat: _Seat, file: Path, reader: str, how: dict[str, int]) -> U8:
+        process = seat.process or self._start(seat)
+        try:
+            if not process.ready:
+                self._wait(process)
+                process.ready = True
+            process.send([os.fspath(file), reader, how, seat.memory.fileno()])
+            answer = self._wait(process)
+        except (TimeoutError, EOFError) as end:
+            reason = "deadline" if isinstance(end, TimeoutError) else process.died_of()
+            complaint = process.complaint()
+            process.kill()
+            seat.process = None
+            if not process.ready:
+                raise EverestError(
+                    f"a decoding process did not start: {complaint[-400:]} Cure: `everest doctor`."
+                ) from None
+            raise VideoError(reason, f"{file}: {self._limits.said(reason)}") from None
+        if "error" in answer:
+            raise VideoError(answer["reason"], answer["error"])
+        seat.memory.seek(0)
+        views: U8 = np.load(seat.memory)
+        return views
+
+    def _wait(self, process: DecoderProcess) -> dict[str, Any]:
+        """Its next answer.
+
+        Raises:
+            TimeoutError: none until it is due.
+            EOFError: it has ended.
+        """
+        while True:
+            found, _, _ = select.select([process.output], [], [], max(0.0, process.due - time.monotonic()))
+            if not found:
+                raise TimeoutError
+            answer = process.receive()
+            if answer is not None:
+                return answer
