@@ -66,7 +66,8 @@ class Store:
             logging.getLogger("alembic").setLevel(logging.WARNING)
             # A retry that fails comes out as our own error; one that helps is nobody's business.
             logging.getLogger("urllib3").setLevel(logging.ERROR)
-            self.client: Any = MlflowClient(self.uri, self.uri)
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+            self.client: Any = self._call(lambda: MlflowClient(self.uri, self.uri))
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}
 
@@ -379,8 +380,15 @@ def _one_migration_at_a_time(uri: str) -> Iterator[None]:
         yield
         return
     locks = file.resolve().parent / ".work"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / "mlflow.lock").open("w") as lock:
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        handle = (locks / "mlflow.lock").open("w")
+    except OSError as error:
+        raise StoreError(
+            f"the tracking store {uri} cannot be made: {locks.parent}: {error.strerror}. "
+            "Cure: name a file in a folder that can be written to in MLFLOW_TRACKING_URI."
+        ) from error
+    with handle as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -276,3 +276,23 @@ def test_sending_gives_way_to_the_training_and_nothing_else_of_the_process_does(
             time.sleep(0.01)
         assert os.getpriority(os.PRIO_PROCESS, sending.native_id) == 19
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+
+
+@pytest.mark.parametrize("kind", ["no folder", "a folder", "not a database"])
+def test_a_store_that_cannot_be_made_is_one_line_with_a_cure(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.tracking.store import Store, StoreError
+
+    file = tmp_path / "mlflow.db"
+    if kind == "no folder":
+        (tmp_path / "file").touch()
+        file = tmp_path / "file" / "mlflow.db"
+    elif kind == "a folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"no database at all" * 300)
+    with pytest.raises(StoreError, match=r"the tracking store sqlite:.*mlflow\.db .*Cure: ") as found:
+        Store(f"sqlite:///{file}")
+    assert "\n" not in str(found.value)
+    assert capfd.readouterr().err == ""
