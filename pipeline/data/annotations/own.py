@@ -94,8 +94,12 @@ def from_table(table: Path, folder: Path) -> Listing:
     ids = _identities(paths)
     for (line, row), path in zip(numbered, paths, strict=True):
         label = -1 if row["label"] == "" else int(row["label"]) if _is_number(row["label"]) else number[row["label"]]
-        if label >= 0:
-            names.setdefault(label, str(row.get("label_name") or label))
+        name = str(row.get("label_name") or label)
+        if label >= 0 and names.setdefault(label, name) != name and not named:
+            raise InputError(
+                f"{table}, row {line}: label {label} has label_name {name!r}, an earlier row has {names[label]!r}. "
+                "Cure: one name for each number, in every row."
+            )
         split = str(row.get("split") or "").lower()
         if split and split not in SPLIT_NAMES:
             raise InputError(f"{table}, row {line}: split = {split!r}. Cure: train, val, test or unused.")

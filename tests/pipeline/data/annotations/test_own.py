@@ -137,3 +137,11 @@ def test_a_root_that_is_missing_or_holds_no_video_is_refused(tmp_path: Path) -> 
     (tmp_path / "stray.mp4").touch()
     with pytest.raises(InputError, match="holds no video. Cure: put them in a folder for each class"):
         annotations("folder", tmp_path)
+
+
+def test_one_class_number_with_two_names_is_refused(tmp_path: Path) -> None:
+    rows = "path,label,label_name,split\na.mp4,1,dog,train\nb.mp4,0,cat,train\nc.mp4,1,cat,train\n"
+    with pytest.raises(
+        InputError, match=r"row 4: label 1 has label_name 'cat', an earlier row has 'dog'\. Cure: one name"
+    ):
+        annotations("folder", table(tmp_path, rows))
