@@ -8,7 +8,8 @@ distribution for every class, and the opposite motion with the same draws is the
 frame tells the class.
 
 `state_change`: an object made of two halves lies on a texture, closed or open, and drifts a little while a bar passes
-over the scene. In class 1 the halves part or join while we watch; in class 0 they do not.
+over the scene. In class 1 the halves part or join about the middle, where every clip of two thirds of the video sees it;
+in class 0 they do not.
 
 Legend: T frames, H = W = size pixels, C colours.
 """
@@ -31,6 +32,8 @@ SPRITE_FLOOR, SPRITE_GAIN = 0.4, 0.6
 WAVELENGTHS = (1.2, 2.5)
 #: [pixels] over which the sprite's edge fades, of a picture of 64.
 EDGE = 5.0 / 64
+#: The passing bar hides this share of what lies under it.
+BAR_OPACITY = 0.5
 
 
 def draw_motion(rng: np.random.Generator, label: int, frames: int, size: int) -> Frames:
@@ -68,10 +71,10 @@ def draw_state_change(rng: np.random.Generator, label: int, frames: int, size: i
     y = rng.uniform(0.35, 0.65) * size + drift_y * time
     angle = np.full(frames, rng.uniform(0, 2 * np.pi), np.float32)
     opened = bool(rng.integers(2))
-    when = rng.uniform(0.3, 0.7) * frames
-    progress = np.clip((time - when) / 4 + 0.5, 0, 1)
+    when = rng.uniform(0.46, 0.54) * frames
+    progress = np.clip((time - when) / 8 + 0.5, 0, 1)
     openness = (1 - progress if opened else progress) if label else np.full(frames, float(opened), np.float32)
-    video = _composite(background, sprite, x, y, angle, np.ones_like(time), radius, gap=openness * 0.3 * size)
+    video = _composite(background, sprite, x, y, angle, np.ones_like(time), radius, gap=openness * 0.4 * size)
     return to_uint8(_with_passing_bar(rng, video))
 
 
@@ -117,7 +120,7 @@ def _composite(
     # A square with one cut corner: its outline shows how it is turned. Positive inside, in pixels.
     depth = np.minimum(radius - np.maximum(np.abs(u), np.abs(v)), (1.3 * radius - u - v) / np.sqrt(2))
     depth = np.minimum(depth, beside_gap) * scale[:, None, None]
-    cover = 1 / (1 + np.exp(-4 * depth / (EDGE * size)))
+    cover = _soft(depth, size)
     seen = cover > 1e-3
     video = np.repeat(background[None], len(x), axis=0)
     cover = cover[seen][:, None]
@@ -129,14 +132,20 @@ def _with_passing_bar(rng: np.random.Generator, video: Floats) -> Floats:
     """A dark bar crosses the scene at a random time, in both classes: motion alone does not tell the state."""
     frames, size = video.shape[:2]
     colour = 0.25 + 0.3 * rng.random(3, dtype=np.float32)
-    width = rng.uniform(0.08, 0.14) * size
+    width = rng.uniform(0.06, 0.1) * size
     start, end = (-width, size + width) if rng.integers(2) else (size + width, -width)
     middle = rng.uniform(0.3, 0.7) * frames
     position = start + (end - start) * ((np.arange(frames) - middle) / frames + 0.5)
     axis = np.arange(size)[None, :] - position[:, None]
-    covered = np.abs(axis) < width / 2
-    mask = covered[:, None, :, None] if rng.integers(2) else covered[:, :, None, None]
-    return np.where(mask, colour, video)
+    cover = _soft(width / 2 - np.abs(axis), size)
+    mask = BAR_OPACITY * (cover[:, None, :, None] if rng.integers(2) else cover[:, :, None, None])
+    return (1 - mask) * video + mask * colour
+
+
+def _soft(depth: Floats, size: int) -> Floats:
+    """How much of a pixel is covered, 0 to 1, by what reaches `depth` pixels beyond it."""
+    cover: Floats = 1 / (1 + np.exp(-4 * depth / (EDGE * size)))
+    return cover
 
 
 def _sample(image: Floats, rows: Floats, columns: Floats) -> Floats:

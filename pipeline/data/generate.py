@@ -24,7 +24,7 @@ from pipeline.params import GeneratedSource
 SPLITS = ("train", "val", "test")
 FRAMES_PER_SECOND = 12
 #: Raised when a drawing changes, so that old files are not taken for new ones.
-DRAWING_VERSION = 2
+DRAWING_VERSION = 3
 
 _CLASSES = {"motion": MOTIONS, "state_change": STATES}
 _DRAW = {"motion": draw_motion, "state_change": draw_state_change}
