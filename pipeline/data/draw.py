@@ -8,7 +8,7 @@ distribution for every class, and the opposite motion with the same draws is the
 frame tells the class.
 
 `state_change`: an object made of two halves lies on a texture, closed or open, and drifts a little while a bar passes
-over the scene. In class 1 the halves part or join about the middle, where every clip of two thirds of the video sees it;
+over the scene. In class 1 the halves part or join about the middle, which every clip of two thirds of the video sees;
 in class 0 they do not.
 
 Legend: T frames, H = W = size pixels, C colours.
