@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.files import checksum_of
 from pipeline.data.informativeness import map_frames
 from pipeline.errors import EverestError, InputError
 
@@ -27,6 +28,8 @@ from pipeline.errors import EverestError, InputError
 #: 2: checksums are XXH3; interlaced H.264 is read by decord (its pixels differed in caches of version 1).
 VERSION = 2
 INFO = "cache.json"
+#: What cache.json must hold.
+KEYS = {"benchmark", "videos", "frames", "maps", "index", "failed"}
 INDEX = "index.parquet"
 
 #: Videos whose place in the mapped files is remembered; more are looked up again.
@@ -88,6 +91,11 @@ class Cache:
             for shard in info[part]["shards"]:
                 _check_size(folder / shard["file"], int(shard["bytes"]), folder)
         _check_size(folder / INDEX, int(info["index"]["bytes"]), folder)
+        if checksum_of(folder / INDEX) != info["index"]["xxh3"]:  # small, and read whole in any case
+            raise InputError(
+                f"{folder / INDEX}: its checksum differs from the recorded one: the cache is damaged. "
+                f"Cure: `everest cache verify {folder.name} --repair`."
+            )
         return cls(folder, info, pq.read_table(folder / INDEX).to_pydict())
 
     def __len__(self) -> int:
@@ -239,6 +247,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{path}: written by cache version {found}, expected {VERSION}. "
             f"Cure: `everest cache verify {folder.name} --repair` writes it anew from the videos."
         )
+    if missing := sorted(KEYS - set(info)):
+        raise InputError(f"{path} lacks {', '.join(missing)}. Cure: `everest cache verify {folder.name} --repair`.")
     return info
 
 

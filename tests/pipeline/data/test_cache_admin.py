@@ -51,7 +51,7 @@ def test_listing_and_verifying_name_what_is_damaged_with_one_cure() -> None:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("damage", ["flip a bit", "truncate", "remove", "another version"])
+@pytest.mark.parametrize("damage", ["flip a bit", "truncate", "remove", "index", "lacks a key", "another version"])
 def test_damage_is_found_and_repaired_from_the_videos(damage: str) -> None:
     folder = layout.cache_dir("small")
     assert cache_admin.verify("small")["caches"]["small"]["damaged"] == []
@@ -68,6 +68,16 @@ def test_damage_is_found_and_repaired_from_the_videos(damage: str) -> None:
             file.truncate(1000)
     elif damage == "remove":
         shard.unlink()
+    elif damage == "index":
+        index = bytearray((folder / "index.parquet").read_bytes())
+        index[: len(index) // 2] = bytes(len(index) // 2)
+        (folder / "index.parquet").write_bytes(index)
+        with pytest.raises(InputError, match=r"index.parquet: its checksum differs.*--repair"):
+            Cache.open(folder)
+    elif damage == "lacks a key":
+        (folder / "cache.json").write_text('{"version": 2, "frames": {}}')
+        with pytest.raises(InputError, match=r"lacks benchmark, failed, index, maps, videos.*--repair"):
+            Cache.open(folder)
     else:
         (folder / "cache.json").write_text('{"version": 1}')
         for record in store_dir("small").glob("*.json"):  # version 1 wrote SHA-256
