@@ -129,7 +129,7 @@ def _composite(
 
 
 def _with_passing_bar(rng: np.random.Generator, video: Floats) -> Floats:
-    """A dark bar crosses the scene at a random time, in both classes: motion alone does not tell the state."""
+    """A soft, half-transparent bar crosses at a random time, in both classes: motion alone does not tell the state."""
     frames, size = video.shape[:2]
     colour = 0.25 + 0.3 * rng.random(3, dtype=np.float32)
     width = rng.uniform(0.06, 0.1) * size
