@@ -34,7 +34,8 @@ def main() -> None:
     try:
         app()
     except EverestError as error:
-        sys.stderr.write(f"error: {redact(str(error))}\n")
+        kind = "" if isinstance(error, Interrupted) else "error: "
+        sys.stderr.write(f"{kind}{redact(str(error))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         # Any small file may be the one that a full disk has no room for.

@@ -115,6 +115,7 @@ def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20)
     free = free_bytes(folder)
     if free < needed + reserve:
         raise InputError(
-            f"{what} needs {needed / 2**30:.2f} GiB in {folder}, {free / 2**30:.2f} GiB are free. "
+            f"{what} needs {needed / 2**30:.2f} GiB in {folder} and {reserve >> 20} MiB to spare, "
+            f"{free / 2**30:.2f} GiB are free. "
             "Cure: free some space, or set EVEREST_DATA to a folder on a larger disk."
         )

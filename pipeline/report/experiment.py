@@ -129,7 +129,8 @@ def _tokens(summary: dict[str, Any]) -> Section:
     files = sorted(p for p in folder.glob("*") if p.suffix in PICTURES) if folder.is_dir() else []
     for path in files[:MOST_PICTURES]:
         if path.stat().st_size <= PICTURE_BYTES:
-            section.add_picture(path, f"Pre-training: {path.stem.replace('_', ' ').replace('-', ' ')}")
+            how = "slot by slot" if path.suffix == ".gif" else "all slots"
+            section.add_picture(path, f"Pre-training: {path.stem.replace('-', ' ')}, {how}")
     return section
 
 
