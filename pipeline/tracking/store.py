@@ -380,6 +380,10 @@ def _one_migration_at_a_time(uri: str) -> Iterator[None]:
         yield
         return
     locks = file.resolve().parent / ".work"
+    if file.is_dir():  # MLflow would try for minutes
+        raise StoreError(
+            f"the tracking store {uri} cannot be made: {file} is a folder. Cure: name a file in MLFLOW_TRACKING_URI."
+        )
     try:
         locks.mkdir(parents=True, exist_ok=True)
         handle = (locks / "mlflow.lock").open("w")
