@@ -81,7 +81,7 @@ class Cache:
         """Open a finished cache.
 
         Raises:
-            InputError: it does not exist, another version wrote it, or a shard is missing or truncated.
+            InputError: it does not exist, another version wrote it, a shard is missing or cut, or the index changed.
         """
         import pyarrow.parquet as pq
 
@@ -92,10 +92,7 @@ class Cache:
                 _check_size(folder / shard["file"], int(shard["bytes"]), folder)
         _check_size(folder / INDEX, int(info["index"]["bytes"]), folder)
         if checksum_of(folder / INDEX) != info["index"]["xxh3"]:  # small, and read whole in any case
-            raise InputError(
-                f"{folder / INDEX}: its checksum differs from the recorded one: the cache is damaged. "
-                f"Cure: `everest cache verify {folder.name} --repair`."
-            )
+            raise _damaged(folder, f"{folder / INDEX}: its checksum differs from the recorded one")
         return cls(folder, info, pq.read_table(folder / INDEX).to_pydict())
 
     def __len__(self) -> int:
@@ -228,7 +225,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     """cache.json of a finished cache.
 
     Raises:
-        InputError: there is none, it does not parse, or another version wrote it.
+        InputError: there is none, it does not parse, another version wrote it, or it lacks a key.
     """
     path = folder / INFO
     try:
@@ -262,10 +259,11 @@ def _check_size(path: Path, expected: int, folder: Path) -> None:
     found = path.stat().st_size if path.is_file() else None
     if found != expected:
         what = "is missing" if found is None else f"has {found} bytes"
-        raise InputError(
-            f"{path} {what}, expected {expected} bytes: the cache is damaged. "
-            f"Cure: `everest cache verify {folder.name} --repair`."
-        )
+        raise _damaged(folder, f"{path} {what}, expected {expected} bytes")
+
+
+def _damaged(folder: Path, what: str) -> InputError:
+    return InputError(f"{what}: the cache is damaged. Cure: `everest cache verify {folder.name} --repair`.")
 
 
 def _decode_jpeg(blob: U8, video_id: str, frame: int, target_HWC: U8) -> None:
