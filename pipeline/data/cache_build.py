@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.data.cache import VERSION
-from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg, shrink
+from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg
 from pipeline.data.files import write_text
 from pipeline.data.informativeness import U8, MapBuilder, num_places
+from pipeline.data.shrink import shrink
 from pipeline.data.video import VideoError, VideoReader, read_swiftly
 from pipeline.layout import fingerprint
 
@@ -205,7 +206,7 @@ def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str
     held, size = 0, (0, 0)
     wanted = sorted({*stored, *mapped})
     for number, full in zip(wanted, reader.pick(wanted), strict=True):
-        frame = shrink(full, rule.short_side)
+        frame = shrink(full[None], rule.short_side)[0]
         size = (frame.shape[0], frame.shape[1])
         if number in mapped:
             builder.add(frame)

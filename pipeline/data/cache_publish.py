@@ -171,11 +171,16 @@ def build(
         return sum(wrap((build_unit(unit, store, raw) for unit in missing), len(missing)))
     if executor is not None:
         return sum(wrap(_gather(executor, missing, store, raw), len(missing)))
-    # Spawned, not forked: the caller may hold threads and locks of other libraries. They end with it: left alone they
-    # would go on writing the shards that the next start writes.
-    end = (die_with_parent, (signal.SIGKILL, os.getpid()))
-    with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), *end) as pool:
+    # Spawned, not forked: the caller may hold threads and locks of other libraries.
+    with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _begin, (os.getpid(),)) as pool:
         return sum(wrap(_gather(pool, missing, store, raw), len(missing)))
+
+
+def _begin(parent: int) -> None:
+    """In a worker, first of all. It ends with its parent: left alone it would go on writing the shards that the next
+    start writes. And it keeps to one core, as there are as many workers as cores are meant to be used."""
+    die_with_parent(signal.SIGKILL, parent)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -> Iterator[int]:

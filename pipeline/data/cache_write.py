@@ -132,18 +132,6 @@ def jpeg(frame_HWC: U8, quality: int) -> bytes:
     return data
 
 
-def shrink(frame_HWC: U8, short_side: int) -> U8:
-    """The frame with its short side at `short_side` pixels, antialiased; a smaller frame stays as it is."""
-    height, width = frame_HWC.shape[:2]
-    if min(height, width) <= short_side:
-        return frame_HWC
-    from PIL import Image
-
-    scale = short_side / min(height, width)
-    size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
-    return np.asarray(Image.fromarray(frame_HWC).resize(size, Image.Resampling.BILINEAR))
-
-
 @contextmanager
 def disk_full_said(folder: Path) -> Iterator[None]:
     """Turns "no space left" and "read-only" into an error that says what was kept and how to go on."""

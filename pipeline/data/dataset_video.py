@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline import manifest
 from pipeline.data.cache import ClipError
 from pipeline.data.informativeness import U8
+from pipeline.data.shrink import shrink, shrunk_size
 from pipeline.data.video import VideoError, read_swiftly
 
 COLUMNS = ["video_id", "path", "split", "label", "frames_decoded", "width", "height", "reader"]
@@ -112,7 +113,7 @@ class VideoSource:
             )
         except VideoError as error:
             raise ClipError(file.video_id, f"{error.reason}: {error}") from None
-        pictures = shrink_all(pictures, self.short_side)
+        pictures = shrink(pictures, self.short_side)
         if pictures.shape[1:3] != self.size(row):
             raise ClipError(
                 file.video_id,
@@ -122,25 +123,3 @@ class VideoSource:
         height, width = pictures.shape[1:3]
         for number, target in zip(place, target_THWC, strict=True):
             target[:height, :width] = pictures[number]
-
-
-def shrunk_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at most `short_side`, as the cache stores frames."""
-    if min(height, width) <= short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
-
-
-def shrink_all(pictures_THWC: U8, short_side: int) -> U8:
-    """Frames of one clip shrunk together (bilinear, antialiased); smaller ones stay as they are."""
-    size = shrunk_size(pictures_THWC.shape[1], pictures_THWC.shape[2], short_side)
-    if size == pictures_THWC.shape[1:3]:
-        return pictures_THWC
-    import torch
-    import torch.nn.functional as F
-
-    planes = torch.from_numpy(pictures_THWC).permute(0, 3, 1, 2)
-    planes = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
-    found: U8 = planes.permute(0, 2, 3, 1).numpy()
-    return found

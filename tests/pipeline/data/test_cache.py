@@ -27,9 +27,10 @@ from pipeline import layout
 from pipeline.bench.evidence import embed_slots
 from pipeline.data import cache_admin, cache_build, cache_write
 from pipeline.data.augment import normalise
-from pipeline.data.cache import Cache, ClipError
+from pipeline.data.cache import VERSION, Cache, ClipError
 from pipeline.data.cache_publish import build, publish, store_dir, units_of
 from pipeline.data.dataset import ClipDataset, ClipRule, Member
+from pipeline.data.dataset_video import VideoSource
 from pipeline.data.video import open_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
@@ -102,11 +103,20 @@ def test_only_every_kth_frame_is_stored_where_clips_need_no_other(here: Path) ->
         cache.frames(1, [3])
 
 
-def test_larger_frames_are_shrunk_to_the_short_side(here: Path) -> None:
+def test_larger_frames_are_shrunk_to_the_short_side_as_pillow_does_and_as_straight_from_the_videos(here: Path) -> None:
     make(2, sizes=((96, 128), (128, 96)))
     preprocess.run(params(), "small")
     cache = Cache.open(layout.cache_dir("small"))
     assert [cache.size(row) for row in range(2)] == [(64, 85), (85, 64)]
+    videos = VideoSource.open(layout.manifest_dir("small") / "manifest.parquet", layout.raw_dir("small"), short_side=64)
+    for row, (height, width) in enumerate([(64, 85), (85, 64)]):
+        cached = cache.frames(row, [0, 13])
+        straight = np.zeros_like(cached)
+        videos.fill(row, [0, 13], straight)
+        assert np.array_equal(cached, straight)
+        for frame, full in zip(cached, decoded(cache.ids[row])[[0, 13]], strict=True):
+            pillow = np.asarray(Image.fromarray(full).resize((width, height), Image.Resampling.BILINEAR))
+            assert np.abs(frame.astype(int) - pillow).max() <= 1
 
 
 @pytest.mark.usefixtures("small_units")
@@ -245,7 +255,7 @@ def test_a_truncated_or_foreign_cache_is_refused_with_the_cure(here: Path) -> No
     Cache.open(folder)
     info = json.loads((folder / "cache.json").read_text())
     (folder / "cache.json").write_text(json.dumps(info | {"version": 0}))
-    with pytest.raises(InputError, match=r"version 0, expected 2.*--repair"):
+    with pytest.raises(InputError, match=rf"version 0, expected {VERSION}.*--repair"):
         Cache.open(folder)
 
 

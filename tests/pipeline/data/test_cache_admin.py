@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from small_benchmark import make, params
 
 from pipeline import layout
 from pipeline.data import cache_admin
-from pipeline.data.cache import Cache
+from pipeline.data.cache import VERSION, Cache
 from pipeline.data.cache_publish import store_dir
 from pipeline.errors import EverestError, InputError
 from pipeline.stages import preprocess
@@ -32,7 +33,7 @@ def test_listing_says_what_is_there() -> None:
     assert entry["frames_bytes"] > 3 * 20 * 64 * 64 * 3
     assert entry["frames"]["store"] == "raw"
     (layout.cache_dir("small") / "cache.json").write_text("{}")
-    damaged = [{"file": "cache.json", "reason": "written by cache version None, expected 2"}]
+    damaged = [{"file": "cache.json", "reason": f"written by cache version None, expected {VERSION}"}]
     assert cache_admin.ls()["caches"]["small"]["damaged"] == damaged
 
 
@@ -45,7 +46,7 @@ def test_listing_and_verifying_name_what_is_damaged_with_one_cure() -> None:
     with pytest.raises(EverestError) as found:
         cache_admin.verify()
     assert str(found.value) == (
-        "1 damaged file: small/cache.json: written by cache version 99, expected 2. "
+        f"1 damaged file: small/cache.json: written by cache version 99, expected {VERSION}. "
         "Cure: `everest cache verify --repair` makes them anew from the videos."
     )
 
@@ -75,7 +76,7 @@ def test_damage_is_found_and_repaired_from_the_videos(damage: str) -> None:
         with pytest.raises(InputError, match=r"index.parquet: its checksum differs.*--repair"):
             Cache.open(folder)
     elif damage == "lacks a key":
-        (folder / "cache.json").write_text('{"version": 2, "frames": {}}')
+        (folder / "cache.json").write_text(json.dumps({"version": VERSION, "frames": {}}))
         with pytest.raises(InputError, match=r"lacks benchmark, failed, index, maps, videos.*--repair"):
             Cache.open(folder)
     else:
