@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.lifeline import die_with_parent
 
+STDERR = 2
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: What a child that was told to stop ends with.
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
@@ -19,15 +20,18 @@ def run_child(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     at_our_death: signal.Signals = signal.SIGTERM,
+    shares_stdout: bool = False,
 ) -> int:
     """Run a command to its end and return its exit code.
 
     It has a process group of its own: a Ctrl-C in the terminal comes to this process alone, which hands it on and
-    waits for the child to save. `at_our_death` is what the kernel sends it if this process ends without a word.
+    waits for the child to save. `at_our_death` is what the kernel sends it if this process ends without a word. What it
+    prints goes to stderr, since stdout is for our own result, unless it `shares_stdout`.
     """
     child = subprocess.Popen(
         command,
         cwd=folder,
+        stdout=None if shares_stdout else STDERR,
         env=None if environment is None else dict(environment),
         process_group=0,
         preexec_fn=lambda: die_with_parent(at_our_death),

@@ -69,7 +69,7 @@ def _run_flow(compare: bool) -> dict[str, str]:
         command.append("--on-terminal")
     if compare:
         command.append("--compare")
-    code = run_child(command)
+    code = run_child(command, shares_stdout=True)
     if code in STOPPED:
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")
     if code:

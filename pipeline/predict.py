@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.inference import Answer
     from pipeline.evaluation.isolated import IsolatedViews
 
-SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 FORMATS = (".csv", ".json", ".parquet")
 #: Columns of the output before those of the classes.
 FIXED_COLUMNS = ("video", "predicted", "reason")
@@ -53,7 +53,7 @@ def command(
     Raises:
         InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
     """
-    files = find(videos)
+    files = find_videos(videos)
     _check_places(out, pictures)
     if batch < 1:
         raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
@@ -135,26 +135,6 @@ def _predict(
         "model": str(folder),
         "seconds": round(time.perf_counter() - began, 3),
     }
-
-
-def find(videos: Sequence[str]) -> list[Path]:
-    """Video files, folders searched through, each once, in order.
-
-    Raises:
-        InputError: a path does not exist, or there is no video.
-    """
-    found: dict[Path, None] = {}
-    for name in videos:
-        path = Path(name)
-        if not path.exists():
-            raise InputError(f"{path} does not exist. Cure: name a video or a folder with videos.")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        found |= dict.fromkeys(inside)
-    if not found:
-        raise InputError(
-            f"no video in {', '.join(videos) or 'nothing'}. Cure: files that end in {', '.join(SUFFIXES)}."
-        )
-    return list(found)
 
 
 def _check_places(out: str | None, pictures: str | None) -> None:

@@ -157,13 +157,13 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     link.unlink(missing_ok=True)
     link.symlink_to(data)
     if pretrains:
-        _stage(folder / layout.metrics_file("pretrain"), ["pretrain"], folder, note, run)
+        _stage(folder / layout.metrics_file("pretrain"), ["pretrain"], folder, note, run, repetition.name)
     for name in params.benchmarks:
         for stage in ("finetune", "evaluate"):
-            _stage(folder / layout.metrics_file(stage, name), [stage, name], folder, note, run)
+            _stage(folder / layout.metrics_file(stage, name), [stage, name], folder, note, run, repetition.name)
 
 
-def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run) -> None:
+def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run, training: str = "") -> None:
     from pipeline.terminal import say
 
     if done.exists():
@@ -173,6 +173,7 @@ def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run) -> N
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
+        "EVEREST_REPEAT": training,  # of a split's data nothing is registered
         "EVEREST_DATA": str(layout.data_root().absolute()),
         "EVEREST_RUNS": os.environ.get("EVEREST_RUNS") or str((root / layout.WORK / "runs").absolute()),
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),

@@ -13,10 +13,12 @@ from pipeline.data.cache_publish import build, publish
 from pipeline.data.dataset_video import VideoFile
 from pipeline.data.files import sha256_of
 from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
 
 VIDEOS, LENGTH, HEIGHT, WIDTH, SEED = 8, 150, 256, 340, 20
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
+#: [pixels] of cached frames, as in the recipes.
+SHORT_SIDE = 256
 #: Frames that a benchmark's clip spans.
 SPAN = 61
 
@@ -25,14 +27,14 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
     """The videos of `folder` that are long enough, or generated ones in `scratch`.
 
     Raises:
-        InputError: no video in the folder is long enough.
+        InputError: no such folder, or no video in it is long enough.
     """
     if folder is None:
         paths = [scratch / f"clip{number}.mp4" for number in range(VIDEOS)]
         for number, path in enumerate(paths):
             write_video(path, scene(number), fps=30, crf=23)
     else:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = find_videos([folder])
     files = []
     for path in paths:
         try:
@@ -91,9 +93,9 @@ def units_for(files: list[VideoFile], store: str, step: int, resolution: int, ke
         )
         for file in files
     ]
-    frames = FrameRule(store, 90, 256, keep_every)
+    frames = FrameRule(store, 90, SHORT_SIDE, keep_every)
     # Planned together, but not cut into the many small units that a small benchmark gets for its workers.
-    cut = plan(videos, frames, MapRule("pixels", step, resolution, 256), 512 << 20)
+    cut = plan(videos, frames, MapRule("pixels", step, resolution, SHORT_SIDE), 512 << 20)
     return [replace(cut[0], videos=tuple(videos))]
 
 

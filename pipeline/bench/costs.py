@@ -4,8 +4,13 @@ before it is bought.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pipeline.bench.preprocess import STEP
+from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,47 +36,71 @@ DATA_SETS = (
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured by `everest bench preprocess`.
+    """What `everest bench preprocess` measured on one core.
 
     Attributes:
-        frames_per_core_second: video frames that one core preprocesses, by JPEG of the frames on the step's
-        grid.
-        pixels: of a frame in that measurement; the rate is taken as inverse to it.
+        frames_per_core_second: video frames preprocessed, of which JPEG keeps those on the step's grid.
+        frames_per_core_second_all: where JPEG keeps every frame.
+        pixels: of a video frame in that measurement; both rates are taken as inverse to it.
         jpeg_bytes_per_pixel: of a stored frame at quality 90.
     """
 
     frames_per_core_second: float
+    frames_per_core_second_all: float
     pixels: int
     jpeg_bytes_per_pixel: float
 
 
+def command(measured: Path) -> list[dict[str, Any]]:
+    """The sheet of the rates in a file that `everest bench preprocess --json` printed.
+
+    Raises:
+        InputError: no such file, or not of that command.
+    """
+    cure = "Cure: `everest bench preprocess --json > rates.json`, then name rates.json."
+    try:
+        found = json.loads(measured.read_text(encoding="utf-8"))
+        step, every = found["ways"][f"jpeg every {STEP}"], found["ways"]["jpeg every 1"]
+        rates = Rates(
+            step["frames_per_core_second"],
+            every["frames_per_core_second"],
+            found["clips"]["pixels_per_frame"],
+            found["jpeg_bytes_per_pixel"],
+        )
+    except OSError as error:
+        raise InputError(f"{measured} cannot be read ({error.strerror}). {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{measured} holds no rates ({type(error).__name__}: {error}). {cure}") from None
+    return sheet(rates)
+
+
 def sheet(rates: Rates, resolution: int = 224) -> list[dict[str, Any]]:
-    """One row for each data set: GiB of JPEG and raw frames (all, and every step-th), GiB of maps, core hours."""
+    """One row for each data set: GiB of JPEG and raw frames (of every step-th, and all), GiB of maps, core hours."""
     rows = []
     for data in DATA_SETS:
         pixels = data.width * data.height
         total = data.videos * data.frames
         stored = data.videos * -(-data.frames // data.frame_step)
-        speed = rates.frames_per_core_second * rates.pixels / pixels
+        hours = total * pixels / rates.pixels / 3600
         rows.append(
             {
                 "data set": data.name,
                 "videos": data.videos,
                 "million frames": round(total / 1e6, 2),
                 "frame step": data.frame_step,
-                "jpeg all GiB": _gib(total * pixels * rates.jpeg_bytes_per_pixel),
                 "jpeg step GiB": _gib(stored * pixels * rates.jpeg_bytes_per_pixel),
+                "jpeg all GiB": _gib(total * pixels * rates.jpeg_bytes_per_pixel),
                 "raw step GiB": _gib(stored * pixels * 3),
                 "raw all GiB": _gib(total * pixels * 3),
                 "maps GiB": _gib(stored * (resolution // 16) ** 2 * 2),
-                "core hours": round(total / speed / 3600, 1),
-                "hours on 32 cores": round(total / speed / 3600 / 32, 2),
+                "core hours, jpeg step": round(hours / rates.frames_per_core_second, 2),
+                "core hours, jpeg all": round(hours / rates.frames_per_core_second_all, 2),
             }
         )
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The sheet as a table."""
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]

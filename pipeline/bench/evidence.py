@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pipeline.data import sampling
 from pipeline.data.informativeness import MapBuilder
 from pipeline.data.sampling import TUBELET
+from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -91,7 +92,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
     """Correlations for every video (those that are long enough) and their means.
 
     Args:
-        videos: video files.
+        videos: video files, and folders of them.
         model_dir: a saved model whose tubelet embedding is compared.
         step, resolution: of the clips.
     """
@@ -99,7 +100,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
 
     model = load(model_dir)
     rows = {}
-    for path in videos:
+    for path in find_videos(videos):
         try:
             with open_video(path) as reader:
                 numbers = list(range(0, reader.num_frames, step))
@@ -107,7 +108,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
         except VideoError:
             continue
         if len(frames) >= 16:
-            rows[path.name] = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
+            rows[str(path)] = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
     if not rows:
         raise InputError("no video is long enough to compare. Cure: name longer videos.")
     return {

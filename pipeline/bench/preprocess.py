@@ -18,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.clips import bench_clips, units_for
+from pipeline.bench.clips import SHORT_SIDE, bench_clips, units_for
 from pipeline.data.cache_build import Unit, build_unit
 from pipeline.data.cache_publish import build
 from pipeline.data.dataset_video import VideoFile
+from pipeline.data.shrink import shrunk_size
 from pipeline.data.video import open_video
 
 #: At frame step 4, as UCF101 and K400 are trained: every 4th frame is what clips and maps need.
@@ -70,9 +71,12 @@ def command(clips: Path | None = None, rounds: int = 5) -> dict[str, Any]:
             }
             for name in list(runs)[2:]
         }
+        result["jpeg_bytes_per_pixel"] = _bytes_per_pixel(files, store / f"jpeg every {STEP}")
         result["two_processes"] = _scaling(files, scratch)
         result["goals"] = GOALS
+        pixels = sum(file.frames * file.height * file.width for file in files) / frames
         result["clips"] = {"videos": len(files), "frames": frames, "frame_step": STEP, "resolution": RESOLUTION}
+        result["clips"]["pixels_per_frame"] = round(pixels)
         result["cores"] = os.cpu_count()
         return result
 
@@ -131,6 +135,15 @@ def _scaling(files: list[VideoFile], scratch: Path) -> dict[str, float]:
         seconds[str(workers)] = round(time.perf_counter() - began, 2)
         shutil.rmtree(store)
     return seconds | {"speed_up": round(seconds["1"] / seconds["2"], 2)}
+
+
+def _bytes_per_pixel(files: list[VideoFile], store: Path) -> float:
+    """Of the frames that were stored, at the size that they were stored in."""
+    pixels = 0
+    for file in files:
+        height, width = shrunk_size(file.height, file.width, SHORT_SIDE)
+        pixels += height * width * -(-file.frames // STEP)
+    return round(sum(path.stat().st_size for path in store.glob("frames-*.arrow")) / pixels, 3)
 
 
 def _bytes(folder: Path) -> int:

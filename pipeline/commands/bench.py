@@ -57,6 +57,35 @@ def preprocess(clips: Clips = None, rounds: int = 5, as_json: Json = False) -> N
 
 
 @app.command()
+def costs(
+    rates: Annotated[Path, typer.Argument(help="What `everest bench preprocess --json` printed.")],
+    markdown: Annotated[bool, typer.Option(help="Print a Markdown table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Disk and hours that preprocessing each published data set takes, from rates measured here."""
+    from pipeline.bench.costs import as_markdown, command
+
+    found = command(rates)
+    if markdown:
+        return typer.echo(as_markdown(found), nl=False)
+    return emit(found, as_json, "What a data set costs")
+
+
+@app.command()
+def evidence(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders of them.")],
+    model: Annotated[Path, typer.Option(help="A model's folder, such as outputs/pretrain.")],
+    step: Annotated[int, typer.Option(help="Frames between the frames of a clip.")] = 4,
+    resolution: Annotated[int, typer.Option(help="Pixels.")] = 224,
+    as_json: Json = False,
+) -> None:
+    """Do pixel distances rank tokens and slots as a trained embedding does? Spearman's correlations."""
+    from pipeline.bench.evidence import command
+
+    emit(command(videos, model, step, resolution), as_json, "Pixel distances against a trained embedding")
+
+
+@app.command()
 def overhead(
     steps: Annotated[int, typer.Option(help="Steps of each kind with each store.")] = 300,
     batch: Annotated[int, typer.Option(help="Clips in a step of the demo's model.")] = 8,

@@ -21,6 +21,7 @@ from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
 from pipeline.data.progress import counter
 from pipeline.data.reasons import judge
+from pipeline.data.video_files import VIDEO_SUFFIXES
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 
@@ -28,14 +29,6 @@ log = logging.getLogger(__name__)
 
 #: The folder beside the videos for what this project notes about them.
 NOTES = ".everest"
-
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp"),
-        *("ts", "mts", "ogv", "gif", "y4m", "h264", "asf", "vob"),
-    )
-)
 
 #: Reasons that may pass by themselves, so they are never remembered.
 _PASSING = frozenset({"missing", "unreadable", "crashed", "not_a_file", "bad_name"})

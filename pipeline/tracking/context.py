@@ -45,8 +45,8 @@ def dirty_files() -> list[str]:
 
 
 def dirty_diff() -> str:
-    """The change of tracked files against the commit; empty where there is none."""
-    return _git("diff", "HEAD", "--", ".", *(f":(exclude){name}" for name in GENERATED)) or ""
+    """The change of tracked files against the commit, of the whole checkout; empty where there is none."""
+    return _git("diff", "HEAD", "--", ":(top)", *(f":(top,exclude){name}" for name in GENERATED)) or ""
 
 
 def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
@@ -91,22 +91,28 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     flow = flow_run()
     if flow:
         tags["prefect.flow_run_id"] = flow
-    return tags | compare_tags()
+    return tags | series_tags()
 
 
-def compare_tags() -> dict[str, str]:
-    """everest.comparison: `<strategy>-seed<n>`, when this process works for one training of a comparison."""
-    name = os.environ.get("EVEREST_COMPARE")
-    return {"everest.comparison": name, "everest.strategy": name.rpartition("-seed")[0]} if name else {}
+def series_tags() -> dict[str, str]:
+    """What this process's training is one of: `everest.comparison` (`<strategy>-seed<n>`, with `everest.strategy`) or
+    `everest.repetition` (`split<n>-seed<k>`); empty for the chain's own.
+    """
+    compared, repeated = os.environ.get("EVEREST_COMPARE"), os.environ.get("EVEREST_REPEAT")
+    if compared:
+        return {"everest.comparison": compared, "everest.strategy": compared.rpartition("-seed")[0]}
+    return {"everest.repetition": repeated} if repeated else {}
 
 
 def registered_name(recipe: str, benchmark: str) -> str:
-    """`everest-<recipe>-<benchmark>`, the name in the model registry; `...-comparison` for the trainings of one.
+    """`everest-<recipe>-<benchmark>`, the name in the model registry; `...-comparison` and `...-repetition` for the
+    trainings of such a series.
 
-    Under a name of their own, since the alias `candidate` is the last one that came: what a user is told to classify
-    with must not be a comparison's arm.
+    Under names of their own, since the alias `candidate` is the last one that came: what a user is told to classify
+    with must not be one of a series.
     """
-    return f"everest-{recipe}-{benchmark}" + ("-comparison" if compare_tags() else "")
+    series = next((tag for tag in series_tags() if tag != "everest.strategy"), "")
+    return f"everest-{recipe}-{benchmark}" + series.replace("everest.", "-")
 
 
 def flow_run() -> str | None:

@@ -70,15 +70,10 @@ class Project:
 def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Project:
     """Clone, overlay what is not committed yet, and set parameters."""
     subprocess.run(["git", "clone", "--quiet", str(source), str(folder)], check=True)
-    changed = subprocess.run(
-        ["git", "ls-files", "--modified", "--others", "--exclude-standard"],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in changed:
-        if (source / name).exists():
+    changed = ["git", "diff", "--name-only", "HEAD"], ["git", "ls-files", "--others", "--exclude-standard"]
+    for command in changed:
+        names = subprocess.run(command, cwd=source, capture_output=True, text=True, check=True).stdout.splitlines()
+        for name in (name for name in names if (source / name).exists()):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
     write_overrides(folder / "params.yaml", overrides)

@@ -36,6 +36,7 @@ class Stages:
         self.calls.append((data["split"], params["seed"], " ".join(words[3:])))
         if stage in ("pretrain", "finetune", "evaluate"):
             assert (folder / "data/cache/ucf101").is_dir(), "its data are not linked"
+            assert environment["EVEREST_REPEAT"] == f"split{data['split']}-seed{params['seed']}"
         metrics = {"eval/top1": SCORES[data["split"], params["seed"]], "eval/videos_ok": 9, "eval/videos_total": 10}
         if stage == "corpus":
             path = folder / layout.corpus_file(str(name))

@@ -35,7 +35,9 @@ def test_a_random_embedding_ranks_moving_places_as_pixels_do(tmp_path: Path) -> 
     found = agreement(clip, lambda x: embed_slots(model, x), 64)
     assert found["tokens"] > 0.9
     save_model(model, tmp_path / "model")
-    write_video(tmp_path / "a.mp4", clip)
-    result = command([tmp_path / "a.mp4"], tmp_path / "model", step=1, resolution=64)
+    videos = [tmp_path / "one" / "a.mp4", tmp_path / "two" / "a.mp4"]
+    for video in videos:
+        write_video(video, clip)
+    result = command([tmp_path], tmp_path / "model", step=1, resolution=64)
     assert result["tokens"] > 0.9
-    assert set(result["videos"]) == {"a.mp4"}
+    assert set(result["videos"]) == {str(video) for video in videos}

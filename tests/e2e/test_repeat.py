@@ -1,0 +1,107 @@
+"""Three official splits with real files: each is fetched, decoded, pre-trained, fine-tuned and tested on its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipeline.data.draw import MOTIONS, draw_motion
+from pipeline.data.video import write_video
+from tests.e2e.conftest import SMALLEST, Project, make_project
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+#: UCF101's classes are as many as its lists name; eight of them have videos here, in four groups.
+CLASSES = [*MOTIONS, *(f"Class{number:03d}" for number in range(101 - len(MOTIONS)))]
+GROUPS = 4
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with UCF101 as it is published, but small: split n tests on group n and trains on the others."""
+    folder = tmp_path_factory.mktemp("mirror")
+    videos = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in MOTIONS for group in range(1, GROUPS + 1)]
+    with zipfile.ZipFile(folder / "UCF101_videos.zip", "w") as archive:
+        for number, video in enumerate(videos):
+            label = MOTIONS.index(video.split("/")[0])
+            path = folder / "one.avi"
+            write_video(path, draw_motion(np.random.default_rng(number), label, 24, 64), fps=24)
+            archive.write(path, f"UCF-101/{video}")
+            path.unlink()
+    lists = {"classInd.txt": "".join(f"{number} {name}\r\n" for number, name in enumerate(CLASSES, 1))}
+    for split in (1, 2, 3):
+        test = [video for video in videos if f"_g{split:02d}_" in video]
+        train = [video for video in videos if video not in test]
+        lists[f"testlist{split:02d}.txt"] = "".join(f"{video}\r\n" for video in test)
+        lists[f"trainlist{split:02d}.txt"] = "".join(
+            f"{video} {CLASSES.index(video.split('/')[0]) + 1}\r\n" for video in train
+        )
+    with zipfile.ZipFile(folder / "UCF101TrainTestSplits-RecognitionTask.zip", "w") as archive:
+        for name, text in lists.items():
+            archive.writestr(f"ucfTrainTestlist/{name}", text)
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in folder.glob("*.zip")]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, mirror: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = make_project(root, tmp_path_factory.mktemp("repeat") / "project", SMALLEST)
+    path = project.root / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["benchmarks"] = {
+        "ucf101": {
+            "data": {
+                "dataset": "ucf101",
+                "split": 1,
+                "classes": 101,
+                "frame_step": 1,
+                "source": {"kind": "official", "mirrors": [mirror]},
+            },
+            "finetune": {"validate_split": "test"},
+            "evaluate": {},
+        }
+    }
+    params["pretrain"]["corpus"] = params["compare"]["benchmarks"] = ["ucf101"]
+    path.write_text(yaml.safe_dump(params))
+    return project
+
+
+def test_each_split_is_trained_without_its_test_videos_and_the_mean_is_reported(project: Project) -> None:
+    from mlflow.tracking import MlflowClient
+
+    found = json.loads(project.run("everest", "repeat", "--json").stdout)
+    scores = [row["top1"] for row in found["scores"]]
+    assert [row["split"] for row in found["scores"]] == [1, 2, 3]
+    assert found["results"][0]["mean"] == pytest.approx(np.mean(scores))
+    assert found["results"][0]["between_splits"] == pytest.approx(np.std(scores, ddof=1))
+    for split in (1, 2, 3):
+        (corpus,) = (project.root / ".work/repeat").glob(f"split{split}-[!s]*/data/corpus/ucf101.parquet")
+        seen = pq.read_table(corpus).column("video_id").to_pylist()
+        assert len(seen) == len(MOTIONS) * (GROUPS - 1)
+        assert not [video for video in seen if f"_g{split:02d}_" in video]
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    assert [model.name for model in client.search_registered_models()] == ["everest-demo-ucf101-repetition"]
+    again = project.run("everest", "repeat", "--json")
+    assert json.loads(again.stdout)["scores"] == found["scores"]
+    assert "pretrain" not in again.stderr, "a finished stage is not run again"
