@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from xxhash import xxh3_128
 
-from pipeline.data.files import fsync_folder
+from pipeline.data.files import begin_writeback, fsync_folder
 from pipeline.data.informativeness import U8
 from pipeline.errors import EverestError
 
@@ -42,10 +42,11 @@ class ShardWriter:
         size = rows.nbytes if isinstance(rows, np.ndarray) else sum(len(row) for row in rows)
         if self._file is not None and self._batches and self._file.size + size > self._bound:
             self._close()
-        if self._file is None:
-            self._begin()
+        file = self._begin() if self._file is None else self._file
+        before = file.size
         batch = pa.record_batch([_binary_array(rows)], names=[self._column])
         self._writer.write_batch(batch)
+        begin_writeback(file.raw.fileno(), before, file.size - before)
         self._batches += 1
         return self._name, self._batches - 1
 
@@ -66,7 +67,7 @@ class ShardWriter:
         for path in self._folder.glob(f".{self._stem}-*.part"):
             path.unlink(missing_ok=True)
 
-    def _begin(self) -> None:
+    def _begin(self) -> _HashingFile:
         import pyarrow as pa
 
         self._name = f"{self._stem}-{len(self._done)}.arrow"
@@ -74,6 +75,7 @@ class ShardWriter:
         schema = pa.schema([(self._column, pa.large_binary())])
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
         self._batches = 0
+        return self._file
 
     def _close(self) -> None:
         if self._file is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,9 @@ from pathlib import Path
 import xxhash
 
 from pipeline.errors import BusyError, InputError
+
+#: Flag of Linux's sync_file_range(2), from <fcntl.h>.
+_SYNC_FILE_RANGE_WRITE = 2
 
 #: (process, path) -> the lock among its threads.
 _WITHIN: dict[tuple[int, str], threading.Lock] = {}
@@ -119,3 +123,14 @@ def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20)
             f"{free / 2**30:.2f} GiB are free. "
             "Cure: free some space, or set EVEREST_DATA to a folder on a larger disk."
         )
+
+
+def begin_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Ask the kernel to start writing these bytes of a file to the disk, without waiting for it.
+
+    A hint: what is written while more is being made, the `fsync` at the end need not wait for. Nothing happens where
+    libc lacks the call, and an error comes up again in that `fsync`.
+    """
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tests.e2e.conftest import SMALLEST, Project, make_project
 
@@ -47,6 +51,42 @@ def test_a_job_stopped_in_pretraining_continues_there(project: Project, number: 
     assert "of 12 stages ran" in again.stdout
     statuses = _statuses(project)
     assert "RUNNING" not in statuses
+
+
+def test_a_job_stopped_in_every_stage_goes_on_each_time(root: Path, tmp_path: Path) -> None:
+    project = make_project(root, tmp_path / "project", SMALLEST)
+    stages = ["download", "preprocess", "corpus", "pretrain", "finetune", "evaluate", "report", "compare"]
+    made: dict[str, int] = {}
+    for stage in stages:
+        job = project.start("everest", "demo")
+        _wait_for_process(job, stage)
+        # What DVC had recorded is still there, and was not made again.
+        assert {name: (project.root / name).stat().st_mtime_ns for name in made} == made
+        os.killpg(job.pid, signal.SIGINT)
+        output, _ = job.communicate(timeout=120)
+        assert job.returncode == 130, f"{stage}: {output[-2000:]}"
+        assert "The same command continues" in output
+        assert "Traceback" not in output, f"{stage}: {output[-3000:]}"
+        lock = project.root / "dvc.lock"
+        recorded = list(yaml.safe_load(lock.read_text())["stages"]) if lock.exists() else []
+        files = ["metrics/" + name.replace("@", "/") + ".json" for name in recorded if "corpus" not in name]
+        made = {name: (project.root / name).stat().st_mtime_ns for name in files}
+    assert "of 13 stages ran" in project.run("everest", "demo", timeout=580).stdout
+    assert "RUNNING" not in _statuses(project)
+
+
+def _wait_for_process(job: subprocess.Popen[str], stage: str, seconds: float = 240) -> None:
+    """Until a process below the job runs `everest <stage>`, and a little longer, so that it is at work."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert time.monotonic() < deadline, f"{stage} did not start"
+        assert job.poll() is None, f"the job ended before {stage}"
+        for process in psutil.Process(job.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = process.cmdline()
+                if any(Path(a).name == "everest" and b == stage for a, b in itertools.pairwise(words)):
+                    return time.sleep(1.0)
+        time.sleep(0.05)
 
 
 def _statuses(project: Project) -> set[str]:
