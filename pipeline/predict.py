@@ -91,10 +91,11 @@ def _predict(
     if not how["step"]:
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
     resolution = int(info["kwargs"].get("img_size", 224))
+    short_side = info.get("short_side")
     began = time.perf_counter()
     answers = infer(
         network,
-        lambda number: reader.read(files[number], how),
+        lambda number: reader.read(files[number], how, short_side),
         len(files),
         resolution=resolution,
         batch=batch,
@@ -116,7 +117,7 @@ def _predict(
                 }
             )
             if pictures is not None:
-                view = reader.read(file, {**how, "segments": 1, "crops": 1})[0]
+                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side)[0]
                 # The number keeps equal names of different folders apart.
                 target = Path(pictures) / f"{number:05d}-{file.stem}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)

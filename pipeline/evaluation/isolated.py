@@ -18,16 +18,17 @@ from typing import IO, Any
 import numpy as np
 
 from pipeline.data.decoder_process import DecoderProcess, Limits
+from pipeline.data.shrink import shrink
 from pipeline.data.video import VideoError
 from pipeline.errors import EverestError
-from pipeline.evaluation.views import U8
+from pipeline.evaluation.views import U8, video_views
 
-_MODULE = "pipeline.evaluation.views_worker"
+_MODULE = "pipeline.evaluation.frames_worker"
 
 
 @dataclass
 class _Seat:
-    """A process, started again where it was ended, and the memory that its views come through."""
+    """A process, started again where it was ended, and the memory that its frames come through."""
 
     memory: IO[bytes]
     process: DecoderProcess | None = None
@@ -43,7 +44,7 @@ class IsolatedViews:
 
     def __init__(self, limits: Limits, workers: int = 2) -> None:
         self._limits = limits
-        self._seats = [_Seat(os.fdopen(os.memfd_create("views"), "r+b", buffering=0)) for _ in range(workers)]
+        self._seats = [_Seat(os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)) for _ in range(workers)]
         self._free: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
         self._refused: dict[Path, VideoError] = {}
         # The kernel ends a process with the thread that started it: those that read come and go.
@@ -52,8 +53,11 @@ class IsolatedViews:
             self._start(seat)
             self._free.put(seat)
 
-    def read(self, file: Path, how: dict[str, int]) -> U8:
+    def read(self, file: Path, how: dict[str, int], short_side: int | None = None) -> U8:
         """The views of one video, as :func:`pipeline.evaluation.views.video_views` gives them for `how`.
+
+        Args:
+            short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
 
         Raises:
             VideoError: it cannot be read, or its process was ended; asked again, the answer is the same at once.
@@ -63,11 +67,13 @@ class IsolatedViews:
         seat = self._free.get()
         try:
             try:
-                return self._ask(seat, file, "auto", how)
+                count, pictures = self._ask(seat, file, "auto", how)
             except VideoError as error:
                 if error.reason != "crashed":
                     raise
-            return self._ask(seat, file, "pyav", how)
+                count, pictures = self._ask(seat, file, "pyav", how)
+            # Cut while the seat is ours: the pictures lie in memory that its next video is written to.
+            return video_views(lambda _: shrink(pictures, short_side or min(pictures.shape[1:3])), count, **how)
         except VideoError as error:
             self._refused[file] = error
             raise
@@ -86,13 +92,14 @@ class IsolatedViews:
         seat.process = start.result()
         return seat.process
 
-    def _ask(self, seat: _Seat, file: Path, reader: str, how: dict[str, int]) -> U8:
+    def _ask(self, seat: _Seat, file: Path, reader: str, how: dict[str, int]) -> tuple[int, U8]:
+        """Frames of the video, and those that its views are cut from, in the seat's memory."""
         process = seat.process or self._start(seat)
         try:
             if not process.ready:
                 self._wait(process)
                 process.ready = True
-            process.send([os.fspath(file), reader, how, seat.memory.fileno()])
+            process.send([os.fspath(file), reader, how["frames"], how["step"], how["segments"], seat.memory.fileno()])
             answer = self._wait(process)
         except (TimeoutError, EOFError) as end:
             reason = "deadline" if isinstance(end, TimeoutError) else process.died_of()
@@ -106,9 +113,9 @@ class IsolatedViews:
             raise VideoError(reason, f"{file}: {self._limits.said(reason)}") from None
         if "error" in answer:
             raise VideoError(answer["reason"], answer["error"])
-        seat.memory.seek(0)
-        views: U8 = np.load(seat.memory)
-        return views
+        # Mapped, not copied; privately, so that torch may have it without a warning.
+        mapped = np.load(f"/proc/self/fd/{seat.memory.fileno()}", mmap_mode="c")
+        return answer["num_frames"], np.asarray(mapped)
 
     def _wait(self, process: DecoderProcess) -> dict[str, Any]:
         """Its next answer.

@@ -69,6 +69,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             "recipe": params.recipe,
             "classes": files.class_names(benchmark),
             "frame_step": params.benchmark(benchmark).data.frame_step,
+            "short_side": params.preprocess.short_side,
             "views": {"segments": how.segments, "crops": how.crops},
         }
         registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", facts)

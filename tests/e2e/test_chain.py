@@ -50,6 +50,20 @@ def test_every_benchmark_is_scored_on_all_its_test_videos_with_its_cost(finished
         assert found["efficiency/tokens_per_clip"] == 76  # floor(0.6 * 8 slots * 16 places)
 
 
+def test_a_prediction_from_the_files_gives_the_evaluations_probabilities(finished: Project) -> None:
+    import pyarrow.parquet as pq
+
+    tested = pq.read_table(finished.root / "outputs/evaluate/motion/predictions.parquet").to_pylist()
+    files = {path.stem: path for path in (finished.root / "data/raw/motion").rglob("*.mp4")}
+    names = [str(files[row["video_id"]]) for row in tested]
+    model = "models:/everest-demo-motion@best"
+    finished.run("everest", "predict", *names, "--model", model, "--out", "answers.parquet")
+    rows = pq.read_table(finished.root / "answers.parquet").to_pylist()
+    for row, evaluated in zip(rows, tested, strict=True):
+        given = [value for name, value in row.items() if name not in ("video", "predicted", "reason")]
+        assert given == pytest.approx(evaluated["probabilities"], abs=1e-5)
+
+
 def test_the_report_opens_from_disk_and_holds_its_pictures(finished: Project) -> None:
     page = (finished.root / "outputs" / "report" / "report.html").read_text()
     assert "motion" in page

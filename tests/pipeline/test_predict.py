@@ -7,9 +7,12 @@ import json
 import pickle
 import shutil
 import sys
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -20,13 +23,20 @@ from typer.testing import CliRunner
 
 import models  # noqa: F401
 from models.weights import save_model
+from pipeline import layout
 from pipeline.cli import app
+from pipeline.data.cache import Cache
+from pipeline.data.decoder_process import Limits
 from pipeline.errors import EverestError, InputError
+from pipeline.evaluation.isolated import IsolatedViews
+from pipeline.evaluation.views import video_views
 from pipeline.predict import command
+from pipeline.stages import preprocess
 from pipeline.tracking.models import sha256
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import sample_videos
+from small_benchmark import make, params
 from test_ingest import BAD_DECORD
 
 NAMES = ["falls", "rises", "turns"]
@@ -102,7 +112,22 @@ def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
     for row in found["predictions"]:  # crash.mp4 among them: PyAV reads what decord fell over
         assert row["probability"] == told[Path(row["video"]).name]
     assert len(list(Path("pictures").iterdir())) == 3
-    assert [child for child in psutil.Process().children() if "views_worker" in str(child.cmdline())] == []
+    assert [child for child in psutil.Process().children() if "frames_worker" in str(child.cmdline())] == []
+
+
+def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> None:
+    make(2, sizes=((96, 128), (128, 96)))
+    preprocess.run(params(), "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    how = {"frames": 8, "step": 2, "segments": 3, "crops": 2}
+    with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
+        for row, name in enumerate(cache.ids):
+            cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
+            found = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64)
+            assert found.shape == (6, 8, 64, 64, 3)
+            assert np.array_equal(found, cached)
+            whole = reader.read(layout.raw_dir("small") / f"{name}.mp4", how)
+            assert whole.shape == (6, 8, 96, 96, 3)
 
 
 def test_files_and_folders_mix_and_each_video_comes_once(videos: Path, model: Path) -> None:
