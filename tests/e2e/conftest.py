@@ -29,6 +29,7 @@ SMALLEST: dict[str, Any] = {
     "evaluate.segments": 1,
     "evaluate.bootstrap": 200,
     "compare.strategies": ["everest", "tube"],
+    "compare.benchmarks": ["motion"],
     "ingest.workers": 1,
     "preprocess.workers": 1,
 }

@@ -86,7 +86,8 @@ def _wait_for_process(job: subprocess.Popen[str], stage: str, seconds: float = 2
             with contextlib.suppress(psutil.NoSuchProcess):
                 words = process.cmdline()
                 if any(Path(a).name == "everest" and b == stage for a, b in itertools.pairwise(words)):
-                    return time.sleep(1.0)
+                    time.sleep(1.0)
+                    return
         time.sleep(0.05)
 
 
