@@ -125,7 +125,8 @@ def _link(source: str, target: str) -> None:
 
 
 def _up_to_date(stage: str) -> bool:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", stage]
+    """Whether DVC would run neither the stage nor one before it: alone, the test of a stale training looks fresh."""
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--with-deps", "--json", stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == "{}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -142,6 +144,21 @@ def test_what_the_chain_trained_is_left_where_dvc_calls_it_stale(
     stages = Stages()
     run_cell(trials()[0], run=stages)
     assert stages.ran[0] == "pretrain"
+
+
+def test_a_stage_is_stale_where_one_before_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = {
+        "finetune": {"cmd": "echo 1 > model", "params": ["epochs"], "outs": ["model"]},
+        "evaluate": {"cmd": "cp model score", "deps": ["model"], "outs": ["score"]},
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path("params.yaml").write_text("epochs: 1\n")
+    for words in (["init", "--no-scm", "--quiet"], ["repro", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    assert cells._up_to_date("evaluate")
+    Path("params.yaml").write_text("epochs: 2\n")
+    assert not cells._up_to_date("evaluate")
 
 
 def test_a_comparison_without_data_names_the_command_that_makes_it(project: Path) -> None:
