@@ -54,8 +54,7 @@ def test_a_prediction_from_the_files_gives_the_evaluations_probabilities(finishe
     import pyarrow.parquet as pq
 
     tested = pq.read_table(finished.root / "outputs/evaluate/motion/predictions.parquet").to_pylist()
-    files = {path.stem: path for path in (finished.root / "data/raw/motion").rglob("*.mp4")}
-    names = [str(files[row["video_id"]]) for row in tested]
+    names = [f"data/raw/motion/{row['path']}" for row in tested]
     model = "models:/everest-demo-motion@best"
     finished.run("everest", "predict", *names, "--model", model, "--out", "answers.parquet")
     rows = pq.read_table(finished.root / "answers.parquet").to_pylist()
