@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from pipeline import layout
-from pipeline.child import STOPPED, run_child
+from pipeline.child import STOPPED, run_child, stage_environment
 from pipeline.errors import EverestError, Interrupted
 from pipeline.evaluation.equal import Trial
 from pipeline.params import SCRATCH, Params, load_params
@@ -59,7 +59,8 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) 
             say(f"{note}: {' '.join(words)} (taken from this project's own run)")
             continue
         say(f"{note}: {' '.join(words)}")
-        code = run([sys.executable, "-m", "pipeline.cli", *words], folder, _environment(trial))
+        environment = stage_environment(EVEREST_COMPARE=trial.name)
+        code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
         if code in STOPPED:
             raise Interrupted("comparison stopped; the same command continues it.")
         if code:
@@ -86,19 +87,6 @@ def _prepare(folder: Path, trial: Trial) -> None:
         link.unlink(missing_ok=True)
         if Path(shared).exists():
             link.symlink_to(Path(shared).resolve())
-
-
-def _environment(trial: Trial) -> dict[str, str]:
-    root = Path.cwd()
-    paths = [str(root), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "EVEREST_DATA": str(layout.data_root().absolute()),
-        "EVEREST_RUNS": os.environ.get("EVEREST_RUNS") or str((root / layout.WORK / "runs").absolute()),
-        "EVEREST_COMPARE": trial.name,
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
-    }
 
 
 def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from pipeline import layout
-from pipeline.child import STOPPED, run_child
+from pipeline.child import STOPPED, run_child, stage_environment
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import with_overrides
 from pipeline.params import SCRATCH, Params, load_params
@@ -169,15 +169,7 @@ def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run, trai
     if done.exists():
         return
     say(f"{note}: {' '.join(words)}")
-    root = Path.cwd()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
-        "EVEREST_REPEAT": training,  # of a split's data nothing is registered
-        "EVEREST_DATA": str(layout.data_root().absolute()),
-        "EVEREST_RUNS": os.environ.get("EVEREST_RUNS") or str((root / layout.WORK / "runs").absolute()),
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
-    }
+    environment = stage_environment(EVEREST_REPEAT=training)  # of a split's data nothing is registered
     code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
     if code in STOPPED:
         raise Interrupted("stopped; what is done is kept. The same command continues.")

@@ -75,8 +75,13 @@ def command(clips: Path | None = None, rounds: int = 5) -> dict[str, Any]:
         result["two_processes"] = _scaling(files, scratch)
         result["goals"] = GOALS
         pixels = sum(file.frames * file.height * file.width for file in files) / frames
-        result["clips"] = {"videos": len(files), "frames": frames, "frame_step": STEP, "resolution": RESOLUTION}
-        result["clips"]["pixels_per_frame"] = round(pixels)
+        result["clips"] = {
+            "videos": len(files),
+            "frames": frames,
+            "pixels_per_frame": round(pixels),
+            "frame_step": STEP,
+            "resolution": RESOLUTION,
+        }
         result["cores"] = os.cpu_count()
         return result
 
@@ -143,8 +148,8 @@ def _bytes_per_pixel(files: list[VideoFile], store: Path) -> float:
     for file in files:
         height, width = shrunk_size(file.height, file.width, SHORT_SIDE)
         pixels += height * width * -(-file.frames // STEP)
-    return round(sum(path.stat().st_size for path in store.glob("frames-*.arrow")) / pixels, 3)
+    return round(_bytes(store, "frames-*.arrow") / pixels, 3)
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.arrow"))
+def _bytes(folder: Path, pattern: str = "*.arrow") -> int:
+    return sum(path.stat().st_size for path in folder.glob(pattern))

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.data.decoder_process import serve
-from pipeline.data.sampling import view_clips
 from pipeline.data.video import VideoError, open_video
+from pipeline.evaluation.views import view_frames
 
 
 def _answer(
     name: str, reader: Literal["auto", "pyav"], frames: int, step: int, segments: int, target: int
 ) -> dict[str, Any]:
-    """Write the frames of all clips, ascending and each once, as .npy to the descriptor `target`.
+    """Write the frames of all views as .npy to the descriptor `target`.
 
     Returns:
         {"num_frames": of the video}, or {"reason": code, "error": message} without any.
@@ -22,7 +22,7 @@ def _answer(
     try:
         with open_video(name, reader) as video:
             count = video.num_frames
-            pictures = video.frames(np.unique(view_clips(count, frames, step, segments, 1)).tolist())
+            pictures = video.frames(view_frames(count, frames, step, segments))
     except VideoError as error:
         return {"reason": error.reason, "error": str(error)}
     with open(target, "r+b", closefd=False) as file:

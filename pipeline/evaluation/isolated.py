@@ -73,7 +73,9 @@ class IsolatedViews:
                     raise
                 count, pictures = self._ask(seat, file, "pyav", how)
             # Cut while the seat is ours: the pictures lie in memory that its next video is written to.
-            return video_views(lambda _: shrink(pictures, short_side or min(pictures.shape[1:3])), count, **how)
+            if short_side is not None:
+                pictures = shrink(pictures, short_side)
+            return video_views(lambda _: pictures, count, **how)
         except VideoError as error:
             self._refused[file] = error
             raise

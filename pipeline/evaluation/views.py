@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 U8 = npt.NDArray[np.uint8]
 
 
+def view_frames(num_frames: int, frames: int, step: int, segments: int, grid: int = 1) -> list[int]:
+    """The frame numbers that the views of a video are cut from, ascending and each once."""
+    numbers: list[int] = np.unique(view_clips(num_frames, frames, step, segments, grid)).tolist()
+    return numbers
+
+
 def video_views(
     read: Callable[[Sequence[int]], U8],
     num_frames: int,
@@ -32,14 +38,14 @@ def video_views(
     """All views of one video, uint8 [X, T, s, s, 3], segment by segment.
 
     Args:
-        read: frame numbers, ascending and each once -> frames [n, h, w, 3]; called once.
+        read: :func:`view_frames` -> these frames [n, h, w, 3]; called once.
         num_frames: frames of the video.
         frames, step: length of a clip and distance of its frames.
         grid: only multiples of this frame number can be read.
     """
     wanted_GT = view_clips(num_frames, frames, step, segments, grid)
-    numbers = np.unique(wanted_GT)
-    pictures = read([int(number) for number in numbers])
+    numbers = view_frames(num_frames, frames, step, segments, grid)
+    pictures = read(numbers)
     height, width = pictures.shape[1:3]
     side = min(height, width)
     place_GT = np.searchsorted(numbers, wanted_GT)

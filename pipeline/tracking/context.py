@@ -94,14 +94,24 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
     return tags | series_tags()
 
 
-def series_tags() -> dict[str, str]:
-    """What this process's training is one of: `everest.comparison` (`<strategy>-seed<n>`, with `everest.strategy`) or
-    `everest.repetition` (`split<n>-seed<k>`); empty for the chain's own.
+def series() -> tuple[str, str] | None:
+    """What this process's training is one of, and its name there: ("comparison", `<strategy>-seed<n>`) or
+    ("repetition", `split<n>-seed<k>`); None for the chain's own.
     """
-    compared, repeated = os.environ.get("EVEREST_COMPARE"), os.environ.get("EVEREST_REPEAT")
-    if compared:
-        return {"everest.comparison": compared, "everest.strategy": compared.rpartition("-seed")[0]}
-    return {"everest.repetition": repeated} if repeated else {}
+    for kind, variable in (("comparison", "EVEREST_COMPARE"), ("repetition", "EVEREST_REPEAT")):
+        if os.environ.get(variable):
+            return kind, os.environ[variable]
+    return None
+
+
+def series_tags() -> dict[str, str]:
+    """`everest.<kind>`: its name in the series that it is one of; of a comparison also `everest.strategy`."""
+    found = series()
+    if found is None:
+        return {}
+    kind, name = found
+    strategy = {"everest.strategy": name.rpartition("-seed")[0]} if kind == "comparison" else {}
+    return {f"everest.{kind}": name, **strategy}
 
 
 def registered_name(recipe: str, benchmark: str) -> str:
@@ -111,8 +121,8 @@ def registered_name(recipe: str, benchmark: str) -> str:
     Under names of their own, since the alias `candidate` is the last one that came: what a user is told to classify
     with must not be one of a series.
     """
-    series = next((tag for tag in series_tags() if tag != "everest.strategy"), "")
-    return f"everest-{recipe}-{benchmark}" + series.replace("everest.", "-")
+    found = series()
+    return f"everest-{recipe}-{benchmark}" + (f"-{found[0]}" if found else "")
 
 
 def flow_run() -> str | None:

@@ -260,8 +260,8 @@ def _parent(recipe: str, flat: dict[str, Any], key: str) -> tuple[str, RunFolder
 def _new_parent(
     recipe: str, flat: dict[str, Any], key: str, name: str | None, tags: dict[str, Any], managed: bool
 ) -> RunFolder:
-    series = context.series_tags()
-    every = {**context.code_tags(), **series, "everest.kind": "experiment", **tags}
+    series = context.series()
+    every = {**context.code_tags(), **context.series_tags(), "everest.kind": "experiment", **tags}
     flow = context.flow_run()
     if flow:
         every.setdefault("prefect.flow_run_id", flow)
@@ -271,7 +271,7 @@ def _new_parent(
             "key": key,
             "managed": managed,
             "experiment": f"everest-{recipe}",
-            "name": name or next(iter(series.values()), None) or _name_of(recipe, flat, key),
+            "name": name or (series[1] if series else _name_of(recipe, flat, key)),
             "parent": None,
             "tags": {name: as_text(redact_value(name, value)) for name, value in every.items()},
             "inputs": {},

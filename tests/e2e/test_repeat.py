@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import threading
-import zipfile
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +14,8 @@ import yaml
 from pipeline.data.draw import MOTIONS, draw_motion
 from pipeline.data.video import write_video
 from tests.e2e.conftest import SMALLEST, Project, make_project
+from tests.pipeline.data.fault_server import serve
+from tests.ucf101_miniature import write_ucf101
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -27,41 +24,21 @@ CLASSES = [*MOTIONS, *(f"Class{number:03d}" for number in range(101 - len(MOTION
 GROUPS = 4
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with UCF101 as it is published, but small: split n tests on group n and trains on the others."""
+    """The address of a small UCF101: split n tests on group n and trains on the others."""
     folder = tmp_path_factory.mktemp("mirror")
-    videos = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in MOTIONS for group in range(1, GROUPS + 1)]
-    with zipfile.ZipFile(folder / "UCF101_videos.zip", "w") as archive:
-        for number, video in enumerate(videos):
-            label = MOTIONS.index(video.split("/")[0])
+    videos: dict[str, bytes] = {}
+    for label, name in enumerate(MOTIONS):
+        for group in range(1, GROUPS + 1):
             path = folder / "one.avi"
-            write_video(path, draw_motion(np.random.default_rng(number), label, 24, 64), fps=24)
-            archive.write(path, f"UCF-101/{video}")
+            write_video(path, draw_motion(np.random.default_rng(len(videos)), label, 24, 64), fps=24)
+            videos[f"{name}/v_{name}_g{group:02d}_c01.avi"] = path.read_bytes()
             path.unlink()
-    lists = {"classInd.txt": "".join(f"{number} {name}\r\n" for number, name in enumerate(CLASSES, 1))}
-    for split in (1, 2, 3):
-        test = [video for video in videos if f"_g{split:02d}_" in video]
-        train = [video for video in videos if video not in test]
-        lists[f"testlist{split:02d}.txt"] = "".join(f"{video}\r\n" for video in test)
-        lists[f"trainlist{split:02d}.txt"] = "".join(
-            f"{video} {CLASSES.index(video.split('/')[0]) + 1}\r\n" for video in train
-        )
-    with zipfile.ZipFile(folder / "UCF101TrainTestSplits-RecognitionTask.zip", "w") as archive:
-        for name, text in lists.items():
-            archive.writestr(f"ucfTrainTestlist/{name}", text)
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in folder.glob("*.zip")]
-    (folder / "SHA256SUMS").write_text("".join(sums))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    write_ucf101(folder, CLASSES, videos)
+    with serve(folder) as site:
+        site.write_sums()
+        yield site.url
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,15 @@ class Site:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     etags: bool = True
 
+    def write_sums(self) -> None:
+        """Put a SHA256SUMS of all files beside them, as a mirror has."""
+        sums = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.folder)}"
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name != "SHA256SUMS"
+        ]
+        (self.folder / "SHA256SUMS").write_text("\n".join(sums))
+
     def gets(self, path: str) -> list[dict[str, str]]:
         return [headers for method, asked, headers in self.requests if method == "GET" and asked == path]
 

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, check_params
 from pipeline.stages import download
+from tests.ucf101_miniature import write_ucf101, zipped
 
 QUICK = Patience(timeout_seconds=5, attempts=2, backoff_seconds=0.02)
 
@@ -108,12 +108,7 @@ def params(root: Path, dataset: str, classes: int, source: dict[str, Any], split
 
 
 def official(site: Site, **more: Any) -> dict[str, Any]:
-    sums = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(site.folder)}"
-        for path in sorted(site.folder.rglob("*"))
-        if path.is_file() and path.name != "SHA256SUMS"
-    ]
-    (site.folder / "SHA256SUMS").write_text("\n".join(sums))
+    site.write_sums()
     return {"kind": "official", "mirrors": [site.url], **more}
 
 
@@ -121,14 +116,6 @@ def put(site: Site, name: str, content: bytes) -> None:
     path = site.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return sink.getvalue()
 
 
 def tarred(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
@@ -152,16 +139,7 @@ def make_ucf101(site: Site, clip: bytes) -> list[str]:
     used = ("Class000", "Class001", "HandstandPushups")
     files = {name: name.replace("Handstand", "HandStand") for name in used}
     videos = [f"{name}/v_{files[name]}_g{group:02d}_c01.avi" for name in used for group in range(1, 5)]
-    lists = {"classInd.txt": "".join(f"{n} {name}\r\n" for n, name in enumerate(names, 1))}
-    for split in (1, 2, 3):
-        train = [video for video in videos if f"_g{split:02d}_" not in video]
-        test = [video for video in videos if f"_g{split:02d}_" in video]
-        lists[f"trainlist{split:02d}.txt"] = "".join(f"{v} {names.index(v.split('/')[0]) + 1}\r\n" for v in train)
-        lists[f"testlist{split:02d}.txt"] = "".join(f"{video}\r\n" for video in test)
-    content = {f"ucfTrainTestlist/{name}": text.encode() for name, text in lists.items()}
-    put(site, "UCF101TrainTestSplits-RecognitionTask.zip", zipped(content))
-    archive = {f"UCF-101/{video}": unique(clip, number) for number, video in enumerate(videos)}
-    put(site, "UCF101_videos.zip", zipped(archive))
+    write_ucf101(site.folder, names, {video: unique(clip, number) for number, video in enumerate(videos)})
     return videos
 
 
