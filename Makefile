@@ -1,5 +1,5 @@
 # Two commands for newcomers: `make demo` and `make test`. Everything is installed into .venv by itself.
-PYTHON ?= python3
+PYTHON ?=
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 STAMP := .venv/.installed
@@ -16,14 +16,8 @@ help: ## this list
 
 install: $(STAMP) ## install the locked environment into .venv
 
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "Python 3.11 or 3.12 is needed; found $$($(PYTHON) --version). Cure: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing the locked environment into .venv (about 7 GB on disk) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+$(STAMP): requirements.lock pyproject.toml scripts/install.sh
+	@PYTHON='$(PYTHON)' UV_VERSION=$(UV_VERSION) sh scripts/install.sh
 	@touch $(STAMP)
 
 demo: install ## run the whole chain on generated videos (minutes on 2 cores)

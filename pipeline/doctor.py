@@ -22,6 +22,8 @@ Status = Literal["ok", "warn", "fail"]
 Check = dict[str, str]
 
 PACKAGES = ("torch", "torchvision", "timm", "decord", "av", "prefect", "mlflow", "dvc", "pydantic", "boto3")
+#: What every dependency has wheels for (tests/test_installation.py).
+PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 #: The demo's videos, caches and checkpoints stay far below; real benchmarks need what `everest plan` says.
 MINIMUM_FREE_GIB = 5
 
@@ -38,9 +40,9 @@ def _check(name: str, status: Status, found: str, cure: str = "") -> Check:
 
 def _python() -> Check:
     version = platform.python_version()
-    if sys.version_info[:2] in ((3, 11), (3, 12)):
+    if sys.version_info[:2] in PYTHONS:
         return _check("python", "ok", version)
-    return _check("python", "fail", version, "use Python 3.11 or 3.12: make PYTHON=python3.12 install")
+    return _check("python", "fail", version, "use Python 3.11 to 3.14: rm -r .venv, then make install")
 
 
 def _packages() -> list[Check]:
