@@ -1,4 +1,4 @@
-"""`make install`: which Pythons are admitted, how one is found, what is said meanwhile, and that the lock has wheels."""
+"""`make install`: which Pythons are admitted, how one is found, what is said, and that the lock has wheels."""
 
 from __future__ import annotations
 
@@ -66,15 +66,20 @@ class Place:
 
     def python(self, name: str, version: str, makes: bool = True) -> None:
         """An interpreter that tells its version, and makes environments that hold itself and uv."""
-        make = f'mkdir -p "$4/bin"; ln -sf {self.tools}/{name} "$4/bin/python"; ln -sf {self.tools}/true-uv "$4/bin/uv"'
+        make = f"for folder; do :; done; {self._environment(name)}"
         self.tool("true-uv", "exit 0")
         self.tool(name, f'case "$1 $2" in\n-c*) echo {version};;\n"-m venv") {make if makes else "exit 1"};;\nesac')
 
-    def uv(self, fetches: bool = True) -> None:
+    def _environment(self, python: str) -> str:
+        links = (f'ln -sf {self.tools}/{target} "$folder/bin/{name}"' for name, target in
+                 (("python", python), ("uv", "true-uv")))  # fmt: skip
+        return f'mkdir -p "$folder/bin"; {"; ".join(links)}'
+
+    def uv(self, fetches: bool = True, name: str = "uv") -> None:
         """A uv that fetches an interpreter of the version that it is asked for."""
         self.python("fetched", "3.12")
-        make = f"mkdir -p .venv/bin; ln -sf {self.tools}/fetched .venv/bin/python; ln -sf {self.tools}/true-uv .venv/bin/uv"
-        self.tool("uv", f'if [ "$1" = venv ]; then {make if fetches else "echo offline >&2; exit 1"}; fi')
+        make = f"folder=.venv; {self._environment('fetched')}"
+        self.tool(name, f'if [ "$1" = venv ]; then {make if fetches else "echo offline >&2; exit 1"}; fi')
 
     def install(self, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -121,10 +126,12 @@ def test_uv_fetches_a_python_where_all_here_are_outside(place: Place, version: s
 
 def test_without_uv_any_python_brings_it_to_fetch_another(place: Place) -> None:
     place.python("python3", "3.9")
-    place.tool("true-uv", "exit 1")
+    place.uv(name="true-uv")  # what `pip install uv` leaves in an environment
     done = place.install()
+    assert done.returncode == 0, done.stderr
     assert "python3 -m venv .work/uv" in place.calls
-    assert "python3 -m pip" not in place.calls
+    assert "pip install --quiet --disable-pip-version-check uv==0.13.9" in place.calls
+    assert "true-uv venv --quiet --clear --python 3.12 .venv" in place.calls
 
 
 def test_a_fetch_that_fails_ends_with_2_and_a_cure(place: Place) -> None:
