@@ -15,15 +15,8 @@ from torch import Tensor, nn
 
 from models.adaptive import adaptive_split
 from models.frames import choose_slots
-from models.selection import (
-    SCORED,
-    STRATEGIES,
-    Grid,
-    TokenSplit,
-    rero_scores,
-    slot_distances,
-    token_budget,
-)
+from models.selection import Grid, TokenSplit, rero_scores, slot_distances
+from models.strategies import STRATEGIES, pretraining_rules, token_budget
 from models.tokens import (
     check_clip,
     check_pixels,
@@ -77,10 +70,9 @@ class Decoder(nn.Module):
 class EverestAutoencoder(nn.Module):
     """Masked autoencoder over a chosen subset of tokens.
 
-    `strategy` is one of everest, tube, random, running_cell (see `models.selection`); `keep_ratio` and
-    `visible_ratio` are shares of all tokens. `score_share` replaces the fixed budget of `everest` by each
-    clip's own (`models.adaptive`). Clips of other sizes and lengths than `img_size` and `num_frames` work:
-    counts follow the clip.
+    `strategy` names one of `models.strategies`; `keep_ratio` and `visible_ratio` are shares of all tokens.
+    `score_share` replaces the fixed budget by each clip's own (`models.adaptive`) where the strategy reads scores.
+    Clips of other sizes and lengths than `img_size` and `num_frames` work: counts follow the clip.
     """
 
     def __init__(
@@ -106,13 +98,13 @@ class EverestAutoencoder(nn.Module):
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
         self.strategy, self.keep_ratio, self.visible_ratio = strategy, keep_ratio, visible_ratio
         self.score_share = score_share
-        if score_share is not None and strategy != "everest":
-            raise ValueError(
-                f"score_share = {score_share} with strategy {strategy!r}: only 'everest' scores tokens. "
-                "Cure: leave score_share out."
-            )
         grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
         token_budget(strategy, grid, keep_ratio, visible_ratio)  # refuses impossible ratios now, not at the first step
+        if score_share is not None and not STRATEGIES[strategy].reads_scores:
+            raise ValueError(
+                f"score_share = {score_share} with strategy {strategy!r}, which does not score tokens. "
+                "Cure: leave score_share out."
+            )
         values = in_chans * tubelet_size * patch_size**2
         self.encoder = Encoder(values, grid.tokens, embed_dim, depth, num_heads, drop_path_rate)
         self.encoder_to_decoder = nn.Linear(embed_dim, decoder_embed_dim, bias=False)
@@ -192,12 +184,13 @@ class EverestAutoencoder(nn.Module):
                 f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a uniform "
                 "number for each token. Cure: draw it for this clip size."
             )
-        scores_BN = rero_scores(embedded_BND, grid.slots) if self.strategy in SCORED else noise_BN
+        scores_BN = rero_scores(embedded_BND, grid.slots) if STRATEGIES[self.strategy].reads_scores else noise_BN
         if self.score_share is not None:
             visible_of_kept = self.visible_ratio / self.keep_ratio
             return scores_BN, adaptive_split(scores_BN, noise_BN, self.score_share, visible_of_kept)
         budget = token_budget(self.strategy, grid, self.keep_ratio, self.visible_ratio)
-        return scores_BN, STRATEGIES[self.strategy](scores_BN, noise_BN, grid, budget)
+        split, _ = pretraining_rules(self.strategy)
+        return scores_BN, split(scores_BN, noise_BN, grid, budget)
 
     def encode(self, tubelets_BNP: Tensor, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
         visible_BVD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, split.visible_BV)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
-from models.selection import Grid, floor_share, rero_scores, top_tokens
+from models.selection import Grid, rero_scores
+from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
 from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, trunc_normal_init
 
@@ -67,8 +68,7 @@ class EverestClassifier(nn.Module):
         init_scale: float = 0.001,
     ) -> None:
         super().__init__()
-        if strategy not in ("everest", "none"):
-            raise ValueError(f"strategy = {strategy!r}, expected 'everest' or 'none'. Cure: 'none' keeps all tokens.")
+        finetuning_rule(strategy)  # refuses one that only pre-trains
         if head not in POOLS:
             raise ValueError(f"head = {head!r}, expected one of {', '.join(POOLS)}. Cure: 'mean' is the paper's.")
         if not 0 < keep_ratio <= 1:
@@ -116,12 +116,12 @@ class EverestClassifier(nn.Module):
 
     def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Kept token indices [B, K], and with a per-clip budget which of them are real."""
-        if self.strategy == "none":
-            return torch.arange(grid.tokens, device=embedded_BND.device).expand(len(embedded_BND), -1), None
-        scores_BN = rero_scores(embedded_BND, grid.slots)
-        if self.score_share is not None:
+        reads_scores = STRATEGIES[self.strategy].reads_scores
+        scores_BN = rero_scores(embedded_BND, grid.slots) if reads_scores else embedded_BND[..., 0]
+        if self.score_share is not None and reads_scores:
             return adaptive_tokens(scores_BN, self.score_share)
-        return top_tokens(scores_BN, floor_share(self.keep_ratio, grid.tokens)), None
+        keep = finetuning_rule(self.strategy)
+        return keep(scores_BN, kept_tokens(self.strategy, grid, self.keep_ratio)), None
 
     def get_classifier(self) -> nn.Module:
         return self.head

@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from models.registry import SIZES, Size, architecture
-from models.selection import Grid, floor_share, token_budget
+from models.selection import Grid
+from models.strategies import STRATEGIES, kept_tokens, token_budget
 
 Stage = Literal["pretrain", "finetune"]
-#: What the table compares, with the ratios of the papers.
-PRETRAIN_ROWS = (("everest", 0.3, 0.1), ("tube", 1.0, 0.1), ("random", 1.0, 0.1), ("running_cell", 0.5, 0.1))
-FINETUNE_ROWS = (("everest", 0.6), ("none", 1.0))
 
 
 class Cost(NamedTuple):
@@ -58,13 +56,12 @@ def multiply_adds(
     embed = (candidates or grid.slots) * grid.places * 1536 * shape.embed_dim
     if stage == "pretrain":
         visible, reconstruct = token_budget(strategy, grid, keep_ratio, visible_ratio)
+        extra = STRATEGIES[strategy].extra_multiply_adds
+        embed += extra(grid, shape.embed_dim) if extra else 0
         return _pretrain(shape, embed, visible, reconstruct, decoder_depth or shape.decoder_depth)
-    if stage != "finetune" or strategy not in ("everest", "none"):
-        raise ValueError(
-            f"stage = {stage!r}, strategy = {strategy!r}: expected 'pretrain' with a masking strategy, or 'finetune' "
-            "with 'everest' or 'none'. Cure: choose one of those."
-        )
-    kept = grid.tokens if strategy == "none" else floor_share(keep_ratio, grid.tokens)
+    if stage != "finetune":
+        raise ValueError(f"stage = {stage!r}, expected 'pretrain' or 'finetune'. Cure: choose one of them.")
+    kept = kept_tokens(strategy, grid, keep_ratio)
     pool = 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2
     classify = shape.embed_dim * num_classes + (pool if head == "attentive" else 0)
     return Cost(embed, _blocks(kept, shape.embed_dim, shape.depth), 0, classify, kept, 0)
@@ -87,23 +84,26 @@ def flops_table(frames: int = 16, resolution: int = 224) -> list[dict[str, Any]]
     """Every size x stage x strategy at the papers' ratios: what `everest flops` prints."""
     rows: list[dict[str, Any]] = []
     for size in SIZES:
-        for strategy, keep, visible in PRETRAIN_ROWS:
-            cost = multiply_adds(
-                size,
-                "pretrain",
-                strategy=strategy,
-                keep_ratio=keep,
-                visible_ratio=visible,
-                frames=frames,
-                resolution=resolution,
-                decoder_depth=4,
-            )
-            rows.append(_row(size, "pretrain", strategy, keep, visible, cost))
-        for strategy, keep in FINETUNE_ROWS:
-            cost = multiply_adds(
-                size, "finetune", strategy=strategy, keep_ratio=keep, frames=frames, resolution=resolution
-            )
-            rows.append(_row(size, "finetune", strategy, keep, None, cost))
+        for name, strategy in STRATEGIES.items():
+            if strategy.ratios:
+                keep, visible = strategy.ratios
+                cost = multiply_adds(
+                    size,
+                    "pretrain",
+                    strategy=name,
+                    keep_ratio=keep,
+                    visible_ratio=visible,
+                    frames=frames,
+                    resolution=resolution,
+                    decoder_depth=4,
+                )
+                rows.append(_row(size, "pretrain", name, keep, visible, cost))
+        for name, strategy in STRATEGIES.items():
+            if ratio := strategy.finetune_ratio:
+                cost = multiply_adds(
+                    size, "finetune", strategy=name, keep_ratio=ratio, frames=frames, resolution=resolution
+                )
+                rows.append(_row(size, "finetune", name, ratio, None, cost))
     return rows
 
 

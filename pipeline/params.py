@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError
+from pipeline.strategies import strategy_facts
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -28,9 +29,34 @@ SCRATCH = "scratch"
 #: Class counts that the publishers fix (DATASETS: UCF101, HMDB51, Kinetics-400, SSv2, Ego4D OSCC).
 PUBLISHED_CLASSES = {"ucf101": 101, "hmdb51": 51, "k400": 400, "ssv2": 174, "oscc": 2}
 GENERATED_CLASSES = {"motion": 8, "state_change": 2}
-#: What `compare.strategies` may name; everest and running-cell also with another share of kept tokens
-#: (everest-keep-0.4).
-COMPARED = ("everest", "everest-all-frames", "tube", "random", "running-cell", "scratch")
+#: Names of the strategies that `models/strategies` holds for pre-training, and for fine-tuning.
+PRETRAINING = tuple(name for name, facts in strategy_facts().items() if facts.ratios)
+FINETUNING = tuple(name for name, facts in strategy_facts().items() if facts.finetune_ratio)
+if TYPE_CHECKING:
+    PretrainStrategy: TypeAlias = str
+    FinetuneStrategy: TypeAlias = str
+else:
+    PretrainStrategy, FinetuneStrategy = Literal[PRETRAINING], Literal[FINETUNING]
+
+
+def compared_strategies() -> dict[str, dict[str, Any]]:
+    """Name in a comparison -> overrides of params.yaml. Fine-tuning is the same for all: only the pre-training differs.
+
+    Strategies that do not select frames see the clip as it comes, and the ratio of kept tokens is 1 where it means
+    nothing. Those whose compute it bounds are also compared with another one: `everest-keep-0.4`.
+    """
+    names: dict[str, dict[str, Any]] = {}
+    for name in PRETRAINING:
+        facts = strategy_facts()[name]
+        overrides: dict[str, Any] = {"pretrain.strategy": name}
+        if not facts.uses_keep_ratio:
+            overrides["pretrain.keep_ratio"] = 1.0
+        if facts.selects_frames:
+            names[facts.label] = overrides
+            names[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
+        else:
+            names[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
+    return {**names, "scratch": {"finetune.init": SCRATCH}}
 
 
 class Group(BaseModel):
@@ -207,7 +233,7 @@ class PretrainParams(Group):
     corpus: Annotated[list[str], Field(min_length=1)]
     size: Size
     decoder_depth: Count
-    strategy: Literal["everest", "tube", "random", "running_cell"]
+    strategy: PretrainStrategy
     keep_ratio: Ratio
     visible_ratio: Ratio
     frame_selection: FrameSelection
@@ -232,7 +258,7 @@ class PretrainParams(Group):
 
     @model_validator(mode="after")
     def _visible_within_keep(self) -> PretrainParams:
-        if self.strategy in ("everest", "running_cell") and self.visible_ratio >= self.keep_ratio:
+        if strategy_facts()[self.strategy].uses_keep_ratio and self.visible_ratio >= self.keep_ratio:
             raise ValueError(
                 f"visible_ratio = {self.visible_ratio} must be smaller than keep_ratio = {self.keep_ratio}: the "
                 "tokens that are kept but not shown are the ones to reconstruct. Cure: lower visible_ratio or "
@@ -245,7 +271,7 @@ class FinetuneParams(Group):
     """`label_fraction`: share of each class's training videos that is used (low-shot protocol); 1 is all."""
 
     init: str
-    strategy: Literal["everest", "none"]
+    strategy: FinetuneStrategy
     keep_ratio: Ratio
     head: Literal["mean", "attentive"]
     frozen: bool
@@ -328,8 +354,8 @@ class CompareParams(Group):
         for name in self.strategies:
             if not _is_compared(name):
                 raise ValueError(
-                    f"strategies names {name!r}, which is unknown. Cure: {_nearest(name, COMPARED)} "
-                    f"All: {', '.join(COMPARED)}; everest-keep-0.4 for another ratio."
+                    f"strategies names {name!r}, which is unknown. Cure: {_nearest(name, compared_strategies())} "
+                    f"All: {', '.join(compared_strategies())}; everest-keep-0.4 for another ratio."
                 )
         return self
 
@@ -459,10 +485,11 @@ def nearest_key(key: str) -> str:
 
 def _is_compared(name: str) -> bool:
     head, separator, ratio = name.partition("-keep-")
-    if not separator:
-        return name in COMPARED
+    overrides = compared_strategies().get(head)
+    if not separator or overrides is None:
+        return overrides is not None
     try:
-        return head in ("everest", "everest-all-frames", "running-cell") and 0 < float(ratio) <= 1
+        return "pretrain.strategy" in overrides and "pretrain.keep_ratio" not in overrides and 0 < float(ratio) <= 1
     except ValueError:
         return False
 

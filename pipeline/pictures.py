@@ -211,7 +211,9 @@ def _select(
     import torch
 
     from models import EverestAutoencoder, EverestClassifier
-    from models.selection import everest_split, rero_scores, token_budget
+    from models.selection import rero_scores
+    from models.strategies import token_budget
+    from models.strategies.everest import everest_split
 
     if isinstance(model, EverestClassifier):
         return model.select(embedded_BND, grid)[0], None

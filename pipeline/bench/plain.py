@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.registry import SIZES
-from models.selection import Grid, token_budget
+from models.selection import Grid
+from models.strategies import token_budget
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD, sinusoid_table
 
 

@@ -8,20 +8,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.geometry import autoencoder_arguments, pretrain_cost
-from pipeline.params import SCRATCH, Params, check_params
-
-#: Baselines see the clip as it comes: information-intensive frame selection is EVEREST's.
-_PLAIN = {"pretrain.keep_ratio": 1.0, "pretrain.frame_selection.mode": "none"}
-#: Name (one of `params.COMPARED`) -> overrides of params.yaml. Fine-tuning is the same for all, so that only the
-#: pre-training differs.
-ARMS: dict[str, dict[str, Any]] = {
-    "everest": {"pretrain.strategy": "everest"},
-    "everest-all-frames": {"pretrain.strategy": "everest", "pretrain.frame_selection.mode": "none"},
-    "tube": {"pretrain.strategy": "tube", **_PLAIN},
-    "random": {"pretrain.strategy": "random", **_PLAIN},
-    "running-cell": {"pretrain.strategy": "running_cell", "pretrain.frame_selection.mode": "none"},
-    "scratch": {"finetune.init": SCRATCH},
-}
+from pipeline.params import SCRATCH, Params, check_params, compared_strategies
 
 
 @dataclass(frozen=True)
@@ -64,9 +51,10 @@ def arm_overrides(name: str) -> dict[str, Any]:
         InputError: an unknown name.
     """
     head, separator, ratio = name.partition("-keep-")
-    if head not in ARMS:
-        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(ARMS)}.")
-    return {**ARMS[head], "pretrain.keep_ratio": float(ratio)} if separator else ARMS[head]
+    arms = compared_strategies()
+    if head not in arms:
+        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(arms)}.")
+    return {**arms[head], "pretrain.keep_ratio": float(ratio)} if separator else arms[head]
 
 
 def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:

@@ -14,6 +14,7 @@ from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
 from pipeline.report.sentences import sentences
 from pipeline.report.versions import data_versions, versions
+from pipeline.strategies import strategy_facts
 
 #: efficiency/* names of the table of stages, in its order.
 EFFICIENCY = (
@@ -92,7 +93,7 @@ def _result(params: Params, benchmark: str) -> dict[str, Any]:
     row = {
         "benchmark": benchmark,
         "strategy": _strategy(params, finetune.init),
-        "keep_ratio": finetune.keep_ratio if finetune.strategy == "everest" else 1.0,
+        "keep_ratio": finetune.keep_ratio if strategy_facts()[finetune.strategy].uses_keep_ratio else 1.0,
         "top1": 100 * scores["eval/top1"],
         "top1_ci_low": 100 * scores["eval/top1_ci_low"],
         "top1_ci_high": 100 * scores["eval/top1_ci_high"],

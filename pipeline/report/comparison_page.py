@@ -9,6 +9,7 @@ from pipeline.report.comparison_plots import draw
 from pipeline.report.experiment import published_costs, where_from
 from pipeline.report.page import Section, Table, duration, number
 from pipeline.report.writing import write_pages
+from pipeline.strategies import compared_facts
 
 
 def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
@@ -28,6 +29,7 @@ def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
         ),
         Section("Learning curves", "Validation top-1 in fine-tuning, mean over seeds.", plots=named("curve")),
         _costs(summary),
+        _strategies(summary),
         _tokens(summary),
         where_from(summary),
     ]
@@ -92,6 +94,16 @@ def _costs(summary: dict[str, Any]) -> Section:
         "Pre-training: multiply-adds of forward passes, from the configuration; the rest as measured, mean over seeds"
     )
     return Section("Cost", tables=[Table(("strategy", *columns), rows, caption), published_costs(summary["published"])])
+
+
+def _strategies(summary: dict[str, Any]) -> Section:
+    rows = [
+        [row["strategy"], facts.sentence, facts.source]
+        for row in summary["costs"]
+        if (facts := compared_facts(row["strategy"]))
+    ]
+    head = ("strategy", "what it does", "source")
+    return Section("Strategies", tables=[Table(head, rows, text=frozenset({0, 1, 2}))] if rows else [])
 
 
 def _tokens(summary: dict[str, Any]) -> Section:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.evaluation.equal import ARMS, plan, with_overrides
+from pipeline.evaluation.equal import plan, with_overrides
 from pipeline.evaluation.metrics import strategy_difference
-from pipeline.params import COMPARED, Params, load_params
+from pipeline.params import PRETRAINING, Params, compared_strategies, load_params
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
 from pipeline.report.sentences import comparison_sentences, difference, sentences
@@ -67,8 +67,10 @@ def compared(params: Params, **values: object) -> Params:
 
 
 def test_every_strategy_that_params_may_name_has_its_overrides(params: Params) -> None:
-    assert set(ARMS) == set(COMPARED)
-    for name in (*COMPARED, "everest-keep-0.6"):
+    names = compared_strategies()
+    assert {overrides.get("pretrain.strategy") for overrides in names.values()} == {*PRETRAINING, None}
+    assert {"everest", "everest-all-frames", "tube", "random", "running-cell", "scratch"} < set(names)
+    for name in (*names, "everest-keep-0.6"):
         assert plan(compared(params, strategies=[name], seeds=[0]))[0].arm == name
     keep = plan(compared(params, strategies=["everest-keep-0.6"], seeds=[0]))[0].params.pretrain.keep_ratio
     assert keep == 0.6
