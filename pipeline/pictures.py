@@ -65,17 +65,18 @@ def show(
     import torch
 
     from models.frames import num_candidates
-    from models.weights import load_model
+    from models.weights import load_model, read_info
     from pipeline.data.video import VideoError
     from pipeline.drawing import save_pictures
 
     try:
         model = load_model(model_dir).eval() if model_dir is not None else None
+        short_side = read_info(model_dir).get("short_side") if model_dir is not None else None
         arguments: dict[str, Any] = getattr(model, "kwargs", {})
         num_slots = arguments.get("num_frames", 16) // TUBELET
         size = arguments.get("img_size", resolution)
         candidates = num_candidates(num_slots, oversample)
-        clip, times = read_window(video, candidates * TUBELET, frame_step, start, size)
+        clip, times = read_window(video, candidates * TUBELET, frame_step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
@@ -104,14 +105,19 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
     return save_pictures(found, path, title, "gif")
 
 
-def read_window(video: Path, count: int, frame_step: int, start: float | None, size: int) -> tuple[Tensor, list[float]]:
-    """`count` frames of a video, normalised [1, 3, count, size, size] (short side resized, middle cut out), and their
-    times in seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
+def read_window(
+    video: Path, count: int, frame_step: int, start: float | None, size: int, short_side: int | None = None
+) -> tuple[Tensor, list[float]]:
+    """`count` frames of a video, normalised [1, 3, count, size, size] as a model is tested on them, and their times in
+    seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
+
+    Args:
+        short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
     """
     import torch
-    from torch.nn.functional import interpolate
 
-    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+    from pipeline.data.pixels.normalise import model_pixels
+    from pipeline.data.shrink import shrink
     from pipeline.data.video import open_video
 
     if not video.is_file():
@@ -127,15 +133,9 @@ def read_window(video: Path, count: int, frame_step: int, start: float | None, s
         first = min(first, total - 1 - window)
         index = np.linspace(first, first + window, count).round().astype(int)
         frames_THWC = np.ascontiguousarray(reader.frames(index.tolist()))
-    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2) / 255
-    height, width = frames_TCHW.shape[2:]
-    scale = size / min(height, width)
-    resized = (max(size, round(height * scale)), max(size, round(width * scale)))
-    frames_TCHW = interpolate(frames_TCHW, resized, mode="bilinear", antialias=True)
-    top, left = (resized[0] - size) // 2, (resized[1] - size) // 2
-    cut_TCHW = frames_TCHW[:, :, top : top + size, left : left + size].clamp(0, 1)
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((cut_TCHW - mean) / std).transpose(0, 1)[None], (index / fps).tolist()
+    if short_side is not None:
+        frames_THWC = shrink(frames_THWC, short_side)
+    return model_pixels(torch.from_numpy(frames_THWC)[None], size, "cpu"), (index / fps).tolist()
 
 
 def look(
@@ -246,15 +246,14 @@ def _mask(index_BK: Tensor, grid: Grid) -> Tensor:
 
 def _pixels(clip_BCTHW: Tensor) -> Tensor:
     """The clip's frames in [0, 1]: [T, C, H, W]."""
-    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+    from pipeline.data.pixels.normalise import denormalise
 
-    mean, std = (clip_BCTHW.new_tensor(value).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (clip_BCTHW[0].transpose(0, 1) * std + mean).clamp(0, 1)
+    return denormalise(clip_BCTHW)[0].transpose(0, 1)
 
 
 def _unit(tubelets_BNP: Tensor) -> Tensor:
     """Normalised tubelets (c p0 p1 p2) as pixels in [0, 1]."""
-    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+    from pipeline.data.pixels.normalise import denormalise
 
-    mean, std = (tubelets_BNP.new_tensor(value).view(3, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (tubelets_BNP.unflatten(2, (3, -1)) * std + mean).clamp(0, 1).flatten(2)
+    channels_BCNX = tubelets_BNP.unflatten(2, (3, -1)).transpose(1, 2)
+    return denormalise(channels_BCNX).transpose(1, 2).flatten(2)

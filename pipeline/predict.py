@@ -97,6 +97,7 @@ def _predict(
         network,
         lambda number: reader.read(files[number], how, short_side),
         len(files),
+        views=how["segments"] * how["crops"],
         resolution=resolution,
         batch=batch,
         device=choose_device(device),  # type: ignore[arg-type]

@@ -9,8 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.bench.clips import scene
-from pipeline.data.augment import DEVIATION, MEAN, FinetuneTransform, PretrainTransform
 from pipeline.data.loader import Batch
+from pipeline.data.pixels.normalise import denormalise
+from pipeline.data.pixels.transforms import FinetuneTransform, PretrainTransform
 
 SIDE, FRAMES, GAP, LABEL = 96, 4, 4, 150
 
@@ -35,9 +36,7 @@ def batch(epoch: int) -> Batch:
 
 def pictures(clips_BCTHW: torch.Tensor) -> np.ndarray:
     """Back from normalised values to uint8 [B, T, H, W, 3]."""
-    mean, deviation = torch.tensor(MEAN), torch.tensor(DEVIATION)
-    values = clips_BCTHW.permute(0, 2, 3, 4, 1) * deviation + mean
-    return (values * 255).clamp(0, 255).round().to(torch.uint8).numpy()
+    return (denormalise(clips_BCTHW) * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
 
 
 def main() -> None:

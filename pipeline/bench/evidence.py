@@ -62,8 +62,8 @@ def agreement(frames_THWC: np.ndarray, embed: Any, resolution: int) -> dict[str,
     import torch
 
     from models.selection import slot_distances
-    from pipeline.data.augment import normalise
-    from pipeline.data.augment_crop import crop_resize
+    from pipeline.data.pixels.normalise import normalise
+    from pipeline.data.pixels.resize import crop_resize
 
     builder = MapBuilder(resolution)
     for frame in frames_THWC:

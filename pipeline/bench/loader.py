@@ -140,7 +140,7 @@ def _places(dataset: Any, turn: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _ours(dataset: Any, augment: bool) -> Callable[[int], None]:
-    from pipeline.data.augment import PretrainTransform
+    from pipeline.data.pixels.transforms import PretrainTransform
 
     transform = PretrainTransform(RESOLUTION, SCALES)
     loader = _loader(dataset)
@@ -163,7 +163,7 @@ def usual_clip(path: Path, numbers: np.ndarray, rng: np.random.Generator) -> Any
     import torch
     from PIL import Image
 
-    from pipeline.data.augment import DEVIATION, MEAN
+    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
     from pipeline.data.video import plain_frames
 
     pictures = [Image.fromarray(frame) for frame in plain_frames(path, numbers.tolist())]
@@ -173,7 +173,7 @@ def usual_clip(path: Path, numbers: np.ndarray, rng: np.random.Generator) -> Any
     box = (left, top, left + side_x, top + side_y)
     resized = [p.crop(box).resize((RESOLUTION, RESOLUTION), Image.Resampling.BILINEAR) for p in pictures]
     clip = torch.from_numpy(np.stack([np.asarray(p) for p in resized])).permute(3, 0, 1, 2).contiguous()
-    mean, deviation = torch.tensor(MEAN).view(3, 1, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1, 1)
+    mean, deviation = torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)
     return (clip.float() / 255 - mean) / deviation
 
 

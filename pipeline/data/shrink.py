@@ -26,12 +26,10 @@ def shrink(pictures_THWC: U8, short_side: int) -> U8:
         return pictures_THWC
     # Here, since most videos need no resizing and a worker then starts without it.
     import torch
-    import torch.nn.functional as F
 
-    # Channels-last in memory, which the 8-bit kernel is fast on: without gaps between rows, and with the strides of
-    # a whole array even where there is only one frame.
+    from pipeline.data.pixels.resize import resize
+
+    # Without gaps between rows, and with the strides of a whole array even where there is only one frame.
     packed = pictures_THWC.ravel().reshape(pictures_THWC.shape)
-    planes = torch.from_numpy(packed).permute(0, 3, 1, 2)
-    planes = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
-    found: U8 = planes.permute(0, 2, 3, 1).numpy()
-    return found
+    result: U8 = resize(torch.from_numpy(packed), size).numpy()
+    return result

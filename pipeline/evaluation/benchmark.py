@@ -99,6 +99,7 @@ def evaluate(
         model,
         read,
         len(tests.ids),
+        views=how.segments * how.crops,
         resolution=params.clip.resolution,
         batch=how.batch,
         device=device,

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import EverestError
 from pipeline.evaluation.metrics import average_views
-from pipeline.evaluation.views import U8, normalised
+from pipeline.evaluation.views import U8
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ def infer(
     read: Callable[[int], U8],
     count: int,
     *,
+    views: int,
     resolution: int,
     batch: int,
     device: torch.device,
@@ -50,6 +51,8 @@ def infer(
 
     Args:
         read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one.
+            Called once for each video of this rank.
+        views: X, segments times crops.
         batch: clips that go through the model together; whole videos, so more where a video has more views.
         ranks: this process takes every `ranks.world`-th batch; None takes all.
         progress: told (videos done, videos of this rank).
@@ -59,9 +62,11 @@ def infer(
     """
     import torch
 
+    from pipeline.data.pixels.normalise import model_pixels
+
     model = model.to(device).eval()
     answers: dict[int, Answer] = {}
-    groups = _groups(read, count, batch, ranks, workers)
+    groups = _groups(read, count, max(1, batch // views), ranks, workers)
     autocast: Any = (
         torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
         if precision != "fp32"
@@ -69,15 +74,14 @@ def infer(
     )
     mine = 0
     with torch.inference_mode(), autocast:
-        for numbers, found in groups:
+        for numbers, results in groups:
             mine += len(numbers)
-            views = {n: v for n, v in zip(numbers, found, strict=True) if not isinstance(v, str)}
-            answers |= {n: Answer(None, v) for n, v in zip(numbers, found, strict=True) if isinstance(v, str)}
-            if views:
-                clips = torch.cat([normalised(v, resolution, device) for v in views.values()])
+            videos = {n: v for n, v in zip(numbers, results, strict=True) if not isinstance(v, str)}
+            answers |= {n: Answer(None, v) for n, v in zip(numbers, results, strict=True) if isinstance(v, str)}
+            if videos:
+                clips = torch.cat([model_pixels(torch.from_numpy(v), resolution, device) for v in videos.values()])
                 logits = torch.cat([model(part) for part in clips.split(max(1, batch))]).float().cpu().numpy()
-                ends = np.cumsum([len(v) for v in views.values()])
-                for number, logits_XC in zip(views, np.split(logits, ends[:-1]), strict=True):
+                for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
                     answers[number] = Answer(average_views(logits_XC))
             if progress is not None:
                 progress(mine, count)
@@ -85,14 +89,9 @@ def infer(
 
 
 def _groups(
-    read: Callable[[int], U8], count: int, batch: int, ranks: Ranks | None, workers: int
+    read: Callable[[int], U8], count: int, size: int, ranks: Ranks | None, workers: int
 ) -> Iterator[tuple[list[int], list[U8 | str]]]:
-    """This rank's groups of videos with their views (or a reason), read up to two groups ahead."""
-    if count == 0:
-        return
-    first = _attempt(read, 0)
-    views = 1 if isinstance(first, str) else len(first)
-    size = max(1, batch // views)
+    """This rank's groups of `size` videos with their views (or a reason), read up to two groups ahead."""
     groups = [list(range(start, min(count, start + size))) for start in range(0, count, size)]
     if ranks is not None:
         groups = groups[ranks.rank :: ranks.world]

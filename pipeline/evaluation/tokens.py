@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation.views import U8, normalised
+from pipeline.evaluation.views import U8
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,9 +27,12 @@ def kept_tokens(model: nn.Module, view_THWC: U8, resolution: int) -> np.ndarray:
     """Which tokens of one view are kept: bool [S, rows, columns]."""
     import torch
 
+    from pipeline.data.pixels.normalise import model_pixels
+
     with torch.inference_mode():
         device = next(model.parameters()).device
-        tubelets_BNP, grid = model.cut(normalised(view_THWC[None], resolution, device))  # type: ignore[operator]
+        clip_BCTHW = model_pixels(torch.from_numpy(view_THWC[None]), resolution, device)
+        tubelets_BNP, grid = model.cut(clip_BCTHW)  # type: ignore[operator]
         kept_BK, valid_BK = model.select(model.patch_embed(tubelets_BNP), grid)  # type: ignore[operator]
         index = kept_BK[0] if valid_BK is None else kept_BK[0][valid_BK[0]]
     mask = np.zeros(grid.tokens, dtype=bool)

@@ -1,20 +1,16 @@
 """The test views of a video: segments over time x crops along the long side, from one reading of its frames.
 
-Legend: X views, T frames of a clip, h x w pixels as stored, s the crop's side, R the model's resolution.
+Legend: X views, T frames of a clip, h x w pixels as stored, s the crop's side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.sampling import view_clips, view_offsets
-
-if TYPE_CHECKING:
-    import torch
 
 U8 = npt.NDArray[np.uint8]
 
@@ -56,23 +52,3 @@ def video_views(
             for top, left in view_offsets(height, width, crops)
         ]
     )
-
-
-def normalised(views_XTHWC: U8, resolution: int, device: torch.device) -> torch.Tensor:
-    """Views as the model takes them: float32 [X, 3, T, R, R], resized, ImageNet mean and deviation."""
-    import torch
-    import torch.nn.functional as F
-
-    from models.tokens import IMAGENET_MEAN, IMAGENET_STD
-
-    clips = torch.from_numpy(np.ascontiguousarray(views_XTHWC)).to(device).permute(0, 1, 4, 2, 3)
-    count, length = clips.shape[:2]
-    pictures = clips.flatten(0, 1).float().div_(255)
-    if pictures.shape[-1] != resolution:
-        pictures = F.interpolate(
-            pictures, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
-        )
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    deviation = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
-    pictures = (pictures - mean) / deviation
-    return pictures.unflatten(0, (count, length)).transpose(1, 2)

@@ -18,9 +18,9 @@ import models  # noqa: F401 - registers the names with timm
 from models.cost import Cost
 from models.registry import architecture
 from models.weights import init_from, save_model
-from pipeline.data.augment import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.loader import Batch, ClipLoader
+from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.errors import InputError
 from pipeline.geometry import (
     autoencoder_arguments,

@@ -26,11 +26,11 @@ from models.weights import save_model
 from pipeline import layout
 from pipeline.bench.evidence import embed_slots
 from pipeline.data import cache_admin, cache_build, cache_write
-from pipeline.data.augment import normalise
 from pipeline.data.cache import VERSION, Cache, ClipError
 from pipeline.data.cache_publish import build, publish, store_dir, units_of
 from pipeline.data.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.dataset_video import VideoSource
+from pipeline.data.pixels.normalise import normalise
 from pipeline.data.video import open_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params

@@ -13,10 +13,10 @@ import torch
 from small_benchmark import make, params
 
 from pipeline import layout
-from pipeline.data.augment import FinetuneTransform, PretrainTransform
 from pipeline.data.cache import Cache, ClipError
 from pipeline.data.dataset import ClipDataset, ClipRule, Member, labelled_clips, pretraining_clips
 from pipeline.data.loader import Batch, ClipLoader
+from pipeline.data.pixels.transforms import FinetuneTransform, PretrainTransform
 from pipeline.errors import EverestError, InputError
 from pipeline.stages import corpus, preprocess
 

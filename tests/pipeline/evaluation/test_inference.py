@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.data.pixels.normalise import model_pixels
 from pipeline.errors import EverestError
 from pipeline.evaluation.inference import Answer, gather, infer, names_once
 from pipeline.evaluation.metrics import average_views
-from pipeline.evaluation.views import normalised, video_views
+from pipeline.evaluation.views import video_views
 from pipeline.training.distributed import Ranks
 
 CPU = torch.device("cpu")
@@ -48,22 +49,13 @@ def test_views_are_segments_times_crops_from_one_reading() -> None:
     assert views[:3, 0, 0, 0, 2].tolist() == [0, 8, 16]
 
 
-def test_pixels_are_resized_and_normalised() -> None:
-    views = np.full((1, 2, 48, 48, 3), 255, np.uint8)
-    clip = normalised(views, 32, CPU)
-    assert clip.shape == (1, 3, 2, 32, 32)
-    assert clip[0, :, 0, 5, 5].tolist() == pytest.approx(
-        [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    )
-
-
 def videos(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 2, 4, 32, 32, 3), dtype=np.uint8)
 
 
 def answers_of(count: int, batch: int, ranks: Ranks | None = None) -> dict[int, Answer]:
     data = videos(count)
-    return infer(MeanColour(), lambda n: data[n], count, resolution=32, batch=batch, device=CPU, ranks=ranks)
+    return infer(MeanColour(), lambda n: data[n], count, views=2, resolution=32, batch=batch, device=CPU, ranks=ranks)
 
 
 def test_each_video_is_the_mean_softmax_of_its_own_views() -> None:
@@ -71,7 +63,7 @@ def test_each_video_is_the_mean_softmax_of_its_own_views() -> None:
     found = answers_of(5, batch=4)
     assert sorted(found) == [0, 1, 2, 3, 4]
     for number, answer in found.items():
-        logits = MeanColour()(normalised(data[number], 32, CPU)).numpy()
+        logits = MeanColour()(model_pixels(torch.from_numpy(data[number]), 32, CPU)).numpy()
         assert answer.probability == pytest.approx(average_views(logits), abs=1e-6)
 
 
@@ -92,10 +84,36 @@ def test_a_video_that_cannot_be_read_is_answered_with_its_reason() -> None:
             raise EverestError("truncated")
         return data[number]
 
-    found = infer(MeanColour(), read, 3, resolution=32, batch=2, device=CPU)
+    found = infer(MeanColour(), read, 3, views=2, resolution=32, batch=2, device=CPU)
     assert found[1] == Answer(None, "truncated")
     assert found[0].probability is not None
     assert found[2].probability is not None
+
+
+def test_every_video_is_read_once_and_an_unreadable_first_one_changes_no_batch() -> None:
+    data = videos(6)
+    batches: dict[bool, list[int]] = {}
+    for broken in (False, True):
+        reads: list[int] = []
+        batches[broken] = []
+
+        class Counting(MeanColour):
+            sizes = batches[broken]
+
+            def forward(self, clip: torch.Tensor) -> torch.Tensor:
+                self.sizes.append(len(clip))
+                return super().forward(clip)
+
+        def read(number: int, broken: bool = broken, reads: list[int] = reads) -> np.ndarray:
+            reads.append(number)
+            if broken and number == 0:
+                raise EverestError("truncated")
+            return data[number]
+
+        answers = infer(Counting(), read, 6, views=2, resolution=32, batch=4, device=CPU)
+        assert sorted(reads) == list(range(6))
+        assert sum(answer.probability is not None for answer in answers.values()) == 6 - broken
+    assert batches == {False: [4, 4, 4], True: [2, 4, 4]}
 
 
 def test_gathering_finds_a_video_that_nobody_answered() -> None:

@@ -82,9 +82,9 @@ def test_every_score_is_that_of_the_views_worked_out_one_by_one(here: Path) -> N
     assert [row["video_id"] for row in rows] == [f"v{n:03d}" for n in range(3, 24, 4)]
     for row in rows:
         number = cache.ids.index(row["video_id"])
-        frames = torch.from_numpy(np.array(cache.frames(number, list(range(20))))).permute(0, 3, 1, 2) / 255
+        frames = torch.from_numpy(np.array(cache.frames(number, list(range(20))))).permute(0, 3, 1, 2)
         small = F.interpolate(frames, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
-        normal = (small - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        normal = (small / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
         # Two clips of 8 frames from 20: the first and the last.
         views = torch.stack([normal[0:8], normal[12:20]]).transpose(1, 2)
         with torch.no_grad():

@@ -15,18 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data import augment_crop as crop
-from pipeline.data.augment_erase import random_erase
-from pipeline.data.augment_mix import mix, soft_targets
-from pipeline.data.augment_rand import RandAugment
 from pipeline.data.buffers import Buffers
 from pipeline.data.loader import Batch
-
-#: Mean and deviation of ImageNet's RGB in [0, 1], which the published recipes normalise with.
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
-#: float32 values of a piece that a CPU's second-level cache holds.
-CACHE_VALUES = 75_000
+from pipeline.data.pixels import crop
+from pipeline.data.pixels.mix import mix, random_erase, soft_targets
+from pipeline.data.pixels.normalise import model_pixels, normalise
+from pipeline.data.pixels.randaugment import RandAugment
+from pipeline.data.pixels.resize import crop_resize
 
 
 class PretrainTransform:
@@ -45,7 +40,7 @@ class PretrainTransform:
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, None]:
         boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
+        clip_BTHWC = crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
         return normalise(clip_BTHWC, self._buffers), None
 
 
@@ -88,7 +83,7 @@ class FinetuneTransform:
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
         boxes_B4 = crop.random_resized_boxes(batch, self.crop_scale, self.crop_ratio)
         flips_B = flips(batch, self.flip)
-        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
+        clip_BTHWC = crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
         if self.rand_augment is not None:
             clip_BTHWC = self.rand_augment(clip_BTHWC, batch)
         clip_BCTHW = normalise(clip_BTHWC, self._buffers)
@@ -105,36 +100,11 @@ class EvalTransform:
         self.resolution = resolution
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        boxes_B4 = crop.centre_boxes(batch.sizes_B2)
-        clip_BTHWC = crop.crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device)
-        return normalise(clip_BTHWC), batch.labels_B.to(device, non_blocking=True)
+        pixels = model_pixels(batch.clips_BTHWC, self.resolution, device, batch.sizes_B2)
+        return pixels, batch.labels_B.to(device, non_blocking=True)
 
 
 def flips(batch: Batch, probability: float) -> np.ndarray:
     """Which clips are mirrored, [B] bool."""
     chosen: np.ndarray = crop.draws(batch, "flip", 1)[:, 0] < probability
     return chosen
-
-
-def normalise(clip_BTHWC: Tensor, buffers: Buffers | None = None) -> Tensor:
-    """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation.
-
-    The result is a view: in memory the channels stay innermost, as the frames came.
-    """
-    width = clip_BTHWC.shape[3] * 3
-    device = clip_BTHWC.device
-    source = clip_BTHWC.reshape(-1, width)
-    if device.type == "cpu" and buffers is not None:
-        result = buffers.take(tuple(clip_BTHWC.shape), torch.float32)
-    else:
-        result = torch.empty(clip_BTHWC.shape, dtype=torch.float32, device=device)
-    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise. On a CPU many rows, whose
-    # values
-    # stay in its cache over the three passes; on a GPU all of them, by broadcasting one row.
-    piece = max(1, CACHE_VALUES // width) if device.type == "cpu" else max(1, len(source))
-    repeats = (min(piece, len(source)) if device.type == "cpu" else 1, width // 3)
-    scale = torch.tensor([1 / (255 * d) for d in DEVIATION], device=device).repeat(*repeats)
-    shift = torch.tensor([-m / d for m, d in zip(MEAN, DEVIATION, strict=True)], device=device).repeat(*repeats)
-    for target, values in zip(result.view(-1, width).split(piece), source.split(piece), strict=True):
-        target.copy_(values).mul_(scale[: len(target)]).add_(shift[: len(target)])
-    return result.permute(0, 4, 1, 2, 3)

@@ -10,25 +10,13 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from pipeline.data.augment import (
-    DEVIATION,
-    MEAN,
-    EvalTransform,
-    FinetuneTransform,
-    PretrainTransform,
-    flips,
-    normalise,
-)
-from pipeline.data.augment_crop import (
-    centre_boxes,
-    crop_resize,
-    multi_scale_boxes,
-    random_resized_boxes,
-    resize_batched,
-)
-from pipeline.data.augment_erase import erase_boxes, random_erase
-from pipeline.data.augment_mix import mix, mix_plan, soft_targets
+from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.data.loader import Batch
+from pipeline.data.pixels.crop import multi_scale_boxes, random_resized_boxes
+from pipeline.data.pixels.mix import erase_boxes, mix, mix_plan, random_erase, soft_targets
+from pipeline.data.pixels.normalise import normalise
+from pipeline.data.pixels.resize import centre_boxes, crop_resize, resize_batched
+from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform, flips
 from pipeline.errors import InputError
 
 
@@ -111,13 +99,13 @@ def test_a_crop_never_sees_the_padding_of_a_smaller_clip() -> None:
     batch.clips_BTHWC[:, :, :, 50:] = 255
     for transform in (PretrainTransform(32, (1, 0.75), 0.5), FinetuneTransform(32, 5), EvalTransform(32)):
         clip = transform(batch, "cpu")[0]
-        expected = (100 / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+        expected = (100 / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
         assert torch.allclose(clip.amax(dim=(0, 2, 3, 4)), expected, atol=1e-5)
 
 
 def test_normalising_is_the_recipes_formula() -> None:
     clip = batch_of(3).clips_BTHWC
-    expected = (clip / 255 - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    expected = (clip / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     assert torch.allclose(normalise(clip), expected.permute(0, 4, 1, 2, 3), atol=1e-5)
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from pipeline.data import augment_ops as ops
-from pipeline.data.augment_rand import NAMES, RandAugment, level
 from pipeline.data.loader import Batch
+from pipeline.data.pixels.randaugment import NAMES, OPERATIONS, RandAugment, level
 from pipeline.errors import InputError
 
 
@@ -22,10 +21,9 @@ def picture(seed: int = 0, height: int = 40, width: int = 56) -> np.ndarray:
 
 
 def apply(name: str, image: np.ndarray, strength: float) -> np.ndarray:
-    clip = torch.from_numpy(image)[None, None]
-    changed = ops.OPERATIONS[name](clip, torch.tensor([strength]))
+    changed = OPERATIONS[name](torch.from_numpy(image)[None], strength)
     assert changed.dtype == torch.uint8
-    return changed[0, 0].numpy()
+    return changed[0].numpy()
 
 
 def affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
@@ -75,9 +73,24 @@ def test_an_operation_gives_what_pillow_gives_for_one_frame(name: str) -> None:
 @pytest.mark.parametrize("name", ["rotate", "equalize", "contrast", "sharpness"])
 def test_all_frames_of_a_clip_are_changed_alike(name: str) -> None:
     frame = torch.from_numpy(picture())
-    clip = frame[None, None].repeat(2, 5, 1, 1, 1)
-    changed = ops.OPERATIONS[name](clip, torch.tensor([0.7, 1.4]))
-    assert torch.equal(changed[:, 0], changed[:, 4])
+    changed = OPERATIONS[name](frame[None].repeat(5, 1, 1, 1), 0.7)
+    assert torch.equal(changed[0], changed[4])
+
+
+@pytest.mark.parametrize("name", ["auto_contrast", "equalize", "contrast"])
+def test_statistics_are_of_the_whole_clip_so_that_it_does_not_flicker(name: str) -> None:
+    still = torch.from_numpy(picture(0))
+    alone = OPERATIONS[name](torch.stack([still, still]), 0.4)
+    beside = OPERATIONS[name](torch.stack([still, torch.from_numpy(picture(1)) // 3]), 0.4)
+    assert not torch.equal(alone[0], beside[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("magnitude", [0.0, 10.0])
+@pytest.mark.parametrize("increasing", [False, True])
+def test_every_operation_takes_the_ends_of_its_range(name: str, magnitude: float, increasing: bool) -> None:
+    changed = apply(name, picture(), level(name, magnitude, -1.0, increasing))
+    assert changed.shape == picture().shape
 
 
 def fake_batch(count: int, epoch: int = 0) -> Batch:
@@ -98,11 +111,11 @@ def test_the_plan_follows_the_settings() -> None:
 
 
 def test_strength_grows_with_magnitude_when_asked() -> None:
-    one, up = np.ones(2), np.asarray([3.0, 9.0])
-    assert np.diff(level("posterize", up, one, True))[0] < 0 < np.diff(level("posterize", up, one, False))[0]
-    assert level("solarize", np.asarray([10.0]), one[:1], True)[0] == 0
-    assert level("rotate", np.asarray([10.0]), -one[:1], True)[0] == -30
-    assert np.allclose(level("brightness", up, -one, True), [0.73, 0.19])
+    assert level("posterize", 9.0, 1.0, True) < level("posterize", 3.0, 1.0, True)
+    assert level("posterize", 9.0, 1.0, False) > level("posterize", 3.0, 1.0, False)
+    assert level("solarize", 10.0, 1.0, True) == 0
+    assert level("rotate", 10.0, -1.0, True) == -30
+    assert [level("brightness", m, -1.0, True) for m in (3.0, 9.0)] == pytest.approx([0.73, 0.19])
 
 
 def test_a_clip_is_changed_the_same_in_any_batch() -> None:
