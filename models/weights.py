@@ -1,25 +1,29 @@
 """Models on disk: `model.safetensors` beside `model.json`, and the encoder of one model inside another.
 
 `model.json` holds "architecture" (timm name), "kwargs" (its arguments) and whatever the writer adds ("stage",
-"clip", ...).
+"clip", ...). It is written last, with the SHA-256 of the weights and one of its own other entries; whatever is read is
+compared with them first, and the bytes that were compared are those that are used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
 INFO = "model.json"
+#: Entries of model.json: SHA-256 of model.safetensors, and of model.json's other entries.
+WEIGHTS_HASH, INFO_HASH = "weights_sha256", "description_sha256"
 
 
 def save_model(model: nn.Module, folder: Path, info: Mapping[str, Any] | None = None) -> None:
@@ -37,16 +41,40 @@ def save_state(state: Mapping[str, Tensor], folder: Path, info: Mapping[str, Any
     """Write weights and their description; `info` must hold "architecture" and "kwargs"."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    unfinished = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(tensors, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / WEIGHTS)
-    unfinished = folder / f".{INFO}.{os.getpid()}"
-    unfinished.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(folder / INFO)
+    # Hashed before they are written: the record is of what was meant, whatever the disk makes of it.
+    content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    _write(folder / WEIGHTS, content)
+    write_info(folder, {**info, WEIGHTS_HASH: hashlib.sha256(content).hexdigest()})
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """The description of a saved model. Raises ValueError where the folder holds none."""
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write the description of a model whose weights lie in `folder`; `info` must hold their hash."""
+    _write(folder / INFO, json.dumps(sealed(info), indent=2).encode() + b"\n")
+
+
+def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the hash of all its other entries."""
+    rest = {key: value for key, value in info.items() if key != INFO_HASH}
+    return {**rest, INFO_HASH: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_info(folder: Path, verify: bool = True) -> dict[str, Any]:
+    """The description of a saved model.
+
+    Args:
+        verify: refuse one that records no hashes, or that is not what was written.
+
+    Raises ValueError where the folder holds none.
+    """
     path = Path(folder) / INFO
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -55,22 +83,82 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{path} does not exist, expected a folder with {INFO} and {WEIGHTS}. "
             "Cure: give a folder that training or `everest convert-checkpoint` wrote."
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # UnicodeDecodeError, too
         raise ValueError(f"{path} is not valid JSON: {error}. Cure: write the model again.") from None
     if not isinstance(info, dict) or not {"architecture", "kwargs"} <= info.keys():
         raise ValueError(f'{path} lacks "architecture" or "kwargs". Cure: write the model again.')
+    if verify:
+        _check_info(info, path)
     return info
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """The weights of a saved model, on the CPU. Raises ValueError for a missing or broken file."""
+def _check_info(info: dict[str, Any], path: Path) -> None:
+    again = f"`everest convert-checkpoint {path.parent} NEW_FOLDER --unverified` takes it as it is"
+    if WEIGHTS_HASH not in info or INFO_HASH not in info:
+        raise ValueError(
+            f"{path} records no SHA-256 ({WEIGHTS_HASH}, {INFO_HASH}): a former version wrote it, so damage could not "
+            f"be told. Cure: train again, or, if you trust these files, {again}."
+        )
+    if sealed(info)[INFO_HASH] != info[INFO_HASH]:
+        raise ValueError(
+            f"{path} is not what was written: its entries do not have the SHA-256 that it records. Cure: put the model "
+            f"back (`dvc checkout`) or make it again; if you changed it on purpose, {again}."
+        )
+
+
+def read_state(folder: Path, verify: bool = True) -> dict[str, Tensor]:
+    """The weights of a saved model, on the CPU, compared with the hash in its description.
+
+    Args:
+        verify: False for files of a former version that are taken as they are.
+
+    Raises ValueError for a missing or broken file, and for bytes that are not those that were written.
+    """
     path = Path(folder) / WEIGHTS
     try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist. Cure: give a folder with {INFO} and {WEIGHTS}.") from None
+        return safetensors.torch.load(verified_weights(folder) if verify else _read(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}. Cure: write the model again.") from None
+
+
+def verified_weights(folder: Path) -> bytes:
+    """The bytes of a saved model's weights, if they are those that were written. Raises ValueError if not."""
+    expected = read_info(folder)[WEIGHTS_HASH]
+    content = _read(Path(folder) / WEIGHTS)
+    _compare(Path(folder), hashlib.sha256(content).hexdigest(), expected)
+    return content
+
+
+def verified_sha256(folder: Path) -> str:
+    """As :func:`verified_weights`, but their SHA-256, without holding the file in memory."""
+    expected = read_info(folder)[WEIGHTS_HASH]
+    try:
+        with (Path(folder) / WEIGHTS).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise _absent(Path(folder) / WEIGHTS) from None
+    _compare(Path(folder), found, expected)
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _absent(path) from None
+
+
+def _absent(path: Path) -> ValueError:
+    return ValueError(f"{path} does not exist. Cure: give a folder with {INFO} and {WEIGHTS}.")
+
+
+def _compare(folder: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ValueError(
+            f"{folder / WEIGHTS} is not what was written: its SHA-256 begins {found[:12]}, {INFO} records "
+            f"{expected[:12]}. The file is damaged or was replaced. Cure: put the model back (`dvc checkout`) or make it "
+            "again."
+        )
 
 
 def load_model(folder: Path, **overrides: Any) -> nn.Module:

@@ -26,11 +26,12 @@ from pipeline.data.cache_build import (
     total_failed,
 )
 from pipeline.data.cache_write import disk_full_said
-from pipeline.data.files import checksum_of, fsync_folder, sha256_of
-from pipeline.data.informativeness import WEIGHTS, trained_embedding
+from pipeline.data.files import checksum_of, fsync_folder
+from pipeline.data.informativeness import trained_embedding
 from pipeline.errors import EverestError, InputError
 from pipeline.lifeline import die_with_parent
 from pipeline.params import Params
+from pipeline.tracking import models
 
 COLUMNS = [
     "video_id",
@@ -68,7 +69,7 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
     weights, digest = None, None
     if own.map_source == "embedding" and own.map_weights is not None:
         trained_embedding(Path(own.map_weights))  # refused here, before any video is decoded
-        weights, digest = str(Path(own.map_weights).resolve()), sha256_of(Path(own.map_weights) / WEIGHTS)
+        weights, digest = str(Path(own.map_weights).resolve()), models.sha256(Path(own.map_weights))
     return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side, weights, digest)
 
 

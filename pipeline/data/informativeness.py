@@ -36,8 +36,8 @@ TUBELET_VALUES = TUBELET * 16 * 16 * 3
 #: Width and seed of the random embedding. By Johnson-Lindenstrauss 64 values keep L2 distances within about
 #: 10 %.
 EMBEDDING_WIDTH, EMBEDDING_SEED = 64, 0
-#: Weights in a model's folder, and ImageNet's deviation that its pixels are divided by.
-WEIGHTS, DEVIATION = "model.safetensors", (0.229, 0.224, 0.225)
+#: ImageNet's deviation, which the pixels of a trained embedding are divided by.
+DEVIATION = (0.229, 0.224, 0.225)
 
 
 def num_places(resolution: int) -> int:
@@ -146,19 +146,19 @@ def embedding(weights: str | None = None) -> np.ndarray:
 
 
 def trained_embedding(folder: Path) -> np.ndarray:
-    """As :func:`embedding`, of the model in `folder`; torch is not imported."""
-    from safetensors import SafetensorError, safe_open
+    """As :func:`embedding`, of the model in `folder`."""
+    from models.weights import WEIGHTS, read_state
 
     path = folder / WEIGHTS
     cure = "Cure: preprocess.map_weights must name a folder of training or of `everest convert-checkpoint`."
     try:
-        with safe_open(path, framework="numpy") as file:
-            name = next((key for key in file.keys() if key.endswith("patch_embed.proj.weight")), None)  # noqa: SIM118
-            if name is None:
-                raise InputError(f"{path} holds no tubelet embedding. {cure}")
-            matrix = file.get_tensor(name).astype(np.float32)
-    except (OSError, SafetensorError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}). {cure}") from None
+        state = read_state(folder)
+    except ValueError as error:
+        raise InputError(f"preprocess.map_weights = {str(folder)!r}: {error}") from None
+    kernel = next((value for key, value in state.items() if key.endswith("patch_embed.proj.weight")), None)
+    if kernel is None:
+        raise InputError(f"{path} holds no tubelet embedding. {cure}")
+    matrix = kernel.float().numpy()
     if matrix.size // len(matrix) != TUBELET_VALUES:
         raise InputError(f"the tubelet embedding of {path} has shape {list(matrix.shape)}, expected [D, 1536]. {cure}")
     kernel_DCTHW = matrix.reshape(-1, 3, TUBELET, 16, 16) / np.asarray(DEVIATION, np.float32).reshape(3, 1, 1, 1)

@@ -92,17 +92,17 @@ def _inputs(benchmark: str) -> dict[str, str]:
     """What identifies the model, the videos and their frames: SHA-256 by path.
 
     Raises:
-        InputError: one of them does not exist.
+        InputError: one of them does not exist, or the weights are not those that their description records.
     """
-    wanted = {
-        layout.output_dir("finetune", benchmark) / "model.safetensors": f"finetune@{benchmark}",
-        layout.manifest_dir(benchmark) / "manifest.parquet": f"download@{benchmark}",
-        layout.cache_dir(benchmark) / "cache.json": f"preprocess@{benchmark}",
-    }
-    for path, stage in wanted.items():
+    from pipeline.tracking import models
+
+    model = layout.output_dir("finetune", benchmark)
+    weights, table = model / "model.safetensors", layout.manifest_dir(benchmark) / "manifest.parquet"
+    cache = layout.cache_dir(benchmark) / "cache.json"
+    for path, stage in ((weights, "finetune"), (table, "download"), (cache, "preprocess")):
         if not path.exists():
-            raise InputError(f"{path} does not exist. Cure: `dvc repro {stage}`.")
-    return {str(path): sha256_of(path) for path in wanted}
+            raise InputError(f"{path} does not exist. Cure: `dvc repro {stage}@{benchmark}`.")
+    return {str(weights): models.sha256(model), str(table): sha256_of(table), str(cache): sha256_of(cache)}
 
 
 def _ranks(params: Params) -> int:

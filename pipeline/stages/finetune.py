@@ -9,6 +9,7 @@ from pipeline import layout
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, Params
+from pipeline.tracking import models
 from pipeline.training import job
 
 
@@ -37,7 +38,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first (`dvc repro "
                 f"pretrain`), name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
             )
-        inputs[str(weights)] = sha256_of(weights)
+        inputs[str(weights)] = models.sha256(weights.parent)
     values = {
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),

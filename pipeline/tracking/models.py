@@ -6,11 +6,13 @@ models:/everest-demo-motion/3       its version
 outputs/finetune/motion             a folder
 
 Nothing that could carry code is read: weights are safetensors, the description is JSON, any other file is
-left alone.
+left alone. Weights are compared with the hash in their description wherever they are read; those of the registry with
+the one that the version's tag records, too.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -72,7 +74,7 @@ def resolve(model: str) -> Path:
 def _fetch(store: Store, version: dict[str, Any]) -> Path:
     target = layout.WORK / "models" / f"{version['name']}-{version['version']}"
     expected = version["tags"].get("sha256")
-    if all((target / name).is_file() for name in FILES) and sha256(target) == expected:
+    if expected and _holds(target, expected):
         return target
     title = f"version {version['version']} of {version['name']}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,14 +88,45 @@ def _fetch(store: Store, version: dict[str, Any]) -> Path:
             if source is None:
                 raise EverestError(f"{title} lacks {name} in {version['source']}. Cure: name a model of this project.")
             shutil.move(source, whole / name)
-        if expected and sha256(whole) != expected:
-            raise EverestError(
-                f"the weights of {title} are not those that were registered: their SHA-256 differs. "
-                "Cure: register the model again with `everest evaluate`."
-            )
+        _check_fetched(whole, expected, title)
         shutil.rmtree(target, ignore_errors=True)
         whole.rename(target)
     return target
+
+
+def _holds(target: Path, expected: str) -> bool:
+    """Whether a model that was fetched before is there, undamaged."""
+    try:
+        return sha256(target) == expected
+    except InputError:
+        return False
+
+
+def _check_fetched(folder: Path, expected: str | None, title: str) -> None:
+    """Compare fetched weights with the version's tag and with their description.
+
+    A version that was registered before descriptions recorded hashes is known by its tag: its description gets them.
+
+    Raises:
+        EverestError: they are not what was registered.
+    """
+    from models.weights import WEIGHTS_HASH, read_info, write_info
+
+    try:
+        about = read_info(folder, verify=False)
+        if WEIGHTS_HASH not in about and expected and sha256_of(folder / FILES[0]) == expected:
+            write_info(folder, {**about, WEIGHTS_HASH: expected})
+        found = sha256(folder)
+    except ValueError as error:
+        raise EverestError(
+            f"the weights of {title} are not those that were registered: {error}. "
+            "Cure: register the model again with `everest evaluate`."
+        ) from None
+    if expected and found != expected:
+        raise EverestError(
+            f"the weights of {title} are not those that were registered: their SHA-256 differs. "
+            "Cure: register the model again with `everest evaluate`."
+        )
 
 
 def _refuse_code(folder: Path, title: str) -> None:
@@ -132,14 +165,28 @@ def load(model: str) -> tuple[Path, dict[str, Any], Any]:
 
 
 def sha256(folder: Path) -> str:
-    """SHA-256 of a model folder's weights."""
-    return sha256_of(folder / FILES[0])
+    """SHA-256 of a model folder's weights.
+
+    Raises:
+        InputError: they are not those that its description records, or it records none.
+    """
+    from models.weights import verified_sha256
+
+    try:
+        return verified_sha256(folder)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:
-    """A copy of a model folder for the registry, with `facts` (classes, frame_step, ...) added to its description."""
-    import json
-    import os
+    """A copy of a model folder for the registry, with `facts` (classes, frame_step, ...) added to its description.
+
+    Raises:
+        InputError: the weights are not those that the description records.
+    """
+    from models.weights import read_info, write_info
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -147,6 +194,9 @@ def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:
         os.link(source / FILES[0], target / FILES[0])
     except OSError:
         shutil.copy2(source / FILES[0], target / FILES[0])
-    info = json.loads((source / FILES[1]).read_text(encoding="utf-8"))
-    (target / FILES[1]).write_text(json.dumps({**info, **facts}, indent=1) + "\n", encoding="utf-8")
+    try:
+        write_info(target, {**read_info(source), **facts})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    sha256(target)
     return target

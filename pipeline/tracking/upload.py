@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
+from pipeline.data.files import sha256_of
 from pipeline.tracking.folder import RunFolder, all_runs, is_alive, runs_dir
 from pipeline.tracking.notes import NOTE, description
 from pipeline.tracking.spool import read_records
@@ -137,11 +138,23 @@ def _send_held(folder: RunFolder, remote: dict[str, Any], record: dict[str, Any]
         _unless_refused(remote, lambda: store.artifact(remote["run_id"], path, record["folder"]))
     else:
         key = f"{folder.id}:{record['path']}"
-        _unless_refused(
-            remote,
-            lambda: store.register(
-                remote["run_id"], key, path, record["name"], record["tags"], record.get("aliases", [])
-            ),
+
+        def register() -> None:
+            _check_held(path, record["tags"].get("sha256"))
+            store.register(remote["run_id"], key, path, record["name"], record["tags"], record.get("aliases", []))
+
+        _unless_refused(remote, register)
+
+
+def _check_held(folder: Path, expected: str | None) -> None:
+    """Refuse to register a model whose held weights changed since it was handed over."""
+    from pipeline.tracking.store import StoreError
+
+    if expected is not None and sha256_of(folder / "model.safetensors") != expected:
+        raise StoreError(
+            f"{folder}/model.safetensors is not what was to be registered: its SHA-256 differs. "
+            "Cure: `everest evaluate` again.",
+            permanent=True,
         )
 
 

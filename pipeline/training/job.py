@@ -1,4 +1,4 @@
-"""One training as a stage sees it: lock, track, launch, publish. Imports no torch.
+"""One training as a stage sees it: lock, track, launch, publish.
 
 The ranks find everything in `<work>/job.json`; they leave the finished model in `<work>/final`, from where it
 is moved to its place in one rename.
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.files import sha256_of
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
-from pipeline.tracking import stage_run
+from pipeline.tracking import models, stage_run
 from pipeline.training import status
 from pipeline.training.launch import Watch, launch, locked
 from pipeline.training.nodes import this_node
@@ -74,8 +73,9 @@ def train(
         run.summary({f"{prefix}/{name}": float(value) for name, value in metrics.items()})
         if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
             run.summary(NO_PRETRAINING)
+        digest = models.sha256(work / "final")  # before the model in place gives way to a damaged one
         _publish(work, stage, benchmark, metrics)
-        run.tags({"everest.weights_sha256": sha256_of(layout.output_dir(stage, benchmark) / "model.safetensors")})
+        run.tags({"everest.weights_sha256": digest})
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
         if (work / "trace").exists():
             run.artifact(work / "trace")

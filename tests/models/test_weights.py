@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 
-from models.weights import init_from, load_encoder, load_model, read_info, save_model
+from models.weights import init_from, load_encoder, load_model, read_info, read_state, save_model, verified_sha256
 
 PRETRAIN = "everest_pretrain_tiny_patch16_224"
 CLASSIFIER = "everest_tiny_patch16_224"
+
+
+def flip(path: Path, place: int) -> None:
+    """Invert one bit, with the time stamp kept."""
+    stamp, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
 def test_a_saved_model_comes_back_bit_for_bit_with_its_arguments(tmp_path: Path) -> None:
@@ -55,7 +66,10 @@ def test_missing_and_broken_files_are_refused_with_a_cure(tmp_path: Path) -> Non
     save_model(timm.create_model(CLASSIFIER, img_size=64), tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is not what was written: its SHA-256.*Cure"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors does not exist.*Cure"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
@@ -63,6 +77,37 @@ def test_missing_and_broken_files_are_refused_with_a_cure(tmp_path: Path) -> Non
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(ValueError, match='lacks "architecture"'):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 9, 200, 5000, -1])
+def test_a_flipped_byte_of_the_weights_is_refused_by_every_way_to_read_them(place: int, tmp_path: Path) -> None:
+    save_model(timm.create_model(CLASSIFIER, img_size=64), tmp_path)
+    flip(tmp_path / "model.safetensors", place)
+    fresh = timm.create_model(CLASSIFIER, img_size=64)
+    for read in (load_model, read_state, verified_sha256, lambda folder: init_from(fresh, folder)):
+        with pytest.raises(ValueError, match=r"model\.safetensors is not what was written.*Cure: put the model back"):
+            read(tmp_path)
+
+
+def test_every_flipped_byte_of_a_description_is_refused(tmp_path: Path) -> None:
+    save_model(timm.create_model(CLASSIFIER, img_size=64, keep_ratio=0.5), tmp_path, {"classes": ["jump", "climb"]})
+    content = (tmp_path / "model.json").read_bytes()
+    kept = read_info(tmp_path)
+    for place in range(len(content)):
+        (tmp_path / "model.json").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(ValueError):
+            assert read_info(tmp_path) == kept, place  # a blank became another one
+
+
+def test_a_model_of_a_former_version_is_refused_unless_it_is_taken_as_it_is(tmp_path: Path) -> None:
+    save_model(timm.create_model(CLASSIFIER, img_size=64), tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    former = {key: value for key, value in about.items() if not key.endswith("_sha256")}
+    (tmp_path / "model.json").write_text(json.dumps(former))
+    with pytest.raises(ValueError, match=r"records no SHA-256.*former version.*--unverified"):
+        load_model(tmp_path)
+    assert read_info(tmp_path, verify=False) == former
+    assert len(read_state(tmp_path, verify=False)) > 50
 
 
 def test_a_model_without_a_name_cannot_be_saved(tmp_path: Path) -> None:

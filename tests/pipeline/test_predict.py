@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import models  # noqa: F401
-from models.weights import save_model
+from models.weights import save_model, write_info
 from pipeline import layout
 from pipeline.cli import app
 from pipeline.data.cache import Cache
@@ -228,15 +228,20 @@ def test_broken_weights_or_descriptions_are_named(videos: Path, model: Path, tmp
     def other(folder: Path) -> None:
         about = json.loads((folder / "model.json").read_text())
         about["kwargs"]["num_classes"] = 7
-        (folder / "model.json").write_text(json.dumps(about))
+        write_info(folder, about)
 
     def unknown(folder: Path) -> None:
         about = json.loads((folder / "model.json").read_text())
-        (folder / "model.json").write_text(json.dumps({**about, "architecture": "resnet999"}))
+        write_info(folder, {**about, "architecture": "resnet999"})
+
+    def renamed(folder: Path) -> None:
+        path = folder / "model.json"
+        path.write_text(path.read_text().replace("falls", "calls"))
 
     for change, message in (
-        (pickled, r"pickled/model\.safetensors is not a whole safetensors file"),
-        (cut, r"cut/model\.safetensors is not a whole safetensors file"),
+        (pickled, r"pickled/model\.safetensors is not what was written"),
+        (cut, r"cut/model\.safetensors is not what was written"),
+        (renamed, r"renamed/model\.json is not what was written.*Cure"),
         (other, r"weights do not fit the model: head\.weight has shape"),
         (unknown, r"unknown: .*resnet999"),
     ):
