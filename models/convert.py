@@ -55,11 +55,49 @@ def is_pretraining(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("decoder.", "encoder_to_decoder.", "mask_token")) for key in state)
 
 
+def encoder_alone(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state in our names is a pre-trained encoder without decoder and head."""
+    return bool(state) and all(key.startswith("encoder.") for key in state)
+
+
 def from_official(state: Mapping[str, Tensor]) -> State:
-    """An official state (already out of `model` or `module`) with our shapes; names are the same."""
-    prefix = "" if is_pretraining(state) else "backbone."
-    state = {key.removeprefix("module.").removeprefix(prefix): value for key, value in state.items()}
-    return {key: value.flatten(1) if key.endswith(EMBEDDING) else value for key, value in state.items()}
+    """An official state (already out of `model` or `module`) with our shapes; names are the same.
+
+    An encoder alone is found under `encoder.`, `backbone.` or without a prefix, and comes back under `encoder.`.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not is_pretraining(state):
+        state = {key.removeprefix("backbone.").removeprefix("encoder."): value for key, value in state.items()}
+        if not any(key.startswith(("fc_norm.", "head.", "pool.")) for key in state):
+            state = {f"encoder.{key}": value for key, value in state.items()}
+    return {key: _flat(key, value) if key.endswith(EMBEDDING) else value for key, value in state.items()}
+
+
+def _flat(key: str, kernel: Tensor) -> Tensor:
+    """The tubelet embedding's kernel [D, 3, 2, 16, 16] as a matrix [D, 1536]."""
+    if kernel.ndim not in (2, 5):
+        raise ValueError(
+            f"{key} has shape {tuple(kernel.shape)}, expected (width, 3, 2, 16, 16), a 3-D convolution over tubelets. "
+            "Cure: a checkpoint of a video model with tubelets of 2 frames and 16 x 16 pixels."
+        )
+    return kernel.flatten(1)
+
+
+def check_values(state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming the tensors that are no floating-point numbers, or hold NaN or infinite ones."""
+    faults = []
+    for key, value in state.items():
+        if not value.is_floating_point():
+            faults.append(f"{key} holds {str(value.dtype).removeprefix('torch.')}")
+        elif bad := int((~value.isfinite()).sum()):
+            nan = int(value.isnan().sum())
+            faults.append(f"{key} holds {nan} NaN and {bad - nan} infinite of {value.numel()} values")
+    if faults:
+        more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise ValueError(
+            f"{'; '.join(faults[:6])}{more}, expected finite floating-point weights: the file is damaged, or its "
+            "training diverged. Cure: download it again, or take an earlier checkpoint."
+        )
 
 
 def to_official(state: Mapping[str, Tensor], tubelet: int = 2, patch: int = 16) -> State:
@@ -96,7 +134,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> State:
             f"keys without a counterpart: {', '.join(unknown[:12])}. "
             "Cure: VideoMAEForPreTraining or VideoMAEForVideoClassification with mean pooling and q/v bias."
         )
-    return {key: value.flatten(1) if key.endswith(EMBEDDING) else value for key, value in ours.items()}
+    return {key: _flat(key, value) if key.endswith(EMBEDDING) else value for key, value in ours.items()}
 
 
 def to_huggingface(state: Mapping[str, Tensor], tubelet: int = 2, patch: int = 16) -> State:
@@ -138,7 +176,8 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
     Heads cannot be read from weights: they follow from the size (METHOD section 5). Raises ValueError listing
     missing and unknown keys, or naming a width and depth that no size has.
     """
-    pretrain = is_pretraining(state)
+    alone = encoder_alone(state)
+    pretrain = alone or is_pretraining(state)
     prefix = "encoder." if pretrain else ""
     embedding = state.get(prefix + EMBEDDING)
     if embedding is None:
@@ -146,23 +185,33 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
             f"no {prefix}{EMBEDDING} among {len(state)} keys, such as {', '.join(list(state)[:3])}. "
             "Cure: a checkpoint of EVEREST, VideoMAE or this project."
         )
-    width, depth = embedding.shape[0], _depth(state, prefix)
+    width, depth = len(_flat(prefix + EMBEDDING, embedding)), _depth(state, prefix)
     sizes = [name for name, size in SIZES.items() if (size.embed_dim, size.depth) == (width, depth)]
     if not sizes:
         raise ValueError(
             f"width {width} with {depth} blocks is no size of {', '.join(SIZES)}. Cure: a whole checkpoint of one."
         )
     kwargs: dict[str, Any] = {"img_size": img_size, "num_frames": num_frames}
-    if pretrain:
+    if pretrain and not alone:
         kwargs["decoder_depth"] = _depth(state, "decoder.")
-    else:
-        kwargs["num_classes"] = len(state["head.weight"]) if "head.weight" in state else 0
+    elif not pretrain:
+        head = state.get("head.weight")
+        kwargs["num_classes"] = head.shape[0] if head is not None and head.ndim else 0
         if any(key.startswith("pool.") for key in state):
             kwargs["head"] = "attentive"
     name = architecture(sizes[0], pretrain)
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs)
-    check_state(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, "the checkpoint")
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if alone:
+        # Its last norm is not always kept, and fine-tuning does not use it.
+        kept = any(key.startswith("encoder.norm.") for key in state)
+        expected = {
+            key: shape
+            for key, shape in expected.items()
+            if key.startswith("encoder.") and (kept or not key.startswith("encoder.norm."))
+        }
+    check_state(state, expected, "the checkpoint")
     return name, kwargs
 
 

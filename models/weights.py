@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
 INFO = "model.json"
+#: Entry of model.json and its value where a folder holds a pre-trained encoder without decoder and head.
+PART, ENCODER = "part", "encoder"
 #: Entries of model.json: SHA-256 of model.safetensors, and of model.json's other entries.
 WEIGHTS_HASH, INFO_HASH = "weights_sha256", "description_sha256"
 
@@ -156,8 +158,8 @@ def _compare(folder: Path, found: str, expected: str) -> None:
     if found != expected:
         raise ValueError(
             f"{folder / WEIGHTS} is not what was written: its SHA-256 begins {found[:12]}, {INFO} records "
-            f"{expected[:12]}. The file is damaged or was replaced. Cure: put the model back (`dvc checkout`) or make it "
-            "again."
+            f"{expected[:12]}. The file is damaged or was replaced. Cure: put the model back (`dvc checkout`) or make "
+            "it again."
         )
 
 
@@ -166,9 +168,20 @@ def load_model(folder: Path, **overrides: Any) -> nn.Module:
     weights (strategy, ...).
     """
     info = read_info(folder)
+    check_whole(info, Path(folder))
     model = timm.create_model(info["architecture"], **{**info["kwargs"], **overrides})
     load_strict(model, read_state(folder), str(folder))
     return model
+
+
+def check_whole(info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError where a folder holds an encoder only, naming what it can be used for."""
+    if info.get(PART) == ENCODER:
+        raise ValueError(
+            f"{folder} holds an encoder only: no decoder to reconstruct with and no head to classify with. Cure: "
+            f"start a fine-tuning from it (finetune.init: {folder}) and use the model that comes out; preprocess.map_weights "
+            "takes it, too."
+        )
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.foreign_file import AGAIN, check_checkpoint_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +24,8 @@ Format = Literal["ours", "official", "huggingface"]
 FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
 #: Arguments of ours that say which tokens are kept, in the words that the other formats cannot hold.
 TOKEN_CHOICE = ("strategy", "keep_ratio", "visible_ratio", "score_share", "head")
+#: `mask_type` of an official pre-training file and our strategy.
+MASK_TYPES = {"motion-centric": "everest", "tube": "tube", "random": "random"}
 
 
 class Read(NamedTuple):
@@ -31,6 +35,9 @@ class Read(NamedTuple):
     state: dict[str, Tensor]
     architecture: str
     kwargs: dict[str, Any]
+    #: What else the description of one of our folders says.
+    about: dict[str, Any]
+    encoder_only: bool
 
 
 def convert(
@@ -42,28 +49,32 @@ def convert(
     num_frames: int = 16,
     strategy: str | None = None,
     labels: list[str] | None = None,
+    verify: bool = True,
 ) -> dict[str, Any]:
     """Write `source` (the format is recognised) to `destination` in the format `to`.
 
     `img_size` and `num_frames` are for official files, which do not say them. `strategy` says which tokens
     the model is used with; without it an EVEREST file's own flags say it, and others get VideoMAE's tube or
-    all tokens. `destination` is a folder for ours and huggingface, a file for official. Raises InputError for
-    a file that is missing, carries code, or has missing or unknown keys.
+    all tokens. `destination` is a folder for ours and huggingface, a file for official. `verify` False takes one of our
+    folders as it is, without comparing it with its recorded hashes. Raises InputError for a file that is missing, is no
+    checkpoint, carries code, has missing or unknown keys, other shapes, or weights that are NaN or infinite.
     """
     from models.convert import huggingface_config, to_huggingface, to_official
-    from models.weights import save_state
+    from models.weights import ENCODER, PART, save_state
 
     if to not in FORMATS:
         raise InputError(f"to = {to!r}, expected one of {', '.join(FORMATS)}. Cure: choose one of them.")
     try:
-        read = read_checkpoint(Path(source), img_size=img_size, num_frames=num_frames, strategy=strategy)
+        read = read_checkpoint(Path(source), img_size=img_size, num_frames=num_frames, strategy=strategy, verify=verify)
         if to == "ours":
-            info = {
-                "architecture": read.architecture,
-                "kwargs": read.kwargs,
-                "created_by": "everest convert-checkpoint",
-            }
-            save_state(read.state, destination, info)
+            info = {"created_by": "everest convert-checkpoint", **read.about}
+            info |= {"architecture": read.architecture, "kwargs": read.kwargs}
+            save_state(read.state, destination, info | ({PART: ENCODER} if read.encoder_only else {}))
+        elif read.encoder_only and to == "huggingface":
+            raise InputError(
+                f"{source} holds an encoder only, which none of Hugging Face's models here is: they have a decoder or "
+                "a head. Cure: --to ours (to fine-tune from) or official."
+            )
         elif read.kwargs.get("head") == "attentive":
             raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
         elif to == "huggingface":
@@ -80,20 +91,33 @@ def convert(
         "format": to,
         "architecture": read.architecture,
         "kwargs": read.kwargs,
+        "part": "encoder" if read.encoder_only else "whole",
         "tensors": len(read.state),
         "parameters": sum(value.numel() for value in read.state.values()),
     }
 
 
-def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None) -> Read:
-    """A checkpoint of any of the formats in our names, every key and shape checked."""
-    from models.convert import check_arguments, describe, from_huggingface, from_official, is_pretraining
+def read_checkpoint(
+    source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None, verify: bool = True
+) -> Read:
+    """A checkpoint of any of the formats in our names, every key, shape and value checked."""
+    from models.convert import (
+        check_arguments,
+        check_values,
+        describe,
+        encoder_alone,
+        from_huggingface,
+        from_official,
+        is_pretraining,
+    )
     from models.weights import INFO, read_info, read_state
 
     choice: dict[str, Any] = {}
+    about: dict[str, Any] = {}
     if source.is_dir() and (source / INFO).exists():
         form: Format = "ours"
-        state, kwargs = read_state(source), read_info(source)["kwargs"]
+        state, about = read_state(source, verify), read_info(source, verify)
+        kwargs = about["kwargs"]
         img_size, num_frames = kwargs.get("img_size", 224), kwargs.get("num_frames", 16)
         choice = {key: kwargs[key] for key in TOKEN_CHOICE if key in kwargs}
     elif source.is_dir() and (source / "config.json").exists():
@@ -104,19 +128,29 @@ def read_checkpoint(source: Path, *, img_size: int = 224, num_frames: int = 16, 
     elif source.is_file():
         form = "official"
         weights, arguments = read_official(source)
-        state, choice = from_official(weights), _official_choice(arguments, is_pretraining(weights))
+        state = from_official(weights)
+        if not encoder_alone(state):
+            choice = _official_choice(source, arguments, is_pretraining(weights), strategy)
     else:
         raise InputError(
             f"{source} is neither a file nor a folder with {INFO} or config.json. Cure: an official .pth file, a "
             "folder of this project, or a Hugging Face folder."
         )
-    if not choice:
-        choice = {"strategy": "tube" if is_pretraining(state) else "none"}
-    if strategy is not None:
-        choice["strategy"] = strategy
+    check_values(state)
+    encoder_only = encoder_alone(state)
+    if encoder_only:
+        if strategy is not None:
+            raise InputError(
+                f"strategy = {strategy!r}: {source} holds an encoder only, which chooses no tokens. "
+                "Cure: leave it out, and set finetune.strategy where the encoder is fine-tuned."
+            )
+        choice = {}
+    else:
+        choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
+        choice |= {} if strategy is None else {"strategy": strategy}
     name, found = describe(state, img_size, num_frames)
     check_arguments(name, found | choice)
-    return Read(form, state, name, found | choice)
+    return Read(form, state, name, found | choice, about, encoder_only)
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -125,24 +159,28 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     import torch
 
+    check_checkpoint_file(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
+        if not reason:
+            raise InputError(f"{path} cannot be read as a torch checkpoint: it is none, or damaged. {AGAIN}") from None
         raise InputError(
-            f"{path} holds more than weights and is refused: {reason or 'it cannot be read without running code'}. "
+            f"{path} holds more than weights and is refused: {reason}. "
             "Cure: a file with tensors, numbers, text and argparse.Namespace only, from the publisher."
         ) from None
     except Exception as error:  # noqa: BLE001 - the unpickler raises whatever the bytes lead it to
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{path} cannot be read as a torch checkpoint: {type(error).__name__} {reason}. Cure: download it again."
+            f"{path} cannot be read as a torch checkpoint, it is cut short or damaged: {type(error).__name__} {reason}. "
+            f"{AGAIN}"
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'.")
     state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not state or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise InputError(
             f"{path} has no weights under 'model' or 'module', only {', '.join(map(str, list(content)[:8]))}. Cure: "
             "the checkpoint file that training wrote, whole."
@@ -150,14 +188,58 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(state), dict(vars(content["args"])) if isinstance(content.get("args"), argparse.Namespace) else {}
 
 
-def _official_choice(arguments: dict[str, Any], pretrain: bool) -> dict[str, Any]:
-    """Which tokens an EVEREST file was trained with. Its flags name what is dropped, ours what is kept."""
-    if "mcm_ratio" not in arguments:
+def _official_choice(path: Path, arguments: dict[str, Any], pretrain: bool, strategy: str | None) -> dict[str, Any]:
+    """Which tokens an official file was trained with, by its own flags (METHOD section 2).
+
+    Its flags name what is dropped, ours what is kept. Files without these flags are VideoMAE's: {}. Of a file whose
+    flags cannot be read, or say another strategy than the user, nothing is taken over.
+    """
+    try:
+        choice = _flags(path, arguments, pretrain)
+    except InputError:
+        if strategy is None:
+            raise
         return {}
-    choice: dict[str, Any] = {"strategy": "everest", "keep_ratio": round(1 - arguments["mcm_ratio"], 9)}
-    if pretrain and "mask_ratio" in arguments:
-        choice["visible_ratio"] = round(1 - arguments["mask_ratio"], 9)
-    return choice
+    return choice if strategy in (None, choice.get("strategy")) else {}
+
+
+def _flags(path: Path, arguments: dict[str, Any], pretrain: bool) -> dict[str, Any]:
+    if pretrain:
+        mask = arguments.get("mask_type")
+        if mask is None:
+            return {}
+        if mask not in MASK_TYPES:
+            raise InputError(
+                f"{path}: args.mask_type = {mask!r}, expected one of {', '.join(MASK_TYPES)}. "
+                "Cure: say with --strategy which tokens the model is to be used with."
+            )
+        choice: dict[str, Any] = {"strategy": MASK_TYPES[mask]}
+        if choice["strategy"] == "everest":
+            choice["keep_ratio"] = _kept(path, arguments, "motion_centric_masking_ratio")
+        if choice["strategy"] == "everest" or "mask_ratio" in arguments:
+            choice["visible_ratio"] = _kept(path, arguments, "mask_ratio")
+        return choice
+    if "mcm" not in arguments and "mcm_ratio" not in arguments:
+        return {}
+    if arguments.get("mcm") not in (True, False):
+        raise InputError(
+            f"{path}: args.mcm = {arguments.get('mcm')!r}, expected true or false: whether tokens were dropped in "
+            "fine-tuning. Cure: say it with --strategy everest or none."
+        )
+    if not arguments["mcm"]:
+        return {"strategy": "none"}  # mcm_ratio is there with its default
+    return {"strategy": "everest", "keep_ratio": _kept(path, arguments, "mcm_ratio")}
+
+
+def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
+    """One minus the share that a flag drops, in exact decimals."""
+    dropped = arguments.get(flag)
+    if isinstance(dropped, bool) or not isinstance(dropped, int | float) or not 0 <= dropped < 1:
+        raise InputError(
+            f"{path}: args.{flag} = {dropped!r}, expected the share of dropped tokens, from 0 to below 1. "
+            "Cure: say with --strategy which tokens the model is to be used with."
+        )
+    return float(1 - Decimal(str(dropped)))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -180,6 +262,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         try:
             return load_file(folder / "model.safetensors")
         except SafetensorError as error:
+            check_checkpoint_file(folder / "model.safetensors", safetensors=True)
             raise InputError(f"{folder}/model.safetensors is broken: {error}. Cure: download it again.") from None
     if (folder / "pytorch_model.bin").exists():
         return read_official(folder / "pytorch_model.bin")[0]

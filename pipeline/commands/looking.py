@@ -107,12 +107,27 @@ def convert_checkpoint(
     ] = None,
     img_size: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 224,
     num_frames: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 16,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            help="Take a folder of this project as it is: a former version recorded no hashes in it, or model.json "
+            "was changed on purpose; the new folder records them."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Convert weights: official EVEREST or VideoMAE, ours, Hugging Face."""
     from pipeline.convert import convert
 
-    found = convert(source, destination, to, img_size=img_size, num_frames=num_frames, strategy=strategy)  # type: ignore[arg-type]
+    found = convert(
+        source,
+        destination,
+        to,  # type: ignore[arg-type]
+        img_size=img_size,
+        num_frames=num_frames,
+        strategy=strategy,
+        verify=not unverified,
+    )
     emit(found, as_json, "Converted")
 
 

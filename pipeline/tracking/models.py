@@ -149,11 +149,12 @@ def load(model: str) -> tuple[Path, dict[str, Any], Any]:
     Raises:
         InputError: no such model, one without classes, or files that are broken or do not belong together.
     """
-    from models.weights import load_model, read_info
+    from models.weights import check_whole, load_model, read_info
 
     folder = resolve(model)
     try:
         info = read_info(folder)
+        check_whole(info, folder)
         if "num_classes" not in info["kwargs"]:
             raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
         return folder, info, load_model(folder).eval()
