@@ -179,8 +179,8 @@ def check_whole(info: Mapping[str, Any], folder: Path) -> None:
     if info.get(PART) == ENCODER:
         raise ValueError(
             f"{folder} holds an encoder only: no decoder to reconstruct with and no head to classify with. Cure: "
-            f"start a fine-tuning from it (finetune.init: {folder}) and use the model that comes out; preprocess.map_weights "
-            "takes it, too."
+            f"start a fine-tuning from it (finetune.init: {folder}) and use what comes out; "
+            "preprocess.map_weights takes it, too."
         )
 
 

@@ -174,8 +174,8 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # noqa: BLE001 - the unpickler raises whatever the bytes lead it to
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"{path} cannot be read as a torch checkpoint, it is cut short or damaged: {type(error).__name__} {reason}. "
-            f"{AGAIN}"
+            f"{path} cannot be read as a torch checkpoint: it is cut short or damaged "
+            f"({type(error).__name__} {reason}). {AGAIN}"
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'.")
