@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 #: Columns and their Arrow types. `label` is -1 where the publisher gives none; `split` is the one of
 #: `data.split`,
-#: `splits` all of them, comma-separated; `path` is relative to the folder of raw videos.
+#: `splits` all of them, comma-separated; `path` is relative to the folder of raw videos; `jumps` are the frames that
+#: the file may be entered at, as ingest has proven ("": it is read from its start).
 SCHEMA: dict[str, str] = {
     "video_id": "string",
     "path": "string",
@@ -37,6 +38,7 @@ SCHEMA: dict[str, str] = {
     "height": "int32",
     "rotation": "int32",
     "reader": "string",
+    "jumps": "string",
     "repeated_run": "int32",
     "status": "string",
     "reason": "string",
@@ -101,14 +103,30 @@ def load(
     if unknown:
         raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
     filters = [(key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None]
+    wanted = list(columns or SCHEMA)
     try:
-        return pq.read_table(path, columns=list(columns or SCHEMA), filters=filters or None, memory_map=True)
+        unproven = "jumps" in wanted and "jumps" not in pq.read_schema(path, memory_map=True).names
+        stored = [name for name in wanted if name != "jumps" or not unproven]
+        table = pq.read_table(path, columns=stored, filters=filters or None, memory_map=True)
+        return _unproven(table).select(wanted) if unproven else table
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{path} is not a readable manifest: {error}. Cure: run `everest download` for this benchmark again."
         ) from None
+
+
+def _unproven(table: pa.Table) -> pa.Table:
+    """An older manifest, of whose files nothing was proven: all are read by PyAV, from their start."""
+    import pyarrow as pa
+
+    def constant(value: str) -> pa.Array:
+        return pa.array([value] * table.num_rows, pa.string())
+
+    if "reader" in table.column_names:
+        table = table.set_column(table.column_names.index("reader"), "reader", constant("pyav"))
+    return table.append_column("jumps", constant(""))
 
 
 def counts(table: pa.Table) -> dict[str, dict[str, int]]:

@@ -12,7 +12,8 @@ from pipeline.data.cache_build import FrameRule, MapRule, Unit, Video, plan
 from pipeline.data.cache_publish import build, publish
 from pipeline.data.dataset_video import VideoFile
 from pipeline.data.files import sha256_of
-from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.ingest_measure import measure
+from pipeline.data.video import VideoError, plain_frames, write_video
 from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
 
@@ -38,13 +39,23 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
     files = []
     for path in paths:
         try:
-            with open_video(path, "decord") as reader:
-                count, height, width = reader.num_frames, reader.height, reader.width
-                reader.frames([count - 1])
+            # The usual way, which all others are held against, reads with decord.
+            plain_frames(path, [0])
         except VideoError:
             continue
-        if count >= SPAN:
-            files.append(VideoFile(path.stem, path, count, height, width, reader="decord"))
+        found = measure(path)
+        if not found.reason and found.frames_decoded >= SPAN:
+            files.append(
+                VideoFile(
+                    path.stem,
+                    path,
+                    found.frames_decoded,
+                    found.height,
+                    found.width,
+                    reader=found.reader,
+                    jumps=found.jumps,
+                )
+            )
     if not files:
         raise InputError(f"{folder} holds no video of at least {SPAN} frames that decord reads. Cure: another folder.")
     return files
@@ -90,6 +101,7 @@ def units_for(files: list[VideoFile], store: str, step: int, resolution: int, ke
             file.height,
             file.width,
             file.reader,
+            file.jumps,
         )
         for file in files
     ]

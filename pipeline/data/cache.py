@@ -27,7 +27,7 @@ from pipeline.errors import EverestError, InputError
 #: Written into cache.json and part of every shard's key: a cache of another version is refused and made anew.
 #: 2: checksums are XXH3; interlaced H.264 is read by decord (its pixels differed in caches of version 1).
 #: 3: larger frames are resized by torch, which differs from Pillow by one grey level in some pixels.
-VERSION = 3
+VERSION = 4
 INFO = "cache.json"
 #: What cache.json must hold.
 KEYS = {"benchmark", "videos", "frames", "maps", "index", "failed"}

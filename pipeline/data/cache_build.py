@@ -22,7 +22,7 @@ from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg
 from pipeline.data.files import write_text
 from pipeline.data.informativeness import U8, MapBuilder, num_places
 from pipeline.data.shrink import shrink
-from pipeline.data.video import VideoError, VideoReader, read_swiftly
+from pipeline.data.video import VideoError, VideoReader, open_video
 from pipeline.layout import fingerprint
 
 #: Units are planned as if every frame were stored as JPEG of this many bytes a pixel, however frames are stored: so
@@ -45,7 +45,8 @@ class Video:
     frames: int
     height: int
     width: int
-    reader: str
+    reader: str = "pyav"
+    jumps: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,8 @@ def _record(store: Path, part: str, key: str) -> Path:
 
 
 def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str], scratch: Scratch) -> _Decoded:
-    """One pass over a video; a second one by the manifest's reader where the swift one may not be taken."""
-    return read_swiftly(
-        raw / video.path,
-        video.reader,
-        video.frames,
-        lambda reader: _one_pass(video, unit, reader, parts, scratch),
-    )
+    with open_video(raw / video.path, video.reader, video.frames, video.jumps) as reader:
+        return _one_pass(video, unit, reader, parts, scratch)
 
 
 def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str], scratch: Scratch) -> _Decoded:

@@ -44,6 +44,7 @@ COLUMNS = [
     "height",
     "width",
     "reader",
+    "jumps",
 ]
 
 
@@ -86,6 +87,7 @@ def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
             row["height"],
             row["width"],
             row["reader"],
+            row["jumps"],
         )
         for row in table.to_pylist()
     ]

@@ -14,14 +14,14 @@ from pipeline import manifest
 from pipeline.data.cache import ClipError
 from pipeline.data.informativeness import U8
 from pipeline.data.shrink import shrink, shrunk_size
-from pipeline.data.video import VideoError, read_swiftly
+from pipeline.data.video import VideoError, open_video
 
-COLUMNS = ["video_id", "path", "split", "label", "frames_decoded", "width", "height", "reader"]
+COLUMNS = ["video_id", "path", "split", "label", "frames_decoded", "width", "height", "reader", "jumps"]
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """One video: its file and what the manifest knows of it. `reader`: decord, pyav or auto."""
+    """One video: its file and what the manifest knows of it."""
 
     video_id: str
     path: Path
@@ -30,7 +30,8 @@ class VideoFile:
     width: int
     label: int = -1
     split: str = "train"
-    reader: str = "auto"
+    reader: str = "pyav"
+    jumps: str = ""
 
 
 class VideoSource:
@@ -67,7 +68,8 @@ class VideoSource:
                     row["width"],
                     row["label"],
                     row["split"],
-                    row["reader"] or "auto",
+                    row["reader"],
+                    row["jumps"],
                 )
                 for row in rows
             ],
@@ -108,9 +110,8 @@ class VideoSource:
         wanted = np.asarray(frame_indices, dtype=np.int64)
         numbers, place = np.unique(wanted, return_inverse=True)
         try:
-            pictures = read_swiftly(
-                file.path, file.reader, file.frames, lambda video: np.stack(list(video.pick(numbers.tolist())))
-            )
+            with open_video(file.path, file.reader, file.frames, file.jumps) as video:
+                pictures = video.frames(numbers.tolist())
         except VideoError as error:
             raise ClipError(file.video_id, f"{error.reason}: {error}") from None
         pictures = shrink(pictures, self.short_side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,24 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import sha256_of
-from pipeline.data.reasons import MISSING_SHARE
 from pipeline.data.video import VideoError, open_video
+from pipeline.data.video.stream import sniff
+from pipeline.data.video.survey import prove, survey
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
-VERSION = 2
+VERSION = 3
+
+#: Of the seconds that a file may take, those after which nothing more is proven of it.
+PROOF_SHARE = 0.7
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One file's facts. `reason` is set only where measuring itself failed; frames are 0 then.
 
-    `repeated_run` is the length of the longest run of equal neighbouring frames: 1 where all differ.
+    `frames_declared` are the pictures that the header promises: without those that it marks as not to be shown, empty
+    chunks and what stands before the first keyframe. `repeated_run` is the length of the longest run of equal
+    neighbouring frames: 1 where all differ. `jumps` are the proven entries (`pipeline.data.video.jumps`).
     """
 
     bytes: int = 0
@@ -36,6 +42,7 @@ class Measurement:
     height: int = 0
     rotation: int = 0
     reader: str = ""
+    jumps: str = ""
     repeated_run: int = 0
     reason: str = ""
     message: str = ""
@@ -44,18 +51,19 @@ class Measurement:
         return asdict(self)
 
 
-def measure(path: Path, readers: tuple[str, ...] = ("decord", "pyav")) -> Measurement:
+def measure(path: Path, reader: str = "pyav", seconds: float = float("inf")) -> Measurement:
     """Measure one file. Never raises for a bad file: the measurement's `reason` says what is wrong.
 
     Args:
         path: any file.
-        readers: those to try, in order; the other one counts frames where decord repeats some.
+        reader: "decord" for a file that PyAV has crashed on.
+        seconds: after which the caller stops waiting: a file that takes most of it gets no proven entries.
     """
     facts: dict[str, Any] = {}
     try:
         facts |= _stat(path)
         facts["sha256"] = sha256_of(path)
-        return Measurement(**facts, **_decode(path, readers))
+        return Measurement(**facts, **_decode(path, reader, seconds))
     except VideoError as error:
         return Measurement(**facts, reason=error.reason, message=str(error))
     except MemoryError:
@@ -76,79 +84,46 @@ def _stat(path: Path) -> dict[str, int]:
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
-def _decode(path: Path, readers: tuple[str, ...]) -> dict[str, Any]:
-    declared, rotation, error = _header(path)
-    for reader in readers:
-        try:
-            found = _one_pass(path, reader)
-        except VideoError as failure:
-            error = error or failure if reader == "decord" else failure
-            continue
-        if reader == "decord" and (found["repeated_run"] > 1 or found["frames_decoded"] < declared):
-            # Equal neighbours may be a still scene, or decord standing in for frames that do not decode;
-            # and some headers make it stop early. The other reader counts honestly.
-            declared = max(declared, found["frames_decoded"])
-            second = _one_pass(path, "pyav")
-            if second["frames_decoded"] != found["frames_decoded"]:
-                found = second
-        return found | {"frames_declared": max(declared, found["frames_decoded"]), "rotation": rotation}
-    raise error if error else VideoError("undecodable", f"{path}: no reader was tried")
+def _decode(path: Path, reader: str, seconds: float) -> dict[str, Any]:
+    return _by_decord(path) if reader == "decord" else _by_pyav(path, seconds)
 
 
-def _header(path: Path) -> tuple[int, int, VideoError | None]:
-    """Declared frames (0: none), rotation, and PyAV's error, which tells the reason better than decord's."""
-    try:
-        with open_video(path, "pyav") as header:
-            return getattr(header, "declared", 0), header.rotation, None
-    except VideoError as error:
-        return 0, 0, error
+def _by_pyav(path: Path, seconds: float) -> dict[str, Any]:
+    name = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
+    sniff(name)
+    began = time.monotonic()
+    found = survey(name)
+    count = len(found.digests)
+    left = PROOF_SHARE * seconds - (time.monotonic() - began)
+    return {
+        "frames_declared": max(found.expected, count),
+        "frames_decoded": count,
+        "repeated_run": found.repeated_run,
+        "fps": found.fps,
+        "width": found.width,
+        "height": found.height,
+        "rotation": found.rotation,
+        "reader": "pyav",
+        "jumps": prove(name, found, left).text(),
+    }
 
 
-def _one_pass(path: Path, reader: str) -> dict[str, Any]:
-    with open_video(path, reader) as video:  # type: ignore[arg-type]
-        frames = _Counted(video.all_frames())
-        try:
-            longest = _longest_run(frames)
-        except VideoError as error:
-            if 0 < frames.count < video.num_frames * (1 - MISSING_SHARE):
-                told = f"{frames.count} of {video.num_frames} declared frames decode, then: {error}"
-                raise VideoError("declared_more_than_decoded", told) from None
-            raise
+def _by_decord(path: Path) -> dict[str, Any]:
+    """For what PyAV crashes on. Where frames do not decode decord repeats others silently, so it may repeat none."""
+    with open_video(path, "decord") as video:
+        run = longest = count = 0
+        previous: np.ndarray | None = None
+        for frame in video.all_frames():
+            run = run + 1 if previous is not None and np.array_equal(frame, previous) else 1
+            longest, previous, count = max(longest, run), frame, count + 1
+        if longest > 1:
+            raise VideoError("crashed", "PyAV crashed, and decord repeats frames that may stand for missing ones")
         return {
-            "frames_decoded": frames.count,
+            "frames_declared": video.num_frames,
+            "frames_decoded": count,
             "repeated_run": longest,
             "fps": video.fps,
             "width": video.width,
             "height": video.height,
-            "reader": video.reader,
+            "reader": "decord",
         }
-
-
-class _Counted:
-    """Frames, counted as they pass."""
-
-    def __init__(self, frames: Iterator[np.ndarray]) -> None:
-        self._frames = frames
-        self.count = 0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for frame in self._frames:
-            self.count += 1
-            yield frame
-
-
-def _longest_run(frames: Iterable[np.ndarray]) -> int:
-    """Length of the longest run of equal neighbours; 1 where all differ, 0 without frames."""
-    run = longest = 0
-    previous: np.ndarray | None = None
-    for frame in frames:
-        run = run + 1 if previous is not None and _equal(frame, previous) else 1
-        longest = max(longest, run)
-        previous = frame
-    return longest
-
-
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures are the same. The bytes of the middle row tell most apart at hardly any cost."""
-    middle = len(one) // 2
-    return one[middle].tobytes() == other[middle].tobytes() and np.array_equal(one, other)

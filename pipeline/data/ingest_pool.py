@@ -19,14 +19,12 @@ from pipeline.data.decoder_process import START_SECONDS, DecoderProcess, Limits
 from pipeline.data.ingest_measure import Measurement
 from pipeline.errors import EverestError
 
-BOTH_READERS = ("decord", "pyav")
-
 
 @dataclass
 class _Job:
     index: int
     path: Path
-    readers: tuple[str, ...] = BOTH_READERS
+    reader: str = "pyav"
 
 
 class _Worker(DecoderProcess):
@@ -36,7 +34,7 @@ class _Worker(DecoderProcess):
 
     def take(self, job: _Job) -> None:
         self.job = job
-        self.send([os.fspath(job.path), job.readers])
+        self.send([os.fspath(job.path), job.reader, self.limits.deadline_seconds])
 
 
 def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterator[tuple[int, Measurement]]:
@@ -101,16 +99,16 @@ def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterat
 
 
 def _after_death(worker: _Worker, queue: deque[_Job], limits: Limits) -> Iterator[tuple[int, Measurement]]:
-    """What becomes of the file that a process died over: a second chance with PyAV alone, or a reason."""
+    """What becomes of the file that a process died over: a second chance with decord, or a reason."""
     job = worker.job
     if job is None:
         raise EverestError(
             f"a decoding process ended by itself (exit code {worker.process.wait()}): {worker.complaint()[-400:]} "
-            "Cure: raise ingest.memory_gib, and see whether `everest doctor` finds both decoders."
+            "Cure: raise ingest.memory_gib, and see what `everest doctor` says of the decoders."
         )
     reason = worker.died_of()
-    if reason == "crashed" and len(job.readers) > 1:
-        queue.append(_Job(job.index, job.path, ("pyav",)))
+    if reason == "crashed" and job.reader == "pyav":
+        queue.append(_Job(job.index, job.path, "decord"))
     else:
         yield job.index, _failed(job.path, reason, limits)
 

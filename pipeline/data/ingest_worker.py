@@ -1,7 +1,7 @@
 """A process that measures one video after another for `ingest_pool`, and may be killed at any moment.
 
-Requests are [path, readers]. A decoder that spins while it holds Python's lock, eats memory or crashes takes down this
-process only.
+Requests are [path, reader, seconds]. A decoder that spins while it holds Python's lock, eats memory or crashes takes
+down this process only.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pipeline.data.decoder_process import serve
 from pipeline.data.ingest_measure import measure
 
 
-def _answer(name: str, readers: list[str]) -> dict[str, Any]:
-    return measure(Path(name), tuple(readers)).as_dict()
+def _answer(name: str, reader: str, seconds: float) -> dict[str, Any]:
+    return measure(Path(name), reader, seconds).as_dict()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ REASONS: dict[str, str] = {
     "not_a_file": "a folder, link to nowhere, pipe or device where a file was expected",
     "bad_name": "its name is not valid UTF-8, so no table can hold it",
     "empty": "zero bytes",
-    "not_a_video": "neither reader recognises a video in it (text, a web page, a playlist)",
+    "not_a_video": "no video is recognised in it (text, a web page, a playlist)",
     "truncated": "starts like a video, but its index or its data is cut off",
     "no_video_stream": "holds sound or subtitles only",
-    "unsupported_codec": "neither reader has a decoder for its codec",
+    "unsupported_codec": "there is no decoder for its codec",
     "no_frames": "a video stream without one decodable frame",
     "undecodable": "decoding fails within the file",
+    "askew": "its display matrix turns it by an angle that is no quarter turn",
     "declared_more_than_decoded": "far fewer frames decode than the header declares",
     "repeated_frames": "one frame is repeated for longer than ingest.max_repeated_run",
     "too_short": "fewer frames than ingest.min_frames",
@@ -21,7 +22,7 @@ REASONS: dict[str, str] = {
     "no_duration": "neither duration nor frame rate can be told",
     "deadline": "not decoded within ingest.deadline_seconds; its process was killed",
     "memory": "needs more than ingest.memory_gib to decode",
-    "crashed": "the decoder crashed with every reader",
+    "crashed": "both decoders crashed on it",
     "duplicate": "the same bytes as another video, which is kept",
     "wrong_hash": "its SHA-256 is not the one that its source lists",
 }
@@ -29,9 +30,8 @@ REASONS: dict[str, str] = {
 #: The smallest side that holds a token (METHOD: patches of 16 pixels).
 MIN_SIDE = 16
 
-#: Headers are often off by a frame or two (edit lists, dropped last frames), and then the true length is
-#: used.
-#: A file that lost more than a tenth of its frames is a damaged one.
+#: Headers are often off by a frame or two, and then the true length is used. A file that lost more than a tenth of its
+#: frames is a damaged one.
 MISSING_SHARE = 0.1
 
 

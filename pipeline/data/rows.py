@@ -70,6 +70,7 @@ def _row(video: ListedVideo, found: Measurement, split: int, reason: str) -> dic
         "height": found.height,
         "rotation": found.rotation,
         "reader": found.reader,
+        "jumps": found.jumps,
         "repeated_run": found.repeated_run,
         "status": "quarantined" if reason else "ok",
         "reason": reason,

@@ -12,7 +12,7 @@ from pipeline.evaluation.views import view_frames
 
 
 def _answer(
-    name: str, reader: Literal["auto", "pyav"], frames: int, step: int, segments: int, target: int
+    name: str, reader: Literal["pyav", "decord"], frames: int, step: int, segments: int, target: int
 ) -> dict[str, Any]:
     """Write the frames of all views as .npy to the descriptor `target`.
 

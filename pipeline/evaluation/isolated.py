@@ -67,11 +67,11 @@ class IsolatedViews:
         seat = self._free.get()
         try:
             try:
-                count, pictures = self._ask(seat, file, "auto", how)
+                count, pictures = self._ask(seat, file, "pyav", how)
             except VideoError as error:
                 if error.reason != "crashed":
                     raise
-                count, pictures = self._ask(seat, file, "pyav", how)
+                count, pictures = self._ask(seat, file, "decord", how)
             # Cut while the seat is ours: the pictures lie in memory that its next video is written to.
             if short_side is not None:
                 pictures = shrink(pictures, short_side)

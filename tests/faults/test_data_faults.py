@@ -98,7 +98,7 @@ def test_a_spinning_decoder_stalls_for_its_deadline_only(
     tmp_path: Path, limits: IngestParams, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "before").mkdir()
-    (tmp_path / "before/decord.py").write_text(test_ingest.BAD_DECORD)
+    (tmp_path / "before/av.py").write_text(test_ingest.BAD_AV)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "before"))
     good = [f"good{number}.mp4" for number in range(20)]
     for number, name in enumerate([*good, "spin.mp4"]):
@@ -131,7 +131,7 @@ def test_declared_frames_that_do_not_decode_are_never_scored(
         if verdict(found, limits):
             refused += 1
             continue
-        frames = list(open_video(tmp_path / name, found.reader).all_frames())  # type: ignore[arg-type]
+        frames = list(open_video(tmp_path / name, found.reader).all_frames())
         equal = sum(np.array_equal(a, b) for a, b in itertools.pairwise(frames))
         repeated += equal + (len(frames) != found.frames_decoded)
     record(13, "headers that declare more frames than decode", len(names), repeated, f"{refused} refused")

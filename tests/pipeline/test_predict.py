@@ -37,7 +37,7 @@ from pipeline.tracking.models import sha256
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 import sample_videos
 from small_benchmark import make, params
-from test_ingest import BAD_DECORD
+from test_ingest import BAD_AV
 
 NAMES = ["falls", "rises", "turns"]
 
@@ -97,7 +97,7 @@ def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
     plain = command([str(tmp_path / "videos")], str(model))["predictions"]
     assert len(plain) == 5
     (tmp_path / "before").mkdir()
-    (tmp_path / "before/decord.py").write_text(BAD_DECORD)
+    (tmp_path / "before/av.py").write_text(BAD_AV)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "before"))
     text = (root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("deadline_seconds: 60.0", "deadline_seconds: 8.0"))
@@ -109,7 +109,7 @@ def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
     }
     assert (found["videos_ok"], found["videos_total"]) == (3, 5)
     told = {Path(row["video"]).name: row["probability"] for row in plain}
-    for row in found["predictions"]:  # crash.mp4 among them: PyAV reads what decord fell over
+    for row in found["predictions"]:  # crash.mp4 among them: decord reads what PyAV fell over
         assert row["probability"] == told[Path(row["video"]).name]
     assert len(list(Path("pictures").iterdir())) == 3
     assert [child for child in psutil.Process().children() if "frames_worker" in str(child.cmdline())] == []

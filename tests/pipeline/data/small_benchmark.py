@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import layout, manifest
+from pipeline.data.ingest_measure import measure
 from pipeline.data.video import write_video
 from pipeline.params import Params, check_params, load_params
 
@@ -81,7 +82,8 @@ def make(
                 "width": width,
                 "height": height,
                 "rotation": 0,
-                "reader": "decord",
+                "reader": "pyav",
+                "jumps": measure(path).jumps,
                 "repeated_run": 0,
                 "status": "ok",
                 "reason": "",

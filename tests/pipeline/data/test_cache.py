@@ -51,7 +51,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decoded(video: str) -> np.ndarray:
-    with open_video(layout.raw_dir("small") / f"{video}.mp4", "decord") as reader:
+    with open_video(layout.raw_dir("small") / f"{video}.mp4") as reader:
         return reader.frames(range(reader.num_frames))
 
 

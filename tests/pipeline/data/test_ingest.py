@@ -19,35 +19,34 @@ from pipeline.data.sources import ListedVideo, Listing
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 
-#: Stands before the real decord and misbehaves by a file's name.
-BAD_DECORD = """
+#: Stands before the real PyAV and misbehaves by a file's name.
+BAD_AV = """
 import ctypes, os, sys
 _here = os.path.dirname(os.path.abspath(__file__))
 sys.path.remove(_here)
-del sys.modules["decord"]
-import decord as _real
+del sys.modules["av"]
+import av as _real
 sys.path.insert(0, _here)
-_Reader = _real.VideoReader
-class VideoReader(_Reader):
-    def __init__(self, path, *args, **kwargs):
-        name = os.path.basename(path)
-        if name.startswith("spin"):
-            ctypes.PyDLL(None).sleep(1000)  # holds the lock: no signal handler, no thread runs
-        if name.startswith("crash"):
-            ctypes.string_at(0)
-        if name.startswith("greedy"):
-            self.hoard = [bytearray(1 << 28) for _ in range(64)]
-        super().__init__(path, *args, **kwargs)
-_real.VideoReader = VideoReader
-sys.modules["decord"] = _real
+_open = _real.open
+def open(path, *args, **kwargs):
+    name = os.path.basename(path)
+    if name.startswith("spin"):
+        ctypes.PyDLL(None).sleep(1000)  # holds the lock: no signal handler, no thread runs
+    if name.startswith("crash"):
+        ctypes.string_at(0)
+    if name.startswith("greedy"):
+        hoard = [bytearray(1 << 28) for _ in range(64)]
+    return _open(path, *args, **kwargs)
+_real.open = open
+sys.modules["av"] = _real
 """
 
 
 @pytest.fixture
-def bad_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def bad_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "before"
     folder.mkdir()
-    (folder / "decord.py").write_text(BAD_DECORD)
+    (folder / "av.py").write_text(BAD_AV)
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
@@ -76,12 +75,12 @@ def test_what_a_good_video_holds_is_recorded(tmp_path: Path, limits: IngestParam
     sample_videos.write(tmp_path / "clip.mp4", frames=20)
     found = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
     assert (found.frames_declared, found.frames_decoded, found.width, found.height) == (20, 20, 64, 64)
-    assert (found.reader, found.rotation, found.repeated_run, found.fps) == ("decord", 0, 1, 25.0)
+    assert (found.reader, found.rotation, found.repeated_run, found.fps) == ("pyav", 0, 1, 25.0)
     assert found.bytes == (tmp_path / "clip.mp4").stat().st_size
     assert len(found.sha256) == 64
 
 
-@pytest.mark.usefixtures("bad_decord")
+@pytest.mark.usefixtures("bad_pyav")
 def test_a_decoder_that_spins_with_the_lock_held_is_killed_at_its_deadline(
     tmp_path: Path, limits: IngestParams
 ) -> None:
@@ -103,16 +102,16 @@ def test_a_decoder_that_spins_with_the_lock_held_is_killed_at_its_deadline(
     assert seconds < 25
 
 
-@pytest.mark.usefixtures("bad_decord")
+@pytest.mark.usefixtures("bad_pyav")
 def test_a_crash_costs_no_other_file_and_gets_a_second_reader(tmp_path: Path, limits: IngestParams) -> None:
     for number, name in enumerate(("a.mp4", "crash.mp4", "b.mp4")):
         sample_videos.write(tmp_path / name, seed=number)
     measured = ingest(tmp_path, ["a.mp4", "crash.mp4", "b.mp4"], limits)
     assert {name: found.reason for name, found in measured.items()} == dict.fromkeys(measured, "")
-    assert measured["crash.mp4"].reader == "pyav"
+    assert measured["crash.mp4"].reader == "decord"
 
 
-@pytest.mark.usefixtures("bad_decord")
+@pytest.mark.usefixtures("bad_pyav")
 def test_a_decoder_that_wants_too_much_memory_is_stopped(tmp_path: Path, limits: IngestParams) -> None:
     for number, name in enumerate(("a.mp4", "greedy.mp4", "b.mp4")):
         sample_videos.write(tmp_path / name, seed=number)
@@ -129,7 +128,7 @@ def test_a_real_file_may_exceed_the_deadline_or_the_memory(tmp_path: Path, limit
     ingest(tmp_path, ["good.mp4"], limits)  # the good one is known, so only the huge one is tried
     late = ingest(tmp_path, names, quick(limits, deadline_seconds=1.0))
     assert {name: late[name].reason for name in names} == {"huge.mp4": "deadline", "good.mp4": ""}
-    greedy = ingest(tmp_path, names, quick(limits, deadline_seconds=59.0, memory_gib=1.0))
+    greedy = ingest(tmp_path, names, quick(limits, deadline_seconds=59.0, memory_gib=0.65))
     assert {name: greedy[name].reason for name in names} == {"huge.mp4": "memory", "good.mp4": ""}
 
 

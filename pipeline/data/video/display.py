@@ -1,0 +1,67 @@
+"""How a video's pictures are turned and mirrored before they are shown, as its display matrix says."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.video.reader import VideoError
+
+#: [degrees] A matrix that is off a quarter turn by more is refused.
+TOLERANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Turned counter-clockwise by `rotation` degrees, after mirroring left and right where `mirrored`."""
+
+    rotation: int = 0
+    mirrored: bool = False
+
+    @property
+    def swaps_sides(self) -> bool:
+        return self.rotation in (90, 270)
+
+    def shown(self, picture_HWC: np.ndarray) -> np.ndarray:
+        """The picture as it is shown."""
+        if not self.rotation and not self.mirrored:
+            return picture_HWC
+        mirrored = picture_HWC[:, ::-1] if self.mirrored else picture_HWC
+        return np.ascontiguousarray(np.rot90(mirrored, self.rotation // 90))
+
+
+UPRIGHT = Orientation()
+
+
+def display_matrix(frame: Any) -> bytes:
+    """The display matrix of a decoded picture as stored, b"" where it has none."""
+    # Most pictures have none, and asking costs less than looking for it.
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return bytes(data)
+    return b""
+
+
+def orientation(matrix: bytes) -> Orientation:
+    """What a display matrix of FFmpeg asks for: a point (x, y) is shown at (a x + c y, b x + d y).
+
+    Raises:
+        VideoError: it turns by an angle that is no quarter turn, or it is no turn at all.
+    """
+    if not matrix:
+        return UPRIGHT
+    a, b, _, c, d, *_ = (value / 65536 for value in struct.unpack("=9i", matrix))
+    across, down = math.hypot(a, b), math.hypot(c, d)
+    if not across or not down:
+        return UPRIGHT  # as FFmpeg shows it: such a matrix has no angle
+    mirrored = a * d - b * c < 0
+    # Where the picture's x axis points after mirroring; in pictures y grows downwards.
+    angle = math.degrees(math.atan2(-b, a)) if not mirrored else math.degrees(math.atan2(b, -a))
+    quarters = round(angle / 90)
+    if abs(angle - 90 * quarters) > TOLERANCE:
+        raise VideoError("askew", f"its display matrix turns it by {angle % 360:.0f} degrees")
+    return Orientation(90 * (quarters % 4), mirrored)

@@ -1,0 +1,230 @@
+"""PyAV's reader: counts pictures from the start, or enters a file where ingest has proven that it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.video.display import UPRIGHT, Orientation, display_matrix, orientation
+from pipeline.data.video.jumps import Jumps
+from pipeline.data.video.reader import VideoError, VideoReader, first_line, missing_frame
+from pipeline.data.video.stream import open_stream, packets, pictures, rate
+
+
+class PyavReader(VideoReader):
+    def __init__(self, path: str, frames: int = 0, jumps: Jumps | None = None) -> None:
+        """Open a file.
+
+        Args:
+            path: absolute.
+            frames: pictures of a sequential pass, where somebody knows; else they are counted when asked for.
+            jumps: proven for this file by ingest.
+
+        Raises:
+            VideoError: it does not open; without `jumps` also where not one picture decodes.
+        """
+        from av.video.reformatter import VideoReformatter
+
+        self.reader = "pyav"
+        # One for all frames: to set up a conversion costs five times the conversion of a 340x256 frame.
+        self._reformatter = VideoReformatter()
+        self._path = path
+        self._frames = frames
+        self._jumps = jumps or Jumps()
+        self._size: tuple[int, int] | None = None
+        self._orientation: Orientation = UPRIGHT
+        #: A pass that has given its first picture only, to be gone on with.
+        self._begun: Iterator[Any] | None = None
+        self._fresh = True
+        self._container, self._stream = open_stream(path)
+        self._fps = rate(self._stream)
+        if not self._jumps:
+            try:
+                self._look()
+            except VideoError:
+                self.close()
+                raise
+
+    @property
+    def num_frames(self) -> int:  # type: ignore[override]
+        """As the manifest says; where it was not told, all pictures are decoded once to count them."""
+        if not self._frames:
+            self._frames = sum(1 for _ in self._pass())
+        return self._frames
+
+    @property
+    def fps(self) -> float:  # type: ignore[override]
+        if not self._fps:
+            self._fps = rate_of([picture.pts for picture in self._pass()], self._stream)
+        return self._fps
+
+    @property
+    def height(self) -> int:  # type: ignore[override]
+        width, height = self._look()
+        return width if self._orientation.swaps_sides else height
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        width, height = self._look()
+        return height if self._orientation.swaps_sides else width
+
+    @property
+    def rotation(self) -> int:  # type: ignore[override]
+        self._look()
+        return self._orientation.rotation
+
+    def all_frames(self) -> Iterator[np.ndarray]:
+        for picture in self._pass():
+            yield self._rgb(picture)
+
+    def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        if not len(wanted):
+            return
+        picked = self._jump(wanted) if self._jumps else self._count(wanted)
+        for picture in picked:
+            yield self._rgb(picture)
+
+    def close(self) -> None:
+        self._begun = None
+        self._container.close()
+
+    def _count(self, wanted: Sequence[int]) -> Iterator[Any]:
+        waiting = iter(wanted)
+        upcoming = next(waiting, None)
+        for number, picture in enumerate(self._pass()):
+            if number == upcoming:
+                yield picture
+                upcoming = next(waiting, None)
+                if upcoming is None:
+                    return
+        assert upcoming is not None
+        raise missing_frame(upcoming)
+
+    def _jump(self, wanted: Sequence[int]) -> Iterator[Any]:
+        """As `_count`, from the last proven entry on. Frame n is the one with the n-th time of all packets; one that is
+        not wanted is skipped by the decoder where no other refers to it (most B-frames), which in H.264 changes no
+        other picture."""
+        first, start = self._jumps.before(wanted[0])
+        self._reopen()
+        if first:
+            self._enter(start)
+        stored: list[Any] = []
+        times: list[int] = []
+        # Pictures are stored out of order, by so many places at most: beyond those no earlier time can come.
+        enough = wanted[-1] - first + 2 * self._jumps.reorder + 2
+        for packet in packets(self._container, self._stream, self._path):
+            stored.append(packet)
+            if packet.size and packet.pts is not None and packet.pts >= start and not packet.is_discard:
+                times.append(packet.pts)
+                if len(times) == enough:
+                    break
+        times.sort()
+        if not times or times[0] != start:
+            raise VideoError("undecodable", f"{self._path} is not the file that was verified: no frame at its entry")
+        missing = next((number for number in wanted if number - first >= len(times)), None)
+        waiting = [times[number - first] for number in wanted if number - first < len(times)]
+        needed, place = set(waiting), 0
+        codec = self._stream.codec_context
+        try:
+            for picture in chain(self._decoded(stored, needed), self._flushed(stored)):
+                if place < len(waiting) and picture.pts == waiting[place]:
+                    yield picture
+                    place += 1
+                    if place == len(waiting) and missing is None:
+                        return
+        finally:
+            codec.skip_frame = "DEFAULT"
+        raise missing_frame(wanted[place] if missing is None else missing)
+
+    def _enter(self, time: int) -> None:
+        import av
+
+        try:
+            enter(self._container, self._stream, time)
+        except av.FFmpegError as error:
+            raise VideoError("undecodable", f"{self._path} cannot be entered at {time}: {error}") from None
+
+    def _decoded(self, stored: Sequence[Any], needed: set[int]) -> Iterator[Any]:
+        if not self._jumps.skippable:
+            yield from pictures(iter(stored), self._path)
+            return
+        codec = self._stream.codec_context
+
+        def watched() -> Iterator[Any]:
+            for packet in stored:
+                codec.skip_frame = "DEFAULT" if packet.pts in needed or not packet.size else "NONREF"
+                yield packet
+
+        yield from pictures(watched(), self._path)
+
+    def _flushed(self, stored: Sequence[Any]) -> Iterator[Any]:
+        """What the decoder still holds back, where packets were not read to the end."""
+        import av
+
+        if stored and stored[-1].size:
+            try:
+                yield from self._stream.codec_context.decode(None)
+            except av.FFmpegError as error:
+                raise VideoError("undecodable", f"PyAV cannot decode it: {first_line(error)}") from None
+
+    def _pass(self) -> Iterator[Any]:
+        """The pictures of a pass from the start."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            return begun
+        self._reopen()
+        return pictures(packets(self._container, self._stream, self._path), self._path)
+
+    def _look(self) -> tuple[int, int]:
+        """Width and height as stored, from the first picture, which the next pass begins with."""
+        if self._size is None:
+            begun = self._pass()
+            first = next(begun, None)
+            if first is None:
+                raise VideoError("no_frames", "not one frame decodes")
+            self._see(first)
+            self._begun = chain([first], begun)
+        assert self._size is not None
+        return self._size
+
+    def _see(self, picture: Any) -> None:
+        self._size = (picture.width, picture.height)
+        self._orientation = orientation(display_matrix(picture))
+
+    def _reopen(self) -> None:
+        # A rewound container is not a new one: transport streams lose their first pictures, others cannot seek.
+        self._begun = None
+        if not self._fresh:
+            self._container.close()
+            self._container, self._stream = open_stream(self._path)
+        self._fresh = False
+
+    def _rgb(self, picture: Any) -> np.ndarray:
+        if self._size is None:
+            self._see(picture)
+        assert self._size is not None
+        # Where the size changes within the stream, every frame gets the size of the first.
+        # One thread: the default takes every core, and on a busy machine waits for them.
+        rgb = self._reformatter.reformat(picture, self._size[0], self._size[1], format="rgb24", threads=1)
+        # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
+        plane: Any = rgb.planes[0]
+        rows: np.ndarray = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        stored = rows[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+        return self._orientation.shown(stored)
+
+
+def enter(container: Any, stream: Any, time: int) -> None:
+    """Go to the keyframe at or before a time; on a container just opened, as ingest does it when it proves entries."""
+    container.seek(time, stream=stream, any_frame=False, backward=True)
+
+
+def rate_of(times: Sequence[int | None], stream: Any) -> float:
+    """Frames per second that pictures were shown at; 0 where they have no times."""
+    known = [time for time in times if time is not None]
+    if len(known) < 2 or len(known) < len(times) or not stream.time_base:
+        return 0.0
+    span = (max(known) - min(known)) * stream.time_base
+    return float((len(known) - 1) / span) if span > 0 else 0.0

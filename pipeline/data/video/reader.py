@@ -1,0 +1,98 @@
+"""What every reader of a video promises, and the error that all of them raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from pipeline.errors import EverestError
+
+ReaderName = Literal["pyav", "decord"]
+
+
+class VideoError(EverestError):
+    """A video that cannot be read. `reason` is a code of `pipeline.data.reasons`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class VideoReader:
+    """An open video. Use as a context manager, or let it go out of scope.
+
+    Frame n is the n-th picture of one sequential pass over the best video stream, in order of presentation.
+
+    Attributes:
+        reader: "pyav" or "decord".
+        num_frames: pictures of that pass: as the manifest says, else counted by a pass.
+        fps: average frames per second, 0 where nothing tells.
+        width, height: in pixels, as shown.
+        rotation: degrees, counter-clockwise, that were applied: 0, 90, 180 or 270.
+    """
+
+    reader: ReaderName
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    rotation: int
+
+    def all_frames(self) -> Iterator[np.ndarray]:
+        """Every frame in order, uint8 RGB [H, W, 3], perhaps read-only, in one pass; read nothing else meanwhile."""
+        raise NotImplementedError
+
+    def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames of these ascending numbers, uint8 RGB [H, W, 3], in one pass; no other frame becomes RGB.
+
+        Raises:
+            VideoError: a frame does not decode, or the video ends before it.
+        """
+        raise NotImplementedError
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """uint8 RGB [len(indices), H, W, 3]; indices in any order, repeats allowed.
+
+        Raises:
+            VideoError: a frame does not decode, or an index is outside the file.
+        """
+        wanted = [int(index) for index in indices]
+        if not wanted:
+            return np.zeros((0, self.height, self.width, 3), np.uint8)
+        if min(wanted) < 0:
+            raise missing_frame(min(wanted))
+        numbers = sorted(set(wanted))
+        rows = {number: row for row, number in enumerate(numbers)}
+        pictures: np.ndarray | None = None
+        for row, picture in enumerate(self.pick(numbers)):
+            if pictures is None:
+                pictures = np.empty((len(numbers), *picture.shape), np.uint8)
+            pictures[row] = picture
+        assert pictures is not None
+        return pictures if wanted == numbers else pictures[[rows[number] for number in wanted]]
+
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def missing_frame(number: int) -> VideoError:
+    """The error for a frame that the video does not have."""
+    return VideoError(
+        "declared_more_than_decoded",
+        f"frame {number} was asked for, the video does not hold it. "
+        "Cure: run the download stage again, so that the manifest records its true length.",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,142 @@
+"""One pass over a video's best stream with PyAV: what the numbers of all frames are counted by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.data.video.reader import VideoError, first_line
+
+#: Text files that FFmpeg would follow to other files or to the network.
+PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
+
+
+def open_stream(path: str) -> tuple[Any, Any]:
+    """An open container and its best video stream, which decodes in one thread.
+
+    Args:
+        path: absolute, so that FFmpeg never sees a protocol.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video stream that can be decoded.
+    """
+    import av
+
+    try:
+        # The whitelist: no file may make FFmpeg open a network address.
+        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError, UnicodeEncodeError) as error:
+        raise VideoError(_why(error, path), f"PyAV cannot open it: {first_line(error)}") from None
+    stream: Any = container.streams.best("video")
+    if stream is None:
+        container.close()
+        raise VideoError("no_video_stream", "the file holds no video stream")
+    if stream.codec_context is None:
+        container.close()
+        raise VideoError("unsupported_codec", "PyAV has no decoder for its codec")
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def packets(container: Any, stream: Any, path: str) -> Iterator[Any]:
+    """The stream's packets as stored; the last one is empty and flushes the decoder.
+
+    Raises:
+        VideoError: the file cannot be read on.
+    """
+    import av
+
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError as error:
+        raise _undecodable(error, path) from None
+
+
+def pictures(packets: Iterator[Any], path: str) -> Iterator[Any]:
+    """The decoded pictures of packets in the order of presentation.
+
+    What stands before the first keyframe may not decode (recordings and clips cut by stream copy begin so): it is left
+    out, as players do.
+
+    Raises:
+        VideoError: a later packet does not decode, or not one does.
+    """
+    import av
+
+    started, decoded = False, False
+    failure: Exception | None = None
+    for packet in packets:
+        started = started or packet.is_keyframe
+        try:
+            found = packet.decode()
+        except av.FFmpegError as error:
+            if started:
+                raise _undecodable(error, path) from None
+            failure = failure or error
+            continue
+        decoded = decoded or bool(found)
+        yield from found
+    if failure is not None and not decoded:
+        raise _undecodable(failure, path) from None
+
+
+def rate(stream: Any) -> float:
+    """Frames per second as the header says, 0 where it does not: FFmpeg then guesses one frame a tick of the clock."""
+    guessed = stream.guessed_rate
+    if guessed and stream.time_base and guessed * stream.time_base == 1:
+        guessed = 0
+    return float(stream.average_rate or guessed or 0)
+
+
+def sniff(path: str) -> None:
+    """Refuse what needs no decoder to be refused.
+
+    Raises:
+        VideoError: no such file, not readable, empty, or a playlist.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - `path` is a plain string on purpose
+            head = file.read(16)
+    except FileNotFoundError:
+        raise VideoError("missing", f"{path} does not exist") from None
+    except OSError as error:
+        raise VideoError("unreadable", f"{path} cannot be read: {error.strerror}") from None
+    if not head:
+        raise VideoError("empty", f"{path} is empty")
+    if head.lstrip(b"\xef\xbb\xbf").startswith(PLAYLISTS):
+        raise VideoError("not_a_video", f"{path} is a playlist, not a video")
+
+
+def _undecodable(error: Exception, path: str) -> VideoError:
+    reason = _why(error, path)
+    if reason in ("truncated", "not_a_video"):  # it was recognised: what is wrong are its data
+        reason = "undecodable"
+    return VideoError(reason, f"PyAV cannot decode it: {first_line(error)}")
+
+
+def _why(error: Exception, path: str) -> str:
+    import av
+
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, av.DecoderNotFoundError):
+        return "unsupported_codec"
+    if isinstance(error, (av.InvalidDataError, av.EOFError, ValueError)):
+        return "truncated" if _looks_like_video(path) else "not_a_video"
+    if isinstance(error, av.OSError if hasattr(av, "OSError") else OSError):
+        return "unreadable"
+    return "undecodable"
+
+
+def _looks_like_video(path: str) -> bool:
+    """The magic numbers of ISO media, Matroska, RIFF, MPEG and Flash: a damaged file keeps them."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] in (
+        b"\x1aE\xdf\xa3",
+        b"RIFF",
+        b"FLV\x01",
+        b"\x00\x00\x01\xba",
+        b"OggS",
+        b"0&\xb2u",
+    )
