@@ -11,17 +11,26 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline import consistency, names, rand_augment
 from pipeline.errors import InputError
+from pipeline.params_file import read_mapping
 from pipeline.strategies import strategy_facts
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+#: AdamW refuses 1.
+Beta = Annotated[float, Field(ge=0, lt=1)]
+#: Every number ends somewhere: beyond these bounds lie slips of the pen, which would fail after hours or for want of
+#: memory.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Workers = Annotated[int, Field(ge=1, le=1024)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+#: A folder or a file, wherever it lies.
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(names.printable_text)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
 #: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
@@ -45,18 +54,33 @@ def compared_strategies() -> dict[str, dict[str, Any]]:
     Strategies that do not select frames see the clip as it comes, and the ratio of kept tokens is 1 where it means
     nothing. Those whose compute it bounds are also compared with another one: `everest-keep-0.4`.
     """
-    names: dict[str, dict[str, Any]] = {}
+    arms: dict[str, dict[str, Any]] = {}
     for name in PRETRAINING:
         facts = strategy_facts()[name]
         overrides: dict[str, Any] = {"pretrain.strategy": name}
         if not facts.uses_keep_ratio:
             overrides["pretrain.keep_ratio"] = 1.0
         if facts.selects_frames:
-            names[facts.label] = overrides
+            arms[facts.label] = overrides
             names[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
         else:
-            names[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
-    return {**names, "scratch": {"finetune.init": SCRATCH}}
+            arms[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
+    return {**arms, "scratch": {"finetune.init": SCRATCH}}
+
+
+def _inside_or_absolute(text: str) -> str:
+    """A relative path stays in the project: a run in a worktree would find another folder, or none."""
+    if ".." in Path(text).parts:
+        raise ValueError(
+            f"{text!r} leads out of the project, and elsewhere from a run's worktree. Cure: a folder of the project, "
+            "or an absolute path."
+        )
+    return text
+
+
+def _rand_augment(text: str) -> str:
+    rand_augment.parse(text)
+    return text
 
 
 class Group(BaseModel):
@@ -70,11 +94,11 @@ class GeneratedSource(Group):
 
     kind: Literal["generated"]
     task: Literal["motion", "state_change"]
-    seed: int
+    seed: Seed
     train: Count
     val: Count
     test: Count
-    frames: Annotated[int, Field(ge=4)]
+    frames: Annotated[int, Field(ge=4, le=10_000)]
     size: Annotated[int, Field(ge=32, le=512)]
 
 
@@ -82,16 +106,16 @@ class FolderSource(Group):
     """Videos that already lie in a folder; `annotations` is a CSV/Parquet file, or None for a folder per class."""
 
     kind: Literal["folder"]
-    path: str
-    annotations: str | None = None
+    path: Place
+    annotations: Place | None = None
 
 
 class OfficialSource(Group):
     """The publisher's own addresses (or `mirrors`, tried first); `limit` fetches that many videos only."""
 
     kind: Literal["official"]
-    mirrors: list[str] = []
-    profile: str | None = None
+    mirrors: Annotated[list[Place], Field(max_length=100)] = []
+    profile: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     limit: Count | None = None
 
     @field_validator("mirrors")
@@ -110,10 +134,10 @@ class DataParams(Group):
     """What one benchmark's videos are and how a clip is cut from them."""
 
     dataset: Literal["generated", "folder", "ucf101", "hmdb51", "k400", "ssv2", "oscc"]
-    raw: str | None = None
+    raw: Annotated[str, AfterValidator(names.folder_below)] | None = None
     split: Annotated[int, Field(ge=1, le=3)]
-    classes: Annotated[int, Field(ge=2)]
-    frame_step: Count
+    classes: Annotated[int, Field(ge=2, le=100_000)]
+    frame_step: Annotated[int, Field(ge=1, le=10_000)]
     source: Annotated[GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")]
 
     @model_validator(mode="after")
@@ -155,7 +179,7 @@ class FinetuneOverrides(Group):
     drop_path: Probability | None = None
     fc_dropout: Probability | None = None
     layer_decay: Ratio | None = None
-    repeated_augmentation: Count | None = None
+    repeated_augmentation: Annotated[int, Field(ge=1, le=100)] | None = None
     keep_ratio: Ratio | None = None
     label_fraction: Ratio | None = None
     validate_split: Literal["val", "test"] | None = None
@@ -166,7 +190,7 @@ class EvaluateOverrides(Group):
     """Fields of `evaluate` that one benchmark sets for itself."""
 
     split: Literal["test", "val"] | None = None
-    segments: Count | None = None
+    segments: Annotated[int, Field(ge=1, le=1000)] | None = None
     crops: Literal[1, 3] | None = None
 
 
@@ -182,8 +206,8 @@ class ClipParams(Group):
     """The clip that every model of the experiment sees; `source` is where all stages read its frames."""
 
     source: Literal["cache", "videos"]
-    frames: Annotated[int, Field(ge=4)]
-    resolution: Annotated[int, Field(ge=32)]
+    frames: Annotated[int, Field(ge=4, le=1024)]
+    resolution: Annotated[int, Field(ge=32, le=2048)]
 
     @model_validator(mode="after")
     def _whole_tokens(self) -> ClipParams:
@@ -203,7 +227,7 @@ class IngestParams(Group):
     failure_budget: Probability
     min_frames: Count
     max_repeated_run: Count
-    workers: Count
+    workers: Workers
 
 
 class PreprocessParams(Group):
@@ -212,13 +236,13 @@ class PreprocessParams(Group):
 
     store: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-    short_side: Annotated[int, Field(ge=16)]
+    short_side: Annotated[int, Field(ge=16, le=8192)]
     frames: Literal["all", "every", "informative"]
     keep_every: Count
     map_source: Literal["pixels", "embedding"]
-    map_weights: str | None
-    shard_mib: Count
-    workers: Count
+    map_weights: Place | None
+    shard_mib: Annotated[int, Field(ge=1, le=65_536)]
+    workers: Workers
 
 
 class FrameSelection(Group):
@@ -232,7 +256,7 @@ class FrameSelection(Group):
 class PretrainParams(Group):
     corpus: Annotated[list[str], Field(min_length=1)]
     size: Size
-    decoder_depth: Count
+    decoder_depth: Annotated[int, Field(ge=1, le=100)]
     strategy: PretrainStrategy
     keep_ratio: Ratio
     visible_ratio: Ratio
@@ -243,34 +267,24 @@ class PretrainParams(Group):
     accumulate: Count
     base_lr: Positive
     min_lr: NonNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
     eps: Positive
     weight_decay: NonNegative
     clip_grad: Positive | None
-    scales: Annotated[list[Ratio], Field(min_length=1)]
+    scales: Annotated[list[Ratio], Field(min_length=1, max_length=100)]
     flip: Probability
-    repeated_augmentation: Count
+    repeated_augmentation: Annotated[int, Field(ge=1, le=100)]
     precision: Literal["fp32", "bf16", "fp16"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     checkpoint_every_steps: Count
     on_nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: Count
 
-    @model_validator(mode="after")
-    def _visible_within_keep(self) -> PretrainParams:
-        if strategy_facts()[self.strategy].uses_keep_ratio and self.visible_ratio >= self.keep_ratio:
-            raise ValueError(
-                f"visible_ratio = {self.visible_ratio} must be smaller than keep_ratio = {self.keep_ratio}: the "
-                "tokens that are kept but not shown are the ones to reconstruct. Cure: lower visible_ratio or "
-                "raise keep_ratio (paper: 0.1 and 0.3)."
-            )
-        return self
-
 
 class FinetuneParams(Group):
     """`label_fraction`: share of each class's training videos that is used (low-shot protocol); 1 is all."""
 
-    init: str
+    init: Annotated[Place, AfterValidator(_inside_or_absolute)]
     strategy: FinetuneStrategy
     keep_ratio: Ratio
     head: Literal["mean", "attentive"]
@@ -282,7 +296,7 @@ class FinetuneParams(Group):
     accumulate: Count
     base_lr: Positive
     min_lr: NonNegative
-    betas: Annotated[list[Probability], Field(min_length=2, max_length=2)]
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
     eps: Positive
     weight_decay: NonNegative
     clip_grad: Positive | None
@@ -292,12 +306,12 @@ class FinetuneParams(Group):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     mixup: NonNegative
     cutmix: NonNegative
-    rand_augment: str | None
+    rand_augment: Annotated[str, Field(max_length=200), AfterValidator(_rand_augment)] | None
     random_erasing: Probability
     crop_scale: Annotated[list[Ratio], Field(min_length=2, max_length=2)]
     crop_ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     flip: Probability
-    repeated_augmentation: Count
+    repeated_augmentation: Annotated[int, Field(ge=1, le=100)]
     precision: Literal["fp32", "bf16", "fp16"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     validate_split: Literal["val", "test"]
@@ -312,10 +326,10 @@ class EvaluateParams(Group):
     """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC)."""
 
     split: Literal["test", "val"]
-    segments: Count
+    segments: Annotated[int, Field(ge=1, le=1000)]
     crops: Literal[1, 3]
     batch: Count
-    bootstrap: Annotated[int, Field(ge=100)]
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     failure_budget: Probability
 
 
@@ -323,15 +337,15 @@ class ComputeParams(Group):
     """How this machine runs it. Not a dependency of any DVC stage: results do not become stale by it."""
 
     device: Literal["auto", "cpu", "cuda"]
-    ranks: Count
-    threads_per_rank: Count | None
-    loader_workers: Annotated[int, Field(ge=0)]
-    cluster: str | None
+    ranks: Annotated[int, Field(ge=1, le=1024)]
+    threads_per_rank: Workers | None
+    loader_workers: Annotated[int, Field(ge=0, le=1024)]
+    cluster: Place | None
     data_parallel: Literal["ddp", "fsdp"]
     compile: bool
     activation_checkpointing: bool
     stall_seconds: Positive
-    max_restarts: Annotated[int, Field(ge=0)]
+    max_restarts: Annotated[int, Field(ge=0, le=1000)]
 
 
 class CompareParams(Group):
@@ -340,8 +354,8 @@ class CompareParams(Group):
     `benchmarks`: fine-tuned and tested on these; None is all.
     """
 
-    strategies: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    strategies: Annotated[list[str], Field(min_length=1, max_length=100)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)]
     equal: Literal["multiply-adds", "wall-time", "epochs"]
     benchmarks: Annotated[list[str], Field(min_length=1)] | None
 
@@ -363,9 +377,9 @@ class CompareParams(Group):
 class Params(Group):
     """The whole of params.yaml."""
 
-    recipe: str
-    seed: Annotated[int, Field(ge=0)]
-    benchmarks: Annotated[dict[str, BenchmarkParams], Field(min_length=1)]
+    recipe: Annotated[str, AfterValidator(names.recipe_name)]
+    seed: Seed
+    benchmarks: Annotated[dict[str, BenchmarkParams], Field(min_length=1, max_length=100)]
     clip: ClipParams
     ingest: IngestParams
     preprocess: PreprocessParams
@@ -377,23 +391,9 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
-        for key in self.benchmarks:
-            if not key.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(
-                    f"benchmarks.{key}: a benchmark's name may hold letters, digits, '-' and '_' only: it "
-                    "names folders. Cure: rename it."
-                )
-        for key in self.pretrain.corpus:
-            if key not in self.benchmarks:
-                raise ValueError(
-                    f"pretrain.corpus names {key!r}, which is not one of benchmarks: "
-                    f"{', '.join(self.benchmarks)}. Cure: {_nearest(key, self.benchmarks)}"
-                )
-        if self.preprocess.short_side < self.clip.resolution:
-            raise ValueError(
-                f"preprocess.short_side = {self.preprocess.short_side} is smaller than clip.resolution = "
-                f"{self.clip.resolution}: cached frames would be enlarged. Cure: raise short_side."
-            )
+        faults = consistency.faults(self)
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     def finetune_of(self, benchmark: str) -> FinetuneParams:
@@ -433,19 +433,10 @@ def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | No
         overrides: dotted key -> value, applied before the check (`{"finetune.epochs": 2}`).
 
     Raises:
-        InputError: the file is missing or not YAML, or a key or value is wrong; one line for each fault.
+        InputError: the file is missing or not plain YAML, or a key or value is wrong; one line for each fault.
     """
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist. Cure: run in the project's root, or `everest recipe use demo` to write it."
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Cure: mend that line.") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} holds {type(raw).__name__}, expected a mapping. Cure: `everest recipe use demo`.")
+    raw = read_mapping(path)
     for key, value in (overrides or {}).items():
         _set_dotted(raw, key, value)
     return check_params(raw, str(path))
@@ -506,7 +497,10 @@ def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _explain(origin: str, item: Any) -> str:
-    where = [str(part) for part in item["loc"] if str(part) not in ("generated", "folder", "official")]
+    parts = [str(part) for part in item["loc"]]
+    # The kind of a source stands behind `source` in pydantic's place, and is no key.
+    kept = [part for before, part in zip(["", *parts], parts, strict=False) if before != "source" or len(parts) < 5]
+    where = [part[:100] for part in (kept if "source" in parts else parts)]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
         return f"{origin}: {key}: unknown key. Cure: {nearest_key(key)}"
@@ -514,21 +508,35 @@ def _explain(origin: str, item: Any) -> str:
         return f"{origin}: {key}: missing. Cure: add it; `everest recipe show demo` has an example."
     if item["type"] == "value_error":
         message = str(item["ctx"]["error"])
-        return f"{origin}: {key + '.' if key else ''}{message}"
+        if not key:
+            return "\n".join(f"{origin}: {line}" for line in message.splitlines())
+        return f"{origin}: {key}{'.' if isinstance(item['input'], dict) else ': '}{message}"
     message = item["msg"].replace("Input should be", "expected").strip()
-    return f"{origin}: {key} = {item['input']!r}: {message}. Cure: set {key} within that bound."
+    shown = repr(item["input"])
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return f"{origin}: {key} = {shown}: {message}. Cure: {_cure(key, item['input'], item['type'])}"
+
+
+def _cure(key: str, value: Any, fault: str) -> str:
+    if fault in ("float_type", "int_type") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return f"set {key} to a number."
+        return f"YAML reads {value} as text: write {int(number) if fault == 'int_type' else format(number, '.1e')}."
+    return f"set {key} within that bound."
 
 
 def _nearest(key: str, known: Any) -> str:
-    names = list(known)
+    keys = list(known)
     parts = key.split(".")
     if parts[0] == "benchmarks" and len(parts) > 1:
-        names = [name.replace("*", parts[1], 1) for name in names]
-    match = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+        keys = [name.replace("*", parts[1], 1) for name in keys]
+    match = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
     if not match:
         # The right group with a stray leaf, or the right leaf without its group.
-        match = [name for name in names if name.rsplit(".", 1)[-1] == parts[-1]][:1]
-    return f"did you mean {match[0]!r}?" if match else f"use one of: {', '.join(names[:12])}."
+        match = [name for name in keys if name.rsplit(".", 1)[-1] == parts[-1]][:1]
+    return f"did you mean {match[0]!r}?" if match else f"use one of: {', '.join(keys[:12])}."
 
 
 def _walk(group: type[BaseModel], prefix: str) -> list[str]:

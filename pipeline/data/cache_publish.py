@@ -57,15 +57,10 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
     """What params.yaml says about the frames and the maps of one benchmark's cache.
 
     Raises:
-        InputError: the frame step is not a multiple of the stored frames' distance.
+        InputError: `preprocess.map_weights` holds no embedding.
     """
     own, step = params.preprocess, params.benchmark(benchmark).data.frame_step
     keep_every = step if own.frames == "informative" else own.keep_every if own.frames == "every" else 1
-    if step % keep_every:
-        raise InputError(
-            f"preprocess.keep_every = {keep_every} does not divide benchmarks.{benchmark}.data.frame_step = {step}: "
-            f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
-        )
     frames = FrameRule(own.store, own.jpeg_quality, own.short_side, keep_every)
     weights, digest = None, None
     if own.map_source == "embedding" and own.map_weights is not None:

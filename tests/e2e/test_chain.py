@@ -143,7 +143,10 @@ def test_a_second_comparison_computes_nothing_and_dvc_plots_it(finished: Project
 
 
 def test_one_benchmarks_parameter_reruns_only_its_own_stages(finished: Project) -> None:
-    write_overrides(finished.root / "params.yaml", {"benchmarks.motion.finetune.epochs": 1})
+    write_overrides(
+        finished.root / "params.yaml",
+        {"benchmarks.motion.finetune.epochs": 1, "benchmarks.motion.finetune.warmup_epochs": 1.0},
+    )
     done = finished.run("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE))
     assert ran == {"finetune@motion", "evaluate@motion", "report"}

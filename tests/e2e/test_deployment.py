@@ -48,7 +48,7 @@ def deployed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def test_a_deployment_completes_and_unchanged_stages_show_as_cached(deployed: Project) -> None:
     _run(deployed, {})
     assert len(list((deployed.root / "reports").iterdir())) == 1
-    _run(deployed, {"finetune.epochs": 1})
+    _run(deployed, {"finetune.epochs": 1, "finetune.warmup_epochs": 1.0})
     names = _task_states(deployed)
     assert names.count("Cached") == 7  # download, preprocess and corpus of two benchmarks, and pretrain
     assert not list((deployed.root / ".work" / "worktrees").iterdir())

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.params import flatten, known_keys, load_params
+from pipeline.params import Params, check_params, flatten, known_keys, load_params
 
 
 @pytest.fixture
@@ -31,6 +31,25 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"pretrain.base_lr": float("nan")}, ["pretrain.base_lr", "finite"]),
         ({"seed": True}, ["seed = True", "integer"]),
         ({"preprocess.short_side": 32}, ["preprocess.short_side = 32", "clip.resolution"]),
+        ({"recipe": "../x"}, ["recipe: '../x' is no recipe's name"]),
+        ({"compute.ranks": 10**6}, ["compute.ranks = 1000000", "less than or equal to 1024"]),
+        ({"benchmarks.motion.data.source.train": 10**12}, ["source.train = 1000000000000", "1000000"]),
+        ({"benchmarks.motion.data.raw": "../../x"}, ["benchmarks.motion.data.raw: '../../x'", "not absolute"]),
+        ({"benchmarks.motion.data.raw": "/etc"}, ["benchmarks.motion.data.raw: '/etc'"]),
+        ({"finetune.init": "../other"}, ["finetune.init: '../other' leads out of the project"]),
+        ({"finetune.init": "./outputs/pretrain/"}, ["finetune.init", "by another name", "write outputs/pretrain"]),
+        ({"preprocess.map_weights": "a\0b"}, ["preprocess.map_weights", "control character"]),
+        ({"finetune.base_lr": "1e-3"}, ["finetune.base_lr = '1e-3'", "as text: write 1.0e-03"]),
+        ({"pretrain.warmup_epochs": 99.0}, ["pretrain.warmup_epochs = 99 is longer than pretrain.epochs = 24"]),
+        ({"benchmarks.motion.finetune.epochs": 1}, ["finetune.warmup_epochs = 2", "motion.finetune.epochs = 1"]),
+        ({"finetune.rand_augment": "m7-x"}, ["finetune.rand_augment", "'x' is none of"]),
+        ({"ingest.min_frames": 8}, ["clip.frames = 16 is more than ingest.min_frames = 8"]),
+        ({"pretrain.betas": [0.9, 1.0]}, ["pretrain.betas.1 = 1.0", "less than 1"]),
+        ({"finetune.crop_scale": [1.0, 0.5]}, ["finetune.crop_scale", "Cure: [0.5, 1.0]"]),
+        ({"finetune.accumulate": 3}, ["finetune.batch = 32 does not divide by finetune.accumulate = 3"]),
+        ({"pretrain.corpus": ["motion", "motion"]}, ["pretrain.corpus", "2 times"]),
+        ({"clip.source": "videos"}, ["frame_selection.mode = 'cached'", "clip.source"]),
+        ({"preprocess.frames": "every", "preprocess.keep_every": 2}, ["keep_every = 2 does not divide"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_bound_and_cure(
@@ -41,6 +60,40 @@ def test_a_wrong_value_is_named_with_its_bound_and_cure(
     for word in words:
         assert word in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["--help", "-x", "a/b", "..", "", "x" * 300, "a.b", "a b", "cafe\u0301", "$(x)", "a\0"]
+)
+def test_a_name_that_could_not_name_folders_and_metrics_is_no_benchmarks(root: Path, name: str) -> None:
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    raw["benchmarks"][name] = raw["benchmarks"]["motion"]
+    with pytest.raises(InputError, match=r"cannot be a benchmark's name.* Cure: up to 64 letters") as caught:
+        check_params(raw)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("pretrain", "is taken by the pipeline"), ("Motion", "differ only by case")]
+)
+def test_a_name_that_would_be_mixed_up_with_another_is_refused(root: Path, name: str, words: str) -> None:
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    raw["benchmarks"][name] = raw["benchmarks"]["motion"]
+    with pytest.raises(InputError, match=words):
+        check_params(raw)
+
+
+def test_every_number_has_an_upper_bound() -> None:
+    def unbounded(node: object, path: str) -> list[str]:
+        if isinstance(node, list):
+            return [key for entry in node for key in unbounded(entry, path)]
+        if not isinstance(node, dict):
+            return []
+        number = node.get("type") in ("integer", "number") and "enum" not in node and "const" not in node
+        here = [path] if number and not {"maximum", "exclusiveMaximum"} & set(node) else []
+        return here + [key for name, entry in node.items() for key in unbounded(entry, f"{path}.{name}")]
+
+    assert unbounded(Params.model_json_schema(), "") == []
 
 
 def test_every_fault_gets_its_own_line(params_file: Path) -> None:

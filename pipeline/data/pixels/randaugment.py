@@ -12,7 +12,6 @@ Shapes: B clips, N rounds, T frames, H x W pixels.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,15 +23,11 @@ from torchvision.transforms.v2 import functional as kernels
 
 from pipeline.data import sampling
 from pipeline.data.pixels.crop import draws
-from pipeline.errors import InputError
+from pipeline.rand_augment import MAXIMUM, parse
 
 if TYPE_CHECKING:
     from pipeline.data.loader import Batch
 
-#: Magnitudes count from 0 to 10.
-MAXIMUM = 10.0
-#: Each chosen operation is carried out with this probability, as in timm.
-PROBABILITY = 0.5
 #: Colour of what a shifted or turned picture leaves free: ImageNet's mean.
 FILL = [124.0, 116.0, 104.0]
 #: uint8 [T, H, W, 3] and a strength to the changed clip.
@@ -158,29 +153,3 @@ def level(name: str, magnitude: float, sign: float, increasing: bool) -> float:
     if name in ("colour", "contrast", "brightness", "sharpness"):
         return max(0.1, 1 + 0.9 * share * sign) if increasing else 1.8 * share + 0.1
     return share
-
-
-def parse(config: str) -> dict[str, float]:
-    """`m7-n4-mstd0.5-inc1` as numbers; what is absent has timm's default.
-
-    Raises:
-        InputError: an unknown part, or a number out of its range.
-    """
-    values = {"m": 10.0, "n": 2.0, "mstd": 0.0, "inc": 0.0, "p": PROBABILITY}
-    for part in config.split("-"):
-        match = re.fullmatch(r"(mstd|inc|m|n|p)(\d+(?:\.\d+)?)", part)
-        if match:
-            values[match[1]] = float(match[2])
-        elif part != "rand":
-            raise InputError(
-                f"rand_augment = {config!r}: {part!r} is none of m, n, mstd, inc, p with a number. "
-                "Cure: for example m7-n4-mstd0.5-inc1."
-            )
-    if not (0 <= values["m"] <= MAXIMUM and values["n"] >= 1 and 0 <= values["p"] <= 1):
-        raise InputError(
-            f"rand_augment = {config!r}: expected m in 0..10, n of at least 1, p in 0..1. "
-            "Cure: for example m7-n4-mstd0.5-inc1."
-        )
-    if not math.isfinite(values["mstd"]):
-        raise InputError(f"rand_augment = {config!r}: mstd must be finite. Cure: mstd0.5.")
-    return values

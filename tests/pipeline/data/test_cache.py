@@ -92,9 +92,8 @@ def test_jpeg_frames_are_close_and_much_smaller(here: Path) -> None:
 
 def test_only_every_kth_frame_is_stored_where_clips_need_no_other(here: Path) -> None:
     make(3)
-    own = params(preprocess__frames="every", preprocess__keep_every=2)
     with pytest.raises(InputError, match="keep_every to 1"):
-        preprocess.run(own, "small")
+        params(preprocess__frames="every", preprocess__keep_every=2)
     own = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
     preprocess.run(own, "small")
     cache = Cache.open(layout.cache_dir("small"))
