@@ -107,8 +107,8 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
 def _schedule(stage: PretrainParams | FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
     if stage.warmup_epochs > stage.epochs:
         yield (
-            f"{named('warmup_epochs')} = {stage.warmup_epochs:g} is longer than {named('epochs')} = {stage.epochs}: the "
-            f"learning rate would never be reached. Cure: warmup_epochs of at most {stage.epochs}, or more epochs."
+            f"{named('warmup_epochs')} = {stage.warmup_epochs:g} is longer than {named('epochs')} = {stage.epochs}: "
+            f"the learning rate would never be reached. Cure: warmup_epochs of at most {stage.epochs}, or more epochs."
         )
     if stage.batch % stage.accumulate:
         yield (

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+from pipeline import dvc_locks, preflight
 from pipeline.child import STOPPED, run_child
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.layout import WORK, output_dir
@@ -43,10 +44,16 @@ def run_demo() -> None:
 def run_experiment(compare: bool = False) -> None:
     """Run params.yaml through Prefect, DVC and MLflow in this checkout and print the result."""
     params = load_params()
+    warnings = preflight.require(
+        preflight.chain_scope(params, compare=compare), preflight.CHECKS + preflight.SERVICES
+    )
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from pipeline.terminal import say, show_results
 
+    for warning in warnings:
+        say(f"warning: {warning}")
+    dvc_locks.wait_until_free(say)
     with only_one("experiment"):
         started = time.monotonic()
         say(

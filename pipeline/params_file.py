@@ -96,8 +96,9 @@ def _check_depth(path: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else "?"
                 raise InputError(
-                    f"{path}, line {event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels. "
+                    f"{path}, line {line}: nested deeper than {MAX_DEPTH} levels. "
                     "Cure: the recipes' layout (`everest recipe show demo`)."
                 )
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -139,8 +140,8 @@ def _check_keys(path: Path, node: yaml.MappingNode) -> None:
         line = key.start_mark.line + 1
         if key.value in lines and key.tag != _MERGE:
             raise InputError(
-                f"{path}, line {line}: the key {key.value[:100]!r} stands twice (first in line {lines[key.value]}), and "
-                "only one could count. Cure: remove one of the two."
+                f"{path}, line {line}: the key {key.value[:100]!r} stands twice (first in line {lines[key.value]}), "
+                "and only one could count. Cure: remove one of the two."
             )
         lines[key.value] = line
 

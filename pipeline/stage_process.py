@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline import preflight
 from pipeline.layout import WORK
 from pipeline.lifeline import die_with_parent
 from pipeline.locks import held
@@ -19,12 +20,14 @@ def run_stage(name: str, benchmark: str | None) -> None:
     """Run a stage in the current folder.
 
     Raises:
-        InputError: params.yaml or the benchmark's name is wrong; nothing was written.
+        InputError: params.yaml or the benchmark's name is wrong, or does not fit the data or this machine; nothing was
+            written.
         BusyError: the same stage runs already.
     """
     params = load_params()
     if benchmark is not None:
         params.benchmark(benchmark)
+    preflight.require(preflight.stage_scope(params, name, benchmark))
     # If DVC is killed, its stage saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
     # The nodes of one training share the folder, and each runs the stage.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, manifest
+from pipeline.data.annotations.classes import count_fault
 from pipeline.data.files import free_bytes, locked, write_text
 from pipeline.data.ingest import NOTES, ingest
 from pipeline.data.rows import manifest_rows, quarantine_csv
@@ -117,12 +118,9 @@ def _metrics(rows: list[dict[str, Any]], listing: Listing, seconds: float) -> di
 def _check_classes(listing: Listing, expected: int, benchmark: str) -> None:
     for problem in listing.problems:
         log.warning("%s: %s", benchmark, problem)
-    if len(listing.classes) != expected:
-        raise InputError(
-            f"benchmarks.{benchmark}.data.classes = {expected}, the annotations name {len(listing.classes)} classes "
-            f"({', '.join(listing.classes[:5])}, ...). Cure: set classes to {len(listing.classes)}, or complete the "
-            "annotations."
-        )
+    labels = {video.label for video in listing.videos if video.label >= 0}
+    if fault := count_fault(f"benchmarks.{benchmark}.data.classes", expected, listing.classes, labels):
+        raise InputError(fault)
 
 
 def _check_budget(

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.data.annotations.classes import alike_fault, counted_from_one
 from pipeline.data.files import printable
 from pipeline.data.ingest import video_files
 from pipeline.data.sources.base import ListedVideo, Listing
@@ -66,6 +67,8 @@ def from_folders(folder: Path) -> Listing:
             "name a table of them."
         )
     classes = sorted({name for _, _, name in entries})
+    if fault := alike_fault(str(folder), classes):
+        raise InputError(fault)
     number = {name: index for index, name in enumerate(classes)}
     ids = _identities([path for path, _, _ in entries])
     videos = [ListedVideo(ids[p], p, (split,), number[name], name, "folder") for p, split, name in entries]
@@ -85,6 +88,8 @@ def from_table(table: Path, folder: Path) -> Listing:
         _check_label(row["label"], line, table)
     problems: list[str] = []
     named = sorted({str(row["label"]) for row in rows if not _is_number(row["label"]) and row["label"] != ""})
+    if fault := alike_fault(f"{table}, column label", named):
+        raise InputError(fault)
     if named and any(_is_number(row["label"]) for row in rows):
         raise InputError(f"{table}: column label mixes numbers and names. Cure: use one or the other.")
     names: dict[int, str] = dict(enumerate(named))
@@ -114,6 +119,7 @@ def from_table(table: Path, folder: Path) -> Listing:
                 sha256=str(row["sha256"]) if row.get("sha256") else None,
             )
         )
+    _check_numbers(table, names, {video.label for video in videos if video.label >= 0})
     classes = [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
     repeated = [video for video, count in Counter(video.video_id for video in videos).items() if count > 1]
     if repeated:
@@ -222,7 +228,26 @@ def _path(value: object, line: int, table: Path) -> str:
         raise InputError(
             f"{table}, row {line}: path = {value!r}. Cure: a path relative to the videos' folder, without '..'."
         )
+    # The system knows no such file: its calls refuse a NUL and a name of more than 255 bytes.
+    if "\0" in str(path) or any(len(part.encode(errors="surrogateescape")) > 255 for part in path.parts):
+        raise InputError(f"{table}, row {line}: path = {str(path)[:200]!r} is no file's name. Cure: the video's path.")
     return str(path)
+
+
+def _check_numbers(table: Path, names: dict[int, str], labels: set[int]) -> None:
+    if counted_from_one(labels):
+        raise InputError(
+            f"{table}, column label: the {len(labels)} classes are numbered from 1, expected from 0: class 0 would be "
+            f"empty. Cure: subtract 1 from every label (0 to {len(labels) - 1}) and set classes to {len(labels)}."
+        )
+    if fault := alike_fault(f"{table}, column label_name", names.values()):
+        raise InputError(fault)
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        numbers = sorted(number for number, name in names.items() if name == twice[0])
+        raise InputError(
+            f"{table}, column label_name: {twice[0]!r} is the name of {numbers}. Cure: one number for each class."
+        )
 
 
 def _is_number(value: object) -> bool:

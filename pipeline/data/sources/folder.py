@@ -26,15 +26,28 @@ class Folder:
         return []
 
     def prepare(self, raw: Path) -> Listing:
-        folder = folder_of(self._source)
-        prefix = reach(raw, folder)
-        if self._source.annotations is None:
-            listing = from_folders(folder)
-        else:
-            table = Path(self._source.annotations).expanduser()
-            listing = from_table(table if table.is_absolute() or table.exists() else folder / table, folder)
+        listing = listing_of(self._source)
+        prefix = reach(raw, folder_of(self._source))
         listing.videos = [_moved(video, prefix) for video in listing.videos]
         return listing
+
+
+def listing_of(source: FolderSource) -> Listing:
+    """What a folder or its table lists, with paths below that folder; writes nothing.
+
+    Raises:
+        InputError: there is no such folder or table, or a row cannot be used.
+    """
+    folder, table = folder_of(source), table_of(source)
+    return from_folders(folder) if table is None else from_table(table, folder)
+
+
+def table_of(source: FolderSource) -> Path | None:
+    """The table that a source names, looked for here and beside the videos; None where folders are the classes."""
+    if source.annotations is None:
+        return None
+    table = Path(source.annotations).expanduser()
+    return table if table.is_absolute() or table.exists() else Path(source.path).expanduser() / table
 
 
 def folder_of(source: FolderSource) -> Path:

@@ -1,0 +1,99 @@
+"""Ranks, devices and batches: what `compute` asks of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from pipeline.params import FinetuneParams, PretrainParams
+from pipeline.preflight.problem import Problem, Scope
+from pipeline.training.nodes import this_node
+
+#: [GiB] that a training process takes before it holds a model: the interpreter with torch.
+RANK_GIB = 0.25
+
+
+def ranks(scope: Scope) -> Iterator[Problem]:
+    """Batches that the ranks cannot share out, and pairs that mixing would not find."""
+    params = scope.params
+    world = params.compute.ranks * this_node().count
+    if scope.has("pretrain"):
+        yield from _shares("pretrain", params.pretrain, world)
+    for key in scope.of("finetune"):
+        stage, own = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
+        where = f"benchmarks.{key}.finetune" if "batch" in own else "finetune"
+        undivided = list(_shares(where, stage, world))
+        yield from undivided
+        micro = stage.batch // (world * stage.accumulate) * stage.repeated_augmentation
+        mixed = [name for name in ("mixup", "cutmix") if getattr(stage, name) > 0]
+        if mixed and micro % 2 and not undivided:
+            value = getattr(stage, mixed[0])
+            named = f"benchmarks.{key}.finetune.{mixed[0]}" if mixed[0] in own else f"finetune.{mixed[0]}"
+            even = 2 * world * stage.accumulate
+            yield Problem(
+                named,
+                f"= {value:g} mixes pairs of clips, and {where}.batch = {stage.batch} over {world} ranks x "
+                f"{stage.accumulate} accumulation steps is {micro} clips, an odd number",
+                f"a batch that is a multiple of {even} ({max(even, stage.batch // even * even)}), or {named}: 0.0.",
+            )
+    if params.compute.data_parallel == "fsdp" and world == 1 and scope.has("pretrain", "finetune"):
+        yield Problem("compute.data_parallel", "= 'fsdp' needs several ranks", "raise compute.ranks, or use ddp.")
+
+
+def _shares(where: str, stage: PretrainParams | FinetuneParams, world: int) -> Iterator[Problem]:
+    if stage.batch % (world * stage.accumulate):
+        step = world * stage.accumulate
+        yield Problem(
+            f"{where}.batch",
+            f"= {stage.batch} does not divide into {world} ranks x {stage.accumulate} accumulation steps",
+            f"a multiple of {step}, such as {max(step, stage.batch // step * step)}, or another compute.ranks.",
+        )
+
+
+def devices(scope: Scope) -> Iterator[Problem]:
+    """More ranks than this machine has devices or memory for."""
+    if not scope.has("pretrain", "finetune", "evaluate"):
+        return
+    compute, gpus = scope.params.compute, visible_gpus()
+    if compute.device == "cuda" and gpus == 0:
+        yield Problem(
+            "compute.device", "= 'cuda', and no GPU is visible here", "set compute.device to auto or cpu, or mend "
+            "the driver (nvidia-smi) or CUDA_VISIBLE_DEVICES.",
+        )  # fmt: skip
+    elif compute.device != "cpu" and gpus:
+        if compute.ranks > gpus:
+            yield Problem(
+                "compute.ranks", f"= {compute.ranks}, and {gpus} GPU(s) are visible here: each rank takes one",
+                f"set compute.ranks to {gpus} or fewer, or compute.device to cpu.",
+            )  # fmt: skip
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if compute.ranks > 1 and compute.ranks * RANK_GIB > total:
+            yield Problem(
+                "compute.ranks",
+                f"= {compute.ranks} processes take {compute.ranks * RANK_GIB:.0f} GiB and more, this machine has "
+                f"{total:.0f} GiB of memory and no GPU",
+                f"set compute.ranks to {os.cpu_count()} or fewer.",
+            )
+
+
+def visible_gpus() -> int:
+    """GPUs that a process started now would see, asked from the driver; 0 where there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return count
+    # CUDA stops at the first number that it does not know; names (GPU-..., MIG-...) count as one each.
+    seen = 0
+    for name in (part.strip() for part in chosen.split(",")):
+        if not name or name.startswith("-") or (name.isdigit() and int(name) >= count):
+            break
+        seen += 1
+    return seen

@@ -1,0 +1,223 @@
+"""What the manifests, or the lists that they will be made from, say of splits, classes and batches."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import layout, manifest
+from pipeline.data.annotations.classes import count_fault
+from pipeline.data.sources.folder import listing_of
+from pipeline.errors import InputError
+from pipeline.params import Params, flatten
+from pipeline.preflight.problem import Problem, Scope
+
+#: Splits with public labels where no list is at hand yet (DATASETS: UCF101 and HMDB51 publish no validation split,
+#: Something-Something v2 and OSCC no labels of the test split).
+LABELLED = {
+    "ucf101": ("train", "test"), "hmdb51": ("train", "test"), "k400": ("train", "val", "test"),
+    "ssv2": ("train", "val"), "oscc": ("train", "val"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Videos:
+    """What is known of a benchmark's videos, and from where: labelled ones by split and class."""
+
+    origin: str
+    labelled: dict[str, Counter[int]]
+    listed: Counter[str] = field(default_factory=Counter)
+    classes: tuple[str, ...] = ()
+
+    def count(self, split: str, fraction: float = 1.0) -> int:
+        """Labelled videos of a split, of each class a share of at least one."""
+        counts = self.labelled.get(split, Counter()).values()
+        return sum(max(1, round(fraction * count)) for count in counts)
+
+
+def splits(scope: Scope) -> Iterator[Problem]:
+    """A split that a stage will look for and not find, classes that are not those of params.yaml."""
+    params = scope.params
+    for key in dict.fromkeys([*scope.of("download"), *scope.of("finetune"), *scope.of("evaluate")]):
+        try:
+            videos = known(params, key, scope.chain)
+        except InputError as error:
+            yield Problem(f"benchmarks.{key}.data.source", f": {_without_cure(error)}", _cure(error))
+            continue
+        own = params.benchmarks[key]
+        if key in scope.of("finetune"):
+            stage = params.finetune_of(key)
+            where = f"benchmarks.{key}.finetune" if own.finetune.validate_split else "finetune"
+            yield from _lacks(params, key, videos, "train", f"benchmarks.{key}")
+            yield from _lacks(params, key, videos, stage.validate_split, f"{where}.validate_split")
+        if key in scope.of("evaluate"):
+            where = f"benchmarks.{key}.evaluate" if own.evaluate.split else "evaluate"
+            yield from _lacks(params, key, videos, params.evaluate_of(key).split, f"{where}.split")
+        if videos is not None and videos.classes:
+            labels = {label for counts in videos.labelled.values() for label in counts}
+            fault = count_fault(f"benchmarks.{key}.data.classes", own.data.classes, list(videos.classes), labels)
+            if fault:
+                head, _, cure = fault.partition(". Cure: ")
+                yield Problem(
+                    f"benchmarks.{key}.data.classes", head.removeprefix(f"benchmarks.{key}.data.classes"), cure
+                )
+            elif key in scope.of("finetune"):
+                yield from _untrained(key, videos)
+
+
+def batches(scope: Scope) -> Iterator[Problem]:
+    """Fewer training videos than one batch takes."""
+    params = scope.params
+    for key in scope.of("finetune"):
+        videos, stage = _known_or_none(scope, key), params.finetune_of(key)
+        there = videos.count("train", stage.label_fraction) if videos else 0
+        if videos and 0 < there < stage.batch:
+            share = f" x label_fraction = {stage.label_fraction:g}" if stage.label_fraction < 1 else ""
+            where = f"benchmarks.{key}.finetune.batch" if params.benchmarks[key].finetune.batch else "finetune.batch"
+            yield Problem(
+                where, f"= {stage.batch}, and {videos.origin} has {there} labelled training videos{share}",
+                f"a batch of at most {there}.",
+            )  # fmt: skip
+    corpus = {key: _known_or_none(scope, key) for key in scope.of("pretrain")}
+    if corpus and all(corpus.values()):
+        there = sum(videos.listed["train"] for videos in corpus.values() if videos)
+        if there < params.pretrain.batch:
+            yield Problem(
+                "pretrain.batch", f"= {params.pretrain.batch}, and {', '.join(corpus)} have {there} training videos",
+                f"a batch of at most {there}." if there else "name one with training videos in pretrain.corpus.",
+            )  # fmt: skip
+
+
+def _lacks(params: Params, key: str, videos: Videos | None, split: str, where: str) -> Iterator[Problem]:
+    value = f"= {split!r}" if where.endswith("split") else ""
+    if videos is None:
+        there = LABELLED.get(params.benchmarks[key].data.dataset)
+        if there and split not in there:
+            yield Problem(
+                where, f"{value}, and {params.benchmarks[key].data.dataset} publishes labels of {' and '.join(there)} "
+                f"only ({key})", f"set it to {' or '.join(name for name in there if name != 'train')}.",
+            )  # fmt: skip
+    elif not videos.count(split):
+        there = [name for name in ("train", "val", "test") if videos.count(name)]
+        shown = ", ".join(f"{videos.count(name)} in {name}" for name in there) or "none at all"
+        others = [name for name in there if name != "train"]
+        also = f", or set {where} to {' or '.join(others)}" if others and value else ""
+        lead = f"{value}, and " if value else ": "
+        yield Problem(
+            where, f"{lead}{videos.origin} has no labelled video in the split {split!r} ({shown})",
+            f"give some videos the split {split}{also}.",
+        )  # fmt: skip
+
+
+def _untrained(key: str, videos: Videos) -> Iterator[Problem]:
+    absent = [name for label, name in enumerate(videos.classes) if not videos.labelled.get("train", {}).get(label)]
+    if absent and videos.count("train"):
+        shown = ", ".join(repr(name) for name in absent[:5]) + (", ..." if len(absent) > 5 else "")
+        yield Problem(
+            f"benchmarks.{key}", f": {len(absent)} of {len(videos.classes)} classes have no training video: {shown}",
+            "train without them, or move some of their videos to the split train.", "warning",
+        )  # fmt: skip
+
+
+def _known_or_none(scope: Scope, key: str) -> Videos | None:
+    try:
+        return known(scope.params, key, scope.chain)
+    except InputError:  # `splits` says it
+        return None
+
+
+def known(params: Params, key: str, chain: bool) -> Videos | None:
+    """What is known of a benchmark's videos before its download; None where only a download will tell.
+
+    The manifest, where the download will not run again; else what it will be made from.
+
+    Raises:
+        InputError: the folder or the table cannot be used.
+    """
+    path = layout.manifest_dir(key) / "manifest.parquet"
+    if path.exists() and (not chain or _is_current(params, key)):
+        return _of_manifest(path, path.stat().st_mtime_ns)
+    data = params.benchmarks[key].data
+    if data.source.kind == "generated":
+        shares = {"train": data.source.train, "val": data.source.val, "test": data.source.test}
+        # Drawn in turns: every class has its share.
+        each = {
+            split: Counter({label: (count + data.classes - 1 - label) // data.classes for label in range(data.classes)})
+            for split, count in shares.items()
+        }
+        return Videos(f"the source of {key}", {s: +counts for s, counts in each.items()}, Counter(shares))
+    if data.source.kind == "folder" and data.dataset == "folder":
+        listing = listing_of(data.source)
+        labelled: dict[str, Counter[int]] = {}
+        for video in listing.videos:
+            if video.label >= 0:
+                labelled.setdefault(video.splits[0], Counter())[video.label] += 1
+        listed = Counter(video.splits[0] for video in listing.videos)
+        name = Path(data.source.annotations or data.source.path).name
+        return Videos(name, labelled, listed, tuple(listing.classes))
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def _of_manifest(path: Path, _written: int) -> Videos:
+    table = manifest.load(path, columns=["split", "label"])
+    grouped = table.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
+    labelled: dict[str, Counter[int]] = {}
+    listed: Counter[str] = Counter()
+    for row in grouped:
+        listed[row["split"]] += row["count_all"]
+        if row["label"] >= 0:
+            labelled.setdefault(row["split"], Counter())[row["label"]] += row["count_all"]
+    names = path.with_name("classes.json")
+    classes = json.loads(names.read_text(encoding="utf-8"))["classes"] if names.exists() else ()
+    return Videos(str(path), labelled, listed, tuple(classes))
+
+
+def _is_current(params: Params, key: str) -> bool:
+    """Whether DVC has the download with these parameters on record, so that it will not run again."""
+    recorded = locked_params(f"download@{key}")
+    now = flatten({"benchmarks": {key: {"data": params.benchmarks[key].data.model_dump(mode="json")}}})
+    return recorded is not None and flatten(recorded.get("benchmarks", {}), "benchmarks.") == now
+
+
+def locked_params(stage: str) -> dict[str, Any] | None:
+    """The parameters with which dvc.lock has a stage; None where it has none."""
+    path = Path("dvc.lock")
+    if not path.exists():
+        return None
+    entry = _stages(path, path.stat().st_mtime_ns).get(stage)
+    if entry is None:
+        return None
+    # DVC records a group that is watched whole under its dotted name.
+    raw: dict[str, Any] = {}
+    for key, value in entry.get("params", {}).get("params.yaml", {}).items():
+        node = raw
+        *parents, last = key.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return raw
+
+
+@functools.lru_cache(maxsize=2)
+def _stages(path: Path, _written: int) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:  # DVC names it
+        return {}
+    return dict((found or {}).get("stages", {}))
+
+
+def _without_cure(error: Exception) -> str:
+    return str(error).partition(". Cure: ")[0].rstrip(".")
+
+
+def _cure(error: Exception) -> str:
+    return str(error).partition("Cure: ")[2] or "mend it."
