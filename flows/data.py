@@ -21,7 +21,7 @@ def data(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]
         recipe: a file of recipes/ without `.yaml`; the committed params.yaml if left out.
         overrides: dotted keys of params.yaml, for example `{"preprocess.store": "jpeg"}`.
     """
-    with isolated(recipe, overrides) as place:
+    with isolated(recipe, overrides, ("download", "preprocess", "corpus")) as place:
         outcomes = run_stages(data_chain(place.params), place.params, place.where)
     publish_stages(outcomes, place)
     return {"stages": outcomes}

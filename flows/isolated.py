@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from prefect.runtime import flow_run
 from flows import worktree
 from flows.repro import Workspace, workspace
 from flows.run import identity
-from pipeline.errors import InputError
+from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, load_params
 
 
@@ -36,13 +38,17 @@ class Place:
 
 
 @contextmanager
-def isolated(recipe: str | None, overrides: dict[str, Any]) -> Iterator[Place]:
+def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str] = ()) -> Iterator[Place]:
     """A worktree for this flow run with that recipe and those overrides in its params.yaml.
 
-    A run that fails leaves it, to look at.
+    A run that fails leaves it, to look at; one that is refused does not.
+
+    Args:
+        stages: those that will run, such as "download"; all if none is named.
 
     Raises:
-        InputError: no such recipe, or a key or value is wrong; nothing was made.
+        InputError, EverestError: no such recipe, a key or value is wrong, or something else that can be known stands in
+            the way; nothing was started.
     """
     root = Path.cwd()
     params = checked(root, recipe, overrides)
@@ -52,6 +58,11 @@ def isolated(recipe: str | None, overrides: dict[str, Any]) -> Iterator[Place]:
     name = str(flow_run.id or "manual")
     folder = worktree.create(root, name, recipe, overrides)
     where = workspace(folder, name, worktree.environment(root) | identity(name), on_terminal=False, root=root)
+    try:
+        preflight(where, stages)
+    except EverestError:
+        worktree.remove(root, folder)
+        raise
     logger.info("%s runs in %s", params.recipe, folder)
     yield Place(name, params, where, root)
     worktree.remove(root, folder)
@@ -63,8 +74,25 @@ def checked(root: Path, recipe: str | None, overrides: dict[str, Any]) -> Params
     Raises:
         InputError: no such recipe, or a key or value is wrong.
     """
-    source = root / "recipes" / f"{recipe}.yaml" if recipe else root / "params.yaml"
-    if recipe and not source.exists():
-        names = ", ".join(sorted(path.stem for path in (root / "recipes").glob("*.yaml")))
-        raise InputError(f"recipe = {recipe!r} is not in recipes/. Cure: use one of: {names}.")
-    return load_params(source, overrides)
+    if recipe is None:
+        return load_params(root / "params.yaml", overrides)
+    # By name only: a path would read, and copy into the worktree, a file from anywhere.
+    names = sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
+    if recipe not in names:
+        raise InputError(f"recipe = {recipe[:100]!r} is not in recipes/. Cure: use one of: {', '.join(names)}.")
+    return load_params(root / "recipes" / f"{recipe}.yaml", overrides)
+
+
+def preflight(where: Workspace, stages: Sequence[str]) -> None:
+    """Ask the worktree's own code, with its params.yaml and its environment, what stands in the way of these stages.
+
+    Raises:
+        InputError, EverestError: something does; nothing was started.
+    """
+    command = [sys.executable, "-m", "pipeline.preflight", *stages]
+    done = subprocess.run(command, cwd=where.folder, env=where.environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        kind = InputError if done.returncode == InputError.exit_code else EverestError
+        raise kind(done.stderr.strip()[-4000:] or f"the check before the first stage ended with {done.returncode}")
+    for line in done.stdout.splitlines():
+        get_run_logger().warning(line)

@@ -46,7 +46,11 @@ def benchmark_names() -> list[str]:
 
 @functools.cache
 def _names_in(text: str) -> list[str]:
-    return list(yaml.safe_load(text).get("benchmarks", {}))
+    try:
+        found = yaml.safe_load(text).get("benchmarks", {})
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError):  # the flow refuses it in words
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
 
 
 def _keys_are_known(value: dict[str, Any], _info: ValidationInfo) -> dict[str, Any]:

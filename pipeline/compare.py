@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout
+from pipeline import layout, preflight
 from pipeline.cells import cell, cells_root, run_cell, stages_of
 from pipeline.errors import InputError
 from pipeline.evaluation.equal import Trial, arms_of, plan, training_rate
 from pipeline.lifeline import die_with_parent
 from pipeline.params import SCRATCH, Params, load_params
+from pipeline.preflight import services
 
 RESULTS = layout.output_dir("compare")
 METRICS = layout.metrics_file("compare")
@@ -40,15 +41,23 @@ def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> d
         Interrupted: stopped; the same command continues.
     """
     from pipeline.stage_process import only_one
+    from pipeline.terminal import say
 
     params = load_params(overrides=overrides)
     if dry_run:
         return {"trials": [_row(trial) for trial in plan(params, _rates(params))]}
     _check_data(params)
+    for warning in preflight.require(
+        preflight.trial_scope(params, params.compared_benchmarks()),
+        (*preflight.CHECKS, services.dvc, services.mlflow),
+    ):
+        say(f"warning: {warning}")
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
     with only_one("compare"):
         trials = plan(params, _rates(params))
+        for trial in trials:
+            preflight.require(preflight.trial_scope(trial.params, trial.benchmarks))
         summary = _run(params, trials)
     return {
         "sentences": summary["sentences"],

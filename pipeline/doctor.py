@@ -6,13 +6,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pipeline.errors import EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir
@@ -31,7 +29,7 @@ MINIMUM_FREE_GIB = 5
 def examine() -> list[Check]:
     """All checks, in the order in which their lack would be met."""
     checks = [_python(), *_packages(), _devices(), _memory(), _disk(), *_decoders(), *_archive_tools()]
-    return [*checks, _git(), _tracking(), _orchestrator(), _parameters(), *_data()]
+    return [*checks, _git(), *_beside(), _parameters(), *_obstacles(), *_data()]
 
 
 def _check(name: str, status: Status, found: str, cure: str = "") -> Check:
@@ -120,28 +118,29 @@ def _git() -> Check:
     return _check("git", "ok", f"at {done.stdout.strip()}")
 
 
-def _tracking() -> Check:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    return _reachable("mlflow", uri, "start the server or unset MLFLOW_TRACKING_URI; training goes on without it")
+def _beside() -> list[Check]:
+    """Prefect, MLflow and DVC: what `everest run` would be refused for, or would warn of."""
+    from pipeline import dvc_locks, orchestrator
+    from pipeline.preflight.services import mlflow_warning
 
-
-def _orchestrator() -> Check:
-    url = os.environ.get("PREFECT_API_URL", "")
-    if not url:
-        return _check("prefect", "ok", "embedded server (PREFECT_API_URL is not set)")
-    return _reachable("prefect", url, "prefect server start, or unset PREFECT_API_URL")
-
-
-def _reachable(name: str, url: str, cure: str) -> Check:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        return _check(name, "ok", parts.scheme + " store")
-    address = (parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80))
-    try:
-        socket.create_connection(address, timeout=3).close()
-    except OSError as error:
-        return _check(name, "fail", f"{address[0]}:{address[1]}: {error}", cure)
-    return _check(name, "ok", f"{address[0]}:{address[1]} answers")
+    server, warning, busy = orchestrator.address(), mlflow_warning(), dvc_locks.holder()
+    fine = {
+        "prefect": f"{server.value} answers (set in {server.origin})" if server else "embedded server",
+        "mlflow": os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db").partition(":")[0] + " store",
+        "dvc locks": "free",
+    }
+    faults = {
+        "prefect": orchestrator.fault(),
+        "mlflow": str(warning) if warning else None,
+        "dvc locks": dvc_locks.stale(),
+    }
+    checks = []
+    for name, text in faults.items():
+        said, _, cure = (text or fine[name]).partition(". Cure: ")
+        checks.append(_check(name, "ok" if text is None else "fail", said, cure))
+    if busy and not faults["dvc locks"]:
+        checks[-1] = _check("dvc locks", "warn", busy, "wait for it; everest run does")
+    return checks
 
 
 def _parameters() -> Check:
@@ -150,6 +149,21 @@ def _parameters() -> Check:
     except EverestError as error:
         return _check("params.yaml", "fail", str(error).splitlines()[0], "see the message")
     return _check("params.yaml", "ok", f"recipe {params.recipe}: {', '.join(params.benchmarks)}")
+
+
+def _obstacles() -> list[Check]:
+    """What `everest run` would be refused for, before its first stage."""
+    from pipeline import preflight
+
+    try:
+        found = preflight.problems(preflight.chain_scope(load_params()))
+    except EverestError:  # said above
+        return []
+    if not found:
+        return [_check("before the first stage", "ok", "nothing stands in the way")]
+    return [
+        _check(p.key, "warn" if p.kind == "warning" else "fail", str(p).partition(". Cure: ")[0], p.cure) for p in found
+    ]
 
 
 def _data() -> list[Check]:

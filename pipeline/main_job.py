@@ -44,9 +44,7 @@ def run_demo() -> None:
 def run_experiment(compare: bool = False) -> None:
     """Run params.yaml through Prefect, DVC and MLflow in this checkout and print the result."""
     params = load_params()
-    warnings = preflight.require(
-        preflight.chain_scope(params, compare=compare), preflight.CHECKS + preflight.SERVICES
-    )
+    warnings = preflight.require(preflight.chain_scope(params, compare=compare), preflight.CHECKS + preflight.SERVICES)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from pipeline.terminal import say, show_results

@@ -62,7 +62,7 @@ def compared_strategies() -> dict[str, dict[str, Any]]:
             overrides["pretrain.keep_ratio"] = 1.0
         if facts.selects_frames:
             arms[facts.label] = overrides
-            names[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
+            arms[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
         else:
             arms[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
     return {**arms, "scratch": {"finetune.init": SCRATCH}}

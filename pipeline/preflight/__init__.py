@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable
 
 from pipeline.errors import EverestError, InputError
 from pipeline.preflight import machine, places, services, videos
-from pipeline.preflight.problem import Problem, Scope, chain_scope, stage_scope
+from pipeline.preflight.problem import Problem, Scope, chain_scope, stage_scope, trial_scope
 
-__all__ = ["CHECKS", "SERVICES", "Problem", "Scope", "chain_scope", "problems", "require", "stage_scope"]
+__all__ = ["CHECKS", "SERVICES", "Problem", "Scope", "chain_scope", "problems", "require", "stage_scope", "trial_scope"]
 
 Check = Callable[[Scope], Iterable[Problem]]
 CHECKS: tuple[Check, ...] = (
     machine.ranks,
     machine.devices,
+    machine.tokens,
     places.weights,
     places.sources,
     places.cluster,

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 from pipeline.params import FinetuneParams, PretrainParams
 from pipeline.preflight.problem import Problem, Scope
+from pipeline.strategies import strategy_facts
 from pipeline.training.nodes import this_node
 
 #: [GiB] that a training process takes before it holds a model: the interpreter with torch.
 RANK_GIB = 0.25
+#: Pixels and frames of a token.
+PATCH, TUBELET = 16, 2
 
 
 def ranks(scope: Scope) -> Iterator[Problem]:
@@ -48,6 +51,40 @@ def _shares(where: str, stage: PretrainParams | FinetuneParams, world: int) -> I
             f"= {stage.batch} does not divide into {world} ranks x {stage.accumulate} accumulation steps",
             f"a multiple of {step}, such as {max(step, stage.batch // step * step)}, or another compute.ranks.",
         )
+
+
+def tokens(scope: Scope) -> Iterator[Problem]:
+    """Ratios that leave no token to show, to reconstruct or to keep.
+
+    Each strategy counts by its own rule, which needs torch: asked only where so few are left that rounding matters.
+    """
+    params, clip = scope.params, scope.params.clip
+    slots, places = clip.frames // TUBELET, (clip.resolution // PATCH) ** 2
+    stage = params.pretrain
+    if scope.has("pretrain"):
+        share = stage.keep_ratio if strategy_facts()[stage.strategy].uses_keep_ratio else 1.0
+        if min(stage.visible_ratio, share - stage.visible_ratio) * slots * places < 2 * slots:
+            yield from _budget(stage, slots, places)
+    for key in scope.of("finetune"):
+        own = params.finetune_of(key)
+        if strategy_facts()[own.strategy].uses_keep_ratio and own.keep_ratio * slots * places < 1:
+            named = "finetune" if params.benchmarks[key].finetune.keep_ratio is None else f"benchmarks.{key}.finetune"
+            yield Problem(
+                f"{named}.keep_ratio", f"= {own.keep_ratio:g} keeps none of {slots * places} tokens",
+                f"{1 / (slots * places):.3g} or more (paper: 0.6).",
+            )  # fmt: skip
+
+
+def _budget(stage: PretrainParams, slots: int, places: int) -> Iterator[Problem]:
+    from models.selection import Grid
+    from models.strategies import token_budget
+
+    side = round(places**0.5)
+    try:
+        token_budget(stage.strategy, Grid(slots, side, side), stage.keep_ratio, stage.visible_ratio)
+    except ValueError as error:
+        text, _, cure = str(error).partition(". Cure: ")
+        yield Problem("pretrain.visible_ratio", f": {text}", cure)
 
 
 def devices(scope: Scope) -> Iterator[Problem]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.consistency import PRETRAINED
-from pipeline.params import Params
+from pipeline.params import SCRATCH, Params
 
 #: `input`: a value that cannot work (exit code 2). `failure`: the world is not as it must be (1). `warning`: work goes
 #: on without it.
@@ -50,6 +51,14 @@ def chain_scope(params: Params, compare: bool = False) -> Scope:
     if compare or params.finetune.init == PRETRAINED:
         stages |= {"corpus": tuple(params.pretrain.corpus), "pretrain": tuple(params.pretrain.corpus)}
     return Scope(params, stages, chain=True)
+
+
+def trial_scope(params: Params, benchmarks: Sequence[str]) -> Scope:
+    """One training of a comparison, on data that are there."""
+    stages = {"finetune": tuple(benchmarks), "evaluate": tuple(benchmarks)}
+    if params.finetune.init != SCRATCH:
+        stages["pretrain"] = tuple(params.pretrain.corpus)
+    return Scope(params, stages)
 
 
 def stage_scope(params: Params, stage: str, benchmark: str | None) -> Scope:

@@ -29,6 +29,13 @@ def dvc(_: Scope) -> Iterator[Problem]:
 
 def mlflow(_: Scope) -> Iterator[Problem]:
     """A store that cannot take the records now: they wait on disk, so this stops nothing."""
+    warning = mlflow_warning()
+    if warning:
+        yield warning
+
+
+def mlflow_warning() -> Problem | None:
+    """The one thing that is wrong with MLflow's store; None where nothing is."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
     parts = urlsplit(uri)
     later = "the records of this run wait in .work/runs, and `everest sync` sends them"
@@ -38,12 +45,13 @@ def mlflow(_: Scope) -> Iterator[Problem]:
         if why:
             address = f"{parts.hostname}:{port}"
             cure = f"start the server, or unset MLFLOW_TRACKING_URI; {later}."
-            yield Problem("MLFLOW_TRACKING_URI", f"= {address} does not answer ({why})", cure, "warning")
+            return Problem("MLFLOW_TRACKING_URI", f"= {address} does not answer ({why})", cure, "warning")
     elif parts.scheme == "sqlite":
         path = Path(uri.partition("sqlite:///")[2])
         why = _foreign_schema(path) if path.exists() else unwritable(path.parent)
         if why:
-            yield Problem("mlflow", f"cannot write to {path}: {why}", f"mend that; {later}.", "warning")
+            return Problem("mlflow", f"cannot write to {path}: {why}", f"mend that; {later}.", "warning")
+    return None
 
 
 def _sentence(key: str, text: str | None) -> Iterator[Problem]:

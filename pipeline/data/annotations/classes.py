@@ -31,14 +31,14 @@ def alike_fault(where: str, names: Iterable[str]) -> str | None:
         return None
     shown = "; ".join(" and ".join(ascii(name) for name in group) for group in groups[:NAMED])
     return (
-        f"{where}: class names that differ only by case, blanks or Unicode form would be {len(groups)} or more classes "
-        f"too many: {shown}. Cure: spell each class one way."
+        f"{where}: names that differ only by case, blanks or Unicode form would be separate classes: {shown}. "
+        "Cure: spell each class one way."
     )
 
 
 def counted_from_one(labels: set[int]) -> bool:
-    """Whether numbers run from 1 without a gap, and none is 0."""
-    return bool(labels) and labels == set(range(1, len(labels) + 1))
+    """Whether several numbers run from 1 without a gap, and none is 0."""
+    return len(labels) > 1 and labels == set(range(1, len(labels) + 1))
 
 
 def count_fault(key: str, expected: int, classes: list[str], labels: set[int]) -> str | None:

@@ -119,7 +119,6 @@ def from_table(table: Path, folder: Path) -> Listing:
                 sha256=str(row["sha256"]) if row.get("sha256") else None,
             )
         )
-    _check_numbers(table, names, {video.label for video in videos if video.label >= 0})
     classes = [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
     repeated = [video for video, count in Counter(video.video_id for video in videos).items() if count > 1]
     if repeated:
@@ -127,6 +126,7 @@ def from_table(table: Path, folder: Path) -> Listing:
             f"{table}: {len(repeated)} videos are listed more than once, the first is {repeated[0]!r}. "
             "Cure: one row for each video; a video belongs to one split."
         )
+    _check_numbers(table, names, {video.label for video in videos if video.label >= 0})
     missing = sum(not (folder / path).exists() for path in paths)
     if missing:
         problems.append(f"{missing} of {len(paths)} listed files are not in {folder.name}")
