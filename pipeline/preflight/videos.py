@@ -105,9 +105,9 @@ def _lacks(params: Params, key: str, videos: Videos | None, split: str, where: s
                 f"only ({key})", f"set it to {' or '.join(name for name in there if name != 'train')}.",
             )  # fmt: skip
     elif not videos.count(split):
-        there = [name for name in ("train", "val", "test") if videos.count(name)]
-        shown = ", ".join(f"{videos.count(name)} in {name}" for name in there) or "none at all"
-        others = [name for name in there if name != "train"]
+        filled = [name for name in ("train", "val", "test") if videos.count(name)]
+        shown = ", ".join(f"{videos.count(name)} in {name}" for name in filled) or "none at all"
+        others = [name for name in filled if name != "train"]
         also = f", or set {where} to {' or '.join(others)}" if others and value else ""
         lead = f"{value}, and " if value else ": "
         yield Problem(
@@ -117,7 +117,8 @@ def _lacks(params: Params, key: str, videos: Videos | None, split: str, where: s
 
 
 def _untrained(key: str, videos: Videos) -> Iterator[Problem]:
-    absent = [name for label, name in enumerate(videos.classes) if not videos.labelled.get("train", {}).get(label)]
+    trained = videos.labelled.get("train", Counter())
+    absent = [name for label, name in enumerate(videos.classes) if not trained[label]]
     if absent and videos.count("train"):
         shown = ", ".join(repr(name) for name in absent[:5]) + (", ..." if len(absent) > 5 else "")
         yield Problem(
