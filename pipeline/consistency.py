@@ -93,6 +93,11 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
         return f"benchmarks.{key}.finetune.{name}" if name in own else f"finetune.{name}"
 
     yield from _schedule(stage, named)
+    if stage.select == "best" and stage.validate_split == "test":
+        yield (
+            f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "
+            "checkpoint. Cure: select: last, or validate_split: val."
+        )
     for name in ("crop_scale", "crop_ratio"):
         low, high = getattr(stage, name)
         if low > high:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipeline import layout
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
+
+log = logging.getLogger(__name__)
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, Any]:
@@ -72,20 +75,37 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             "short_side": params.preprocess.short_side,
             "views": {"segments": how.segments, "crops": how.crops},
         }
+        choice = _choice(info, benchmark, how.split)
+        tracked.tags({f"everest.{name}": value for name, value in choice.items()})
         registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", facts)
         tracked.model(
             registered,
             registered_name(params.recipe, benchmark),
             {
-                "score": _selection_score(benchmark, metrics["eval/top1"]),
+                **choice,
                 "eval.top1": metrics["eval/top1"],
                 "benchmark": benchmark,
                 "sha256": models.sha256(registered),
                 "strategy": info["kwargs"].get("strategy", "everest"),
             },
-            ("candidate", "best"),
+            ("candidate", "best") if "score" in choice else ("candidate",),
         )
     return metrics
+
+
+def _choice(info: dict[str, Any], benchmark: str, split: str) -> dict[str, Any]:
+    """Tags that say what the alias `best` may be chosen by, or why it does not move, and what is optimistic."""
+    from pipeline.evaluation.choice import chosen_by_reported_split, score_to_choose_by
+
+    score, reason = score_to_choose_by(info, benchmark, split)
+    if score is None:
+        log.warning("%s: the alias `best` does not move: %s.", benchmark, reason)
+    tags: dict[str, Any] = {"not_best": reason} if score is None else {"score": score}
+    optimistic = chosen_by_reported_split(info, split)
+    if optimistic:
+        log.warning("%s: the score is optimistic: the same %s videos chose %s.", benchmark, split, optimistic)
+        tags["chosen_by_reported_split"] = optimistic
+    return tags
 
 
 def _inputs(benchmark: str) -> dict[str, str]:
@@ -130,21 +150,6 @@ def _model_facts(info: dict[str, Any]) -> dict[str, Any]:
     kwargs = info["kwargs"]
     names = ("strategy", "keep_ratio", "head")
     return {"model.architecture": info["architecture"]} | {f"model.{n}": kwargs[n] for n in names if n in kwargs}
-
-
-def _selection_score(benchmark: str, test_top1: float) -> float:
-    """What the registry's alias `best` is chosen by: validation top-1, so that the test split chooses
-    nothing.
-
-    The test score only where the fine-tuning was never validated.
-    """
-    path = layout.metrics_file("finetune", benchmark)
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("val/top1", "val_top1"):
-            if isinstance(found.get(name), int | float):
-                return float(found[name])
-    return test_top1
 
 
 def _write(

@@ -225,14 +225,17 @@ class Store:
         """Store a model folder and make it the next version of `name`; its version number.
 
         The version of an interrupted earlier call with the same `key` is found again. The alias `best` goes
-        to the version with the highest tag `score`; other aliases go to this one.
+        to the version with the highest tag `score`, a validation score, and stays where none has one; other aliases
+        go to this one.
         """
         versions = self.versions(name)
         mine = [v for v in versions if v["tags"].get("everest.key") == key]
         version = mine[0]["version"] if mine else self._new_version(run, key, path, name, tags, create=not versions)
         for alias in aliases:
             if alias == "best":
-                score = {v["version"]: float(v["tags"].get("score", "-1")) for v in self.versions(name)}
+                score = {v["version"]: float(v["tags"]["score"]) for v in self.versions(name) if "score" in v["tags"]}
+                if not score:
+                    continue
                 # Of equal ones the earliest stays: an alias should not move without a reason.
                 top = max(score, key=lambda v: (score[v], -int(v)))
                 self._call(lambda top=top: self.client.set_registered_model_alias(name, "best", top))  # type: ignore[misc]

@@ -192,6 +192,9 @@ class FinetuneTask:
             "frame_step": self.frame_step,  # what `everest predict` must know of the clips
             "init": self.stage.init,
             "frozen": self.stage.frozen,
+            # What may choose among models, and what chose this one.
+            "validate_split": self.stage.validate_split,
+            "select": self.settings.select,
         }
         save_model(classifier, folder, _info("finetune", self.clip, info))
 

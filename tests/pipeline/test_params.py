@@ -50,6 +50,14 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"pretrain.corpus": ["motion", "motion"]}, ["pretrain.corpus", "2 times"]),
         ({"clip.source": "videos"}, ["frame_selection.mode = 'cached'", "clip.source"]),
         ({"preprocess.frames": "every", "preprocess.keep_every": 2}, ["keep_every = 2 does not divide"]),
+        (
+            {"finetune.select": "best", "finetune.validate_split": "test"},
+            ["finetune.select = 'best'", "finetune.validate_split = 'test'", "the test videos would choose"],
+        ),
+        (
+            {"benchmarks.motion.finetune.select": "best", "benchmarks.motion.finetune.validate_split": "test"},
+            ["benchmarks.motion.finetune.select = 'best'", "Cure: select: last"],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_bound_and_cure(

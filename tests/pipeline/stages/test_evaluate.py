@@ -22,8 +22,10 @@ from models.weights import load_model, save_model
 from pipeline import layout, manifest
 from pipeline.data.cache import Cache
 from pipeline.errors import EverestError, InputError
+from pipeline.evaluation import choice
 from pipeline.params import Params
 from pipeline.stages import evaluate, preprocess
+from pipeline.tracking.store import Store
 from pipeline.training import tasks
 
 #: Of `small_benchmark.make()`'s 24 videos every fourth is a test video.
@@ -37,14 +39,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def classifier(params: Params, classes: int = 8) -> None:
-    """A classifier with random weights that tells videos apart, as if fine-tuned."""
+def classifier(params: Params, classes: int = 8, **facts: Any) -> None:
+    """A classifier with random weights that tells videos apart, as if fine-tuned; `facts` for its model.json."""
     torch.manual_seed(3)
     arguments = tasks.classifier_arguments(params.finetune_of("small"), params.clip, classes)
     model = timm.create_model("everest_tiny_patch16_224", **arguments)
     with torch.no_grad():
         model.head.weight.mul_(40)
-    save_model(model, layout.output_dir("finetune", "small"), {"stage": "finetune"})
+    save_model(model, layout.output_dir("finetune", "small"), {"stage": "finetune", **facts})
 
 
 def prepared(**overrides: Any) -> Params:
@@ -167,6 +169,47 @@ def test_the_validation_split_is_scored_where_test_labels_are_not_public(here: P
     assert evaluate.run(params, "small")["eval/videos_total"] == 2
     with pytest.raises(InputError, match=r"6 test videos and 0 with a label"):
         evaluate.run(small_benchmark.params(), "small")
+
+
+def test_only_a_validation_score_of_another_split_moves_the_alias_best(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = ready(evaluate__bootstrap=100)
+    name_classes()
+    classifier(params, validate_split="test", select="last", frozen=True)
+    evaluate.run(params, "small")
+    store = Store.existing()
+    version = store.version("everest-demo-small", "candidate")
+    assert version["aliases"] == ["candidate"]
+    assert "score" not in version["tags"]
+    assert "both test" in version["tags"]["not_best"]
+    assert version["tags"]["chosen_by_reported_split"] == "the probe's head"
+    assert "alias `best` does not move" in caplog.text
+    classifier(params, validate_split="val", select="best")
+    layout.metrics_file("finetune", "small").parent.mkdir(parents=True, exist_ok=True)
+    layout.metrics_file("finetune", "small").write_text(json.dumps({"val_top1": 0.4}))
+    evaluate.run(params, "small")
+    version = store.version("everest-demo-small", "best")
+    assert (version["version"], version["tags"]["score"]) == ("2", "0.4")
+
+
+@pytest.mark.parametrize(("validated_on", "reported", "select", "score", "optimistic"), [
+    ("val", "test", "best", 0.5, ""), ("val", "val", "last", None, ""), ("val", "val", "best", None, "the checkpoint"),
+    ("test", "val", "last", None, ""), ("test", "test", "last", None, ""),
+])  # fmt: skip
+def test_what_chooses_is_never_what_is_reported(
+    here: Path, validated_on: str, reported: str, select: str, score: float | None, optimistic: str
+) -> None:
+    path = layout.metrics_file("finetune", "small")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"val_top1": 0.5}))
+    info = {"validate_split": validated_on, "select": select}
+    assert choice.score_to_choose_by(info, "small", reported)[0] == score
+    assert choice.chosen_by_reported_split(info, reported) == optimistic
+    assert choice.score_to_choose_by({}, "small", reported) == (
+        None,
+        "the model does not say which split validated it",
+    )
 
 
 def test_two_ranks_give_every_bit_of_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

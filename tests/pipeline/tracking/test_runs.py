@@ -208,14 +208,16 @@ def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing
 def test_the_alias_best_stays_with_the_highest_score(store: Store, project: Path) -> None:
     folder = RunFolder.create({"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}})
     with folder.records() as spool:
-        for index, score in enumerate((0.5, 0.8, 0.7)):
+        for index, score in enumerate((0.5, 0.8, 0.7, None)):
             model = project / f"model{index}"
             model.mkdir()
             (model / "model.safetensors").write_bytes(bytes([index]))
-            spool.model(model, "m", {"score": score}, ("candidate", "best"))
+            spool.model(model, "m", {} if score is None else {"score": score}, ("candidate", "best"))
+        spool.model(project / "model3", "unscored", {}, ("candidate", "best"))
     drain(folder, store)
     assert store.version("m", "best")["version"] == "2"
-    assert store.version("m", "candidate")["version"] == "3"
+    assert store.version("m", "candidate")["version"] == "4"
+    assert store.version("unscored", "candidate")["aliases"] == ["candidate"]
     fetched = store.download_model(store.version("m", "best"), project / "fetched")
     assert (fetched / "model.safetensors").read_bytes() == bytes([1])
 

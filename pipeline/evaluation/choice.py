@@ -1,0 +1,45 @@
+"""What the registry's alias `best` is chosen by: validation only, on a split whose score is not the reported one.
+
+How a model came to be is read from its own model.json, not from parameters that may have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipeline import layout
+
+#: Names of the validation score in a fine-tuning's metrics.
+NAMES = ("val/top1", "val_top1")
+
+
+def score_to_choose_by(info: dict[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
+    """(validation top-1, "") of the fine-tuned model, or None and the reason why nothing may be chosen by it.
+
+    Args:
+        info: its model.json.
+        reported: the split that it is evaluated on.
+    """
+    chosen = info.get("validate_split")
+    if chosen is None:
+        return None, "the model does not say which split validated it"
+    if chosen == reported:
+        return None, (
+            f"finetune.validate_split and evaluate.split are both {reported}: what chooses a model must not be what "
+            "its score is reported on"
+        )
+    if chosen == "test":
+        return None, "finetune.validate_split is test, which chooses nothing"
+    path = layout.metrics_file("finetune", benchmark)
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    score = next((metrics[name] for name in NAMES if isinstance(metrics.get(name), int | float)), None)
+    return (None, f"{path} has no validation score") if score is None else (float(score), "")
+
+
+def chosen_by_reported_split(info: dict[str, Any], reported: str) -> str:
+    """What of the model was chosen by the split that its score is reported on; empty where nothing was."""
+    if info.get("validate_split") != reported:
+        return ""
+    choices = {"the checkpoint": info.get("select") == "best", "the probe's head": bool(info.get("frozen"))}
+    return " and ".join(name for name, true in choices.items() if true)
