@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EverestError
 from pipeline.params import load_params
+from pipeline.system import git
 
 _EDITS_DO_NOT_TRAVEL = "uncommitted changes stay behind: the run uses the last commit"
 
@@ -27,9 +26,9 @@ def create(root: Path, run_name: str, recipe: str | None, overrides: dict[str, A
     """
     folder = root / ".work" / "worktrees" / run_name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _git(root, "worktree", "prune")
+    git.do("worktree", "prune", root=root)
     if not folder.exists():
-        _git(root, "worktree", "add", "--detach", str(folder), "HEAD")
+        git.do("worktree", "add", "--detach", str(folder), "HEAD", root=root)
     if recipe:
         shutil.copyfile(folder / "recipes" / f"{recipe}.yaml", folder / "params.yaml")
     write_overrides(folder / "params.yaml", overrides)
@@ -65,35 +64,21 @@ def environment(root: Path) -> dict[str, str]:
 
 def left_behind(root: Path) -> str | None:
     """A sentence for the log when the checkout has edits that the worktree will not have."""
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changed = git.do("status", "--porcelain", "--untracked-files=no", root=root)
     return _EDITS_DO_NOT_TRAVEL if changed.strip() else None
 
 
 def remove(root: Path, folder: Path) -> None:
-    _git(root, "worktree", "remove", "--force", str(folder))
+    git.do("worktree", "remove", "--force", str(folder), root=root)
 
 
 def _share_cache(root: Path, folder: Path) -> None:
-    shown = subprocess.run(
-        ["git", "config", "--file", ".dvc/config.local", "--get", "cache.dir"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    cache = Path(shown.stdout.strip() or root / ".dvc" / "cache")
+    # No answer is an answer here: the setting is absent.
+    shown = git.ask("config", "--file", ".dvc/config.local", "--get", "cache.dir", root=root)
+    cache = Path((shown.text or "").strip() or root / ".dvc" / "cache")
     local = folder / ".dvc" / "config.local"
     existing = root / ".dvc" / "config.local"
     text = existing.read_text() if existing.exists() else ""
     if "[cache]" not in text:
         text += f"[cache]\n    dir = {json.dumps(str(cache))}\n"
     local.write_text(text)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise EverestError(
-            f"git {' '.join(arguments)} failed: {done.stderr.strip()}. Cure: mend that, then start again."
-        )
-    return done.stdout

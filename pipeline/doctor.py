@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 from pipeline.errors import EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir
 from pipeline.params import load_params
+from pipeline.system import git
 
 Status = Literal["ok", "warn", "fail"]
 Check = dict[str, str]
@@ -112,10 +112,10 @@ def _archive_tools() -> list[Check]:
 
 
 def _git() -> Check:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return _check("git", "warn", done.stderr.strip(), "deployments run the last commit: git init, then commit")
-    return _check("git", "ok", f"at {done.stdout.strip()}")
+    answer = git.ask("rev-parse", "--short", "HEAD")
+    if answer.text is None:
+        return _check("git", "warn", answer.reason, "deployments run the last commit: git init, then commit")
+    return _check("git", "ok", f"at {answer.text.strip()}")
 
 
 def _beside() -> list[Check]:

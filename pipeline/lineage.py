@@ -180,6 +180,7 @@ def run_facts(run: str) -> dict[str, Any]:
         "name": found["name"],
         "status": found["status"],
         "code": {name: value for name, value in tags.items() if name.startswith("git.")},
+        "resumed": {name: value for name, value in tags.items() if name.startswith("resumed.")},
         "stage": tags.get("dvc.stage"),
         "data": found["inputs"],
         "files": files,

@@ -41,8 +41,12 @@ def _run(run: dict[str, Any]) -> Iterator[str]:
         yield f"  flow     {run['flow_run']}"
     code = run["code"]
     if code:
-        dirty = ", with uncommitted changes" if code.get("git.dirty") == "true" else ""
-        yield f"  code     {code.get('git.commit', '?')} ({code.get('git.branch', '?')}{dirty})"
+        state = uncommitted(code)
+        yield f"  code     {code.get('git.commit', 'unknown')} ({code.get('git.branch', 'unknown')}{state})"
+    else:
+        yield "  code     unknown: the run recorded none"
+    for name, value in run.get("resumed", {}).items():
+        yield f"  resumed  {name.removeprefix('resumed.')} = {value}"
     yield from _hashes("data", run["data"])
     yield from _hashes("sha256", run["files"])
     for earlier in run["weights_from"]:
@@ -53,6 +57,16 @@ def _run(run: dict[str, Any]) -> Iterator[str]:
     for name, value in sorted(scores.items()):
         yield f"  metric   {name} = {value:.6g}"
     yield from _params(run["params"])
+
+
+def uncommitted(code: dict[str, str]) -> str:
+    """What the tags of a run say of uncommitted changes, as the end of a sentence; empty where there were none."""
+    if code.get("git.dirty") == "false":
+        return ""
+    if code.get("git.dirty") == "true":
+        return ", with uncommitted changes"
+    reason = code.get("git.unknown")
+    return ", uncommitted changes unknown" + (f": {reason}" if reason else "")
 
 
 def _hashes(word: str, values: dict[str, str]) -> Iterator[str]:

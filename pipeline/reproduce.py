@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import layout
 from pipeline.child import STOPPED, run_child
 from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.restore import apply_patch, check_files, restore, unknown_code, worktree
+from pipeline.restore import apply_patch, check_files, restore, tracked_changes, unknown_code, worktree
+from pipeline.tracking.context import UNKNOWN
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
@@ -79,8 +80,19 @@ def _check_run(found: dict[str, Any]) -> None:
         raise InputError(f"run {run} is {what}. Cure: name a run of {', '.join(STAGES)} (its children on the page).")
     if found["status"] != "FINISHED":
         raise InputError(f"run {run} is {found['status']}, so it has no result to compare. Cure: name a finished run.")
+    unknown = [name for name in ("git.commit", "git.dirty") if tags.get(name) == UNKNOWN]
     if "git.commit" not in tags:
-        raise InputError(f"run {run} was made outside of a git repository: its code is unknown. Cure: name another.")
+        unknown.append("git.commit")
+    if unknown:
+        why = tags.get("git.unknown", "it was made outside of a git repository")
+        raise InputError(
+            f"run {run}: {' and '.join(unknown)} unknown ({why}), so its code is not known. Cure: name another run."
+        )
+    if "resumed.git.commit" in tags:
+        raise InputError(
+            f"run {run} was begun with the code of {tags['git.commit'][:12]} and resumed with that of "
+            f"{tags['resumed.git.commit'][:12]}: no single version made it. Cure: name another run."
+        )
     if not found["inputs"]:
         raise InputError(
             f"run {run} recorded no data hashes: it was made before `dvc repro` had written dvc.lock. "
@@ -94,11 +106,16 @@ def _restore_code(store: Store, found: dict[str, Any], folder: Path) -> None:
     run = found["id"]
     names = store.artifacts(run, "code")
     if "code/uncommitted.txt" in names:
-        unknown = unknown_code(store.download(run, "code/uncommitted.txt", kept).read_text(encoding="utf-8"))
+        status = store.download(run, "code/uncommitted.txt", kept).read_text(encoding="utf-8")
+        unknown = unknown_code(status)
         if unknown:
             raise InputError(
                 f"run {run} used code that git did not know and nobody kept: {', '.join(unknown)}. "
                 "Cure: commit such files before a run; this one cannot be reproduced."
+            )
+        if tracked_changes(status) and "code/uncommitted.diff" not in names:
+            raise InputError(
+                f"run {run} used uncommitted changes that nobody kept: git could not show them. Cure: name another run."
             )
     if "code/uncommitted.diff" in names:
         apply_patch(store.download(run, "code/uncommitted.diff", kept), folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline import layout
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
+from pipeline.system import git
 
 #: Where a file outside these folders cannot change what a stage computes.
 CODE = ("models/", "pipeline/")
@@ -28,12 +29,14 @@ def worktree(commit: str, folder: Path, keep: bool = False) -> Iterator[Path]:
     """
     remove_worktree(folder)  # of an earlier call that was killed
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+    known = git.ask("cat-file", "-e", f"{commit}^{{commit}}")
+    if known.text is None:
         raise InputError(
-            f"commit {commit} is not in this clone. Cure: `git fetch --all`, or fetch it from where the run was made."
+            f"commit {commit} is not in this clone ({known.reason}). Cure: `git fetch --all`, or fetch it from where "
+            "the run was made."
         )
     try:
-        _checked("worktree", "add", "--detach", str(folder), commit)
+        git.do("worktree", "add", "--detach", str(folder), commit)
         yield folder
     finally:
         if not keep:
@@ -43,9 +46,9 @@ def worktree(commit: str, folder: Path, keep: bool = False) -> Iterator[Path]:
 def remove_worktree(folder: Path) -> None:
     """Remove a worktree and what git noted of it; nothing where there is none."""
     if folder.exists():
-        _git("worktree", "remove", "--force", str(folder))
+        git.ask("worktree", "remove", "--force", str(folder), seconds=git.ACTION_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
-    _git("worktree", "prune")
+    git.ask("worktree", "prune")
 
 
 def apply_patch(patch: Path, folder: Path) -> None:
@@ -54,10 +57,10 @@ def apply_patch(patch: Path, folder: Path) -> None:
     Raises:
         InputError: the patch does not fit, for example because a secret in it was hidden.
     """
-    done = _git("-C", str(folder), "apply", "--whitespace=nowarn", "--exclude=params.yaml", str(patch.absolute()))
-    if done.returncode:
+    done = git.ask("apply", "--whitespace=nowarn", "--exclude=params.yaml", str(patch.absolute()), root=folder)
+    if done.text is None:
         raise InputError(
-            f"the run's uncommitted changes cannot be applied to its commit: {done.stderr.strip()}. "
+            f"the run's uncommitted changes cannot be applied to its commit: {done.reason}. "
             "Cure: reproduce a run of committed code."
         )
 
@@ -66,6 +69,11 @@ def unknown_code(status: str) -> list[str]:
     """Files of code that git did not know, from the text of `git status --porcelain`: nobody kept them."""
     names = [line[3:].strip('"') for line in status.splitlines() if line.startswith("?? ")]
     return [name for name in names if name.startswith(CODE)]
+
+
+def tracked_changes(status: str) -> list[str]:
+    """Changed files that git knows, from the text of `git status --porcelain`."""
+    return [line[3:].strip('"') for line in status.splitlines() if line and not line.startswith("?? ")]
 
 
 def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> None:
@@ -141,13 +149,3 @@ def _cache(root: Path) -> Path:
     if done.returncode:
         raise InputError(f"{root} is no DVC project: {done.stderr.strip()}. Cure: run in the project's root.")
     return Path(root, done.stdout.strip().splitlines()[-1])
-
-
-def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-
-
-def _checked(*words: str) -> None:
-    done = _git(*words)
-    if done.returncode:
-        raise InputError(f"git {words[0]}: {done.stderr.strip()}. Cure: mend what git names.")

@@ -19,7 +19,7 @@ OWNERS = {
     "torch.distributed": ("pipeline/training/distributed.py",),
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {"pipeline.params", "pipeline.errors", "pipeline.layout", "pipeline.lifeline"}
+OPEN_TO_FLOWS = {"pipeline.params", "pipeline.errors", "pipeline.layout", "pipeline.lifeline", "pipeline.system"}
 
 
 def sources(root: Path) -> list[Path]:
@@ -72,6 +72,18 @@ def test_flows_know_only_the_parameters_of_pipeline(root: Path) -> None:
             strays = {m for m in ours if not any(starts(m, allowed) for allowed in OPEN_TO_FLOWS)} - {"pipeline"}
             assert not strays, f"{path} imports {strays}"
             assert not [m for m in imports(path) if starts(m, "torch") or starts(m, "mlflow")], path
+
+
+def test_only_the_system_room_runs_git(root: Path) -> None:
+    for path in sources(root):
+        if path.relative_to(root).parts[:2] == ("pipeline", "system"):
+            continue
+        commands = [
+            node.elts[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.List | ast.Tuple) and node.elts
+        ]
+        assert not [c for c in commands if isinstance(c, ast.Constant) and c.value == "git"], path
 
 
 def test_stages_do_not_import_stages_and_helpers_do_not_either(root: Path) -> None:

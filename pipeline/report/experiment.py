@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.evaluation.files import read_confusion
+from pipeline.lineage_text import uncommitted
 from pipeline.report.collect import read_history
 from pipeline.report.page import Section, Table, duration, number
 from pipeline.report.plots import curves
@@ -30,8 +31,8 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         where_from(summary),
     ]
     title = f"Experiment {summary['recipe']}"
-    commit = summary["versions"].get("git.commit", "no commit")[:10]
-    dirty = ", with uncommitted changes" if summary["versions"].get("git.dirty") == "true" else ""
+    commit = summary["versions"].get("git.commit", "unknown")[:10]
+    dirty = uncommitted(summary["versions"])
     subtitle = f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
     return write_pages(folder, title, subtitle, summary, sections, plots)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.system import git
+
+#: Value of a tag whose truth nobody could be asked for.
+UNKNOWN = "unknown"
 #: Files that a stage itself rewrites; a difference in them does not make the code another one.
 GENERATED = ("dvc.lock", "compare/dvc.lock", ".dvc/")
 #: What each stage's results depend on, as DVC output paths, the data first: {b} the benchmark, {c} each corpus of
@@ -27,26 +30,31 @@ STAGE_INPUTS = {
 
 
 def code_tags() -> dict[str, str]:
-    """git.commit, git.branch and git.dirty of the folder; absent where git or a repository is."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    return {
-        "git.commit": commit.strip(),
-        "git.branch": (_git("rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
-        "git.dirty": "true" if dirty_files() else "false",
+    """git.commit, git.branch and git.dirty of the folder; `unknown`, and why, where git cannot tell."""
+    commit, branch = git.ask("rev-parse", "HEAD"), git.ask("rev-parse", "--abbrev-ref", "HEAD")
+    changes, reason = dirty_files()
+    reasons = list(dict.fromkeys(filter(None, (commit.reason, branch.reason, reason))))
+    tags = {
+        "git.commit": UNKNOWN if commit.text is None else commit.text.strip(),
+        "git.branch": UNKNOWN if branch.text is None else branch.text.strip(),
+        "git.dirty": UNKNOWN if changes is None else "true" if changes else "false",
     }
+    return tags | ({"git.unknown": "; ".join(reasons)} if reasons else {})
 
 
-def dirty_files() -> list[str]:
-    """Tracked files that differ from the commit, and files unknown to git; what stages rewrite is left out."""
-    lines = (_git("status", "--porcelain", "--untracked-files=normal") or "").splitlines()
-    return [line[3:] for line in lines if not line[3:].startswith(GENERATED)]
+def dirty_files() -> tuple[list[str] | None, str]:
+    """Lines of `git status --porcelain` for tracked files that differ from the commit and files unknown to git; what
+    stages rewrite is left out. None, with the reason, where git cannot tell.
+    """
+    status = git.ask("status", "--porcelain", "--untracked-files=normal")
+    if status.text is None:
+        return None, status.reason
+    return [line for line in status.text.splitlines() if not line[3:].startswith(GENERATED)], ""
 
 
-def dirty_diff() -> str:
+def dirty_diff() -> git.Answer:
     """The change of tracked files against the commit, of the whole checkout; empty where there is none."""
-    return _git("diff", "HEAD", "--", ":(top)", *(f":(top,exclude){name}" for name in GENERATED)) or ""
+    return git.ask("diff", "HEAD", "--", ":(top)", *(f":(top,exclude){name}" for name in GENERATED))
 
 
 def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
@@ -143,21 +151,3 @@ def _yaml(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _git(*arguments: str) -> str | None:
-    # Refreshing the index would take git's lock away from a user or a flow that commits at this moment.
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-            env=environment,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

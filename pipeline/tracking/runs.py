@@ -203,6 +203,7 @@ def _open(
         if earlier.about().get("status") in ("FAILED", "KILLED") and earlier.about().get("parent") == parent_id:
             folder = earlier
             folder.update(status="RUNNING", owner=this_process(), ended=None)
+            _note_resumption(folder, {**context.code_tags(), **tags})
         else:
             all_tags = {**context.stage_tags(stage, benchmark), **tags, "everest.stage": stage}
             if benchmark:
@@ -227,6 +228,18 @@ def _open(
     return folder, parent
 
 
+def _note_resumption(folder: RunFolder, tags: Mapping[str, Any]) -> None:
+    """What is another than when the run began (code, device, ranks), as tags `resumed.<name>`: the run's own tags tell
+    of its first part alone.
+    """
+    before = folder.about().get("tags", {})
+    now = {name: as_text(redact_value(name, value)) for name, value in tags.items()}
+    different = {f"resumed.{name}": value for name, value in now.items() if before.get(name, value) != value}
+    if different:
+        with folder.records() as records:
+            records.tags(different)
+
+
 def _record_params_file(records: Any, folder: str = "") -> None:
     """params.yaml as it is written, comments and all."""
     if Path("params.yaml").exists():
@@ -234,12 +247,13 @@ def _record_params_file(records: Any, folder: str = "") -> None:
 
 
 def _record_code(records: Any) -> None:
+    """Uncommitted changes; where git cannot tell of them, the tag git.dirty says so."""
     difference = context.dirty_diff()
-    if difference:
-        records.text(difference, "uncommitted.diff", "code")
-    unknown = context.dirty_files()
-    if unknown:
-        records.text("\n".join(unknown) + "\n", "uncommitted.txt", "code")
+    if difference.text:
+        records.text(difference.text, "uncommitted.diff", "code")
+    changes, _ = context.dirty_files()
+    if changes:
+        records.text("\n".join(changes) + "\n", "uncommitted.txt", "code")
 
 
 def _parent(recipe: str, flat: dict[str, Any], key: str) -> tuple[str, RunFolder | None]:

@@ -163,6 +163,13 @@ def test_runs_that_cannot_be_reproduced_say_why(project: Path, tracked: Tracked)
         (tracked.run(**{"everest.stage": "report"}), r"of the stage report.*pretrain, finetune, evaluate"),
         (tracked.run(status="KILLED"), r"is KILLED.*finished"),
         (tracked.run(inputs={}), r"no data hashes.*dvc repro"),
+        (
+            tracked.run(**{"git.commit": "unknown", "git.unknown": "git is not installed"}),
+            r"git.commit unknown \(git is",
+        ),
+        (tracked.run(**{"git.dirty": "unknown", "git.unknown": "dubious ownership"}), r"git.dirty unknown \(dubious"),
+        (tracked.run(**{"resumed.git.commit": "2" * 40}), r"resumed with that of 222222222222"),
+        (tracked.run(files={"uncommitted.txt": " M models/code.py\n"}), r"uncommitted changes that nobody kept"),
         (tracked.run(**{"git.commit": "1" * 40}), r"commit 1{40} is not in this clone.*git fetch"),
         (tracked.run(inputs=gone), r"data/cache/motion with hash ef0.* is not in DVC's cache.*`dvc pull`"),
         (tracked.run(**other), r"outputs/converted/model\.safetensors with SHA-256 1{12}.*`dvc pull`"),

@@ -132,6 +132,20 @@ def test_a_resumed_stage_continues_its_run_and_repeats_no_step(store: Store, pro
     assert len(runs) == 2
     assert runs["finetune@motion"]["status"] == "FINISHED"
     assert store.history(runs["finetune@motion"]["id"], "train/loss") == [(s, float(s)) for s in range(8)]
+    assert not [name for name in runs["finetune@motion"]["tags"] if name.startswith("resumed.")]
+
+
+def test_a_run_resumed_with_other_code_or_ranks_says_so_beside_what_it_began_with(
+    store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit, ranks in (("1" * 40, 2), ("2" * 40, 4)):
+        monkeypatch.setattr("pipeline.tracking.context.code_tags", lambda commit=commit: {"git.commit": commit})
+        with contextlib.suppress(Interrupted), stage_run("finetune", "motion", {}, WORK, {"world_size": ranks}):
+            if ranks == 2:
+                raise Interrupted("stopped")
+    tags = by_stage(store)["finetune@motion"]["tags"]
+    assert (tags["git.commit"], tags["resumed.git.commit"]) == ("1" * 40, "2" * 40)
+    assert (tags["world_size"], tags["resumed.world_size"]) == ("2", "4")
 
 
 CHILD = """

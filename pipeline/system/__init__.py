@@ -1,0 +1,1 @@
+"""What the pipeline asks of the operating system and of other programs."""
