@@ -174,12 +174,12 @@ def test_the_validation_split_is_scored_where_test_labels_are_not_public(here: P
 def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    params = ready(evaluate__bootstrap=100)
+    params = ready(evaluate__bootstrap=100, recipe="choosing")
     name_classes()
     classifier(params, validate_split="test", select="last", frozen=True)
     evaluate.run(params, "small")
     store = Store.existing()
-    version = store.version("everest-demo-small", "candidate")
+    version = store.version("everest-choosing-small", "candidate")
     assert version["aliases"] == ["candidate"]
     assert "score" not in version["tags"]
     assert "both test" in version["tags"]["not_best"]
@@ -189,7 +189,7 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     layout.metrics_file("finetune", "small").parent.mkdir(parents=True, exist_ok=True)
     layout.metrics_file("finetune", "small").write_text(json.dumps({"val_top1": 0.4}))
     evaluate.run(params, "small")
-    version = store.version("everest-demo-small", "best")
+    version = store.version("everest-choosing-small", "best")
     assert (version["version"], version["tags"]["score"]) == ("2", "0.4")
 
 
