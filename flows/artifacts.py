@@ -11,6 +11,7 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.isolated import Place
+from pipeline.text import markdown, storable
 
 #: Where `everest ui` serves MLflow, for a store that is a file.
 LOCAL_PAGE = "http://127.0.0.1:5000"
@@ -24,25 +25,25 @@ COLUMNS = (
 def publish_results(results: Sequence[Mapping[str, Any]], report: Path) -> None:
     """Accuracy beside its cost, one row a benchmark (and strategy)."""
     rows = [rounded({name: row[name] for name in COLUMNS if name in row}) for row in results]
-    create_table_artifact(key="results", table=rows, description=f"Top-1 in %. Report: {report}")
+    create_table_artifact(key="results", table=rows, description=f"Top-1 in %. Report: {markdown(report)}")
 
 
 def publish_differences(differences: Sequence[Mapping[str, Any]], report: Path) -> None:
     """Differences of a comparison, in percentage points."""
     rows = [rounded(dict(row)) for row in differences]
-    create_table_artifact(key="differences", table=rows, description=f"a - b in points. Report: {report}")
+    create_table_artifact(key="differences", table=rows, description=f"a - b in points. Report: {markdown(report)}")
 
 
 def publish_sentences(sentences: Sequence[str], report: Path) -> None:
     """What the data support, in words."""
-    text = "\n".join(f"- {sentence}" for sentence in sentences)
-    create_markdown_artifact(key="verdict", markdown=text, description=f"Report: {report}")
+    text = "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
+    create_markdown_artifact(key="verdict", markdown=text, description=f"Report: {markdown(report)}")
 
 
 def publish_stages(outcomes: Mapping[str, str], place: Place) -> None:
     """What DVC did with each stage, and the tracked run."""
-    lines = ["| stage | DVC |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items())]
-    create_markdown_artifact(key="stages", markdown="\n".join(lines), description=place.params.recipe)
+    lines = ["| stage | DVC |", "|---|---|", *(f"| {markdown(n)} | {what} |" for n, what in outcomes.items())]
+    create_markdown_artifact(key="stages", markdown="\n".join(lines), description=markdown(place.params.recipe))
     run = tracked_run(Path(place.where.environment["EVEREST_RUNS"]), place.name)
     if run:
         address = mlflow_page(place.where.environment["MLFLOW_TRACKING_URI"])
@@ -73,4 +74,4 @@ def tracked_run(runs: Path, flow_run: str) -> str | None:
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
     """Numbers as people read them."""
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: round(value, 3) if isinstance(value, float) else storable(value) for name, value in row.items()}

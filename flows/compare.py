@@ -9,12 +9,13 @@ from prefect import flow
 
 from flows.artifacts import publish_differences, publish_results, publish_sentences, publish_stages
 from flows.isolated import isolated
+from flows.names import run_name
 from flows.overrides import Overrides
 from flows.run import run_stages, task_runner
 from flows.stages import comparison_chain
 
 
-@flow(name="compare", flow_run_name="{recipe}", task_runner=task_runner(), validate_parameters=True)
+@flow(name="compare", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
 def compare(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
     """Compare pre-training strategies in a worktree of the last commit.
 

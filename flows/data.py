@@ -8,12 +8,13 @@ from prefect import flow
 
 from flows.artifacts import publish_stages
 from flows.isolated import isolated
+from flows.names import run_name
 from flows.overrides import Overrides
 from flows.run import run_stages, task_runner
 from flows.stages import data_chain
 
 
-@flow(name="data", flow_run_name="{recipe}", task_runner=task_runner(), validate_parameters=True)
+@flow(name="data", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
 def data(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
     """Bring a recipe's manifests, caches and corpora up to date in the shared DVC cache.
 

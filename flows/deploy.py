@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flows.gate import LIMIT
 from pipeline.errors import EverestError
+from pipeline.text import visible
 
 POOL = "everest"
 ZOMBIES = "everest: crash runs without heartbeat"
@@ -39,7 +40,7 @@ def main() -> int:
         crash_zombies()
         _prefect("--no-prompt", "deploy", "--all")
     except EverestError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {visible(str(error))}\n")
         return error.exit_code
     sys.stdout.write(
         f"Start a worker:  PREFECT_RUNNER_HEARTBEAT_FREQUENCY={HEARTBEAT_SECONDS} prefect worker start --pool {POOL}\n"

@@ -13,12 +13,13 @@ from prefect import flow
 
 from flows.artifacts import publish_results, publish_stages
 from flows.isolated import isolated
+from flows.names import run_name
 from flows.overrides import Overrides
 from flows.run import run_stages, task_runner
 from flows.stages import chain
 
 
-@flow(name="experiment", flow_run_name="{recipe}", task_runner=task_runner(), validate_parameters=True)
+@flow(name="experiment", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
 def experiment(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
     """Run a recipe from videos to report in a worktree of the last commit.
 

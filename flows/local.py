@@ -11,14 +11,16 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.names import committed
 from flows.repro import workspace
 from flows.run import identity, run_stages, task_runner
 from flows.stages import COMPARE, Stage, chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
+from pipeline.text import visible
 
 
-@flow(name="local", task_runner=task_runner())
+@flow(name="local", flow_run_name=committed, task_runner=task_runner())
 def local(on_terminal: bool = False, compare: bool = False) -> dict[str, str]:
     """Bring every stage of params.yaml up to date (and the comparison); returns what DVC did with each."""
     root = Path.cwd()
@@ -42,7 +44,7 @@ def main() -> int:
     try:
         outcomes = local(arguments.on_terminal, arguments.compare)
     except EverestError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {visible(str(error))}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

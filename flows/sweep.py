@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from prefect import flow, get_run_logger
 from flows.artifacts import publish_sweep
 from flows.experiment import experiment
 from flows.isolated import checked
+from flows.names import changed, named, run_name
 from flows.overrides import Grid, Overrides
 from pipeline.errors import EverestError, InputError
 
@@ -18,7 +20,7 @@ from pipeline.errors import EverestError, InputError
 MOST = 100
 
 
-@flow(name="sweep", flow_run_name="{recipe}", validate_parameters=True)
+@flow(name="sweep", flow_run_name=run_name, validate_parameters=True)
 def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
     """Run an experiment for every combination of the grid's values. What they share is computed once.
 
@@ -36,9 +38,11 @@ def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> d
         checked(Path.cwd(), recipe, {**overrides, **point})
     rows, failed = [], []
     for number, point in enumerate(points, 1):
-        name = ", ".join(f"{key}={value}" for key, value in point.items())
+        name = changed(point)
         get_run_logger().info("%d of %d: %s", number, len(points), name)
-        state = experiment.with_options(flow_run_name=name)(recipe, {**overrides, **point}, return_state=True)
+        # A function, since Prefect fills in a text's braces; the recipe is the sweep's and stands in its name.
+        titled = experiment.with_options(flow_run_name=functools.partial(named, name, {}))
+        state = titled(recipe, {**overrides, **point}, return_state=True)
         if state.is_completed():
             rows += [{**point, **row} for row in state.result()["results"]]
         else:

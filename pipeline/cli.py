@@ -14,6 +14,7 @@ import typer
 from pipeline.commands import bench, chain, data, looking, planning
 from pipeline.errors import EverestError, Interrupted
 from pipeline.redact import guard_output, redact
+from pipeline.text import printable, visible
 
 app = typer.Typer(
     name="everest",
@@ -35,14 +36,14 @@ def main() -> None:
         app()
     except EverestError as error:
         kind = "" if isinstance(error, Interrupted) else "error: "
-        sys.stderr.write(f"{kind}{redact(str(error))}\n")
+        sys.stderr.write(f"{kind}{visible(redact(str(error)))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         # Any small file may be the one that a full disk has no room for.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sys.stderr.write(
-            f"error: {error.filename or Path.cwd()}: no space left on the disk. What is finished is kept. "
+            f"error: {printable(error.filename or Path.cwd())}: no space left on the disk. What is finished is kept. "
             "Cure: free some space and run the same command again.\n"
         )
         sys.exit(EverestError.exit_code)

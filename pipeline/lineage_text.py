@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.params import flatten
+from pipeline.text import printable
 
 #: Digits of a hash that are shown; `--json` has all of them.
 DIGITS = 12
@@ -13,7 +14,7 @@ DIGITS = 12
 
 def describe(found: dict[str, Any]) -> str:
     """The run, then every stage from the one that wrote the file back to the data."""
-    return "\n".join(_lines(found))
+    return "\n".join(map(printable, _lines(found)))
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.data.files import atomic_path
 from pipeline.errors import InputError
+from pipeline.text import storable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +62,7 @@ def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
     import pyarrow as pa
 
     ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))
-    return pa.Table.from_pylist(ordered, schema=arrow_schema())
+    return pa.Table.from_pylist(storable(ordered), schema=arrow_schema())
 
 
 def save(table: pa.Table, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.text import printable, shortened
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Animation = Literal["gif", "webp", "none"]
 PATCH, TUBELET = 16, 2
+#: [bytes] of a video's name in its picture's: with suffix, and while it is unfinished, still a file's name.
+PICTURE_NAME = 200
 
 
 class Look(NamedTuple):
@@ -85,9 +88,10 @@ def show(
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
     slots = [] if found.slots_S is None else found.slots_S.tolist()
     chosen = [times[TUBELET * slot + i] for slot in slots for i in range(TUBELET)]
-    title = f"{video.name}, {times[0]:.1f} to {times[-1]:.1f} s"
-    scored = f"scores by {model_dir}" if model_dir is not None else "no model: scores by raw pixels"
-    return save_pictures(found._replace(times_T=chosen), out / video.stem, f"{title}  ·  {scored}", animation)
+    title = f"{printable(video.name)}, {times[0]:.1f} to {times[-1]:.1f} s"
+    scored = f"scores by {printable(model_dir)}" if model_dir is not None else "no model: scores by raw pixels"
+    path = out / shortened(video.stem, PICTURE_NAME)
+    return save_pictures(found._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
 
 
 def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed: int = 0) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
@@ -11,8 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.csv_files import Writer
 from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
+from pipeline.text import shortened, storable
 
 if TYPE_CHECKING:
     from pipeline.data.decoder_process import Limits
@@ -119,8 +120,8 @@ def _predict(
             )
             if pictures is not None:
                 view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side)[0]
-                # The number keeps equal names of different folders apart.
-                target = Path(pictures) / f"{number:05d}-{file.stem}.png"
+                # The number keeps equal names of different folders apart, and those that differ only at their ends.
+                target = Path(pictures) / f"{number:05d}-{shortened(file.stem, 200)}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)
     failed = [
         {"video": str(file), "reason": answers[n].reason}
@@ -161,7 +162,7 @@ def _make(folder: Path) -> None:
 def class_names(info: dict[str, Any]) -> list[str]:
     """Names by class number: the model's own, else those of its benchmark's manifest, else the numbers."""
     if info.get("classes"):
-        return [str(name) for name in info["classes"]]
+        return [storable(str(name)) for name in info["classes"]]
     from pipeline import layout
     from pipeline.evaluation.files import class_names as of_benchmark
 
@@ -177,29 +178,29 @@ def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) 
     """
     from pipeline.data.files import atomic_path
 
-    columns = [f"class {name}" if name in FIXED_COLUMNS else name for name in names]
+    columns = told_apart([f"class {name}" if name in FIXED_COLUMNS else name for name in names])
     with atomic_path(path) as temporary:
         if path.suffix == ".json":
             value = [
                 {"video": video, "predicted": _best(a, names), "reason": a.reason, "probabilities": _numbers(a, names)}
                 for video, a in rows
             ]
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(storable(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         elif path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow([*FIXED_COLUMNS, *columns])
+                writer = Writer(file)
+                writer.row([*FIXED_COLUMNS, *columns])
                 for video, a in rows:
                     numbers = [""] * len(names) if a.probability is None else [f"{x:.6f}" for x in a.probability]
-                    writer.writerow([video, _best(a, names) or "", a.reason, *numbers])
+                    writer.row([video, _best(a, names) or "", a.reason, *numbers])
         else:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             table: dict[str, Any] = {
-                "video": pa.array([video for video, _ in rows], pa.string()),
+                "video": pa.array([storable(video) for video, _ in rows], pa.string()),
                 "predicted": pa.array([_best(a, names) for _, a in rows], pa.string()),
-                "reason": pa.array([a.reason for _, a in rows], pa.string()),
+                "reason": pa.array([storable(a.reason) for _, a in rows], pa.string()),
             }
             for number, column in enumerate(columns):
                 values = [None if a.probability is None else float(a.probability[number]) for _, a in rows]
@@ -212,7 +213,20 @@ def _best(answer: Answer, names: Sequence[str]) -> str | None:
 
 
 def _numbers(answer: Answer, names: Sequence[str]) -> dict[str, float] | None:
-    return None if answer.probability is None else dict(zip(names, map(float, answer.probability), strict=True))
+    if answer.probability is None:
+        return None
+    return dict(zip(told_apart(names), map(float, answer.probability), strict=True))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of columns: one that is there already gets its number, so that none replaces another."""
+    columns: dict[str, None] = {}
+    for number, name in enumerate(names):
+        column = name
+        while column in columns or (column != name and column in names):
+            column = f"{column} ({number})"
+        columns[column] = None
+    return list(columns)
 
 
 def _limits() -> Limits:

@@ -10,6 +10,8 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from pipeline.text import visible
+
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|credential|private_?key)s?$", re.I)
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.I)
@@ -60,8 +62,8 @@ def guard_output(prefix: str = "") -> None:
 
 class _Discreet(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return visible(redact(super().format(record)))
 
 
 def _print_discreetly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(visible(redact("".join(traceback.format_exception(kind, error, trace)))))

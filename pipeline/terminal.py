@@ -1,16 +1,25 @@
-"""What the command line prints: tables that fit a terminal, plain text when there is none."""
+"""What the command line prints: tables that fit a terminal, plain text when there is none; bars of progress.
+
+The only module that knows rich: whatever a name holds (markup, emoji codes, escapes of the terminal) is shown as it is.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-_ERRORS = Console(stderr=True, highlight=False)
-#: [characters] of tables that do not go to a terminal.
-WIDTH_OF_A_FILE = 160
+from pipeline.text import printable, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+#: [characters] that a table which does not go to a terminal may take: no name is broken in two.
+WIDTH_OF_A_FILE = 10_000
 _NEXT = """\
 Report                 outputs/report/report.html
 Look around            make ui
@@ -22,7 +31,26 @@ Run as a deployment    prefect deployment run 'experiment/demo' --param override
 
 def say(message: str) -> None:
     """A line about progress, on stderr: stdout is for results."""
-    _ERRORS.print(message, markup=False, soft_wrap=True)
+    _console(stderr=True).print(Text(visible(message)), soft_wrap=True)
+
+
+def echo(text: str, nl: bool = True) -> None:
+    """Whole lines for stdout, for people and pipes alike."""
+    typer.echo(visible(text), nl=nl)
+
+
+def bar(*columns: ProgressColumn) -> Progress:
+    """A bar of progress on stderr, with its description in front; it vanishes at the end.
+
+    Args:
+        columns: those behind the description; rich's usual ones if left out.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    after = columns or (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}", markup=False), *after, console=_console(stderr=True), transient=True
+    )
 
 
 def show(value: Any, title: str | None = None) -> None:
@@ -38,18 +66,20 @@ def show(value: Any, title: str | None = None) -> None:
         for key, rows in nested.items():
             console.print(table(rows, key))
     else:
-        console.print(str(value) if value else "nothing to show", markup=False)
+        console.print(Text(visible(str(value)) if value else "nothing to show"))
 
 
 def table(rows: list[dict[str, Any]], title: str | None = None) -> Table:
     """Rows with the same keys as a table; numbers to the right."""
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    heading = None if title is None else Text(printable(title), style="table.title")
+    drawn = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
     for name in dict.fromkeys(key for row in rows for key in row):
         numeric = all(isinstance(row.get(name), int | float | None) for row in rows)
-        drawn.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        head = Text(printable(name.replace("_", " ")))
+        drawn.add_column(head, justify="right" if numeric else "left", overflow="fold")
     names = [str(key) for key in dict.fromkeys(key for row in rows for key in row)]
     for row in rows:
-        drawn.add_row(*(_text(row.get(name)) for name in names))
+        drawn.add_row(*(Text(_text(row.get(name))) for name in names))
     return drawn
 
 
@@ -73,12 +103,12 @@ def show_results(
     console.print(table(rows, "Results"))
     ran = sum(outcome == "ran" for outcome in outcomes.values())
     others = ", the others were up to date" if ran < len(outcomes) else ""
-    console.print(f"{ran} of {len(outcomes)} stages ran{others}; {seconds:.0f} s in all.\n")
+    console.print(Text(f"{ran} of {len(outcomes)} stages ran{others}; {seconds:.0f} s in all.\n"))
     if compared is not None:
         for sentence in compared["sentences"]:
-            console.print(f"- {sentence}", markup=False, soft_wrap=True)
-        console.print("  (outputs/compare/report.html)\n", markup=False)
-    console.print(_NEXT, markup=False, soft_wrap=True)
+            console.print(Text(f"- {printable(sentence)}"), soft_wrap=True)
+        console.print("  (outputs/compare/report.html)\n")
+    console.print(_NEXT, soft_wrap=True)
 
 
 def show_comparison(found: dict[str, Any]) -> None:
@@ -88,14 +118,16 @@ def show_comparison(found: dict[str, Any]) -> None:
     if found["differences"]:
         console.print(table(found["differences"], "Differences in points, with their 95 % interval"))
     for sentence in found["sentences"]:
-        console.print(f"- {sentence}", markup=False, soft_wrap=True)
-    console.print(f"\nReport         {found['report']}\nLook around    make ui", markup=False, soft_wrap=True)
+        console.print(Text(f"- {printable(sentence)}"), soft_wrap=True)
+    report = printable(found["report"])
+    console.print(Text(f"\nReport         {report}\nLook around    make ui"), soft_wrap=True)
 
 
-def _console() -> Console:
-    """Stdout; in a file or a pipe a table is as wide as it needs to be."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE)
+def _console(stderr: bool = False) -> Console:
+    """Stdout or stderr; in a file or a pipe a table is as wide as it needs to be."""
+    plain: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=WIDTH_OF_A_FILE)
 
 
 def _rows(entry: Any) -> list[dict[str, Any]]:
@@ -111,7 +143,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(entry)}" for name, entry in value.items()) or "none"
+        return ", ".join(f"{printable(name)} {_text(entry)}" for name, entry in value.items()) or "none"
     if isinstance(value, list):
         return "; ".join(_text(entry) for entry in value) or "none"
-    return str(value)
+    return printable(value)

@@ -19,7 +19,7 @@ OWNERS = {
     "torch.distributed": ("pipeline/training/distributed.py",),
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {"pipeline.params", "pipeline.errors", "pipeline.layout", "pipeline.lifeline", "pipeline.system"}
+OPEN_TO_FLOWS = {f"pipeline.{name}" for name in ("params", "errors", "layout", "lifeline", "system", "text")}
 
 
 def sources(root: Path) -> list[Path]:

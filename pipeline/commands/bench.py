@@ -64,10 +64,11 @@ def costs(
 ) -> None:
     """Disk and hours that preprocessing each published data set takes, from rates measured here."""
     from pipeline.bench.costs import as_markdown, command
+    from pipeline.terminal import echo
 
     found = command(rates)
     if markdown:
-        return typer.echo(as_markdown(found), nl=False)
+        return echo(as_markdown(found), nl=False)
     return emit(found, as_json, "What a data set costs")
 
 

@@ -138,6 +138,7 @@ def repeat(
     """Run params.yaml on every official split with several seeds; mean and deviation."""
     from pipeline.errors import InputError
     from pipeline.repeat import command
+    from pipeline.terminal import echo
 
     def numbers(option: str, text: str) -> list[int]:
         try:
@@ -150,7 +151,7 @@ def repeat(
     sentences = [] if as_json else found.pop("sentences", [])
     emit(found, as_json, "Repetitions")
     for sentence in sentences:
-        typer.echo(sentence)
+        echo(sentence)
 
 
 @app.command()

@@ -13,7 +13,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def emit(value: Any, as_json: bool, title: str | None = None) -> None:
     """Print a result on stdout: a JSON document, or tables made for reading."""
     if as_json:
-        typer.echo(json.dumps(value, indent=2, default=str))
+        from pipeline.text import storable
+
+        typer.echo(json.dumps(storable(value), indent=2, default=str))
         return
     from pipeline.terminal import show
 

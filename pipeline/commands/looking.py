@@ -74,11 +74,12 @@ def lineage(
     """Say where a file, a model or a score comes from: data, code, parameters, parents."""
     from pipeline.lineage import command
     from pipeline.lineage_text import describe
+    from pipeline.terminal import echo
 
     found = command(target)
     if as_json:
         return emit(found, as_json)
-    return typer.echo(describe(found))
+    return echo(describe(found))
 
 
 @app.command()

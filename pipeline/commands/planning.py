@@ -25,8 +25,9 @@ def recipe_list(as_json: Json = False) -> None:
 def recipe_show(name: str) -> None:
     """Print a recipe, comments and all."""
     from pipeline import recipes
+    from pipeline.terminal import echo
 
-    typer.echo(recipes.show_recipe(name))
+    echo(recipes.show_recipe(name))
 
 
 @recipe_app.command("use")
@@ -36,8 +37,9 @@ def recipe_use(
 ) -> None:
     """Write a recipe to params.yaml."""
     from pipeline import recipes
+    from pipeline.terminal import echo
 
-    typer.echo(recipes.use_recipe(name, force=force))
+    echo(recipes.use_recipe(name, force=force))
 
 
 @recipe_app.command("diff")
@@ -74,12 +76,13 @@ def plan(
 ) -> None:
     """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
     from pipeline.plan import plan as predict
+    from pipeline.terminal import echo
 
     found = predict(recipe, gpu, gpus, mfu)
     assumptions = [] if as_json else found.pop("assumptions")
     emit(found, as_json, "Plan")
     for line in assumptions:
-        typer.echo(f"  assumed: {line}")
+        echo(f"  assumed: {line}")
     if not all(stage["fits"] for stage in found["stages"]):
         raise typer.Exit(1)
 
@@ -96,6 +99,7 @@ def scaling(
 ) -> None:
     """Predict pre-training on many GPUs: step, efficiency and what limits it (docs/scaling.md)."""
     from pipeline import scaling as model
+    from pipeline.terminal import echo
 
     if published:
         emit(model.published(), as_json, "Published K400 epochs by the model")
@@ -104,7 +108,7 @@ def scaling(
     assumptions = [] if as_json else found.pop("assumptions")
     emit(found, as_json, "Scaling")
     for line in assumptions:
-        typer.echo(f"  assumed: {line}")
+        echo(f"  assumed: {line}")
 
 
 @app.command()
@@ -125,6 +129,7 @@ def launch(
     partition: Annotated[str | None, typer.Option(help="SLURM's partition.")] = None,
 ) -> None:
     """Print an sbatch script for a training on several nodes: `everest launch --nodes 2 | sbatch`."""
+    from pipeline.terminal import echo
     from pipeline.training.slurm import script
 
-    typer.echo(script(stage, benchmark, nodes, gpus, hours, partition), nl=False)
+    echo(script(stage, benchmark, nodes, gpus, hours, partition), nl=False)

@@ -16,6 +16,7 @@ from pathlib import Path
 import xxhash
 
 from pipeline.errors import BusyError, InputError
+from pipeline.text import shortened
 
 #: Flag of Linux's sync_file_range(2), from <fcntl.h>.
 _SYNC_FILE_RANGE_WRITE = 2
@@ -32,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Contents and folder are flushed to disk before this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.part{path.suffix[:16]}")
+    temporary = path.with_name(f".{shortened(path.name, 120)}.{secrets.token_hex(4)}.part{path.suffix[:16]}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -47,11 +48,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def printable(path: str) -> str:
-    """A path for messages and tables: bytes that are not UTF-8 are shown as escapes."""
-    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.files import atomic_path, locked, printable
+from pipeline.data.files import atomic_path, locked
 from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
 from pipeline.data.progress import counter
@@ -24,6 +24,7 @@ from pipeline.data.reasons import judge
 from pipeline.data.video_files import VIDEO_SUFFIXES
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
+from pipeline.text import storable
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def command(folder: Path, params: IngestParams, cluster: str | None = None) -> d
         "reasons": dict(sorted(Counter(reason for reason in reasons.values() if reason).items())),
         "quarantined": [
             {
-                "path": printable(path),
+                "path": storable(path),
                 "reason": reason,
                 "message": measured[path].message,
             }

@@ -21,10 +21,11 @@ def counter(label: str) -> Callable[[Iterable[Any], int], Iterator[Any]]:
         if not wanted():
             yield from items
             return
-        from rich.console import Console
-        from rich.progress import track
+        from pipeline.terminal import bar
+        from pipeline.text import printable
 
-        yield from track(items, description=label, total=total, console=Console(stderr=True), transient=True)
+        with bar() as progress:
+            yield from progress.track(items, description=printable(label), total=total)
 
     return wrap
 
@@ -38,38 +39,27 @@ def byte_bar(label: str, total: int | None, files: int) -> Iterator[Callable[[st
     if not wanted():
         yield lambda _file, _done, _total: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        overall = bar.add_task(f"{label}, 0 of {files} files", total=total)
+    from pipeline.terminal import bar as drawn
+    from pipeline.text import printable
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with drawn(*columns) as bar:
+        overall = bar.add_task(printable(f"{label}, 0 of {files} files"), total=total)
         tasks: dict[str, Any] = {}
         done_bytes: dict[str, int] = {}
         whole: set[str] = set()
 
         def update(file: str, done: int, file_total: int | None) -> None:
             if file not in tasks:
-                tasks[file] = bar.add_task(f"  {file[-40:]}", total=file_total)
+                tasks[file] = bar.add_task(printable(f"  {file[-40:]}"), total=file_total)
             done_bytes[file] = done
             finished = file_total is not None and done >= file_total
             if finished:
                 whole.add(file)
             bar.update(tasks[file], completed=done, total=file_total, visible=not finished)
             told = f"{label}, {len(whole)} of {files} files"
-            bar.update(overall, completed=sum(done_bytes.values()), description=told)
+            bar.update(overall, completed=sum(done_bytes.values()), description=printable(told))
 
         yield update

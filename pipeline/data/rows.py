@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.data.files import printable
 from pipeline.data.ingest import verdict
 from pipeline.data.ingest_measure import Measurement
 from pipeline.data.sources.base import ListedVideo, Listing
 from pipeline.params import IngestParams
+from pipeline.text import printable
 
 #: Of equal files one is kept: a scored one before one to train on, so that no test video is trained on.
 _KEEP_ORDER = {"test": 0, "val": 1, "train": 2, "unused": 3}
@@ -38,28 +38,29 @@ def manifest_rows(
 
 def quarantine_csv(rows: list[dict[str, Any]], messages: dict[str, str]) -> str:
     """quarantine.csv: one line for each video that is not used, sorted by path."""
-    import csv
     import io
 
+    from pipeline.csv_files import Writer
+
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "video_id", "split", "reason", "message"])
+    writer = Writer(text, lineterminator="\n")
+    writer.row(["path", "video_id", "split", "reason", "message"])
     for row in sorted(rows, key=lambda row: (row["path"], row["video_id"])):
         if row["reason"]:
             message = " ".join(messages.get(row["video_id"], "").split())
-            writer.writerow([row["path"], row["video_id"], row["split"], row["reason"], message])
+            writer.row([row["path"], row["video_id"], row["split"], row["reason"], message])
     return text.getvalue()
 
 
 def _row(video: ListedVideo, found: Measurement, split: int, reason: str) -> dict[str, Any]:
     chosen = video.splits[min(split, len(video.splits)) - 1]
     return {
-        "video_id": printable(video.video_id),
-        "path": printable(video.path),
+        "video_id": video.video_id,
+        "path": video.path,
         "split": chosen,
         "splits": ",".join(video.splits),
         "label": video.label,
-        "label_name": printable(video.label_name),
+        "label_name": video.label_name,
         "source": video.source,
         "sha256": found.sha256,
         "bytes": found.bytes,
@@ -87,5 +88,5 @@ def _refuse_duplicates(rows: list[dict[str, Any]]) -> dict[str, str]:
         first = kept.setdefault(row["sha256"], row)
         if first is not row:
             row["status"], row["reason"] = "quarantined", "duplicate"
-            messages[row["video_id"]] = f"same bytes as {first['path']} in split {first['split']}"
+            messages[row["video_id"]] = f"same bytes as {printable(first['path'])} in split {first['split']}"
     return messages

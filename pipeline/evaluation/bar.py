@@ -7,11 +7,11 @@ class Bar:
     """Call it with (done, total); it vanishes when all are done."""
 
     def __init__(self, label: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
+        from pipeline.terminal import bar
+        from pipeline.text import printable
 
-        self._bar = Progress(transient=True, console=Console(stderr=True))
-        self._task = self._bar.add_task(label, total=None)
+        self._bar = bar()
+        self._task = self._bar.add_task(printable(label), total=None)
 
     def __call__(self, done: int, total: int) -> None:
         if done < total:

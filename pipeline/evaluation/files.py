@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import layout
+from pipeline.csv_files import Writer, read_rows
 from pipeline.evaluation.benchmark import TestSet, stacked
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import confusion, per_class
@@ -61,18 +61,17 @@ def write_confusion(matrix: Path, classes: Path, tests: TestSet, answers: list[A
     probability_VC, label_V = stacked(answers, tests.labels)
     counts = confusion(probability_VC.argmax(axis=1), label_V, probability_VC.shape[1])
     with matrix.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["actual", *names])
-        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+        writer = Writer(file)
+        writer.row(["actual", *names])
+        writer.rows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
     with classes.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "videos", "accuracy"])
+        writer = Writer(file)
+        writer.row(["class", "videos", "accuracy"])
         for name, row, accuracy in zip(names, counts, per_class(counts), strict=True):
-            writer.writerow([name, int(row.sum()), "" if np.isnan(accuracy) else f"{accuracy:.6f}"])
+            writer.row([name, int(row.sum()), "" if np.isnan(accuracy) else f"{accuracy:.6f}"])
 
 
 def read_confusion(path: Path) -> tuple[list[str], np.ndarray]:
     """Class names and counts [C, C] of :func:`write_confusion`."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    rows = read_rows(path)
     return rows[0][1:], np.asarray([[int(cell) for cell in row[1:]] for row in rows[1:]], dtype=np.int64)

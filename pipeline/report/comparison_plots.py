@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.csv_files import Writer
 from pipeline.data.files import atomic_path, write_text
 from pipeline.report.plots import curves, intervals
 
@@ -77,6 +77,6 @@ def write_plots(summary: dict[str, Any], metrics: Path, folder: Path) -> None:
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["benchmark", "strategy", "step", "top1"])
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = Writer(file)
+        writer.row(rows[0] if rows else ["benchmark", "strategy", "step", "top1"])
+        writer.rows(row.values() for row in rows)

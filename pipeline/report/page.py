@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.plots import heat, in_page
+from pipeline.text import markdown as escaped
+from pipeline.text import printable
 
 #: Confusion matrices up to this many classes are tables with numbers, larger ones pictures.
 READABLE_CLASSES = 16
@@ -65,7 +67,11 @@ def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # what is marked safe is no str
     )
     drawn = [{**vars(section), "plots": [in_page(plot) for plot in section.plots]} for section in sections]
     page = environment.get_template("page.html.j2")
@@ -74,28 +80,28 @@ def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence
 
 def markdown(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence[Section]) -> str:
     """The same words and tables; plots and pictures are in the HTML page and in files beside it."""
-    lines = [f"# {title}", "", subtitle, "", *(f"- {line}" for line in sentences), ""]
+    lines = [f"# {escaped(title)}", "", escaped(subtitle), "", *(f"- {escaped(line)}" for line in sentences), ""]
     for section in sections:
         if not section.tables and not section.matrices:
             continue
-        lines += [f"## {section.title}", ""]
+        lines += [f"## {escaped(section.title)}", ""]
         if section.note:
-            lines += [section.note, ""]
+            lines += [escaped(section.note), ""]
         for table in section.tables:
             if table.caption:
-                lines += [table.caption, ""]
+                lines += [escaped(table.caption), ""]
             lines += _markdown_table(table.head, table.rows, table.text)
         for matrix in section.matrices:
             rows = [[row["name"], *(str(cell["count"]) for cell in row["cells"])] for row in matrix["rows"]]
-            lines += [f"### {matrix['title']}", ""]
+            lines += [f"### {escaped(matrix['title'])}", ""]
             lines += _markdown_table(["true \\ predicted", *matrix["names"]], rows, frozenset({0}))
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int]) -> list[str]:
     rule = ["---" if index in text else "---:" for index in range(len(head))]
-    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows]]
-    return [*body, ""]
+    body = [[escaped(cell) for cell in row] for row in rows]
+    return [*("| " + " | ".join(row) + " |" for row in ([escaped(cell) for cell in head], rule, *body)), ""]
 
 
 def number(value: float | None, digits: int = 1, percent: bool = False) -> str:

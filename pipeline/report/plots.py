@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.text import printable
+
 Points = Sequence[tuple[float, float]]
 
 #: Stand-in -> (CSS variable, colour on a light page).
@@ -40,7 +42,7 @@ def style(index: int) -> dict[str, Any]:
 def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False) -> str:
     """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind it."""
     figure, axes = _figure(5.6, 3.4)
-    for index, (name, points) in enumerate(series.items()):
+    for index, points in enumerate(series.values()):
         look = style(index)
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         if smooth > 1 and len(points) > 3 * smooth:
@@ -48,9 +50,9 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
             ys = moving_mean(ys, smooth)
         marker = look["marker"] if markers else None
         axes.plot(xs, ys, color=look["color"], linestyle=look["linestyle"], marker=marker, markersize=4,
-                  linewidth=1.7, label=name)  # fmt: skip
+                  linewidth=1.7, label=str(index))  # fmt: skip
     if len(series) > 1:
-        _legend(figure, len(series))
+        _legend(figure, list(series))
     return _finish(figure, axes, title, x, y)
 
 
@@ -64,7 +66,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) 
         look = style(row.get("style", index))
         error = [[row["y"] - row["low"]], [row["high"] - row["y"]]]
         look = {**look, "linestyle": "none", "linewidth": 1.5, "markersize": 7, "capsize": 4}
-        axes.errorbar(row["x"], row["y"], yerr=error, label=row["name"], **look)
+        axes.errorbar(row["x"], row["y"], yerr=error, label=str(index), **look)
     front = pareto([(row["x"], row["y"]) for row in rows])
     if len(front) > 1:
         axes.plot(
@@ -75,7 +77,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) 
             linewidth=1,
             zorder=0,
         )
-    _legend(figure, len(rows))
+    _legend(figure, [row["name"] for row in rows])
     axes.margins(x=0.12)
     return _finish(figure, axes, title, x, y)
 
@@ -133,9 +135,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    # Same input, same bytes: no random ids, no dates.
+    # Same input, same bytes: no random ids, no dates. Names are no formulas: a dollar is a dollar.
     mpl.rcParams.update({"svg.hashsalt": "everest", "svg.fonttype": "none", "font.family": "sans-serif",
-                         "font.size": 10})  # fmt: skip
+                         "font.size": 10, "text.parse_math": False})  # fmt: skip
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -145,12 +147,17 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(figure: Any, entries: int) -> None:
+def _legend(figure: Any, names: Sequence[str]) -> None:
     """Below the plot, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=min(entries, 4), frameon=False, labelcolor="#010101", fontsize=9)
+    columns = min(len(names), 4)
+    legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor="#010101", fontsize=9)
+    # Not as labels of the lines: matplotlib leaves out those that begin with "_".
+    for entry, name in zip(legend.get_texts(), names, strict=True):
+        entry.set_text(printable(name))
 
 
 def _finish(figure: Any, axes: Any, title: str, x: str, y: str) -> str:
+    title, x, y = printable(title), printable(x), printable(y)
     axes.set_title(title, color="#010101", fontsize=11, loc="left")
     axes.set_xlabel(x, color="#010101")
     axes.set_ylabel(y, color="#010101")

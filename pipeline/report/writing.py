@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.data.files import write_text
 from pipeline.report.page import Section, html, markdown
 from pipeline.report.plots import as_file
+from pipeline.text import storable
 
 
 def write_pages(
@@ -25,7 +26,7 @@ def write_pages(
     texts = {
         "report.html": html(title, subtitle, summary["sentences"], used),
         "report.md": markdown(title, subtitle, summary["sentences"], used),
-        "summary.json": json.dumps(summary, indent=1) + "\n",
+        "summary.json": json.dumps(storable(summary), indent=1) + "\n",
         **{f"{name}.svg": as_file(svg) for name, svg in plots.items()},
     }
     for name, text in texts.items():

@@ -21,6 +21,7 @@ from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, flatten
+from pipeline.text import printable, storable
 from pipeline.tracking import stage_run
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _write(
 ) -> None:
     folder = layout.manifest_dir(benchmark)
     write_text(folder / "quarantine.csv", quarantine)
-    classes = {"classes": listing.classes, "problems": listing.problems}
+    classes = storable({"classes": listing.classes, "problems": listing.problems})
     write_text(folder / "classes.json", json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
     manifest.save(manifest.from_rows(rows), folder / "manifest.parquet")
     write_text(layout.metrics_file("download", benchmark), json.dumps(metrics, indent=1) + "\n")
@@ -135,7 +136,7 @@ def _check_budget(
         return
     path = work / "quarantine.csv"
     write_text(path, quarantine)
-    named = [f"  {row['reason']}: {row['path']}" for row in rows if row["reason"]][:NAMED]
+    named = [f"  {row['reason']}: {printable(row['path'])}" for row in rows if row["reason"]][:NAMED]
     raise EverestError(
         f"{bad} of {len(rows)} videos of {benchmark} cannot be used ({bad / max(1, len(rows)):.1%}); "
         f"ingest.failure_budget allows {budget:.1%}.\n" + "\n".join(named) + f"\nAll of them: {path}. "

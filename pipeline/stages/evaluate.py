@@ -6,7 +6,6 @@ Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outp
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.csv_files import Writer
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
@@ -174,9 +174,9 @@ def _write(
     write_text(layout.metrics_file("evaluate", benchmark), json.dumps(metrics, indent=1) + "\n")
     plot = layout.metrics_file("evaluate", benchmark).with_suffix(".csv")
     with atomic_path(plot) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["actual", "predicted"])
+        writer = Writer(file)
+        writer.row(["actual", "predicted"])
         for label, answer in zip(tests.labels, answers, strict=True):
             if answer.probability is not None:
-                writer.writerow([names[label], names[int(answer.probability.argmax())]])
+                writer.row([names[label], names[int(answer.probability.argmax())]])
     return final

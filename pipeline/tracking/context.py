@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.system import git
+from pipeline.text import printable
 
 #: Value of a tag whose truth nobody could be asked for.
 UNKNOWN = "unknown"
@@ -130,7 +132,13 @@ def registered_name(recipe: str, benchmark: str) -> str:
     with must not be one of a series.
     """
     found = series()
-    return f"everest-{recipe}-{benchmark}" + (f"-{found[0]}" if found else "")
+    return f"everest-{registry_word(recipe)}-{benchmark}" + (f"-{found[0]}" if found else "")
+
+
+def registry_word(name: str) -> str:
+    """A name as part of a registered model's: what the registry, its addresses or its queries refuse, as `~2f`."""
+    shown = printable(name)
+    return re.sub("[][/:@%'\"`~\\\\]", lambda match: f"~{ord(match.group()):02x}", shown)
 
 
 def flow_run() -> str | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.text import storable
 from pipeline.tracking.spool import Spool
 
 Status = str  # RUNNING, FINISHED, FAILED, KILLED: MLflow's own words
@@ -47,7 +48,7 @@ class RunFolder:
         """A new run: `about` holds at least experiment, name, tags and parent (another run's id or None)."""
         folder = cls(runs_dir() / uuid.uuid4().hex)
         folder.path.mkdir(parents=True)
-        folder.write({**about, "started": now_ms(), "status": "RUNNING", "owner": this_process()})
+        folder.write({**storable(about), "started": now_ms(), "status": "RUNNING", "owner": this_process()})
         return folder
 
     def about(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pipeline.text import code, markdown
+
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
@@ -28,16 +30,16 @@ def description(about: dict[str, Any], experiment: str, run: str, parent: str | 
     report = _link("report", f"{_page(experiment, parent or run)}/artifacts/report/report.html")
     if parent is None:
         lines = [
-            f"One experiment with the recipe `{about['experiment'].removeprefix('everest-')}`; "
+            f"One experiment with the recipe {code(about['experiment'].removeprefix('everest-'))}; "
             "a child run for each stage and benchmark.",
             f"The {report} compares its benchmarks; the numbers of all stages are among this run's metrics.",
         ]
     else:
         stage, benchmark = tags.get("everest.stage", "?"), tags.get("everest.benchmark")
         whole = _link("experiment", _page(experiment, parent))
-        what = f"Stage `{stage}` on `{benchmark}`" if benchmark else f"Stage `{stage}`"
+        what = f"Stage {code(stage)} on {code(benchmark)}" if benchmark else f"Stage {code(stage)}"
         lines = [f"{what}, part of this {whole}. Its result is in the {report}."]
-    lines += [f"- read `{path}` `{digest[:DIGITS]}`" for path, digest in about.get("inputs", {}).items()]
+    lines += [f"- read {code(path)} {code(digest[:DIGITS])}" for path, digest in about.get("inputs", {}).items()]
     makers = _makers(about, experiment, store)
     if makers:
         lines.append(f"- data made by {', '.join(makers)}")
@@ -68,4 +70,4 @@ def _page(experiment: str, run: str) -> str:
 
 
 def _link(text: str, address: str) -> str:
-    return f"[{text}]({address})"
+    return f"[{markdown(text)}]({address})"

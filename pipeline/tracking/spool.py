@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.redact import redact, redact_value
+from pipeline.text import storable
 
 #: Seconds between two flushes to the disk itself. What a killed process wrote is safe without (the system
 #: holds it); this bounds what a power cut takes.
@@ -73,7 +74,7 @@ class Spool:
     def text(self, text: str, name: str, folder: str = "") -> None:
         """Keep a text, with secrets removed, as the file `name`."""
         held = self._new_hold() / name
-        held.write_text(redact(text), encoding="utf-8")
+        held.write_text(redact(text), encoding="utf-8", errors="backslashreplace")
         self._append({"k": "a", "path": str(held.relative_to(self.path.parent)), "folder": folder})
 
     def model(self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()) -> None:
@@ -152,7 +153,8 @@ def _lines(path: Path, offset: int, limit: int) -> Iterator[tuple[dict[str, Any]
 
 def as_text(value: Any) -> str:
     """A parameter or tag as the store keeps it: strings as they are, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    text = storable(value)
+    return text if isinstance(text, str) else json.dumps(text, default=str)
 
 
 def _link_or_copy(source: str, target: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -163,7 +164,7 @@ class Store:
 
         entries = [
             DatasetInput(
-                Dataset(name=name, digest=digest[:36], source_type="dvc", source=f'{{"path": "{name}"}}'),
+                Dataset(name=name, digest=digest[:36], source_type="dvc", source=json.dumps({"path": name})),
                 tags=[],
             )
             for name, digest in datasets.items()
@@ -251,7 +252,7 @@ class Store:
         experiment = self._call(lambda: self.client.get_run(run)).info.experiment_id
         model = self._call(
             lambda: self.client.create_logged_model(
-                experiment, name=name, source_run_id=run, model_type="everest", tags=dict(tags)
+                experiment, name=name.replace(".", "~2e"), source_run_id=run, model_type="everest", tags=dict(tags)
             )
         )
         for file in sorted(p for p in path.iterdir() if p.is_file()):
@@ -338,6 +339,8 @@ class Store:
 
         try:
             return function()
+        except UnicodeError as error:  # no store takes it, today or later
+            raise StoreError(f"{type(error).__name__}: {_first_line(error)}", permanent=True) from error
         except MlflowException as error:
             code = str(error.error_code)
             if code in PERMANENT:

@@ -432,21 +432,18 @@ def everything(folder: Path) -> Iterator[Callable[[], Figure]]:
 
 def main() -> int:
     """Print the table; 1 if any trial went wrong."""
-    from rich.console import Console
-    from rich.table import Table
+    from pipeline.terminal import show
 
-    table = Table(title="Faults of training: 2 CPU ranks, Gloo over loopback")
-    for name in ("row", "fault", "trials", "bad", "measured", "seconds"):
-        table.add_column(name, justify="left" if name in ("fault", "measured") else "right")
-    failed = 0
+    failed, rows = 0, []
     with tempfile.TemporaryDirectory() as temporary:
         for trial in everything(Path(temporary)):
             began = time.monotonic()
             figure = trial()
             failed += figure.bad
-            seconds = f"{time.monotonic() - began:.1f}"
-            table.add_row(str(figure.row), figure.fault, str(figure.trials), str(figure.bad), figure.note, seconds)
-    Console(width=140).print(table)
+            seconds = round(time.monotonic() - began, 1)
+            row = {"row": figure.row, "fault": figure.fault, "trials": figure.trials, "bad": figure.bad}
+            rows.append(row | {"measured": figure.note, "seconds": seconds})
+    show(rows, "Faults of training: 2 CPU ranks, Gloo over loopback")
     return int(failed > 0)
 
 

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from pipeline.text import printable, visible
+
 
 class Progress:
     """`label  step 120/240  loss 0.532  12.3 steps/s  0:10 left`, redrawn in place at most five times a
@@ -15,7 +17,7 @@ class Progress:
     """
 
     def __init__(self, label: str, enabled: bool) -> None:
-        self.label = label
+        self.label = printable(label)
         self.enabled = enabled
         self._drawn = 0.0
         self._began: tuple[float, int] | None = None
@@ -46,7 +48,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Whole lines, below the bar."""
         if self.enabled:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
     def close(self) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.annotations.classes import alike_fault, counted_from_one
-from pipeline.data.files import printable
 from pipeline.data.ingest import video_files
 from pipeline.data.sources.base import ListedVideo, Listing
 from pipeline.errors import InputError
+from pipeline.text import printable
 
 SPLIT_NAMES = {
     "train": "train",
@@ -165,7 +165,7 @@ def _identities(paths: list[str]) -> dict[str, str]:
 def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[str]:
     parents = [entry for entry in folder.iterdir() if entry.is_dir()] if has_splits else [folder]
     names = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir() and entry.name[0] != "."}
-    return [f"class {printable(name)!r} has no video at all" for name in sorted(names - classes)]
+    return [f"class {name!r} has no video at all" for name in sorted(names - classes)]
 
 
 def _read(table: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,44 @@
+"""The name of a flow run on Prefect's page: its recipe, then what was changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.text import printable
+
+#: [characters] of a name; a page shows no more.
+LONGEST = 160
+
+
+def run_name(parameters: Mapping[str, Any]) -> str:
+    """`demo`, `demo: finetune.epochs=2`; without a recipe that of the committed params.yaml.
+
+    Called by Prefect with a run's parameters, before they are checked: what cannot be read here is refused by the flow.
+    """
+    recipe = parameters.get("recipe") or committed()
+    changes = {**(parameters.get("grid") or {}), **(parameters.get("overrides") or {})}
+    return named(recipe, changes)
+
+
+def named(recipe: str, changes: Mapping[str, Any]) -> str:
+    """A recipe and its overrides on one line."""
+    name = printable(f"{recipe}: {changed(changes)}" if changes else recipe)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
+def changed(changes: Mapping[str, Any]) -> str:
+    """`finetune.epochs=2, pretrain.keep_ratio=0.5`."""
+    return ", ".join(f"{key}={value}" for key, value in changes.items())
+
+
+def committed() -> str:
+    """The recipe that params.yaml in the current folder names."""
+    try:
+        content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        return str(content["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return "params.yaml"
