@@ -106,7 +106,7 @@ def _prefect(*arguments: str) -> None:
             f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}\n"
             "Cure: mend what it names, then `make deploy` again."
         )
-    sys.stdout.write(f"prefect {' '.join(arguments)}: done\n")
+    sys.stdout.write(visible(f"prefect {' '.join(arguments)}: done\n"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prefect.runtime import flow_run
 
 from pipeline.text import printable
 
@@ -14,14 +15,15 @@ from pipeline.text import printable
 LONGEST = 160
 
 
-def run_name(parameters: Mapping[str, Any]) -> str:
-    """`demo`, `demo: finetune.epochs=2`; without a recipe that of the committed params.yaml.
+def run_name() -> str:
+    """The name of the flow run that this process is: `demo`, `demo: finetune.epochs=2`.
 
-    Called by Prefect with a run's parameters, before they are checked: what cannot be read here is refused by the flow.
+    Without a recipe that of params.yaml. Prefect asks when the run begins, before the flow has checked anything: what
+    cannot be read here is refused there.
     """
+    parameters = flow_run.parameters
     recipe = parameters.get("recipe") or committed()
-    changes = {**(parameters.get("grid") or {}), **(parameters.get("overrides") or {})}
-    return named(recipe, changes)
+    return named(recipe, {**(parameters.get("grid") or {}), **(parameters.get("overrides") or {})})
 
 
 def named(recipe: str, changes: Mapping[str, Any]) -> str:

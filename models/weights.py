@@ -45,13 +45,13 @@ def save_state(state: Mapping[str, Tensor], folder: Path, info: Mapping[str, Any
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     # Hashed before they are written: the record is of what was meant, whatever the disk makes of it.
     content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    _write(folder / WEIGHTS, content)
+    write_whole(folder / WEIGHTS, content)
     write_info(folder, {**info, WEIGHTS_HASH: hashlib.sha256(content).hexdigest()})
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Write the description of a model whose weights lie in `folder`; `info` must hold their hash."""
-    _write(folder / INFO, json.dumps(sealed(info), indent=2).encode() + b"\n")
+    write_whole(folder / INFO, json.dumps(sealed(info), indent=2).encode() + b"\n")
 
 
 def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, INFO_HASH: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, with the mode of any new file: safetensors makes its own private."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
         file.write(content)

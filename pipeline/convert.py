@@ -270,15 +270,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    from safetensors.torch import save_file
+    import safetensors.torch
+
+    from models.weights import write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".model.safetensors.{os.getpid()}"
-    save_file({key: value.contiguous() for key, value in state.items()}, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / "model.safetensors")
-    unfinished = folder / f".config.json.{os.getpid()}"
-    unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(folder / "config.json")
+    tensors = {key: value.contiguous() for key, value in state.items()}
+    write_whole(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def _write_official(state: dict[str, Tensor], path: Path) -> None:

@@ -99,7 +99,7 @@ def code(text: object) -> str:
     """A name as a code span of Markdown, whatever backticks it holds."""
     shown = printable(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    blank = " " if len(fence) > 1 or not shown.strip() else ""
+    blank = " " if len(fence) > 1 or shown[:1] == shown[-1:] == " " else ""
     return f"{fence}{blank}{shown}{blank}{fence}"
 
 

@@ -73,7 +73,7 @@ def _unrar(archive: Path, folder: Path, meter: Meter) -> None:
         attempt = Path(tempfile.mkdtemp(dir=folder, prefix=f".{tool}."))
         try:
             failed = _run(tool, archive, attempt, meter)
-            _inspect(attempt, archive.name)
+            _inspect(attempt, archive)
             problem = ", ".join(filter(None, (_difference(attempt, listed), failed)))
             if not problem:
                 for entry in attempt.iterdir():
@@ -175,12 +175,19 @@ def _watch(folder: Path, name: str, limit: int) -> None:
         raise HostileArchive(f"{name} unpacks to more than {limit / 2**20:.0f} MiB. Cure: do not use this archive.")
 
 
-def _inspect(folder: Path, name: str) -> None:
-    """Refuse everything that is neither a plain file nor a folder, whatever the headers said."""
+def _inspect(folder: Path, archive: Path) -> None:
+    """Refuse everything that is neither a plain file nor a folder, whatever the headers said.
+
+    What comes out may be read by whoever may read the archive, not by whom a header names.
+    """
+    name = archive.name
+    readable = (stat.S_IMODE(archive.stat().st_mode) & 0o666) | 0o600
     for parent, folders, names in os.walk(folder):
         for entry in [*folders, *names]:
-            mode = os.lstat(os.path.join(parent, entry)).st_mode  # noqa: PTH118
+            path = os.path.join(parent, entry)  # noqa: PTH118 - names may be undecodable
+            mode = os.lstat(path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise HostileArchive(f"{name}: {entry!r} is a link, device or pipe. Cure: do not use this archive.")
             if stat.S_ISREG(mode) and mode & SET_ID:
                 raise HostileArchive(f"{name}: {entry!r} sets a user or group id. Cure: do not use this archive.")
+            os.chmod(path, readable | ((readable & 0o444) >> 2 if stat.S_ISDIR(mode) else 0))  # noqa: PTH101

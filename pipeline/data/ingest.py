@@ -215,7 +215,7 @@ class _Memory:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             if self._stale > len(self._known):
                 self._compact()
-            self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             if self._file.stat().st_size and not self._file.read_bytes().endswith(b"\n"):
                 os.write(self._descriptor, b"\n")  # the last writer was killed within a line
         except OSError as error:  # a folder of somebody else's, or a full disk: measuring needs neither

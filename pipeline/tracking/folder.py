@@ -85,8 +85,13 @@ class RunFolder:
 
     @contextmanager
     def upload_lock(self) -> Iterator[bool]:
-        """True while this process alone sends this run; False where another one does."""
-        with (self.path / "upload.lock").open("w") as file:
+        """True while this process alone sends this run; False where another one does, or has sent and removed it."""
+        try:
+            opened = (self.path / "upload.lock").open("w")
+        except FileNotFoundError:
+            yield False
+            return
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from pipeline.text import printable, visible
+from pipeline.text import visible
 
 
 class Progress:
@@ -17,7 +17,7 @@ class Progress:
     """
 
     def __init__(self, label: str, enabled: bool) -> None:
-        self.label = printable(label)
+        self.label = label
         self.enabled = enabled
         self._drawn = 0.0
         self._began: tuple[float, int] | None = None
@@ -36,7 +36,7 @@ class Progress:
         left = f"{int((total - step) / rate) // 60}:{int((total - step) / rate) % 60:02d} left" if rate else ""
         filled = round(24 * step / max(total, 1))
         bar = "━" * filled + "─" * (24 - filled)
-        line = f"{self.label} {bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}"
+        line = visible(f"{self.label} {bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}")
         sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if step >= total else ""))
         sys.stderr.flush()
 

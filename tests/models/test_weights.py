@@ -113,3 +113,19 @@ def test_a_model_of_a_former_version_is_refused_unless_it_is_taken_as_it_is(tmp_
 def test_a_model_without_a_name_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Linear does not know its timm name"):
         save_model(torch.nn.Linear(1, 1), tmp_path)
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
+def test_weights_have_the_mode_of_the_files_beside_them(tmp_path: Path, mask: int) -> None:
+    from pipeline.convert import convert
+
+    before = os.umask(mask)
+    try:
+        save_model(timm.create_model("everest_tiny_patch16_224", img_size=32, num_classes=3), tmp_path / "model")
+        convert(tmp_path / "model", tmp_path / "hf", "huggingface")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path): path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(modes) == 5
+    assert set(modes.values()) == {0o100666 & ~mask}, modes

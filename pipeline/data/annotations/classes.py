@@ -6,6 +6,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
+from pipeline.text import printable
+
 #: Numbers that a message lists.
 NAMED = 5
 
@@ -54,6 +56,6 @@ def count_fault(key: str, expected: int, classes: list[str], labels: set[int]) -
             f"{len(labels)}; or set classes to {len(classes)} if the others are wanted."
         )
     return (
-        f"{key} = {expected}, the annotations name {len(classes)} classes ({', '.join(classes[:NAMED])}, ...). "
+        f"{key} = {expected}, the annotations name {len(classes)} classes ({', '.join(map(printable, classes[:NAMED]))}, ...). "
         f"Cure: set classes to {len(classes)}, or complete the annotations."
     )
