@@ -61,7 +61,10 @@ def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, with the mode of any new file: safetensors makes its own private."""
+    """Write a file that appears whole or not at all, with the mode of any new file.
+
+    safetensors makes its own private: in a shared folder only their writer could read the weights.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
         file.write(content)

@@ -8,6 +8,7 @@ import sys
 from pipeline.errors import EverestError
 from pipeline.params import load_params
 from pipeline.preflight import Scope, chain_scope, require
+from pipeline.text import visible
 
 
 def main() -> int:
@@ -20,9 +21,9 @@ def main() -> int:
         if names:
             scope = Scope(scope.params, {name: scope.of(name) for name in names if scope.has(name)}, chain=True)
         for warning in require(scope):
-            sys.stdout.write(f"warning: {warning}\n")
+            sys.stdout.write(f"warning: {visible(warning)}\n")
     except EverestError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{visible(str(error))}\n")
         return error.exit_code
     return 0
 

@@ -55,7 +55,8 @@ def count_fault(key: str, expected: int, classes: list[str], labels: set[int]) -
             f"has {shown}. Cure: number them from 0 to {len(labels) - 1} without a gap and set classes to "
             f"{len(labels)}; or set classes to {len(classes)} if the others are wanted."
         )
+    shown = ", ".join(map(printable, classes[:NAMED]))
     return (
-        f"{key} = {expected}, the annotations name {len(classes)} classes ({', '.join(map(printable, classes[:NAMED]))}, ...). "
+        f"{key} = {expected}, the annotations name {len(classes)} classes ({shown}, ...). "
         f"Cure: set classes to {len(classes)}, or complete the annotations."
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.redact import redact, redact_value
+from pipeline.tracking.folder import RunFolder
 from pipeline.tracking.spool import Spool, read_records
 
 
@@ -106,3 +107,8 @@ def test_secret_variables_are_hidden_by_value_and_by_name(tmp_path: Path, monkey
         "keep_ratio": "0.3",
         "none": "null",
     }
+
+
+def test_a_run_that_another_process_has_sent_and_removed_is_passed_over(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "gone").upload_lock() as mine:
+        assert not mine
