@@ -66,11 +66,14 @@ def write_whole(path: Path, content: bytes) -> None:
     safetensors makes its own private: in a shared folder only their writer could read the weights.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read_info(folder: Path, verify: bool = True) -> dict[str, Any]:

@@ -5,16 +5,15 @@ Exit codes: 0 ok, 1 failed, 2 bad input, 130 stopped after saving.
 
 from __future__ import annotations
 
-import errno
 import sys
-from pathlib import Path
 
 import typer
 
 from pipeline.commands import bench, chain, data, looking, planning
+from pipeline.disk import DiskFullError, full_places, is_full
 from pipeline.errors import EverestError, Interrupted
 from pipeline.redact import guard_output, redact
-from pipeline.text import printable, visible
+from pipeline.text import visible
 
 app = typer.Typer(
     name="everest",
@@ -38,14 +37,13 @@ def main() -> None:
         kind = "" if isinstance(error, Interrupted) else "error: "
         sys.stderr.write(f"{kind}{visible(redact(str(error)))}\n")
         sys.exit(error.exit_code)
-    except OSError as error:
-        # Any small file may be the one that a full disk has no room for.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # Any small file may be the one that a full disk has no room for, and most libraries do not say which.
+        if not is_full(error):
             raise
-        sys.stderr.write(
-            f"error: {printable(error.filename or Path.cwd())}: no space left on the disk. What is finished is kept. "
-            "Cure: free some space and run the same command again.\n"
-        )
+        places = ", ".join(map(str, full_places(sys.argv[1:]))) or "standard output, or a file that is gone by now"
+        full = DiskFullError(getattr(error, "filename", None) or places)
+        sys.stderr.write(f"error: {visible(str(full))}\n")
         sys.exit(EverestError.exit_code)
     except SystemExit as end:
         if end.code == Interrupted.exit_code:  # typer's answer to Ctrl-C, which the terminal shows as ^C

@@ -8,12 +8,13 @@ code is refused before anything of it runs.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pipeline.data.files import atomic_path, write_text
+from pipeline.disk import writing
 from pipeline.errors import InputError
 from pipeline.foreign_file import AGAIN, check_checkpoint_file
 
@@ -69,7 +70,8 @@ def convert(
         if to == "ours":
             info = {"created_by": "everest convert-checkpoint", **read.about}
             info |= {"architecture": read.architecture, "kwargs": read.kwargs}
-            save_state(read.state, destination, info | ({PART: ENCODER} if read.encoder_only else {}))
+            with writing(destination):
+                save_state(read.state, destination, info | ({PART: ENCODER} if read.encoder_only else {}))
         elif read.encoder_only and to == "huggingface":
             raise InputError(
                 f"{source} holds an encoder only, which none of Hugging Face's models here is: they have a decoder or "
@@ -274,16 +276,15 @@ def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder:
 
     from models.weights import write_whole
 
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in state.items()}
-    write_whole(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    with writing(folder / "model.safetensors"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _write_official(state: dict[str, Tensor], path: Path) -> None:
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"model": {key: value.clone() for key, value in state.items()}}, unfinished)
-    unfinished.replace(path)
+    with atomic_path(path) as unfinished:
+        torch.save({"model": {key: value.clone() for key, value in state.items()}}, unfinished)

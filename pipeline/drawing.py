@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.data.files import atomic_path
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -191,6 +193,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    image.save(unfinished, **options)
-    unfinished.replace(path)
+    with atomic_path(path) as unfinished:
+        image.save(unfinished, **options)

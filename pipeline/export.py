@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.disk import writing
 from pipeline.errors import EverestError, InputError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def command(
         made = {name: Path(building) / f"model.{name}" for name in formats}
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
         for name, file in made.items():
-            forwards[name] = _EXPORT[name](network, shape, file)
+            with writing(target / f"model.{name}"):
+                forwards[name] = _EXPORT[name](network, shape, file)
         clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
         parity = {
             name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())

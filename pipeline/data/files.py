@@ -15,6 +15,7 @@ from pathlib import Path
 
 import xxhash
 
+from pipeline.disk import writing
 from pipeline.errors import BusyError, InputError
 from pipeline.text import shortened
 
@@ -31,15 +32,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name is hidden and keeps the suffix, so that writers that choose a format by suffix work.
     Contents and folder are flushed to disk before this returns.
+
+    Raises:
+        DiskFullError: naming `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{shortened(path.name, 120)}.{secrets.token_hex(4)}.part{path.suffix[:16]}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

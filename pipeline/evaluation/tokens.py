@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.files import atomic_path
 from pipeline.evaluation.views import U8
 
 if TYPE_CHECKING:
@@ -58,4 +59,5 @@ def draw_kept(view_THWC: U8, kept_SHW: np.ndarray, path: Path) -> None:
         left = slot * (FRAME + GAP)
         sheet[:FRAME, left : left + FRAME] = frame
         sheet[FRAME + GAP :, left : left + FRAME] = (frame * bright).astype(np.uint8)
-    Image.fromarray(sheet).save(path, optimize=True)
+    with atomic_path(path) as unfinished:
+        Image.fromarray(sheet).save(unfinished, optimize=True)

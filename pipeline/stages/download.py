@@ -19,6 +19,7 @@ from pipeline.data.files import free_bytes, locked, write_text
 from pipeline.data.ingest import NOTES, ingest
 from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
+from pipeline.disk import DiskFullError
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, flatten
 from pipeline.text import printable, storable
@@ -53,6 +54,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 listing = source_of(data).prepare(raw)
                 _check_classes(listing, data.classes, benchmark)
                 measured = ingest(raw, [video.path for video in listing.videos], params.ingest, params.compute.cluster)
+        except DiskFullError:
+            raise
         except OSError as error:
             raise EverestError(
                 f"{error.filename or raw}: {error.strerror or error}. Cure: free some space or mend the folder's "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.disk import DiskFullError, is_full
 from pipeline.errors import EverestError, Interrupted
 from pipeline.lifeline import die_with_parent
 from pipeline.redact import guard_output
@@ -50,6 +51,8 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
             body(ranks, pulse, stop)
         except BaseException as caught:  # noqa: BLE001 - recorded, and told by the exit code
             error = caught
+            if is_full(caught) and not isinstance(caught, EverestError):
+                error = DiskFullError(getattr(caught, "filename", None) or work)
         status.record_end(work, rank, pulse.step, error)
         pulse.beat("finished", pulse.step)
         faulthandler.unregister(signal.SIGUSR2)

@@ -1,0 +1,67 @@
+"""What a flow is asked for is checked before its first stage: recipes by name, and what the worktree already tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.isolated import checked, preflight
+from flows.overrides import benchmark_names
+from flows.repro import Workspace, workspace
+from pipeline.errors import EverestError, InputError
+
+
+@pytest.mark.parametrize("recipe", ["../outside", "../recipes/demo", "", "a\0b", "demo.yaml", "x" * 5000, "/outside"])
+def test_a_recipe_is_one_of_the_projects_by_name_and_never_a_path(root: Path, tmp_path: Path, recipe: str) -> None:
+    project = tmp_path / "project"
+    (project / "recipes").mkdir(parents=True)
+    text = (root / "recipes" / "demo.yaml").read_text()
+    for path in (project / "recipes" / "demo.yaml", tmp_path / "outside.yaml", project / "outside.yaml"):
+        path.write_text(text)
+    given = str(tmp_path / "outside") if recipe == "/outside" else recipe
+    with pytest.raises(InputError, match=r"is not in recipes/\. Cure: use one of: demo\.") as caught:
+        checked(project, given, {})
+    assert len(str(caught.value)) < 250
+    assert checked(project, "demo", {}).recipe == "demo"
+
+
+@pytest.fixture
+def place(root: Path, tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text((root / "recipes" / "demo.yaml").read_text())
+    where = workspace(tmp_path, "run", {}, on_terminal=False)
+    return Workspace(where.folder, where.root, where.logs, {**where.environment, "PYTHONPATH": str(root)}, False)
+
+
+def change(place: Workspace, **values: object) -> None:
+    raw = yaml.safe_load((place.folder / "params.yaml").read_text())
+    for dotted, value in values.items():
+        group, _, key = dotted.partition("__")
+        raw[group][key] = value
+    (place.folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+def test_a_worktree_is_asked_before_the_first_stage(place: Workspace) -> None:
+    change(place, finetune__mixup=0.8, finetune__batch=6, compute__device="cpu")
+    with pytest.raises(InputError, match="finetune.mixup = 0.8 mixes pairs of clips"):
+        preflight(place, ())
+    change(place, finetune__mixup=0.0, compute__cluster="tcp://127.0.0.1:9")
+    with pytest.raises(EverestError, match="compute.cluster = tcp://127.0.0.1:9 does not answer") as caught:
+        preflight(place, ())
+    assert caught.value.exit_code == 1
+
+
+def test_a_flow_of_the_data_alone_is_not_stopped_by_what_a_training_lacks(place: Workspace) -> None:
+    change(place, finetune__mixup=0.8, finetune__batch=6, compute__device="cpu")
+    preflight(place, ("download", "preprocess", "corpus"))
+
+
+def test_a_broken_params_file_does_not_keep_the_flows_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in ("benchmarks: [", "- 1", "benchmarks: 3", "[" * 3000):
+        Path("params.yaml").write_text(text)
+        assert benchmark_names() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
