@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import re
 import sys
@@ -92,6 +93,12 @@ def read_outcome(output: str) -> Outcome:
 
 
 def _last_error(output: str) -> str:
-    errors = [line for line in output.splitlines() if line.startswith(("error:", "ERROR:"))]
-    own = [line for line in errors if "failed to reproduce" not in line and "failed to run" not in line]
-    return (own or errors or [""])[-1]
+    lines = output.splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith(("error:", "ERROR:"))]
+    own = [n for n in errors if "failed to reproduce" not in lines[n] and "failed to run" not in lines[n]]
+    if not errors:
+        return ""
+    last = (own or errors)[-1]
+    # Who keeps DVC's lock stands on the lines after it, up to an empty one; so do all but the first of our faults.
+    more = itertools.takewhile(lambda line: line.startswith((" ", "params.yaml:")), lines[last + 1 :])
+    return "\n".join([lines[last], *more])

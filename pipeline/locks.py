@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
+from pipeline.processes import describe
 
 
 @contextlib.contextmanager
@@ -39,10 +40,9 @@ def held(path: Path, what: str) -> Iterator[int]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            raise BusyError(
-                f"{what} (process {holder}). Cure: wait for it, or stop it with Ctrl-C where it runs."
-            ) from None
+            holder = handle.read().strip()
+            who = describe(int(holder)) if holder.isdigit() else "by a process that does not say who it is"
+            raise BusyError(f"{what}: {who}. Cure: wait for it, or stop it with Ctrl-C where it runs.") from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

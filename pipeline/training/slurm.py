@@ -32,8 +32,9 @@ def script(
         raise InputError(
             f"launch {stage} {benchmark or ''}: expected `pretrain`, or `finetune BENCHMARK`. Cure: name one of them."
         )
-    if nodes < 1 or gpus < 1 or hours <= 0:
-        raise InputError(f"nodes = {nodes}, gpus = {gpus}, hours = {hours:g}: each must be above 0.")
+    for key, value, most in (("nodes", nodes, 10_000), ("gpus", gpus, 1024), ("hours", hours, 8760.0)):
+        if not 0 < value <= most:
+            raise InputError(f"{key} = {value:g}, expected above 0 and at most {most:g}. Cure: --{key} within that.")
     name = stage if benchmark is None else f"{stage}@{benchmark}"
     command = shlex.join(["everest", stage] + ([benchmark] if benchmark else []))
     minutes = max(1, round(hours * 60))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.guard import Children
-from flows.repro import Outcome, StageFailed, Workspace, repro, workspace
+from flows.repro import Outcome, StageFailed, Workspace, _last_error, repro, workspace
 
 STAGES = """
 stages:
@@ -47,3 +47,20 @@ def test_a_failing_stage_repeats_its_own_error_and_names_its_log(where: Workspac
     with pytest.raises(StageFailed, match=r"fails failed: error: in.txt holds x, expected y. Cure: write y."):
         repro("fails", where, Children())
     assert "expected y" in (where.logs / "fails.log").read_text()
+
+
+def test_whoever_keeps_dvc_busy_is_part_of_the_message() -> None:
+    output = (
+        "Running stage 'x':\nERROR: '/p/data/cache/x' is busy, it is being blocked by:\n  (PID 4711): dvc repro\n\n"
+        "If there are no processes with such PIDs, you can manually remove '/p/.dvc/tmp/rwlock' and try again.\n"
+    )
+    assert _last_error(output).splitlines() == [
+        "ERROR: '/p/data/cache/x' is busy, it is being blocked by:",
+        "  (PID 4711): dvc repro",
+    ]
+
+
+def test_every_fault_of_a_stage_is_part_of_the_message() -> None:
+    output = "error: params.yaml: seed = -1: x. Cure: y\nparams.yaml: a = 2: x. Cure: y\nERROR: failed to reproduce 'x'"
+    assert _last_error(output).count("Cure") == 2
+    assert _last_error("all is well") == ""

@@ -19,7 +19,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_second_start_is_refused_with_the_first_ones_process_number() -> None:
-    refused = pytest.raises(BusyError, match=rf"pretrain runs already .*process {os.getpid()}")
+    refused = pytest.raises(BusyError, match=rf"pretrain runs already .*process {os.getpid()} \(.*, since ")
     with only_one("pretrain"), refused, only_one("pretrain"):
         pytest.fail("two at once")
 

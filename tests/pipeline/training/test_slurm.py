@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -101,3 +102,17 @@ def test_when_its_time_is_up_all_nodes_save_and_the_job_goes_back_into_the_queue
 def _stepping(here: Path) -> bool:
     files = list(here.glob(".work/pretrain/all/*/beats*"))
     return len(files) == 2 and all(beat.step > 2 for file in files for beat in read(file)) and all(map(read, files))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "hours", "words"),
+    [
+        (10**9, 8, 1.0, "nodes = 1e"),
+        (2, 10**6, 1.0, "gpus = 1e"),
+        (2, 8, math.inf, "hours = inf"),
+        (2, 8, math.nan, "nan"),
+    ],
+)
+def test_a_job_that_no_cluster_could_run_is_refused(nodes: int, gpus: int, hours: float, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        script("pretrain", None, nodes, gpus, hours)
