@@ -9,7 +9,6 @@ from pipeline.errors import EverestError
 from pipeline.params import load_params
 from pipeline.preflight import Scope, chain_scope, require
 from pipeline.text import visible
-from pipeline.text import visible
 
 
 def main() -> int:
