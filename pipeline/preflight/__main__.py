@@ -21,7 +21,7 @@ def main() -> int:
         if names:
             scope = Scope(scope.params, {name: scope.of(name) for name in names if scope.has(name)}, chain=True)
         for warning in require(scope):
-            sys.stdout.write(f"warning: {visible(warning)}\n")
+            sys.stdout.write(f"warning: {visible(str(warning))}\n")
     except EverestError as error:
         sys.stderr.write(f"{visible(str(error))}\n")
         return error.exit_code

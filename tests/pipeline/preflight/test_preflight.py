@@ -241,3 +241,14 @@ def test_a_bad_value_starts_no_stage_and_leaves_nothing(root: Path, here: Path, 
     assert "finetune.mixup = 0.8 mixes pairs of clips" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in project.iterdir()] == ["params.yaml"]
+
+
+def test_a_warning_is_printed_and_ends_with_0(root: Path, here: Path) -> None:
+    project = here / "project"
+    project.mkdir()
+    lines = [*rows("val", "test"), "a.mp4,cat,train", "b.mp4,cat,train"]
+    params = own(root, here / "videos", lines, compute__device="cpu")
+    (project / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    done, _ = everest(project, "pipeline.preflight")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("warning: benchmarks.mine: 1 of 2 classes have no training video: 'dog'")
