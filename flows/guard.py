@@ -41,12 +41,8 @@ class Children:
         folder: Path,
         environment: dict[str, str],
         log: IO[bytes],
-        show_errors: bool,
     ) -> int:
-        """Run one command to its end and return its exit code; its output goes to `log`.
-
-        `show_errors` leaves its stderr on this terminal, so that progress bars show.
-        """
+        """Run one command to its end and return its exit code; what it prints goes to `log`."""
         if self.stopping:
             return -signal.SIGINT
         child = subprocess.Popen(
@@ -55,7 +51,7 @@ class Children:
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=None if show_errors else subprocess.STDOUT,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )

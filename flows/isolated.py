@@ -57,7 +57,7 @@ def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str
         logger.warning(note)
     name = str(flow_run.id or "manual")
     folder = worktree.create(root, name, recipe, overrides)
-    where = workspace(folder, name, worktree.environment(root) | identity(name), on_terminal=False, root=root)
+    where = workspace(folder, name, worktree.environment(root) | identity(name), root=root)
     try:
         preflight(where, stages)
     except EverestError:

@@ -6,6 +6,7 @@ import enum
 import itertools
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,9 @@ class Workspace:
     root: Path
     logs: Path
     environment: dict[str, str]
-    on_terminal: bool
 
 
-def workspace(
-    folder: Path, run_name: str, environment: dict[str, str], on_terminal: bool, root: Path | None = None
-) -> Workspace:
+def workspace(folder: Path, run_name: str, environment: dict[str, str], root: Path | None = None) -> Workspace:
     """A workspace whose child processes import the code of `folder`, whichever checkout this process runs from.
 
     `root` is the checkout that a worktree belongs to.
@@ -61,7 +59,7 @@ def workspace(
     }
     logs = folder / ".work" / "logs" / run_name
     logs.mkdir(parents=True, exist_ok=True)
-    return Workspace(folder, (root or folder).resolve(), logs, merged, on_terminal)
+    return Workspace(folder, (root or folder).resolve(), logs, merged)
 
 
 def repro(stage: str, where: Workspace, children: Children) -> Outcome:
@@ -74,12 +72,12 @@ def repro(stage: str, where: Workspace, children: Children) -> Outcome:
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     with path.open("wb") as log:
-        code = children.run(command, where.folder, where.environment, log, where.on_terminal)
+        code = children.run(command, where.folder, where.environment, log)
     output = path.read_text(errors="replace")
     if children.stopping:
         raise StageStopped(f"{stage} was stopped and has saved its state. Cure: start again to continue.")
     if code:
-        raise StageFailed(f"{stage} failed: {_last_error(output) or 'its message is above'}\nIts log: {path}")
+        raise StageFailed(f"{stage} {failure(code, output)}\nIts log: {path}")
     return read_outcome(output)
 
 
@@ -90,6 +88,24 @@ def read_outcome(output: str) -> Outcome:
     if re.search(r"^Stage '.*' didn't change, skipping", output, re.MULTILINE):
         return Outcome.UNCHANGED
     return Outcome.RAN
+
+
+def failure(code: int, output: str) -> str:
+    """What happened to a stage, with the cure: its own last error, or in one line the signal that ended it.
+
+    Args:
+        code: of the process `dvc repro`, negative for a signal.
+        output: of DVC and the stage.
+    """
+    ended = re.findall(r"failed to run: .*, exited with -(\d+)$", output, re.MULTILINE)
+    if code < 0 or ended:
+        who = "was killed" if ended else "was ended, its dvc process being killed"
+        name = signal.Signals(int(ended[-1]) if ended else -code).name
+        return (
+            f"{who} by {name}: by hand, or for want of memory (`dmesg` says so). "
+            "Cure: the same command continues; what is finished is kept."
+        )
+    return f"failed: {_last_error(output) or f'exit code {code}.'}"
 
 
 def _last_error(output: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,7 +55,11 @@ def run_child(
     )
     previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in STOPPING}
     try:
-        return child.wait()
+        code = child.wait()
+        if code < 0:  # a killed one leaves behind what it started, such as Prefect's embedded server
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+        return code
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

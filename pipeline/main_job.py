@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 
 from pipeline import dvc_locks, preflight
 from pipeline.child import STOPPED, run_child
@@ -70,13 +72,24 @@ def _run_flow(compare: bool) -> dict[str, str]:
     answer = WORK / "outcomes.json"
     answer.unlink(missing_ok=True)
     command = [sys.executable, "-m", "flows.local", str(answer)]
-    if sys.stderr.isatty():
-        command.append("--on-terminal")
     if compare:
         command.append("--compare")
     code = run_child(command, shares_stdout=True)
     if code in STOPPED:
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")
     if code:
-        raise EverestError("the chain did not finish; the message above says why. The same command continues.")
+        raise _failure(answer, code)
     return dict(json.loads(answer.read_text()))
+
+
+def _failure(answer: Path, code: int) -> EverestError:
+    """Why the flow did not finish: its own word, or how its process ended where it left none."""
+    if answer.exists():
+        error = EverestError(json.loads(answer.read_text())["error"])
+        error.exit_code = code
+        return error
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return EverestError(
+        f"the flow's process {how} and left no word: by hand, or for want of memory (`dmesg` says so). "
+        f"Cure: the same command continues; what is finished is kept. Its log: {answer.with_name('flow.log')}"
+    )

@@ -30,7 +30,7 @@ import pathlib, sys, threading
 from flows.guard import guard
 with guard() as children, open(sys.argv[2] + ".log", "wb") as log:
     command = [sys.executable, "-c", pathlib.Path(sys.argv[1]).read_text(), sys.argv[2]]
-    code = children.run(command, pathlib.Path.cwd(), dict(__import__("os").environ), log, False)
+    code = children.run(command, pathlib.Path.cwd(), dict(__import__("os").environ), log)
     pathlib.Path(sys.argv[2] + ".code").write_text(str(code))
 """
 
@@ -82,5 +82,5 @@ def test_nothing_starts_after_a_stop(tmp_path: Path) -> None:
     children = Children()
     children.stop(signal.SIGINT)
     with (tmp_path / "log").open("wb") as log:
-        assert children.run(["touch", str(tmp_path / "started")], tmp_path, dict(os.environ), log, False) != 0
+        assert children.run(["touch", str(tmp_path / "started")], tmp_path, dict(os.environ), log) != 0
     assert not (tmp_path / "started").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.guard import Children
-from flows.repro import Outcome, StageFailed, Workspace, _last_error, repro, workspace
+from flows.repro import Outcome, StageFailed, Workspace, _last_error, failure, repro, workspace
 
 STAGES = """
 stages:
@@ -20,13 +20,16 @@ stages:
   fails:
     cmd: "echo 'error: in.txt holds x, expected y. Cure: write y.'; exit 1"
     deps: [in.txt]
+  dies:
+    cmd: exec python3 -c "import os; os.kill(os.getpid(), 9)"
+    deps: [in.txt]
 """
 
 
 @pytest.fixture
 def where(tmp_path: Path) -> Workspace:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    here = workspace(tmp_path, "test", {}, on_terminal=False)
+    here = workspace(tmp_path, "test", {})
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=here.environment, check=True)
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / "in.txt").write_text("one")
@@ -64,3 +67,33 @@ def test_every_fault_of_a_stage_is_part_of_the_message() -> None:
     output = "error: params.yaml: seed = -1: x. Cure: y\nparams.yaml: a = 2: x. Cure: y\nERROR: failed to reproduce 'x'"
     assert _last_error(output).count("Cure") == 2
     assert _last_error("all is well") == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "words"),
+    [
+        (-9, "Running stage 'pretrain':\n", "was ended, its dvc process being killed by SIGKILL"),
+        (
+            1,
+            "WARNING: no\nerror: an older one\nERROR: failed to reproduce 'pretrain': "
+            "failed to run: everest pretrain, exited with -9\n",
+            "was killed by SIGKILL: by hand, or for want of memory",
+        ),
+        (1, "error: the cause. Cure: this.\nERROR: failed to reproduce 'x': failed to run: y, exited with 1\n",
+         "failed: error: the cause. Cure: this."),
+        (255, "", "failed: exit code 255."),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_stage_is_one_line_with_its_cause(code: int, output: str, words: str) -> None:
+    line = failure(code, output)
+    assert line.startswith(words)
+    assert "\n" not in line
+    assert "Cure" in line or "exit code" in line
+
+
+def test_a_killed_stage_is_told_by_the_signal_that_ended_it(
+    where: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StageFailed, match=r"dies was killed by SIGKILL.*Cure[^\n]*\nIts log: .*dies\.log"):
+        repro("dies", where, Children())
+    assert capfd.readouterr().err == "", "DVC's words are in the log"
