@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -254,3 +255,22 @@ def test_what_is_missing_or_does_not_fit_is_named_before_any_work(here: Path) ->
     with pytest.raises(InputError, match="needs a benchmark"):
         evaluate.run(params, None)
     assert not Path("outputs/evaluate").exists()
+
+
+def test_names_of_classes_are_no_formulas_and_read_back_as_they_are(here: Path) -> None:
+    from pipeline.csv_files import read_rows
+    from pipeline.evaluation.files import read_confusion
+
+    params = prepared()
+    names = ["=1+1", "@x", "-y", "'=z", "[/b] $x$_{", "line\nend", "esc\x1b[2J", "a,\"b';c"]
+    (layout.manifest_dir("small") / "classes.json").write_text(json.dumps({"classes": names}))
+    evaluate.run(params, "small")
+    folder = layout.output_dir("evaluate", "small")
+    assert read_confusion(folder / "confusion.csv")[0] == names
+    assert [row[0] for row in read_rows(folder / "per_class.csv")[1:]] == names
+    plot = layout.metrics_file("evaluate", "small").with_suffix(".csv")
+    assert {name for row in read_rows(plot)[1:] for name in row} <= set(names)
+    for path in (folder / "confusion.csv", folder / "per_class.csv", plot):
+        with path.open(newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]

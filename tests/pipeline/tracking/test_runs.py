@@ -18,8 +18,9 @@ import pytest
 from pipeline.errors import Interrupted
 from pipeline.tracking import close_parent, open_parent, stage_run
 from pipeline.tracking import sync as sync_module
-from pipeline.tracking.context import stage_inputs
+from pipeline.tracking.context import registered_name, stage_inputs
 from pipeline.tracking.folder import RunFolder, all_runs, runs_dir, write_json
+from pipeline.tracking.models import _ADDRESS
 from pipeline.tracking.store import Store
 from pipeline.tracking.upload import drain
 
@@ -312,3 +313,14 @@ def test_a_store_that_cannot_be_made_is_one_line_with_a_cure(
         Store(f"sqlite:///{file}")
     assert "\n" not in str(found.value)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("recipe", ["k400.small", "a/b: v1 @'x' %\"", os.fsdecode(b"caf\xe9"), "[b]\n"])
+def test_a_model_is_registered_whatever_its_recipe_is_called(project: Path, store: Store, recipe: str) -> None:
+    run = store.create_run("everest-x", "key", "x", 0, {})
+    (project / "model").mkdir()
+    (project / "model" / "model.json").write_text("{}")
+    name = registered_name(recipe, "motion")
+    version = store.register(run, "key", project / "model", name, {"score": "0.5"}, ["candidate", "best"])
+    assert store.version(name, "best")["version"] == version
+    assert _ADDRESS.fullmatch(f"models:/{name}@best"), "a user can name it"
