@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import layout
+from pipeline import layout, preflight
 from pipeline.child import STOPPED, run_child, stage_environment
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import with_overrides
@@ -52,9 +52,8 @@ class Repetition:
         """Where its manifests and caches are: the project's own without splits."""
         if not self.split:
             return Path("data").absolute()
-        same = {"seed": 0, "pretrain.epochs": 1}  # one set of data for all seeds
-        groups = ("benchmarks", "clip", "ingest", "preprocess")
-        values = with_overrides(self.params, same).model_dump(mode="json", include=set(groups))
+        groups = {"benchmarks", "clip", "ingest", "preprocess"}  # one set of data for all seeds
+        values = self.params.model_dump(mode="json", include=groups)
         for entry in values["benchmarks"].values():
             del entry["finetune"], entry["evaluate"]
         return (FOLDER / f"split{self.split}-{layout.fingerprint(values)}").absolute() / "data"
@@ -83,6 +82,8 @@ def command(
     rows = [{"split": r.split or None, "seed": r.seed, "folder": os.path.relpath(r.folder)} for r in repetitions]
     if dry_run:
         return {"repetitions": rows}
+    for repetition in repetitions:
+        preflight.require(preflight.chain_scope(repetition.params))
     from pipeline.report.repetition import summarise, write_report
     from pipeline.stage_process import only_one
     from pipeline.tracking import stage_run
