@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -15,6 +17,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
+from pipeline.training import ends
+
+
+@contextlib.contextmanager
+def exchange() -> Iterator[None]:
+    """An exchange with other ranks: an error inside comes of them or of the network.
+
+    Raises:
+        PeerLost: the exchange failed.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # what Gloo raises; NCCL's and the store's errors are of this kind too
+        raise lost(error) from error
+
+
+def lost(error: BaseException) -> ends.PeerLost:
+    """What is said of an exchange that failed."""
+    reason = str(error).partition("\n")[0][:300]
+    return ends.PeerLost(f"an exchange with the other ranks failed: {reason}. Cure: start again to continue.")
 
 
 @dataclass(frozen=True)
@@ -33,7 +57,8 @@ class Ranks:
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place. No host synchronisation on CUDA."""
         if self.world > 1:
-            dist.all_reduce(tensor)
+            with exchange():
+                dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
@@ -41,7 +66,8 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        with exchange():
+            dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -49,12 +75,14 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        with exchange():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            with exchange():
+                dist.barrier()
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], local_rank: int = 0) -> torch.device:
@@ -92,7 +120,8 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_seconds: floa
             # One machine: loopback always works, where a host name may resolve to nothing.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        with exchange():
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     return Ranks(rank, world, local_rank, chosen)
 
 
@@ -136,15 +165,21 @@ def _shard(model: nn.Module, ranks: Ranks, half: torch.dtype | None) -> nn.Modul
 
 @contextlib.contextmanager
 def reduce_gradients(model: nn.Module, when: bool) -> Iterator[None]:
-    """Inside, backward exchanges gradients only if `when`: once per optimizer step, not per micro-batch."""
+    """Inside, backward exchanges gradients only if `when`: once per optimizer step, not per micro-batch.
+
+    Raises:
+        PeerLost: the exchange failed, where the backend tells (Gloo's RuntimeError may as well be the model's own).
+    """
+    synchronised: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if isinstance(model, DistributedDataParallel):
-        with contextlib.nullcontext() if when else model.no_sync():
-            yield
-        return
-    switch = getattr(model, "set_requires_gradient_sync", None)
-    if switch is not None:
+        synchronised = synchronised if when else model.no_sync()
+    elif (switch := getattr(model, "set_requires_gradient_sync", None)) is not None:
         switch(when)
-    yield
+    try:
+        with synchronised:
+            yield
+    except dist.DistError as error:
+        raise lost(error) from error
 
 
 def waiting_share(model: nn.Module) -> float | None:
@@ -186,7 +221,8 @@ def like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 def torchrun(arguments: list[str] | None = None) -> int:
     """torch.distributed.run without the tracebacks that it prints about signals and failed ranks.
 
-    The ranks keep accounts of their own ends, which the launcher reads; a person who pressed Ctrl-C needs no other.
+    The ranks keep records of their own ends in the folder after `--work`, which the launcher reads; of a rank that died
+    without one the exit code is recorded here: not of those that torchrun itself ended after the first failure.
     """
     import logging
 
@@ -194,10 +230,17 @@ def torchrun(arguments: list[str] | None = None) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     logging.disable(logging.ERROR)
     try:
         run.main(arguments)
-    except (SignalException, ChildFailedError):
+    except SignalException:
+        return 1
+    except ChildFailedError as error:
+        work = Path(arguments[arguments.index("--work") + 1])
+        for rank, failure in error.failures.items():
+            if not ends.file(work, rank).exists():
+                ends.record(work, ends.RankEnd.without_a_word(rank, failure.exitcode))
         return 1
     return 0
 

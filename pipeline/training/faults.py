@@ -32,7 +32,7 @@ import torch._dynamo
 from safetensors.torch import load_file
 
 from pipeline.errors import EverestError, Interrupted
-from pipeline.training import status, toy
+from pipeline.training import ends, toy
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.heartbeat import Pulse, create, read
 from pipeline.training.launch import Watch, launch
@@ -54,12 +54,14 @@ class Figure:
 # -- running the toy -------------------------------------------------------------------------------------
 
 
-def forked(work: Path, ranks: int, wish: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Run the toy training as forked ranks to their end; the ranks' accounts, by rank."""
+def forked(
+    work: Path, ranks: int, wish: dict[str, Any] | None = None, train: Callable[..., None] = toy.train
+) -> list[ends.RankEnd]:
+    """Run the toy training (or another body) as forked ranks to their end; the ranks' records, by rank."""
     work.mkdir(parents=True, exist_ok=True)
     if wish is not None:
         (work / "toy.json").write_text(json.dumps(wish))
-    shutil.rmtree(work / "ends", ignore_errors=True)
+    shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
     create(work / "beats", ranks)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -73,16 +75,18 @@ def forked(work: Path, ranks: int, wish: dict[str, Any] | None = None) -> list[d
                 "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-            os._exit(_rank(work))
+            os._exit(_rank(work, train))
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
-    return [status.read(work / "ends" / f"rank-{rank}.json") for rank in range(ranks)]
+    for rank, child in enumerate(children):
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not ends.file(work, rank).exists():
+            ends.record(work, ends.RankEnd.without_a_word(rank, code))
+    return sorted(ends.read_all(work), key=lambda end: end.rank)
 
 
-def _rank(work: Path) -> int:
+def _rank(work: Path, train: Callable[..., None]) -> int:
     def body(ranks: Any, pulse: Pulse, stop: StopRequest) -> None:
-        toy.train(work, ranks, pulse, stop)
+        train(work, ranks, pulse, stop)
 
     try:
         return live(work, body, "cpu")
@@ -165,8 +169,7 @@ def stop_and_resume(folder: Path, ranks: int, accumulate: int, stops: list[int],
     bad = 0
     for stop in stops:
         work = folder / f"stop-{stop}"
-        ends = forked(work, ranks, {**wish, "stop_at": stop})
-        stopped = all(end.get("state") == "interrupted" for end in ends)
+        stopped = all(end.state == "interrupted" for end in forked(work, ranks, {**wish, "stop_at": stop}))
         forked(work, ranks)
         bad += not stopped or differing(whole, result(work)) > 0 or losses(work) != curve
     name = f"stop and resume, {ranks} rank{'s' * (ranks > 1)}, accumulation {accumulate}"
@@ -340,10 +343,10 @@ def nonfinite(folder: Path, policy: str) -> Figure:
     """Row 9: NaN on one of two ranks; both agree before the update, no checkpoint is poisoned, nobody hangs."""
     work = folder / policy
     began = time.monotonic()
-    ends = forked(work, 2, {"nan_at": 9, "rank": 1, "on_nonfinite": policy, "epochs": 3})
+    ended = forked(work, 2, {"nan_at": 9, "rank": 1, "on_nonfinite": policy, "epochs": 3})
     seconds = time.monotonic() - began
     expected = "failed" if policy == "stop" else "done"
-    bad = sum(end.get("state") != expected for end in ends)
+    bad = sum(end.state != expected for end in ended)
     bad += not (work / "nonfinite-000000009.json").exists()
     found = Checkpoints(work / "checkpoints")
     for step in found.steps():

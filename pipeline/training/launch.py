@@ -27,7 +27,8 @@ from typing import Any
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.lifeline import die_with_parent
 from pipeline.locks import held
-from pipeline.training import heartbeat, status
+from pipeline.training import ends, heartbeat, status
+from pipeline.training.ends import RankEnd
 from pipeline.training.nodes import Node, this_node
 from pipeline.training.stopping import STOPPING
 
@@ -94,27 +95,27 @@ def launch(
     with _Signals() as signals:
         for attempt in range(watch.max_restarts + 1):
             end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals, node)
-            status.write(work / node.named(status.STATUS), end | {"attempt": attempt})
-            if not end.get("retry") or attempt == watch.max_restarts:
+            status.write(work / node.named(status.STATUS), end.as_dict() | {"attempt": attempt})
+            if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
-            log.warning("%s Starting again from the newest checkpoint (%s).", end["message"], count)
+            log.warning("%s Starting again from the newest checkpoint (%s).", end.message, count)
     _raise(end, work)
 
 
-def _raise(end: dict[str, Any], work: Path) -> None:
-    if end["state"] == "done":
+def _raise(end: RankEnd, work: Path) -> None:
+    if end.state == "done":
         return
-    if end["state"] == "interrupted":
-        raise Interrupted(end["message"])
-    if end.get("input"):
-        raise InputError(end["message"])
-    if end.get("type") and not end.get("explained"):
+    if end.state == "interrupted":
+        raise Interrupted(end.message)
+    if end.cause == "input":
+        raise InputError(end.message)
+    if end.cause == "bug":
         raise EverestError(
-            f"rank {end['rank']} failed at step {end['step']}: {end['type']}: {end['message']}\n"
-            f"Its traceback is in {work}/ends/rank-{end['rank']}.json."
+            f"rank {end.rank} failed at step {end.step}: {end.type}: {end.message}\n"
+            f"Its traceback is in {ends.file(work, end.rank)}."
         )
-    raise EverestError(end["message"])
+    raise EverestError(end.message)
 
 
 def _attempt(
@@ -127,15 +128,15 @@ def _attempt(
     watch: Watch,
     signals: _Signals,
     node: Node,
-) -> dict[str, Any]:
+) -> RankEnd:
     if signals.first is not None:
-        return {"state": "interrupted", "message": _before_start(signals.first)}
+        return RankEnd("interrupted", message=_before_start(signals.first))
     # What the other nodes wrote is theirs to remove.
     for rank in range(node.rank * ranks, (node.rank + 1) * ranks):
-        (work / "ends" / f"rank-{rank}.json").unlink(missing_ok=True)
+        ends.file(work, rank).unlink(missing_ok=True)
         (work / "stacks" / f"rank-{rank}.txt").unlink(missing_ok=True)
     if node.count == 1:  # also those of an earlier start with more ranks
-        shutil.rmtree(work / "ends", ignore_errors=True)
+        shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
         shutil.rmtree(work / "stacks", ignore_errors=True)
     (work / "stacks").mkdir(parents=True, exist_ok=True)
     beats = work / node.named("beats")
@@ -147,7 +148,7 @@ def _attempt(
         pass_fds=[] if lock is None else [lock],
         preexec_fn=_follow_parent(os.getpid()),
     )
-    stall: dict[str, Any] | None = None
+    stall: RankEnd | None = None
     left = False
     try:
         while child.poll() is None:
@@ -166,7 +167,7 @@ def _attempt(
                 break
     finally:
         _end_group(child, heartbeat.read(beats))
-    return stall or _outcome(work, 0 if left else child.returncode, signals.first)
+    return stall or _outcome(work, 0 if left else child.returncode, signals.first, node, ranks)
 
 
 def _follow_parent(parent: int) -> Any:
@@ -196,7 +197,7 @@ def environment(ranks: int, threads: int | None) -> dict[str, str]:
     return found
 
 
-def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: Node) -> dict[str, Any]:
+def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: Node) -> RankEnd:
     """Ask the ranks that hold up the rest for their stacks, and say who they are."""
     for beat in late:
         with contextlib.suppress(ProcessLookupError):
@@ -209,28 +210,46 @@ def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: No
         f"no rank moved for {watch.stall_seconds:g} s; held up by {who}. Stacks are in {work}/stacks. "
         "Cure: see what the stack waits for; start again to continue."
     )
-    return {"state": "stalled", "ranks": [b.rank for b in late], "message": message, "retry": True}
+    return RankEnd("stalled", late[0].rank, late[0].step, time.time(), message=message)
 
 
-def _outcome(work: Path, code: int, stopped: str | None) -> dict[str, Any]:
-    found = status.ends(work)
-    failed = [end for end in found if end["state"] == "failed"]
-    if failed:
-        return failed[0]
-    if code == 0 and found and all(end["state"] == "done" for end in found):
-        return {"state": "done", "step": found[0]["step"]}
-    saved = [end for end in found if end["state"] == "interrupted"]
+def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int) -> RankEnd:
+    """What the ranks' records say together, and where they say nothing, their launcher's exit code."""
+    records = ends.read_all(work)
+    if not records and stopped is None and ranks == 1 and node.count == 1 and code:
+        ends.record(work, RankEnd.without_a_word(0, code))
+        records = ends.read_all(work)
+    decisive = ends.decisive(records)
+    if decisive is not None and node.count > 1 and decisive.cause in ("bug", "peer"):
+        decisive = _hear_other_nodes(work, node, ranks) or decisive
+    if decisive is not None and not (stopped is not None and decisive.retry):
+        return decisive
+    if code == 0 and records and all(end.state == "done" for end in records):
+        return records[0]
+    saved = [end for end in records if end.state == "interrupted"]
     if saved:
         return saved[0]
     if stopped is not None:
-        return {"state": "interrupted", "message": _before_start(stopped)}
+        return RankEnd("interrupted", message=_before_start(stopped))
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    message = f"the ranks ended {how} without an account of it: killed from outside, or out of memory."
-    return {
-        "state": "killed",
-        "message": f"{message} Cure: see `dmesg`; start again to continue.",
-        "retry": True,
-    }
+    message = f"the ranks' launcher ended {how} without an account of it: killed from outside, or out of memory."
+    return RankEnd("killed", at=time.time(), message=f"{message} Cure: see `dmesg`; start again to continue.")
+
+
+def _hear_other_nodes(work: Path, node: Node, ranks: int) -> RankEnd | None:
+    """The decisive end among all nodes' ranks; one of which no record comes was killed, or starts again already."""
+    own = range(node.rank * ranks, (node.rank + 1) * ranks)
+    until = time.monotonic() + EXIT_SECONDS
+    while True:
+        records = ends.read_all(work)
+        silent = set(range(node.count * ranks)) - set(own) - {end.rank for end in records}
+        if not silent:
+            return ends.decisive(records)
+        if time.monotonic() > until:
+            names = ", ".join(map(str, sorted(silent)))
+            message = f"the ranks of another node ended without an account of it (rank {names})."
+            return RankEnd("killed", min(silent), at=time.time(), message=f"{message} Cure: start again to continue.")
+        time.sleep(POLL_SECONDS)
 
 
 def _before_start(name: str) -> str:

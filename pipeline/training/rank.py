@@ -14,7 +14,7 @@ from pipeline.disk import DiskFullError, is_full
 from pipeline.errors import EverestError, Interrupted
 from pipeline.lifeline import die_with_parent
 from pipeline.redact import guard_output
-from pipeline.training import status
+from pipeline.training import ends
 from pipeline.training.heartbeat import Pulse
 from pipeline.training.nodes import Node
 from pipeline.training.stopping import StopRequest
@@ -53,7 +53,7 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
             error = caught
             if is_full(caught) and not isinstance(caught, EverestError):
                 error = DiskFullError(getattr(caught, "filename", None) or work)
-        status.record_end(work, rank, pulse.step, error)
+        ends.record(work, ends.RankEnd.of(rank, pulse.step, error))
         pulse.beat("finished", pulse.step)
         faulthandler.unregister(signal.SIGUSR2)
     return _leave(error)

@@ -111,6 +111,8 @@ class ToyTask:
     def _misbehave(self, batch: ToyBatch) -> None:
         if self._once("hang_at", batch):
             time.sleep(3600)
+        if self._once("fail_at", batch):
+            raise RuntimeError(self.wish["message"])
         if self._once("stop_at", batch):
             os.kill(os.getpid(), signal.SIGTERM)
         if self._once("kill_at", batch):

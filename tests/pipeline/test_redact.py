@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.params import check_params, load_params
 from pipeline.redact import redact
-from pipeline.training import status
+from pipeline.training import ends
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPx",
@@ -95,7 +95,7 @@ def test_a_ranks_account_of_its_end_hides_what_the_error_said(tmp_path: Path, mo
     try:
         raise OSError(f"403 for {SIGNED} with {SECRETS['HF_TOKEN']}")
     except OSError as error:
-        status.record_end(tmp_path, 0, 3, error)
+        ends.record(tmp_path, ends.RankEnd.of(0, 3, error))
     text = (tmp_path / "ends/rank-0.json").read_text()
     assert json.loads(text)["message"] == "403 for https://bucket.example/v.mp4?[hidden] with [hidden]"
     assert not [secret for secret in PLANTED if secret in text]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.training import status
+from pipeline.training import ends
 
 how, work = sys.argv[1], Path(sys.argv[3])
 with (work / "starts").open("a") as starts:
@@ -15,4 +15,4 @@ if how == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 errors = {"fail": RuntimeError("a bug"), "mistake": InputError("x = 1. Cure: 2."), "done": None}
 if how in errors:
-    status.record_end(work, 0, 4, errors[how])
+    ends.record(work, ends.RankEnd.of(0, 4, errors[how]))
