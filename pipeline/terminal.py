@@ -93,10 +93,10 @@ def show_results(
             "benchmark": row["benchmark"],
             "strategy": row["strategy"],
             "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
-            "G multiply-adds/clip": f"{row['gmacs_per_clip']:.3f}",
-            "peak memory GiB": f"{row['peak_memory_gib']:.2f}",
-            "clips/s": f"{row['clips_per_second']:.0f}",
-            "wall s": f"{row['wall_seconds']:.0f}",
+            "G multiply-adds/clip": _number(row["gmacs_per_clip"], 3),
+            "peak memory GiB": _number(row["peak_memory_gib"], 2),
+            "clips/s": _number(row["clips_per_second"], 0),
+            "wall s": _number(row["wall_seconds"], 0),
         }
         for row in summary["results"]
     ]
@@ -135,6 +135,10 @@ def _rows(entry: Any) -> list[dict[str, Any]]:
     if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
         return [{"": name, **inner} for name, inner in entry.items()]
     return entry if isinstance(entry, list) and all(isinstance(row, dict) for row in entry) else []
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _text(value: Any) -> str:

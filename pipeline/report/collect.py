@@ -85,9 +85,9 @@ def _result(params: Params, benchmark: str) -> dict[str, Any]:
         raise InputError(f"{path} has no eval/top1. Cure: `everest evaluate {benchmark}` first.")
     training = read_metrics(layout.metrics_file("finetune", benchmark))
 
-    def efficiency(name: str) -> float:
+    def efficiency(name: str) -> float | None:
         # A model that was not trained here has only what its test cost.
-        return training.get(f"efficiency/{name}", scores.get(f"efficiency/{name}", 0.0))
+        return training.get(f"efficiency/{name}", scores.get(f"efficiency/{name}"))
 
     finetune = params.finetune_of(benchmark)
     row = {

@@ -83,23 +83,21 @@ def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, fl
 
 
 def sentence(label: str, metrics: dict[str, float]) -> str:
-    """The end of a training in a few lines for the terminal."""
+    """The end of a training in a few lines for the terminal; what was not measured is not in them."""
 
-    def get(name: str) -> float:
-        return metrics.get(f"efficiency/{name}", 0.0)
+    def told(name: str, text: str, factor: float = 1.0) -> list[str]:
+        value = metrics.get(f"efficiency/{name}")
+        return [] if value is None else [text.format(factor * value)]
 
+    cost = [
+        *told("step_seconds", "{:.4g} s a step"),
+        *told("clips_per_second", "{:.4g} clips/s"),
+        *told("tokens_per_second", "{:.4g} tokens/s"),
+        *told("mfu", "MFU {:.1f} %", 100),
+        *told("peak_memory_gib", "peak memory {:.2f} GiB"),
+        *(told("energy_wh", "energy {:.3f} Wh") or ["energy not measured: no counter that may be read"]),
+    ]
     names = {"loader_wait": "loader", "forward": "forward", "backward": "backward",
              "communication": "communication", "optimizer": "optimizer", "other": "other"}  # fmt: skip
-    split = [
-        f"{what} {100 * get(f'{key}_fraction'):.1f} %"
-        for key, what in names.items()
-        if f"efficiency/{key}_fraction" in metrics
-    ]
-    energy = metrics.get("efficiency/energy_wh")
-    return (
-        f"{label}: {get('step_seconds'):.4g} s a step, {get('clips_per_second'):.4g} clips/s, "
-        f"{get('tokens_per_second'):.4g} tokens/s, MFU {100 * get('mfu'):.1f} %, "
-        f"peak memory {get('peak_memory_gib'):.2f} GiB, "
-        f"energy {'not measured: no counter that may be read' if energy is None else f'{energy:.3f} Wh'}\n"
-        f"{label}: of a step {', '.join(split)}"
-    )
+    split = [part for key, what in names.items() for part in told(f"{key}_fraction", f"{what} {{:.1f}} %", 100)]
+    return f"{label}: {', '.join(cost)}" + (f"\n{label}: of a step {', '.join(split)}" if split else "")

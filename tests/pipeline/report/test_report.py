@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.evaluation.equal import plan, with_overrides
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.params import PRETRAINING, Params, compared_strategies, load_params
+from pipeline.report.collect import collect
+from pipeline.report.experiment import write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
 from pipeline.report.sentences import comparison_sentences, difference, sentences
+from pipeline.terminal import show_results
+from pipeline.training.measured import sentence
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +182,34 @@ def test_numbers_and_durations_read_well() -> None:
         "3 min 20 s",
         "5 h 12 min",
     ]
+
+
+def test_a_cost_that_was_not_measured_is_a_dash_everywhere_and_never_zero(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
+    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
+    for benchmark in params.benchmarks:
+        path = layout.metrics_file("evaluate", benchmark)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(scores))
+    summary = collect(params)
+    costs = ("gmacs_per_clip", "peak_memory_gib", "clips_per_second", "wall_seconds")
+    assert [summary["results"][0][name] for name in costs] == [None] * 4
+    assert [row["mfu"] for row in summary["stages"]] == [None] * len(summary["stages"])
+    write_report(summary, tmp_path / "report")
+    line = next(x for x in (tmp_path / "report/report.md").read_text().splitlines() if x.startswith("| motion |"))
+    assert line.split(" | ")[-4:] == ["–", "–", "–", "– |"]
+    show_results(summary, {}, 1.0)
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("motion"))
+    assert line.split()[-4:] == ["-"] * 4
+
+
+def test_the_end_of_a_training_leaves_out_what_was_not_measured() -> None:
+    said = sentence("pretrain", {"efficiency/peak_memory_gib": 0.5})
+    assert said == "pretrain: peak memory 0.50 GiB, energy not measured: no counter that may be read"
+    said = sentence(
+        "pretrain", {"efficiency/mfu": 0.123, "efficiency/other_fraction": 1.0, "efficiency/energy_wh": 2.0}
+    )
+    assert said == "pretrain: MFU 12.3 %, energy 2.000 Wh\npretrain: of a step other 100.0 %"
