@@ -66,7 +66,8 @@ class Children:
     def stop(self, number: int, _frame: FrameType | None = None) -> None:
         """Ask every child to save and end. A second signal is passed on as well: an impatient user means it."""
         self.stopping = signal.Signals(number)
-        sys.stderr.write("\nStopping: the running stage saves its state, then everything ends.\n")
+        with contextlib.suppress(OSError):  # whoever owned the terminal may have been killed
+            sys.stderr.write("\nStopping: the running stage saves its state, then everything ends.\n")
         for child in list(self._running):  # no lock: a signal handler must not wait for one
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGINT)

@@ -20,6 +20,7 @@ from flows.run import identity, run_stages, task_runner
 from flows.stages import COMPARE, Stage, chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
+from pipeline.progress import Line
 
 #: Beside the outcomes: what others than ourselves had to say.
 FOREIGN = "flow.log"
@@ -28,6 +29,7 @@ FOREIGN = "flow.log"
 @flow(name="local", flow_run_name=committed, task_runner=task_runner())
 def local(compare: bool = False) -> dict[str, str]:
     """Bring every stage of params.yaml up to date (and the comparison); returns what DVC did with each."""
+    Line().show("", now=True)  # Prefect has started
     root = Path.cwd()
     name = str(flow_run.id or "manual")
     params = load_params(root / "params.yaml")

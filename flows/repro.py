@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.guard import Children
+from flows.lines import numbered_lines_of
 from pipeline.errors import EverestError
 
 
@@ -71,7 +72,7 @@ def repro(stage: str, where: Workspace, children: Children) -> Outcome:
     """
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    with path.open("wb") as log:
+    with path.open("wb") as log, numbered_lines_of(path):
         code = children.run(command, where.folder, where.environment, log)
     output = path.read_text(errors="replace")
     if children.stopping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import task
@@ -15,6 +16,7 @@ from flows.gate import training_turn
 from flows.guard import Children, guard
 from flows.repro import Outcome, Workspace, repro
 from flows.stages import Stage
+from flows.telling import told
 from pipeline.params import Params
 
 #: Stages that decode videos use all cores by themselves; more than two at once only take memory.
@@ -24,11 +26,8 @@ PARALLEL_STAGES = 2
 @task(name="stage", task_run_name="{stage.name}", cache_policy=NO_CACHE)
 def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     """Bring one DVC stage up to date; completes as "Cached" when there was nothing to compute."""
-    if stage.trains:
-        with training_turn(where):
-            outcome = repro(stage.name, where, children)
-    else:
-        outcome = repro(stage.name, where, children)
+    with training_turn(where) if stage.trains else nullcontext():
+        outcome = told(stage.name, where, lambda place: repro(stage.name, place, children))
     if outcome is Outcome.RAN:
         return Completed(message=f"{stage.name} ran", data=outcome.value)
     return Completed(name="Cached", message=f"{stage.name} was {outcome.value}", data=outcome.value)

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline import layout
 from pipeline.child import STOPPED, run_child, stage_environment
 from pipeline.errors import EverestError, Interrupted
 from pipeline.evaluation.equal import Trial
+from pipeline.headline import ran
 from pipeline.params import SCRATCH, Params, load_params
 
 #: Groups of params.yaml that do not change what a training gives.
@@ -58,8 +60,9 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) 
         if _take_over(trial, stage, benchmark, folder):
             say(f"{note}: {' '.join(words)} (taken from this project's own run)")
             continue
-        say(f"{note}: {' '.join(words)}")
+        say(f"{note}: {' '.join(words)} started")
         environment = stage_environment(EVEREST_COMPARE=trial.name)
+        began = time.monotonic()
         code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
         if code in STOPPED:
             raise Interrupted("comparison stopped; the same command continues it.")
@@ -68,6 +71,7 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) 
                 f"{' '.join(words)} of {trial.arm}, seed {trial.seed}, ended with code {code} in {folder}. "
                 "Cure: mend what its message above names; the same command continues."
             )
+        say(f"{note}: {' '.join(words)} {ran(stage, benchmark, folder, time.monotonic() - began)}")
     return folder
 
 

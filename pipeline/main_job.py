@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline import dvc_locks, preflight
 from pipeline.child import STOPPED, run_child
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.layout import WORK, output_dir
 from pipeline.params import load_params
+from pipeline.progress import Line
 from pipeline.stage_process import only_one
 
 _QUIET = {
@@ -28,7 +30,11 @@ _QUIET = {
 }
 
 
-def run_demo() -> None:
+#: Summary of the report, outcome of each stage, seconds in all, summary of the comparison or None.
+Results = tuple[dict[str, Any], dict[str, str], float, dict[str, Any] | None]
+
+
+def run_demo() -> Results:
     """Run the demo recipe, then the small comparison that it describes.
 
     Raises:
@@ -40,16 +46,16 @@ def run_demo() -> None:
             f"params.yaml holds recipe {recipe!r}, and the demo needs 'demo'. "
             "Cure: `everest run` for this one, or `everest recipe use demo`."
         )
-    run_experiment(compare=True)
+    return run_experiment(compare=True)
 
 
-def run_experiment(compare: bool = False) -> None:
-    """Run params.yaml through Prefect, DVC and MLflow in this checkout and print the result."""
+def run_experiment(compare: bool = False) -> Results:
+    """Run params.yaml through Prefect, DVC and MLflow in this checkout."""
     params = load_params()
     warnings = preflight.require(preflight.chain_scope(params, compare=compare), preflight.CHECKS + preflight.SERVICES)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    from pipeline.terminal import say, show_results
+    from pipeline.terminal import say
 
     for warning in warnings:
         say(f"warning: {warning}")
@@ -64,7 +70,7 @@ def run_experiment(compare: bool = False) -> None:
         seconds = time.monotonic() - started
     summary = json.loads((output_dir("report") / "summary.json").read_text())
     compared = json.loads((output_dir("compare") / "summary.json").read_text()) if compare else None
-    show_results(summary, outcomes, seconds, compared)
+    return summary, outcomes, seconds, compared
 
 
 def _run_flow(compare: bool) -> dict[str, str]:
@@ -74,6 +80,7 @@ def _run_flow(compare: bool) -> dict[str, str]:
     command = [sys.executable, "-m", "flows.local", str(answer)]
     if compare:
         command.append("--compare")
+    Line().show("Prefect starts", now=True)
     code = run_child(command, shares_stdout=True)
     if code in STOPPED:
         raise Interrupted("stopped; everything done so far is kept. The same command continues.")

@@ -240,10 +240,8 @@ def _limits() -> Limits:
 
 
 def _progress() -> Any:
-    from pipeline.training.progress import wanted
+    from pipeline.progress import Bar, wanted
 
     if not wanted():
         return None
-    from pipeline.evaluation.bar import Bar
-
     return Bar("predict")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline import layout, preflight
 from pipeline.child import STOPPED, run_child, stage_environment
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import with_overrides
+from pipeline.headline import ran
 from pipeline.params import SCRATCH, Params, load_params
 
 #: Datasets with three official splits.
@@ -169,8 +171,9 @@ def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run, trai
 
     if done.exists():
         return
-    say(f"{note}: {' '.join(words)}")
+    say(f"{note}: {' '.join(words)} started")
     environment = stage_environment(EVEREST_REPEAT=training)  # of a split's data nothing is registered
+    began = time.monotonic()
     code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
     if code in STOPPED:
         raise Interrupted("stopped; what is done is kept. The same command continues.")
@@ -179,6 +182,8 @@ def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run, trai
             f"{' '.join(words)} ended with code {code} in {folder}. "
             "Cure: mend what its message above names; the same command continues."
         )
+    benchmark = words[1] if len(words) > 1 else None
+    say(f"{note}: {' '.join(words)} {ran(words[0], benchmark, folder, time.monotonic() - began)}")
 
 
 def _write_params(folder: Path, params: Params) -> None:

@@ -16,7 +16,6 @@ from rich.text import Text
 from pipeline.text import printable, visible
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
 
 #: [characters] that a table which does not go to a terminal may take: no name is broken in two.
 WIDTH_OF_A_FILE = 10_000
@@ -37,20 +36,6 @@ def say(message: str) -> None:
 def echo(text: str, nl: bool = True) -> None:
     """Whole lines for stdout, for people and pipes alike."""
     typer.echo(visible(text), nl=nl)
-
-
-def bar(*columns: ProgressColumn) -> Progress:
-    """A bar of progress on stderr, with its description in front; it vanishes at the end.
-
-    Args:
-        columns: those behind the description; rich's usual ones if left out.
-    """
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    after = columns or (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(
-        TextColumn("{task.description}", markup=False), *after, console=_console(stderr=True), transient=True
-    )
 
 
 def show(value: Any, title: str | None = None) -> None:

@@ -19,7 +19,9 @@ OWNERS = {
     "torch.distributed": ("pipeline/training/distributed.py",),
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {f"pipeline.{name}" for name in ("params", "errors", "layout", "lifeline", "system", "text")}
+OPEN_TO_FLOWS = {
+    f"pipeline.{name}" for name in ("params", "errors", "layout", "lifeline", "system", "text", "progress", "headline")
+}
 
 
 def sources(root: Path) -> list[Path]:

@@ -15,23 +15,38 @@ Benchmark = Annotated[str, typer.Argument(help="A benchmark of params.yaml.")]
 @app.command()
 def demo() -> None:
     """Run the demo from generated videos to the report; stop and start it as you like."""
-    from pipeline.main_job import run_demo
+    from pipeline.progress import watched
 
-    run_demo()
+    with watched("demo"):
+        from pipeline.main_job import run_demo
+
+        results = run_demo()
+    from pipeline.terminal import show_results
+
+    show_results(*results)
 
 
 @app.command()
 def run() -> None:
     """Run params.yaml through Prefect, DVC and MLflow on this machine."""
-    from pipeline.main_job import run_experiment
+    from pipeline.progress import watched
 
-    run_experiment()
+    with watched("run"):
+        from pipeline.main_job import run_experiment
+
+        results = run_experiment()
+    from pipeline.terminal import show_results
+
+    show_results(*results)
 
 
 def _stage(name: str, benchmark: str | None) -> None:
-    from pipeline.stage_process import run_stage
+    from pipeline.progress import watched
 
-    run_stage(name, benchmark)
+    with watched(f"{name}@{benchmark}" if benchmark else name):
+        from pipeline.stage_process import run_stage
+
+        run_stage(name, benchmark)
 
 
 @app.command()
@@ -110,8 +125,8 @@ def compare(
 
     What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
     """
-    from pipeline.compare import command
     from pipeline.errors import InputError
+    from pipeline.progress import watched
 
     given: dict[str, object] = {"strategies": strategies and strategies.split(","), "equal": equal}
     given["benchmarks"] = benchmarks and benchmarks.split(",")
@@ -120,7 +135,10 @@ def compare(
     except ValueError:
         raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
-    found = command(overrides, dry_run)
+    with watched("compare"):
+        from pipeline.compare import command
+
+        found = command(overrides, dry_run)
     if as_json or dry_run:
         return emit(found, as_json, "Comparison")
     from pipeline.terminal import show_comparison
@@ -137,7 +155,7 @@ def repeat(
 ) -> None:
     """Run params.yaml on every official split with several seeds; mean and deviation."""
     from pipeline.errors import InputError
-    from pipeline.repeat import command
+    from pipeline.progress import watched
     from pipeline.terminal import echo
 
     def numbers(option: str, text: str) -> list[int]:
@@ -147,7 +165,11 @@ def repeat(
             raise InputError(f"--{option} {text!r}: expected whole numbers with commas. Cure: --{option} 1,2") from None
 
     chosen = numbers("splits", splits) if splits else None
-    found = command(chosen, numbers("seeds", seeds), dry_run)
+    chosen_seeds = numbers("seeds", seeds)
+    with watched("repeat"):
+        from pipeline.repeat import command
+
+        found = command(chosen, chosen_seeds, dry_run)
     sentences = [] if as_json else found.pop("sentences", [])
     emit(found, as_json, "Repetitions")
     for sentence in sentences:

@@ -89,9 +89,12 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run a tracked stage again from its commit and data; compare every metric."""
-    from pipeline.reproduce import command
+    from pipeline.progress import watched
 
-    found = command(run, keep)
+    with watched("reproduce"):
+        from pipeline.reproduce import command
+
+        found = command(run, keep)
     emit(found, as_json, "Reproduced")
     if not found["equal"]:
         raise typer.Exit(1)

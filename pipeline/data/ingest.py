@@ -19,11 +19,11 @@ from typing import Any
 from pipeline.data.files import atomic_path, locked
 from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
-from pipeline.data.progress import counter
 from pipeline.data.reasons import judge
 from pipeline.data.video_files import VIDEO_SUFFIXES
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
+from pipeline.progress import counter
 from pipeline.text import storable
 
 log = logging.getLogger(__name__)

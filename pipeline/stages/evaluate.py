@@ -135,14 +135,13 @@ def _ranks(params: Params) -> int:
 
 
 def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int) -> Any:
-    from pipeline.evaluation.bar import Bar
     from pipeline.evaluation.benchmark import evaluate
     from pipeline.evaluation.worker import launched
-    from pipeline.training.progress import wanted
+    from pipeline.progress import Bar
 
     if ranks > 1:
         return launched(benchmark, work, params.compute, ranks)
-    progress = Bar(f"evaluate {benchmark}") if wanted() else None
+    progress = Bar(f"evaluate {benchmark}")
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
 

@@ -23,9 +23,9 @@ from pipeline.data.cache_publish import (
     units_of,
 )
 from pipeline.data.files import locked, write_text
-from pipeline.data.progress import counter
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
+from pipeline.progress import counter
 from pipeline.tracking import stage_run
 
 

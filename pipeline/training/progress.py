@@ -1,25 +1,21 @@
-"""A progress line on the terminal for rank 0, and nothing anywhere else."""
+"""The line of a training: step, loss, rate and time left, of rank 0 alone."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
+from pipeline.progress import Line, clock
 from pipeline.text import visible
 
 
 class Progress:
-    """`label  step 120/240  loss 0.532  12.3 steps/s  0:10 left`, redrawn in place at most five times a
-    second.
-
-    Silent where `enabled` is false; :func:`wanted` says when it should be.
-    """
+    """`label step 120/240  loss 0.532  12.3 steps/s  0:10 left`. Silent where `enabled` is false."""
 
     def __init__(self, label: str, enabled: bool) -> None:
         self.label = label
         self.enabled = enabled
-        self._drawn = 0.0
+        self._line = Line(label, enabled)
         self._began: tuple[float, int] | None = None
         self._note = ""
 
@@ -29,16 +25,11 @@ class Progress:
         now = time.monotonic()
         if self._began is None:
             self._began = (now, step)
-        if now - self._drawn < 0.2 and step < total:
-            return
-        self._drawn = now
         rate = (step - self._began[1]) / max(now - self._began[0], 1e-9)
-        left = f"{int((total - step) / rate) // 60}:{int((total - step) / rate) % 60:02d} left" if rate else ""
-        filled = round(24 * step / max(total, 1))
-        bar = "━" * filled + "─" * (24 - filled)
-        line = visible(f"{self.label} {bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}")
-        sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if step >= total else ""))
-        sys.stderr.flush()
+        left = f"{clock((total - step) / rate)} left" if rate else ""
+        filled = round(16 * step / max(total, 1))
+        bar = "━" * filled + "─" * (16 - filled)
+        self._line.show(f"{bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}", step >= total)
 
     def note(self, epoch: int, scores: dict[str, float]) -> None:
         """Keep the newest validation score at the end of the line."""
@@ -48,15 +39,10 @@ class Progress:
     def say(self, text: str) -> None:
         """Whole lines, below the bar."""
         if self.enabled:
+            self._line.close()
             sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Leave an unfinished line behind."""
-        if self.enabled and self._drawn:
-            sys.stderr.write("\n")
-
-
-def wanted() -> bool:
-    """Whether a person is watching: stderr is a terminal and EVEREST_QUIET is not set."""
-    return sys.stderr.isatty() and not os.environ.get("EVEREST_QUIET")
+        """Take an unfinished line away."""
+        self._line.close()

@@ -39,13 +39,14 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
 
     from pipeline.efficiency import EnergyMeter, device_name
     from pipeline.params import check_params
+    from pipeline.progress import wanted
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
     from pipeline.training.allocator import keep_freed_memory
     from pipeline.training.engine import Engine
     from pipeline.training.journal import Journal, NoSink
     from pipeline.training.measured import measured, sentence
-    from pipeline.training.progress import Progress, wanted
+    from pipeline.training.progress import Progress
     from pipeline.training.trace import Trace, trace_steps
 
     began = time.perf_counter()

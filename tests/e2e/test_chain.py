@@ -39,6 +39,19 @@ def test_the_chain_ends_in_a_table_a_report_and_the_next_commands(finished: Proj
     assert "Warning" not in finished.last.stderr
 
 
+def test_without_a_terminal_each_stage_has_a_line_at_its_start_and_at_its_end(finished: Project) -> None:
+    said = finished.last.stderr
+    names = [f"{s}@{b}" for s in ("download", "preprocess", "corpus", "finetune", "evaluate") for b in BENCHMARKS]
+    for name in (*names, "pretrain", "report", "compare"):
+        assert re.search(rf"^\d\d:\d\d:\d\d {name}: started$", said, re.MULTILINE), name
+        assert re.search(rf"^\d\d:\d\d:\d\d {name}: ran in \d+:\d\d", said, re.MULTILINE), name
+    assert re.search(r"evaluate@motion: ran in \S+, top-1 .* % \(95 % interval .*\), 16 of 16 videos", said)
+    assert re.search(r"download@motion: ran in \S+, 40 of 40 videos", said)
+    assert re.search(r"\[2/2\] tube, seed 0: pretrain ran in \S+, loss \d", said)
+    assert "\x1b" not in said
+    assert "\r" not in said
+
+
 def test_every_benchmark_is_scored_on_all_its_test_videos_with_its_cost(finished: Project) -> None:
     for benchmark in BENCHMARKS:
         found = json.loads((finished.root / "metrics" / "evaluate" / f"{benchmark}.json").read_text())

@@ -16,7 +16,6 @@ from pipeline.data.annotations.oscc import Window, read_windows
 from pipeline.data.annotations.ssv2 import OLD_PREFIX
 from pipeline.data.archives import kind_of, unpack
 from pipeline.data.ingest import video_files
-from pipeline.data.progress import counter
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.transfer import Address
@@ -24,6 +23,7 @@ from pipeline.data.video import VideoError
 from pipeline.data.video_cut import cut_window
 from pipeline.errors import EverestError, InputError
 from pipeline.lifeline import die_with_parent
+from pipeline.progress import counter
 
 if TYPE_CHECKING:
     from pipeline.data.sources.official import Fetcher

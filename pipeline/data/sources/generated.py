@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline.data.files import require_space
 from pipeline.data.generate import generate, plan
-from pipeline.data.progress import counter
 from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
 from pipeline.params import GeneratedSource
+from pipeline.progress import counter
 
 #: Bytes of one pixel of one frame in the written H.264 files, rounded up; for the check of free space only.
 BYTES_PER_PIXEL = 0.2

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from pipeline.data.files import fsync_folder, locked, require_space, write_text
-from pipeline.data.progress import byte_bar
 from pipeline.data.sources.base import PlannedFile
 from pipeline.errors import EverestError, InputError
+from pipeline.progress import byte_bar
 
 log = logging.getLogger(__name__)
 

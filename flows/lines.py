@@ -1,0 +1,49 @@
+"""Lines for people on stderr, and those that a stage's log repeats there."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.text import printable
+
+#: What the lines of a comparison begin with: `[1/6] everest, seed 0`.
+NUMBERED = re.compile(rb"\[\d+/\d+\] ")
+
+
+def say(line: str) -> None:
+    """One line on stderr, with the time of day."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def numbered_lines_of(log: Path) -> Iterator[None]:
+    """Repeat what a comparison says of its trainings, as its log grows."""
+    ending = threading.Event()
+
+    def follow() -> None:
+        with log.open("rb") as file:
+            rest = b""
+            while True:
+                last = ending.is_set()
+                *lines, rest = (rest + file.read()).split(b"\n")
+                for line in lines:
+                    if NUMBERED.match(line):
+                        say(line.decode(errors="replace"))
+                if last:
+                    return
+                ending.wait(0.5)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()

@@ -1,0 +1,33 @@
+"""What a person reads while the chain runs: a line at each stage's start and end, with its time and result."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from flows.lines import say
+from flows.repro import Outcome, StageStopped, Workspace
+from pipeline.errors import EverestError
+from pipeline.headline import words
+from pipeline.progress import clock, stage_line
+
+
+def told(stage: str, where: Workspace, run: Callable[[Workspace], Outcome]) -> Outcome:
+    """Run a stage between its two lines."""
+    name = stage.rpartition(":")[2]
+    began = time.monotonic()
+    say(f"{name}: started")
+    try:
+        with stage_line(name) as environment:
+            outcome = run(dataclasses.replace(where, environment={**where.environment, **environment}))
+    except StageStopped:
+        say(f"{name}: stopped after {clock(time.monotonic() - began)}, and saved")
+        raise
+    except EverestError:
+        say(f"{name}: failed after {clock(time.monotonic() - began)}")
+        raise
+    step, _, benchmark = name.partition("@")
+    result = words(step, benchmark or None, where.folder)
+    say(f"{name}: {outcome.value} in {clock(time.monotonic() - began)}" + (f", {result}" if result else ""))
+    return outcome
