@@ -134,7 +134,9 @@ def byte_bar(label: str, total: int | None, files: int) -> Iterator[Callable[[st
         so_far = sum(list(done.values()))
         rate = so_far / max(time.monotonic() - began, 1e-9)
         of = f" of {total / 1e9:.2f}" if total else ""
-        line.show(f"{label}, {len(complete)} of {files} files, {so_far / 1e9:.2f}{of} GB, {rate / 1e6:.1f} MB/s")
+        left = f", {clock((total - so_far) / rate)} left" if total and so_far else ""
+        size = f"{so_far / 1e9:.2f}{of} GB, {rate / 1e6:.1f} MB/s"
+        line.show(f"{label}, {len(complete)} of {files} files, {size}{left}")
 
     try:
         yield update
