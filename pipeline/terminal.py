@@ -5,7 +5,7 @@ The only module that knows rich: whatever a name holds (markup, emoji codes, esc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich import box
@@ -14,8 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.text import printable, visible
-
-if TYPE_CHECKING:
 
 #: [characters] that a table which does not go to a terminal may take: no name is broken in two.
 WIDTH_OF_A_FILE = 10_000

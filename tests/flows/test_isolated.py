@@ -31,7 +31,7 @@ def test_a_recipe_is_one_of_the_projects_by_name_and_never_a_path(root: Path, tm
 def place(root: Path, tmp_path: Path) -> Workspace:
     (tmp_path / "params.yaml").write_text((root / "recipes" / "demo.yaml").read_text())
     where = workspace(tmp_path, "run", {})
-    return Workspace(where.folder, where.root, where.logs, {**where.environment, "PYTHONPATH": str(root)}, False)
+    return Workspace(where.folder, where.root, where.logs, {**where.environment, "PYTHONPATH": str(root)})
 
 
 def change(place: Workspace, **values: object) -> None:
