@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 #: Who makes text safe to show, or gives a number.
-SAFE = {"printable", "visible", "_text", "table", "Text", "markdown", "code", "len", "round", "sum", "dumps"}
+SAFE = {
+    "printable",
+    "visible",
+    "_text",
+    "table",
+    "Text",
+    "markdown",
+    "code",
+    "len",
+    "round",
+    "sum",
+    "dumps",
+    "strftime",
+}
 #: Attribute or function -> the arguments that are shown (all of them: None).
 SINKS: dict[str, tuple[str, ...] | None] = {
     "print": None,
@@ -71,7 +84,7 @@ def safe(node: ast.expr, scope: ast.AST, seen: frozenset[str] = frozenset()) -> 
         return spec[-1:] in ("d", "f", "g", "%") or safe(node.value, scope, seen)
     if isinstance(node, ast.Call):
         return name_of(node.func) in SAFE
-    if isinstance(node, ast.Starred):
+    if isinstance(node, ast.Starred | ast.Subscript):  # a part of what is safe is safe
         return safe(node.value, scope, seen)
     if isinstance(node, ast.GeneratorExp):
         return safe(node.elt, scope, seen)
