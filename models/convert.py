@@ -9,7 +9,7 @@ reshaping, cutting and joining only, so that every round trip is bit-identical.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -215,10 +215,12 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
     return name, kwargs
 
 
-def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError where a model of this name would refuse the arguments; needs no memory."""
+def check_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments that say how a model of this name is used; ValueError where it would refuse them."""
     with torch.device("meta"):
-        timm.create_model(name, **kwargs)
+        model: Any = timm.create_model(name, **kwargs)
+    arguments: dict[str, Any] = model.kwargs
+    return arguments
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -226,7 +228,7 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return max((int(number) + 1 for number in found if number.isdigit()), default=0)
 
 
-def huggingface_config(name: str, kwargs: Mapping[str, Any], labels: list[str] | None = None) -> dict[str, Any]:
+def huggingface_config(name: str, kwargs: Mapping[str, Any], labels: Sequence[str] | None = None) -> dict[str, Any]:
     """`config.json` for our architecture, with our LayerNorm eps of 1e-6 (its own default is 1e-12)."""
     pretrain = "_pretrain_" in name
     size = SIZES[name.split("_")[2 if pretrain else 1]]

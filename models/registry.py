@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from timm.models import register_model
@@ -14,6 +16,10 @@ from torch import nn
 
 from models.autoencoder import EverestAutoencoder
 from models.classifier import EverestClassifier
+from models.strategies import STRATEGIES
+
+#: Arguments that say how a model is used.
+USED = ("img_size", "num_frames", "num_classes", "strategy", "keep_ratio", "visible_ratio")
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,8 +74,17 @@ def _own_arguments(name: str, pretrained: bool, kwargs: dict[str, Any]) -> dict[
 
 def _remember(model: M, name: str, kwargs: dict[str, Any]) -> M:
     """What a saved model needs to be built again."""
-    vars(model).update(architecture=name, kwargs=kwargs)
+    vars(model).update(architecture=name, kwargs=written_out(type(model), kwargs))
     return model
+
+
+def written_out(kind: type[nn.Module], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments that say how a model is used, so that no later default changes an old model."""
+    parameters = inspect.signature(kind).parameters
+    found = {name: parameters[name].default for name in USED if name in parameters} | dict(kwargs)
+    if not STRATEGIES[found["strategy"]].uses_keep_ratio and "keep_ratio" not in kwargs:
+        del found["keep_ratio"]
+    return found
 
 
 @register_model

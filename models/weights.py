@@ -1,8 +1,8 @@
 """Models on disk: `model.safetensors` beside `model.json`, and the encoder of one model inside another.
 
-`model.json` holds "architecture" (timm name), "kwargs" (its arguments) and whatever the writer adds ("stage",
-"clip", ...). It is written last, with the SHA-256 of the weights and one of its own other entries; whatever is read is
-compared with them first, and the bytes that were compared are those that are used.
+`model.json` holds "architecture" (timm name), "kwargs" (its arguments) and what else the use of the model takes
+(`models.info`). It is written last, with the SHA-256 of the weights and one of its own other entries; whatever is read
+is compared with them first, and the bytes that were compared are those that are used.
 """
 
 from __future__ import annotations

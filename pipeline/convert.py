@@ -21,6 +21,8 @@ from pipeline.foreign_file import AGAIN, check_checkpoint_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.info import ModelInfo
+
 Format = Literal["ours", "official", "huggingface"]
 FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
 #: Arguments of ours that say which tokens are kept, in the words that the other formats cannot hold.
@@ -30,14 +32,14 @@ MASK_TYPES = {"motion-centric": "everest", "tube": "tube", "random": "random"}
 
 
 class Read(NamedTuple):
-    """A checkpoint in our names: its format, weights, timm name and arguments."""
+    """A checkpoint in our names: its format, weights, timm name and arguments; and what else it says of itself."""
 
     format: Format
     state: dict[str, Tensor]
     architecture: str
     kwargs: dict[str, Any]
-    #: What else the description of one of our folders says.
-    about: dict[str, Any]
+    #: What else it says of its use, under the names of `models.info.known_fields`.
+    known: dict[str, Any]
     encoder_only: bool
 
 
@@ -49,29 +51,40 @@ def convert(
     img_size: int = 224,
     num_frames: int = 16,
     strategy: str | None = None,
-    labels: list[str] | None = None,
     verify: bool = True,
+    classes: Path | None = None,
+    frame_step: int | None = None,
+    short_side: int | None = None,
 ) -> dict[str, Any]:
     """Write `source` (the format is recognised) to `destination` in the format `to`.
 
     `img_size` and `num_frames` are for official files, which do not say them. `strategy` says which tokens
     the model is used with; without it an EVEREST file's own flags say it, and others get VideoMAE's tube or
     all tokens. `destination` is a folder for ours and huggingface, a file for official. `verify` False takes one of our
-    folders as it is, without comparing it with its recorded hashes. Raises InputError for a file that is missing, is no
-    checkpoint, carries code, has missing or unknown keys, other shapes, or weights that are NaN or infinite.
+    folders as it is, without comparing it with its recorded hashes.
+
+    What official files do not hold is said for `everest predict`, or carried over from ours and Hugging Face's:
+
+    Args:
+        classes: a file that names the classes in their order, one on each line, or a classes.json of the download.
+        frame_step: frames from one of a clip to the next.
+        short_side: [pixels] larger frames are shrunk to it before the crop; None leaves them as they are.
+
+    Raises:
+        InputError: a file that is missing, is no checkpoint, carries code, has missing or unknown keys, other shapes,
+            or weights that are NaN or infinite; or more or fewer names than classes.
     """
     from models.convert import huggingface_config, to_huggingface, to_official
-    from models.weights import ENCODER, PART, save_state
+    from models.weights import save_state
 
     if to not in FORMATS:
         raise InputError(f"to = {to!r}, expected one of {', '.join(FORMATS)}. Cure: choose one of them.")
     try:
         read = read_checkpoint(Path(source), img_size=img_size, num_frames=num_frames, strategy=strategy, verify=verify)
+        info = _record(read, classes, frame_step, short_side)
         if to == "ours":
-            info = {"created_by": "everest convert-checkpoint", **read.about}
-            info |= {"architecture": read.architecture, "kwargs": read.kwargs}
             with writing(destination):
-                save_state(read.state, destination, info | ({PART: ENCODER} if read.encoder_only else {}))
+                save_state(read.state, destination, info.as_dict())
         elif read.encoder_only and to == "huggingface":
             raise InputError(
                 f"{source} holds an encoder only, which none of Hugging Face's models here is: they have a decoder or "
@@ -80,7 +93,7 @@ def convert(
         elif read.kwargs.get("head") == "attentive":
             raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
         elif to == "huggingface":
-            config = huggingface_config(read.architecture, read.kwargs, labels)
+            config = huggingface_config(read.architecture, read.kwargs, info.classes)
             _write_huggingface(to_huggingface(read.state), config, destination)
         else:
             _write_official(to_official(read.state), destination)
@@ -112,14 +125,15 @@ def read_checkpoint(
         from_official,
         is_pretraining,
     )
+    from models.info import known_fields
     from models.weights import INFO, read_info, read_state
 
     choice: dict[str, Any] = {}
-    about: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     if source.is_dir() and (source / INFO).exists():
         form: Format = "ours"
         state, about = read_state(source, verify), read_info(source, verify)
-        kwargs = about["kwargs"]
+        kwargs, known = about["kwargs"], known_fields(about, str(source / INFO))
         img_size, num_frames = kwargs.get("img_size", 224), kwargs.get("num_frames", 16)
         choice = {key: kwargs[key] for key in TOKEN_CHOICE if key in kwargs}
     elif source.is_dir() and (source / "config.json").exists():
@@ -127,6 +141,7 @@ def read_checkpoint(
         config = _read_config(source / "config.json")
         img_size, num_frames = config.get("image_size", 224), config.get("num_frames", 16)
         state = from_huggingface(_read_tensors(source))
+        known = _labels(config)
     elif source.is_file():
         form = "official"
         weights, arguments = read_official(source)
@@ -151,8 +166,50 @@ def read_checkpoint(
         choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
         choice |= {} if strategy is None else {"strategy": strategy}
     name, found = describe(state, img_size, num_frames)
-    check_arguments(name, found | choice)
-    return Read(form, state, name, found | choice, about, encoder_only)
+    kwargs = check_arguments(name, found | choice)
+    return Read(form, state, name, found if encoder_only else kwargs, known, encoder_only)
+
+
+def _record(read: Read, classes: Path | None, frame_step: int | None, short_side: int | None) -> ModelInfo:
+    """The model's record: what was said now, else what the checkpoint says of itself."""
+    from models.convert import is_pretraining
+    from models.info import ModelInfo, Pixels, Views
+    from models.weights import ENCODER, PART
+
+    known = read.known
+    part = {PART: ENCODER} if read.encoder_only else {}
+    return ModelInfo(
+        read.architecture,
+        read.kwargs,
+        "pretrain" if read.encoder_only or is_pretraining(read.state) else "finetune",
+        known.get("dataset"),
+        known.get("classes") if classes is None else _read_classes(classes),
+        frame_step or known.get("frame_step"),
+        known.get("views", Views()),
+        Pixels(read.kwargs["img_size"], short_side or known.get("short_side")),
+        {**known.get("notes", {}), "created_by": "everest convert-checkpoint", **part},
+    )
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one on each line, or from a classes.json."""
+    cure = "Cure: one name on each line, in the order that the model was trained with."
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text)["classes"] if path.suffix == ".json" else text.splitlines()
+        return tuple(str(name).strip() for name in names if str(name).strip())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}. {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of class names in UTF-8 ({error!r}). {cure}") from None
+
+
+def _labels(config: dict[str, Any]) -> dict[str, Any]:
+    """Class names of a Hugging Face configuration, unless they are the placeholders that it fills in."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
+        return {}
+    return {"classes": tuple(str(named[number]) for number in sorted(named, key=int))}
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import statistics
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.files import write_text
 from pipeline.disk import writing
 from pipeline.errors import EverestError, InputError
 
@@ -21,12 +23,17 @@ FORMATS = ("pt2", "onnx")
 #: Largest difference of logits that counts as equal.
 TOLERANCE = 1e-4
 BATCHES = (1, 8)
+#: The model's record, beside what was exported and inside of it.
+INFO = "model.json"
 
 
 def command(
     model: str, out: str = "outputs/export", formats: Sequence[str] = FORMATS, runs: int = 10
 ) -> dict[str, Any]:
-    """Write `<out>/model.pt2` and `<out>/model.onnx`, both with any number of clips in a batch.
+    """Write `<out>/model.pt2` and `<out>/model.onnx`, both with any number of clips in a batch, and `model.json`.
+
+    The record (classes, frame step, views, pixels, ...) is also inside: an extra file of the program, and the entry
+    `model.json` of the ONNX file's metadata.
 
     Args:
         model: as for `everest predict`.
@@ -51,14 +58,9 @@ def command(
 
     from pipeline.tracking.models import load
 
-    _, info, network = load(model)
-    kwargs = info["kwargs"]
-    shape = (
-        3,
-        int(kwargs.get("num_frames", 16)),
-        int(kwargs.get("img_size", 224)),
-        int(kwargs.get("img_size", 224)),
-    )
+    source, info, network = load(model)
+    shape = (3, info.frames, info.pixels.resolution, info.pixels.resolution)
+    record = json.dumps(info.as_dict(), indent=2) + "\n"
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
@@ -66,7 +68,7 @@ def command(
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
         for name, file in made.items():
             with writing(target / f"model.{name}"):
-                forwards[name] = _EXPORT[name](network, shape, file)
+                forwards[name] = _EXPORT[name](network, shape, file, record)
         clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
         parity = {
             name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())
@@ -85,40 +87,47 @@ def command(
             )
         for name, file in made.items():
             file.replace(target / f"model.{name}")
+    written = [target / f"model.{name}" for name in formats]
+    if target.resolve() != source.resolve():
+        write_text(target / INFO, record)
+        written.append(target / INFO)
     return {
-        "files": [str(target / f"model.{name}") for name in formats],
+        "files": [str(path) for path in written],
         "parity": parity,
         "latency": latency,
     }
 
 
-def _pt2(network: nn.Module, shape: tuple[int, ...], path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def _pt2(network: nn.Module, shape: tuple[int, ...], path: Path, record: str) -> Callable[[torch.Tensor], torch.Tensor]:
     import torch
 
     batch = torch.export.Dim("batch", min=1, max=4096)
     # Traced with two clips: a batch of one would be taken for a constant.
     program = torch.export.export(network, (torch.randn(2, *shape),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files={INFO: record})
     loaded: Callable[[torch.Tensor], torch.Tensor] = torch.export.load(path).module()
     return loaded
 
 
-def _onnx(network: nn.Module, shape: tuple[int, ...], path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def _onnx(
+    network: nn.Module, shape: tuple[int, ...], path: Path, record: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
     import onnxruntime
     import torch
 
     batch = torch.export.Dim("batch", min=1, max=4096)
-    torch.onnx.export(
+    program = torch.onnx.export(
         network,
         (torch.randn(2, *shape),),
-        path,
         dynamo=True,
         dynamic_shapes=({0: batch},),
         input_names=["clip"],
         output_names=["logits"],
-        external_data=False,
         verbose=False,
     )
+    assert program is not None  # what dynamo=True returns
+    program.model.metadata_props[INFO] = record
+    program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda clip: torch.from_numpy(session.run(None, {"clip": clip.numpy()})[0])
 

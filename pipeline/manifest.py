@@ -7,6 +7,7 @@ only the columns asked for are loaded, and rows are filtered while reading.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from pipeline.text import storable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: The file beside the manifest that names the classes.
+CLASSES = "classes.json"
 
 #: Columns and their Arrow types. `label` is -1 where the publisher gives none; `split` is the one of
 #: `data.split`,
@@ -128,6 +132,39 @@ def _unproven(table: pa.Table) -> pa.Table:
     if "reader" in table.column_names:
         table = table.set_column(table.column_names.index("reader"), "reader", constant("pyav"))
     return table.append_column("jumps", constant(""))
+
+
+def class_names(folder: Path, expected: int) -> list[str]:
+    """Names by class number, as the download listed them beside the manifest: what a training notes in its model.
+
+    Args:
+        folder: of the manifest.
+        expected: how many there must be.
+
+    Raises:
+        InputError: there is no list, another number of names, or a name twice.
+    """
+    path = folder / CLASSES
+    cure = f"Cure: `everest download {folder.name}`, which writes it."
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of classes ({error!r}). {cure}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: classes = {str(names)[:200]}, expected a list of names. {cure}")
+    if len(names) != expected:
+        raise InputError(
+            f"{path} names {len(names)} classes, expected data.classes = {expected}. "
+            f"Cure: set classes to {len(names)}, or `everest download {folder.name}` again."
+        )
+    if len(set(names)) != len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise InputError(
+            f"{path} names the class {twice!r} more than once. Cure: rename one of them where it is listed."
+        )
+    return names
 
 
 def counts(table: pa.Table) -> dict[str, dict[str, int]]:

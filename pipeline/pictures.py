@@ -8,7 +8,7 @@ Shapes: A candidate slots, S slots, L places, N tokens, P values of a tubelet, T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from models import EverestAutoencoder
+    from models.info import ModelInfo
     from models.selection import Grid, TokenSplit
 
 Animation = Literal["gif", "webp", "none"]
 PATCH, TUBELET = 16, 2
 #: [bytes] of a video's name in its picture's: with suffix, and while it is unfinished, still a file's name.
 PICTURE_NAME = 200
+#: Frames from one of a clip to the next where no model says it: the paper's for most data sets.
+FRAME_STEP = 4
 
 
 class Look(NamedTuple):
@@ -50,7 +53,7 @@ def show(
     out: Path = Path(),
     *,
     start: float | None = None,
-    frame_step: int = 4,
+    frame_step: int | None = None,
     oversample: float = 1.5,
     keep_ratio: float = 0.3,
     visible_ratio: float = 0.1,
@@ -61,25 +64,28 @@ def show(
     """Write `<video>.png` and an animation into `out`; returns their paths.
 
     The window of candidate slots begins at `start` seconds (default: in the middle of the video) with every
-    `frame_step`-th frame; where the video is too short the step shrinks. `model_dir` holds a pre-training
-    model (the reconstruction is drawn) or a classifier (the tokens it keeps); its ratios and size then hold.
-    Raises InputError for a video or a model that cannot be used.
+    `frame_step`-th frame (default: the model's, or FRAME_STEP); where the video is too short the step shrinks.
+    `model_dir` holds a pre-training model (the reconstruction is drawn) or a classifier (the tokens it keeps); its
+    ratios and size then hold. Raises InputError for a video or a model that cannot be used.
     """
     import torch
 
     from models.frames import num_candidates
-    from models.weights import load_model, read_info
+    from models.weights import load_model
     from pipeline.data.video import VideoError
     from pipeline.drawing import save_pictures
+    from pipeline.tracking.models import describe
 
     try:
+        info = describe(model_dir) if model_dir is not None else None
         model = load_model(model_dir).eval() if model_dir is not None else None
-        short_side = read_info(model_dir).get("short_side") if model_dir is not None else None
         arguments: dict[str, Any] = getattr(model, "kwargs", {})
         num_slots = arguments.get("num_frames", 16) // TUBELET
         size = arguments.get("img_size", resolution)
         candidates = num_candidates(num_slots, oversample)
-        clip, times = read_window(video, candidates * TUBELET, frame_step, start, size, short_side)
+        step = frame_step or (FRAME_STEP if info is None else _trained_step(info, model_dir))
+        short_side = None if info is None else info.pixels.short_side
+        clip, times = read_window(video, candidates * TUBELET, step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
@@ -92,6 +98,19 @@ def show(
     scored = f"scores by {printable(model_dir)}" if model_dir is not None else "no model: scores by raw pixels"
     path = out / shortened(video.stem, PICTURE_NAME)
     return save_pictures(found._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
+
+
+def _trained_step(info: ModelInfo, model_dir: Path | None) -> int:
+    """The frame step that a model was trained with.
+
+    Raises:
+        InputError: its record does not say one, or several.
+    """
+    step = info.frame_step
+    steps = set(step.values()) if isinstance(step, Mapping) else {step}
+    if len(steps) > 1 or None in steps:
+        raise InputError(f"{model_dir}/model.json: frame_step = {step}. Cure: say one with --frame-step.")
+    return int(steps.pop() or FRAME_STEP)
 
 
 def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed: int = 0) -> list[Path]:

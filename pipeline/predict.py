@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.text import shortened, storable
 
 if TYPE_CHECKING:
+    from models.info import ModelInfo
     from pipeline.data.decoder_process import Limits
     from pipeline.evaluation.inference import Answer
     from pipeline.evaluation.isolated import IsolatedViews
@@ -82,17 +83,18 @@ def _predict(
     from pipeline.training.distributed import choose_device
 
     folder, info, network = load(model)
-    views = info.get("views", {})
-    how = {
-        "frames": int(info["kwargs"].get("num_frames", 16)),
-        "step": frame_step or int(info.get("frame_step", 0)),
-        "segments": segments or int(views.get("segments", 1)),
-        "crops": crops or int(views.get("crops", 1)),
-    }
-    if not how["step"]:
+    names = _class_names(info, folder)
+    step = frame_step or info.frame_step
+    if not isinstance(step, int):
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
-    resolution = int(info["kwargs"].get("img_size", 224))
-    short_side = info.get("short_side")
+    how = {
+        "frames": info.frames,
+        "step": step,
+        "segments": segments or info.views.segments,
+        "crops": crops or info.views.crops,
+        "grid": info.views.grid,
+    }
+    resolution, short_side = info.pixels.resolution, info.pixels.short_side
     began = time.perf_counter()
     answers = infer(
         network,
@@ -104,7 +106,6 @@ def _predict(
         device=choose_device(device),  # type: ignore[arg-type]
         progress=_progress(),
     )
-    names = class_names(info)
     rows = []
     for number, file in enumerate(files):
         probability = answers[number].probability
@@ -159,17 +160,19 @@ def _make(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
 
 
-def class_names(info: dict[str, Any]) -> list[str]:
-    """Names by class number: the model's own, else those of its benchmark's manifest, else the numbers."""
-    if info.get("classes"):
-        return [storable(str(name)) for name in info["classes"]]
-    from pipeline import layout
-    from pipeline.evaluation.files import class_names as of_benchmark
+def _class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
+    """Names by class number, the model's own.
 
-    benchmark = info.get("benchmark")
-    if benchmark and (layout.manifest_dir(benchmark) / "classes.json").exists():
-        return of_benchmark(benchmark)
-    return [str(number) for number in range(info["kwargs"]["num_classes"])]
+    Raises:
+        InputError: it has none.
+    """
+    if info.classes is None:
+        raise InputError(
+            f"{folder}/model.json names none of the model's {info.num_classes} classes. Cure: `everest "
+            f"convert-checkpoint {folder} NEW_FOLDER --classes FILE` with one name on each line, in the order that it "
+            "was trained with."
+        )
+    return tuple(storable(name) for name in info.classes)
 
 
 def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) -> None:

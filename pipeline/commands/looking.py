@@ -18,7 +18,9 @@ def show(
     video: Path,
     model: Annotated[Path | None, typer.Option(help="A model's folder; raw-pixel scores if left out.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the picture and the animation.")] = Path("outputs/show"),
-    frame_step: Annotated[int, typer.Option(min=1, help="Frames between two of the clip.")] = 4,
+    frame_step: Annotated[
+        int | None, typer.Option(min=1, help="Frames between two of the clip; as the model was trained, or 4.")
+    ] = None,
     start: Annotated[float | None, typer.Option(help="Seconds; the middle of the video if left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -118,6 +120,9 @@ def convert_checkpoint(
             "was changed on purpose; the new folder records them."
         ),
     ] = False,
+    classes: Annotated[Path | None, typer.Option(help="Names of the classes: one a line, or a classes.json.")] = None,
+    frame_step: Annotated[int | None, typer.Option(min=1, help="Frames between two of a clip; for predict.")] = None,
+    short_side: Annotated[int | None, typer.Option(min=16, help="Shrink larger frames to it first.")] = None,
     as_json: Json = False,
 ) -> None:
     """Convert weights: official EVEREST or VideoMAE, ours, Hugging Face."""
@@ -131,6 +136,9 @@ def convert_checkpoint(
         num_frames=num_frames,
         strategy=strategy,
         verify=not unverified,
+        classes=classes,
+        frame_step=frame_step,
+        short_side=short_side,
     )
     emit(found, as_json, "Converted")
 

@@ -55,6 +55,7 @@ class Cache:
     Attributes:
         ids: video ids by row.
         grid: stored frames are the multiples of this frame number.
+        short_side: [pixels] larger frames were shrunk to it.
         map_step: frame step of the distance maps, 0 where the cache has none.
         info: cache.json.
     """
@@ -64,6 +65,7 @@ class Cache:
         self.info = info
         self.ids: list[str] = index["video_id"]
         self.grid = int(info["frames"]["params"]["keep_every"])
+        self.short_side = int(info["frames"]["params"]["short_side"])
         self.store = str(info["frames"]["params"]["store"])
         self.map_step = int(info["maps"]["params"]["frame_step"])
         self._splits: list[str] = index["split"]

@@ -35,6 +35,7 @@ class Source(Protocol):
 
     ids: list[str]
     grid: int
+    short_side: int
 
     def __len__(self) -> int: ...
     def num_frames(self, row: int) -> int: ...

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pipeline.params import Params
 if TYPE_CHECKING:
     import torch
 
+    from models.info import ModelInfo
     from pipeline.training.distributed import Ranks
 
 
@@ -159,45 +160,54 @@ def draw_examples(params: Params, benchmark: str, tests: TestSet, answers: list[
                 break
 
 
-def check_model(model_dir: Path, params: Params, benchmark: str) -> dict[str, Any]:
-    """model.json of a classifier that fits the benchmark.
+def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
+    """The record of a classifier that fits the benchmark: trained on its classes, for its clips and pixels.
 
     Raises:
-        InputError: it is missing, or made for other clips or classes.
+        InputError: it is missing, or made for other clips, pixels or classes.
     """
-    from models.weights import read_info
+    from pipeline.data.dataset import open_source
+    from pipeline.tracking.models import describe
 
-    try:
-        info = read_info(model_dir)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    info = describe(model_dir)
+    data = params.benchmark(benchmark).data
     expected = {
-        "num_classes": params.benchmark(benchmark).data.classes,
-        "img_size": params.clip.resolution,
-        "num_frames": params.clip.frames,
+        "num_classes": (info.num_classes, data.classes, "params.yaml"),
+        "img_size": (info.pixels.resolution, params.clip.resolution, "params.yaml"),
+        "num_frames": (info.frames, params.clip.frames, "params.yaml"),
+        "frame_step": (info.frame_step, data.frame_step, "params.yaml"),
+        "short_side": (info.pixels.short_side, open_source(params, benchmark).short_side, f"the {params.clip.source}"),
     }
-    for key, value in expected.items():
-        found = info["kwargs"].get(key)
+    for key, (found, value, where) in expected.items():
         if found != value:
             raise InputError(
-                f"{model_dir}/model.json: {key} = {found}, expected {value} of params.yaml. "
+                f"{model_dir}/model.json: {key} = {found}, expected {value} of {where}. "
                 f"Cure: `everest finetune {benchmark}` with these parameters first."
             )
+    names = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
+    for number, (trained, listed) in enumerate(zip(info.classes or (), names, strict=False)):
+        if trained != listed:
+            raise InputError(
+                f"{model_dir}/model.json: class {number} was trained as {trained!r}, the manifest's is {listed!r}. "
+                f"Cure: `everest finetune {benchmark}` with the classes that the manifest lists now."
+            )
+    if info.classes is None:
+        raise InputError(f"{model_dir}/model.json names no classes. Cure: `everest finetune {benchmark}`.")
     return info
 
 
-def cost(info: dict[str, Any]) -> dict[str, float]:
+def cost(info: ModelInfo) -> dict[str, float]:
     """efficiency/gmacs_per_clip and tokens_per_clip of a saved classifier: one view, one forward."""
     from models.cost import multiply_adds
 
-    kwargs = info["kwargs"]
+    kwargs = info.kwargs
     names = ("strategy", "keep_ratio", "num_classes", "head")
     given = {name: kwargs[name] for name in names if name in kwargs}
     found = multiply_adds(
-        info["architecture"].split("_")[1],
+        info.architecture.split("_")[1],
         "finetune",
-        frames=kwargs.get("num_frames", 16),
-        resolution=kwargs.get("img_size", 224),
+        frames=info.frames,
+        resolution=info.pixels.resolution,
         **{"strategy": "everest", "keep_ratio": 0.6, **given},
     )
     return {

@@ -6,6 +6,7 @@ How a model came to be is read from its own model.json, not from parameters that
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import layout
@@ -14,7 +15,7 @@ from pipeline import layout
 NAMES = ("val/top1", "val_top1")
 
 
-def score_to_choose_by(info: dict[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
+def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
     """(validation top-1, "") of the fine-tuned model, or None and the reason why nothing may be chosen by it.
 
     Args:
@@ -37,7 +38,7 @@ def score_to_choose_by(info: dict[str, Any], benchmark: str, reported: str) -> t
     return (None, f"{path} has no validation score") if score is None else (float(score), "")
 
 
-def chosen_by_reported_split(info: dict[str, Any], reported: str) -> str:
+def chosen_by_reported_split(info: Mapping[str, Any], reported: str) -> str:
     """What of the model was chosen by the split that its score is reported on; empty where nothing was."""
     if info.get("validate_split") != reported:
         return ""

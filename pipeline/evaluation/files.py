@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import layout
 from pipeline.csv_files import Writer, read_rows
 from pipeline.evaluation.benchmark import TestSet, stacked
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import confusion, per_class
-
-
-def class_names(benchmark: str) -> list[str]:
-    """Names by class number, from classes.json beside the manifest (a list, or name -> number)."""
-    raw = json.loads((layout.manifest_dir(benchmark) / "classes.json").read_text(encoding="utf-8"))
-    if isinstance(raw, dict):
-        raw = raw.get("classes", raw)
-    if isinstance(raw, dict):
-        return [str(name) for name, _ in sorted(raw.items(), key=lambda item: int(item[1]))]
-    return [str(name) for name in raw]
 
 
 def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:

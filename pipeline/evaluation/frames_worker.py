@@ -12,7 +12,7 @@ from pipeline.evaluation.views import view_frames
 
 
 def _answer(
-    name: str, reader: Literal["pyav", "decord"], frames: int, step: int, segments: int, target: int
+    name: str, reader: Literal["pyav", "decord"], frames: int, step: int, segments: int, grid: int, target: int
 ) -> dict[str, Any]:
     """Write the frames of all views as .npy to the descriptor `target`.
 
@@ -22,7 +22,7 @@ def _answer(
     try:
         with open_video(name, reader) as video:
             count = video.num_frames
-            pictures = video.frames(view_frames(count, frames, step, segments))
+            pictures = video.frames(view_frames(count, frames, step, segments, grid))
     except VideoError as error:
         return {"reason": error.reason, "error": str(error)}
     with open(target, "r+b", closefd=False) as file:

@@ -101,7 +101,17 @@ class IsolatedViews:
             if not process.ready:
                 self._wait(process)
                 process.ready = True
-            process.send([os.fspath(file), reader, how["frames"], how["step"], how["segments"], seat.memory.fileno()])
+            process.send(
+                [
+                    os.fspath(file),
+                    reader,
+                    how["frames"],
+                    how["step"],
+                    how["segments"],
+                    how["grid"],
+                    seat.memory.fileno(),
+                ]
+            )
             answer = self._wait(process)
         except (TimeoutError, EOFError) as end:
             reason = "deadline" if isinstance(end, TimeoutError) else process.died_of()

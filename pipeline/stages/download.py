@@ -94,7 +94,7 @@ def _write(
     folder = layout.manifest_dir(benchmark)
     write_text(folder / "quarantine.csv", quarantine)
     classes = storable({"classes": listing.classes, "problems": listing.problems})
-    write_text(folder / "classes.json", json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / manifest.CLASSES, json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
     manifest.save(manifest.from_rows(rows), folder / "manifest.parquet")
     write_text(layout.metrics_file("download", benchmark), json.dumps(metrics, indent=1) + "\n")
 

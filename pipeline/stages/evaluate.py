@@ -10,14 +10,18 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
 from pipeline.csv_files import Writer
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
+
+if TYPE_CHECKING:
+    from models.info import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +35,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    from pipeline.data.dataset import open_source
     from pipeline.efficiency import device_name
-    from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
     from pipeline.tracking import models, stage_run
     from pipeline.tracking.context import registered_name
@@ -42,7 +46,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
     tests = TestSet.load(benchmark, how.split)
     inputs = _inputs(benchmark)
-    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info, inputs]))
+    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info.as_dict(), inputs]))
     flat = {"seed": params.seed, **flatten(params.clip, "clip."), **flatten(how, "evaluate.")}
     ranks = _ranks(params)
     tags = {
@@ -60,24 +64,19 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         metrics["efficiency/wall_seconds"] = time.perf_counter() - began
         if outcome.energy_wh is not None:
             metrics["efficiency/energy_wh"] = outcome.energy_wh
-        folder = _write(params, outcome.answers, tests, benchmark, metrics, work)
+        folder = _write(params, outcome.answers, tests, benchmark, metrics, work, list(info.classes or ()))
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
         tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
         tracked.artifact(folder / "pictures", "pictures")
-        facts = {
-            "benchmark": benchmark,
-            "recipe": params.recipe,
-            "classes": files.class_names(benchmark),
-            "frame_step": params.benchmark(benchmark).data.frame_step,
-            "short_side": params.preprocess.short_side,
-            "views": {"segments": how.segments, "crops": how.crops},
-        }
-        choice = _choice(info, benchmark, how.split)
+        choice = _choice(info.notes, benchmark, how.split)
         tracked.tags({f"everest.{name}": value for name, value in choice.items()})
-        registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", facts)
+        tested = info.tested_with(
+            how.segments, how.crops, open_source(params, benchmark).grid, {"recipe": params.recipe}
+        )
+        registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", tested)
         tracked.model(
             registered,
             registered_name(params.recipe, benchmark),
@@ -86,14 +85,14 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 "eval.top1": metrics["eval/top1"],
                 "benchmark": benchmark,
                 "sha256": models.sha256(registered),
-                "strategy": info["kwargs"].get("strategy", "everest"),
+                "strategy": info.kwargs["strategy"],
             },
             ("candidate", "best") if "score" in choice else ("candidate",),
         )
     return metrics
 
 
-def _choice(info: dict[str, Any], benchmark: str, split: str) -> dict[str, Any]:
+def _choice(info: Mapping[str, Any], benchmark: str, split: str) -> dict[str, Any]:
     """Tags that say what the alias `best` may be chosen by, or why it does not move, and what is optimistic."""
     from pipeline.evaluation.choice import chosen_by_reported_split, score_to_choose_by
 
@@ -145,14 +144,20 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
 
-def _model_facts(info: dict[str, Any]) -> dict[str, Any]:
-    kwargs = info["kwargs"]
+def _model_facts(info: ModelInfo) -> dict[str, Any]:
+    kwargs = info.kwargs
     names = ("strategy", "keep_ratio", "head")
-    return {"model.architecture": info["architecture"]} | {f"model.{n}": kwargs[n] for n in names if n in kwargs}
+    return {"model.architecture": info.architecture} | {f"model.{n}": kwargs[n] for n in names if n in kwargs}
 
 
 def _write(
-    params: Params, answers: list[Any], tests: Any, benchmark: str, metrics: dict[str, float], work: Path
+    params: Params,
+    answers: list[Any],
+    tests: Any,
+    benchmark: str,
+    metrics: dict[str, float],
+    work: Path,
+    names: list[str],
 ) -> Path:
     """Write all outputs beside their final places, then move them there."""
     from pipeline.data.files import atomic_path, write_text
@@ -162,7 +167,6 @@ def _write(
     building = work / "outputs"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    names = files.class_names(benchmark)
     files.write_predictions(building / "predictions.parquet", tests, answers)
     files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
     draw_examples(params, benchmark, tests, answers, building / "pictures")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout
+from pipeline import layout, manifest
 from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, Params
@@ -26,11 +26,13 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     inputs = {}
     for path in (
         layout.manifest_dir(benchmark) / "manifest.parquet",
+        layout.manifest_dir(benchmark) / manifest.CLASSES,
         layout.cache_dir(benchmark) / "cache.json",
     ):
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `dvc repro preprocess@{benchmark}`.")
         inputs[str(path)] = sha256_of(path)
+    manifest.class_names(layout.manifest_dir(benchmark), params.benchmark(benchmark).data.classes)
     if stage.init != SCRATCH:
         weights = Path(stage.init) / "model.safetensors"
         if not weights.exists():

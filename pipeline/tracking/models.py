@@ -24,6 +24,7 @@ from pipeline.data.files import sha256_of
 from pipeline.errors import EverestError, InputError
 
 if TYPE_CHECKING:
+    from models.info import ModelInfo
     from pipeline.tracking.store import Store
 
 FILES = ("model.safetensors", "model.json")
@@ -143,23 +144,36 @@ def _refuse_code(folder: Path, title: str) -> None:
         )
 
 
-def load(model: str) -> tuple[Path, dict[str, Any], Any]:
-    """The folder of a classifier that a user names, its description and the network, ready to infer.
+def describe(folder: Path) -> ModelInfo:
+    """The record of the model in a folder.
+
+    Raises:
+        InputError: there is none, or an incomplete one, or one whose entries contradict one another.
+    """
+    from models.info import ModelInfo
+    from models.weights import read_info
+
+    try:
+        return ModelInfo.parse(read_info(folder), str(folder / FILES[1]))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def load(model: str) -> tuple[Path, ModelInfo, Any]:
+    """The folder of a classifier that a user names, its record and the network, ready to infer.
 
     Raises:
         InputError: no such model, one without classes, or files that are broken or do not belong together.
     """
-    from models.weights import check_whole, load_model, read_info
+    from models.weights import check_whole, load_model
 
     folder = resolve(model)
+    info = describe(folder)
     try:
-        info = read_info(folder)
-        check_whole(info, folder)
-        if "num_classes" not in info["kwargs"]:
+        check_whole(info.notes, folder)
+        if not info.num_classes:
             raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
         return folder, info, load_model(folder).eval()
-    except InputError:
-        raise
     except (ValueError, RuntimeError, TypeError) as error:
         # timm refuses an unknown name or argument by these.
         raise InputError(f"{folder}: {error}") from None
@@ -181,13 +195,13 @@ def sha256(folder: Path) -> str:
         raise InputError(str(error)) from None
 
 
-def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:
-    """A copy of a model folder for the registry, with `facts` (classes, frame_step, ...) added to its description.
+def prepare(source: Path, target: Path, info: ModelInfo) -> Path:
+    """A copy of a model folder for the registry, with the record as the evaluation completed it.
 
     Raises:
-        InputError: the weights are not those that the description records.
+        InputError: the weights are not those that the record names.
     """
-    from models.weights import read_info, write_info
+    from models.weights import write_info
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -195,9 +209,6 @@ def prepare(source: Path, target: Path, facts: dict[str, Any]) -> Path:
         os.link(source / FILES[0], target / FILES[0])
     except OSError:
         shutil.copy2(source / FILES[0], target / FILES[0])
-    try:
-        write_info(target, {**read_info(source), **facts})
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    write_info(target, info.as_dict())
     sha256(target)
     return target

@@ -16,8 +16,10 @@ from torch import nn
 
 import models  # noqa: F401 - registers the names with timm
 from models.cost import Cost
+from models.info import ModelInfo, Pixels, Views
 from models.registry import architecture
 from models.weights import init_from, save_model
+from pipeline import layout, manifest
 from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.loader import Batch, ClipLoader
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
@@ -29,7 +31,7 @@ from pipeline.geometry import (
     online_candidates,
     pretrain_cost,
 )
-from pipeline.params import SCRATCH, ClipParams, FinetuneParams, Params, PretrainParams
+from pipeline.params import SCRATCH, FinetuneParams, Params, PretrainParams
 from pipeline.training.distributed import Ranks
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
@@ -54,6 +56,7 @@ class PretrainTask:
         self.arguments = autoencoder_arguments(stage, clip)
         self.dataset = pretraining_clips(params)
         self.loader = _loader(self.dataset, stage, params, ranks, shuffle=True)
+        self.info = _info("pretrain", self.name, self.arguments, params, tuple(stage.corpus), self.dataset)
         self.transform = PretrainTransform(clip.resolution, stage.scales, stage.flip)
         torch.manual_seed(params.seed)
         self.model: nn.Module = timm.create_model(self.name, **self.arguments)
@@ -84,7 +87,7 @@ class PretrainTask:
         """Save the finished model, and pictures of what it reconstructs of a few clips."""
         model = timm.create_model(self.name, **self.arguments)
         model.load_state_dict(tensors)
-        save_model(model, folder, _info("pretrain", self.clip, {"corpus": self.stage.corpus}))
+        save_model(model, folder, self.info.as_dict())
         self._draw(model.eval(), folder / "pictures")
 
     def _draw(self, model: nn.Module, folder: Path) -> None:
@@ -106,8 +109,7 @@ class FinetuneTask:
     def __init__(self, params: Params, benchmark: str, ranks: Ranks) -> None:
         stage, clip = params.finetune_of(benchmark), params.clip
         data = params.benchmark(benchmark).data
-        self.stage, self.clip, self.ranks, self.benchmark = stage, clip, ranks, benchmark
-        self.frame_step = data.frame_step
+        self.stage, self.clip, self.ranks = stage, clip, ranks
         self.label = f"finetune {benchmark}"
         self.passes = 1.0 if stage.frozen else 3.0
         select = "best" if stage.frozen else stage.select
@@ -132,6 +134,8 @@ class FinetuneTask:
         size = params.pretrain.size
         self.name = architecture(size, pretrain=False)
         self.arguments = classifier_arguments(stage, clip, data.classes)
+        names = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
+        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, tuple(names))
         torch.manual_seed(params.seed)
         classifier = timm.create_model(self.name, **self.arguments)
         if stage.init != SCRATCH:
@@ -187,16 +191,14 @@ class FinetuneTask:
             classifier = probes.winner()
         else:
             classifier.load_state_dict(tensors)
-        info = {
-            "benchmark": self.benchmark,
-            "frame_step": self.frame_step,  # what `everest predict` must know of the clips
+        notes = {
             "init": self.stage.init,
             "frozen": self.stage.frozen,
             # What may choose among models, and what chose this one.
             "validate_split": self.stage.validate_split,
             "select": self.settings.select,
         }
-        save_model(classifier, folder, _info("finetune", self.clip, info))
+        save_model(classifier, folder, {**self.info.as_dict(), **notes})
 
 
 TrainingTask = PretrainTask | FinetuneTask
@@ -249,10 +251,38 @@ def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
     return torch.stack([right_B5[:, 0].sum(), right_B5.sum(), loss, count]).double()
 
 
-def _info(stage: str, clip: ClipParams, more: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "created_by": "everest-pipeline",
-        "stage": stage,
-        "clip": {"frames": clip.frames, "resolution": clip.resolution, "patch": 16, "tubelet": 2},
-        **more,
-    }
+def _info(
+    stage: str,
+    name: str,
+    arguments: dict[str, Any],
+    params: Params,
+    dataset: str | tuple[str, ...],
+    clips: ClipDataset,
+    classes: tuple[str, ...] | None = None,
+) -> ModelInfo:
+    """The record of the model that a training makes: known, and checked, before the first step.
+
+    Views are those of its validation: one clip from the middle, its centre.
+    """
+    names = [dataset] if isinstance(dataset, str) else dataset
+    steps = {name: params.benchmark(name).data.frame_step for name in names}
+    sides = {member.source.short_side for member in clips.members}
+    if len(sides) > 1:
+        raise InputError(
+            f"the caches of {', '.join(steps)} have frames of different short sides: {sorted(sides)} pixels. "
+            "Cure: `everest preprocess` each of them with these parameters."
+        )
+    try:
+        return ModelInfo(
+            name,
+            arguments,
+            stage,
+            dataset,
+            classes,
+            steps[dataset] if isinstance(dataset, str) else steps,
+            Views(grid=max(member.source.grid for member in clips.members)),
+            Pixels(params.clip.resolution, sides.pop()),
+            {"created_by": "everest-pipeline"},
+        )
+    except ValueError as error:
+        raise InputError(f"the model of this training: {error}") from None

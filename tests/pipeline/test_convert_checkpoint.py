@@ -80,8 +80,51 @@ def test_a_fine_tuned_file_keeps_its_classes_and_gets_all_tokens(tmp_path: Path)
         "num_classes": 7,
         "strategy": "none",
     }
-    convert(tmp_path / "tuned.pth", tmp_path / "hf", "huggingface", labels=[f"class {i}" for i in range(7)])
+
+
+def test_class_names_and_frame_step_go_with_a_model_through_every_format(tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(7)]
+    torch.save({"module": to_official(timm.create_model(CLASSIFIER, num_classes=7).state_dict())}, tmp_path / "t.pth")
+    convert(tmp_path / "t.pth", tmp_path / "plain")
+    assert read_info(tmp_path / "plain")["classes"] is None
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    convert(tmp_path / "plain", tmp_path / "ours", classes=tmp_path / "names.txt", frame_step=4, short_side=256)
+    convert(tmp_path / "ours", tmp_path / "again", strategy="everest")
+    about = read_info(tmp_path / "again")
+    assert (about["classes"], about["frame_step"], about["pixels"]["short_side"]) == (names, 4, 256)
+    assert (about["kwargs"]["strategy"], about["kwargs"]["keep_ratio"]) == ("everest", 0.6)
+    convert(tmp_path / "ours", tmp_path / "hf", "huggingface")
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["id2label"]["6"] == "class 6"
+    convert(tmp_path / "hf", tmp_path / "back")
+    assert read_info(tmp_path / "back")["classes"] == names
+    convert(tmp_path / "plain", tmp_path / "nameless", "huggingface")
+    convert(tmp_path / "nameless", tmp_path / "nameless-back")
+    assert read_info(tmp_path / "nameless-back")["classes"] is None
+
+
+def test_names_that_are_too_few_or_no_names_are_refused(tmp_path: Path) -> None:
+    save_model(timm.create_model(CLASSIFIER, num_classes=3), tmp_path / "m")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "list.json").write_text('{"names": []}')
+    for name, message in (
+        ("two.txt", "classes has 2 names, expected num_classes = 3"),
+        ("binary.txt", "no list of class names in UTF-8"),
+        ("list.json", "no list of class names"),
+        ("absent.txt", "No such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert(tmp_path / "m", tmp_path / "out", classes=tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_an_earlier_version_gets_its_record_by_conversion(tmp_path: Path) -> None:
+    old = {"benchmark": "mine", "classes": ["a", "b", "c"], "frame_step": 2, "short_side": 96, "views": {"segments": 5}}
+    save_model(timm.create_model(CLASSIFIER, num_classes=3), tmp_path / "old", old)
+    convert(tmp_path / "old", tmp_path / "new")
+    about = read_info(tmp_path / "new")
+    assert (about["version"], about["dataset"], about["classes"]) == (2, "mine", ["a", "b", "c"])
+    assert (about["frame_step"], about["pixels"]["short_side"], about["views"]["segments"]) == (2, 96, 5)
 
 
 def test_a_file_that_carries_code_is_refused_and_nothing_runs(tmp_path: Path) -> None:

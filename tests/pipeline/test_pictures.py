@@ -10,6 +10,7 @@ import timm
 import torch
 from PIL import Image, ImageSequence
 
+from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
 from pipeline.data.video import write_video
 from pipeline.drawing import draw_grid, summary
@@ -47,8 +48,12 @@ def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_i
     video: Path, tmp_path: Path
 ) -> None:
     ratios = {"img_size": 64, "keep_ratio": 0.5, "visible_ratio": 0.2}
-    save_model(timm.create_model("everest_pretrain_tiny_patch16_224", **ratios), tmp_path / "pre")
-    save_model(timm.create_model("everest_tiny_patch16_224", img_size=64), tmp_path / "cls")
+    for name, stage, network in (
+        ("pre", "pretrain", timm.create_model("everest_pretrain_tiny_patch16_224", **ratios)),
+        ("cls", "finetune", timm.create_model("everest_tiny_patch16_224", img_size=64)),
+    ):
+        info = ModelInfo(network.architecture, network.kwargs, stage, None, None, 4, Views(), Pixels(64, None))
+        save_model(network, tmp_path / name, info.as_dict())
     heights = {}
     for name, folder in (("none", None), ("pre", tmp_path / "pre"), ("cls", tmp_path / "cls")):
         path = show(video, folder, tmp_path / name, resolution=64, animation="none")[0]
@@ -56,6 +61,9 @@ def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_i
     row = heights["pre"] - heights["none"]
     assert row > 100
     assert heights["cls"] == heights["none"] - row
+    save_model(network, tmp_path / "old", {"frame_step": 4})
+    with pytest.raises(InputError, match=r"old/model\.json: version 1.*Cure"):
+        show(video, tmp_path / "old", tmp_path / "out")
 
 
 def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:

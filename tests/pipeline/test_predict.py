@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import models  # noqa: F401
+from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model, write_info
 from pipeline import layout
 from pipeline.cli import app
@@ -50,8 +51,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=3, keep_ratio=0.5)
     with torch.no_grad():
         network.head.weight.mul_(50)
-    about = {"classes": NAMES, "frame_step": 1, "views": {"segments": 2, "crops": 1}}
-    save_model(network, folder, about)
+    info = ModelInfo(
+        network.architecture, network.kwargs, "finetune", "three-ways", tuple(NAMES), 1, Views(2, 1), Pixels(32, None)
+    )
+    save_model(network, folder, info.as_dict())
     return folder
 
 
@@ -119,7 +122,7 @@ def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> Non
     make(2, sizes=((96, 128), (128, 96)))
     preprocess.run(params(), "small")
     cache = Cache.open(layout.cache_dir("small"))
-    how = {"frames": 8, "step": 2, "segments": 3, "crops": 2}
+    how = {"frames": 8, "step": 2, "segments": 3, "crops": 2, "grid": 1}
     with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
         for row, name in enumerate(cache.ids):
             cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
@@ -193,7 +196,9 @@ def test_the_command_line_counts_prints_and_says_when_nothing_could_be_read(vide
 def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Path, tmp_path: Path) -> None:
     good = [str(videos / "a")]
     pretrained = tmp_path / "pretrained"
-    save_model(timm.create_model("everest_pretrain_tiny_patch16_224", img_size=32, num_frames=8), pretrained)
+    network = timm.create_model("everest_pretrain_tiny_patch16_224", img_size=32, num_frames=8)
+    info = ModelInfo(network.architecture, network.kwargs, "pretrain", None, None, None, Views(), Pixels(32, None))
+    save_model(network, pretrained, info.as_dict())
     blocked = tmp_path / "file"
     blocked.touch()
     for arguments, message in (
@@ -209,6 +214,32 @@ def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Pa
     ):
         with pytest.raises(InputError, match=message):
             command(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_model_without_names_or_frame_step_says_how_to_add_them(videos: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    whole = json.loads((model / "model.json").read_text())
+    for change, message in (
+        ({"classes": None}, r"names none of the model's 3 classes. Cure: `everest convert-checkpoint .* --classes"),
+        ({"classes": ["a", "b"]}, "classes has 2 names, expected num_classes = 3"),
+        ({"frame_step": None}, "names no frame_step.*--frame-step"),
+    ):
+        write_info(tmp_path / "m", {**whole, **change})
+        with pytest.raises(InputError, match=message):
+            command([str(videos / "a")], str(tmp_path / "m"))
+    assert command([str(videos / "a")], str(tmp_path / "m"), frame_step=2)["videos_ok"] == 1
+
+
+def test_views_begin_where_the_evaluations_did_on_a_cache_of_every_few_frames(nowhere: Path) -> None:
+    make(2, frames=30)
+    settings = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
+    preprocess.run(settings, "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    how = {"frames": 8, "step": 2, "segments": 4, "crops": 1, "grid": cache.grid}
+    with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
+        for row, name in enumerate(cache.ids):
+            cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
+            assert np.array_equal(reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64), cached)
 
 
 def test_broken_weights_or_descriptions_are_named(videos: Path, model: Path, tmp_path: Path) -> None:
@@ -227,7 +258,7 @@ def test_broken_weights_or_descriptions_are_named(videos: Path, model: Path, tmp
 
     def other(folder: Path) -> None:
         about = json.loads((folder / "model.json").read_text())
-        about["kwargs"]["num_classes"] = 7
+        about["kwargs"]["num_classes"], about["classes"] = 7, list("abcdefg")
         write_info(folder, about)
 
     def unknown(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def moving_frames(seed: int, frames: int, height: int = SIZE, width: int = SIZE)
     return clip
 
 
+def name_classes(names: list[str], name: str = "small") -> None:
+    """Write the list of classes beside the manifest, as the download does."""
+    layout.manifest_dir(name).mkdir(parents=True, exist_ok=True)
+    (layout.manifest_dir(name) / manifest.CLASSES).write_text(json.dumps({"classes": names, "problems": []}))
+
+
 def make(
     count: int = 24,
     frames: int = 20,
@@ -90,4 +97,5 @@ def make(
             }
         )
     manifest.save(manifest.from_rows(rows), layout.manifest_dir(name) / "manifest.parquet")
+    name_classes([f"motion {number}" for number in range(8)], name)
     return [str(row["video_id"]) for row in rows]

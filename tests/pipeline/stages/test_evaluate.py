@@ -18,6 +18,7 @@ import yaml
 from small_training import ready, small_benchmark
 
 import models  # noqa: F401
+from models.info import ModelInfo, Pixels, Views
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 from models.weights import load_model, save_model
 from pipeline import layout, manifest
@@ -44,23 +45,21 @@ def classifier(params: Params, classes: int = 8, **facts: Any) -> None:
     """A classifier with random weights that tells videos apart, as if fine-tuned; `facts` for its model.json."""
     torch.manual_seed(3)
     arguments = tasks.classifier_arguments(params.finetune_of("small"), params.clip, classes)
+    names = tuple(f"motion {n}" for n in range(classes))
     model = timm.create_model("everest_tiny_patch16_224", **arguments)
     with torch.no_grad():
         model.head.weight.mul_(40)
-    save_model(model, layout.output_dir("finetune", "small"), {"stage": "finetune", **facts})
+    pixels = Pixels(params.clip.resolution, params.preprocess.short_side)
+    step = params.benchmark("small").data.frame_step
+    info = ModelInfo(model.architecture, arguments, "finetune", "small", names, step, Views(), pixels, facts)
+    save_model(model, layout.output_dir("finetune", "small"), info.as_dict())
 
 
 def prepared(**overrides: Any) -> Params:
-    """Videos, cache, names of the classes and a classifier."""
+    """Videos, cache and a classifier."""
     params = ready(**{"evaluate__bootstrap": 200, "evaluate__batch": 4, **overrides})
-    name_classes()
     classifier(params)
     return params
-
-
-def name_classes() -> None:
-    layout.manifest_dir("small").mkdir(parents=True, exist_ok=True)
-    (layout.manifest_dir("small") / "classes.json").write_text(json.dumps([f"motion {n}" for n in range(8)]))
 
 
 def change_manifest(**columns: Any) -> None:
@@ -149,7 +148,6 @@ def test_equal_file_names_in_different_folders_are_different_videos(here: Path) 
         video_id=lambda row: f"{row['video_id']}/clip",
     )
     preprocess.run(params, "small")
-    name_classes()
     classifier(params)
     metrics = evaluate.run(params, "small")
     rows = predictions()
@@ -176,7 +174,6 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = ready(evaluate__bootstrap=100, recipe="choosing")
-    name_classes()
     classifier(params, validate_split="test", select="last", frozen=True)
     evaluate.run(params, "small")
     store = Store.existing()

@@ -57,7 +57,7 @@ def test_it_starts_from_the_pretraining_and_leaves_a_classifier(here: Path) -> N
     metrics = finetune.run(params, "small")
     assert {"val/top1", "val/top5", "val/loss", "train/loss"} <= metrics.keys()
     about = read_info(Path("outputs/finetune/small"))
-    assert (about["benchmark"], about["frame_step"]) == ("small", 1)
+    assert (about["dataset"], about["frame_step"]) == ("small", 1)
     model = load_model(Path("outputs/finetune/small"))
     assert model(torch.zeros(1, 3, 8, 32, 32)).shape == (1, 8)
     assert not torch.equal(model.state_dict()["blocks.0.mlp.fc1.weight"], started)

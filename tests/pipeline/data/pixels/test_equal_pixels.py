@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.info import ModelInfo, Pixels, Views
 from pipeline import layout
 from pipeline.data.cache import Cache
 from pipeline.data.dataset import labelled_clips, open_source, read_frames
@@ -81,13 +82,10 @@ def evaluated(params: Any) -> torch.Tensor:
 def predicted(params: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """What `everest predict` gives its model."""
     model = Recorder()
-    info = {
-        "kwargs": {"num_frames": 8, "img_size": 48, "num_classes": 8},
-        "classes": [str(number) for number in range(8)],
-        "frame_step": 1,
-        "short_side": params.preprocess.short_side,
-        "views": {"segments": 1, "crops": 1},
-    }
+    kwargs = {"num_frames": 8, "img_size": 48, "num_classes": 8, "strategy": "none"}
+    names = tuple(str(number) for number in range(8))
+    pixels = Pixels(48, params.preprocess.short_side)
+    info = ModelInfo("everest_tiny_patch16_224", kwargs, "finetune", "small", names, 1, Views(), pixels)
     monkeypatch.setattr("pipeline.tracking.models.load", lambda _: (Path("model"), info, model))
     command([str(layout.raw_dir("small"))], "model", device="cpu")
     return torch.stack(model.clips)

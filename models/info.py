@@ -1,0 +1,218 @@
+"""What `model.json` says of a model: all that its use takes besides the weights.
+
+Whoever makes a model writes it (pre-training, fine-tuning, conversion, export), and whoever uses one reads it there and
+nowhere else: names of classes from the folder in which a command happens to run would be another data set's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from models.strategies import STRATEGIES
+from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+
+#: 2: with classes, frame step, views and pixels for every model; what was written before has no version.
+VERSION = 2
+#: How frames are resized, the only way there is.
+RESIZE = "bilinear, antialiased, 8 bits"
+#: What says how a model is used, in the words of model.json.
+FIELDS = ("version", "architecture", "kwargs", "stage", "dataset", "classes", "frame_step", "views", "pixels")
+CURE = (
+    "Cure: `everest convert-checkpoint FOLDER NEW_FOLDER --unverified --classes FILE --frame-step N` writes it whole, "
+    "or train it again."
+)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a video's test views are cut.
+
+    Attributes:
+        segments, crops: clips over time, and square crops of each.
+        grid: clips start on multiples of this frame number, as a cache that stores every `grid`-th frame has them.
+    """
+
+    segments: int = 1
+    crops: int = 1
+    grid: int = 1
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What becomes of a decoded frame before the model sees it.
+
+    Attributes:
+        resolution: [pixels] side of the square that the model sees.
+        short_side: [pixels] larger frames are first shrunk to it; None leaves them as they are.
+        resize, mean, deviation: of RGB in [0, 1].
+    """
+
+    resolution: int
+    short_side: int | None
+    resize: str = RESIZE
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The record of one model.
+
+    Attributes:
+        architecture, kwargs: its timm name and arguments, the token strategy and its ratios among them.
+        stage: "pretrain" or "finetune".
+        dataset: the benchmark that it was trained on; several for a pre-training, None where nobody said.
+        classes: names by class number; None for a pre-training, or where nobody said.
+        frame_step: frames from one of a clip to the next; by benchmark for a pre-training, None where nobody said.
+        notes: further entries of model.json, kept as they are.
+    """
+
+    architecture: str
+    kwargs: Mapping[str, Any]
+    stage: str
+    dataset: str | tuple[str, ...] | None
+    classes: tuple[str, ...] | None
+    frame_step: int | Mapping[str, int] | None
+    views: Views
+    pixels: Pixels
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults = list(self._faults())
+        if faults:
+            raise ValueError(f"{'; '.join(faults)}. {CURE}")
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return int(self.kwargs["num_frames"])
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that it tells apart; 0 for a pre-training model or an encoder without a head."""
+        return int(self.kwargs.get("num_classes", 0))
+
+    @classmethod
+    def parse(cls, info: Mapping[str, Any], where: str) -> ModelInfo:
+        """The record that was read from `where`.
+
+        Raises:
+            ValueError: it is of an earlier or later version, lacks a field, or its fields contradict one another.
+        """
+        version = info.get("version", 1)
+        if version != VERSION:
+            lacking = [name for name in FIELDS[3:] if name not in info]
+            what = f", without {', '.join(lacking)}" if lacking else ""
+            raise ValueError(f"{where}: version {version!r} of model.json{what}; expected version {VERSION}. {CURE}")
+        if lacking := [name for name in FIELDS if name not in info]:
+            raise ValueError(f"{where} lacks {', '.join(lacking)}. {CURE}")
+        try:
+            classes, dataset, pixels = info["classes"], info["dataset"], dict(info["pixels"])
+            pixels |= {name: tuple(pixels[name]) for name in ("mean", "deviation")}
+            return cls(
+                info["architecture"],
+                info["kwargs"],
+                info["stage"],
+                tuple(dataset) if isinstance(dataset, list) else dataset,
+                tuple(classes) if isinstance(classes, list) else classes,
+                info["frame_step"],
+                Views(**info["views"]),
+                Pixels(**pixels),
+                {name: value for name, value in info.items() if name not in FIELDS},
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{where}: views or pixels have other entries than expected ({error}). {CURE}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as model.json holds it."""
+        pixels = vars(self.pixels) | {"mean": list(self.pixels.mean), "deviation": list(self.pixels.deviation)}
+        return {
+            "version": VERSION,
+            "architecture": self.architecture,
+            "kwargs": dict(self.kwargs),
+            "stage": self.stage,
+            "dataset": list(self.dataset) if isinstance(self.dataset, tuple) else self.dataset,
+            "classes": None if self.classes is None else list(self.classes),
+            "frame_step": self.frame_step,
+            "views": dict(vars(self.views)),
+            "pixels": pixels,
+            **self.notes,
+        }
+
+    def tested_with(self, segments: int, crops: int, grid: int, notes: Mapping[str, Any]) -> ModelInfo:
+        """The record with the views that a test used, and further notes."""
+        return replace(self, views=Views(segments, crops, grid), notes={**self.notes, **notes})
+
+    def _faults(self) -> list[str]:
+        kwargs, classes, step = self.kwargs, self.classes, self.frame_step
+        if not isinstance(kwargs, Mapping):
+            return [f"kwargs = {kwargs!r}, expected the arguments by name"]
+        faults = []
+        if self.stage not in ("pretrain", "finetune"):
+            faults.append(f"stage = {self.stage!r}, expected 'pretrain' or 'finetune'")
+        faults += [
+            f"kwargs.{name} = {kwargs.get(name)!r}, expected a whole number from 1 on"
+            for name in ("img_size", "num_frames")
+            if not _count(kwargs.get(name))
+        ]
+        strategy = STRATEGIES.get(kwargs.get("strategy", ""))
+        if strategy is None and self.notes.get("part") != "encoder":  # which chooses no tokens
+            faults.append(f"kwargs.strategy = {kwargs.get('strategy')!r}, expected one of {', '.join(STRATEGIES)}")
+        elif strategy is not None and strategy.uses_keep_ratio and "keep_ratio" not in kwargs:
+            faults.append(f"kwargs lack keep_ratio, which the strategy {strategy.name} needs")
+        if classes is not None:
+            if not isinstance(classes, tuple) or not all(isinstance(name, str) and name for name in classes):
+                faults.append(f"classes = {classes!r}, expected a list of names")
+            elif len(classes) != self.num_classes:
+                faults.append(f"classes has {len(classes)} names, expected num_classes = {self.num_classes}")
+            elif len(set(classes)) != len(classes):
+                twice = next(name for number, name in enumerate(classes) if name in classes[:number])
+                faults.append(f"classes names {twice!r} more than once")
+        steps = list(step.values()) if isinstance(step, Mapping) and self.stage == "pretrain" else [step]
+        if step is not None and not all(map(_count, steps)):
+            faults.append(f"frame_step = {step!r}, expected a whole number from 1 on")
+        for name, value in vars(self.views).items():
+            if not _count(value):
+                faults.append(f"views.{name} = {value!r}, expected a whole number from 1 on")
+        pixels = self.pixels
+        if pixels.resolution != kwargs.get("img_size"):
+            faults.append(f"pixels.resolution = {pixels.resolution!r}, expected img_size = {kwargs.get('img_size')!r}")
+        if pixels.short_side is not None and not _count(pixels.short_side):
+            faults.append(f"pixels.short_side = {pixels.short_side!r}, expected a whole number from 1 on, or null")
+        expected = {"resize": RESIZE, "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
+        for name, value in expected.items():
+            if getattr(pixels, name) != value:
+                faults.append(f"pixels.{name} = {getattr(pixels, name)!r}, this version knows {value!r} only")
+        return faults
+
+
+def known_fields(info: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a model.json says beside architecture and arguments, to be carried over where the model is converted.
+
+    One without a version is read as it was written then: models in the registry held classes, frame step, views and
+    short side, what a training left only the frame step.
+
+    Raises:
+        ValueError: it is of a later version, or its fields contradict one another.
+    """
+    if "version" in info:
+        full = ModelInfo.parse(info, where)
+        names = ("dataset", "classes", "frame_step", "views", "notes")
+        return {name: getattr(full, name) for name in names} | {"short_side": full.pixels.short_side}
+    views = info.get("views") or {}
+    found = {
+        "dataset": info.get("benchmark"),
+        "classes": tuple(info["classes"]) if info.get("classes") else None,
+        "frame_step": info.get("frame_step"),
+        "views": Views(**{name: views[name] for name in ("segments", "crops") if name in views}),
+        "short_side": info.get("short_side"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,109 @@
+"""What a trained model carries: its own classes, wherever it is used and whatever became of the data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_training import ready, small_benchmark
+
+from models.weights import read_info, write_info
+from pipeline import layout
+from pipeline.errors import InputError
+from pipeline.predict import command
+from pipeline.stages import evaluate, finetune, pretrain
+
+TRAINED = ["jump", "lift", "mow", "nod", "open", "push", "quit", "run"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def named(video: Path, model: Path) -> tuple[int, str]:
+    """What a video is predicted as: number and name."""
+    (row,) = command([str(video)], str(model))["predictions"]
+    return row["predicted"], row["class"]
+
+
+def test_a_model_prints_what_it_was_trained_on_after_a_class_was_added_and_from_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = ready(finetune__init="scratch", finetune__epochs=1, evaluate__bootstrap=100, evaluate__segments=2)
+    small_benchmark.name_classes(TRAINED)
+    finetune.run(params, "small")
+    model, video = here / "outputs/finetune/small", here / "data/raw/small/v003.mp4"
+    about = read_info(model)
+    assert (about["classes"], about["dataset"], about["frame_step"]) == (TRAINED, "small", 1)
+    assert (about["kwargs"]["strategy"], about["kwargs"]["keep_ratio"]) == ("everest", params.finetune.keep_ratio)
+    assert about["views"] == {"segments": 1, "crops": 1, "grid": 1}
+    assert (about["pixels"]["resolution"], about["pixels"]["short_side"]) == (32, 64)
+    number, name = named(video, model)
+    assert name == TRAINED[number]
+
+    small_benchmark.name_classes(["climb", *TRAINED])
+    assert named(video, model) == (number, name)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert named(video, model) == (number, name)
+    monkeypatch.chdir(here)
+
+    with pytest.raises(InputError, match=r"names 9 classes, expected data\.classes = 8.*Cure"):
+        evaluate.run(params, "small")
+    small_benchmark.name_classes(["climb", *TRAINED[:-1]])
+    with pytest.raises(InputError, match=r"class 0 was trained as 'jump', the manifest's is 'climb'.*Cure"):
+        evaluate.run(params, "small")
+    small_benchmark.name_classes(TRAINED)
+    evaluate.run(params, "small")
+    table = (layout.output_dir("evaluate", "small") / "confusion.csv").read_text()
+    assert table.startswith("actual," + ",".join(TRAINED) + "\n")
+    (registered,) = Path(".work/evaluate").rglob("registered/model.json")
+    about = json.loads(registered.read_text())
+    assert (about["classes"], about["views"]["segments"], about["recipe"]) == (TRAINED, 2, params.recipe)
+
+
+def test_classes_that_do_not_fit_are_refused_before_the_first_step(here: Path) -> None:
+    params = ready(finetune__init="scratch")
+    for names, message in (
+        (TRAINED[:-1], r"classes\.json names 7 classes, expected data\.classes = 8"),
+        ([*TRAINED[:-1], "jump"], "names the class 'jump' more than once"),
+        ([*TRAINED[:-1], ""], "expected a list of names"),
+    ):
+        small_benchmark.name_classes(names)
+        with pytest.raises(InputError, match=rf"{message}.*Cure"):
+            finetune.run(params, "small")
+    (layout.manifest_dir("small") / "classes.json").unlink()
+    with pytest.raises(InputError, match=r"classes\.json does not exist.*everest download small"):
+        finetune.run(params, "small")
+    assert not Path("outputs").exists()
+    assert not Path(".work/finetune").exists()
+
+
+def test_a_model_of_other_clips_or_pixels_is_not_evaluated(here: Path) -> None:
+    params = ready(finetune__init="scratch", finetune__epochs=1)
+    finetune.run(params, "small")
+    path = layout.output_dir("finetune", "small") / "model.json"
+    whole = json.loads(path.read_text())
+    for change, message in (
+        ({"frame_step": 3}, "frame_step = 3, expected 1 of params.yaml"),
+        ({"pixels": {**whole["pixels"], "short_side": 48}}, "short_side = 48, expected 64 of the cache"),
+        ({"classes": whole["classes"][:-1]}, "classes has 7 names, expected num_classes = 8"),
+        ({"classes": None}, "names no classes"),
+    ):
+        write_info(path.parent, {**whole, **change})
+        with pytest.raises(InputError, match=message):
+            evaluate.run(params, "small")
+    write_info(path.parent, {key: value for key, value in whole.items() if key != "version"})
+    with pytest.raises(InputError, match="version 1 of model.json.*Cure"):
+        command([str(layout.raw_dir("small") / "v000.mp4")], str(path.parent))
+
+
+def test_a_pretraining_says_what_it_saw(here: Path) -> None:
+    pretrain.run(ready(pretrain__epochs=1), None)
+    about = read_info(Path("outputs/pretrain"))
+    assert (about["stage"], about["dataset"], about["frame_step"]) == ("pretrain", ["small"], {"small": 1})
+    assert {"strategy", "keep_ratio", "visible_ratio"} <= about["kwargs"].keys()
+    assert (about["classes"], about["pixels"]["short_side"]) == (None, 64)
