@@ -26,13 +26,14 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     inputs = {}
     for path in (
         layout.manifest_dir(benchmark) / "manifest.parquet",
-        layout.manifest_dir(benchmark) / manifest.CLASSES,
         layout.cache_dir(benchmark) / "cache.json",
     ):
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `dvc repro preprocess@{benchmark}`.")
         inputs[str(path)] = sha256_of(path)
     manifest.class_names(layout.manifest_dir(benchmark), params.benchmark(benchmark).data.classes)
+    names = layout.manifest_dir(benchmark) / manifest.CLASSES
+    inputs[str(names)] = sha256_of(names)
     if stage.init != SCRATCH:
         weights = Path(stage.init) / "model.safetensors"
         if not weights.exists():
