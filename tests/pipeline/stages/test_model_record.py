@@ -32,7 +32,13 @@ def named(video: Path, model: Path) -> tuple[int, str]:
 def test_a_model_prints_what_it_was_trained_on_after_a_class_was_added_and_from_elsewhere(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = ready(finetune__init="scratch", finetune__epochs=1, evaluate__bootstrap=100, evaluate__segments=2)
+    params = ready(
+        finetune__init="scratch",
+        finetune__epochs=1,
+        finetune__warmup_epochs=0.0,
+        evaluate__bootstrap=100,
+        evaluate__segments=2,
+    )
     small_benchmark.name_classes(TRAINED)
     finetune.run(params, "small")
     model, video = here / "outputs/finetune/small", here / "data/raw/small/v003.mp4"
@@ -83,7 +89,7 @@ def test_classes_that_do_not_fit_are_refused_before_the_first_step(here: Path) -
 
 
 def test_a_model_of_other_clips_or_pixels_is_not_evaluated(here: Path) -> None:
-    params = ready(finetune__init="scratch", finetune__epochs=1)
+    params = ready(finetune__init="scratch", finetune__epochs=1, finetune__warmup_epochs=0.0)
     finetune.run(params, "small")
     path = layout.output_dir("finetune", "small") / "model.json"
     whole = json.loads(path.read_text())
@@ -102,7 +108,7 @@ def test_a_model_of_other_clips_or_pixels_is_not_evaluated(here: Path) -> None:
 
 
 def test_a_pretraining_says_what_it_saw(here: Path) -> None:
-    pretrain.run(ready(pretrain__epochs=1), None)
+    pretrain.run(ready(pretrain__epochs=1, pretrain__warmup_epochs=0.0), None)
     about = read_info(Path("outputs/pretrain"))
     assert (about["stage"], about["dataset"], about["frame_step"]) == ("pretrain", ["small"], {"small": 1})
     assert {"strategy", "keep_ratio", "visible_ratio"} <= about["kwargs"].keys()
