@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 import models  # noqa: F401
+from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
 from pipeline import layout, manifest
 from pipeline.cli import app
@@ -80,7 +81,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(1)
     network = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=3, keep_ratio=0.5)
-    save_model(network, folder, {"classes": CLASSES, "frame_step": 1, "views": {"segments": 1, "crops": 1}})
+    info = ModelInfo(
+        network.architecture, network.kwargs, "finetune", None, tuple(CLASSES), 1, Views(), Pixels(32, None)
+    )
+    save_model(network, folder, info.as_dict())
     return folder
 
 
