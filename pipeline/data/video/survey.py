@@ -77,7 +77,7 @@ def survey(path: str) -> Survey:
                 result.digests.append(digest(picture))
                 result.progressive &= not picture.interlaced_frame
         except VideoError as error:
-            declared = int(stream.frames)
+            declared = _declared(container, stream)
             if 0 < len(result.digests) < declared * (1 - MISSING_SHARE) and error.reason == "undecodable":
                 told = f"{len(result.digests)} of {declared} declared frames decode, then: {error}"
                 raise VideoError("declared_more_than_decoded", told) from None
@@ -85,7 +85,7 @@ def survey(path: str) -> Survey:
         if not result.digests:
             raise VideoError("no_frames", "not one frame decodes")
         result.fps = rate(stream) or rate_of(result.times, stream)
-        result.expected = counts.expected(int(stream.frames), container.format.name == "avi")
+        result.expected = counts.expected(_declared(container, stream), container.format.name == "avi")
     return result
 
 
@@ -172,6 +172,13 @@ def _entries(whole: Survey) -> list[int]:
         if number - chosen[-1] >= spacing:
             chosen.append(number)
     return chosen
+
+
+def _declared(container: Any, stream: Any) -> int:
+    """Pictures that the header lists: in ISO media those that its edit list leaves, of which some may only be decoded."""
+    declared = int(stream.frames)
+    listed = len(stream.index_entries) if "mov" in container.format.name.split(",") else 0
+    return min(declared, listed) if listed else declared
 
 
 @dataclass
