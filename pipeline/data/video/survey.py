@@ -175,7 +175,7 @@ def _entries(whole: Survey) -> list[int]:
 
 
 def _declared(container: Any, stream: Any) -> int:
-    """Pictures that the header lists: in ISO media those that its edit list leaves, of which some may only be decoded."""
+    """Pictures that the header lists: in ISO media those that its edit list leaves, some only to be decoded."""
     declared = int(stream.frames)
     listed = len(stream.index_entries) if "mov" in container.format.name.split(",") else 0
     return min(declared, listed) if listed else declared

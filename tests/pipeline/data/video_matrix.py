@@ -1,5 +1,5 @@
-"""Small videos of many kinds, each picture told apart from every other: container x codec x GOP structure x timing x edit
-list x turning x dropped frames."""
+"""Small videos of many kinds, no picture like another: container x codec x GOP structure x timing x edit list x turning x
+dropped frames."""
 
 from __future__ import annotations
 
@@ -117,15 +117,28 @@ def remuxed(kind: Kind, suffix: str, keep: Callable[[int, Any], bool]) -> Kind:
     return Kind(write, suffix)
 
 
-def edit(start: int, length: int) -> Callable[[bytes], bytes]:
-    """Show `length` frames from frame `start` on: the entry of an edit list is written over."""
+def edit(*parts: tuple[int, int]) -> Callable[[bytes], bytes]:
+    """Give a file whose index comes last another edit list: parts of (first frame, frames); a first frame of -1 stands
+    for nothing shown."""
 
     def change(content: bytes) -> bytes:
-        place = content.index(b"elst") + 12
         timescale = struct.unpack_from(">I", content, content.index(b"mdhd") + 16)[0]
         movie = struct.unpack_from(">I", content, content.index(b"mvhd") + 16)[0]
-        media_time = struct.unpack_from(">i", content, place + 4)[0] + start * timescale // 25
-        return content[:place] + struct.pack(">Ii", length * movie // 25, media_time) + content[place + 8 :]
+        box = content.index(b"edts") - 4
+        size = struct.unpack_from(">I", content, box)[0]
+        origin = struct.unpack_from(">i", content, content.index(b"elst") + 16)[0]
+        entries = b"".join(
+            struct.pack(">Iihh", frames * movie // 25, origin + first * timescale // 25 if first >= 0 else -1, 1, 0)
+            for first, frames in parts
+        )
+        entries = struct.pack(">4sII", b"elst", 0, len(parts)) + entries
+        entries = struct.pack(">I", len(entries) + 4) + entries
+        entries = struct.pack(">I4s", len(entries) + 8, b"edts") + entries
+        grown = bytearray(content[:box] + entries + content[box + size :])
+        for around in (b"moov", b"trak"):
+            place = content.index(around) - 4
+            struct.pack_into(">I", grown, place, struct.unpack_from(">I", content, place)[0] + len(entries) - size)
+        return bytes(grown)
 
     return change
 
@@ -202,7 +215,9 @@ def kinds() -> dict[str, Kind]:
         "mpeg2 ts open, one GOP in four": made(".ts", "mpeg2video", MPEG | {"g": "15"}),
         "mpeg2 mpg intra": made(".mpg", "mpeg2video", {"g": "1", "b": "8M"}),
         "vp8 webm": made(".webm", "libvpx", VP),
-        "vp8 mkv hidden frames": made(".mkv", "libvpx", {"g": "30", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M"}),
+        "vp8 mkv hidden frames": made(
+            ".mkv", "libvpx", {"g": "30", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M"}
+        ),
         "vp9 webm": made(".webm", "libvpx-vp9", VP),
         "vp9 webm hidden frames": made(
             ".webm", "libvpx-vp9", {"g": "30", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M", "cpu-used": "8"}
@@ -246,17 +261,23 @@ def kinds() -> dict[str, Kind]:
         "mpeg4 avi empty chunks": made(".avi", "mpeg4", PLAIN | {"b": "3M"}, times=GAPS),
         "mjpeg avi empty chunks": made(".avi", "mjpeg", pixels="yuvj420p", times=GAPS),
         "h264 avi empty chunks": made(".avi", options=PLAIN, times=GAPS),
-        "h264 mp4 edit list within a GOP": changed(mp4, edit(17, 30)),
-        "h264 mp4 edit list to the end": changed(mp4, edit(5, 60)),
-        "h264 mov edit list at a keyframe": changed(made(".mov", options=CLOSED), edit(24, 24)),
-        "hevc mp4 edit list": changed(made(".mp4", "libx265", open_gops("libx265")), edit(17, 30)),
-        "mpeg4 mp4 edit list": changed(made(".mp4", "mpeg4", MPEG), edit(7, 40)),
+        "h264 mp4 edit list within a GOP": changed(mp4, edit((17, 30))),
+        "h264 mp4 edit list to the end": changed(mp4, edit((5, 60))),
+        "h264 mp4 edit list with a delay": changed(mp4, edit((-1, 20), (0, 60))),
+        "h264 mp4 edit list of two parts": changed(mp4, edit((3, 20), (37, 20))),
+        "h264 mp4 edit list that repeats": changed(mp4, edit((13, 30), (13, 30))),
+        "h264 mov edit list at a keyframe": changed(made(".mov", options=CLOSED), edit((24, 24))),
+        "hevc mp4 edit list": changed(made(".mp4", "libx265", open_gops("libx265")), edit((17, 30))),
+        "mpeg4 mp4 edit list": changed(made(".mp4", "mpeg4", MPEG), edit((7, 40))),
         "h264 mp4 cut by copy": remuxed(mp4, ".mp4", lambda place, _: place >= 18),
         "h264 mkv cut by copy": remuxed(mp4, ".mkv", lambda place, _: place >= 18),
-        "mpeg4 avi cut by copy": remuxed(made(".avi", "mpeg4", PLAIN | {"b": "3M"}), ".avi", lambda place, _: place >= 18),
+        "mpeg4 avi cut by copy": remuxed(
+            made(".avi", "mpeg4", PLAIN | {"b": "3M"}), ".avi", lambda place, _: place >= 18
+        ),
         "h264 mkv without every tenth packet": remuxed(
             made(".mkv", options={"g": "1"}), ".mkv", lambda place, _: place % 10 != 3
         ),
+        "h264 mkv with lost packets": remuxed(made(".mkv", options=CLOSED), ".mkv", lambda place, _: place % 12 != 7),
         "h264 ts begins within a GOP": changed(stream, cut_head(0.3, 188)),
         "mpeg2 ts begins within a GOP": changed(made(".ts", "mpeg2video", MPEG), cut_head(0.3, 188)),
         "mpeg2 mpg begins within a GOP": changed(made(".mpg", "mpeg2video", MPEG), cut_head(0.3, 2048)),
@@ -264,10 +285,9 @@ def kinds() -> dict[str, Kind]:
         "h264 mkv cut off": changed(made(".mkv", options=CLOSED), cut_tail(0.7)),
         "h264 mp4 with sound": made(".mp4", options=CLOSED, sound=True),
         "h264 ts with sound": made(".ts", options=CLOSED, sound=True),
-        "mpeg2 mpg with sound": made(".mpg", "mpeg2video", MPEG, sound=False),
         "h264 mp4 two streams": made(".mp4", options=CLOSED, smaller_stream=True),
         "h264 mkv two streams": made(".mkv", options=CLOSED, smaller_stream=True),
-        "turned by 45": changed(mp4, lambda content: matrix(1, 1, -1, 1)(content), reason="askew"),
+        "turned by 45": changed(mp4, matrix(1, 1, -1, 1), reason="askew"),
     }
     result |= {
         f"h264 mp4 {name}": changed(mp4, matrix(*values), shown=shown) for name, (values, shown) in TURNS.items()
