@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.data.files import sha256_of
 from pipeline.data.video import VideoError, open_video
 from pipeline.data.video.stream import sniff
-from pipeline.data.video.survey import prove, survey
+from pipeline.data.video.survey import confirm, prove, survey
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
 VERSION = 3
@@ -91,10 +91,12 @@ def _decode(path: Path, reader: str, seconds: float) -> dict[str, Any]:
 def _by_pyav(path: Path, seconds: float) -> dict[str, Any]:
     name = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
     sniff(name)
-    began = time.monotonic()
+    until = time.monotonic() + PROOF_SHARE * seconds
     found = survey(name)
     count = len(found.digests)
-    left = PROOF_SHARE * seconds - (time.monotonic() - began)
+    jumps = prove(name, found, until - time.monotonic())
+    if not jumps:
+        confirm(name, found, until - time.monotonic())
     return {
         "frames_declared": max(found.expected, count),
         "frames_decoded": count,
@@ -104,7 +106,7 @@ def _by_pyav(path: Path, seconds: float) -> dict[str, Any]:
         "height": found.height,
         "rotation": found.rotation,
         "reader": "pyav",
-        "jumps": prove(name, found, left).text(),
+        "jumps": jumps.text(),
     }
 
 

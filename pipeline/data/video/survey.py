@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ MAX_ENTRIES = 200
 class Survey:
     """A sequential pass. `digests` are equal where pictures are; `shapes` are (width, height, display matrix).
 
-    `expected` is the number of pictures that the header promises, 0 where it promises none.
+    `expected` is the number of pictures that the header promises, 0 where it promises none; `damaged` counts those that
+    the decoder says are.
     """
 
     times: list[int | None] = field(default_factory=list)
@@ -37,12 +39,18 @@ class Survey:
     stored: list[int | None] = field(default_factory=list)
     keyframes: list[int] = field(default_factory=list)
     progressive: bool = True
+    damaged: int = 0
     codec: str = ""
     expected: int = 0
     width: int = 0
     height: int = 0
     rotation: int = 0
     fps: float = 0.0
+
+    @functools.cached_property
+    def place(self) -> dict[int | None, int]:
+        """The number of each picture by its time, once the pass is over."""
+        return {time: number for number, time in enumerate(self.times)}
 
     @property
     def repeated_run(self) -> int:
@@ -76,6 +84,7 @@ def survey(path: str) -> Survey:
                 result.times.append(picture.pts)
                 result.digests.append(digest(picture))
                 result.progressive &= not picture.interlaced_frame
+                result.damaged += picture.is_corrupt
         except VideoError as error:
             declared = _declared(container, stream)
             if 0 < len(result.digests) < declared * (1 - MISSING_SHARE) and error.reason == "undecodable":
@@ -84,12 +93,14 @@ def survey(path: str) -> Survey:
             raise
         if not result.digests:
             raise VideoError("no_frames", "not one frame decodes")
+        if result.damaged > MISSING_SHARE * len(result.digests):
+            raise VideoError("undecodable", f"{result.damaged} of {len(result.digests)} pictures are damaged")
         result.fps = rate(stream) or rate_of(result.times, stream)
         result.expected = counts.expected(_declared(container, stream), container.format.name == "avi")
     return result
 
 
-def prove(path: str, whole: Survey, seconds: float | None = None) -> Jumps:
+def prove(path: str, whole: Survey, seconds: float) -> Jumps:
     """The entries of a file, of which decoding to the next one gave the very pictures of the sequential pass.
 
     All of them or none: a file with a keyframe that does not stand for itself is read in sequence. What lies behind an
@@ -100,45 +111,82 @@ def prove(path: str, whole: Survey, seconds: float | None = None) -> Jumps:
     """
     import av
 
-    give_up = None if seconds is None else time.monotonic() + seconds
+    give_up = time.monotonic() + seconds
     order = _order(whole)
     if order is None:
         return Jumps()
     numbers = _entries(whole)
     bounds = [*numbers, len(whole.times)]
     digest = PictureDigest()
-    for number, end in zip(numbers[1:], bounds[2:], strict=True):
-        if give_up is not None and time.monotonic() > give_up:
+    # Interlaced pictures may consist of two fields of which one is referred to; without reordering hardly any picture
+    # is one that no other refers to.
+    skippable = whole.codec == "h264" and whole.progressive and order > 0
+    for number, end in zip(numbers, bounds[1:], strict=True):
+        if time.monotonic() > give_up:
             return Jumps()
         try:
-            if not _holds(path, whole, digest, number, end):
+            skippable = skippable and _holds(path, whole, digest, number, end, skip=True)
+            # The beginning is no entry that could fail; it is decoded again, since damaged parts may differ each time.
+            if (number or not skippable) and not _holds(path, whole, digest, number, end):
                 return Jumps()
         except (VideoError, av.FFmpegError):
             return Jumps()
     entries = tuple((number, int(whole.times[number] or 0)) for number in numbers)
-    # Interlaced pictures may consist of two fields of which one is referred to.
-    return Jumps(entries, order, whole.codec == "h264" and whole.progressive)
+    return Jumps(entries, order, skippable)
 
 
-def _holds(path: str, whole: Survey, digest: PictureDigest, number: int, end: int) -> bool:
-    """Whether a file just opened and entered at a frame gives the pictures of the pass up to `end`."""
+def confirm(path: str, whole: Survey, seconds: float) -> None:
+    """A second sequential pass, for a file of which nothing else was proven: a damaged one may differ each time.
+
+    Args:
+        seconds: after so many the rest is taken on trust.
+
+    Raises:
+        VideoError: it gives other pictures than the first.
+    """
+    give_up = time.monotonic() + seconds
+    container, stream = open_stream(path)
+    with container:
+        digest = PictureDigest()
+        for number, picture in enumerate(pictures(packets(container, stream, path), path)):
+            if number >= len(whole.digests) or digest(picture) != whole.digests[number]:
+                raise VideoError("undecodable", f"two passes over it give different pictures from frame {number} on")
+            if time.monotonic() > give_up:
+                return
+
+
+def _holds(path: str, whole: Survey, digest: PictureDigest, number: int, end: int, skip: bool = False) -> bool:
+    """Whether a file just opened and entered at a frame gives the pictures of the pass up to `end`.
+
+    Args:
+        skip: without any picture that no other refers to. Where packets are lost, a decoder may use such a one after
+            all, in place of what is missing.
+    """
     start = whole.times[number] or 0
     container, stream = open_stream(path)
     with container:
-        enter(container, stream, start)
+        if number:
+            enter(container, stream, start)
+        if skip:
+            stream.codec_context.skip_frame = "NONREF"
         stored: list[int | None] = []
         upcoming = number
         for picture in pictures(_noted(packets(container, stream, path), stored), path):
             if upcoming == number and picture.pts is not None and picture.pts < start:
                 continue
-            if picture.pts != whole.times[upcoming] or digest(picture) != whole.digests[upcoming]:
+            place = whole.place.get(picture.pts, -1)
+            if place < upcoming or (place > upcoming and not skip):
                 return False
-            upcoming += 1
+            if place >= end:
+                break
+            if digest(picture) != whole.digests[place]:
+                return False
+            upcoming = place + 1
             if upcoming == end:
                 break
         known = [time for time in stored if time is not None]
         first = whole.stored.index(known[0]) if known and known[0] in whole.stored else -1
-        return upcoming == end and first >= 0 and known == whole.stored[first : first + len(known)]
+        return (upcoming == end or skip) and first >= 0 and known == whole.stored[first : first + len(known)]
 
 
 def _noted(source: Iterator[Any], stored: list[int | None]) -> Iterator[Any]:
@@ -152,23 +200,22 @@ def _order(whole: Survey) -> int | None:
     """Places by which storing and showing order differ at most, where packets and pictures correspond by their times
     and every picture looks alike; else None."""
     times = whole.times
-    if len(whole.shapes) != 1 or None in times or None in whole.stored:
+    # What a decoder puts in place of damaged parts depends on all that it decoded before.
+    if whole.damaged or len(whole.shapes) != 1 or None in times or None in whole.stored:
         return None
     known: list[int] = [time for time in times if time is not None]
     if any(later <= earlier for earlier, later in itertools.pairwise(known)):
         return None
     if sorted(time for time in whole.stored if time is not None) != known:
         return None
-    place = {time: number for number, time in enumerate(known)}
-    return max(abs(number - place[time]) for number, time in enumerate(whole.stored) if time is not None)
+    return max(abs(number - whole.place[time]) for number, time in enumerate(whole.stored) if time is not None)
 
 
 def _entries(whole: Survey) -> list[int]:
     """The frames of keyframes, thinned out; the first frame is always one."""
-    place = {time: number for number, time in enumerate(whole.times)}
     spacing = max(SPACING, -(-len(whole.times) // MAX_ENTRIES))
     chosen = [0]
-    for number in sorted(place[key] for key in whole.keyframes if key in place):
+    for number in sorted(whole.place[key] for key in whole.keyframes if key in whole.place):
         if number - chosen[-1] >= spacing:
             chosen.append(number)
     return chosen

@@ -1,5 +1,7 @@
-"""Small videos of many kinds, no picture like another: container x codec x GOP structure x timing x edit list x turning x
-dropped frames."""
+"""Small videos of many kinds, of which no picture is like another.
+
+Container x codec x GOP structure x timing x edit list x turning x dropped frames.
+"""
 
 from __future__ import annotations
 
