@@ -1,9 +1,9 @@
 """`everest bench ingest`: what verifying videos costs, and how it grows with processes.
 
 One and two processes take turns on the same files, and every turn tells the processor's seconds as well: where those
-agree, the processes do not stand in each other's way, whatever else the machine does. decord decodes in a thread of
-its own, so that one process keeps 1.1 cores busy; the speed-up over one process confined to one core is what a second
-core adds. Beside it: a second ingest of unchanged files, and reading a manifest as long as Kinetics-400's.
+agree, the processes do not stand in each other's way, whatever else the machine does. The speed-up over one process
+confined to one core is what a second core adds. Beside it: a second ingest of unchanged files, and reading a manifest
+as long as Kinetics-400's.
 """
 
 from __future__ import annotations

@@ -111,16 +111,17 @@ class VideoSource:
         numbers, place = np.unique(wanted, return_inverse=True)
         try:
             with open_video(file.path, file.reader, file.frames, file.jumps) as video:
-                pictures = video.frames(numbers.tolist())
+                # Shrunk one by one: all of a clip's frames at 4K would take 400 MB.
+                pictures = [shrink(picture[None], self.short_side)[0] for picture in video.pick(numbers.tolist())]
         except VideoError as error:
             raise ClipError(file.video_id, f"{error.reason}: {error}") from None
-        pictures = shrink(pictures, self.short_side)
-        if pictures.shape[1:3] != self.size(row):
+        size = pictures[0].shape[:2]
+        if size != self.size(row):
             raise ClipError(
                 file.video_id,
-                f"frames have size {list(pictures.shape[1:3])}, the manifest says {list(self.size(row))}. "
+                f"frames have size {list(size)}, the manifest says {list(self.size(row))}. "
                 "Cure: run the download stage again.",
             )
-        height, width = pictures.shape[1:3]
+        height, width = size
         for number, target in zip(place, target_THWC, strict=True):
             target[:height, :width] = pictures[number]
