@@ -61,6 +61,9 @@ def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterat
             selector.unregister(worker.output)
             worker.kill()
             pool.remove(worker)
+            for other in pool:  # those that had nothing left to do, when its file gets a second chance
+                if other.ready and other.job is None and queue:
+                    other.take(queue.popleft())
             if len(queue) > sum(other.job is None for other in pool):
                 start()
 

@@ -109,6 +109,11 @@ def test_a_crash_costs_no_other_file_and_gets_a_second_reader(tmp_path: Path, li
     measured = ingest(tmp_path, ["a.mp4", "crash.mp4", "b.mp4"], limits)
     assert {name: found.reason for name, found in measured.items()} == dict.fromkeys(measured, "")
     assert measured["crash.mp4"].reader == "decord"
+    # Alone with an idle process beside it, which then takes the file.
+    sample_videos.write(tmp_path / "crash_last.mp4", seed=9)
+    slow = sample_videos.write(tmp_path / "crash_slow.mp4", frames=400, seed=8)
+    alone = ingest(tmp_path, ["crash_last.mp4", slow.name], quick(limits, workers=2))
+    assert {found.reader for found in alone.values()} == {"decord"}
 
 
 @pytest.mark.usefixtures("bad_pyav")
