@@ -18,6 +18,8 @@ from pipeline.efficiency import mfu as utilisation
 from pipeline.errors import InputError
 from pipeline.geometry import autoencoder_arguments, classifier_arguments, finetune_cost, pretrain_cost
 from pipeline.params import FinetuneParams, Params, PretrainParams, load_params
+from pipeline.planning.counts import Counts, counts_of, given
+from pipeline.planning.measured import CLIP_SECONDS
 
 if TYPE_CHECKING:
     from models.cost import Cost
@@ -26,18 +28,10 @@ if TYPE_CHECKING:
 ASSUMED_MFU = 0.30
 #: Share of device memory that may be used; the rest is the CUDA context, NCCL's buffers and fragmentation.
 USABLE_MEMORY = 0.88
-#: [s] one core takes for one 16-frame clip from the cache, cropped and handed over as uint8 (docs/benchmarks.md,
-#: run A of "Loading clips").
-DECODE_SECONDS = {"jpeg": 5.9e-3, "raw": 0.47e-3}
 #: [core] that read clips, for each device.
 CORES_PER_DEVICE = 12
 #: [byte] of one cached frame at short side 256: JPEG at quality 90, raw RGB at 340x256.
 FRAME_BYTES = {"jpeg": 30e3, "raw": 340 * 256 * 3}
-#: Videos (train, all) and mean frames of a video; counts by the publishers, frames rounded.
-SIZES = {
-    "ucf101": (9_537, 13_320, 186), "hmdb51": (3_570, 6_766, 95), "k400": (240_258, 298_824, 290),
-    "ssv2": (168_913, 220_847, 46), "oscc": (41_000, 97_000, 240),
-}  # fmt: skip
 #: What `--gpu cpu` is called, and how much it tries out.
 THIS_CPU = "this CPU"
 TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
@@ -48,7 +42,12 @@ CHECKPOINTS = 5
 
 
 def plan(
-    recipe: str | None = None, gpu: str = "h100", gpus: int = 8, mfu: float | None = None, memory: bool = True
+    recipe: str | None = None,
+    gpu: str = "h100",
+    gpus: int = 8,
+    mfu: float | None = None,
+    memory: bool = True,
+    videos: list[str] | None = None,
 ) -> dict[str, Any]:
     """Predict cost, memory, time and disk of a recipe's stages.
 
@@ -58,9 +57,11 @@ def plan(
         gpus: how many devices (processes, on a CPU).
         mfu: share of the peak to assume; None for ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
+        videos: `NAME=VIDEOS` or `NAME=VIDEOSxFRAMES` of benchmarks whose counts nothing here tells.
 
     Returns:
-        `stages` (a row each), `disk_gib` and `assumptions`.
+        `videos` (counts and where they are from), `stages` (a row each; steps and hours are None where the count is
+        unknown, seconds for 1000 clips never), `disk_gib` and `assumptions`.
 
     Raises:
         InputError: an unknown device, or no devices.
@@ -75,17 +76,32 @@ def plan(
     if mfu is not None and not 0 < mfu <= 1:
         raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
     device = _this_cpu(gpus) if gpu == "cpu" else DEVICES[gpu]
-    rows = [_stage_row("pretrain", None, params, device, gpus, mfu, memory)]
-    rows += [_stage_row("finetune", name, params, device, gpus, mfu, memory) for name in params.benchmarks]
+    known = given(videos or [], params)
+    counts = {name: counts_of(params, name, known) for name in params.benchmarks}
+    rows = [_stage_row("pretrain", None, params, counts, device, gpus, mfu, memory)]
+    rows += [_stage_row("finetune", name, params, counts, device, gpus, mfu, memory) for name in params.benchmarks]
+    hours = [row["hours"] for row in rows]
     return {
         "recipe": params.recipe,
         "device": device.name,
         "devices": gpus,
-        "hours_total": round(sum(row["hours"] for row in rows), 2),
+        "hours_total": None if None in hours else round(sum(hours), 4),
+        "videos": [_count_row(name, one) for name, one in counts.items()],
         "stages": rows,
-        "disk_gib": _disk(params, rows),
+        "disk_gib": _disk(params, rows, counts),
         "assumptions": _assumptions(device, gpu, mfu),
     }
+
+
+def _count_row(name: str, counts: Counts) -> dict[str, Any]:
+    row = {
+        "benchmark": name,
+        "train": counts.train,
+        "all": counts.total,
+        "frames": counts.frames and round(counts.frames),
+    }
+    unknown = None if counts.train and counts.frames else f"say it: --videos {name}=VIDEOSxFRAMES"
+    return {**row, "from": counts.origin, "cure": unknown}
 
 
 def _this_cpu(processes: int) -> Device:
@@ -117,6 +133,7 @@ def _stage_row(
     stage: str,
     benchmark: str | None,
     params: Params,
+    counts: dict[str, Counts],
     device: Device,
     gpus: int,
     mfu: float | None,
@@ -125,12 +142,13 @@ def _stage_row(
     found: PretrainParams | FinetuneParams
     if benchmark is None:
         found = params.pretrain
-        videos = sum(videos_of(params, name)[0] for name in params.pretrain.corpus)
+        parts = [counts[name].pretraining() for name in params.pretrain.corpus]
+        videos = None if None in parts else sum(part or 0 for part in parts)
         cost = pretrain_cost(params)
         passes = 3.0
     else:
         fine = found = params.finetune_of(benchmark)
-        videos = videos_of(params, benchmark)[0]
+        videos = counts[benchmark].labelled(fine.label_fraction)
         cost = finetune_cost(params, benchmark)
         passes = 1.0 if fine.frozen else 3.0
     if found.batch % gpus:
@@ -146,7 +164,12 @@ def _stage_row(
         mfu = _share_here(model, tried, found.precision, params, cost, passes, device, gpus)
     bounds = _bounds(cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu)
     step = max(bounds.values())
-    steps = found.epochs * (videos // found.batch)
+    if videos is not None and videos < found.batch:
+        raise InputError(
+            f"{stage}: {videos} training videos are fewer than its batch of {found.batch}: an epoch has no step. "
+            "Cure: a smaller batch."
+        )
+    steps = None if videos is None else found.epochs * (videos // found.batch)
     return {
         "stage": stage if benchmark is None else f"finetune {benchmark}",
         "gmacs_per_clip": round(cost.multiply_adds / 1e9, 3),
@@ -160,22 +183,15 @@ def _stage_row(
         "step_seconds": round(step, 4),
         "mfu": round(mfu or ASSUMED_MFU, 4),
         "bound_by": max(bounds, key=lambda name: bounds[name]),
+        "seconds_per_1000_clips": round(1000 * step / clips, 3),
+        "videos": videos,
         "steps": steps,
-        "hours": round(steps * step / 3600, 2),
+        "hours": None if steps is None else round(steps * step / 3600, 4),
         "clips_per_second_needed": round(clips / step, 1),
         "cure": None
         if micro
         else "one clip does not fit: set compute.activation_checkpointing, or data_parallel: fsdp",
     }
-
-
-def videos_of(params: Params, benchmark: str) -> tuple[int, int, int]:
-    """(training videos, all videos, mean frames) of a benchmark."""
-    data = params.benchmark(benchmark).data
-    source = data.source
-    if source.kind == "generated":
-        return source.train, source.train + source.val + source.test, source.frames
-    return SIZES.get(data.dataset, SIZES["ucf101"])
 
 
 def model_of(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]]:
@@ -241,18 +257,24 @@ def _bounds(
     exchange = 2 * (gpus - 1) / gpus * 4 * parameters / device.link
     return {
         "arithmetic": passes * 2 * multiply_adds * clips / (peak * (mfu or ASSUMED_MFU) * gpus),
-        "decoding": clips * DECODE_SECONDS[params.preprocess.store] * params.clip.frames / 16 / cores,
+        "decoding": clips * CLIP_SECONDS[params.preprocess.store] * params.clip.frames / 16 / cores,
         "exchange": exchange,
     }
 
 
-def _disk(params: Params, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """[GiB] of the caches and of checkpoints at once."""
+def _disk(params: Params, rows: list[dict[str, Any]], counts: dict[str, Counts]) -> dict[str, float | None]:
+    """[GiB] of the caches and of checkpoints at once; the caches' is None where a count is unknown."""
     frame = FRAME_BYTES[params.preprocess.store] * (params.preprocess.short_side / 256) ** 2
     kept = params.preprocess.keep_every if params.preprocess.frames == "every" else 1
-    caches = sum(videos_of(params, name)[1] * videos_of(params, name)[2] for name in params.benchmarks) * frame / kept
+    frames = [None if c.total is None or c.frames is None else c.total * c.frames for c in counts.values()]
+    known = [number for number in frames if number is not None]
+    cache = None if len(known) < len(frames) else round(sum(known) * frame / kept / GIB, 2)
     weights = max((row["parameters_m"] for row in rows), default=0.0) * 1e6
-    return {"cache": round(caches / GIB, 2), "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2)}
+    return {
+        "cache": cache,
+        "cache_per_1000_frames": round(1000 * frame / kept / GIB, 4),
+        "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2),
+    }
 
 
 def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
@@ -263,7 +285,8 @@ def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
         f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
         f"single ({device.source})",
         f"share of the peak: {share}; the published K400 epochs on 8 A6000 amount to about 0.04",
-        f"{CORES_PER_DEVICE} cores for each device decode a clip in {DECODE_SECONDS['jpeg'] * 1e3} ms (cached JPEG)",
+        f"{CORES_PER_DEVICE} cores for each device decode a clip in {CLIP_SECONDS['jpeg'] * 1e3:.1f} ms (cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
-        "counts of videos are the publishers', frames of a video rounded; validation is not counted",
+        "where a benchmark has neither a manifest nor files here, counts of videos are the publishers'; validation is "
+        "not counted",
     ]

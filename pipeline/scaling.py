@@ -17,13 +17,12 @@ from pipeline.params import Params, load_params
 from pipeline.plan import (
     ASSUMED_MFU,
     CORES_PER_DEVICE,
-    DECODE_SECONDS,
-    SIZES,
     memory_of,
     model_of,
     propose,
-    videos_of,
 )
+from pipeline.planning.counts import PUBLISHED, Counts, counts_of, given
+from pipeline.planning.measured import CLIP_SECONDS
 from pipeline.step_time import GRADIENT_BYTES, UPDATE_BYTES, Fabric, StepTime, Work, step_time
 
 COUNTS = (8, 16, 32, 64, 128)
@@ -48,7 +47,7 @@ def fabric_of(gpu: str) -> Fabric:
     )
 
 
-def counts_of(text: str) -> tuple[int, ...]:
+def gpus_of(text: str) -> tuple[int, ...]:
     """Numbers of GPUs from `8,16`.
 
     Raises:
@@ -66,6 +65,7 @@ def scaling(
     counts: tuple[int, ...] = COUNTS,
     mfu: float | None = None,
     store: str | None = None,
+    videos: list[str] | None = None,
 ) -> dict[str, Any]:
     """Predict pre-training of a recipe, at its global batch, on several numbers of GPUs.
 
@@ -74,6 +74,7 @@ def scaling(
         gpu: a key of `pipeline.efficiency.DEVICES`.
         mfu: share of the peak, the same at every batch; None for ASSUMED_MFU.
         store: `jpeg` or `raw` in place of the recipe's cache.
+        videos: `NAME=VIDEOS` of benchmarks whose counts nothing here tells; without, their epoch's time is None.
 
     Returns:
         `rows`, one for each number, and `assumptions`. `efficiency` is the time of one GPU over `gpus` times the step.
@@ -88,8 +89,8 @@ def scaling(
         raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
     params = _params(recipe)
     store = store or params.preprocess.store
-    if store not in DECODE_SECONDS:
-        raise InputError(f"store = {store!r}, expected one of {', '.join(DECODE_SECONDS)}. Cure: choose one of them.")
+    if store not in CLIP_SECONDS:
+        raise InputError(f"store = {store!r}, expected one of {', '.join(CLIP_SECONDS)}. Cure: choose one of them.")
     batch = params.pretrain.batch
     wrong = [n for n in counts if n < 1 or batch % n]
     if wrong or not counts:
@@ -97,7 +98,7 @@ def scaling(
             f"gpus = {', '.join(map(str, wrong)) or 'none'}: the global batch of {batch} must divide among them. "
             f"Cure: --gpus with divisors of {batch}."
         )
-    pieces = _Pieces(params, gpu, store)
+    pieces = _Pieces(params, gpu, store, given(videos or [], params))
     alone = pieces.step(1, mfu).whole
     return {
         "recipe": params.recipe,
@@ -119,7 +120,7 @@ def _params(recipe: str | None) -> Params:
 class _Pieces:
     """What a recipe's pre-training step consists of on one kind of GPU."""
 
-    def __init__(self, params: Params, gpu: str, store: str) -> None:
+    def __init__(self, params: Params, gpu: str, store: str, known: dict[str, Counts] | None = None) -> None:
         self.params, self.store = params, store
         self.device, self.fabric = DEVICES[gpu], fabric_of(gpu)
         stage = params.pretrain
@@ -127,8 +128,8 @@ class _Pieces:
         self.multiply_adds = pretrain_cost(params).multiply_adds
         self._peak = self.device.single if stage.precision == "fp32" else self.device.half
         self.parameters, self._per_clip, self._fixed = memory_of(model_of(None, params), stage.precision, params, 1)
-        videos = sum(videos_of(params, name)[0] for name in stage.corpus)
-        self.steps_per_epoch = max(1, videos // stage.batch)
+        parts = [counts_of(params, name, known).pretraining() for name in stage.corpus]
+        self.steps_per_epoch = None if None in parts else max(1, sum(part or 0 for part in parts) // stage.batch)
 
     def step(self, gpus: int, mfu: float) -> StepTime:
         return step_time(self.work(gpus, mfu), self.fabric, gpus)
@@ -139,7 +140,7 @@ class _Pieces:
         return Work(
             arithmetic=3 * 2 * self.multiply_adds * clips / (self._peak * mfu),
             update=UPDATE_BYTES * self.parameters / self.device.bandwidth,
-            loader=clips * DECODE_SECONDS[self.store] * frames / CORES_PER_DEVICE,
+            loader=clips * CLIP_SECONDS[self.store] * frames / CORES_PER_DEVICE,
             gradients=GRADIENT_BYTES * self.parameters,
             accumulate=self.micro(gpus)[1],
         )
@@ -166,7 +167,7 @@ def _row(pieces: _Pieces, gpus: int, mfu: float, alone: float) -> dict[str, Any]
         "clips_per_second": round(pieces.clips / found.whole),
         "efficiency": round(alone / (gpus * found.whole), 3),
         "limit": found.limit,
-        "epoch_minutes": round(pieces.steps_per_epoch * found.whole / 60, 2),
+        "epoch_minutes": pieces.steps_per_epoch and round(pieces.steps_per_epoch * found.whole / 60, 5),
     }
 
 
@@ -204,7 +205,7 @@ def _pieces_published(recipe: str) -> _Pieces:
 
 def _epoch_seconds(pieces: _Pieces, mfu: float) -> float:
     """[s] of one epoch over all of K400's training videos on the published machine."""
-    return pieces.step(PUBLISHED_ON[1], mfu).whole * SIZES["k400"][0] / pieces.params.pretrain.batch
+    return pieces.step(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"][0] / pieces.params.pretrain.batch
 
 
 def _implied_share(pieces: _Pieces, seconds: float) -> float:
@@ -221,7 +222,7 @@ def _assumptions(gpu: str, mfu: float, store: str) -> list[str]:
     return [
         f"{mfu:.3f} of {device.half / 1e12:.0f} TFLOP/s, whatever the batch of a GPU; not measured on one",
         f"AdamW moves {UPDATE_BYTES} bytes a parameter at {device.bandwidth / 1e12:.2f} TB/s",
-        f"a clip takes {1e3 * DECODE_SECONDS[store]:.2f} ms of one of {CORES_PER_DEVICE} cores for each GPU ({store})",
+        f"a clip takes {1e3 * CLIP_SECONDS[store]:.2f} ms of one of {CORES_PER_DEVICE} cores for each GPU ({store})",
         f"all-reduce in fp32 under DDP, {fabric.link / 1e9:.0f} GB/s inside a machine of 8, "
         f"{fabric.network / 1e9:.0f} GB/s between machines; a hop takes {1e6 * LINK_LATENCY:.0f} us and "
         f"{1e6 * NETWORK_LATENCY:.0f} us",

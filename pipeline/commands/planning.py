@@ -9,6 +9,10 @@ import typer
 from pipeline.commands.common import Json, commands, emit
 
 app = commands()
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=TRAINING_VIDEOS or NAME=VIDEOSxFRAMES, where nothing here tells; may be repeated."),
+]
 recipe_app = typer.Typer(help="List, show, choose and compare recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
@@ -72,13 +76,14 @@ def plan(
     ] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 8,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
+    videos: Videos = None,
     as_json: Json = False,
 ) -> None:
     """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
     from pipeline.plan import plan as predict
     from pipeline.terminal import echo
 
-    found = predict(recipe, gpu, gpus, mfu)
+    found = predict(recipe, gpu, gpus, mfu, videos=videos)
     assumptions = [] if as_json else found.pop("assumptions")
     emit(found, as_json, "Plan")
     for line in assumptions:
@@ -94,6 +99,7 @@ def scaling(
     gpus: Annotated[str, typer.Option(help="How many, with commas.")] = "8,16,32,64,128",
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
     store: Annotated[str | None, typer.Option(help="jpeg or raw, in place of the recipe's cache.")] = None,
+    videos: Videos = None,
     published: Annotated[bool, typer.Option(help="Only check against the published K400 epochs.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -104,7 +110,7 @@ def scaling(
     if published:
         emit(model.published(), as_json, "Published K400 epochs by the model")
         return
-    found = model.scaling(recipe, gpu, model.counts_of(gpus), mfu, store)
+    found = model.scaling(recipe, gpu, model.gpus_of(gpus), mfu, store, videos)
     assumptions = [] if as_json else found.pop("assumptions")
     emit(found, as_json, "Scaling")
     for line in assumptions:

@@ -2,16 +2,28 @@
 
 import json
 import math
+import re
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.efficiency import DEVICES, GIB
 from pipeline.errors import InputError
+from pipeline.params import Params, check_params, load_params
 from pipeline.plan import plan, propose
 from pipeline.plan_memory import footprint, peak_bytes
+from pipeline.planning.counts import counts_of
+from pipeline.planning.measured import CLIPS_PER_SECOND
+from pipeline.scaling import scaling
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+import small_benchmark
 
 PRETRAIN = {"strategy": "everest", "keep_ratio": 0.3, "visible_ratio": 0.1, "decoder_depth": 4}
 FINETUNE = {"strategy": "everest", "keep_ratio": 0.6, "num_classes": 101}
@@ -147,3 +159,101 @@ def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["plan", "--recipe", "ucf101", "--json"])
     assert done.exit_code == 1
     assert "activation_checkpointing" in done.output
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Params]:
+    """Writes params.yaml for a folder of one's own in an empty project."""
+    monkeypatch.chdir(tmp_path)
+    demo = load_params(small_benchmark.ROOT / "params.yaml").model_dump(mode="json")
+
+    def write(path: str, dataset: str = "folder", source: dict[str, Any] | None = None, **finetune: Any) -> Params:
+        data = {**demo["benchmarks"]["motion"]["data"], "dataset": dataset}
+        data["source"] = source or {"kind": "folder", "path": path, "annotations": None}
+        raw = {**demo, "benchmarks": {"small": {**demo["benchmarks"]["motion"], "data": data}}}
+        raw["compare"] = {**demo["compare"], "benchmarks": ["small"]}
+        raw["pretrain"] = {**demo["pretrain"], "corpus": ["small"], "batch": 8}
+        raw["finetune"] = {**demo["finetune"], "batch": 8, "label_fraction": 1.0, **finetune}
+        Path("params.yaml").write_text(yaml.safe_dump(raw))
+        return check_params(raw)
+
+    return write
+
+
+def test_a_folder_of_ones_own_never_takes_another_benchmarks_counts(own: Callable[..., Params]) -> None:
+    own("nowhere")
+    result = plan(None, "h100", 8, memory=False)
+    assert [(row["videos"], row["steps"], row["hours"]) for row in result["stages"]] == [(None, None, None)] * 2
+    assert result["hours_total"] is None
+    assert result["disk_gib"]["cache"] is None
+    assert all(row["seconds_per_1000_clips"] > 0 for row in result["stages"])
+    assert "is not a folder" in result["videos"][0]["from"]
+    assert "--videos small=" in result["videos"][0]["cure"]
+    assert scaling(None, "h100", (8,))["rows"][0]["epoch_minutes"] is None
+    told = plan(None, "h100", 8, memory=False, videos=["small=1200x90"])
+    assert [row["videos"] for row in told["stages"]] == [1200, 1200]
+    assert told["disk_gib"]["cache"] > 0
+    assert scaling(None, "h100", (8,), videos=["small=1200"])["rows"][0]["epoch_minutes"] > 0
+    for wrong in ("small", "small=0", "small=axb", "other=5"):
+        with pytest.raises(InputError, match="Cure"):
+            plan(None, "h100", 8, memory=False, videos=[wrong])
+
+
+def test_a_folder_is_counted_by_its_files_and_after_ingest_by_its_manifest(own: Callable[..., Params]) -> None:
+    for split, count in (("train", 19), ("test", 3)):
+        for number in range(count):
+            path = Path("mine") / split / ("jump", "climb")[number % 2] / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    params = own("mine", label_fraction=0.5)
+    listed = counts_of(params, "small")
+    assert (listed.train, listed.total, listed.frames) == (19, 22, None)
+    # 10 and 9 of a class: half of each.
+    assert listed.labelled(0.5) == 5 + 4
+    assert plan(None, "h100", 8, memory=False)["disk_gib"]["cache"] is None
+    small_benchmark.make(24)
+    counts = counts_of(params, "small")
+    assert (counts.train, counts.total, counts.frames, counts.corpus) == (18, 24, 20, 18)
+    result = plan(None, "h100", 8, memory=False, videos=[])
+    assert result["videos"][0]["from"] == "data/manifests/small/manifest.parquet"
+    pretrain, finetune = result["stages"]
+    assert pretrain["videos"] == 18
+    assert pretrain["steps"] == params.pretrain.epochs * (18 // 8)
+    # Classes 0, 1, 2, 4, 5, 6 have three training videos each, of which half are two.
+    assert finetune["videos"] == counts.labelled(0.5) == 6 * 2
+
+
+def test_fewer_videos_than_a_batch_are_refused_by_the_plan(own: Callable[..., Params]) -> None:
+    own("nowhere")
+    with pytest.raises(InputError, match="7 training videos are fewer than its batch of 8"):
+        plan(None, "h100", 8, memory=False, videos=["small=7"])
+
+
+def test_published_counts_follow_the_split_and_the_limit(own: Callable[..., Params]) -> None:
+    params = load_params(small_benchmark.ROOT / "recipes" / "ucf101.yaml", {"benchmarks.ucf101.data.split": 2})
+    assert counts_of(params, "ucf101").train == 9586
+    limited = load_params(
+        small_benchmark.ROOT / "recipes" / "ucf101.yaml", {"benchmarks.ucf101.data.source.limit": 1332}
+    )
+    assert (counts_of(limited, "ucf101").train, counts_of(limited, "ucf101").total) == (954, 1332)
+
+
+def test_the_documents_say_what_the_planner_computes_with() -> None:
+    """docs/benchmarks.md has what was measured; pipeline/planning/measured.py owns it for the planner."""
+    benchmarks = (small_benchmark.ROOT / "docs/benchmarks.md").read_text()
+    row = re.search(r"\| clips per second \|.*JPEG, uint8 \| raw, uint8 \|\n.*\n\| one worker \|(.*)\|", benchmarks)
+    assert row is not None
+    jpeg, raw = (float(cell) for cell in row[1].split("|")[2:4])
+    assert {"jpeg": jpeg, "raw": raw} == CLIPS_PER_SECOND
+    page = (small_benchmark.ROOT / "docs/scaling.md").read_text()
+    assert f"{1e3 / jpeg:.1f} ms (JPEG) and {1e3 / raw:.2f} ms (raw)" in page
+    for gpu, name in (("h100", "H100"), ("a6000", "A6000")):
+        for line in scaling("k400", gpu)["rows"]:
+            cells = re.search(rf"\| {line['gpus']} {name} \| (.*) \|", page)
+            assert cells is not None
+            clips, compute, loader, _, _, step, efficiency, limit = cells[1].split(" | ")
+            assert clips == line["batch_each"]
+            for text, value in ((compute, "compute_ms"), (loader, "loader_ms"), (step, "step_ms")):
+                assert float(text) == pytest.approx(line[value], abs=0.051)
+            assert float(efficiency) == pytest.approx(line["efficiency"], abs=0.0006)
+            assert limit == line["limit"]

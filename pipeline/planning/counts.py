@@ -1,0 +1,122 @@
+"""How many videos a benchmark has, and where that is known from: never another benchmark's numbers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import layout, manifest
+from pipeline.errors import InputError
+from pipeline.params import FolderSource, OfficialSource, Params
+
+#: Videos (train, all) and mean frames of a video; counts by the publishers, frames rounded.
+PUBLISHED = {
+    "ucf101": (9_537, 13_320, 186), "hmdb51": (3_570, 6_766, 95), "k400": (240_258, 298_824, 290),
+    "ssv2": (168_913, 220_847, 46), "oscc": (41_000, 97_000, 240),
+}  # fmt: skip
+#: Training videos of UCF101's other splits; HMDB51's three are of equal size.
+UCF101_TRAIN = {1: 9_537, 2: 9_586, 3: 9_624}
+_GIVEN = re.compile(r"(?P<name>[^=]+)=(?P<videos>[1-9]\d*)(?:x(?P<frames>[1-9]\d*))?")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Videos of a benchmark; None is unknown.
+
+    Attributes:
+        train: training videos.
+        total: videos of all splits.
+        frames: mean frames of a video.
+        origin: where the numbers are from, or why there are none.
+        classes: labelled training videos of each class, where known.
+        corpus: training videos that pre-training keeps (no copy of another, none of a held-out one), where known.
+    """
+
+    train: int | None
+    total: int | None
+    frames: float | None
+    origin: str
+    classes: tuple[int, ...] | None = None
+    corpus: int | None = None
+
+    def pretraining(self) -> int | None:
+        """Videos that an epoch of pre-training draws from."""
+        return self.train if self.corpus is None else self.corpus
+
+    def labelled(self, fraction: float) -> int | None:
+        """Videos that an epoch of fine-tuning draws from, by class as `finetune.label_fraction` takes them."""
+        if self.classes is not None:
+            return sum(max(1, round(fraction * count)) if fraction < 1 else count for count in self.classes)
+        return None if self.train is None else max(1, round(fraction * self.train))
+
+
+def given(texts: list[str], params: Params) -> dict[str, Counts]:
+    """Counts that a user gives: `own=12000` training videos, `own=12000x250` of 250 frames.
+
+    Raises:
+        InputError: another form, or no such benchmark.
+    """
+    counts = {}
+    for text in texts:
+        match = _GIVEN.fullmatch(text)
+        if match is None:
+            raise InputError(f"videos = {text!r}, expected NAME=VIDEOS or NAME=VIDEOSxFRAMES. Cure: own=12000x250.")
+        params.benchmark(match["name"])
+        videos, frames = int(match["videos"]), int(match["frames"]) if match["frames"] else None
+        counts[match["name"]] = Counts(videos, videos, frames, "as given, all of them for training")
+    return counts
+
+
+def counts_of(params: Params, benchmark: str, known: Mapping[str, Counts] | None = None) -> Counts:
+    """What is known of a benchmark's videos: as given, as the parameters draw them, by its manifest, by the folder or
+    table that they name, by the publisher; else nothing.
+    """
+    if known and benchmark in known:
+        return known[benchmark]
+    data = params.benchmark(benchmark).data
+    source = data.source
+    if source.kind == "generated":
+        total = source.train + source.val + source.test
+        return Counts(source.train, total, source.frames, "as params.yaml has them drawn")
+    path = layout.manifest_dir(benchmark) / "manifest.parquet"
+    if path.exists():
+        return _of_manifest(manifest.load(path, ["split", "label", "sha256", "frames_decoded"]).to_pylist(), str(path))
+    if isinstance(source, FolderSource):
+        return _of_listing(source)
+    if data.dataset in PUBLISHED:
+        return _published(data.dataset, data.split, source)
+    return Counts(None, None, None, f"no manifest of {benchmark} yet, and nobody publishes counts of {data.dataset}")
+
+
+def _of_manifest(rows: list[dict[str, Any]], path: str) -> Counts:
+    train = [row for row in rows if row["split"] == "train"]
+    held_out = {row["sha256"] for row in rows if row["split"] in ("val", "test")}
+    frames = sum(row["frames_decoded"] or 0 for row in rows) / len(rows) if rows else None
+    classes = Counter(row["label"] for row in train if row["label"] >= 0)
+    corpus = {row["sha256"] for row in train} - held_out
+    return Counts(len(train), len(rows), frames, path, tuple(classes.values()), len(corpus))
+
+
+def _of_listing(source: FolderSource) -> Counts:
+    from pipeline.data.sources.folder import listing_of
+
+    try:
+        videos = listing_of(source).videos
+    except InputError as error:
+        return Counts(None, None, None, str(error).partition(" Cure: ")[0])
+    train = [video for video in videos if "train" in video.splits]
+    classes = Counter(video.label for video in train if video.label >= 0)
+    origin = f"the files below {source.path}; their frames are known after ingest"
+    return Counts(len(train), len(videos), None, origin, tuple(classes.values()))
+
+
+def _published(dataset: str, split: int, source: OfficialSource) -> Counts:
+    train, total, frames = PUBLISHED[dataset]
+    train = UCF101_TRAIN[split] if dataset == "ucf101" else train
+    if source.limit is not None and source.limit < total:
+        share = round(train * source.limit / total)
+        return Counts(share, source.limit, frames, f"source.limit, training's share as published for {dataset}")
+    return Counts(train, total, frames, f"as published for {dataset}")
