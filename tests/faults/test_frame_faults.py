@@ -22,7 +22,13 @@ def test_every_path_reads_the_frames_of_a_sequential_pass(tmp_path: Path, record
     assert len(every) >= 60
     files = Matrix(tmp_path, every, limits)
     read = f"{len(files.in_sequence)} kinds read in sequence"
-    record(23, "kinds of sound videos that ingest refuses", len(every), len(files.refused), str(files.refused or read))
+    record(
+        23,
+        "kinds of videos with another verdict than theirs",
+        len(every),
+        len(files.refused),
+        str(files.refused or read),
+    )
     paths = {
         "reader": files.wrong_by_reader,
         "loader, from videos": files.wrong_by_loader,
