@@ -8,11 +8,12 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import EverestError
-from pipeline.layout import cache_dir, data_root, manifest_dir
+from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
 from pipeline.params import load_params
 from pipeline.system import git
 
@@ -24,6 +25,8 @@ PACKAGES = ("torch", "torchvision", "timm", "decord", "av", "prefect", "mlflow",
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 #: The demo's videos, caches and checkpoints stay far below; real benchmarks need what `everest plan` says.
 MINIMUM_FREE_GIB = 5
+#: Videos of a cache of which a frame is read.
+LOOKED_AT = 16
 
 
 def examine() -> list[Check]:
@@ -178,4 +181,45 @@ def _data() -> list[Check]:
         found = f"not yet: {', '.join(missing)}" if missing else "manifest and cache"
         cure = f"dvc repro {missing[0]}@{key}, or everest run" if missing else ""
         checks.append(_check(f"data of {key}", "warn" if missing else "ok", found, cure))
+        if manifest_dir(key).exists():
+            checks.append(_whole(f"manifest of {key}", partial(_look_at_manifest, key)))
+        if cache_dir(key).exists():
+            checks.append(_whole(f"cache of {key}", partial(_look_at_cache, key)))
+    models = [("pretrain", None), *(("finetune", key) for key in params.benchmarks)]
+    for stage, key in models:
+        if output_dir(stage, key).exists():
+            checks.append(_whole(f"model {output_dir(stage, key)}", partial(_look_at_model, output_dir(stage, key))))
     return checks
+
+
+def _whole(name: str, look: Callable[[], str]) -> Check:
+    """The check that something's bytes are those that were written."""
+    try:
+        return _check(name, "ok", look())
+    except EverestError as error:
+        found, _, cure = str(error).partition(" Cure: ")
+        return _check(name, "fail", found, cure or "see the message")
+
+
+def _look_at_manifest(key: str) -> str:
+    from pipeline import manifest
+
+    return f"{manifest.load(manifest_dir(key) / 'manifest.parquet', status=None).num_rows} videos, checksum right"
+
+
+def _look_at_cache(key: str) -> str:
+    """Sizes, index, and a frame and the maps of a few videos: reading all of it would take minutes."""
+    from pipeline.data.cache import Cache
+
+    cache = Cache.open(cache_dir(key))
+    rows = range(0, len(cache), max(1, len(cache) // LOOKED_AT))
+    for row in rows:
+        cache.frames(row, [0])
+        cache.maps(row)
+    return f"a frame of {len(rows)} of {len(cache)} videos is whole; `everest cache verify {key}` compares every byte"
+
+
+def _look_at_model(folder: Path) -> str:
+    from pipeline.tracking.models import sha256
+
+    return f"weights have the recorded SHA-256, {sha256(folder)[:12]}"

@@ -18,6 +18,10 @@ class InputError(EverestError, ValueError):
     exit_code = 2
 
 
+class DamagedError(InputError):
+    """Bytes on the disk are not those that were written: they are never used, and nothing takes their place."""
+
+
 class BusyError(EverestError):
     """Another process holds what this one needs."""
 

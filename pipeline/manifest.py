@@ -1,8 +1,7 @@
 """The manifest: one row for each video of a benchmark, good or bad, as a Parquet file.
 
-It names every file with its SHA-256, what ingest found in it, and why it is not used where it is not. Read
-lazily:
-only the columns asked for are loaded, and rows are filtered while reading.
+It names every file with its SHA-256, what ingest found in it, and why it is not used where it is not. Its bytes
+are compared with its own checksum whenever it is read; only the columns and rows asked for are then loaded.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.files import atomic_path
+from pipeline.data.sealed import NoChecksum, read_table, write_table
 from pipeline.errors import InputError
 from pipeline.text import storable
 
@@ -75,7 +75,6 @@ def save(table: pa.Table, path: Path) -> None:
     Raises:
         InputError: a column is missing, of another type, or unknown.
     """
-    import pyarrow.parquet as pq
 
     wrong = sorted(set(table.column_names) ^ set(SCHEMA))
     if wrong:
@@ -84,7 +83,7 @@ def save(table: pa.Table, path: Path) -> None:
             f"Cure: write exactly {', '.join(SCHEMA)}."
         )
     with atomic_path(path) as temporary:
-        pq.write_table(table.select(list(SCHEMA)).cast(arrow_schema()), temporary, compression="zstd")
+        write_table(table.select(list(SCHEMA)).cast(arrow_schema()), temporary)
 
 
 def load(
@@ -99,7 +98,7 @@ def load(
         status: "ok" (default), "quarantined", or None for both.
 
     Raises:
-        InputError: no such file, not a manifest, or an unknown column.
+        InputError: no such file, not a manifest, an unknown column, or bytes that are not those that were written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -109,17 +108,20 @@ def load(
         raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
     filters = [(key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None]
     wanted = list(columns or SCHEMA)
+    cure = "Cure: run `everest download` for this benchmark again."
     try:
-        unproven = "jumps" in wanted and "jumps" not in pq.read_schema(path, memory_map=True).names
-        stored = [name for name in wanted if name != "jumps" or not unproven]
-        table = pq.read_table(path, columns=stored, filters=filters or None, memory_map=True)
-        return _unproven(table).select(wanted) if unproven else table
+        try:
+            return read_table(path, cure, columns=wanted, filters=filters or None)
+        except NoChecksum:
+            # Today's have a checksum and this column: what has neither, a former version wrote.
+            if "jumps" in pq.read_schema(path).names:
+                raise
+        stored = [name for name in wanted if name != "jumps"]
+        return _unproven(pq.read_table(path, columns=stored, filters=filters or None)).select(wanted)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable manifest: {error}. Cure: run `everest download` for this benchmark again."
-        ) from None
+        raise InputError(f"{path} is not a readable manifest: {error}. {cure}") from None
 
 
 def _unproven(table: pa.Table) -> pa.Table:

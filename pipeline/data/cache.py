@@ -6,32 +6,42 @@ data/cache/<bench>/
   frames-<key>-00000-0.arrow  one record batch for each video, one row for each frame (JPEG, or raw bytes)
   maps-<key>-00000-0.arrow    one row for each video: its distance maps, fp16
 
-Opening checks the version and the size of every file; `everest cache verify` compares their checksums too.
+Opening checks the version, the size of every file, and the checksums of cache.json and index.parquet. JPEG frames
+and maps are compared with their own checksums, which are bound to video and number, whenever they are read; raw frames
+at a process's first read of each and at every RECHECK-th after it. Bytes that are found changed are never used.
+`everest cache verify` compares all files' checksums.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.files import checksum_of
 from pipeline.data.informativeness import map_frames
-from pipeline.errors import EverestError, InputError
+from pipeline.data.sealed import is_whole, read_table, row_checksum
+from pipeline.errors import DamagedError, EverestError, InputError
 
 #: Written into cache.json and part of every shard's key: a cache of another version is refused and made anew.
 #: 2: checksums are XXH3; interlaced H.264 is read by decord (its pixels differed in caches of version 1).
 #: 3: larger frames are resized by torch, which differs from Pillow by one grey level in some pixels.
-VERSION = 4
+#: 4: frame n is the n-th picture of one sequential pass.
+#: 5: every row carries its checksum.
+VERSION = 5
 INFO = "cache.json"
 #: What cache.json must hold.
 KEYS = {"benchmark", "videos", "frames", "maps", "index", "failed"}
 INDEX = "index.parquet"
+#: A raw frame is compared with its checksum when this process first reads it and at every so manieth read after that:
+#: each time would cost a third of the reading. JPEGs and maps are compared each time.
+RECHECK = 32
+#: The number of a video's distance maps in their checksum; frames have theirs, from 0.
+MAPS = -1
 
 #: Videos whose place in the mapped files is remembered; more are looked up again.
 REMEMBERED = 50_000
@@ -74,9 +84,11 @@ class Cache:
         self._column = {name: np.asarray(index[name], dtype=np.int64) for name in names}
         self._frame_files, self._frame_file = np.unique(np.asarray(index["frame_file"]), return_inverse=True)
         self._map_files, self._map_file = np.unique(np.asarray(index["map_file"]), return_inverse=True)
+        self._begin = np.concatenate([[0], np.cumsum(self._column["stored"])])  # of a video's frames among all
+        self._reads = bytearray(int(self._begin[-1]))  # of each frame, modulo 256
         self._open: dict[str, Any] = {}
-        self._frames_of: dict[int, tuple[U8, npt.NDArray[np.int64]]] = {}
-        self._maps_of: dict[int, tuple[U8, npt.NDArray[np.int64]]] = {}
+        self._frames_of: dict[int, Rows] = {}
+        self._maps_of: dict[int, Rows] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -86,17 +98,14 @@ class Cache:
         Raises:
             InputError: it does not exist, another version wrote it, a shard is missing or cut, or the index changed.
         """
-        import pyarrow.parquet as pq
-
         folder = Path(folder)
         info = read_info(folder)
         for part in ("frames", "maps"):
             for shard in info[part]["shards"]:
                 _check_size(folder / shard["file"], int(shard["bytes"]), folder)
         _check_size(folder / INDEX, int(info["index"]["bytes"]), folder)
-        if checksum_of(folder / INDEX) != info["index"]["xxh3"]:  # small, and read whole in any case
-            raise _damaged(folder, f"{folder / INDEX}: its checksum differs from the recorded one")
-        return cls(folder, info, pq.read_table(folder / INDEX).to_pydict())
+        table = read_table(folder / INDEX, _cure(folder), expected=info["index"]["xxh3"])
+        return cls(folder, info, table.to_pydict())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,6 +138,7 @@ class Cache:
 
         Raises:
             ClipError: a frame number is not stored, or a stored frame does not decode.
+            DamagedError: a stored frame is not what was written.
         """
         wanted = np.asarray(frame_indices, dtype=np.int64)
         found = np.empty((len(wanted), *self.size(row), 3), np.uint8)
@@ -140,15 +150,19 @@ class Cache:
         place, and nothing else is moved.
         """
         wanted = self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))
-        data, offsets = self._frame_buffers(row)
+        stored_rows = self._frame_buffers(row)
         height, width = self.size(row)
+        due, begin = self._due(row, wanted), int(self._begin[row])
         done: dict[int, U8] = {}
         for place, frame in zip(wanted, target_THWC, strict=True):
             corner = frame[:height, :width]
             if place in done:
                 corner[...] = done[place]
                 continue
-            stored = data[offsets[place] : offsets[place + 1]]
+            stored = stored_rows.row(place)
+            if place in due:
+                self._check(stored, stored_rows, row, place, place)
+            self._reads[begin + place] = (self._reads[begin + place] + 1) & 255  # only after a check that passed
             if self.store == "raw":
                 corner[...] = stored.reshape(height, width, 3)
             else:
@@ -157,7 +171,7 @@ class Cache:
 
     def bytes_of(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike) -> int:
         """Stored bytes of these frames: what reading them takes from the disk."""
-        _, offsets = self._frame_buffers(row)
+        offsets = self._frame_buffers(row).offsets
         wanted = sorted(set(self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))))
         return int(sum(offsets[place + 1] - offsets[place] for place in wanted))
 
@@ -166,13 +180,36 @@ class Cache:
         return self.map_step > 0
 
     def maps(self, row: int) -> npt.NDArray[np.float16] | None:
-        """Distance maps [J, L] fp16 of one video as a view of the mapped file, or None."""
+        """Distance maps [J, L] fp16 of one video as a view of the mapped file, or None.
+
+        Raises:
+            DamagedError: they are not what was written.
+        """
         if not self.has_maps:
             return None
-        data, offsets = self._map_buffers(int(self._map_file[row]))
+        rows = self._map_buffers(row)
         place = int(self._column["map_row"][row])
-        values = data[offsets[place] : offsets[place + 1]].view(np.float16)
-        return values.reshape(-1, int(self._column["places"][row]))
+        stored = rows.row(place)
+        self._check(stored, rows, row, place, MAPS)
+        return stored.view(np.float16).reshape(-1, int(self._column["places"][row]))
+
+    def _due(self, row: int, places: Sequence[int]) -> Collection[int]:
+        """Those of a video's stored frames whose present read is compared with the checksum."""
+        if self.store != "raw":
+            return places
+        reads, begin = self._reads, int(self._begin[row])
+        return [place for place in places if not reads[begin + place] % RECHECK]
+
+    def _check(self, stored: U8, rows: Rows, row: int, place: int, number: int) -> None:
+        """Compare one stored row with its checksum."""
+        if place >= len(rows.checksums) or row_checksum(stored, self._sha256[row], number) != rows.checksums[place]:
+            what = f"frame {number * self.grid}" if number >= 0 else "the distance maps"
+            raise self._damage(row, number, f"{what} (row {place}) does not have its checksum")
+
+    def _damage(self, row: int, number: int, what: str) -> DamagedError:
+        files, file = (self._frame_files, self._frame_file) if number >= 0 else (self._map_files, self._map_file)
+        shard = self.folder / str(files[file[row]])
+        return _damaged(self.folder, f"{shard}: {what}, of video {self.ids[row]}")
 
     def map_starts(self, row: int) -> npt.NDArray[np.int64]:
         """Frame numbers at which the slots of :meth:`maps` start."""
@@ -189,25 +226,36 @@ class Cache:
             )
         return [index // grid for index in wanted]
 
-    def _frame_buffers(self, row: int) -> tuple[U8, npt.NDArray[np.int64]]:
-        """All stored bytes of a video's shard and where its frames begin in them, as views of the mapped file."""
+    def _frame_buffers(self, row: int) -> Rows:
+        """The stored rows of a video, as views of the mapped file."""
         found = self._frames_of.get(row)
         if found is None:
             with self._lock:
-                reader = self._reader(str(self._frame_files[self._frame_file[row]]))
-                found = _buffers(reader.get_batch(int(self._column["batch"][row])))
+                name, batch = str(self._frame_files[self._frame_file[row]]), int(self._column["batch"][row])
+                found = self._batch(name, batch, row, 0)
                 if len(self._frames_of) >= REMEMBERED:
                     self._frames_of.clear()
                 self._frames_of[row] = found
         return found
 
-    def _map_buffers(self, file: int) -> tuple[U8, npt.NDArray[np.int64]]:
+    def _map_buffers(self, row: int) -> Rows:
+        file = int(self._map_file[row])
         found = self._maps_of.get(file)
         if found is None:
             with self._lock:
-                found = _buffers(self._reader(str(self._map_files[file])).get_batch(0))
+                found = self._batch(str(self._map_files[file]), 0, row, MAPS)
                 self._maps_of[file] = found
         return found
+
+    def _batch(self, name: str, number: int, row: int, part: int) -> Rows:
+        from pyarrow import ArrowException
+
+        try:
+            return _rows(self._reader(name).get_batch(number))
+        except (ArrowException, OSError, ValueError, IndexError, AttributeError) as error:
+            # Bytes outside of the rows were changed: those that say where the rows lie.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise self._damage(row, part, f"its record batch {number} does not parse ({reason})") from None
 
     def _reader(self, name: str) -> Any:
         if name not in self._open:
@@ -218,10 +266,10 @@ class Cache:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files itself.
-        return self.__dict__ | {"_open": {}, "_frames_of": {}, "_maps_of": {}, "_lock": None}
+        return self.__dict__ | {"_open": {}, "_frames_of": {}, "_maps_of": {}, "_lock": None, "_reads": b""}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state | {"_lock": threading.Lock()}
+        self.__dict__ = state | {"_lock": threading.Lock(), "_reads": bytearray(int(state["_begin"][-1]))}
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -238,7 +286,7 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{folder} holds no cache ({INFO} is missing). Cure: `everest preprocess {folder.name}`."
         ) from None
     except ValueError as error:
-        raise InputError(
+        raise DamagedError(
             f"{path} does not parse ({error}). Cure: `everest cache verify {folder.name} --repair`."
         ) from None
     if not isinstance(info, dict) or info.get("version") != VERSION:
@@ -247,15 +295,35 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{path}: written by cache version {found}, expected {VERSION}. "
             f"Cure: `everest cache verify {folder.name} --repair` writes it anew from the videos."
         )
+    if not is_whole(info):
+        raise _damaged(folder, f"{path}: its entries do not have the checksum that it records")
     if missing := sorted(KEYS - set(info)):
         raise InputError(f"{path} lacks {', '.join(missing)}. Cure: `everest cache verify {folder.name} --repair`.")
     return info
 
 
-def _buffers(batch: Any) -> tuple[U8, npt.NDArray[np.int64]]:
-    column = batch.column(0)
+class Rows(NamedTuple):
+    """One record batch: all rows' bytes, where each begins, and each one's checksum."""
+
+    data: U8
+    offsets: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint64]
+
+    def row(self, place: int) -> U8:
+        """The bytes of one row; too few where the offsets lead out of the data."""
+        if place + 1 >= len(self.offsets) or self.offsets[place] < 0:
+            return self.data[:0]
+        return self.data[self.offsets[place] : self.offsets[place + 1]]
+
+
+def _rows(batch: Any) -> Rows:
+    column, checksums = batch.column(0), batch.column(1)
     _, offsets, data = column.buffers()
-    return np.frombuffer(data, dtype=np.uint8), np.frombuffer(offsets, np.int64)[: len(column) + 1]
+    return Rows(
+        np.frombuffer(data, dtype=np.uint8),
+        np.frombuffer(offsets, np.int64)[: len(column) + 1],
+        np.frombuffer(checksums.buffers()[1], np.uint64)[: len(checksums)],
+    )
 
 
 def _check_size(path: Path, expected: int, folder: Path) -> None:
@@ -265,8 +333,12 @@ def _check_size(path: Path, expected: int, folder: Path) -> None:
         raise _damaged(folder, f"{path} {what}, expected {expected} bytes")
 
 
-def _damaged(folder: Path, what: str) -> InputError:
-    return InputError(f"{what}: the cache is damaged. Cure: `everest cache verify {folder.name} --repair`.")
+def _damaged(folder: Path, what: str) -> DamagedError:
+    return DamagedError(f"{what}: the cache is damaged. {_cure(folder)}")
+
+
+def _cure(folder: Path) -> str:
+    return f"Cure: `everest cache verify {folder.name} --repair`."
 
 
 def _decode_jpeg(blob: U8, video_id: str, frame: int, target_HWC: U8) -> None:

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.data.cache import VERSION
+from pipeline.data.cache import MAPS, VERSION
 from pipeline.data.cache_write import Rows, ShardWriter, disk_full_said, jpeg
 from pipeline.data.files import write_text
 from pipeline.data.informativeness import U8, MapBuilder, num_places
+from pipeline.data.sealed import is_whole, row_checksum, sealed_json
 from pipeline.data.shrink import shrink
 from pipeline.data.video import VideoError, VideoReader, open_video
+from pipeline.errors import DamagedError
 from pipeline.layout import fingerprint
 
 #: Units are planned as if every frame were stored as JPEG of this many bytes a pixel, however frames are stored: so
@@ -143,7 +145,7 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
         failed: list[dict[str, str]] = []
         decoded, scratch = 0, Scratch()
         try:
-            maps: list[tuple[dict[str, Any], bytes]] = []
+            maps: list[tuple[dict[str, Any], bytes, int]] = []
             for video in unit.videos:
                 try:
                     frames, distance, size, count = _decode(video, unit, raw, parts, scratch)
@@ -152,7 +154,8 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
                     continue
                 decoded += count
                 if "frames" in parts:
-                    name, batch = writers["frames"].add(frames)
+                    sums = [row_checksum(frame, video.sha256, place) for place, frame in enumerate(frames)]
+                    name, batch = writers["frames"].add(frames, sums)
                     rows["frames"].append(
                         {"video_id": video.video_id, "file": name, "batch": batch, "stored": len(frames)}
                         | {"height": size[0], "width": size[1]}
@@ -163,13 +166,14 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
                         "places": distance.shape[1],
                         "starts": distance.shape[0],
                     }
-                    maps.append((row, distance.tobytes()))
+                    data = distance.tobytes()
+                    maps.append((row, data, row_checksum(data, video.sha256, MAPS)))
             if maps:
-                name, _ = writers["maps"].add([data for _, data in maps])
-                rows["maps"] = [row | {"file": name, "row": place} for place, (row, _) in enumerate(maps)]
+                name, _ = writers["maps"].add([data for _, data, _ in maps], [checksum for _, _, checksum in maps])
+                rows["maps"] = [row | {"file": name, "row": place} for place, (row, _, _) in enumerate(maps)]
             for part in parts:
                 record = {"shards": writers[part].finish(), "rows": rows[part], "failed": failed}
-                write_text(_record(store, part, getattr(unit, part + "_key")), json.dumps(record))
+                write_text(_record(store, part, getattr(unit, part + "_key")), sealed_json(record))
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
@@ -178,8 +182,15 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
 
 
 def read_unit(store: Path, part: str, key: str) -> dict[str, Any]:
-    """The record of a finished part: its shards, its rows and the videos that failed."""
-    record: dict[str, Any] = json.loads(_record(store, part, key).read_text(encoding="utf-8"))
+    """The record of a finished part: its shards, its rows and the videos that failed.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    path = _record(store, part, key)
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not is_whole(record):
+        raise DamagedError(f"{path} is damaged: its entries do not have the checksum that it records. Cure: remove it.")
     return record
 
 

@@ -28,6 +28,7 @@ from pipeline.data.cache_build import (
 from pipeline.data.cache_write import disk_full_said
 from pipeline.data.files import checksum_of, fsync_folder
 from pipeline.data.informativeness import trained_embedding
+from pipeline.data.sealed import is_whole, sealed_json, write_table
 from pipeline.errors import EverestError, InputError
 from pipeline.lifeline import die_with_parent
 from pipeline.params import Params
@@ -101,8 +102,9 @@ def forget_damaged(store: Path, whole: Callable[[Path, dict[str, Any]], bool]) -
     """
     for record in store.glob("*.json"):
         try:
-            shards = json.loads(record.read_text(encoding="utf-8"))["shards"]
-            if all(whole(store / shard["file"], shard) for shard in shards):
+            values = json.loads(record.read_text(encoding="utf-8"))
+            shards = values["shards"]
+            if is_whole(values) and all(whole(store / shard["file"], shard) for shard in shards):
                 continue
         except (ValueError, KeyError, TypeError):
             pass  # what it listed is found by its name
@@ -199,7 +201,6 @@ def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -
 def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path) -> dict[str, Any]:
     """Link the units' shards into a folder with its index and cache.json, and put it in place."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     records = {
         "frames": [read_unit(store, "frames", unit.frames_key) for unit in units],
@@ -229,7 +230,7 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
             for record in records[part]:
                 for shard in record["shards"]:
                     _link(store / shard["file"], building / shard["file"])
-        pq.write_table(pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX, compression="zstd")
+        write_table(pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX)
         info = {
             "version": VERSION,
             "benchmark": benchmark,
@@ -239,7 +240,7 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
             "index": {"bytes": (building / INDEX).stat().st_size, "xxh3": checksum_of(building / INDEX)},
             "failed": failed,
         }
-        (building / INFO).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        (building / INFO).write_text(sealed_json(info), encoding="utf-8")
         for path in (building / INDEX, building / INFO):
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -17,12 +17,14 @@ from pipeline.data.files import begin_writeback, fsync_folder
 from pipeline.data.informativeness import U8
 from pipeline.errors import EverestError
 
+#: Name of the column of checksums.
+CHECKSUM = "xxh3"
 #: Binary rows: pieces, or uint8 [rows, bytes of a row] in one block of memory.
 Rows = Sequence[bytes] | U8
 
 
 class ShardWriter:
-    """Writes record batches of one binary column to `<stem>-0.arrow`, `<stem>-1.arrow`, ...
+    """Writes record batches of one binary column and its rows' checksums to `<stem>-0.arrow`, `<stem>-1.arrow`, ...
 
     A file ends before it would exceed `bound` bytes, unless one batch alone is larger. Files get their final
     names in :meth:`finish`, after their contents are on the disk; before that nothing exists under a final
@@ -35,8 +37,11 @@ class ShardWriter:
         self._file: _HashingFile | None = None
         self._batches = 0
 
-    def add(self, rows: Rows) -> tuple[str, int]:
-        """Append one record batch of binary rows; returns (file name, number of the batch in it)."""
+    def add(self, rows: Rows, checksums: Sequence[int]) -> tuple[str, int]:
+        """Append one record batch of binary rows, each with its :func:`~pipeline.data.sealed.row_checksum`.
+
+        Returns (file name, number of the batch in it).
+        """
         import pyarrow as pa
 
         size = rows.nbytes if isinstance(rows, np.ndarray) else sum(len(row) for row in rows)
@@ -44,7 +49,8 @@ class ShardWriter:
             self._close()
         file = self._begin() if self._file is None else self._file
         before = file.size
-        batch = pa.record_batch([_binary_array(rows)], names=[self._column])
+        columns = [_binary_array(rows), pa.array(checksums, pa.uint64())]
+        batch = pa.record_batch(columns, names=[self._column, CHECKSUM])
         self._writer.write_batch(batch)
         begin_writeback(file.raw.fileno(), before, file.size - before)
         self._batches += 1
@@ -72,7 +78,7 @@ class ShardWriter:
 
         self._name = f"{self._stem}-{len(self._done)}.arrow"
         self._file = _HashingFile((self._folder / f".{self._name}.part").open("wb", buffering=0))
-        schema = pa.schema([(self._column, pa.large_binary())])
+        schema = pa.schema([(self._column, pa.large_binary()), (CHECKSUM, pa.uint64())])
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), schema)
         self._batches = 0
         return self._file

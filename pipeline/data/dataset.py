@@ -24,6 +24,7 @@ from pipeline.data import sampling
 from pipeline.data.cache import Cache
 from pipeline.data.informativeness import U8, window_maps
 from pipeline.data.sampling import TUBELET, Ints
+from pipeline.data.sealed import read_table
 from pipeline.errors import InputError
 from pipeline.params import Params
 
@@ -185,8 +186,6 @@ def pretraining_clips(params: Params) -> ClipDataset:
     Raises:
         InputError: a cache or a corpus is missing, or does not fit the parameters.
     """
-    import pyarrow.parquet as pq
-
     members = []
     for name in params.pretrain.corpus:
         path = layout.corpus_file(name)
@@ -194,7 +193,7 @@ def pretraining_clips(params: Params) -> ClipDataset:
             raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`.")
         source = open_source(params, name)
         row_of = {video: row for row, video in enumerate(source.ids)}
-        wanted = pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
+        wanted = read_table(path, f"Cure: `everest corpus {name}`.", ["video_id"])["video_id"].to_pylist()
         missing = [video for video in wanted if video not in row_of]
         if missing:
             raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.csv_files import Writer, read_rows
+from pipeline.data.sealed import read_table, write_table
 from pipeline.evaluation.benchmark import TestSet, stacked
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import confusion, per_class
@@ -16,7 +17,6 @@ from pipeline.evaluation.metrics import confusion, per_class
 def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:
     """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     given = [answer.probability for answer in answers]
     table = pa.table(
@@ -29,14 +29,17 @@ def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None
             "reason": pa.array([answer.reason for answer in answers], pa.string()),
         }
     )
-    pq.write_table(table, path, compression="zstd")
+    write_table(table, path)
 
 
 def read_predictions(path: Path) -> dict[str, Any]:
-    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable videos only."""
-    import pyarrow.parquet as pq
+    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable videos only.
 
-    rows = [row for row in pq.read_table(path).to_pylist() if row["probabilities"] is not None]
+    Raises:
+        DamagedError: the file is not what was written.
+    """
+    table = read_table(path, f"Cure: `everest evaluate {path.parent.name}` again.")
+    rows = [row for row in table.to_pylist() if row["probabilities"] is not None]
     return {
         "video_id": [row["video_id"] for row in rows],
         "label": np.asarray([row["label"] for row in rows], dtype=np.int64),

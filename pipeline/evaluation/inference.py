@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import EverestError
+from pipeline.errors import DamagedError, EverestError
 from pipeline.evaluation.metrics import average_views
 from pipeline.evaluation.views import U8
 
@@ -114,6 +114,8 @@ def _groups(
 def _attempt(read: Callable[[int], U8], number: int) -> U8 | str:
     try:
         return read(number)
+    except DamagedError:
+        raise  # not one bad video: what is on this disk cannot be trusted
     except EverestError as error:
         return str(error)
 

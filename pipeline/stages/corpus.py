@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import layout
 from pipeline.data.cache import Cache
 from pipeline.data.files import atomic_path
+from pipeline.data.sealed import write_table
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
 from pipeline.tracking import stage_run
@@ -36,7 +37,6 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
 
 def _run(benchmark: str) -> dict[str, Any]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     cache = Cache.open(layout.cache_dir(benchmark))
     train = cache.rows("train")
@@ -64,5 +64,5 @@ def _run(benchmark: str) -> dict[str, Any]:
     made = (layout.cache_dir(benchmark) / "cache.json").read_bytes()
     table = table.replace_schema_metadata({"cache_sha256": hashlib.sha256(made).hexdigest()})
     with atomic_path(layout.corpus_file(benchmark)) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        write_table(table, temporary)
     return {"videos": len(rows), "duplicates_left_out": len(train) - len(rows)}

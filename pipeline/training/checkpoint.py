@@ -170,20 +170,18 @@ class Checkpoints:
         return -max(scored)[1] if scored else None
 
     def verified(self) -> int | None:
-        """The newest step whose every byte agrees with its manifest; damaged ones are named in the log."""
-        for step in reversed(self.steps()):
-            try:
-                self.load(step)
-            except CorruptCheckpoint as error:
-                log.warning("%s Falling back to the checkpoint before it.", error)
-            else:
-                return step
-        return None
+        """The step of :meth:`newest`."""
+        checkpoint = self.newest()
+        return None if checkpoint is None else checkpoint.step
 
     def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint, or None. Damaged ones are skipped and named in the log."""
-        step = self.verified()
-        return None if step is None else self.load(step)
+        """The newest checkpoint whose every byte agrees with its manifest; damaged ones are named in the log."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except CorruptCheckpoint as error:
+                log.warning("%s Falling back to the checkpoint before it.", error)
+        return None
 
     def load(self, step: int) -> Checkpoint:
         """Read one checkpoint, comparing every file with the manifest.

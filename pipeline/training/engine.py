@@ -420,13 +420,14 @@ class Engine:
         """Go to the newest intact checkpoint; to the beginning, freshly seeded, where there is none."""
         if self.ranks.main:
             self.checkpoints.wait()
-        chosen = self.ranks.broadcast(self.checkpoints.verified() if self.ranks.main else None)
+        newest = self.checkpoints.newest() if self.ranks.main else None
+        chosen = self.ranks.broadcast(None if newest is None else newest.step)
         if chosen is None:
             if self.step:
                 raise NonFinite("there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps.")
             self.journal.rewind(0)
             return
-        self.restore(self._load(chosen))
+        self.restore(newest or self._load(chosen))
         self.journal.rewind(self.step)
 
     def _load(self, step: int) -> Checkpoint:

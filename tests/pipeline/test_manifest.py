@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import manifest
@@ -74,6 +75,26 @@ def test_unusable_files_and_columns_are_named(tmp_path: Path) -> None:
         manifest.load(tmp_path / "bad.parquet", columns=["lable"])
     with pytest.raises(InputError, match="reason"):
         manifest.save(manifest.from_rows([row(1)]).drop_columns(["reason"]), tmp_path / "m.parquet")
+
+
+def test_every_flipped_byte_of_a_manifest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    manifest.save(manifest.from_rows([row(number) for number in range(6)]), path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 40):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"m\.parquet is (damaged|no table|not a readable).*Cure: run `everest download`"):
+            manifest.load(path, ["video_id"], split="train")
+
+
+def test_a_manifest_of_a_former_version_is_read_without_a_checksum_but_one_of_today_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    table = manifest.from_rows([row(number) for number in range(6)])
+    pq.write_table(table.drop_columns(["jumps"]), path)
+    assert set(manifest.load(path, status=None)["reader"].to_pylist()) == {"pyav"}
+    pq.write_table(table, path)
+    with pytest.raises(InputError, match=r"is no table with a checksum.*Cure: run `everest download`"):
+        manifest.load(path)
 
 
 def test_240_000_rows_load_within_a_second_and_300_mib(tmp_path: Path) -> None:

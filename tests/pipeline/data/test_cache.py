@@ -205,12 +205,12 @@ def test_an_interrupted_build_continues_and_leaves_nothing_half_made(
     shutil.rmtree(".work")
     real, calls = cache_write.ShardWriter.add, 0
 
-    def dies(self: Any, rows: Any) -> Any:
+    def dies(self: Any, *rows: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 8:
             raise KeyboardInterrupt
-        return real(self, rows)
+        return real(self, *rows)
 
     monkeypatch.setattr(cache_write.ShardWriter, "add", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -383,7 +383,7 @@ def test_a_cluster_that_does_not_answer_is_named(here: Path) -> None:
 
 def test_a_writer_rolls_over_at_its_bound(tmp_path: Path) -> None:
     writer = cache_write.ShardWriter(tmp_path, "frames-x", "frame", bound=3000)
-    places = [writer.add([bytes(900)]) for _ in range(5)]
+    places = [writer.add([bytes(900)], [0]) for _ in range(5)]
     shards = writer.finish()
     assert len(shards) == 3
     assert places[0] == ("frames-x-0.arrow", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline import layout
 from pipeline.data import cache_admin
 from pipeline.data.cache import VERSION, Cache
 from pipeline.data.cache_publish import store_dir
+from pipeline.data.sealed import sealed_json
 from pipeline.errors import EverestError, InputError
 from pipeline.stages import preprocess
 
@@ -76,7 +76,7 @@ def test_damage_is_found_and_repaired_from_the_videos(damage: str) -> None:
         with pytest.raises(InputError, match=r"index.parquet: its checksum differs.*--repair"):
             Cache.open(folder)
     elif damage == "lacks a key":
-        (folder / "cache.json").write_text(json.dumps({"version": VERSION, "frames": {}}))
+        (folder / "cache.json").write_text(sealed_json({"version": VERSION, "frames": {}}))
         with pytest.raises(InputError, match=r"lacks benchmark, failed, index, maps, videos.*--repair"):
             Cache.open(folder)
     else:
