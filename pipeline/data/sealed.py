@@ -36,7 +36,8 @@ def row_checksum(data: U8 | bytes, content: str, number: int) -> int:
 
     A row that lies at another place, or another video's, has another checksum although its bytes are whole.
     """
-    return int(xxh3_64_intdigest(data, (xxh3_64_intdigest(content.encode()) + number) & (2**64 - 1)))
+    seed = (xxh3_64_intdigest(content.encode()) + number) & (2**64 - 1)
+    return xxh3_64_intdigest(data, seed)  # type: ignore[arg-type]  # an array is a buffer, which its type does not say
 
 
 def write_table(table: pa.Table, path: Path) -> None:
