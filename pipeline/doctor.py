@@ -185,10 +185,9 @@ def _data() -> list[Check]:
             checks.append(_whole(f"manifest of {key}", partial(_look_at_manifest, key)))
         if cache_dir(key).exists():
             checks.append(_whole(f"cache of {key}", partial(_look_at_cache, key)))
-    for folder in (output_dir("pretrain", None), *(output_dir("finetune", key) for key in params.benchmarks)):
-        if folder.exists():
-            checks.append(_whole(f"model {folder}", partial(_look_at_model, folder)))
-    return checks
+    folders = (output_dir("pretrain", None), *(output_dir("finetune", key) for key in params.benchmarks))
+    models = [_whole(f"model {folder}", partial(_look_at_model, folder)) for folder in folders if folder.exists()]
+    return [*checks, *models]
 
 
 def _whole(name: str, look: Callable[[], str]) -> Check:

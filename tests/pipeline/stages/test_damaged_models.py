@@ -14,7 +14,7 @@ import timm
 from small_training import ready
 
 from models.weights import save_model
-from pipeline import layout
+from pipeline import doctor, layout
 from pipeline.data.files import sha256_of
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.files import read_predictions, write_predictions
@@ -172,3 +172,18 @@ def test_predictions_that_changed_are_not_compared(tmp_path: Path) -> None:
     flip(folder / "predictions.parquet", 60)
     with pytest.raises(InputError, match=r"predictions\.parquet is damaged.*Cure: `everest evaluate small`"):
         read_predictions(folder / "predictions.parquet")
+
+
+@pytest.mark.usefixtures("params")
+def test_the_doctor_looks_at_models_manifests_and_caches() -> None:
+    looks: dict[Path, Callable[[], str]] = {
+        MODEL / "model.safetensors": lambda: doctor._look_at_model(MODEL),
+        layout.manifest_dir("small") / "manifest.parquet": lambda: doctor._look_at_manifest("small"),
+        next(layout.cache_dir("small").glob("frames-*")): lambda: doctor._look_at_cache("small"),
+    }
+    for path, look in looks.items():
+        assert doctor._whole("it", look)["status"] == "ok"
+        flip(path, 2000)
+        check = doctor._whole("it", look)
+        assert (check["status"], bool(check["cure"])) == ("fail", True)
+        assert str(path) in check["found"]

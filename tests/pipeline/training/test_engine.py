@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from pipeline.errors import EverestError, Interrupted
-from pipeline.training import faults, toy
+from pipeline.training import checkpoint, faults, toy
 from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.distributed import start
@@ -126,6 +126,19 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(t
     faults.forked(work, 1)
     assert faults.differing(faults.result(tmp_path / "whole"), faults.result(work)) == 0
     assert faults.losses(work) == faults.losses(tmp_path / "whole")
+
+
+def test_a_resume_reads_every_file_of_the_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults.forked(tmp_path, 1, {"rank": 0, "stop_at": 13})
+    seen: list[Path] = []
+    real = checkpoint._verified_bytes
+    monkeypatch.setattr(
+        checkpoint, "_verified_bytes", lambda path, expected: [seen.append(path), real(path, expected)][1]
+    )
+    engine = _engine(tmp_path)
+    engine.resume()
+    assert engine.step == 14
+    assert len(seen) == len(set(seen)) == len(list((tmp_path / "checkpoints" / "step-000000014").iterdir())) - 1
 
 
 def test_a_signal_is_obeyed_at_the_step_boundary_and_loses_no_step(tmp_path: Path) -> None:
