@@ -13,6 +13,7 @@ import pytest
 import timm
 from small_training import ready
 
+from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
 from pipeline import doctor, layout
 from pipeline.data.files import sha256_of
@@ -41,9 +42,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         params = ready(finetune__init=str(MODEL))
-        (layout.manifest_dir("small") / "classes.json").write_text(json.dumps([str(n) for n in range(8)]))
         arguments = tasks.classifier_arguments(params.finetune_of("small"), params.clip, 8)
-        save_model(timm.create_model("everest_tiny_patch16_224", **arguments), MODEL, {"frame_step": 1})
+        model = timm.create_model("everest_tiny_patch16_224", **arguments)
+        names = tuple(f"motion {n}" for n in range(8))
+        pixels = Pixels(params.clip.resolution, params.preprocess.short_side)
+        info = ModelInfo(model.architecture, arguments, "finetune", "small", names, 1, Views(), pixels)
+        save_model(model, MODEL, info.as_dict())
     finally:
         os.chdir(here)
     return folder
@@ -75,7 +79,7 @@ PATHS: dict[str, Callable[[Any], Any]] = {
     "prediction": lambda _: predict([str(layout.raw_dir("small"))], str(MODEL)),
     "export": lambda _: export(str(MODEL), "out"),
     "pictures": lambda _: show(layout.raw_dir("small") / "v000.mp4", MODEL, Path("pictures")),
-    "registration": lambda _: models.prepare(MODEL, Path("registered"), {}),
+    "registration": lambda _: models.prepare(MODEL, Path("registered"), models.describe(MODEL)),
     "a name": lambda _: models.load(str(MODEL)),
 }
 
@@ -105,7 +109,7 @@ def test_a_flipped_byte_is_refused_as_the_source_of_distance_maps(params: Any) -
 
 @pytest.mark.usefixtures("params")
 def test_what_changed_between_evaluation_and_sending_is_not_registered() -> None:
-    held = models.prepare(MODEL, Path("held"), {"classes": ["a"]})
+    held = models.prepare(MODEL, Path("held"), models.describe(MODEL))
     _check_held(held, models.sha256(held))
     expected = models.sha256(held)
     flip(held / "model.safetensors")
@@ -144,7 +148,7 @@ def test_a_model_that_was_registered_before_hashes_were_recorded_is_known_by_its
     path.write_text(json.dumps(former))
     store: Any = Registry(MODEL)
     version = {"name": "m", "version": "1", "source": "x", "tags": {"sha256": digest}}
-    assert models.load(str(models._fetch(store, version)))[1].items() >= former.items()
+    assert models.load(str(models._fetch(store, version)))[1].classes == tuple(former["classes"])
     with pytest.raises(EverestError, match="not those that were registered"):
         models._fetch(store, version | {"version": "2", "tags": {"sha256": "0" * 64}})
     with pytest.raises(EverestError, match=r"records no SHA-256"):
