@@ -229,6 +229,11 @@ def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmar
         EverestError: naming count, budget and the first reasons.
     """
     failed = [(video, a.reason) for video, a in zip(tests.ids, answers, strict=True) if a.probability is None]
+    if len(failed) == len(answers):
+        raise EverestError(
+            f"{benchmark}: none of {len(answers)} test videos can be read ({failed[0][0]}: {failed[0][1]}): there is "
+            "no score. Cure: fetch them again with `everest download`."
+        )
     if len(failed) > budget * len(answers):
         shown = "; ".join(f"{video}: {reason}" for video, reason in failed[:3])
         raise EverestError(

@@ -94,6 +94,17 @@ def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float =
     return Interval(float(low), float(high))
 
 
+def share_interval(hits_V: npt.ArrayLike, draws: int, seed: int = 0, level: float = 0.95) -> Interval:
+    """Interval of a share of right answers: by bootstrap, or exact (Clopper and Pearson 1934) where all answers are
+    alike. Drawing from equal values would give a width of nothing, as if one video were certainty.
+    """
+    hits = np.asarray(hits_V, dtype=np.float64)
+    if len(hits) == 0 or hits.min() < hits.max():
+        return bootstrap(hits, draws, seed, level)
+    end = ((1 - level) / 2) ** (1 / len(hits))
+    return Interval(end, 1.0) if hits[0] else Interval(0.0, 1 - end)
+
+
 def paired_difference(a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
     """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video hard."""
     difference = np.asarray(a_V, dtype=np.float64) - np.asarray(b_V, dtype=np.float64)
@@ -117,7 +128,7 @@ def scores(
     probability = np.asarray(probability_VC)
     label = np.asarray(label_V)
     first = hits(probability, label)
-    interval = bootstrap(first, draws, seed)
+    interval = share_interval(first, draws, seed)
     found = {
         "eval/top1": float(first.mean()),
         "eval/top1_ci_low": interval.low,

@@ -9,6 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import EverestError
+from pipeline.evaluation import metrics
+from pipeline.evaluation.benchmark import TestSet, within_budget
+from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import (
     average_views,
     bootstrap,
@@ -107,3 +111,21 @@ def test_topk_agrees_with_sorting(rows: list[list[float]], random: object) -> No
     order = np.argsort(-probability, axis=1, kind="stable")
     for k in (1, 5, 7):
         assert hits(probability, label, k).tolist() == [bool(t in o[:k]) for t, o in zip(label, order, strict=True)]
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [
+    ([1.0], 0.025, 1.0), ([0.0], 0.0, 0.975), ([1.0] * 20, 0.8316, 1.0), ([0.0] * 20, 0.0, 0.1684),
+])  # fmt: skip
+def test_equal_answers_have_the_exact_interval_and_not_one_of_no_width(
+    right: list[float], low: float, high: float
+) -> None:
+    interval = metrics.share_interval(right, 200)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
+    mixed = [1.0, 0.0, 1.0, 1.0]
+    assert metrics.share_interval(mixed, 200) == metrics.bootstrap(mixed, 200)
+
+
+def test_an_evaluation_that_can_read_nothing_has_no_score_whatever_its_budget() -> None:
+    tests = TestSet(["a", "b"], ["a.mp4", "b.mp4"], [0, 1], {})
+    with pytest.raises(EverestError, match=r"none of 2 test videos can be read \(a: truncated\)"):
+        within_budget([Answer(None, "truncated"), Answer(None, "truncated")], tests, 1.0, "small")
