@@ -139,13 +139,15 @@ def read_window(
     """
     import torch
 
+    from pipeline.data.ingest_measure import admit
+    from pipeline.data.ingest_rules import ingest_rules
     from pipeline.data.pixels.normalise import model_pixels
     from pipeline.data.shrink import shrink
     from pipeline.data.video import open_video
 
-    if not video.is_file():
-        raise InputError(f"{video} is not a file. Cure: the path of a video.")
-    with open_video(video) as reader:
+    own = ingest_rules()
+    frames = admit(video, "pyav", own.min_frames, own.max_repeated_run)["frames_decoded"]
+    with open_video(video, frames=frames) as reader:
         total, fps = reader.num_frames, reader.fps
         window = min((count - 1) * frame_step, total - 1)
         first = (total - 1 - window) // 2 if start is None else round(start * fps)

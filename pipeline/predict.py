@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.csv_files import Writer
+from pipeline.data.ingest_rules import ingest_rules
 from pipeline.data.video_files import find_videos
 from pipeline.errors import InputError
 from pipeline.text import shortened, storable
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
-    from pipeline.data.decoder_process import Limits
     from pipeline.evaluation.inference import Answer
     from pipeline.evaluation.isolated import IsolatedViews
 
@@ -59,9 +59,12 @@ def command(
     _check_places(out, pictures)
     if batch < 1:
         raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
+    from pipeline.data.decoder_process import Limits
     from pipeline.evaluation.isolated import IsolatedViews
 
-    with closing(IsolatedViews(_limits())) as reader:
+    own = ingest_rules()
+    limits = Limits(own.deadline_seconds, int(own.memory_gib * 2**30))
+    with closing(IsolatedViews(limits, rule=(own.min_frames, own.max_repeated_run))) as reader:
         return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device)
 
 
@@ -230,16 +233,6 @@ def told_apart(names: Sequence[str]) -> list[str]:
             column = f"{column} ({number})"
         columns[column] = None
     return list(columns)
-
-
-def _limits() -> Limits:
-    """What params.yaml allows one video at ingest; without one, what the published recipes do."""
-    from pipeline.data.decoder_process import Limits
-    from pipeline.params import load_params
-    from pipeline.recipes import PARAMS, recipe_path
-
-    own = load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
-    return Limits(own.deadline_seconds, int(own.memory_gib * 2**30))
 
 
 def _progress() -> Any:

@@ -20,7 +20,7 @@ from pipeline.data.files import atomic_path, locked
 from pipeline.data.ingest_measure import VERSION, Measurement
 from pipeline.data.ingest_pool import Limits, measure_files
 from pipeline.data.reasons import judge
-from pipeline.data.video_files import VIDEO_SUFFIXES
+from pipeline.data.video_files import VIDEO_SUFFIXES, video_files
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 from pipeline.progress import counter
@@ -82,25 +82,6 @@ def verdict(found: Measurement, params: IngestParams) -> str:
         min_frames=params.min_frames,
         max_repeated_run=params.max_repeated_run,
     )
-
-
-def video_files(root: Path) -> tuple[list[str], int]:
-    """Paths below `root` of the files with a video's suffix, sorted; and the count of other files."""
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder. Cure: name the folder that holds the videos.")
-    found: list[str] = []
-    others = 0
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = os.path.relpath(folder, root)
-        for name in names:
-            if name.startswith("."):
-                continue
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122 - names may be undecodable
-                found.append(name if relative == "." else f"{relative}/{name}")
-            else:
-                others += 1
-    return sorted(found), others
 
 
 def command(folder: Path, params: IngestParams, cluster: str | None = None) -> dict[str, Any]:

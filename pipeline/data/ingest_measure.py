@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import sha256_of
+from pipeline.data.reasons import REASONS, judge
 from pipeline.data.video import VideoError, open_video
 from pipeline.data.video.stream import sniff
 from pipeline.data.video.survey import confirm, prove, survey
+from pipeline.data.video_files import refusal
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
 VERSION = 3
@@ -68,19 +69,35 @@ def measure(path: Path, reader: str = "pyav", seconds: float = float("inf")) -> 
         return Measurement(**facts, reason=error.reason, message=str(error))
     except MemoryError:
         return Measurement(**facts, reason="memory", message="the decoder ran out of its memory limit")
-    except FileNotFoundError:
-        reason = "not_a_file" if path.is_symlink() else "missing"
-        return Measurement(reason=reason, message=f"{path} does not exist")
     except OSError as error:
         return Measurement(**facts, reason="unreadable", message=f"{path}: {error.strerror or error}")
 
 
+def admit(path: Path, reader: str, min_frames: int, max_repeated_run: int) -> dict[str, Any]:
+    """What ingest finds in a file that it accepts under these limits, without its hash and proven entries.
+
+    Raises:
+        VideoError: it does not accept it, with its reason and in its words.
+    """
+    _stat(path)
+    facts = _decode(path, reader, 0.0)
+    names = ("width", "height", "fps", "repeated_run")
+    reason = judge(
+        declared=facts["frames_declared"],
+        decoded=facts["frames_decoded"],
+        min_frames=min_frames,
+        max_repeated_run=max_repeated_run,
+        **{name: facts[name] for name in names},
+    )
+    if reason:
+        raise VideoError(reason, f"{path}: {REASONS[reason]}")
+    return facts
+
+
 def _stat(path: Path) -> dict[str, int]:
+    if refused := refusal(path):
+        raise VideoError(*refused)
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise VideoError("not_a_file", f"{path} is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise VideoError("unreadable", f"{path}: no permission to read it")
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 

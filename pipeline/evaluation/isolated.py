@@ -20,10 +20,13 @@ import numpy as np
 from pipeline.data.decoder_process import DecoderProcess, Limits
 from pipeline.data.shrink import shrink
 from pipeline.data.video import VideoError
+from pipeline.data.video_files import refusal
 from pipeline.errors import EverestError
 from pipeline.evaluation.views import U8, video_views
 
 _MODULE = "pipeline.evaluation.frames_worker"
+#: Every length, and any repetition.
+NO_RULE = (1, 1 << 30)
 
 
 @dataclass
@@ -39,11 +42,14 @@ class IsolatedViews:
 
     Args:
         limits: of one video.
+        rule: the fewest frames, and the longest run of equal ones, that ingest accepts.
         workers: processes side by side; more threads than that wait for one another.
     """
 
-    def __init__(self, limits: Limits, workers: int = 2) -> None:
+    def __init__(self, limits: Limits, workers: int = 2, rule: tuple[int, int] = NO_RULE) -> None:
         self._limits = limits
+        self._rule = rule
+        self._accepted: dict[Path, int] = {}
         self._seats = [_Seat(os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)) for _ in range(workers)]
         self._free: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
         self._refused: dict[Path, VideoError] = {}
@@ -66,15 +72,15 @@ class IsolatedViews:
             raise self._refused[file]
         seat = self._free.get()
         try:
+            if refused := refusal(file):
+                raise VideoError(*refused)
             try:
-                count, pictures = self._ask(seat, file, "pyav", how)
+                count, pictures = self._ask(seat, file, "pyav", how, short_side)
             except VideoError as error:
                 if error.reason != "crashed":
                     raise
-                count, pictures = self._ask(seat, file, "decord", how)
-            # Cut while the seat is ours: the pictures lie in memory that its next video is written to.
-            if short_side is not None:
-                pictures = shrink(pictures, short_side)
+                count, pictures = self._ask(seat, file, "decord", how, short_side)
+            self._accepted[file] = count
             return video_views(lambda _: pictures, count, **how)
         except VideoError as error:
             self._refused[file] = error
@@ -94,25 +100,28 @@ class IsolatedViews:
         seat.process = start.result()
         return seat.process
 
-    def _ask(self, seat: _Seat, file: Path, reader: str, how: dict[str, int]) -> tuple[int, U8]:
-        """Frames of the video, and those that its views are cut from, in the seat's memory."""
+    def _ask(self, seat: _Seat, file: Path, reader: str, how: dict[str, int], short_side: int | None) -> tuple[int, U8]:
+        """Frames of the video, and those that its views are cut from, shrunk as they come."""
         process = seat.process or self._start(seat)
         try:
             if not process.ready:
                 self._wait(process)
                 process.ready = True
-            process.send(
-                [
-                    os.fspath(file),
-                    reader,
-                    how["frames"],
-                    how["step"],
-                    how["segments"],
-                    how["grid"],
-                    seat.memory.fileno(),
-                ]
-            )
-            answer = self._wait(process)
+            cut = [how[name] for name in ("frames", "step", "segments", "grid")]
+            known = self._accepted.get(file, 0)
+            opened = self._request(process, ["open", os.fspath(file), reader, known, self._rule, *cut])
+            portions: list[U8] = []
+            due = None
+            while (have := sum(map(len, portions))) < opened["wanted"]:
+                # Being accepted may take what it may at ingest; reading as long once more, all portions together.
+                shape = self._request(process, ["next", seat.memory.fileno()], due)["shape"]
+                due = process.due
+                if not shape[0]:
+                    raise VideoError("undecodable", f"{file}: {have} of {opened['wanted']} frames came")
+                portions.append(self._portion(seat, shape, short_side))
+                if portions[-1][0].nbytes * opened["wanted"] > self._limits.memory_bytes:
+                    raise VideoError("memory", f"{file}: {self._limits.said('memory')}")
+            return opened["num_frames"], np.concatenate(portions)
         except (TimeoutError, EOFError) as end:
             reason = "deadline" if isinstance(end, TimeoutError) else process.died_of()
             complaint = process.complaint()
@@ -123,11 +132,24 @@ class IsolatedViews:
                     f"a decoding process did not start: {complaint[-400:]} Cure: `everest doctor`."
                 ) from None
             raise VideoError(reason, f"{file}: {self._limits.said(reason)}") from None
+
+    def _request(self, process: DecoderProcess, request: list[Any], due: float | None = None) -> dict[str, Any]:
+        """The answer to a request; with `due` its clock goes on instead of starting."""
+        process.send(request)
+        process.due = due or process.due
+        answer = self._wait(process)
         if "error" in answer:
             raise VideoError(answer["reason"], answer["error"])
-        # Mapped, not copied; privately, so that torch may have it without a warning.
-        mapped = np.load(f"/proc/self/fd/{seat.memory.fileno()}", mmap_mode="c")
-        return answer["num_frames"], np.asarray(mapped)
+        return answer
+
+    @staticmethod
+    def _portion(seat: _Seat, shape: list[int], short_side: int | None) -> U8:
+        """Frames from the seat's memory, which the next portion is written to: shrunk, or copied."""
+        # Mapped privately, so that torch may have it without a warning.
+        mapped = np.memmap(f"/proc/self/fd/{seat.memory.fileno()}", np.uint8, "c", shape=tuple(shape))
+        pictures = np.asarray(mapped)
+        shrunk = pictures if short_side is None else shrink(pictures, short_side)
+        return shrunk.copy() if shrunk is pictures else shrunk
 
     def _wait(self, process: DecoderProcess) -> dict[str, Any]:
         """Its next answer.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
+import re
 import shutil
+import socket
 import sys
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,11 +30,18 @@ from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model, write_info
 from pipeline import layout
 from pipeline.cli import app
+from pipeline.data import ingest
 from pipeline.data.cache import Cache
 from pipeline.data.decoder_process import Limits
+from pipeline.data.reasons import REASONS
+from pipeline.data.shrink import shrink
+from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
+from pipeline.evaluation.frames_worker import PORTION
 from pipeline.evaluation.isolated import IsolatedViews
 from pipeline.evaluation.views import video_views
+from pipeline.params import load_params
+from pipeline.pictures import show
 from pipeline.predict import command
 from pipeline.stages import preprocess
 from pipeline.tracking.models import sha256
@@ -133,6 +144,61 @@ def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> Non
             assert whole.shape == (6, 8, 96, 96, 3)
 
 
+def test_a_pipe_a_socket_and_a_link_to_nowhere_are_refused_at_once(videos: Path, model: Path) -> None:
+    os.mkfifo(videos / "pipe.mp4")
+    (videos / "nowhere.mp4").symlink_to("absent.mp4")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(videos / "socket.mp4"))
+        began = time.monotonic()
+        found = command([str(videos)], str(model))
+    assert time.monotonic() - began < 40  # one pipe took the whole deadline of 60 s
+    failed = {Path(row["video"]).name: row["reason"] for row in found["failed"]}
+    assert found["videos_ok"] == len(GOOD)
+    assert failed["pipe.mp4"] == f"{videos}/pipe.mp4 is not a regular file"
+    assert failed["socket.mp4"] == f"{videos}/socket.mp4 is not a regular file"
+    assert failed["nowhere.mp4"] == f"{videos}/nowhere.mp4 does not exist"
+
+
+def test_predict_show_and_ingest_refuse_the_same_files_in_the_same_words(
+    model: Path, tmp_path: Path, nowhere: Path, root: Path
+) -> None:
+    folder = tmp_path / "bad"
+    sample_videos.write(folder / "short.mp4", frames=6)
+    sample_videos.static(folder / "still.mp4", 100)
+    sample_videos.truncated(folder / "lost.mp4", 0.4, fast_start=False)
+    (folder / "page.mp4").write_text("<html>404 Not Found</html>" * 20)
+    os.mkfifo(folder / "pipe.mp4")
+    rules = load_params(root / "params.yaml").ingest
+    said = {
+        row["path"]: row["message"] or REASONS[row["reason"]] for row in ingest.command(folder, rules)["quarantined"]
+    }
+    (nowhere / "params.yaml").write_text((root / "params.yaml").read_text())
+    failed = {Path(row["video"]).name: row["reason"] for row in command([str(folder)], str(model))["failed"]}
+    assert sorted(said) == sorted(failed) == ["lost.mp4", "page.mp4", "pipe.mp4", "short.mp4", "still.mp4"]
+    for name, words in said.items():
+        assert words in failed[name]
+        with pytest.raises(InputError, match=re.escape(words)):
+            show(folder / name, None, tmp_path / "pictures")
+
+
+def test_frames_are_shrunk_as_they_come(tmp_path: Path) -> None:
+    # 64 frames of 1280 x 720 are 177 MB; a process with torch's address space and all of them would need more.
+    video = tmp_path / "large.mp4"
+    write_video(video, sample_videos.moving(64, 720, 1280))
+    how = {"frames": 8, "step": 1, "segments": 8, "crops": 1, "grid": 1}
+    limits = Limits(120, 700 << 20)
+    with closing(IsolatedViews(limits, workers=1)) as reader:
+        views = reader.read(video, how, short_side=64)
+        assert views.shape == (8, 8, 64, 64, 3)
+        assert os.fstat(reader._seats[0].memory.fileno()).st_size <= PORTION
+        again = reader.read(video, {**how, "segments": 1}, short_side=64)
+    with closing(IsolatedViews(Limits(120, 160 << 20), workers=1)) as reader, pytest.raises(EverestError):
+        reader.read(video, how)  # unshrunk they are more than the limit, wherever they lie
+    with open_video(video) as whole:
+        expected = shrink(whole.frames(range(64)), 64)
+    assert np.array_equal(again[0], expected[28:36, :, 25:89])
+
+
 def test_files_and_folders_mix_and_each_video_comes_once(videos: Path, model: Path) -> None:
     found = command([str(videos / "z.mkv"), str(videos / "a"), str(videos / "a/clip.mp4")], str(model))
     assert [Path(row["video"]).name for row in found["predictions"]] == ["z.mkv", "clip.mp4"]
@@ -190,7 +256,7 @@ def test_the_command_line_counts_prints_and_says_when_nothing_could_be_read(vide
     done = CliRunner().invoke(app, ["predict", str(videos / "b/broken.mp4"), "--model", str(model)])
     assert done.exit_code == 1
     assert "failed" in done.stdout
-    assert "no video" in done.stdout
+    assert "broken.mp4" in done.stdout
 
 
 def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Path, tmp_path: Path) -> None:

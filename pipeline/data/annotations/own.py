@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.annotations.classes import alike_fault, counted_from_one
-from pipeline.data.ingest import video_files
 from pipeline.data.sources.base import ListedVideo, Listing
+from pipeline.data.video_files import video_files
 from pipeline.errors import InputError
 from pipeline.text import printable
 

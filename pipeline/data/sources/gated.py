@@ -15,12 +15,12 @@ from pipeline.data.annotations import oscc
 from pipeline.data.annotations.oscc import Window, read_windows
 from pipeline.data.annotations.ssv2 import OLD_PREFIX
 from pipeline.data.archives import kind_of, unpack
-from pipeline.data.ingest import video_files
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.transfer import Address
 from pipeline.data.video import VideoError
 from pipeline.data.video_cut import cut_window
+from pipeline.data.video_files import video_files
 from pipeline.errors import EverestError, InputError
 from pipeline.lifeline import die_with_parent
 from pipeline.progress import counter

@@ -16,12 +16,12 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.data.annotations import Annotated, Annotations, read
 from pipeline.data.archives import unpack
-from pipeline.data.ingest import video_files
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.folder import folder_of, reach
 from pipeline.data.sources.transfer import Address, Downloader, RemoteFile, safe_url
+from pipeline.data.video_files import video_files
 from pipeline.errors import EverestError
 from pipeline.params import FolderSource, OfficialSource
 
