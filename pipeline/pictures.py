@@ -89,7 +89,7 @@ def show(
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
-        about = "" if str(video) in str(error) else f"{video}: "
+        about = "" if str(error).startswith(str(video)) else f"{video}: "
         raise InputError(f"{about}{error}. Cure: a video that plays; `everest ingest` checks a folder.") from None
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
