@@ -147,8 +147,8 @@ def read_window(
     from pipeline.data.video import open_video
 
     own = ingest_rules()
-    frames = admit(video, "pyav", own.min_frames, own.max_repeated_run)["frames_decoded"]
-    with open_video(video, frames=frames) as reader:
+    facts = admit(video, "pyav", own.deadline_seconds, own.min_frames, own.max_repeated_run)
+    with open_video(video, "pyav", facts["frames_decoded"], facts["jumps"]) as reader:
         total, fps = reader.num_frames, reader.fps
         window = min((count - 1) * frame_step, total - 1)
         first = (total - 1 - window) // 2 if start is None else round(start * fps)

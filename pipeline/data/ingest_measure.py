@@ -73,14 +73,14 @@ def measure(path: Path, reader: str = "pyav", seconds: float = float("inf")) -> 
         return Measurement(**facts, reason="unreadable", message=f"{path}: {error.strerror or error}")
 
 
-def admit(path: Path, reader: str, min_frames: int, max_repeated_run: int) -> dict[str, Any]:
-    """What ingest finds in a file that it accepts under these limits, without its hash and proven entries.
+def admit(path: Path, reader: str, seconds: float, min_frames: int, max_repeated_run: int) -> dict[str, Any]:
+    """What ingest finds in a file that it accepts under these limits, but for its hash; `seconds` as in `measure`.
 
     Raises:
         VideoError: it does not accept it, with its reason and in its words.
     """
     _stat(path)
-    facts = _decode(path, reader, 0.0)
+    facts = {"jumps": ""} | _decode(path, reader, seconds)
     names = ("width", "height", "fps", "repeated_run")
     reason = judge(
         declared=facts["frames_declared"],

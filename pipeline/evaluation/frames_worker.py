@@ -32,24 +32,27 @@ class _Reading:
         self,
         name: str,
         reader: str,
-        known: int,
-        rule: tuple[int, int],
+        known: tuple[int, str] | None,
+        rule: tuple[float, int, int],
         frames: int,
         step: int,
         segments: int,
         grid: int,
     ) -> dict[str, Any]:
-        """Open a video that ingest would accept; `known` are its frames where it has been accepted before.
+        """Open a video that ingest accepts under a rule; `known` is what it found where it did so before.
 
         Returns:
-            num_frames of the video, and wanted, the number of frames of its views.
+            num_frames of the video and its proven jumps, and wanted, the number of frames of its views.
         """
         self.close()
-        count = known or admit(Path(name), reader, *rule)["frames_decoded"]
-        self.video = open_video(name, reader, count)
+        if known is None:
+            facts = admit(Path(name), reader, *rule)
+            known = facts["frames_decoded"], facts["jumps"]
+        count, jumps = known
+        self.video = open_video(name, reader, count, jumps)
         numbers = view_frames(count, frames, step, segments, grid)
         self.pictures = self.video.pick(numbers)
-        return {"num_frames": count, "wanted": len(numbers)}
+        return {"num_frames": count, "jumps": jumps, "wanted": len(numbers)}
 
     def next(self, target: int) -> dict[str, Any]:
         """Write the next frames to the descriptor `target`; returns their shape."""

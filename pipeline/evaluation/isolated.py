@@ -48,8 +48,8 @@ class IsolatedViews:
 
     def __init__(self, limits: Limits, workers: int = 2, rule: tuple[int, int] = NO_RULE) -> None:
         self._limits = limits
-        self._rule = rule
-        self._accepted: dict[Path, int] = {}
+        self._rule = (limits.deadline_seconds, *rule)
+        self._accepted: dict[Path, tuple[int, str]] = {}
         self._seats = [_Seat(os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)) for _ in range(workers)]
         self._free: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
         self._refused: dict[Path, VideoError] = {}
@@ -80,7 +80,6 @@ class IsolatedViews:
                 if error.reason != "crashed":
                     raise
                 count, pictures = self._ask(seat, file, "decord", how, short_side)
-            self._accepted[file] = count
             return video_views(lambda _: pictures, count, **how)
         except VideoError as error:
             self._refused[file] = error
@@ -108,8 +107,9 @@ class IsolatedViews:
                 self._wait(process)
                 process.ready = True
             cut = [how[name] for name in ("frames", "step", "segments", "grid")]
-            known = self._accepted.get(file, 0)
+            known = self._accepted.get(file)
             opened = self._request(process, ["open", os.fspath(file), reader, known, self._rule, *cut])
+            self._accepted[file] = opened["num_frames"], opened["jumps"]
             portions: list[U8] = []
             due = None
             while (have := sum(map(len, portions))) < opened["wanted"]:
