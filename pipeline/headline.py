@@ -39,12 +39,8 @@ def words(stage: str, benchmark: str | None, folder: Path = Path()) -> str:
         told.append(f"loss {metrics['train/loss']:.3f}")
     if "val/top1" in metrics:
         told.append(f"validation top-1 {100 * metrics['val/top1']:.1f} %")
-    counts = [
-        (metrics[f"{g}/videos_ok"], metrics[f"{g}/videos_total"])
-        for g in ("data", "eval")
-        if f"{g}/videos_ok" in metrics
-    ]
-    told += [f"{good:.0f} of {total:.0f} videos" for good, total in counts]
+    groups = [g for g in ("data", "eval") if {f"{g}/videos_ok", f"{g}/videos_total"} <= metrics.keys()]
+    told += [f"{metrics[f'{g}/videos_ok']:.0f} of {metrics[f'{g}/videos_total']:.0f} videos" for g in groups]
     return ", ".join(told)
 
 

@@ -5,7 +5,7 @@ data/manifests/<bench>  manifest.parquet, quarantine.csv, classes.json
 data/cache/<bench>      frames and distance maps, in large shards
 data/corpus/<bench>     which videos of a benchmark are pre-trained on
 outputs/<stage>[/bench] models, predictions, the report
-metrics/<stage>[/bench] what `dvc metrics show` prints
+metrics/<stage>[/bench] what `dvc metrics show` prints: a headline; all numbers are in outputs/ and MLflow
 .work/<stage>/<key>     checkpoints and unfinished work; ignored by git and DVC
 """
 
@@ -47,6 +47,11 @@ def output_dir(stage: str, benchmark: str | None = None) -> Path:
 
 def metrics_file(stage: str, benchmark: str | None = None) -> Path:
     return Path("metrics") / (f"{stage}/{benchmark}.json" if benchmark else f"{stage}.json")
+
+
+def results_file(stage: str, benchmark: str | None = None) -> Path:
+    """All metrics of a training or a test, beside what it made; :func:`metrics_file` has the headline."""
+    return output_dir(stage, benchmark) / "metrics.json"
 
 
 def work_dir(stage: str, benchmark: str | None, fingerprint: str) -> Path:

@@ -7,6 +7,7 @@ import importlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline import preflight
 from pipeline.layout import WORK
@@ -16,8 +17,8 @@ from pipeline.params import load_params
 from pipeline.training.nodes import this_node
 
 
-def run_stage(name: str, benchmark: str | None) -> None:
-    """Run a stage in the current folder.
+def run_stage(name: str, benchmark: str | None) -> Any:
+    """Run a stage in the current folder; returns what it returns.
 
     Raises:
         InputError: params.yaml or the benchmark's name is wrong, or does not fit the data or this machine; nothing was
@@ -32,7 +33,7 @@ def run_stage(name: str, benchmark: str | None) -> None:
     die_with_parent(signal.SIGINT)
     # The nodes of one training share the folder, and each runs the stage.
     with only_one(this_node().named(f"{name}-{benchmark}" if benchmark else name)):
-        importlib.import_module(f"pipeline.stages.{name}").run(params, benchmark)
+        return importlib.import_module(f"pipeline.stages.{name}").run(params, benchmark)
 
 
 @contextlib.contextmanager

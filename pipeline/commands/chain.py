@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,13 +40,13 @@ def run() -> None:
     show_results(*results)
 
 
-def _stage(name: str, benchmark: str | None) -> None:
+def _stage(name: str, benchmark: str | None) -> Any:
     from pipeline.progress import watched
 
     with watched(f"{name}@{benchmark}" if benchmark else name):
         from pipeline.stage_process import run_stage
 
-        run_stage(name, benchmark)
+        return run_stage(name, benchmark)
 
 
 @app.command()
@@ -57,12 +57,7 @@ def download(
 ) -> None:
     """Stage: fetch videos, decode each once, write the manifest."""
     if not dry_run:
-        import json
-
-        from pipeline.layout import metrics_file
-
-        _stage("download", benchmark)
-        return emit(json.loads(metrics_file("download", benchmark).read_text()), as_json, f"Videos of {benchmark}")
+        return emit(_stage("download", benchmark), as_json, f"Videos of {benchmark}")
     from pipeline.params import load_params
     from pipeline.stages.download import plan
 

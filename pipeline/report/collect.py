@@ -79,11 +79,11 @@ def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _result(params: Params, benchmark: str) -> dict[str, Any]:
-    path = layout.metrics_file("evaluate", benchmark)
+    path = layout.results_file("evaluate", benchmark)
     scores = read_metrics(path)
     if "eval/top1" not in scores:
         raise InputError(f"{path} has no eval/top1. Cure: `everest evaluate {benchmark}` first.")
-    training = read_metrics(layout.metrics_file("finetune", benchmark))
+    training = read_metrics(layout.results_file("finetune", benchmark))
 
     def efficiency(name: str) -> float | None:
         # A model that was not trained here has only what its test cost.
@@ -143,7 +143,7 @@ def _stages(params: Params) -> list[dict[str, Any]]:
     files = [("pretrain", None), *((s, b) for b in params.benchmarks for s in ("finetune", "evaluate"))]
     rows = []
     for stage, benchmark in files:
-        metrics = read_metrics(layout.metrics_file(stage, benchmark))
+        metrics = read_metrics(layout.results_file(stage, benchmark))
         if metrics:
             row: dict[str, Any] = {"stage": f"{stage} {benchmark}" if benchmark else stage}
             rows.append(row | {name: metrics.get(f"efficiency/{name}") for name in EFFICIENCY})

@@ -101,7 +101,7 @@ def _result(arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: S
 
 
 def _mean(folders: Sequence[Path], stage: str, benchmark: str | None, name: str) -> float | None:
-    found = [read_metrics(f / layout.metrics_file(stage, benchmark)).get(f"efficiency/{name}") for f in folders]
+    found = [read_metrics(f / layout.results_file(stage, benchmark)).get(f"efficiency/{name}") for f in folders]
     values = [value for value in found if value is not None]
     return sum(values) / len(values) if values else None
 

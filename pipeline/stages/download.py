@@ -21,6 +21,7 @@ from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
 from pipeline.disk import DiskFullError
 from pipeline.errors import EverestError, InputError
+from pipeline.headline import headline
 from pipeline.params import Params, flatten
 from pipeline.text import printable, storable
 from pipeline.tracking import stage_run
@@ -35,7 +36,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """Fetch, check and list the videos of one benchmark.
 
     Returns:
-        videos_ok, videos_total, seconds, reasons, splits: also written to metrics/download/<benchmark>.json.
+        videos_ok, videos_total, seconds, reasons, splits. MLflow has them all, DVC's metrics the headline.
 
     Raises:
         InputError: parameters do not fit the data, or files must be placed by hand.
@@ -66,7 +67,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         metrics = _metrics(rows, listing, time.monotonic() - started)
         _check_budget(rows, listing, params.ingest.failure_budget, quarantine, work, benchmark)
         _write(benchmark, listing, rows, quarantine, metrics)
-        tracked.metrics({"data/videos_ok": metrics["videos_ok"], "data/videos_total": metrics["videos_total"]})
+        tracked.metrics(_tracked(metrics))
         tracked.artifact(layout.manifest_dir(benchmark) / "quarantine.csv", "data")
     return metrics
 
@@ -96,7 +97,16 @@ def _write(
     classes = storable({"classes": listing.classes, "problems": listing.problems})
     write_text(folder / manifest.CLASSES, json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
     manifest.save(manifest.from_rows(rows), folder / "manifest.parquet")
-    write_text(layout.metrics_file("download", benchmark), json.dumps(metrics, indent=1) + "\n")
+    write_text(layout.metrics_file("download", benchmark), json.dumps(headline(_tracked(metrics)), indent=1) + "\n")
+
+
+def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
+    """The stage's numbers under the names that runs are compared by; counts of a split or a reason below its name."""
+    named = {f"data/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
+    named |= {f"data/{split}/{name}": n for split, counts in metrics["splits"].items() for name, n in counts.items()}
+    named |= {f"data/reasons/{reason}": count for reason, count in metrics["reasons"].items()}
+    named["efficiency/wall_seconds"] = named.pop("data/seconds")
+    return {name: float(value) for name, value in named.items()}
 
 
 def _metrics(rows: list[dict[str, Any]], listing: Listing, seconds: float) -> dict[str, Any]:

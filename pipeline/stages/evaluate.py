@@ -163,6 +163,7 @@ def _write(
     from pipeline.data.files import atomic_path, write_text
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import draw_examples
+    from pipeline.headline import headline
 
     building = work / "outputs"
     shutil.rmtree(building, ignore_errors=True)
@@ -170,11 +171,12 @@ def _write(
     files.write_predictions(building / "predictions.parquet", tests, answers)
     files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
     draw_examples(params, benchmark, tests, answers, building / "pictures")
+    write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     final = layout.output_dir("evaluate", benchmark)
     shutil.rmtree(final, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)
     building.rename(final)
-    write_text(layout.metrics_file("evaluate", benchmark), json.dumps(metrics, indent=1) + "\n")
+    write_text(layout.metrics_file("evaluate", benchmark), json.dumps(headline(metrics), indent=1) + "\n")
     plot = layout.metrics_file("evaluate", benchmark).with_suffix(".csv")
     with atomic_path(plot) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = Writer(file)

@@ -24,6 +24,7 @@ from pipeline.data.cache_publish import (
 )
 from pipeline.data.files import locked, write_text
 from pipeline.errors import InputError
+from pipeline.headline import headline
 from pipeline.params import Params, flatten
 from pipeline.progress import counter
 from pipeline.tracking import stage_run
@@ -46,7 +47,9 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     work = layout.work_dir("preprocess", benchmark, layout.fingerprint(values))
     with stage_run("preprocess", benchmark, flatten(values), work) as tracked:
         metrics = _run(params, benchmark)
-        tracked.metrics({f"preprocess/{name}": float(value) for name, value in metrics.items()})
+        named = _tracked(metrics)
+        tracked.metrics(named)
+        write_text(layout.metrics_file("preprocess", benchmark), json.dumps(headline(named), indent=1) + "\n")
     return metrics
 
 
@@ -65,7 +68,7 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
         info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))
     failed = info["failed"]
     seconds = time.perf_counter() - started
-    metrics = {
+    return {
         "videos": info["videos"],
         "videos_failed": len(failed),
         "frames_gib": round(info["frames"]["bytes"] / 2**30, 4),
@@ -75,5 +78,12 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
         "frames_decoded": decoded,
         "wall_seconds": round(seconds, 2),
     }
-    write_text(layout.metrics_file("preprocess", benchmark), json.dumps(metrics, indent=1) + "\n")
-    return metrics
+
+
+def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
+    """The stage's numbers under the names that runs are compared by."""
+    named = {f"preprocess/{name}": float(value) for name, value in metrics.items()}
+    named["efficiency/wall_seconds"] = named.pop("preprocess/wall_seconds")
+    failed = named.pop("preprocess/videos_failed")
+    total = named.pop("preprocess/videos")
+    return named | {"data/videos_ok": total - failed, "data/videos_total": total}

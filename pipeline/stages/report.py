@@ -1,7 +1,7 @@
 """Stage `report`: one page with every benchmark's accuracy beside its cost.
 
-Reads metrics/, outputs/evaluate, outputs/pretrain and the histories; writes outputs/report/{report.html,
-report.md, summary.json, *.svg} and the numbers of the whole experiment into its tracked parent run.
+Reads the metrics and histories in outputs/pretrain, outputs/finetune and outputs/evaluate; writes outputs/report/
+{report.html, report.md, summary.json, *.svg} and the numbers of the whole experiment into its tracked parent run.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
         for file in files:
             tracked.parent_artifact(final / file.name, "report")
         tracked.artifact(final / "report.html", "report")
-        numbers = {f"pretrain/{k}": v for k, v in read_metrics(layout.metrics_file("pretrain")).items()}
+        numbers = {f"pretrain/{k}": v for k, v in read_metrics(layout.results_file("pretrain")).items()}
         for name in params.benchmarks:
             for stage, prefix in (("finetune", f"{name}/finetune/"), ("evaluate", f"{name}/")):
-                found = read_metrics(layout.metrics_file(stage, name))
+                found = read_metrics(layout.results_file(stage, name))
                 numbers |= {f"{prefix}{key}": value for key, value in found.items()}
         tracked.summary(numbers)
         tracked.metrics({f"{row['benchmark']}/top1_percent": row["top1"] for row in summary["results"]})

@@ -26,7 +26,7 @@ STAGE_INPUTS = {
     "pretrain": ("data/corpus/{c}.parquet", "data/cache/{c}"),
     "finetune": ("data/cache/{b}", "data/manifests/{b}", "{init}"),
     "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
-    "report": ("outputs/evaluate/", "metrics/"),
+    "report": ("outputs/evaluate/", "outputs/finetune/"),
     "compare": ("data/corpus/", "data/cache/", "data/manifests/"),
 }
 

@@ -85,10 +85,20 @@ class StageRun:
         self._records.model(path, name, tags, aliases)
 
     def summary(self, values: Mapping[str, float]) -> None:
-        """Numbers for the parent run, under their whole names (`motion/eval/top1`)."""
-        if self.parent is not None:
-            with self.parent.records() as records:
-                records.metrics(values)
+        """Numbers for the parent run, under their whole names (`motion/eval/top1`); each value reaches it once.
+
+        The report repeats those of all stages: of stages that were up to date the parent has not heard yet.
+        """
+        if self.parent is None:
+            return
+        with runs_lock():
+            told = self.parent.path / "summary.json"
+            before = read_json(told)
+            new = {name: value for name, value in values.items() if before.get(name) != value}
+            if new:
+                with self.parent.records() as records:
+                    records.metrics(new)
+                write_json(told, before | new)
 
     def parent_artifact(self, path: Path | str, folder: str = "") -> None:
         """A file for the parent run."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.headline import headline
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.tracking import models, stage_run
 from pipeline.training import status
@@ -100,7 +101,7 @@ def _ranks(work: Path, compute: ComputeParams, lock: int) -> None:
 
 def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, Any]) -> None:
     final, place = work / "final", layout.output_dir(stage, benchmark)
-    (final / "metrics.json").unlink()
+    status.write(final / "metrics.json", metrics)
     thin_history(final / "history.csv", layout.metrics_file(stage, benchmark).with_suffix(".csv"))
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
@@ -108,7 +109,7 @@ def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, A
         place.rename(old)
         shutil.rmtree(old)
     final.rename(place)
-    status.write(layout.metrics_file(stage, benchmark), metrics)
+    status.write(layout.metrics_file(stage, benchmark), headline(metrics))
 
 
 def thin_history(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flows.worktree import write_overrides
+from pipeline.headline import HEADLINE
 from tests.e2e.conftest import Project
 
 pytestmark = pytest.mark.e2e
@@ -54,7 +55,7 @@ def test_without_a_terminal_each_stage_has_a_line_at_its_start_and_at_its_end(fi
 
 def test_every_benchmark_is_scored_on_all_its_test_videos_with_its_cost(finished: Project) -> None:
     for benchmark in BENCHMARKS:
-        found = json.loads((finished.root / "metrics" / "evaluate" / f"{benchmark}.json").read_text())
+        found = json.loads((finished.root / "outputs" / "evaluate" / benchmark / "metrics.json").read_text())
         assert found["eval/videos_ok"] == found["eval/videos_total"] == 16
         assert 0 <= found["eval/top1_ci_low"] <= found["eval/top1"] <= found["eval/top1_ci_high"] <= 1
         assert found["efficiency/gmacs_per_clip"] > 0.01
@@ -122,6 +123,9 @@ def test_a_second_run_computes_nothing(finished: Project) -> None:
 def test_dvc_shows_metrics_plots_and_parameter_changes(finished: Project) -> None:
     metrics = finished.run("dvc", "metrics", "show").stdout
     assert "metrics/evaluate/motion.json" in metrics
+    columns = set(metrics.splitlines()[0].split()) - {"Path"}
+    own = {name for name in columns if name.startswith("motion.")}  # of the comparison: one of each strategy
+    assert columns - own <= set(HEADLINE)
     plots = finished.run("dvc", "plots", "show").stdout
     page = Path(plots.strip().removeprefix("file://"))
     assert "vega" in page.read_text().lower()

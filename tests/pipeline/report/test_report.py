@@ -191,7 +191,7 @@ def test_a_cost_that_was_not_measured_is_a_dash_everywhere_and_never_zero(
     scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
     scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
     for benchmark in params.benchmarks:
-        path = layout.metrics_file("evaluate", benchmark)
+        path = layout.results_file("evaluate", benchmark)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(scores))
     summary = collect(params)

@@ -59,6 +59,7 @@ def test_a_finished_stage_has_its_numbers_params_tags_and_parent(store: Store, p
             run.metrics({"train/loss": 1.0 - step / 10}, step)
         run.metrics({"eval/top1": 0.75, "train/bad": float("nan")})
         run.summary({"motion/eval/top1": 0.75})
+        run.summary({"motion/eval/top1": 0.75})  # as the report repeats it: told once
         run.artifact(picture, "pictures")
     runs = by_stage(store)
     child, parent = runs["finetune@motion"], runs["parent"]
@@ -79,6 +80,7 @@ def test_a_finished_stage_has_its_numbers_params_tags_and_parent(store: Store, p
     assert "- read `data/cache/motion` `0123456789ab`" in note
     assert f"`everest reproduce {child['id']}`" in note
     assert parent["metrics"] == {"motion/eval/top1": 0.75}
+    assert len(store.history(parent["id"], "motion/eval/top1")) == 1
     assert parent["params"]["pretrain.epochs"] == "2"
     assert "code/environment.txt" in store.artifacts(parent["id"])
     assert [f.about()["kind"] for f in all_runs()] == ["parent"], "what is sent and finished is tidied away"
