@@ -23,6 +23,7 @@ import yaml
 
 from pipeline import layout
 from pipeline.child import STOPPED, run_child, stage_environment
+from pipeline.declared import made_by_this_code
 from pipeline.errors import EverestError, Interrupted
 from pipeline.evaluation.equal import Trial
 from pipeline.headline import ran
@@ -53,9 +54,13 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) 
 
     folder = cell(trial)
     _prepare(folder, trial)
+    remade: set[tuple[str, str | None]] = set()
     for stage, benchmark in stages_of(trial):
-        if (folder / layout.metrics_file(stage, benchmark)).exists():
+        before = ("finetune", benchmark) if stage == "evaluate" else ("pretrain", None)
+        finished = (folder / layout.metrics_file(stage, benchmark)).exists()
+        if finished and before not in remade and made_by_this_code(stage, benchmark, folder):
             continue
+        remade.add((stage, benchmark))
         words = [stage, *([benchmark] if benchmark else [])]
         if _take_over(trial, stage, benchmark, folder):
             say(f"{note}: {' '.join(words)} (taken from this project's own run)")
@@ -96,7 +101,8 @@ def _prepare(folder: Path, trial: Trial) -> None:
 def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) -> bool:
     """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
     metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
-    if not metrics.exists() or not output.is_dir() or _result_of(trial.params) != _result_of(load_params()):
+    made = metrics.exists() and made_by_this_code(stage, benchmark, Path())
+    if not made or not output.is_dir() or _result_of(trial.params) != _result_of(load_params()):
         return False
     if not _up_to_date(f"{stage}@{benchmark}" if benchmark else stage):
         return False
@@ -104,8 +110,9 @@ def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) ->
     (folder / output).parent.mkdir(parents=True, exist_ok=True)
     # Not `copytree`: DVC replaces an output, it never writes into one, so the bytes can be shared.
     shutil.copytree(output, folder / output, copy_function=_link)
-    (folder / metrics).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(metrics, folder / metrics)
+    for file in (metrics, layout.record_file(stage, benchmark)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file)
     return True
 
 

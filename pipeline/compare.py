@@ -15,8 +15,10 @@ from typing import Any
 
 from pipeline import layout, preflight
 from pipeline.cells import cell, cells_root, run_cell, stages_of
+from pipeline.declared import work_key
 from pipeline.errors import InputError
 from pipeline.evaluation.equal import Trial, arms_of, plan, training_rate
+from pipeline.frozen import check_unchanged, frozen
 from pipeline.lifeline import die_with_parent
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.preflight import services
@@ -43,22 +45,25 @@ def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> d
     from pipeline.stage_process import only_one
     from pipeline.terminal import say
 
-    params = load_params(overrides=overrides)
     if dry_run:
+        params = load_params(overrides=overrides)
         return {"trials": [_row(trial) for trial in plan(params, _rates(params))]}
-    _check_data(params)
-    for warning in preflight.require(
-        preflight.trial_scope(params, params.compared_benchmarks()),
-        (*preflight.CHECKS, services.dvc, services.mlflow),
-    ):
-        say(f"warning: {warning}")
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
-    with only_one("compare"):
+    with frozen("compare", None, overrides) as now, only_one("compare"):
+        params = now.params
+        _check_data(params)
+        for warning in preflight.require(
+            preflight.trial_scope(params, params.compared_benchmarks()),
+            (*preflight.CHECKS, services.dvc, services.mlflow),
+        ):
+            say(f"warning: {warning}")
+        now.check_sources()
         trials = plan(params, _rates(params))
         for trial in trials:
             preflight.require(preflight.trial_scope(trial.params, trial.benchmarks))
         summary = _run(params, trials)
+        now.conclude()
     return {
         "sentences": summary["sentences"],
         "results": [_short(row, summary["costs"]) for row in summary["results"]],
@@ -77,7 +82,7 @@ def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
     stages = sum(len(stages_of(trial)) for trial in trials)
     say(f"{len(trials)} trainings, {stages} stages. Ctrl-C saves and stops; the same command continues.")
     values = {f"compare.{name}": value for name, value in params.compare.model_dump(mode="json").items()}
-    work = layout.work_dir("compare", None, layout.fingerprint(params.model_dump(mode="json", exclude={"compute"})))
+    work = layout.work_dir("compare", None, work_key("compare", None, params))
     with stage_run("compare", None, values, work) as tracked:
         for number, trial in enumerate(trials, 1):
             run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
@@ -85,6 +90,7 @@ def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
         building = work / "outputs"
         shutil.rmtree(building, ignore_errors=True)
         files = write_comparison(summary, building)
+        check_unchanged()
         shutil.rmtree(RESULTS, ignore_errors=True)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         building.rename(RESULTS)

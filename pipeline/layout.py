@@ -5,6 +5,7 @@ data/manifests/<bench>  manifest.parquet, quarantine.csv, classes.json
 data/cache/<bench>      frames and distance maps, in large shards
 data/corpus/<bench>     which videos of a benchmark are pre-trained on
 outputs/<stage>[/bench] models, predictions, the report
+outputs/records/<stage>[/bench].json  the values that a stage's outputs were computed with
 metrics/<stage>[/bench] what `dvc metrics show` prints: a headline; all numbers are in outputs/ and MLflow
 .work/<stage>/<key>     checkpoints and unfinished work; ignored by git and DVC
 """
@@ -52,6 +53,11 @@ def metrics_file(stage: str, benchmark: str | None = None) -> Path:
 def results_file(stage: str, benchmark: str | None = None) -> Path:
     """All metrics of a training or a test, beside what it made; :func:`metrics_file` has the headline."""
     return output_dir(stage, benchmark) / "metrics.json"
+
+
+def record_file(stage: str, benchmark: str | None = None) -> Path:
+    """The values of everything that a stage depends on, as its outputs were computed with them."""
+    return Path("outputs/records") / (f"{stage}/{benchmark}.json" if benchmark else f"{stage}.json")
 
 
 def work_dir(stage: str, benchmark: str | None, fingerprint: str) -> Path:

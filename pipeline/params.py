@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pipeline import consistency, names, rand_augment
 from pipeline.errors import InputError
-from pipeline.params_file import read_mapping
+from pipeline.params_file import parse_mapping, read_text
 from pipeline.strategies import strategy_facts
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
@@ -436,7 +436,12 @@ def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | No
         InputError: the file is missing or not plain YAML, or a key or value is wrong; one line for each fault.
     """
     path = Path(path)
-    raw = read_mapping(path)
+    return params_from_text(read_text(path), path, overrides)
+
+
+def params_from_text(text: str, path: Path, overrides: dict[str, Any] | None = None) -> Params:
+    """Parse and check the text of a params file; see :func:`load_params`."""
+    raw = parse_mapping(text, path)
     for key, value in (overrides or {}).items():
         _set_dotted(raw, key, value)
     return check_params(raw, str(path))

@@ -34,7 +34,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, not text, not YAML, or YAML that means something else than it seems to.
     """
-    text = _text(path)
+    return parse_mapping(read_text(path), path)
+
+
+def parse_mapping(text: str, path: Path) -> dict[str, Any]:
+    """The mapping that the text of a YAML file holds; see :func:`read_mapping`."""
     try:
         _check_depth(path, text)
         loader = yaml.SafeLoader(text)
@@ -56,7 +60,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return dict(_unshared(value))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a YAML file; see :func:`read_mapping`."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):

@@ -13,7 +13,7 @@ from pipeline import preflight
 from pipeline.layout import WORK
 from pipeline.lifeline import die_with_parent
 from pipeline.locks import held
-from pipeline.params import load_params
+from pipeline.frozen import frozen
 from pipeline.training.nodes import this_node
 
 
@@ -21,19 +21,22 @@ def run_stage(name: str, benchmark: str | None) -> Any:
     """Run a stage in the current folder; returns what it returns.
 
     Raises:
-        InputError: params.yaml or the benchmark's name is wrong, or does not fit the data or this machine; nothing was
-            written.
+        InputError: params.yaml or the benchmark's name is wrong or does not fit the data or this machine, or another
+            stage's output was computed with other values; nothing was written.
         BusyError: the same stage runs already.
+        ParamsChangedError: a parameter of the stage was edited while it ran; nothing was published.
     """
-    params = load_params()
-    if benchmark is not None:
-        params.benchmark(benchmark)
-    preflight.require(preflight.stage_scope(params, name, benchmark))
     # If DVC is killed, its stage saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
+    node = this_node()
     # The nodes of one training share the folder, and each runs the stage.
-    with only_one(this_node().named(f"{name}-{benchmark}" if benchmark else name)):
-        return importlib.import_module(f"pipeline.stages.{name}").run(params, benchmark)
+    with frozen(name, benchmark) as now, only_one(node.named(f"{name}-{benchmark}" if benchmark else name)):
+        preflight.require(preflight.stage_scope(now.params, name, benchmark))
+        now.check_sources()
+        result = importlib.import_module(f"pipeline.stages.{name}").run(now.params, benchmark)
+        if node.main:
+            now.conclude()
+    return result
 
 
 @contextlib.contextmanager

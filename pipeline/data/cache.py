@@ -25,14 +25,11 @@ import numpy.typing as npt
 
 from pipeline.data.informativeness import map_frames
 from pipeline.data.sealed import is_whole, read_table, row_checksum
+from pipeline.declared import versions
 from pipeline.errors import DamagedError, EverestError, InputError
 
 #: Written into cache.json and part of every shard's key: a cache of another version is refused and made anew.
-#: 2: checksums are XXH3; interlaced H.264 is read by decord (its pixels differed in caches of version 1).
-#: 3: larger frames are resized by torch, which differs from Pillow by one grey level in some pixels.
-#: 4: frame n is the n-th picture of one sequential pass.
-#: 5: every row carries its checksum.
-VERSION = 5
+VERSION = versions()["cache"]
 INFO = "cache.json"
 #: What cache.json must hold.
 KEYS = {"benchmark", "videos", "frames", "maps", "index", "failed"}

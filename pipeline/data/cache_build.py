@@ -24,6 +24,7 @@ from pipeline.data.informativeness import U8, MapBuilder, num_places
 from pipeline.data.sealed import is_whole, row_checksum, sealed_json
 from pipeline.data.shrink import shrink
 from pipeline.data.video import VideoError, VideoReader, open_video
+from pipeline.declared import versions
 from pipeline.errors import DamagedError
 from pipeline.layout import fingerprint
 
@@ -112,11 +113,12 @@ def plan(videos: Sequence[Video], frame_rule: FrameRule, map_rule: MapRule, shar
         groups[-1].append(video)
         filled += size
     units = []
+    made_by = [VERSION, versions()["reading"]]
     for group in groups:
         if group:
             content = [video.sha256 for video in group]
-            frames_key = fingerprint([VERSION, "frames", frame_rule.key(), content])
-            maps_key = fingerprint([VERSION, "maps", map_rule.key(), content])
+            frames_key = fingerprint([made_by, "frames", frame_rule.key(), content])
+            maps_key = fingerprint([made_by, "maps", map_rule.key(), content])
             units.append(Unit(tuple(group), frames_key, maps_key, frame_rule, map_rule, shard_bytes))
     return units
 

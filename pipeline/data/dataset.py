@@ -29,6 +29,8 @@ from pipeline.errors import InputError
 from pipeline.params import Params
 
 Selection = Literal["none", "cached", "online"]
+#: In the metadata of a corpus file: frames between those of a clip.
+FRAME_STEP = "frame_step"
 
 
 class Source(Protocol):
@@ -193,7 +195,8 @@ def pretraining_clips(params: Params) -> ClipDataset:
             raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`.")
         source = open_source(params, name)
         row_of = {video: row for row, video in enumerate(source.ids)}
-        wanted = read_table(path, f"Cure: `everest corpus {name}`.", ["video_id"])["video_id"].to_pylist()
+        table = read_table(path, f"Cure: `everest corpus {name}`.", ["video_id"])
+        wanted = table["video_id"].to_pylist()
         missing = [video for video in wanted if video not in row_of]
         if missing:
             raise InputError(
@@ -201,10 +204,17 @@ def pretraining_clips(params: Params) -> ClipDataset:
                 f"{missing[0]}. Cure: `everest corpus {name}`."
             )
         rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
-        members.append(Member(source, rows, params.benchmark(name).data.frame_step))
+        members.append(Member(source, rows, _frame_step(table.schema.metadata, path, name)))
     choice = params.pretrain.frame_selection
     rule = ClipRule(params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio)
     return ClipDataset(members, rule)
+
+
+def _frame_step(metadata: dict[bytes, bytes] | None, path: Path, name: str) -> int:
+    step = (metadata or {}).get(FRAME_STEP.encode())
+    if step is None:
+        raise InputError(f"{path} does not say its clips' frame step. Cure: `everest corpus {name}` writes it anew.")
+    return int(step)
 
 
 def open_source(params: Params, benchmark: str) -> Source:

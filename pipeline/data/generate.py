@@ -18,13 +18,14 @@ import numpy as np
 
 from pipeline.data.draw import MOTIONS, STATES, draw_motion, draw_state_change
 from pipeline.data.video import write_video
+from pipeline.declared import versions
 from pipeline.lifeline import die_with_parent
 from pipeline.params import GeneratedSource
 
 SPLITS = ("train", "val", "test")
 FRAMES_PER_SECOND = 12
 #: Raised when a drawing changes, so that old files are not taken for new ones.
-DRAWING_VERSION = 3
+DRAWING_VERSION = versions()["drawing"]
 
 _CLASSES = {"motion": MOTIONS, "state_change": STATES}
 _DRAW = {"motion": draw_motion, "state_change": draw_state_change}

@@ -16,9 +16,10 @@ from pipeline.data.video import VideoError, open_video
 from pipeline.data.video.stream import sniff
 from pipeline.data.video.survey import confirm, prove, survey
 from pipeline.data.video_files import refusal
+from pipeline.declared import versions
 
 #: Raised when a measurement changes its meaning, so that remembered ones are taken again.
-VERSION = 3
+VERSION = f"{versions()['ingest']}.{versions()['reading']}"
 
 #: Of the seconds that a file may take, those after which nothing more is proven of it.
 PROOF_SHARE = 0.7

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING
 
 from pipeline import layout
 from pipeline.errors import Interrupted
-from pipeline.params import load_params
+from pipeline.params import check_params
+from pipeline.training import status
 from pipeline.training.rank import live
 
 if TYPE_CHECKING:
     from pipeline.evaluation.benchmark import Outcome
-    from pipeline.params import ComputeParams
+    from pipeline.params import Params
     from pipeline.training.distributed import Ranks
     from pipeline.training.heartbeat import Pulse
     from pipeline.training.stopping import StopRequest
 
 RESULT = "outcome.json"
+JOB = "job.json"
 PROBABILITIES = "probabilities.npy"
 
 
-def launched(benchmark: str, work: Path, compute: ComputeParams, ranks: int) -> Outcome:
+def launched(params: Params, benchmark: str, work: Path, ranks: int) -> Outcome:
     """Evaluate on several ranks of this machine, from a process without torch; see `benchmark.evaluate`."""
     import numpy as np
 
@@ -32,7 +34,9 @@ def launched(benchmark: str, work: Path, compute: ComputeParams, ranks: int) -> 
     from pipeline.evaluation.inference import Answer
     from pipeline.training.launch import Watch, launch, locked
 
+    compute = params.compute
     with locked(work) as lock:
+        status.write(work / JOB, {"params": params.model_dump(mode="json")})
         (work / RESULT).unlink(missing_ok=True)
         launch(
             "pipeline.evaluation.worker",
@@ -55,7 +59,8 @@ def main() -> int:
     parser.add_argument("benchmark")
     parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
-    params = load_params()
+    job = arguments.work / JOB  # as the stage read them: the file may have been edited since
+    params = check_params(json.loads(job.read_text(encoding="utf-8"))["params"], str(job))
 
     def body(ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
         import numpy as np

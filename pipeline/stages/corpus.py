@@ -12,10 +12,13 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data.cache import Cache
+from pipeline.data.dataset import FRAME_STEP
 from pipeline.data.files import atomic_path
 from pipeline.data.sealed import write_table
+from pipeline.declared import work_key
 from pipeline.errors import InputError
-from pipeline.params import Params, flatten
+from pipeline.frozen import check_unchanged
+from pipeline.params import Params
 from pipeline.tracking import stage_run
 
 
@@ -27,15 +30,15 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("corpus works on one benchmark. Cure: `everest corpus NAME`.")
-    values = {"benchmark": benchmark, "data": params.benchmark(benchmark).data.model_dump()}
-    work = layout.work_dir("corpus", benchmark, layout.fingerprint(values))
-    with stage_run("corpus", benchmark, flatten(values), work) as tracked:
-        counts = _run(benchmark)
+    step = params.benchmark(benchmark).data.frame_step
+    work = layout.work_dir("corpus", benchmark, work_key("corpus", benchmark, params))
+    with stage_run("corpus", benchmark, {"benchmark": benchmark, "data.frame_step": step}, work) as tracked:
+        counts = _run(benchmark, step)
         tracked.metrics({f"corpus/{name}": float(value) for name, value in counts.items()})
     return counts
 
 
-def _run(benchmark: str) -> dict[str, Any]:
+def _run(benchmark: str, frame_step: int) -> dict[str, Any]:
     import pyarrow as pa
 
     cache = Cache.open(layout.cache_dir(benchmark))
@@ -60,9 +63,11 @@ def _run(benchmark: str) -> dict[str, Any]:
             "label": pa.array([cache.label(row) for row in rows], pa.int32()),
         }
     )
-    # How the frames were made is part of what is trained on: another cache makes the pre-training stale.
+    # How the frames were made and at what step clips are cut is part of what is trained on: pre-training depends on this
+    # file alone, and another cache or step makes it stale.
     made = (layout.cache_dir(benchmark) / "cache.json").read_bytes()
-    table = table.replace_schema_metadata({"cache_sha256": hashlib.sha256(made).hexdigest()})
+    table = table.replace_schema_metadata({"cache_sha256": hashlib.sha256(made).hexdigest(), FRAME_STEP: str(frame_step)})
+    check_unchanged()
     with atomic_path(layout.corpus_file(benchmark)) as temporary:
         write_table(table, temporary)
     return {"videos": len(rows), "duplicates_left_out": len(train) - len(rows)}

@@ -19,8 +19,10 @@ from pipeline.data.files import free_bytes, locked, write_text
 from pipeline.data.ingest import NOTES, ingest
 from pipeline.data.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
+from pipeline.declared import work_key
 from pipeline.disk import DiskFullError
 from pipeline.errors import EverestError, InputError
+from pipeline.frozen import check_unchanged
 from pipeline.headline import headline
 from pipeline.params import Params, flatten
 from pipeline.text import printable, storable
@@ -46,7 +48,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         raise InputError("the download stage works on one benchmark. Cure: `everest download BENCHMARK`.")
     data = params.benchmark(benchmark).data
     values = {"data": data.model_dump(), "ingest": params.ingest.model_dump()}
-    work = layout.work_dir("download", benchmark, layout.fingerprint(values))
+    work = layout.work_dir("download", benchmark, work_key("download", benchmark, params))
     raw = layout.raw_dir(data.raw or benchmark)
     with stage_run("download", benchmark, flatten(values), work) as tracked:
         started = time.monotonic()
@@ -66,6 +68,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         quarantine = quarantine_csv(rows, messages)
         metrics = _metrics(rows, listing, time.monotonic() - started)
         _check_budget(rows, listing, params.ingest.failure_budget, quarantine, work, benchmark)
+        check_unchanged()
         _write(benchmark, listing, rows, quarantine, metrics)
         tracked.metrics(_tracked(metrics))
         tracked.artifact(layout.manifest_dir(benchmark) / "quarantine.csv", "data")

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline import layout
 from pipeline.csv_files import Writer
 from pipeline.data.files import sha256_of
+from pipeline.declared import work_key
 from pipeline.errors import InputError
+from pipeline.frozen import check_unchanged
 from pipeline.params import Params, flatten
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
     tests = TestSet.load(benchmark, how.split)
     inputs = _inputs(benchmark)
-    work = layout.work_dir("evaluate", benchmark, layout.fingerprint([how.model_dump(), info.as_dict(), inputs]))
+    work = layout.work_dir("evaluate", benchmark, work_key("evaluate", benchmark, params, info.as_dict(), inputs))
     flat = {"seed": params.seed, **flatten(params.clip, "clip."), **flatten(how, "evaluate.")}
     ranks = _ranks(params)
     tags = {
@@ -139,7 +141,7 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
     from pipeline.progress import Bar
 
     if ranks > 1:
-        return launched(benchmark, work, params.compute, ranks)
+        return launched(params, benchmark, work, ranks)
     progress = Bar(f"evaluate {benchmark}")
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
@@ -172,6 +174,7 @@ def _write(
     files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
     draw_examples(params, benchmark, tests, answers, building / "pictures")
     write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    check_unchanged()
     final = layout.output_dir("evaluate", benchmark)
     shutil.rmtree(final, ignore_errors=True)
     final.parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         inputs[str(weights)] = models.sha256(weights.parent)
     values = {
         "seed": params.seed,
+        "pretrain": {"size": params.pretrain.size},
         "clip": params.clip.model_dump(mode="json"),
         "finetune": stage.model_dump(mode="json"),
         "data": params.benchmark(benchmark).data.model_dump(mode="json", include={"classes", "frame_step", "split"}),

@@ -23,7 +23,9 @@ from pipeline.data.cache_publish import (
     units_of,
 )
 from pipeline.data.files import locked, write_text
+from pipeline.declared import work_key
 from pipeline.errors import InputError
+from pipeline.frozen import check_unchanged
 from pipeline.headline import headline
 from pipeline.params import Params, flatten
 from pipeline.progress import counter
@@ -44,7 +46,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         "clip": {"resolution": params.clip.resolution},
         "frame_step": params.benchmark(benchmark).data.frame_step,
     }
-    work = layout.work_dir("preprocess", benchmark, layout.fingerprint(values))
+    work = layout.work_dir("preprocess", benchmark, work_key("preprocess", benchmark, params))
     with stage_run("preprocess", benchmark, flatten(values), work) as tracked:
         metrics = _run(params, benchmark)
         named = _tracked(metrics)
@@ -65,6 +67,7 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
             progress = counter(f"preprocess {benchmark}")
             decoded = build(units, store, raw, params.preprocess.workers, progress, executor)
         check_failures(benchmark, units, store, params.ingest.failure_budget)
+        check_unchanged()
         info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))
     failed = info["failed"]
     seconds = time.perf_counter() - started

@@ -36,6 +36,5 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),
         "pretrain": params.pretrain.model_dump(mode="json"),
-        "frame_step": {name: params.benchmarks[name].data.frame_step for name in params.pretrain.corpus},
     }
     return job.train("pretrain", None, params, values, inputs)

@@ -10,6 +10,8 @@ import shutil
 from typing import Any
 
 from pipeline import layout
+from pipeline.declared import work_key
+from pipeline.frozen import check_unchanged
 from pipeline.params import Params
 
 
@@ -24,11 +26,12 @@ def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
     from pipeline.tracking import stage_run
 
     summary = collect(params)
-    work = layout.work_dir("report", None, layout.fingerprint(params.recipe))
+    work = layout.work_dir("report", None, work_key("report", None, params))
     with stage_run("report", None, {"recipe": params.recipe}, work) as tracked:
         building = work / "outputs"
         shutil.rmtree(building, ignore_errors=True)
         files = write_report(summary, building)
+        check_unchanged()
         final = layout.output_dir("report")
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.frozen import params_content
 from pipeline.system import git
 from pipeline.text import printable
 
@@ -73,7 +74,7 @@ def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
     lock = Path("dvc.lock")
     hashes = dvc_hashes(lock)
     root = lock.resolve().parent
-    params = _yaml(Path("params.yaml"))
+    params = params_content()
     corpora = params.get("pretrain", {}).get("corpus", [])
     init = params.get("finetune", {}).get("init", "")
     wanted = [

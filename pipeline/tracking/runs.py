@@ -21,6 +21,7 @@ import yaml
 
 from pipeline import layout
 from pipeline.errors import Interrupted
+from pipeline.frozen import params_content, params_text
 from pipeline.params import flatten
 from pipeline.redact import redact, redact_value
 from pipeline.tracking import context
@@ -252,8 +253,9 @@ def _note_resumption(folder: RunFolder, tags: Mapping[str, Any]) -> None:
 
 def _record_params_file(records: Any, folder: str = "") -> None:
     """params.yaml as it is written, comments and all."""
-    if Path("params.yaml").exists():
-        records.text(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml", folder)
+    text = params_text()
+    if text is not None:
+        records.text(text, "params.yaml", folder)
 
 
 def _record_code(records: Any) -> None:
@@ -345,10 +347,7 @@ def _experiment() -> tuple[str, dict[str, Any], str]:
     The key is made of the checkout and the parameters. The group `compute` is left out: with another number
     of ranks it is the same experiment, which a resumed stage continues.
     """
-    try:
-        raw = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raw = {}
+    raw = params_content()
     flat = flatten(raw)
     own = {name: value for name, value in flat.items() if not name.startswith("compute.")}
     key = layout.fingerprint([str(Path.cwd()), own])

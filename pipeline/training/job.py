@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.declared import work_key
+from pipeline.frozen import check_unchanged, on_change
 from pipeline.headline import headline
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.tracking import models, stage_run
@@ -37,15 +39,15 @@ def train(
     """Run one training to the end and publish its model, history and metrics.
 
     Args:
-        values: the stage's resolved parameters; with `inputs` they name the work folder, so that a change of
-            either starts afresh and an equal start continues.
-        inputs: what identifies the data and the weights it starts from, by path.
+        values: the stage's resolved parameters, as they are tracked.
+        inputs: what identifies the data and the weights it starts from, by path. With all that the stage declares they
+            name the work folder, so that a change of either starts afresh and an equal start continues.
 
     Returns:
         The metrics, as in the metrics file; {} on a node that only lends its ranks.
     """
     began = time.time()
-    work = layout.work_dir(stage, benchmark, layout.fingerprint({"params": values, "inputs": inputs})).absolute()
+    work = layout.work_dir(stage, benchmark, work_key(stage, benchmark, params, inputs)).absolute()
     compute = params.compute
     node = this_node()
     if not node.main:
@@ -67,6 +69,7 @@ def train(
         status.write(work / "job.json", job)
         if not (work / "final" / "metrics.json").exists():
             _ranks(work, compute, lock)
+        check_unchanged()
         metrics = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
         run.metrics({name: float(value) for name, value in metrics.items()})
@@ -110,6 +113,13 @@ def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, A
         shutil.rmtree(old)
     final.rename(place)
     status.write(layout.metrics_file(stage, benchmark), headline(metrics))
+
+    def take_back() -> None:
+        layout.metrics_file(stage, benchmark).unlink()
+        place.rename(final)
+        status.write(final / "metrics.json", metrics)
+
+    on_change(take_back)
 
 
 def thin_history(source: Path, target: Path) -> None:
