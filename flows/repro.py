@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from flows.guard import Children
 from flows.lines import numbered_lines_of
+from pipeline.declared import misrecorded
 from pipeline.errors import EverestError
+
+log = logging.getLogger(__name__)
 
 
 class Outcome(enum.Enum):
@@ -66,14 +70,29 @@ def workspace(folder: Path, run_name: str, environment: dict[str, str], root: Pa
 def repro(stage: str, where: Workspace, children: Children) -> Outcome:
     """`dvc repro` of one stage, without those it depends on: the flow has run them.
 
+    Where DVC noted other parameters than the outputs were computed with (an edit in the moment between the stage's end
+    and DVC's note, perhaps of an earlier run whose result it has just restored), the stage is computed again.
+
     Raises:
         StageStopped: the flow was told to stop.
         StageFailed: the stage failed; names its log file and repeats its last error.
     """
+    outcome = _repro(stage, where, children)
+    wrong = misrecorded(stage, where.folder)
+    if wrong:
+        log.warning("%s. It is computed again with what params.yaml says now.", wrong)
+        outcome = _repro(stage, where, children, "--force")
+        wrong = misrecorded(stage, where.folder)
+    if wrong:
+        raise StageFailed(f"{wrong}. Cure: let params.yaml rest while stages run, and start again.")
+    return outcome
+
+
+def _repro(stage: str, where: Workspace, children: Children, *options: str) -> Outcome:
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    with path.open("wb") as log, numbered_lines_of(path):
-        code = children.run(command, where.folder, where.environment, log)
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
+    with path.open("wb") as file, numbered_lines_of(path):
+        code = children.run(command, where.folder, where.environment, file)
     output = path.read_text(errors="replace")
     if children.stopping:
         raise StageStopped(f"{stage} was stopped and has saved its state. Cure: start again to continue.")

@@ -23,7 +23,7 @@ import yaml
 
 from pipeline import layout
 from pipeline.child import STOPPED, run_child, stage_environment
-from pipeline.declared import made_by_this_code
+from pipeline.declared import address, finished, reads_any
 from pipeline.errors import EverestError, Interrupted
 from pipeline.evaluation.equal import Trial
 from pipeline.headline import ran
@@ -54,13 +54,11 @@ def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) 
 
     folder = cell(trial)
     _prepare(folder, trial)
-    remade: set[tuple[str, str | None]] = set()
+    remade: set[str] = set()
     for stage, benchmark in stages_of(trial):
-        before = ("finetune", benchmark) if stage == "evaluate" else ("pretrain", None)
-        finished = (folder / layout.metrics_file(stage, benchmark)).exists()
-        if finished and before not in remade and made_by_this_code(stage, benchmark, folder):
+        if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, trial.params, remade):
             continue
-        remade.add((stage, benchmark))
+        remade.add(address(stage, benchmark))
         words = [stage, *([benchmark] if benchmark else [])]
         if _take_over(trial, stage, benchmark, folder):
             say(f"{note}: {' '.join(words)} (taken from this project's own run)")
@@ -101,8 +99,8 @@ def _prepare(folder: Path, trial: Trial) -> None:
 def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) -> bool:
     """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
     metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
-    made = metrics.exists() and made_by_this_code(stage, benchmark, Path())
-    if not made or not output.is_dir() or _result_of(trial.params) != _result_of(load_params()):
+    made = metrics.exists() and output.is_dir() and finished(stage, benchmark, Path())
+    if not made or _result_of(trial.params) != _result_of(load_params()):
         return False
     if not _up_to_date(f"{stage}@{benchmark}" if benchmark else stage):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,16 +149,28 @@ def read_record(name: str, key: str | None) -> dict[str, Any] | None:
     return content
 
 
-def made_by_this_code(name: str, key: str | None, folder: Path) -> bool:
-    """Whether a finished stage in `folder` was computed with the versions of the running code.
+def finished(name: str, key: str | None, folder: Path) -> bool:
+    """Whether a stage ran to its end in `folder`, with the versions of the running code.
 
-    DVC asks the same for the chain; trainings of a comparison or a repetition are asked here.
+    DVC asks this for the chain; for the trainings of a comparison or a repetition it is asked here.
     """
     record = folder / record_file(name, key)
     if not record.is_file():
         return False
     then = json.loads(record.read_text(encoding="utf-8"))
     return all(then.get(f"versions.{part}") == versions()[part] for part in declared(name, key).versions)
+
+
+def reads_any(name: str, key: str | None, params: Params, remade: Collection[str]) -> bool:
+    """Whether a stage reads an output of one of the stages at these addresses."""
+    found = sources(declared(name, key), params.model_dump(mode="json"))
+    return any(source.address in remade for source in found)
+
+
+def data_versions() -> dict[str, int]:
+    """The versions that decide what data the stages before the trainings make."""
+    parts = {part for name in ("download", "preprocess", "corpus") for part in declared(name, "any").versions}
+    return {part: versions()[part] for part in sorted(parts)}
 
 
 def locked_values(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,13 +206,19 @@ def _split(stage: str) -> tuple[str, str | None]:
     return name, key or None
 
 
-@functools.cache
+def file_of(name: str) -> str:
+    """The dvc.yaml that declares a stage."""
+    return next(file for file in FILES if name in _entries_of(file))
+
+
 def _entries() -> dict[str, Any]:
-    return {
-        name: entry
-        for file in FILES
-        for name, entry in parse((CODE / file).read_text(encoding="utf-8"))["stages"].items()
-    }
+    return {name: entry for file in FILES for name, entry in _entries_of(file).items()}
+
+
+@functools.cache
+def _entries_of(file: str) -> dict[str, Any]:
+    entries: dict[str, Any] = parse((CODE / file).read_text(encoding="utf-8"))["stages"]
+    return entries
 
 
 def _fill(text: str, key: str | None) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pipeline import declared
 from pipeline.errors import EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
 from pipeline.params import load_params
@@ -175,6 +176,13 @@ def _data() -> list[Check]:
     except EverestError:
         return []
     checks = [_check("raw videos", "ok", str(data_root() / "raw"))]
+    for stage in declared.stages(params.model_dump(mode="json")):
+        file = declared.file_of(stage.name)
+        wrong = declared.misrecorded(f"{file}:{stage.address}")
+        if wrong:
+            target = stage.address if file == "dvc.yaml" else f"{file}:{stage.address}"
+            cure = f"dvc repro --force --single-item {target}"
+            checks.append(_check(f"parameters of {stage.address}", "fail", wrong, cure))
     steps: list[tuple[str, Callable[[str], Path]]] = [("download", manifest_dir), ("preprocess", cache_dir)]
     for key in params.benchmarks:
         missing = [stage for stage, folder in steps if not folder(key).exists()]

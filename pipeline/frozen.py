@@ -161,4 +161,5 @@ def params_text() -> str | None:
 def params_content() -> dict[str, Any]:
     """:func:`params_text`, parsed; {} where there is none."""
     text = params_text()
-    return declared.parse(text) if text else {}
+    content = declared.parse(text) if text else None
+    return content if isinstance(content, dict) else {}

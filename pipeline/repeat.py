@@ -21,6 +21,7 @@ import yaml
 
 from pipeline import layout, preflight
 from pipeline.child import STOPPED, run_child, stage_environment
+from pipeline.declared import address, data_versions, finished, reads_any
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import with_overrides
 from pipeline.headline import ran
@@ -58,7 +59,7 @@ class Repetition:
         values = self.params.model_dump(mode="json", include=groups)
         for entry in values["benchmarks"].values():
             del entry["finetune"], entry["evaluate"]
-        return (FOLDER / f"split{self.split}-{layout.fingerprint(values)}").absolute() / "data"
+        return (FOLDER / f"split{self.split}-{layout.fingerprint([values, data_versions()])}").absolute() / "data"
 
 
 def command(
@@ -144,14 +145,14 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     params, data = repetition.params, repetition.data
     pretrains = params.finetune.init == str(layout.output_dir("pretrain"))
     corpora = params.pretrain.corpus if pretrains else []
+    remade: set[str] = set()
     if repetition.split:
         _write_params(data.parent, params)
         for name in params.benchmarks:
             for stage in ("download", "preprocess"):
-                done = data.parent / layout.metrics_file(stage, name)
-                _stage(done, [stage, name], data.parent, note, run)
+                _stage(stage, name, params, remade, data.parent, note, run)
         for name in corpora:
-            _stage(data.parent / layout.corpus_file(name), ["corpus", name], data.parent, note, run)
+            _stage("corpus", name, params, remade, data.parent, note, run)
     else:
         _check_data(params, corpora)
     folder = repetition.folder
@@ -160,17 +161,28 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     link.unlink(missing_ok=True)
     link.symlink_to(data)
     if pretrains:
-        _stage(folder / layout.metrics_file("pretrain"), ["pretrain"], folder, note, run, repetition.name)
+        _stage("pretrain", None, params, remade, folder, note, run, repetition.name)
     for name in params.benchmarks:
         for stage in ("finetune", "evaluate"):
-            _stage(folder / layout.metrics_file(stage, name), [stage, name], folder, note, run, repetition.name)
+            _stage(stage, name, params, remade, folder, note, run, repetition.name)
 
 
-def _stage(done: Path, words: list[str], folder: Path, note: str, run: Run, training: str = "") -> None:
+def _stage(
+    stage: str,
+    benchmark: str | None,
+    params: Params,
+    remade: set[str],
+    folder: Path,
+    note: str,
+    run: Run,
+    training: str = "",
+) -> None:
     from pipeline.terminal import say
 
-    if done.exists():
+    if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, params, remade):
         return
+    remade.add(address(stage, benchmark))
+    words = [stage, *([benchmark] if benchmark else [])]
     say(f"{note}: {' '.join(words)} started")
     environment = stage_environment(EVEREST_REPEAT=training)  # of a split's data nothing is registered
     began = time.monotonic()
@@ -201,4 +213,5 @@ def _check_data(params: Params, corpora: Sequence[str]) -> None:
 
 
 def _key(params: Params) -> str:
-    return layout.fingerprint(params.model_dump(mode="json", exclude={"compute", "compare", "recipe"}))
+    values = params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+    return layout.fingerprint([values, data_versions()])

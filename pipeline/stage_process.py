@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import preflight
+from pipeline.frozen import frozen
 from pipeline.layout import WORK
 from pipeline.lifeline import die_with_parent
 from pipeline.locks import held
-from pipeline.frozen import frozen
 from pipeline.training.nodes import this_node
 
 

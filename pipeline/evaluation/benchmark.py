@@ -104,7 +104,7 @@ def evaluate(
         resolution=params.clip.resolution,
         batch=how.batch,
         device=device,
-        precision=params.finetune_of(benchmark).precision,
+        precision=params.finetune.precision,
         workers=max(1, params.compute.loader_workers),
         ranks=ranks,
         progress=progress,

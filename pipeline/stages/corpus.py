@@ -63,10 +63,11 @@ def _run(benchmark: str, frame_step: int) -> dict[str, Any]:
             "label": pa.array([cache.label(row) for row in rows], pa.int32()),
         }
     )
-    # How the frames were made and at what step clips are cut is part of what is trained on: pre-training depends on this
-    # file alone, and another cache or step makes it stale.
+    # Pre-training depends on this file alone: how frames were made and at what step clips are cut makes it stale too.
     made = (layout.cache_dir(benchmark) / "cache.json").read_bytes()
-    table = table.replace_schema_metadata({"cache_sha256": hashlib.sha256(made).hexdigest(), FRAME_STEP: str(frame_step)})
+    table = table.replace_schema_metadata(
+        {"cache_sha256": hashlib.sha256(made).hexdigest(), FRAME_STEP: str(frame_step)}
+    )
     check_unchanged()
     with atomic_path(layout.corpus_file(benchmark)) as temporary:
         write_table(table, temporary)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import cells, layout
+from pipeline import cells, declared, layout
 from pipeline.cells import cell, run_cell
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.evaluation.equal import Trial, plan, with_overrides
@@ -59,7 +59,33 @@ class Stages:
         path = folder / layout.metrics_file(stage, benchmark[0] if benchmark else None)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
+        finish(folder, stage, *benchmark)
         return 0
+
+
+def finish(folder: Path, stage: str, benchmark: str | None = None) -> None:
+    """What a stage leaves at its very end."""
+    record = folder / layout.record_file(stage, benchmark)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(declared.values(stage, benchmark, load_params(folder / "params.yaml"))))
+
+
+def test_a_part_whose_version_was_raised_is_trained_again_with_what_reads_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, stages = trials()[0], Stages()
+    run_cell(trial, run=stages)
+    for part, again in {
+        "scoring": ["evaluate motion"],
+        "views": ["finetune motion", "evaluate motion"],
+        "augmentation": ["pretrain", "finetune motion", "evaluate motion"],
+        "drawing": [],  # the data's content is in the folder's name
+    }.items():
+        stages.ran.clear()
+        raised = {**declared.versions(), part: 99}
+        monkeypatch.setattr(declared, "versions", lambda raised=raised: raised)
+        run_cell(trial, run=stages)
+        assert stages.ran == again, part
 
 
 def test_a_training_runs_its_stages_once_over_the_projects_data(project: Path) -> None:
@@ -124,6 +150,7 @@ def test_what_the_chain_trained_with_the_same_parameters_is_taken_over(
     (project / "outputs" / "pretrain" / "model.safetensors").write_bytes(b"weights")
     (project / "metrics").mkdir()
     (project / "metrics" / "pretrain.json").write_text(json.dumps({"train/loss": 1}))
+    finish(project, "pretrain")
     monkeypatch.setattr(cells, "_up_to_date", lambda stage: stage == "pretrain")
     everest, tube, _ = trials()
     stages = Stages()
@@ -140,6 +167,7 @@ def test_what_the_chain_trained_is_left_where_dvc_calls_it_stale(
     (project / "outputs" / "pretrain").mkdir(parents=True)
     (project / "metrics").mkdir()
     (project / "metrics" / "pretrain.json").write_text("{}")
+    finish(project, "pretrain")
     monkeypatch.setattr(cells, "_up_to_date", lambda stage: False)
     stages = Stages()
     run_cell(trials()[0], run=stages)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import layout
+from pipeline import declared, layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.repeat import command
 
@@ -38,6 +38,9 @@ class Stages:
             assert (folder / "data/cache/ucf101").is_dir(), "its data are not linked"
             assert environment["EVEREST_REPEAT"] == f"split{data['split']}-seed{params['seed']}"
         metrics = {"eval/top1": SCORES[data["split"], params["seed"]], "eval/videos_ok": 9, "eval/videos_total": 10}
+        record = folder / layout.record_file(stage, name)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(declared.values(stage, name, params)))
         if stage == "corpus":
             path = folder / layout.corpus_file(str(name))
             path.parent.mkdir(parents=True, exist_ok=True)
