@@ -14,10 +14,10 @@ from typing import Any
 import sitecustomize
 
 sys.path[:0] = [str(Path(__file__).resolve().parent / folder) for folder in ("stages", "data")]
-import small_benchmark
+import small_benchmark  # noqa: E402
 
-from pipeline import layout, manifest
-from pipeline.params import Params, check_params
+from pipeline import layout, manifest  # noqa: E402
+from pipeline.params import Params, check_params  # noqa: E402
 
 LOGS = Path(sys.argv[1]).resolve()
 RECORDER = sitecustomize.Recorder(sitecustomize.Log(LOGS))

@@ -114,7 +114,7 @@ def changed(root: Path, **values: Any) -> Params:
     return load_params(root / "params.yaml", {key.replace("__", "."): value for key, value in values.items()})
 
 
-@pytest.mark.parametrize("key, value, stages", [
+@pytest.mark.parametrize(("key", "value", "stages"), [
     ("pretrain__size", "small", {"pretrain", "finetune"}),
     ("finetune__epochs", 3, {"finetune"}),
     ("finetune__precision", "bf16", {"finetune", "evaluate"}),
