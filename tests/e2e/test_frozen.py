@@ -75,7 +75,7 @@ def test_what_dvc_notes_in_the_last_moment_is_found_by_the_flow_and_by_the_next_
     """An edit between the end of a stage and DVC's reading of the file, made by the stage's own last command."""
     declaration = project.root / "dvc.yaml"
     late = "everest corpus ${item} && sed -i 's/frame_step: 1/frame_step: 2/' params.yaml"
-    declaration.write_text(declaration.read_text().replace("everest corpus ${item}", late))
+    declaration.write_text(declaration.read_text().replace("cmd: everest corpus ${item}", f'cmd: "{late}"'))
     project.run("dvc", "repro", "corpus@motion")
     entry = recorded(project.root)["corpus@motion"]
     assert isinstance(entry, dict)
