@@ -55,7 +55,7 @@ def reading() -> Result:
     benchmark()
     from pipeline.data.dataset import open_source, read_frames
 
-    source = open_source(small().params(clip__source="videos"), "small")
+    source = open_source(small().params(clip__source="videos", pretrain__frame_selection__mode="none"), "small")
     sizes = [[source.num_frames(row), *source.size(row), source.label(row)] for row in range(len(source))]
     return sizes, [blocks(read_frames(source, row, [7, 0, 18, 7])) for row in (0, 3)], 1.0
 

@@ -140,7 +140,7 @@ def test_an_output_of_other_parameters_is_not_read(stage: Callable[[Body], None]
     wanted = r"finetune@motion reads outputs/pretrain, which pretrain computed with pretrain\.epochs = 24, now 3.*Cure"
     with pytest.raises(InputError, match=wanted):
         stage(lambda params: pytest.fail("it ran"))
-    edit(finetune__init="weights/official")
+    edit(finetune__init="scratch")
     stage(lambda params: None)
 
 
