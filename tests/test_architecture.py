@@ -20,10 +20,8 @@ OWNERS = {
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
 OPEN_TO_FLOWS = {
-OPEN_TO_FLOWS = {
     f"pipeline.{name}"
     for name in ("declared", "params", "errors", "layout", "lifeline", "system", "text", "progress", "headline")
-}
 }
 
 
