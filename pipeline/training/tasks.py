@@ -265,7 +265,7 @@ def _info(
     Views are those of its validation: one clip from the middle, its centre.
     """
     names = [dataset] if isinstance(dataset, str) else dataset
-    steps = {name: params.benchmark(name).data.frame_step for name in names}
+    steps = {name: member.step for name, member in zip(names, clips.members, strict=True)}
     sides = {member.source.short_side for member in clips.members}
     if len(sides) > 1:
         raise InputError(
