@@ -117,7 +117,6 @@ def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, A
     def take_back() -> None:
         layout.metrics_file(stage, benchmark).unlink()
         place.rename(final)
-        status.write(final / "metrics.json", metrics)
 
     on_change(take_back)
 
