@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
 from pipeline.layout import fingerprint, record_file
@@ -27,6 +29,9 @@ VERSIONS = "versions.yaml"
 #: Settings of this machine: where files lie and how fast a stage is, never what it gives. Stages may read them without
 #: declaring them; nothing else may be read so.
 MACHINE = ("compute", "ingest.workers", "preprocess.workers", "benchmarks.*.data.raw")
+
+#: [s] that a dvc.lock must stay as it is to be believed where it differs from what was computed.
+REST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -189,16 +194,31 @@ def misrecorded(address: str, folder: Path = Path()) -> str | None:
     were computed with.
     """
     file, _, stage = address.rpartition(":")
-    lock = folder / Path(file or "dvc.yaml").with_suffix(".lock")
-    if not lock.is_file():
+    lock, record = folder / Path(file or "dvc.yaml").with_suffix(".lock"), folder / record_file(*_split(stage))
+    if not record.is_file():
         return None
-    entry = parse(lock.read_text(encoding="utf-8")).get("stages", {}).get(stage)
-    record = folder / record_file(*_split(stage))
-    if not entry or not record.is_file():
+    computed = json.loads(record.read_text(encoding="utf-8"))
+    before = None
+    while True:
+        text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+        noted = _noted(text, stage)
+        said = [f"{key} = {then!r}, noted as {now!r}" for key, then, now in differences(computed, noted or {})]
+        if noted is not None and not said:
+            return None
+        if text == before:
+            return f"{stage} was computed with {'; '.join(said)}" if noted is not None else None
+        # DVC writes the file in place, and another stage may be noted at this moment: only what rests is believed.
+        before = text
+        time.sleep(REST_SECONDS)
+
+
+def _noted(text: str, stage: str) -> dict[str, Any] | None:
+    """The values in the text of a dvc.lock; None where it has no such stage, or is half written."""
+    try:
+        entry = parse(text)["stages"][stage]
+        return locked_values(entry)
+    except (YAMLError, LookupError, TypeError, AttributeError):
         return None
-    noted, computed = locked_values(entry), json.loads(record.read_text(encoding="utf-8"))
-    said = [f"{key} = {then!r}, noted as {now!r}" for key, then, now in differences(computed, noted)]
-    return f"{stage} was computed with {'; '.join(said)}" if said else None
 
 
 def _split(stage: str) -> tuple[str, str | None]:

@@ -170,6 +170,19 @@ def test_what_dvc_noted_wrongly_is_told_from_what_was_computed() -> None:
     assert "dvc repro --force --single-item pretrain" in check["cure"]
 
 
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
+def test_a_lock_file_that_dvc_is_just_writing_is_waited_for(part: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = layout.record_file("pretrain")
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps(declared.values("pretrain", None, yaml.safe_load(PARAMS.read_text()))))
+    lock()
+    path = Path("dvc.lock")
+    text = path.read_text()
+    path.write_text(text[: int(part * len(text))])
+    monkeypatch.setattr(declared.time, "sleep", lambda seconds: path.write_text(text))
+    assert declared.misrecorded("pretrain") is None
+
+
 def test_numbers_are_compared_as_dvc_reads_them() -> None:
     text = PARAMS.read_text()
     assert declared.parse("a: 1e-8\nb: no\n") == {"a": 1e-8, "b": "no"}
