@@ -23,10 +23,11 @@ from models.tokens import (
     cut_tubelets,
     in_product_type,
     normalised_targets,
+    normalised_tubelets,
     take,
     tubelets_at,
 )
-from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, xavier_init
+from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, compile_method, xavier_init
 
 
 class PretrainOutput(NamedTuple):
@@ -125,7 +126,7 @@ class EverestAutoencoder(nn.Module):
         slot_noise_BA: Tensor | None = None,
         return_output: bool = False,
     ) -> Tensor | PretrainOutput:
-        """The loss of a normalised clip, or with `return_output` a `PretrainOutput`.
+        """The loss of a normalised clip (or of its uint8 pixels), or with `return_output` a `PretrainOutput`.
 
         Randomness comes from `noise_BN` (uniform, one number per token) or else `generator`. With `choose`
         the clip holds candidate slots, of which that many are chosen first (`models.frames`; noise from
@@ -144,9 +145,7 @@ class EverestAutoencoder(nn.Module):
         source_BR = split.reconstruct_BR
         if slots_BS is not None:
             source_BR = slots_BS.gather(1, source_BR // grid.places) * grid.places + source_BR % grid.places
-        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
-        target_BRP = normalised_targets(true_BRP, self.channels)
-        loss = reconstruction_loss(prediction_BRP, target_BRP, split.reconstruct_valid_BR)
+        loss = self.compare(clip_BCTHW, window, source_BR, prediction_BRP, split.reconstruct_valid_BR)
         if not return_output:
             return loss
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
@@ -155,7 +154,10 @@ class EverestAutoencoder(nn.Module):
         """Tubelets [B, N, P], in the type that products take, and their grid. Training lets a NaN through to
         the loss, where the engine's rule decides.
         """
-        grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
+        grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels, pixels=True)
+        if clip_BCTHW.dtype == torch.uint8:
+            tubelets_BNP = cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet)
+            return in_product_type(normalised_tubelets(tubelets_BNP, self.channels)), grid
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
             check_pixels(clip_BCTHW)
         return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
@@ -204,6 +206,20 @@ class EverestAutoencoder(nn.Module):
         if split.visible_valid_BV is not None and split.reconstruct_valid_BR is not None:
             valid_BK = torch.cat([split.visible_valid_BV, split.reconstruct_valid_BR], dim=1)
         return self.decoder(torch.cat([shown_BVE, hidden_BRE], dim=1), hidden_BRE.shape[1], valid_BK)
+
+    def compare(
+        self, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, prediction_BRP: Tensor, valid_BR: Tensor | None
+    ) -> Tensor:
+        """The loss of what was predicted for the tubelets at `source_BR` of the clip."""
+        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
+        return reconstruction_loss(prediction_BRP, normalised_targets(true_BRP, self.channels), valid_BR)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile each block, and the cutting and the loss around them: a few small graphs that equal blocks share."""
+        for block in (*self.encoder.blocks, *self.decoder.blocks):
+            compile_method(block, "forward", options)
+        for part in ("cut", "compare"):
+            compile_method(self, part, options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""

@@ -15,7 +15,7 @@ from models.adaptive import adaptive_tokens
 from models.selection import Grid, rero_scores
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
-from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, trunc_normal_init
+from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, compile_method, trunc_normal_init
 
 POOLS = ("mean", "attentive")
 
@@ -131,6 +131,12 @@ class EverestClassifier(nn.Module):
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight)
         self.head.apply(trunc_normal_init)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile each block, and the cutting before them: a few small graphs that equal blocks share."""
+        for block in self.blocks:
+            compile_method(block, "forward", options)
+        compile_method(self, "cut", options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""

@@ -16,8 +16,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) -> Grid:
-    """The token grid of a clip. Raises ValueError naming the shape, what is expected and the cure. No device sync."""
+def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3, pixels: bool = False) -> Grid:
+    """The token grid of a clip; `pixels` takes uint8 too. No device sync.
+
+    Raises ValueError naming the shape, what is expected and the cure.
+    """
     shape = tuple(clip_BCTHW.shape)
     if clip_BCTHW.ndim != 5:
         raise ValueError(
@@ -32,7 +35,7 @@ def check_clip(clip_BCTHW: Tensor, patch: int, tubelet: int, channels: int = 3) 
         raise ValueError(
             f"clip of shape {shape} has {shape[1]} channels, expected [B, {channels}, T, H, W]. Cure: {cure}."
         )
-    if not clip_BCTHW.is_floating_point():
+    if not clip_BCTHW.is_floating_point() and not (pixels and clip_BCTHW.dtype == torch.uint8):
         raise ValueError(
             f"clip of {clip_BCTHW.dtype}, expected floats normalised with the ImageNet mean and deviation. "
             "Cure: (clip / 255 - mean) / std."
@@ -84,6 +87,19 @@ def tubelets_at(clip_BCTHW: Tensor, grid: Grid, index_BK: Tensor, patch: int, tu
     return cells[clip_B1, :, slot_BK, :, place_BK // grid.width, :, place_BK % grid.width].flatten(2)
 
 
+def normalised_tubelets(tubelets_BNP: Tensor, channels: int = 3) -> Tensor:
+    """Tubelets of uint8 pixels, normalised."""
+    return normalised(tubelets_BNP.unflatten(2, (channels, -1)), channel=2).flatten(2)
+
+
+def normalised(pixels: Tensor, channel: int) -> Tensor:
+    """uint8 pixels as fp32, normalised with the ImageNet statistics of dimension `channel`: one multiply-add a value."""
+    shape = (-1, *[1] * (pixels.ndim - channel - 1))
+    scale = _column(tuple(1 / (255 * deviation) for deviation in IMAGENET_STD), pixels).view(shape)
+    offsets = tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+    return torch.addcmul(_column(offsets, pixels).view(shape), pixels, scale)
+
+
 def in_product_type(x: Tensor) -> Tensor:
     """`x` in the type that autocast gives to matrix products, unchanged where it is off: cast first, then copied
     about, half the bytes move.
@@ -123,10 +139,13 @@ def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
     mean 0 and deviation 1 over its 512 pixels, in the order (p0 p1 p2) c (METHOD section 4).
 
     Un-normalising, `x * std + mean`, shifts and scales a channel; the shift goes with the token's mean, the
-    scale cancels but in the 1e-6.
+    scale cancels but in the 1e-6. So tubelets of uint8 pixels do as well: their scale is 255.
     """
     _, centred_BRCX, deviation_BRC1 = _statistics(tubelets_BRP, channels)
-    spread_BRC1 = deviation_BRC1 + 1e-6 / _column(IMAGENET_STD, tubelets_BRP)
+    if tubelets_BRP.dtype == torch.uint8:
+        spread_BRC1 = deviation_BRC1 + 255e-6
+    else:
+        spread_BRC1 = deviation_BRC1 + 1e-6 / _column(IMAGENET_STD, tubelets_BRP)
     return (centred_BRCX / spread_BRC1).transpose(2, 3).flatten(2)
 
 
@@ -152,4 +171,5 @@ def _statistics(tubelets_BRP: Tensor, channels: int) -> tuple[Tensor, Tensor, Te
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return like.new_tensor(values, dtype=torch.float32)[:, None]
+    """The values as fp32 [C, 1]. Filled on the device: copying them there would wait for it at every step."""
+    return torch.stack([torch.full((1,), value, dtype=torch.float32, device=like.device) for value in values])

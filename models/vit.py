@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.tokens import sinusoid_table, take
+from models.tokens import in_product_type, sinusoid_table, take
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -68,17 +67,23 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+    """A pre-norm block. `keep_2B11`: what drop-path leaves of each branch of each clip, 0 or 1 / (1 - rate).
+
+    Drawn outside, so that blocks of any rate compile to one graph.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
-        x_BND = x_BND + self.drop_path(self.attn(self.norm1(x_BND), valid_BN))
-        return x_BND + self.drop_path(self.mlp(self.norm2(x_BND)))
+    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None, keep_2B11: Tensor | None = None) -> Tensor:
+        mixed_BND = self.attn(self.norm1(x_BND), valid_BN)
+        x_BND = x_BND + (mixed_BND if keep_2B11 is None else mixed_BND * keep_2B11[0])
+        mapped_BND = self.mlp(self.norm2(x_BND))
+        return x_BND + (mapped_BND if keep_2B11 is None else mapped_BND * keep_2B11[1])
 
 
 class Blocks(nn.ModuleList):
@@ -87,16 +92,29 @@ class Blocks(nn.ModuleList):
     checkpointing = False
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
-        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        super().__init__(Block(width, heads, mlp_ratio, rate) for rate in rates)
+        super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
-        for block in self:
+        for block, rate in zip(self, self.rates, strict=True):
+            keep_2B11 = drop_path(x_BND, rate) if self.training and rate else None
             if self.checkpointing and torch.is_grad_enabled():
-                x_BND = checkpoint(block, x_BND, valid_BN, use_reentrant=False)
+                x_BND = checkpoint(block, x_BND, valid_BN, keep_2B11, use_reentrant=False)
             else:
-                x_BND = block(x_BND, valid_BN)
+                x_BND = block(x_BND, valid_BN, keep_2B11)
         return x_BND
+
+
+def drop_path(x_BND: Tensor, rate: float) -> Tensor:
+    """What stochastic depth (Huang et al. 2016) leaves of a block's two branches, [2, B, 1, 1], as timm scales it."""
+    kind = in_product_type(x_BND[:1, :0]).dtype  # the type of the branches
+    kept = [x_BND.new_empty((len(x_BND), 1, 1), dtype=kind).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2)]
+    return torch.stack(kept)
+
+
+def compile_method(module: nn.Module, name: str, options: dict[str, Any]) -> None:
+    """Let a module's method compile itself at its first call; hooks and names of parameters stay as they are."""
+    setattr(module, name, torch.compile(getattr(module, name), **options))
 
 
 class TubeletEmbedding(nn.Module):

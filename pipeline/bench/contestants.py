@@ -96,8 +96,9 @@ def _build(name: str, setting: Setting) -> tuple[Any, Callable[[], Any]]:
             "decoder_depth": DECODER_DEPTH,
         }
         model = timm.create_model(architecture, **kwargs).to(device).train()
-        run = torch.compile(model) if setting.compiled else model
-        return model, lambda: run(clip)
+        if setting.compiled:
+            model.compile_parts(fullgraph=True, dynamic=False)
+        return model, lambda: model(clip)
     if name == "plain":
         from pipeline.bench.plain import PlainAutoencoder
 

@@ -25,6 +25,12 @@ class Average:
             return
         weight = (1 - self.decay) * (skip == 0).to(torch.float32)
         with torch.no_grad():
+            if weight.device.type == "cuda":  # a few launches for all parameters instead of one for each
+                values = [_local(value) for value in self.values.values()]
+                distance = torch._foreach_sub([_local(self.live[name].detach()) for name in self.values], values)
+                torch._foreach_mul_(distance, weight)
+                torch._foreach_add_(values, distance)
+                return
             for name, value in self.values.items():
                 value.lerp_(self.live[name].detach(), weight.to(value.dtype))
 
@@ -52,3 +58,8 @@ class Average:
         for name, value in self.values.items():
             if name in tensors:
                 value.copy_(like(tensors[name], value))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a sharded tensor, any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]

@@ -90,7 +90,6 @@ class Settings:
     max_nonfinite: int
     select: Literal["last", "best"] = "last"
     data_parallel: Literal["ddp", "fsdp"] = "ddp"
-    compile: bool = False
 
 
 @dataclass
@@ -173,7 +172,6 @@ class Engine:
         self.model = task.model.to(ranks.device)
         half = HALF.get(settings.precision)
         wrapped = parallel(self.model, ranks, settings.data_parallel, half)
-        self.forward: nn.Module = torch.compile(wrapped) if settings.compile else wrapped  # type: ignore[assignment]
         self.parallel = wrapped
         self.optimizer = adamw(task.groups(), settings.betas, settings.eps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -267,7 +265,7 @@ class Engine:
             self._begin("forward", micro)
             with reduce_gradients(self.parallel, micro + 1 == accumulate):
                 with self._autocast():
-                    loss = self.task.loss(self.forward, batch, epoch) / accumulate
+                    loss = self.task.loss(self.parallel, batch, epoch) / accumulate
                 self._begin("backward", micro)
                 self.scaler.scaled(loss).backward()
             total += loss.detach()

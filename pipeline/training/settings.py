@@ -28,5 +28,4 @@ def settings_of(
         max_nonfinite=stage.max_nonfinite,
         select="best" if select == "best" else "last",
         data_parallel=compute.data_parallel,
-        compile=compute.compile,
     )

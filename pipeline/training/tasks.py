@@ -22,6 +22,7 @@ from models.weights import init_from, save_model
 from pipeline import layout, manifest
 from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.loader import Batch, ClipLoader
+from pipeline.data.pixels.device import DeviceLoader, SideStream, to_device
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.errors import InputError
 from pipeline.geometry import (
@@ -31,7 +32,7 @@ from pipeline.geometry import (
     online_candidates,
     pretrain_cost,
 )
-from pipeline.params import SCRATCH, FinetuneParams, Params, PretrainParams
+from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
 from pipeline.training.distributed import Ranks
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
@@ -48,20 +49,21 @@ class PretrainTask:
     #: Forward-equivalents of a training step: the backward pass costs two.
     passes = 3.0
 
-    def __init__(self, params: Params, ranks: Ranks) -> None:
+    def __init__(self, params: Params, ranks: Ranks, dataset: ClipDataset | None = None) -> None:
+        """`dataset`: clips in place of those of `pretrain.corpus`."""
         stage, clip = params.pretrain, params.clip
         self.stage, self.clip, self.device = stage, clip, ranks.device
         self.settings = settings_of(stage, params.compute, params.seed)
         self.name = architecture(stage.size, pretrain=True)
         self.arguments = autoencoder_arguments(stage, clip)
-        self.dataset = pretraining_clips(params)
-        self.loader = _loader(self.dataset, stage, params, ranks, shuffle=True)
+        self.dataset = pretraining_clips(params) if dataset is None else dataset
+        self._reader = _loader(self.dataset, stage, params, ranks, shuffle=True)
+        self.loader = _ahead(self._reader, ranks)
         self.info = _info("pretrain", self.name, self.arguments, params, tuple(stage.corpus), self.dataset)
         self.transform = PretrainTransform(clip.resolution, stage.scales, stage.flip)
         torch.manual_seed(params.seed)
         self.model: nn.Module = timm.create_model(self.name, **self.arguments)
-        if params.compute.activation_checkpointing:
-            _recompute(self.model)
+        _switch(self.model, params.compute)
         self.slots = clip.frames // 2
         self.tokens = self.slots * (clip.resolution // 16) ** 2
         self.candidates = online_candidates(params)
@@ -72,10 +74,10 @@ class PretrainTask:
 
     def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
         clip_BCTHW, _ = self.transform(batch, self.device)
-        noise_BN = batch.uniforms("mask", self.tokens).to(self.device, non_blocking=True)
+        noise_BN = to_device(batch.uniforms("mask", self.tokens), self.device)
         more: dict[str, Any] = {}
         if self.candidates is not None:
-            slot_noise_BA = batch.uniforms("slots", self.candidates).to(self.device, non_blocking=True)
+            slot_noise_BA = to_device(batch.uniforms("slots", self.candidates), self.device)
             more = {"choose": self.slots, "slot_noise_BA": slot_noise_BA}
         loss: torch.Tensor = model(clip_BCTHW, noise_BN=noise_BN, **more)
         return loss
@@ -96,7 +98,7 @@ class PretrainTask:
         folder.mkdir()
         if self.candidates is not None:
             return  # a clip of candidate slots is longer than the clips that the model was made for
-        batch = next(iter(self.loader.epoch(0)))
+        batch = next(iter(self._reader.epoch(0)))
         clips_BCTHW = self.transform(batch, "cpu")[0]
         for place, clip_CTHW in enumerate(clips_BCTHW[:PICTURES]):
             video = self.dataset.video_id(int(batch.index_B[place]))
@@ -106,7 +108,15 @@ class PretrainTask:
 class FinetuneTask:
     """Fine-tuning, or probing of a frozen encoder, on one benchmark; validation on deterministic clips."""
 
-    def __init__(self, params: Params, benchmark: str, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        params: Params,
+        benchmark: str,
+        ranks: Ranks,
+        training: ClipDataset | None = None,
+        held_out: ClipDataset | None = None,
+    ) -> None:
+        """`training`, `held_out`: clips in place of those of the benchmark's splits."""
         stage, clip = params.finetune_of(benchmark), params.clip
         data = params.benchmark(benchmark).data
         self.stage, self.clip, self.ranks = stage, clip, ranks
@@ -114,10 +124,14 @@ class FinetuneTask:
         self.passes = 1.0 if stage.frozen else 3.0
         select = "best" if stage.frozen else stage.select
         self.settings = settings_of(stage, params.compute, params.seed, select)
-        training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
-        self.loader = _loader(training, stage, params, ranks, shuffle=True)
-        held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
-        self.validation = _loader(held_out, stage, params, ranks, shuffle=False)
+        names: tuple[str, ...] | None = None
+        if training is None:
+            training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
+            names = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
+        self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True), ranks)
+        if held_out is None:
+            held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
+        self.validation = _ahead(_loader(held_out, stage, params, ranks, shuffle=False), ranks)
         self.transform = FinetuneTransform(
             clip.resolution,
             data.classes,
@@ -134,14 +148,12 @@ class FinetuneTask:
         size = params.pretrain.size
         self.name = architecture(size, pretrain=False)
         self.arguments = classifier_arguments(stage, clip, data.classes)
-        names = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
-        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, tuple(names))
+        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, names)
         torch.manual_seed(params.seed)
         classifier = timm.create_model(self.name, **self.arguments)
         if stage.init != SCRATCH:
             _start_from(classifier, Path(stage.init))
-        if params.compute.activation_checkpointing:
-            _recompute(classifier)
+        _switch(classifier, params.compute)
         self.model: nn.Module = Probes(classifier) if stage.frozen else classifier
         self.cost: Cost = finetune_cost(params, benchmark)
 
@@ -231,8 +243,18 @@ def _loader(
     )
 
 
-def _recompute(model: Any) -> None:
-    model.set_grad_checkpointing(True)
+def _ahead(loader: ClipLoader, ranks: Ranks) -> ClipLoader | DeviceLoader:
+    """The loader's batches, sent ahead to the GPU where there is one."""
+    return DeviceLoader(loader, SideStream(ranks.device)) if ranks.device.type == "cuda" else loader
+
+
+def _switch(model: Any, compute: ComputeParams) -> None:
+    """Recomputation and compilation, where they are asked for."""
+    if compute.activation_checkpointing:
+        model.set_grad_checkpointing(True)
+    if compute.compile:
+        # By parts: the same few graphs serve blocks of all depths, so that a large model starts as soon as a small one.
+        model.compile_parts(fullgraph=True, dynamic=False)
 
 
 def _start_from(classifier: nn.Module, folder: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.data import sampling
 from pipeline.data.pixels.crop import draws
+from pipeline.data.pixels.device import to_device
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def mix(clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutm
     share_B, boxes_B4, cut_B = mix_plan(batch, mixup, cutmix, height, width)
     device = clip_BCTHW.device
     partner_B = torch.arange(count, device=device) ^ 1
-    share = torch.from_numpy(share_B).float().to(device, non_blocking=True)
-    inside_BHW = torch.from_numpy(_inside(boxes_B4, height, width)).to(device, non_blocking=True)
-    cut = torch.from_numpy(cut_B).to(device, non_blocking=True)
+    share = to_device(torch.from_numpy(share_B).float(), device)
+    inside_BHW = to_device(torch.from_numpy(_inside(boxes_B4, height, width)), device)
+    cut = to_device(torch.from_numpy(cut_B), device)
     weight_BHW = torch.where(cut[:, None, None], 1.0 - inside_BHW.float(), share[:, None, None])
     weight = weight_BHW[:, None, None]
     mixed = torch.lerp(clip_BCTHW[partner_B], clip_BCTHW, weight.expand_as(clip_BCTHW))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.tokens import IMAGENET_MEAN, IMAGENET_STD
+from models.tokens import IMAGENET_MEAN, IMAGENET_STD, normalised
 from pipeline.data.buffers import Buffers
 from pipeline.data.pixels.resize import centre_boxes, crop_resize, resize_batched
 
@@ -52,22 +52,23 @@ def model_pixels(
 def normalise(clip_BTHWC: Tensor, buffers: Buffers | None = None) -> Tensor:
     """uint8 [B,T,H,W,C] to float32 [B,C,T,H,W] with ImageNet's mean and deviation.
 
-    The result is a view: in memory the channels stay innermost, as the frames came.
+    The result is a view: in memory the channels stay where the frames had them.
     """
+    if clip_BTHWC.device.type != "cpu":  # one pass
+        return normalised(clip_BTHWC.permute(0, 4, 1, 2, 3), channel=1)
     width = clip_BTHWC.shape[3] * 3
-    device = clip_BTHWC.device
     source = clip_BTHWC.reshape(-1, width)
-    if device.type == "cpu" and buffers is not None:
+    if buffers is not None:
         result = buffers.take(tuple(clip_BTHWC.shape), torch.float32)
     else:
-        result = torch.empty(clip_BTHWC.shape, dtype=torch.float32, device=device)
-    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise. On a CPU many rows, whose values
-    # stay in its cache over the three passes; on a GPU all of them, by broadcasting one row.
-    piece = max(1, CACHE_VALUES // width) if device.type == "cpu" else max(1, len(source))
-    repeats = (min(piece, len(source)) if device.type == "cpu" else 1, width // 3)
-    scale = torch.tensor([1 / (255 * d) for d in IMAGENET_STD], device=device).repeat(*repeats)
+        result = torch.empty(clip_BTHWC.shape, dtype=torch.float32)
+    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise; and as many of them as stay in the cache
+    # over the three passes.
+    piece = max(1, CACHE_VALUES // width)
+    repeats = (min(piece, len(source)), width // 3)
+    scale = torch.tensor([1 / (255 * d) for d in IMAGENET_STD]).repeat(*repeats)
     offsets = [-m / d for m, d in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    shift = torch.tensor(offsets, device=device).repeat(*repeats)
+    shift = torch.tensor(offsets).repeat(*repeats)
     for target, values in zip(result.view(-1, width).split(piece), source.split(piece), strict=True):
         target.copy_(values).mul_(scale[: len(target)]).add_(shift[: len(target)])
     return result.permute(0, 4, 1, 2, 3)

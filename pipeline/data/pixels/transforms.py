@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.data.buffers import Buffers
 from pipeline.data.loader import Batch
 from pipeline.data.pixels import crop
+from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.mix import mix, random_erase, soft_targets
 from pipeline.data.pixels.normalise import model_pixels, normalise
 from pipeline.data.pixels.randaugment import RandAugment
@@ -26,6 +27,8 @@ from pipeline.data.pixels.resize import crop_resize
 
 class PretrainTransform:
     """Multi-scale crop and flip (METHOD section 7, pre-training); no targets.
+
+    On a GPU clips stay uint8: the autoencoder normalises what it cuts, and a normalised copy would be four times as large.
 
     Args:
         resolution: of the clip in pixels.
@@ -41,6 +44,8 @@ class PretrainTransform:
         boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
         flips_B = flips(batch, self.flip)
         clip_BTHWC = crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
+        if clip_BTHWC.device.type == "cuda":
+            return clip_BTHWC.permute(0, 4, 1, 2, 3), None
         return normalise(clip_BTHWC, self._buffers), None
 
 
@@ -89,7 +94,7 @@ class FinetuneTransform:
         clip_BCTHW = normalise(clip_BTHWC, self._buffers)
         if self.random_erasing > 0:
             clip_BCTHW = random_erase(clip_BCTHW, batch, self.random_erasing)
-        targets_BK = soft_targets(batch.labels_B.to(device, non_blocking=True), self.classes, self.label_smoothing)
+        targets_BK = soft_targets(to_device(batch.labels_B, device), self.classes, self.label_smoothing)
         return mix(clip_BCTHW, targets_BK, batch, self.mixup, self.cutmix)
 
 
@@ -101,7 +106,7 @@ class EvalTransform:
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
         pixels = model_pixels(batch.clips_BTHWC, self.resolution, device, batch.sizes_B2)
-        return pixels, batch.labels_B.to(device, non_blocking=True)
+        return pixels, to_device(batch.labels_B, device)
 
 
 def flips(batch: Batch, probability: float) -> np.ndarray:
