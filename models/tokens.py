@@ -93,7 +93,7 @@ def normalised_tubelets(tubelets_BNP: Tensor, channels: int = 3) -> Tensor:
 
 
 def normalised(pixels: Tensor, channel: int) -> Tensor:
-    """uint8 pixels as fp32, normalised with the ImageNet statistics of dimension `channel`: one multiply-add a value."""
+    """uint8 pixels normalised with the ImageNet statistics of dimension `channel`, fp32: one multiply-add a value."""
     shape = (-1, *[1] * (pixels.ndim - channel - 1))
     scale = _column(tuple(1 / (255 * deviation) for deviation in IMAGENET_STD), pixels).view(shape)
     offsets = tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))

@@ -62,4 +62,4 @@ class Average:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part of a sharded tensor, any other as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -62,8 +62,8 @@ def normalise(clip_BTHWC: Tensor, buffers: Buffers | None = None) -> Tensor:
         result = buffers.take(tuple(clip_BTHWC.shape), torch.float32)
     else:
         result = torch.empty(clip_BTHWC.shape, dtype=torch.float32)
-    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise; and as many of them as stay in the cache
-    # over the three passes.
+    # Whole pixel rows at once: an innermost dimension of 3 would not vectorise; and as many of them as stay in the
+    # cache over the three passes.
     piece = max(1, CACHE_VALUES // width)
     repeats = (min(piece, len(source)), width // 3)
     scale = torch.tensor([1 / (255 * d) for d in IMAGENET_STD]).repeat(*repeats)

@@ -28,7 +28,7 @@ from pipeline.data.pixels.resize import crop_resize
 class PretrainTransform:
     """Multi-scale crop and flip (METHOD section 7, pre-training); no targets.
 
-    On a GPU clips stay uint8: the autoencoder normalises what it cuts, and a normalised copy would be four times as large.
+    On a GPU clips stay uint8: the autoencoder normalises what it cuts; a normalised copy would be four times as large.
 
     Args:
         resolution: of the clip in pixels.

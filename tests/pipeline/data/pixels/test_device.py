@@ -50,8 +50,8 @@ def _loader(events: list[str], batches: int, start: int = 0) -> DeviceLoader:
 
 def test_a_batch_is_sent_while_the_one_before_it_is_used() -> None:
     events: list[str] = []
-    for batch in _loader(events, 3).epoch(0):
-        events.append(f"use {int(batch.index_B)}")
+    used = (f"use {int(batch.index_B)}" for batch in _loader(events, 3).epoch(0))
+    events.extend(used)
     assert events == [
         "send 0", "send 1", "receive 0", "use 0", "send 2", "receive 1", "use 1", "closed", "receive 2", "use 2",
     ]  # fmt: skip
