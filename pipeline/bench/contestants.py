@@ -95,7 +95,7 @@ def _build(name: str, setting: Setting) -> tuple[Any, Callable[[], Any]]:
             "visible_ratio": VISIBLE,
             "decoder_depth": DECODER_DEPTH,
         }
-        model = timm.create_model(architecture, **kwargs).to(device).train()
+        model: Any = timm.create_model(architecture, **kwargs).to(device).train()
         if setting.compiled:
             model.compile_parts(fullgraph=True, dynamic=False)
         return model, lambda: model(clip)
