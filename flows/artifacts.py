@@ -11,7 +11,7 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.isolated import Place
-from pipeline.text import markdown, storable
+from pipeline.system.text import markdown, storable
 
 #: Where `everest ui` serves MLflow, for a store that is a file.
 LOCAL_PAGE = "http://127.0.0.1:5000"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.gate import LIMIT
 from pipeline.errors import EverestError
-from pipeline.text import visible
+from pipeline.system.text import visible
 
 POOL = "everest"
 ZOMBIES = "everest: crash runs without heartbeat"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 #: What the lines of a comparison begin with: `[1/6] everest, seed 0`.
 NUMBERED = re.compile(rb"\[\d+/\d+\] ")

@@ -20,7 +20,7 @@ from flows.run import identity, run_stages, task_runner
 from flows.stages import COMPARE, Stage, chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
-from pipeline.progress import Line
+from pipeline.system.progress import Line
 
 #: Beside the outcomes: what others than ourselves had to say.
 FOREIGN = "flow.log"

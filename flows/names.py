@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from prefect.runtime import flow_run
 
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 #: [characters] of a name; a page shows no more.
 LONGEST = 160

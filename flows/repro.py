@@ -14,8 +14,8 @@ from pathlib import Path
 
 from flows.guard import Children
 from flows.lines import numbered_lines_of
-from pipeline.declared import misrecorded
 from pipeline.errors import EverestError
+from pipeline.params.declared import misrecorded
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from flows.lines import say
 from flows.repro import Outcome, StageStopped, Workspace
 from pipeline.errors import EverestError
-from pipeline.headline import words
-from pipeline.progress import clock, stage_line
+from pipeline.system.progress import clock, stage_line
+from pipeline.tracking.headline import words
 
 
 def told(stage: str, where: Workspace, run: Callable[[Workspace], Outcome]) -> Outcome:

@@ -10,10 +10,10 @@ import sys
 import typer
 
 from pipeline.commands import bench, chain, data, looking, planning
-from pipeline.disk import DiskFullError, full_places, is_full
 from pipeline.errors import EverestError, Interrupted
-from pipeline.redact import guard_output, redact
-from pipeline.text import visible
+from pipeline.system.disk import DiskFullError, full_places, is_full
+from pipeline.system.redact import guard_output, redact
+from pipeline.system.text import visible
 
 app = typer.Typer(
     name="everest",

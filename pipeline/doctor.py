@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline import declared
 from pipeline.errors import EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
-from pipeline.params import load_params
+from pipeline.params import declared, load_params
 from pipeline.system import git
 
 Status = Literal["ok", "warn", "fail"]
@@ -105,7 +104,7 @@ def _decoders() -> list[Check]:
 
 
 def _archive_tools() -> list[Check]:
-    from pipeline.data.archives_rar import TOOLS
+    from pipeline.data.archives.rar import TOOLS
 
     checks = []
     for tool, (package, _) in TOOLS.items():
@@ -124,8 +123,9 @@ def _git() -> Check:
 
 def _beside() -> list[Check]:
     """Prefect, MLflow and DVC: what `everest run` would be refused for, or would warn of."""
-    from pipeline import dvc_locks, orchestrator
+    from pipeline.preflight import orchestrator
     from pipeline.preflight.services import mlflow_warning
+    from pipeline.system import dvc_locks
 
     server, warning, busy = orchestrator.address(), mlflow_warning(), dvc_locks.holder()
     fine = {
@@ -208,14 +208,14 @@ def _whole(name: str, look: Callable[[], str]) -> Check:
 
 
 def _look_at_manifest(key: str) -> str:
-    from pipeline import manifest
+    from pipeline.data import manifest
 
     return f"{manifest.load(manifest_dir(key) / 'manifest.parquet', status=None).num_rows} videos, checksum right"
 
 
 def _look_at_cache(key: str) -> str:
     """Sizes, index, and a frame and the maps of a few videos: reading all of it would take minutes."""
-    from pipeline.data.cache import Cache
+    from pipeline.data.cache.read import Cache
 
     cache = Cache.open(cache_dir(key))
     rows = range(0, len(cache), max(1, len(cache) // LOOKED_AT))
@@ -226,6 +226,6 @@ def _look_at_cache(key: str) -> str:
 
 
 def _look_at_model(folder: Path) -> str:
-    from pipeline.tracking.models import sha256
+    from pipeline.model_folder import sha256
 
     return f"weights have the recorded SHA-256, {sha256(folder)[:12]}"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
-from pipeline.lifeline import die_with_parent
-from pipeline.terminal import say
+from pipeline.system.lifeline import die_with_parent
+from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
 START_SECONDS = 90

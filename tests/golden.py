@@ -25,7 +25,7 @@ Result = tuple[list[Any], Any, float]
 
 
 def drawing() -> Result:
-    from pipeline.data.generate import _DRAW, plan
+    from pipeline.data.sources.generate import _DRAW, plan
     from pipeline.params import GeneratedSource
 
     labels, means = [], []
@@ -37,7 +37,7 @@ def drawing() -> Result:
 
 
 def ingest() -> Result:
-    from pipeline.data.ingest_measure import measure
+    from pipeline.data.ingest.measure import measure
 
     path = video(frames=20)
     cut = path.with_name("cut.mp4")
@@ -53,7 +53,7 @@ def ingest() -> Result:
 
 def reading() -> Result:
     benchmark()
-    from pipeline.data.dataset import open_source, read_frames
+    from pipeline.data.clips.dataset import open_source, read_frames
 
     source = open_source(small().params(clip__source="videos", pretrain__frame_selection__mode="none"), "small")
     sizes = [[source.num_frames(row), *source.size(row), source.label(row)] for row in range(len(source))]
@@ -276,8 +276,8 @@ def benchmark() -> None:
 
 def cached() -> Any:
     from pipeline import layout
-    from pipeline.data.cache import Cache
-    from pipeline.data.cache_publish import build, publish, store_dir, units_of
+    from pipeline.data.cache.publish import build, publish, store_dir, units_of
+    from pipeline.data.cache.read import Cache
 
     benchmark()
     params, store, final = small().params(), store_dir("small"), layout.cache_dir("small")
@@ -290,7 +290,7 @@ def cached() -> Any:
 def batch() -> Any:
     import torch
 
-    from pipeline.data.loader import Batch
+    from pipeline.data.batch import Batch
 
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (4, 2, 48, 64, 3), dtype=np.uint8))
     number = torch.arange(4)
@@ -309,7 +309,7 @@ def temporary_folder() -> Iterator[None]:
 
 
 def main() -> int:
-    from pipeline.declared import read_versions
+    from pipeline.params.declared import read_versions
 
     refused = record(read_versions())
     for part in refused:

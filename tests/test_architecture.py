@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rooms
 
 OURS = ("models", "pipeline", "flows")
 #: Who alone may import what; for a package with two parts, both.
@@ -16,38 +16,14 @@ OWNERS = {
     "av": ("pipeline/data/video",),
     "mlflow": ("pipeline/tracking/store.py",),
     "boto3": ("pipeline/data/sources/s3.py",),
-    "torch.distributed": ("pipeline/training/distributed.py",),
+    "torch.distributed": ("pipeline/distributed/groups.py",),
 }
 #: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {
-    f"pipeline.{name}"
-    for name in ("declared", "params", "errors", "layout", "lifeline", "system", "text", "progress", "headline")
-}
+OPEN_TO_FLOWS = {f"pipeline.{name}" for name in ("params", "errors", "layout", "system", "tracking.headline")}
 
 
 def sources(root: Path) -> list[Path]:
-    return [path for package in OURS for path in sorted((root / package).rglob("*.py"))]
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, `from x import y` as both x and x.y."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def at_import(path: Path, known: set[str]) -> Iterator[str]:
-    """Those of `known` that a file imports when it is itself imported; a submodule stands for its package."""
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                submodule = f"{node.module}.{alias.name}"
-                yield from (name for name in [submodule if submodule in known else node.module] if name in known)
+    return list(rooms.sources(root).values())
 
 
 def starts(module: str, package: str) -> bool:
@@ -58,23 +34,23 @@ def test_models_know_nothing_of_ours_and_no_tool(root: Path) -> None:
     forbidden = ("pipeline", "flows", "yaml", "mlflow", "prefect", "dvc", "torch.distributed", "pydantic")
     for path in sources(root):
         if path.relative_to(root).parts[0] == "models":
-            found = [m for m in imports(path) if any(starts(m, f) for f in forbidden)]
+            found = [m for m in rooms.imports(path) if any(starts(m, f) for f in forbidden)]
             assert not found, f"{path} imports {found}"
 
 
 def test_pipeline_knows_nothing_of_flows(root: Path) -> None:
     for path in sources(root):
         if path.relative_to(root).parts[0] == "pipeline":
-            assert not [m for m in imports(path) if starts(m, "flows")], path
+            assert not [m for m in rooms.imports(path) if starts(m, "flows")], path
 
 
 def test_flows_know_only_the_parameters_of_pipeline(root: Path) -> None:
     for path in sources(root):
         if path.relative_to(root).parts[0] == "flows":
-            ours = {m for m in imports(path) if starts(m, "pipeline") or starts(m, "models")}
+            ours = {m for m in rooms.imports(path) if starts(m, "pipeline") or starts(m, "models")}
             strays = {m for m in ours if not any(starts(m, allowed) for allowed in OPEN_TO_FLOWS)} - {"pipeline"}
             assert not strays, f"{path} imports {strays}"
-            assert not [m for m in imports(path) if starts(m, "torch") or starts(m, "mlflow")], path
+            assert not [m for m in rooms.imports(path) if starts(m, "torch") or starts(m, "mlflow")], path
 
 
 def test_only_the_system_room_runs_git(root: Path) -> None:
@@ -91,7 +67,7 @@ def test_only_the_system_room_runs_git(root: Path) -> None:
 
 def test_stages_do_not_import_stages_and_helpers_do_not_either(root: Path) -> None:
     for path in sources(root):
-        found = [m for m in imports(path) if starts(m, "pipeline.stages")]
+        found = [m for m in rooms.imports(path) if starts(m, "pipeline.stages")]
         if path.parts[-2:-1] == ("commands",):  # the command line is above the stages
             continue
         assert not found, f"{path} imports {found}"
@@ -103,25 +79,23 @@ def test_a_tool_has_one_owner(root: Path, package: str) -> None:
         name = str(path.relative_to(root))
         if any(name.startswith(owner) for owner in OWNERS[package]):
             continue
-        assert not [m for m in imports(path) if starts(m, package)], f"{name} imports {package}"
+        assert not [m for m in rooms.imports(path) if starts(m, package)], f"{name} imports {package}"
 
 
-def test_no_module_of_ours_imports_in_a_circle(root: Path) -> None:
-    graph: dict[str, set[str]] = {}
-    names = {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in sources(root)}
-    for name, path in names.items():
-        graph[name] = {target for target in at_import(path, set(names)) if target != name}
-    done: set[str] = set()
+def test_no_module_and_no_room_imports_in_a_circle_wherever_the_import_stands(root: Path) -> None:
+    modules = rooms.module_graph(root)
+    assert rooms.circles(modules) == []
+    assert rooms.circles(rooms.room_graph(modules)) == []
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
-            for child in sorted(graph[name]):
-                visit(child, (*trail, name))
-            done.add(name)
 
-    for name in graph:
-        visit(name, ())
+def test_rooms_are_small(root: Path) -> None:
+    for folder in {path.parent for path in sources(root)}:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= (8 if folder == root / "pipeline" else 15), f"{folder} holds {len(modules)} modules"
+
+
+def test_the_picture_of_the_rooms_is_of_todays_rooms(root: Path) -> None:
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture(root), "Cure: python docs/rooms.py"
 
 
 def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
@@ -131,7 +105,7 @@ def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
     aliases = {"pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml",
                "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask"}  # fmt: skip
     for path in sources(root):
-        for module in imports(path):
+        for module in rooms.imports(path):
             top = module.split(".")[0].lower()
             if top in sys.stdlib_module_names or top in OURS or top == "__future__":
                 continue

@@ -1,4 +1,4 @@
-"""Whatever is printed, drawn in a table or told by a bar goes through `pipeline.text`, read from the source itself."""
+"""Whatever is printed, tabled or told by a bar goes through `pipeline.system.text`, read from the source itself."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def test_rich_has_one_owner_and_never_reads_markup_in_a_description(root: Path) 
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rich":
                 strays = {alias.name for alias in node.names if not alias.name.endswith("Column")}
-                assert name == "pipeline/terminal.py" or not strays | ({"TextColumn"} & {a.name for a in node.names}), (
-                    name
-                )
+                assert name == "pipeline/system/terminal.py" or not strays | (
+                    {"TextColumn"} & {a.name for a in node.names}
+                ), name
             if isinstance(node, ast.Call) and name_of(node.func) == "TextColumn":
                 assert any(word.arg == "markup" and ast.unparse(word.value) == "False" for word in node.keywords)
 
@@ -159,7 +159,7 @@ def test_csv_files_and_weights_have_one_writer_each(root: Path) -> None:
     for path in sources(root):
         name = str(path.relative_to(root))
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-        assert "csv.writer" not in calls or name == "pipeline/csv_files.py", f"{name}: cells may be formulas"
+        assert "csv.writer" not in calls or name == "pipeline/system/csv_files.py", f"{name}: cells may be formulas"
         # The histories of trainings hold numbers alone.
         assert "csv.DictWriter" not in calls or name in ("pipeline/training/journal.py", "pipeline/training/job.py"), (
             name

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.declared import read_versions
+from pipeline.params.declared import read_versions
 from tests import golden
 
 

@@ -1,8 +1,9 @@
 """`everest bench allreduce`: Gloo's all-reduce over the loopback by message size, and the model checked on it.
 
 Two ranks of one thread each. Rank 0 alone times the pieces (forward and backward of a few clips, the update), both time
-the all-reduce; `pipeline/step_time.py` puts them together, and what it says is compared with real steps: one rank with
-twice the clips, two ranks under DDP. All kinds take turns, so that other load on the machine meets them alike.
+the all-reduce; `pipeline/planning/step_time.py` puts them together, and what it says is compared with real steps:
+one rank with twice the clips, two ranks under DDP. All kinds take turns, so that other load on the machine meets them
+alike.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def command(size: str = "small", clips: int = 1, resolution: int = 224, rounds: 
 
 
 def _judged(times: dict[str, Any]) -> dict[str, Any]:
-    from pipeline.step_time import GRADIENT_BYTES, Fabric, Work, fit_line, step_time
+    from pipeline.planning.step_time import GRADIENT_BYTES, Fabric, Work, fit_line, step_time
 
     messages = {int(key): value for key, value in times["messages"].items()}
     latency, bandwidth = fit_line(list(messages), list(messages.values()))
@@ -114,7 +115,7 @@ class _Contestant:
 
         import models  # noqa: F401 - registers the names with timm
         from models.registry import architecture
-        from pipeline.training.distributed import parallel
+        from pipeline.distributed.groups import parallel
         from pipeline.training.optim import adamw, parameter_groups
 
         torch.manual_seed(0)
@@ -139,7 +140,7 @@ class _Contestant:
 def _rank(wish: dict[str, Any]) -> None:
     import torch
 
-    from pipeline.training.distributed import finish, start
+    from pipeline.distributed.groups import finish, start
 
     torch.set_num_threads(1)
     ranks = start("cpu", timeout_seconds=120)

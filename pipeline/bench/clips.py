@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.cache import Cache
-from pipeline.data.cache_build import FrameRule, MapRule, Unit, Video, plan
-from pipeline.data.cache_publish import build, publish
-from pipeline.data.dataset_video import VideoFile
-from pipeline.data.files import sha256_of
-from pipeline.data.ingest_measure import measure
+from pipeline.data.cache.build import FrameRule, MapRule, Unit, Video, plan
+from pipeline.data.cache.publish import build, publish
+from pipeline.data.cache.read import Cache
+from pipeline.data.clips.videos import VideoFile
+from pipeline.data.ingest.measure import measure
 from pipeline.data.video import VideoError, plain_frames, write_video
-from pipeline.data.video_files import find_videos
+from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
+from pipeline.system.files import sha256_of
 
 VIDEOS, LENGTH, HEIGHT, WIDTH, SEED = 8, 150, 256, 340, 20
 #: [pixels] of cached frames, as in the recipes.

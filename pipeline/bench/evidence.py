@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import sampling
-from pipeline.data.informativeness import MapBuilder
-from pipeline.data.sampling import TUBELET
-from pipeline.data.video_files import find_videos
+from pipeline.data.arrays import TUBELET
+from pipeline.data.cache.maps import MapBuilder
+from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 
 Floats = npt.NDArray[np.float64]

@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest
 from pipeline.bench.clips import bench_clips
-from pipeline.data.ingest import NOTES, ingest
-from pipeline.data.ingest_pool import Limits, measure_files
+from pipeline.data import manifest
+from pipeline.data.ingest.ingest import NOTES, ingest
+from pipeline.data.ingest.pool import Limits, measure_files
 from pipeline.params import IngestParams
 
 UNCHANGED, ROWS = 10_000, 240_000

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.bench.clips import bench_clips, caches_of
-from pipeline.data.cache import Cache
-from pipeline.data.dataset_video import VideoFile, VideoSource
+from pipeline.data.cache.read import Cache
+from pipeline.data.clips.videos import VideoFile, VideoSource
 
 FRAMES, STEP, RESOLUTION = 16, 4, 224
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -61,7 +61,7 @@ def command(
 
 
 def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, workers: Sequence[int]) -> dict[str, Any]:
-    from pipeline.data.dataset import ClipDataset, ClipRule, Member
+    from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 
     raw, jpeg = caches_of(files, folder)
     sources: dict[str, Any] = {"video": VideoSource(files, 256), "jpeg": jpeg, "raw": raw}
@@ -142,7 +142,7 @@ def _ratio(usual: list[float], ours: list[float]) -> float:
 
 
 def _loader(dataset: Any, workers: int = 0) -> Any:
-    from pipeline.data.loader import ClipLoader
+    from pipeline.data.clips.loader import ClipLoader
 
     return ClipLoader(dataset, seed=0, global_batch=BATCH, workers=workers)
 

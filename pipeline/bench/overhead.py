@@ -131,14 +131,14 @@ class _Contestant:
     """An engine over one batch in memory; with a spool it is measured and tracked as a real training is."""
 
     def __init__(self, batch: int, spool: Path | None) -> None:
+        from pipeline.distributed.groups import start
+        from pipeline.distributed.heartbeat import Pulse, create
+        from pipeline.distributed.stopping import StopRequest
         from pipeline.tracking.spool import Spool
-        from pipeline.training.distributed import start
         from pipeline.training.engine import Engine
-        from pipeline.training.heartbeat import Pulse, create
         from pipeline.training.journal import Journal, NoSink
         from pipeline.training.phases import NoClock, clock_of
         from pipeline.training.progress import Progress
-        from pipeline.training.stopping import StopRequest
 
         ranks = start("cpu")
         task = _OneBatch(batch)
@@ -210,8 +210,8 @@ class _OneBatch:
 
 def added_calls(path: Path, steps: int = 500) -> float:
     """[s] a step of everything that measuring and tracking add, without the step itself."""
+    from pipeline.distributed.heartbeat import Pulse, create
     from pipeline.tracking.spool import Spool
-    from pipeline.training.heartbeat import Pulse, create
     from pipeline.training.journal import Journal
     from pipeline.training.phases import HostClock, Marks
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.clips import SHORT_SIDE, bench_clips, units_for
-from pipeline.data.cache_build import Unit, build_unit
-from pipeline.data.cache_publish import build
-from pipeline.data.dataset_video import VideoFile
-from pipeline.data.shrink import shrunk_size
+from pipeline.data.cache.build import Unit, build_unit
+from pipeline.data.cache.publish import build
+from pipeline.data.clips.videos import VideoFile
 from pipeline.data.video import open_video
+from pipeline.data.video.shrink import shrunk_size
 
 #: At frame step 4, as UCF101 and K400 are trained: every 4th frame is what clips and maps need.
 STEP, RESOLUTION = 4, 224

@@ -64,7 +64,7 @@ def costs(
 ) -> None:
     """Disk and hours that preprocessing each published data set takes, from rates measured here."""
     from pipeline.bench.costs import as_markdown, command
-    from pipeline.terminal import echo
+    from pipeline.system.terminal import echo
 
     found = command(rates)
     if markdown:

@@ -15,13 +15,13 @@ Benchmark = Annotated[str, typer.Argument(help="A benchmark of params.yaml.")]
 @app.command()
 def demo() -> None:
     """Run the demo from generated videos to the report; stop and start it as you like."""
-    from pipeline.progress import watched
+    from pipeline.system.progress import watched
 
     with watched("demo"):
-        from pipeline.main_job import run_demo
+        from pipeline.experiments.local import run_demo
 
         results = run_demo()
-    from pipeline.terminal import show_results
+    from pipeline.system.terminal import show_results
 
     show_results(*results)
 
@@ -29,22 +29,22 @@ def demo() -> None:
 @app.command()
 def run() -> None:
     """Run params.yaml through Prefect, DVC and MLflow on this machine."""
-    from pipeline.progress import watched
+    from pipeline.system.progress import watched
 
     with watched("run"):
-        from pipeline.main_job import run_experiment
+        from pipeline.experiments.local import run_experiment
 
         results = run_experiment()
-    from pipeline.terminal import show_results
+    from pipeline.system.terminal import show_results
 
     show_results(*results)
 
 
 def _stage(name: str, benchmark: str | None) -> Any:
-    from pipeline.progress import watched
+    from pipeline.system.progress import watched
 
     with watched(f"{name}@{benchmark}" if benchmark else name):
-        from pipeline.stage_process import run_stage
+        from pipeline.experiments.stage import run_stage
 
         return run_stage(name, benchmark)
 
@@ -121,7 +121,7 @@ def compare(
     What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
     """
     from pipeline.errors import InputError
-    from pipeline.progress import watched
+    from pipeline.system.progress import watched
 
     given: dict[str, object] = {"strategies": strategies and strategies.split(","), "equal": equal}
     given["benchmarks"] = benchmarks and benchmarks.split(",")
@@ -131,12 +131,12 @@ def compare(
         raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
     with watched("compare"):
-        from pipeline.compare import command
+        from pipeline.experiments.compare import command
 
         found = command(overrides, dry_run)
     if as_json or dry_run:
         return emit(found, as_json, "Comparison")
-    from pipeline.terminal import show_comparison
+    from pipeline.system.terminal import show_comparison
 
     return show_comparison(found)
 
@@ -150,8 +150,8 @@ def repeat(
 ) -> None:
     """Run params.yaml on every official split with several seeds; mean and deviation."""
     from pipeline.errors import InputError
-    from pipeline.progress import watched
-    from pipeline.terminal import echo
+    from pipeline.system.progress import watched
+    from pipeline.system.terminal import echo
 
     def numbers(option: str, text: str) -> list[int]:
         try:
@@ -162,7 +162,7 @@ def repeat(
     chosen = numbers("splits", splits) if splits else None
     chosen_seeds = numbers("seeds", seeds)
     with watched("repeat"):
-        from pipeline.repeat import command
+        from pipeline.experiments.repeat import command
 
         found = command(chosen, chosen_seeds, dry_run)
     sentences = [] if as_json else found.pop("sentences", [])

@@ -13,11 +13,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def emit(value: Any, as_json: bool, title: str | None = None) -> None:
     """Print a result on stdout: a JSON document, or tables made for reading."""
     if as_json:
-        from pipeline.text import storable
+        from pipeline.system.text import storable
 
         typer.echo(json.dumps(storable(value), indent=2, default=str))
         return
-    from pipeline.terminal import show
+    from pipeline.system.terminal import show
 
     show(value, title)
 

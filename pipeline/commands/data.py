@@ -37,7 +37,7 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Decode every video of a folder once; say which can be used and why others cannot."""
-    from pipeline.data.ingest import command
+    from pipeline.data.ingest.ingest import command
     from pipeline.params import load_params
 
     params = load_params()
@@ -47,7 +47,7 @@ def ingest(
 @cache_app.command("ls")
 def cache_ls(as_json: Json = False) -> None:
     """Every cache with its size and how it was made."""
-    from pipeline.data.cache_admin import ls
+    from pipeline.data.cache.admin import ls
 
     emit(ls(), as_json, "Caches")
 
@@ -59,7 +59,7 @@ def cache_verify(
     as_json: Json = False,
 ) -> None:
     """Compare every shard with its recorded checksum."""
-    from pipeline.data.cache_admin import verify
+    from pipeline.data.cache.admin import verify
     from pipeline.params import load_params
 
     emit(verify(benchmark, repair=repair, params=load_params() if repair else None), as_json, "Caches")
@@ -70,7 +70,7 @@ def cache_gc(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False, as_json: Json = False
 ) -> None:
     """Remove shards that the current parameters do not need."""
-    from pipeline.data.cache_admin import gc
+    from pipeline.data.cache.admin import gc
     from pipeline.params import load_params
 
     emit(gc(load_params(), dry_run=dry_run), as_json, "Removed")

@@ -25,7 +25,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Draw which tokens of a video are kept, shown and reconstructed."""
-    from pipeline.pictures import show as draw
+    from pipeline.pictures.look import show as draw
 
     out.mkdir(parents=True, exist_ok=True)
     emit(
@@ -48,7 +48,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify videos with a registered or local model."""
-    from pipeline.predict import command
+    from pipeline.inference.predict import command
 
     found = command(videos, model, out, pictures, batch, segments, crops, frame_step)
     emit(found, as_json, "Predictions")
@@ -64,7 +64,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a classifier as torch.export and ONNX, checked against the original."""
-    from pipeline.export import command
+    from pipeline.inference.export import command
 
     emit(command(model, out, formats.split(",")), as_json, "Export")
 
@@ -74,9 +74,9 @@ def lineage(
     target: Annotated[str, typer.Argument(help="A file, a run's id, or models:/...")], as_json: Json = False
 ) -> None:
     """Say where a file, a model or a score comes from: data, code, parameters, parents."""
-    from pipeline.lineage import command
-    from pipeline.lineage_text import describe
-    from pipeline.terminal import echo
+    from pipeline.experiments.lineage import command
+    from pipeline.report.lineage_text import describe
+    from pipeline.system.terminal import echo
 
     found = command(target)
     if as_json:
@@ -91,10 +91,10 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run a tracked stage again from its commit and data; compare every metric."""
-    from pipeline.progress import watched
+    from pipeline.system.progress import watched
 
     with watched("reproduce"):
-        from pipeline.reproduce import command
+        from pipeline.experiments.reproduce import command
 
         found = command(run, keep)
     emit(found, as_json, "Reproduced")
@@ -126,7 +126,7 @@ def convert_checkpoint(
     as_json: Json = False,
 ) -> None:
     """Convert weights: official EVEREST or VideoMAE, ours, Hugging Face."""
-    from pipeline.convert import convert
+    from pipeline.inference.convert import convert
 
     found = convert(
         source,

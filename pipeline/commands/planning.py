@@ -29,7 +29,7 @@ def recipe_list(as_json: Json = False) -> None:
 def recipe_show(name: str) -> None:
     """Print a recipe, comments and all."""
     from pipeline import recipes
-    from pipeline.terminal import echo
+    from pipeline.system.terminal import echo
 
     echo(recipes.show_recipe(name))
 
@@ -41,7 +41,7 @@ def recipe_use(
 ) -> None:
     """Write a recipe to params.yaml."""
     from pipeline import recipes
-    from pipeline.terminal import echo
+    from pipeline.system.terminal import echo
 
     echo(recipes.use_recipe(name, force=force))
 
@@ -80,8 +80,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
-    from pipeline.plan import plan as predict
-    from pipeline.terminal import echo
+    from pipeline.planning.plan import plan as predict
+    from pipeline.system.terminal import echo
 
     found = predict(recipe, gpu, gpus, mfu, videos=videos)
     assumptions = [] if as_json else found.pop("assumptions")
@@ -104,8 +104,8 @@ def scaling(
     as_json: Json = False,
 ) -> None:
     """Predict pre-training on many GPUs: step, efficiency and what limits it (docs/scaling.md)."""
-    from pipeline import scaling as model
-    from pipeline.terminal import echo
+    from pipeline.planning import scaling as model
+    from pipeline.system.terminal import echo
 
     if published:
         emit(model.published(), as_json, "Published K400 epochs by the model")
@@ -135,7 +135,7 @@ def launch(
     partition: Annotated[str | None, typer.Option(help="SLURM's partition.")] = None,
 ) -> None:
     """Print an sbatch script for a training on several nodes: `everest launch --nodes 2 | sbatch`."""
-    from pipeline.terminal import echo
-    from pipeline.training.slurm import script
+    from pipeline.distributed.slurm import script
+    from pipeline.system.terminal import echo
 
     echo(script(stage, benchmark, nodes, gpus, hours, partition), nl=False)

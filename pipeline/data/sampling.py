@@ -19,11 +19,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-#: Frames that share one token in time (METHOD: tubelet of 2).
-TUBELET = 2
+from pipeline.data.arrays import TUBELET, Floats, Ints
 
 
 def uniforms(seed: int, epoch: int, samples: npt.ArrayLike, stream: str, count: int) -> Floats:

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import layout, manifest
+from pipeline import layout
+from pipeline.data import manifest
+from pipeline.data.arrays import U8
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.inference import Answer, gather, infer, names_once
 from pipeline.evaluation.metrics import scores
-from pipeline.evaluation.views import U8, video_views
+from pipeline.evaluation.views import video_views
 from pipeline.params import Params
 
 if TYPE_CHECKING:
     import torch
 
     from models.info import ModelInfo
-    from pipeline.training.distributed import Ranks
+    from pipeline.distributed.groups import Ranks
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def evaluate(
         InputError: the model was made for other clips or classes than params.yaml says.
     """
     from models.weights import load_model
-    from pipeline.efficiency import EnergyMeter, peak_memory_gib
-    from pipeline.training.distributed import choose_device
+    from pipeline.distributed.groups import choose_device
+    from pipeline.efficiency.meters import EnergyMeter, peak_memory_gib
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
     check_model(model_dir, params, benchmark)
@@ -117,7 +119,7 @@ def evaluate(
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
     """Number of a test video -> its views, uint8 [X, T, s, s, 3]; an EverestError says why not."""
-    from pipeline.data.dataset import open_source, read_frames
+    from pipeline.data.clips.dataset import open_source, read_frames
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
     source = open_source(params, benchmark)
@@ -146,7 +148,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
 def draw_examples(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path) -> None:
     """Kept tokens of the first test video that was answered rightly, and of the first that was not."""
     from models.weights import load_model
-    from pipeline.evaluation.tokens import draw_kept, kept_tokens
+    from pipeline.pictures.tokens import draw_kept, kept_tokens
 
     model = load_model(layout.output_dir("finetune", benchmark)).eval()
     read = reader(params, benchmark, tests)
@@ -166,8 +168,8 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
     Raises:
         InputError: it is missing, or made for other clips, pixels or classes.
     """
-    from pipeline.data.dataset import open_source
-    from pipeline.tracking.models import describe
+    from pipeline.data.clips.dataset import open_source
+    from pipeline.model_folder import describe
 
     info = describe(model_dir)
     data = params.benchmark(benchmark).data

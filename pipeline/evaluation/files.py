@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.csv_files import Writer, read_rows
-from pipeline.data.sealed import read_table, write_table
 from pipeline.evaluation.benchmark import TestSet, stacked
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import confusion, per_class
+from pipeline.system.csv_files import Writer, read_rows
+from pipeline.system.sealed import read_table, write_table
 
 
 def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.arrays import U8
 from pipeline.errors import DamagedError, EverestError
 from pipeline.evaluation.metrics import average_views
-from pipeline.evaluation.views import U8
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.training.distributed import Ranks
+    from pipeline.distributed.groups import Ranks
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.data.arrays import U8
 from pipeline.data.sampling import view_clips, view_offsets
-
-U8 = npt.NDArray[np.uint8]
 
 
 def view_frames(num_frames: int, frames: int, step: int, segments: int, grid: int = 1) -> list[int]:

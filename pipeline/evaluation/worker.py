@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
+from pipeline.distributed import status
+from pipeline.distributed.rank import live
 from pipeline.errors import Interrupted
 from pipeline.params import check_params
-from pipeline.training import status
-from pipeline.training.rank import live
 
 if TYPE_CHECKING:
+    from pipeline.distributed.groups import Ranks
+    from pipeline.distributed.heartbeat import Pulse
+    from pipeline.distributed.stopping import StopRequest
     from pipeline.evaluation.benchmark import Outcome
     from pipeline.params import Params
-    from pipeline.training.distributed import Ranks
-    from pipeline.training.heartbeat import Pulse
-    from pipeline.training.stopping import StopRequest
 
 RESULT = "outcome.json"
 JOB = "job.json"
@@ -30,9 +30,9 @@ def launched(params: Params, benchmark: str, work: Path, ranks: int) -> Outcome:
     """Evaluate on several ranks of this machine, from a process without torch; see `benchmark.evaluate`."""
     import numpy as np
 
+    from pipeline.distributed.launch import Watch, launch, locked
     from pipeline.evaluation.benchmark import Outcome
     from pipeline.evaluation.inference import Answer
-    from pipeline.training.launch import Watch, launch, locked
 
     compute = params.compute
     with locked(work) as lock:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import layout, manifest
+from pipeline import layout
+from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.params import FolderSource, OfficialSource, Params
 

@@ -8,7 +8,7 @@ import sys
 from pipeline.errors import EverestError
 from pipeline.params import load_params
 from pipeline.preflight import Scope, chain_scope, require
-from pipeline.text import visible
+from pipeline.system.text import visible
 
 
 def main() -> int:

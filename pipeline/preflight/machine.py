@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from pipeline.distributed.nodes import this_node
 from pipeline.params import FinetuneParams, PretrainParams
 from pipeline.preflight.problem import Problem, Scope
 from pipeline.strategies import strategy_facts
-from pipeline.training.nodes import this_node
 
 #: [GiB] that a training process takes before it holds a model: the interpreter with torch.
 RANK_GIB = 0.25

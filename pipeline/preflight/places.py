@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout, manifest
-from pipeline.consistency import PRETRAINED
-from pipeline.data.files import free_bytes
+from pipeline import layout
+from pipeline.data import manifest
 from pipeline.errors import EverestError
 from pipeline.params import SCRATCH, Params
+from pipeline.params.consistency import PRETRAINED
 from pipeline.preflight.problem import Problem, Scope
+from pipeline.system.files import free_bytes
 
 #: [s] for a server to accept a connection.
 CONNECT_SECONDS = 3.0

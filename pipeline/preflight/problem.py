@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.consistency import PRETRAINED
 from pipeline.params import SCRATCH, Params
+from pipeline.params.consistency import PRETRAINED
 
 #: `input`: a value that cannot work (exit code 2). `failure`: the world is not as it must be (1). `warning`: work goes
 #: on without it.

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline import dvc_locks, orchestrator
+from pipeline.preflight import orchestrator
 from pipeline.preflight.places import refused, unwritable
 from pipeline.preflight.problem import Problem, Scope
+from pipeline.system import dvc_locks
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from pipeline import layout, manifest
+from pipeline import layout
+from pipeline.data import manifest
 from pipeline.data.annotations.classes import count_fault
 from pipeline.data.sources.folder import listing_of
 from pipeline.errors import InputError

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.errors import EverestError
-from pipeline.evaluation.equal import Trial
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import hits, mean_and_deviation, seeds_interval, strategy_difference
+from pipeline.planning.equal import Trial
 from pipeline.report.collect import cost_rows, read_history, read_metrics
 from pipeline.report.sentences import comparison_sentences
 from pipeline.report.versions import data_versions, versions

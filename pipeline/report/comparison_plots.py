@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.csv_files import Writer
-from pipeline.data.files import atomic_path, write_text
 from pipeline.report.plots import curves, intervals
+from pipeline.system.csv_files import Writer
+from pipeline.system.files import atomic_path, write_text
 
 #: Cost of pre-training -> file name, axis. One that no strategy has measured is left out.
 COSTS = {

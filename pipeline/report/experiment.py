@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.evaluation.files import read_confusion
-from pipeline.lineage_text import uncommitted
 from pipeline.report.collect import read_history
+from pipeline.report.lineage_text import uncommitted
 from pipeline.report.page import Section, Table, duration, number
 from pipeline.report.plots import curves
 from pipeline.report.writing import write_pages

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.plots import heat, in_page
-from pipeline.text import markdown as escaped
-from pipeline.text import printable
+from pipeline.system.text import markdown as escaped
+from pipeline.system.text import printable
 
 #: Confusion matrices up to this many classes are tables with numbers, larger ones pictures.
 READABLE_CLASSES = 16

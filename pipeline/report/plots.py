@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 Points = Sequence[tuple[float, float]]
 

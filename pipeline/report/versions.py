@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def data_versions(benchmarks: list[str]) -> list[dict[str, Any]]:
     """By benchmark: videos of each split, quarantined ones with their reasons, and content hashes."""
-    from pipeline import manifest
+    from pipeline.data import manifest
 
     hashes = dvc_hashes()
     rows = []

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.files import write_text
 from pipeline.report.page import Section, html, markdown
 from pipeline.report.plots import as_file
-from pipeline.text import storable
+from pipeline.system.files import write_text
+from pipeline.system.text import storable
 
 
 def write_pages(

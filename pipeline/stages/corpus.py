@@ -11,14 +11,14 @@ import hashlib
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.cache import Cache
-from pipeline.data.dataset import FRAME_STEP
-from pipeline.data.files import atomic_path
-from pipeline.data.sealed import write_table
-from pipeline.declared import work_key
+from pipeline.data.cache.read import Cache
+from pipeline.data.clips.dataset import FRAME_STEP
 from pipeline.errors import InputError
-from pipeline.frozen import check_unchanged
 from pipeline.params import Params
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
+from pipeline.system.files import atomic_path
+from pipeline.system.sealed import write_table
 from pipeline.tracking import stage_run
 
 

@@ -13,20 +13,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout, manifest
+from pipeline import layout
+from pipeline.data import manifest
 from pipeline.data.annotations.classes import count_fault
-from pipeline.data.files import free_bytes, locked, write_text
-from pipeline.data.ingest import NOTES, ingest
-from pipeline.data.rows import manifest_rows, quarantine_csv
+from pipeline.data.ingest.ingest import NOTES, ingest
+from pipeline.data.ingest.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
-from pipeline.declared import work_key
-from pipeline.disk import DiskFullError
 from pipeline.errors import EverestError, InputError
-from pipeline.frozen import check_unchanged
-from pipeline.headline import headline
 from pipeline.params import Params, flatten
-from pipeline.text import printable, storable
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
+from pipeline.system.disk import DiskFullError
+from pipeline.system.files import free_bytes, locked, write_text
+from pipeline.system.text import printable, storable
 from pipeline.tracking import stage_run
+from pipeline.tracking.headline import headline
 
 log = logging.getLogger(__name__)
 

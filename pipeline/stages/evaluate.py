@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
-from pipeline.csv_files import Writer
-from pipeline.data.files import sha256_of
-from pipeline.declared import work_key
 from pipeline.errors import InputError
-from pipeline.frozen import check_unchanged
 from pipeline.params import Params, flatten
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
+from pipeline.system.csv_files import Writer
+from pipeline.system.files import sha256_of
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
@@ -37,12 +37,14 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
-    from pipeline.data.dataset import open_source
-    from pipeline.efficiency import device_name
+    from pipeline import model_folder
+    from pipeline.data.clips.dataset import open_source
+    from pipeline.distributed.groups import choose_device
+    from pipeline.efficiency.meters import device_name
     from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
-    from pipeline.tracking import models, stage_run
+    from pipeline.inference import models
+    from pipeline.tracking import stage_run
     from pipeline.tracking.context import registered_name
-    from pipeline.training.distributed import choose_device
 
     how = params.evaluate_of(benchmark)
     info = check_model(layout.output_dir("finetune", benchmark), params, benchmark)
@@ -86,7 +88,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 **choice,
                 "eval.top1": metrics["eval/top1"],
                 "benchmark": benchmark,
-                "sha256": models.sha256(registered),
+                "sha256": model_folder.sha256(registered),
                 "strategy": info.kwargs["strategy"],
             },
             ("candidate", "best") if "score" in choice else ("candidate",),
@@ -115,7 +117,7 @@ def _inputs(benchmark: str) -> dict[str, str]:
     Raises:
         InputError: one of them does not exist, or the weights are not those that their description records.
     """
-    from pipeline.tracking import models
+    from pipeline import model_folder
 
     model = layout.output_dir("finetune", benchmark)
     weights, table = model / "model.safetensors", layout.manifest_dir(benchmark) / "manifest.parquet"
@@ -123,7 +125,7 @@ def _inputs(benchmark: str) -> dict[str, str]:
     for path, stage in ((weights, "finetune"), (table, "download"), (cache, "preprocess")):
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `dvc repro {stage}@{benchmark}`.")
-    return {str(weights): models.sha256(model), str(table): sha256_of(table), str(cache): sha256_of(cache)}
+    return {str(weights): model_folder.sha256(model), str(table): sha256_of(table), str(cache): sha256_of(cache)}
 
 
 def _ranks(params: Params) -> int:
@@ -138,7 +140,7 @@ def _ranks(params: Params) -> int:
 def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int) -> Any:
     from pipeline.evaluation.benchmark import evaluate
     from pipeline.evaluation.worker import launched
-    from pipeline.progress import Bar
+    from pipeline.system.progress import Bar
 
     if ranks > 1:
         return launched(params, benchmark, work, ranks)
@@ -162,10 +164,10 @@ def _write(
     names: list[str],
 ) -> Path:
     """Write all outputs beside their final places, then move them there."""
-    from pipeline.data.files import atomic_path, write_text
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import draw_examples
-    from pipeline.headline import headline
+    from pipeline.system.files import atomic_path, write_text
+    from pipeline.tracking.headline import headline
 
     building = work / "outputs"
     shutil.rmtree(building, ignore_errors=True)

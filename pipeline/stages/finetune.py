@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout, manifest
-from pipeline.data.files import sha256_of
+from pipeline import layout, model_folder
+from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, Params
-from pipeline.tracking import models
+from pipeline.system.files import sha256_of
 from pipeline.training import job
 
 
@@ -41,7 +41,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
                 f"finetune.init = {stage.init!r}: {weights} does not exist. Cure: pre-train first (`dvc repro "
                 f"pretrain`), name a folder that `everest convert-checkpoint` wrote, or set it to {SCRATCH!r}."
             )
-        inputs[str(weights)] = models.sha256(weights.parent)
+        inputs[str(weights)] = model_folder.sha256(weights.parent)
     values = {
         "seed": params.seed,
         "pretrain": {"size": params.pretrain.size},

@@ -12,8 +12,7 @@ import time
 from typing import Any
 
 from pipeline import layout
-from pipeline.data import cluster
-from pipeline.data.cache_publish import (
+from pipeline.data.cache.publish import (
     build,
     check_failures,
     forget_damaged,
@@ -22,14 +21,15 @@ from pipeline.data.cache_publish import (
     store_dir,
     units_of,
 )
-from pipeline.data.files import locked, write_text
-from pipeline.declared import work_key
+from pipeline.data.ingest import cluster
 from pipeline.errors import InputError
-from pipeline.frozen import check_unchanged
-from pipeline.headline import headline
 from pipeline.params import Params, flatten
-from pipeline.progress import counter
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
+from pipeline.system.files import locked, write_text
+from pipeline.system.progress import counter
 from pipeline.tracking import stage_run
+from pipeline.tracking.headline import headline
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, Any]:

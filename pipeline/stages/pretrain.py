@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import layout
-from pipeline.data.files import sha256_of
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.system.files import sha256_of
 from pipeline.training import job
 
 

@@ -10,9 +10,9 @@ import shutil
 from typing import Any
 
 from pipeline import layout
-from pipeline.declared import work_key
-from pipeline.frozen import check_unchanged
 from pipeline.params import Params
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
 
 
 def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:

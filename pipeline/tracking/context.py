@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.frozen import params_content
+from pipeline.params.frozen import params_content
 from pipeline.system import git
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 #: Value of a tag whose truth nobody could be asked for.
 UNKNOWN = "unknown"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
-from pipeline.text import storable
+from pipeline.system.text import storable
 from pipeline.tracking.spool import Spool
 
 Status = str  # RUNNING, FINISHED, FAILED, KILLED: MLflow's own words

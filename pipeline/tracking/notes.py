@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from pipeline.text import code, markdown
+from pipeline.system.text import code, markdown
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store

@@ -21,9 +21,9 @@ import yaml
 
 from pipeline import layout
 from pipeline.errors import Interrupted
-from pipeline.frozen import params_content, params_text
 from pipeline.params import flatten
-from pipeline.redact import redact, redact_value
+from pipeline.params.frozen import params_content, params_text
+from pipeline.system.redact import redact, redact_value
 from pipeline.tracking import context
 from pipeline.tracking.folder import (
     RunFolder,

@@ -25,8 +25,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.redact import redact, redact_value
-from pipeline.text import storable
+from pipeline.system.redact import redact, redact_value
+from pipeline.system.text import storable
 
 #: Seconds between two flushes to the disk itself. What a killed process wrote is safe without (the system
 #: holds it); this bounds what a power cut takes.

@@ -350,7 +350,7 @@ class Store:
             raise StoreError(self._unreachable(f"{type(error).__name__}: {_first_line(error)}")) from error
 
     def _unreachable(self, reason: str) -> str:
-        from pipeline.redact import redact
+        from pipeline.system.redact import redact
 
         return (
             f"the tracking store {redact(self.uri)} does not answer ({reason}). "
@@ -359,7 +359,7 @@ class Store:
 
 
 def _first_line(error: Exception) -> str:
-    from pipeline.redact import redact
+    from pipeline.system.redact import redact
 
     line = str(error).strip().split("\n", 1)[0]
     # What urllib3 wraps around the cause says the same address three times.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
-from pipeline.data.files import sha256_of
+from pipeline.system.files import sha256_of
 from pipeline.tracking.folder import RunFolder, all_runs, is_alive, runs_dir
 from pipeline.tracking.notes import NOTE, description
 from pipeline.tracking.spool import read_records

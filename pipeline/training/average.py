@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from pipeline.training.distributed import like, whole
+from pipeline.distributed.groups import like, whole
 
 
 class Average:

@@ -19,18 +19,18 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from pipeline.distributed.groups import Ranks, parallel, reduce_gradients, whole
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.training import snapshot
 from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
-from pipeline.training.distributed import Ranks, parallel, reduce_gradients, whole
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal
 from pipeline.training.optim import LossScaler, adamw, set_lr, step_unless
 from pipeline.training.phases import Clock, Marks, clock_of
 from pipeline.training.progress import Progress
 from pipeline.training.schedule import Cosine
-from pipeline.training.stopping import StopRequest
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +42,7 @@ class Batch(Protocol):
 
 
 class Loader(Protocol):
-    """Batches as a pure function of (epoch, micro-step); see pipeline.data.loader."""
+    """Batches as a pure function of (epoch, micro-step); see pipeline.data.clips.loader."""
 
     @property
     def steps_per_epoch(self) -> int: ...

@@ -31,13 +31,14 @@ import torch
 import torch._dynamo
 from safetensors.torch import load_file
 
+from pipeline.distributed import ends
+from pipeline.distributed.heartbeat import Pulse, create, read
+from pipeline.distributed.launch import Watch, launch
+from pipeline.distributed.rank import live
+from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
-from pipeline.training import ends, toy
+from pipeline.training import toy
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.heartbeat import Pulse, create, read
-from pipeline.training.launch import Watch, launch
-from pipeline.training.rank import live
-from pipeline.training.stopping import StopRequest
 
 
 @dataclass(frozen=True)
@@ -384,7 +385,7 @@ def _captured() -> Iterator[list[str]]:
             messages.append(record.getMessage())
 
     handler = Keep()
-    logger = logging.getLogger("pipeline.training.launch")
+    logger = logging.getLogger("pipeline.distributed.launch")
     logger.addHandler(handler)
     try:
         yield messages
@@ -435,7 +436,7 @@ def everything(folder: Path) -> Iterator[Callable[[], Figure]]:
 
 def main() -> int:
     """Print the table; 1 if any trial went wrong."""
-    from pipeline.terminal import show
+    from pipeline.system.terminal import show
 
     failed, rows = 0, []
     with tempfile.TemporaryDirectory() as temporary:

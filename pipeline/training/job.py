@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import layout
-from pipeline.declared import work_key
-from pipeline.frozen import check_unchanged, on_change
-from pipeline.headline import headline
+from pipeline import layout, model_folder
+from pipeline.distributed import status
+from pipeline.distributed.launch import Watch, launch, locked
+from pipeline.distributed.nodes import this_node
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
-from pipeline.tracking import models, stage_run
-from pipeline.training import status
-from pipeline.training.launch import Watch, launch, locked
-from pipeline.training.nodes import this_node
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged, on_change
+from pipeline.tracking import stage_run
+from pipeline.tracking.headline import headline
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def train(
         run.summary({f"{prefix}/{name}": float(value) for name, value in metrics.items()})
         if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
             run.summary(NO_PRETRAINING)
-        digest = models.sha256(work / "final")  # before the model in place gives way to a damaged one
+        digest = model_folder.sha256(work / "final")  # before the model in place gives way to a damaged one
         _publish(work, stage, benchmark, metrics)
         run.tags({"everest.weights_sha256": digest})
         run.artifact(layout.output_dir(stage, benchmark) / "history.csv")

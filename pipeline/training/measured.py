@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.efficiency import mfu, peak_flops, peak_memory_gib
-from pipeline.training.distributed import Ranks, waiting_share
+from pipeline.distributed.groups import Ranks, waiting_share
+from pipeline.efficiency.meters import mfu, peak_flops, peak_memory_gib
 
 if TYPE_CHECKING:
     from pipeline.training.engine import Engine, Spent

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from pipeline.progress import Line, clock
-from pipeline.text import visible
+from pipeline.system.progress import Line, clock
+from pipeline.system.text import visible
 
 
 class Progress:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.distributed.groups import Ranks, like, whole
 from pipeline.errors import EverestError
-from pipeline.training.distributed import Ranks, like, whole
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:

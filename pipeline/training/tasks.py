@@ -19,21 +19,23 @@ from models.cost import Cost
 from models.info import ModelInfo, Pixels, Views
 from models.registry import architecture
 from models.weights import init_from, save_model
-from pipeline import layout, manifest
-from pipeline.data.dataset import ClipDataset, labelled_clips, pretraining_clips
-from pipeline.data.loader import Batch, ClipLoader
+from pipeline import layout
+from pipeline.data import manifest
+from pipeline.data.batch import Batch
+from pipeline.data.clips.dataset import ClipDataset, labelled_clips, pretraining_clips
+from pipeline.data.clips.loader import ClipLoader
 from pipeline.data.pixels.device import DeviceLoader, SideStream, to_device
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
-from pipeline.errors import InputError
-from pipeline.geometry import (
+from pipeline.distributed.groups import Ranks
+from pipeline.efficiency.clip_cost import (
     autoencoder_arguments,
     classifier_arguments,
     finetune_cost,
     online_candidates,
     pretrain_cost,
 )
+from pipeline.errors import InputError
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
-from pipeline.training.distributed import Ranks
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
@@ -93,7 +95,7 @@ class PretrainTask:
         self._draw(model.eval(), folder / "pictures")
 
     def _draw(self, model: nn.Module, folder: Path) -> None:
-        from pipeline.pictures import picture_of
+        from pipeline.pictures.look import picture_of
 
         folder.mkdir()
         if self.candidates is not None:

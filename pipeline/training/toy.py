@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.distributed.groups import Ranks, waiting_share
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.rank import live
+from pipeline.distributed.stopping import StopRequest
 from pipeline.training import snapshot
-from pipeline.training.distributed import Ranks, waiting_share
 from pipeline.training.engine import Engine, Settings
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal, NoSink
 from pipeline.training.optim import parameter_groups
 from pipeline.training.progress import Progress
-from pipeline.training.rank import live
-from pipeline.training.stopping import StopRequest
 from pipeline.training.tensors import write_tensors
 
 WIDTH = 16

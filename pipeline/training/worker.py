@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.training.rank import live
+from pipeline.distributed.rank import live
 
 if TYPE_CHECKING:
-    from pipeline.training.distributed import Ranks
-    from pipeline.training.heartbeat import Pulse
-    from pipeline.training.stopping import StopRequest
+    from pipeline.distributed.groups import Ranks
+    from pipeline.distributed.heartbeat import Pulse
+    from pipeline.distributed.stopping import StopRequest
     from pipeline.training.tasks import TrainingTask
 
 
@@ -37,9 +37,9 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     """Build the job's task, train it, and leave model, history and metrics in `work/final`."""
     import torch
 
-    from pipeline.efficiency import EnergyMeter, device_name
+    from pipeline.efficiency.meters import EnergyMeter, device_name
     from pipeline.params import check_params
-    from pipeline.progress import wanted
+    from pipeline.system.progress import wanted
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
     from pipeline.training.allocator import keep_freed_memory
@@ -85,7 +85,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
 def _leave_result(
     work: Path, job: dict[str, Any], task: TrainingTask, tensors: dict[str, Any], metrics: dict[str, float]
 ) -> None:
-    from pipeline.training import status
+    from pipeline.distributed import status
 
     building = work / "final.tmp"
     shutil.rmtree(building, ignore_errors=True)

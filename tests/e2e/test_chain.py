@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flows.worktree import write_overrides
-from pipeline.headline import HEADLINE
+from pipeline.tracking.headline import HEADLINE
 from tests.e2e.conftest import Project
 
 pytestmark = pytest.mark.e2e

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from fault_server import serve
 
-from pipeline.data.draw import MOTIONS, draw_motion
+from pipeline.data.sources.draw import MOTIONS, draw_motion
 from pipeline.data.video import write_video
 from tests.e2e.conftest import SMALLEST, Project, make_project
-from tests.pipeline.data.fault_server import serve
 from tests.ucf101_miniature import write_ucf101
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

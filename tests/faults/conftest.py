@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-# The trials use the same servers, videos and archives as the tests of the parts.
-PARTS = Path(__file__).resolve().parent.parent / "pipeline"
-sys.path[:0] = [str(PARTS / "data"), str(PARTS / "data" / "sources"), str(PARTS / "stages")]
 
 
 @dataclass(frozen=True)

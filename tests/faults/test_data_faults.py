@@ -17,23 +17,24 @@ import boto3
 import numpy as np
 import pytest
 import sample_videos
-import test_archives
-import test_archives_rar
-import test_http
-import test_ingest
 from fault_server import Site, serve
 from moto.server import ThreadedMotoServer
 from rar_writer import entries_of, rar4, rar5
 
-from pipeline.data.archives import Caps, HostileArchive, unpack
-from pipeline.data.archives_rar import available_tools
-from pipeline.data.ingest import ingest, verdict
-from pipeline.data.rows import manifest_rows
+from pipeline.data.archives.rar import available_tools
+from pipeline.data.archives.rules import Caps, HostileArchive
+from pipeline.data.archives.unpack import unpack
+from pipeline.data.ingest.ingest import ingest, verdict
+from pipeline.data.ingest.rows import manifest_rows
 from pipeline.data.sources import ListedVideo, Listing, s3
-from pipeline.data.sources.transfer import Address, Downloader, Patience, RemoteFile
+from pipeline.data.sources.part import Address, Patience, RemoteFile
+from pipeline.data.sources.transfer import Downloader
 from pipeline.data.video import open_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import IngestParams
+from tests.pipeline.data.archives import test_rar, test_unpack
+from tests.pipeline.data.ingest import test_ingest
+from tests.pipeline.data.sources import test_http
 
 pytestmark = pytest.mark.slow
 Record = Callable[..., None]
@@ -232,7 +233,7 @@ def test_kills_leave_nothing_partial_under_a_final_name(tmp_path: Path, site: Si
             member.size = 100_000
             made.addfile(member, io.BytesIO(rng.bytes(100_000)))
     code = (
-        "import sys; from pathlib import Path; from pipeline.data.archives import unpack\n"
+        "import sys; from pathlib import Path; from pipeline.data.archives.unpack import unpack\n"
         "print('go', flush=True); unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     for trial in range(25):
@@ -251,15 +252,15 @@ def test_kills_leave_nothing_partial_under_a_final_name(tmp_path: Path, site: Si
 
 def test_hostile_archives_are_refused(tmp_path: Path, record: Record) -> None:
     accepted = 0
-    tars = test_archives.HOSTILE_TAR
-    zips = test_archives.HOSTILE_ZIP
+    tars = test_unpack.HOSTILE_TAR
+    zips = test_unpack.HOSTILE_ZIP
     for number, change in enumerate([*tars.values(), *zips.values()]):
         folder = tmp_path / str(number)
         folder.mkdir()
         if number < len(tars):
-            archive = test_archives.make_tar(folder / "a.tar", "w", change)
+            archive = test_unpack.make_tar(folder / "a.tar", "w", change)
         else:
-            archive = test_archives.make_zip(folder / "a.zip", change)
+            archive = test_unpack.make_zip(folder / "a.zip", change)
         try:
             unpack(archive, folder / "out")
             accepted += 1
@@ -271,10 +272,10 @@ def test_hostile_archives_are_refused(tmp_path: Path, record: Record) -> None:
 @pytest.mark.skipif(len(available_tools()) < 2, reason="needs Debian's packages unar libarchive-tools")
 def test_hostile_and_damaged_rars_are_refused(tmp_path: Path, record: Record) -> None:
     accepted, trials = 0, 0
-    good = entries_of(test_archives_rar.FILES)
+    good = entries_of(test_rar.FILES)
     rng = np.random.default_rng(0)
     for write in (rar4, rar5):
-        archives = [write([good[0], entry]) for entry in test_archives_rar.HOSTILE.values()]
+        archives = [write([good[0], entry]) for entry in test_rar.HOSTILE.values()]
         whole = bytearray(write(good))
         start = whole.index(b"moving pictures")
         for position in rng.integers(start, start + 7500, 10):

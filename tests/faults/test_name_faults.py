@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.csv_files import guarded, unguarded
-from pipeline.text import markdown, original, printable, storable
+from pipeline.system.csv_files import guarded, unguarded
+from pipeline.system.text import markdown, original, printable, storable
 
 pytestmark = pytest.mark.slow
 #: What a name is drawn from: markup, formulas, escapes, marks, and bytes that are no text.

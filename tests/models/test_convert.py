@@ -129,7 +129,7 @@ def test_weights_of_hugging_face_work_in_our_model() -> None:
 def test_from_pretrained_reads_what_we_write(tmp_path: Path) -> None:
     videomae = pytest.importorskip("transformers.models.videomae")
     from models.weights import save_model
-    from pipeline.convert import convert
+    from pipeline.inference.convert import convert
 
     model = ours(CLASSIFIER)
     save_model(model, tmp_path / "ours")

@@ -117,7 +117,7 @@ def test_a_model_without_a_name_cannot_be_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
 def test_weights_have_the_mode_of_the_files_beside_them(tmp_path: Path, mask: int) -> None:
-    from pipeline.convert import convert
+    from pipeline.inference.convert import convert
 
     before = os.umask(mask)
     try:

@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.terminal import show
+from pipeline.system.terminal import show
 
 HEAVY = {"torch", "timm", "mlflow", "dvc", "prefect", "pyarrow", "numpy", "av", "decord", "boto3", "matplotlib", "yaml"}
 

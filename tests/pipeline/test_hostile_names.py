@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sample_videos
 import timm
 import torch
 import yaml
@@ -19,16 +19,14 @@ from typer.testing import CliRunner
 import models  # noqa: F401
 from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
-from pipeline import layout, manifest
+from pipeline import layout
 from pipeline.cli import app
-from pipeline.csv_files import read_rows
-from pipeline.data.ingest import NOTES
+from pipeline.data import manifest
+from pipeline.data.ingest.ingest import NOTES
 from pipeline.params import check_params
 from pipeline.stages import download
-from pipeline.text import original, printable, storable
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-import sample_videos
+from pipeline.system.csv_files import read_rows
+from pipeline.system.text import original, printable, storable
 
 #: File names: markup, emoji codes, formulas, escapes, line ends, marks, long ones, bytes that are no text.
 FILES = [
@@ -194,7 +192,7 @@ def test_two_classes_of_one_name_are_two_columns(tmp_path: Path) -> None:
     import numpy as np
 
     from pipeline.evaluation.inference import Answer
-    from pipeline.predict import write
+    from pipeline.inference.predict import write
 
     names = ["a", "a", "a (1)", "video", "class video"]
     answer = Answer(np.asarray([0.1, 0.2, 0.3, 0.15, 0.25], dtype=np.float32), "")

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 #: Numbers that a message lists.
 NAMED = 5

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.annotations.classes import alike_fault, counted_from_one
-from pipeline.data.sources.base import ListedVideo, Listing
-from pipeline.data.video_files import video_files
+from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
-from pipeline.text import printable
+from pipeline.system.text import printable
 
 SPLIT_NAMES = {
     "train": "train",

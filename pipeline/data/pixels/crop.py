@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import sampling
-from pipeline.data.sampling import Ints
+from pipeline.data.arrays import Ints
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Batch
+    from pipeline.data.batch import Batch
 
 #: Crop places in quarters of the free height and width: corners, edge centres, centre, and the four between
 #: (13, as

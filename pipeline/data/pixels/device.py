@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import Batch, ClipLoader
+from pipeline.data.batch import Batch
+from pipeline.data.clips.loader import ClipLoader
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:

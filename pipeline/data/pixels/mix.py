@@ -19,7 +19,7 @@ from pipeline.data.pixels.device import to_device
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Batch
+    from pipeline.data.batch import Batch
 
 
 #: Share of the area that is erased, and aspect ratio of the box (Zhong et al., as the recipes use it).

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD, normalised
-from pipeline.data.buffers import Buffers
+from pipeline.data.pixels.buffers import Buffers
 from pipeline.data.pixels.resize import centre_boxes, crop_resize, resize_batched
 
 #: float32 values of a piece that a CPU's second-level cache holds.

@@ -23,10 +23,10 @@ from torchvision.transforms.v2 import functional as kernels
 
 from pipeline.data import sampling
 from pipeline.data.pixels.crop import draws
-from pipeline.rand_augment import MAXIMUM, parse
+from pipeline.params.rand_augment import MAXIMUM, parse
 
 if TYPE_CHECKING:
-    from pipeline.data.loader import Batch
+    from pipeline.data.batch import Batch
 
 #: Colour of what a shifted or turned picture leaves free: ImageNet's mean.
 FILL = [124.0, 116.0, 104.0]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data.buffers import Buffers
+from pipeline.data.arrays import Ints
+from pipeline.data.pixels.buffers import Buffers
 from pipeline.data.pixels.device import to_device
-from pipeline.data.sampling import Ints
 
 #: Clips that are resized together on a GPU: 64 of 340x256 take 1.5 GB between the products.
 PIECE = 64

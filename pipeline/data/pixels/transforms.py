@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.buffers import Buffers
-from pipeline.data.loader import Batch
+from pipeline.data.batch import Batch
 from pipeline.data.pixels import crop
+from pipeline.data.pixels.buffers import Buffers
 from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.mix import mix, random_erase, soft_targets
 from pipeline.data.pixels.normalise import model_pixels, normalise

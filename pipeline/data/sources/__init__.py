@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile, Source
+from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.sources.base import PlannedFile, Source
 from pipeline.params import DataParams, FolderSource, GeneratedSource
 
 __all__ = ["ListedVideo", "Listing", "PlannedFile", "Source", "source_of"]

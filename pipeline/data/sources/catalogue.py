@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.data.sources.transfer import Address
+from pipeline.data.sources.part import Address
 
 
 @dataclass(frozen=True)

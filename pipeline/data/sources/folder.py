@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.data.annotations.listing import ListedVideo, Listing
 from pipeline.data.annotations.own import from_folders, from_table
-from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
+from pipeline.data.sources.base import PlannedFile
 from pipeline.errors import InputError
 from pipeline.params import FolderSource
 

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING
 from pipeline.data.annotations import oscc
 from pipeline.data.annotations.oscc import Window, read_windows
 from pipeline.data.annotations.ssv2 import OLD_PREFIX
-from pipeline.data.archives import kind_of, unpack
+from pipeline.data.archives.rules import kind_of
+from pipeline.data.archives.unpack import unpack
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
-from pipeline.data.sources.transfer import Address
+from pipeline.data.sources.part import Address
 from pipeline.data.video import VideoError
-from pipeline.data.video_cut import cut_window
-from pipeline.data.video_files import video_files
+from pipeline.data.video.cut import cut_window
+from pipeline.data.video.listing import video_files
 from pipeline.errors import EverestError, InputError
-from pipeline.lifeline import die_with_parent
-from pipeline.progress import counter
+from pipeline.system.lifeline import die_with_parent
+from pipeline.system.progress import counter
 
 if TYPE_CHECKING:
-    from pipeline.data.sources.official import Fetcher
+    from pipeline.data.sources.fetcher import Fetcher
 
 log = logging.getLogger(__name__)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.files import require_space
-from pipeline.data.generate import generate, plan
-from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
+from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.sources.base import PlannedFile
+from pipeline.data.sources.generate import generate, plan
 from pipeline.params import GeneratedSource
-from pipeline.progress import counter
+from pipeline.system.files import require_space
+from pipeline.system.progress import counter
 
 #: Bytes of one pixel of one frame in the written H.264 files, rounded up; for the check of free space only.
 BYTES_PER_PIXEL = 0.2
 
 
 class Generated:
-    """Videos of :mod:`pipeline.data.generate`."""
+    """Videos of :mod:`pipeline.data.sources.generate`."""
 
     def __init__(self, source: GeneratedSource) -> None:
         self._source = source

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from pipeline.data.sources.transfer import Address, AddressFailed, Part, Patience, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, safe_url
 from pipeline.errors import InputError
 
 #: Statuses that pass by themselves.

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from pipeline.data.annotations import Annotated, Annotations, read
-from pipeline.data.archives import unpack
+from pipeline.data.annotations import Annotations, read
+from pipeline.data.annotations.listing import ListedVideo, Listing
 from pipeline.data.sources import catalogue
-from pipeline.data.sources.base import ListedVideo, Listing, PlannedFile
+from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.catalogue import Item
+from pipeline.data.sources.fetcher import DOWNLOADS, Fetcher, _Disk
 from pipeline.data.sources.folder import folder_of, reach
-from pipeline.data.sources.transfer import Address, Downloader, RemoteFile, safe_url
-from pipeline.data.video_files import video_files
-from pipeline.errors import EverestError
+from pipeline.data.sources.part import Address
+from pipeline.data.video.listing import video_files
 from pipeline.params import FolderSource, OfficialSource
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = "downloads"
 VIDEOS = "videos"
 ANNOTATIONS = "annotations"
-CHECKSUMS = "SHA256SUMS"
 
 
 class Official:
@@ -150,106 +146,6 @@ class Official:
         return Listing(found.classes, listed, problems, _missing_by_design(self._dataset, found))
 
 
-class Fetcher:
-    """Brings items into the raw folder: mirrors first, unpacked, and remembered."""
-
-    def __init__(self, raw: Path, source: OfficialSource) -> None:
-        self.raw = raw
-        self.source = source
-        self.downloader = Downloader(raw, profile=source.profile)
-        self._sums: dict[str, dict[str, str]] | None = None
-
-    def is_done(self, item: Item) -> bool:
-        """Whether the item's content is where it belongs."""
-        return (self.raw / (item.into or item.place or f"{DOWNLOADS}/{item.key}")).exists()
-
-    def remote(self, item: Item) -> RemoteFile:
-        """The item's addresses: each mirror, then the publisher's own."""
-        mirrors = [
-            Address(f"{base.rstrip('/')}/{quote(item.key)}", self._sum(base, item.key) or _only_hash(item))
-            for base in self.source.mirrors
-        ]
-        return RemoteFile(item.place or f"{DOWNLOADS}/{item.key}", (*mirrors, *item.addresses), item.bytes)
-
-    def plan(self, item: Item) -> list[PlannedFile]:
-        return self.downloader.plan([self.remote(item)])
-
-    def bring(self, items: Iterable[Item]) -> None:
-        """Fetch and unpack what is not done yet. Archives fetched here are removed once they are unpacked."""
-        missing = [item for item in items if not self.is_done(item)]
-        plain = [item for item in missing if item.into is None]
-        self.downloader.fetch([self.remote(item) for item in plain])
-        for item in missing:
-            if item.into is not None:
-                self._bring_archive(item)
-
-    def _bring_archive(self, item: Item) -> None:
-        assert item.into is not None
-        failures = []
-        for form in (item, *item.alternatives):
-            remote = self.remote(form)
-            by_hand = (self.raw / remote.name).exists()
-            try:
-                archive = self.downloader.fetch([remote])[0]
-                count = unpack(archive, self.raw / item.into)
-            except EverestError as error:
-                failures.append(str(error))
-                continue
-            log.info("%s: %d files in %s", form.key, count, item.into)
-            if not by_hand:
-                archive.unlink()
-            return
-        raise EverestError("\n".join(failures))
-
-    def _sum(self, base: str, key: str) -> str | None:
-        """The SHA-256 that a mirror lists for a file in its SHA256SUMS, if it has one."""
-        if self._sums is None:
-            self._sums = {}
-        if base not in self._sums:
-            self._sums[base] = self._read_sums(base)
-        return self._sums[base].get(key)
-
-    def _read_sums(self, base: str) -> dict[str, str]:
-        name = hashlib.sha256(base.encode()).hexdigest()[:12]
-        place = f".everest/mirrors/{name}-{os.getpid()}"
-        remote = RemoteFile(place, (Address(f"{base.rstrip('/')}/{CHECKSUMS}"),))
-        try:
-            path = self.downloader.fetch([remote])[0]
-        except EverestError:
-            log.info("%s has no %s: the publisher's checksums are used", safe_url(base), CHECKSUMS)
-            return {}
-        lines = path.read_text(encoding="utf-8").splitlines()
-        path.unlink()
-        pairs = (line.split(None, 1) for line in lines if line.strip())
-        return {name.lstrip("*./"): digest for digest, name in pairs}
-
-
-class _Disk:
-    """Video files below the raw folder, found by the publisher's names wherever an archive put them."""
-
-    def __init__(self, raw: Path, dataset: str, prefix: str) -> None:
-        folder = raw / prefix
-        paths = video_files(folder)[0] if folder.is_dir() else []
-        self.count = len(paths)
-        self._two = dataset in ("ucf101", "hmdb51")
-        self._paths: dict[str, str] = {}
-        replacements: dict[str, str] = {}
-        for path in paths:
-            parts = path.split("/")
-            if dataset == "k400" and any("replacement" in part for part in parts[:-1]):
-                replacements[parts[-1][:11]] = prefix + path
-            else:
-                self._paths.setdefault("/".join(parts[-2:] if self._two else parts[-1:]), prefix + path)
-        self._replacements = replacements
-
-    def find(self, video: Annotated) -> str | None:
-        """Path of a video's file relative to the raw folder. Kinetics: a replacement comes first."""
-        # The publisher names replacements by the video's id, the first 11 characters of a file's name.
-        if self._replacements and (path := self._replacements.get(video.video_id[:11])):
-            return path
-        return self._paths.get(video.file)
-
-
 def k400_parts(raw: Path, split: str) -> list[Item]:
     """The archives of one Kinetics split, from its list."""
     place = catalogue.K400_LISTS[split].place
@@ -260,11 +156,6 @@ def k400_parts(raw: Path, split: str) -> list[Item]:
         name = Path(key).name.split(".")[0]
         items.append(Item(key=key, addresses=(Address(line),), into=f"{VIDEOS}/{split}_{name}"))
     return items
-
-
-def _only_hash(item: Item) -> str | None:
-    """The publisher's SHA-256 holds for a mirror that names none of its own."""
-    return next((address.sha256 for address in item.addresses if address.sha256), None)
 
 
 def _missing_by_design(dataset: str, found: Annotations) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.data.sources.transfer import Address, AddressFailed, Part, Patience, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, safe_url
 
 EXPIRED = {
     "ExpiredToken",

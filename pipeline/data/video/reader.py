@@ -13,7 +13,7 @@ ReaderName = Literal["pyav", "decord"]
 
 
 class VideoError(EverestError):
-    """A video that cannot be read. `reason` is a code of `pipeline.data.reasons`."""
+    """A video that cannot be read. `reason` is a code of `pipeline.data.ingest.verdicts`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

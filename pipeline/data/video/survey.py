@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline.data.reasons import MISSING_SHARE
 from pipeline.data.video.display import display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
 from pipeline.data.video.pyav_reader import enter, rate_of
@@ -23,6 +22,10 @@ from pipeline.data.video.stream import open_stream, packets, pictures, rate
 SPACING = 24
 #: An hour of video has no more entries than this.
 MAX_ENTRIES = 200
+
+#: Headers are often off by a frame or two, and then the true length is used. A file that lost more than a tenth of its
+#: frames is a damaged one.
+MISSING_SHARE = 0.1
 
 
 @dataclass

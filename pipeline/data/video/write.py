@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.files import atomic_path
+from pipeline.system.files import atomic_path
 
 #: x264's macroblock tree gives other bytes now and then for small pictures (15 of 100 files of 64 pixels with
 #: version 165's vector code), so it is off: equal frames must give equal files.

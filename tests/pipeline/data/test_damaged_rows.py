@@ -12,14 +12,14 @@ import torch
 from small_benchmark import make, params
 
 from pipeline import layout
-from pipeline.data import cache as caches
-from pipeline.data.cache import Cache
-from pipeline.data.dataset import ClipDataset, ClipRule, Member, pretraining_clips
-from pipeline.data.loader import ClipLoader
-from pipeline.data.sealed import write_table
+from pipeline.data.cache import read as caches
+from pipeline.data.cache.read import Cache
+from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, pretraining_clips
+from pipeline.data.clips.loader import ClipLoader
 from pipeline.errors import DamagedError, InputError
 from pipeline.evaluation.inference import infer
 from pipeline.stages import corpus, preprocess
+from pipeline.system.sealed import write_table
 
 FOLDER = layout.cache_dir("small")
 
@@ -180,7 +180,7 @@ def test_a_damaged_corpus_is_refused_with_its_cure() -> None:
 def test_a_table_of_another_program_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    from pipeline.data.sealed import read_table
+    from pipeline.system.sealed import read_table
 
     table = pa.table({"a": [1, 2]})
     pq.write_table(table, tmp_path / "other.parquet")

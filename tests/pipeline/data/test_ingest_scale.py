@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sample_videos
 
-from pipeline.data.ingest import ingest
+from pipeline.data.ingest.ingest import ingest
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 

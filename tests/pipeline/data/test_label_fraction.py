@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.data.dataset import share_of_each_class
+from pipeline.data.clips.dataset import share_of_each_class
 
 
 class Videos:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sample_videos
 
-from pipeline.data.ingest_measure import measure
+from pipeline.data.ingest.measure import measure
 from pipeline.data.video import VideoError, open_video, write_video
 from pipeline.errors import EverestError
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from pipeline.data.pixels.normalise import model_pixels
+from pipeline.distributed.groups import Ranks
 from pipeline.errors import EverestError
 from pipeline.evaluation.inference import Answer, gather, infer, names_once
 from pipeline.evaluation.metrics import average_views
 from pipeline.evaluation.views import video_views
-from pipeline.training.distributed import Ranks
 
 CPU = torch.device("cpu")
 

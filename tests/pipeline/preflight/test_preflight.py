@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import layout, manifest, preflight
+from pipeline import layout, preflight
+from pipeline.data import manifest
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, check_params
 from pipeline.preflight import machine, places

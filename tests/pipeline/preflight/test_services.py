@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dvc_locks, orchestrator
 from pipeline.errors import EverestError
-from pipeline.preflight import services
+from pipeline.preflight import orchestrator, services
+from pipeline.system import dvc_locks
 
 DEAD = "http://127.0.0.1:9/api"
 

@@ -11,15 +11,15 @@ import pytest
 
 from pipeline import layout
 from pipeline.errors import InputError
-from pipeline.evaluation.equal import plan, with_overrides
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.params import PRETRAINING, Params, compared_strategies, load_params
+from pipeline.planning.equal import plan, with_overrides
 from pipeline.report.collect import collect
 from pipeline.report.experiment import write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
 from pipeline.report.sentences import comparison_sentences, difference, sentences
-from pipeline.terminal import show_results
+from pipeline.system.terminal import show_results
 from pipeline.training.measured import sentence
 
 

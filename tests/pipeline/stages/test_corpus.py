@@ -9,7 +9,7 @@ import pytest
 from small_training import ready, small_benchmark
 
 from pipeline import layout
-from pipeline.data.cache import Cache
+from pipeline.data.cache.read import Cache
 from pipeline.stages import corpus, preprocess
 
 

@@ -15,20 +15,20 @@ from small_training import ready
 
 from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
-from pipeline import doctor, layout
-from pipeline.data.files import sha256_of
+from pipeline import doctor, layout, model_folder
+from pipeline.distributed.groups import Ranks
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.files import read_predictions, write_predictions
-from pipeline.export import command as export
-from pipeline.pictures import show
-from pipeline.predict import command as predict
-from pipeline.restore import check_files
+from pipeline.experiments.restore import check_files
+from pipeline.inference import models
+from pipeline.inference.export import command as export
+from pipeline.inference.predict import command as predict
+from pipeline.pictures.look import show
 from pipeline.stages import evaluate, finetune, preprocess
-from pipeline.tracking import models
+from pipeline.system.files import sha256_of
 from pipeline.tracking.store import StoreError
 from pipeline.tracking.upload import _check_held
 from pipeline.training import tasks
-from pipeline.training.distributed import Ranks
 
 MODEL = Path("outputs/finetune/small")
 REFUSED = r"model\.safetensors is not what was written: its SHA-256.*Cure"
@@ -79,7 +79,7 @@ PATHS: dict[str, Callable[[Any], Any]] = {
     "prediction": lambda _: predict([str(layout.raw_dir("small"))], str(MODEL)),
     "export": lambda _: export(str(MODEL), "out"),
     "pictures": lambda _: show(layout.raw_dir("small") / "v000.mp4", MODEL, Path("pictures")),
-    "registration": lambda _: models.prepare(MODEL, Path("registered"), models.describe(MODEL)),
+    "registration": lambda _: models.prepare(MODEL, Path("registered"), model_folder.describe(MODEL)),
     "a name": lambda _: models.load(str(MODEL)),
 }
 
@@ -109,9 +109,9 @@ def test_a_flipped_byte_is_refused_as_the_source_of_distance_maps(params: Any) -
 
 @pytest.mark.usefixtures("params")
 def test_what_changed_between_evaluation_and_sending_is_not_registered() -> None:
-    held = models.prepare(MODEL, Path("held"), models.describe(MODEL))
-    _check_held(held, models.sha256(held))
-    expected = models.sha256(held)
+    held = models.prepare(MODEL, Path("held"), model_folder.describe(MODEL))
+    _check_held(held, model_folder.sha256(held))
+    expected = model_folder.sha256(held)
     flip(held / "model.safetensors")
     with pytest.raises(StoreError, match=r"not what was to be registered.*Cure: `everest evaluate`"):
         _check_held(held, expected)
@@ -129,11 +129,11 @@ class Registry:
 
 @pytest.mark.usefixtures("params")
 def test_a_registered_model_is_compared_with_its_tag_also_when_it_was_fetched_before() -> None:
-    version = {"name": "m", "version": "1", "source": "x", "tags": {"sha256": models.sha256(MODEL)}}
+    version = {"name": "m", "version": "1", "source": "x", "tags": {"sha256": model_folder.sha256(MODEL)}}
     store: Any = Registry(MODEL)
     fetched = models._fetch(store, version)
     flip(fetched / "model.safetensors")
-    assert models.sha256(models._fetch(store, version)) == version["tags"]["sha256"]  # fetched once more
+    assert model_folder.sha256(models._fetch(store, version)) == version["tags"]["sha256"]  # fetched once more
     flip(fetched / "model.safetensors")
     flip(MODEL / "model.safetensors")
     with pytest.raises(EverestError, match=r"version 1 of m are not those that were registered.*Cure"):
@@ -143,7 +143,7 @@ def test_a_registered_model_is_compared_with_its_tag_also_when_it_was_fetched_be
 @pytest.mark.usefixtures("params")
 def test_a_model_that_was_registered_before_hashes_were_recorded_is_known_by_its_tag() -> None:
     path = MODEL / "model.json"
-    digest = models.sha256(MODEL)
+    digest = model_folder.sha256(MODEL)
     former = {key: value for key, value in json.loads(path.read_text()).items() if not key.endswith("_sha256")}
     path.write_text(json.dumps(former))
     store: Any = Registry(MODEL)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import layout, manifest
+from pipeline import layout
+from pipeline.data import manifest
 from pipeline.data.video import write_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, check_params

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import manifest
-from pipeline.data.ingest import command
+from pipeline.data import manifest
+from pipeline.data.ingest.ingest import command
 from pipeline.data.video import write_video
 from pipeline.params import IngestParams
 

@@ -20,13 +20,14 @@ import models  # noqa: F401
 from models.info import ModelInfo, Pixels, Views
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 from models.weights import load_model, save_model
-from pipeline import layout, manifest
-from pipeline.data.cache import Cache
+from pipeline import layout
+from pipeline.data import manifest
+from pipeline.data.cache.read import Cache
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation import choice
-from pipeline.headline import headline
 from pipeline.params import Params
 from pipeline.stages import evaluate, preprocess
+from pipeline.tracking.headline import headline
 from pipeline.tracking.store import Store
 from pipeline.training import tasks
 
@@ -257,8 +258,8 @@ def test_what_is_missing_or_does_not_fit_is_named_before_any_work(here: Path) ->
 
 
 def test_names_of_classes_are_no_formulas_and_read_back_as_they_are(here: Path) -> None:
-    from pipeline.csv_files import read_rows
     from pipeline.evaluation.files import read_confusion
+    from pipeline.system.csv_files import read_rows
 
     params = prepared()
     names = ["=1+1", "@x", "-y", "'=z", "[/b] $x$_{", "line\nend", "esc\x1b[2J", "a,\"b';c"]

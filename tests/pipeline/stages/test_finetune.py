@@ -9,18 +9,18 @@ from small_training import ready
 
 import models  # noqa: F401
 from models.weights import load_model, read_info, save_model
-from pipeline import geometry
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
+from pipeline.efficiency import clip_cost as geometry
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import finetune
 from pipeline.training import tasks
-from pipeline.training.distributed import Ranks
 from pipeline.training.engine import Engine
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal, NoSink
 from pipeline.training.probes import LR_FACTORS, Probes
 from pipeline.training.progress import Progress
-from pipeline.training.stopping import StopRequest
 
 RANKS = Ranks(0, 1, 0, torch.device("cpu"))
 
@@ -131,7 +131,7 @@ def test_official_weights_are_converted_and_fine_tuned(here: Path) -> None:
     import argparse
 
     from models.convert import to_official
-    from pipeline.convert import convert
+    from pipeline.inference.convert import convert
 
     torch.manual_seed(9)
     published = timm.create_model("everest_pretrain_tiny_patch16_224", decoder_depth=2)

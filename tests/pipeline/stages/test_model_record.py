@@ -11,7 +11,7 @@ from small_training import ready, small_benchmark
 from models.weights import read_info, write_info
 from pipeline import layout
 from pipeline.errors import InputError
-from pipeline.predict import command
+from pipeline.inference.predict import command
 from pipeline.stages import evaluate, finetune, pretrain
 
 TRAINED = ["jump", "lift", "mow", "nod", "open", "push", "quit", "run"]

@@ -9,17 +9,17 @@ import torch
 from small_training import ready
 
 from models.weights import load_model
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
-from pipeline.headline import headline
 from pipeline.params import Params
 from pipeline.stages import pretrain
+from pipeline.tracking.headline import headline
 from pipeline.training import tasks
-from pipeline.training.distributed import Ranks
 from pipeline.training.engine import Engine
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal, NoSink
 from pipeline.training.progress import Progress
-from pipeline.training.stopping import StopRequest
 
 CPU = torch.device("cpu")
 

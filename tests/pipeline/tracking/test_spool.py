@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.redact import redact, redact_value
+from pipeline.system.redact import redact, redact_value
 from pipeline.tracking.folder import RunFolder
 from pipeline.tracking.spool import Spool, read_records
 

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+from pipeline.distributed import ends
 from pipeline.errors import InputError
-from pipeline.training import ends
 
 how, work = sys.argv[1], Path(sys.argv[3])
 with (work / "starts").open("a") as starts:

@@ -9,14 +9,14 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from pipeline.distributed.groups import start
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.training import checkpoint, faults, toy
 from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.distributed import start
 from pipeline.training.engine import NonFinite
-from pipeline.training.heartbeat import Pulse
-from pipeline.training.stopping import StopRequest
 
 
 def _engine(work: Path, **wish: object) -> toy.Engine:

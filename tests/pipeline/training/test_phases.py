@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.distributed.groups import start
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
 from pipeline.training import faults, toy
-from pipeline.training.distributed import start
 from pipeline.training.engine import Engine, Spent
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal
 from pipeline.training.measured import measured, sentence, shares
 from pipeline.training.phases import Marks, NoClock
 from pipeline.training.progress import Progress
-from pipeline.training.stopping import StopRequest
 from pipeline.training.trace import Trace, trace_steps
 
 CPU = torch.device("cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ import torch
 import models  # noqa: F401 - registers the names with timm
 from pipeline.stages import pretrain
 from pipeline.training.optim import LossScaler, adamw, parameter_groups, set_lr, step_unless
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 CPU = torch.device("cpu")
 PRETRAIN = {"img_size": 32, "num_frames": 8, "keep_ratio": 0.5, "visible_ratio": 0.2}

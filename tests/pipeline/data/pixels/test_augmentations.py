@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.data.loader import Batch
+from pipeline.data.batch import Batch
 from pipeline.data.pixels.crop import multi_scale_boxes, random_resized_boxes
 from pipeline.data.pixels.mix import erase_boxes, mix, mix_plan, random_erase, soft_targets
 from pipeline.data.pixels.normalise import normalise

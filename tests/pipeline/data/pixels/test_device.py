@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.data.loader import Batch
+from pipeline.data.batch import Batch
 from pipeline.data.pixels.device import DeviceLoader, to_device
 from pipeline.data.pixels.resize import crop_resize, resize_batched
 

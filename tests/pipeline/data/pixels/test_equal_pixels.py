@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import small_benchmark
 import torch
 from torch import nn
 
 from models.info import ModelInfo, Pixels, Views
 from pipeline import layout
-from pipeline.data.cache import Cache
-from pipeline.data.dataset import labelled_clips, open_source, read_frames
-from pipeline.data.loader import ClipLoader
+from pipeline.data.cache.read import Cache
+from pipeline.data.clips.dataset import labelled_clips, open_source, read_frames
+from pipeline.data.clips.loader import ClipLoader
 from pipeline.data.pixels.normalise import denormalise, model_pixels, normalise
 from pipeline.data.pixels.transforms import EvalTransform
 from pipeline.data.sampling import centre_clip
-from pipeline.data.shrink import shrink
+from pipeline.data.video.shrink import shrink
 from pipeline.evaluation.benchmark import TestSet, reader
 from pipeline.evaluation.inference import infer
-from pipeline.pictures import read_window
-from pipeline.predict import command
+from pipeline.inference.predict import command
+from pipeline.pictures.look import read_window
 from pipeline.stages import preprocess
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import small_benchmark
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[4]
@@ -86,7 +83,7 @@ def predicted(params: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     names = tuple(str(number) for number in range(8))
     pixels = Pixels(48, params.preprocess.short_side)
     info = ModelInfo("everest_tiny_patch16_224", kwargs, "finetune", "small", names, 1, Views(), pixels)
-    monkeypatch.setattr("pipeline.tracking.models.load", lambda _: (Path("model"), info, model))
+    monkeypatch.setattr("pipeline.inference.models.load", lambda _: (Path("model"), info, model))
     command([str(layout.raw_dir("small"))], "model", device="cpu")
     return torch.stack(model.clips)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from pipeline.data.loader import Batch
+from pipeline.data.batch import Batch
 from pipeline.data.pixels.randaugment import NAMES, OPERATIONS, RandAugment, level
 from pipeline.errors import InputError
 

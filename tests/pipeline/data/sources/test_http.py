@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from fault_server import Site, serve
 
-from pipeline.data.files import sha256_of
-from pipeline.data.sources.transfer import Address, Downloader, Patience, RemoteFile
+from pipeline.data.sources.part import Address, Patience, RemoteFile
+from pipeline.data.sources.transfer import Downloader
 from pipeline.errors import EverestError, InputError
+from pipeline.system.files import sha256_of
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 QUICK = Patience(timeout_seconds=2, attempts=4, backoff_seconds=0.02, min_rate=4000, window_seconds=0.3)
@@ -183,7 +184,7 @@ def test_the_bandwidth_cap_is_kept(site: Site, tmp_path: Path) -> None:
 def test_a_person_sees_bytes_files_rate_and_time_left(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.progress.wanted", lambda: True)
+    monkeypatch.setattr("pipeline.system.progress.wanted", lambda: True)
     files = [RemoteFile(f"{number}.bin", (Address(f"{site.url}/a.bin"),)) for number in range(2)]
     Downloader(tmp_path / "raw", patience=QUICK, max_rate=3_000_000).fetch(files)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)

@@ -23,11 +23,13 @@ from fault_server import Site, serve
 from moto.server import ThreadedMotoServer
 from rar_writer import STAND_IN, entries_of, install, rar5
 
-from pipeline import layout, manifest
-from pipeline.data.archives_rar import available_tools
+from pipeline import layout
+from pipeline.data import manifest
+from pipeline.data.archives.rar import available_tools
 from pipeline.data.sources import official as official_source
 from pipeline.data.sources.catalogue import Item
-from pipeline.data.sources.transfer import Downloader, Patience, RemoteFile
+from pipeline.data.sources.part import Patience, RemoteFile
+from pipeline.data.sources.transfer import Downloader
 from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params, check_params

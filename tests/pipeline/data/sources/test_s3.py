@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from pipeline.data.sources import s3
-from pipeline.data.sources.transfer import Address, Downloader, Patience, RemoteFile
+from pipeline.data.sources.part import Address, Patience, RemoteFile
+from pipeline.data.sources.transfer import Downloader
 from pipeline.errors import EverestError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

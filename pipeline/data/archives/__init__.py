@@ -1,0 +1,1 @@
+"""Archives from the network, unpacked without trusting them."""

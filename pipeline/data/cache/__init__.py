@@ -1,0 +1,1 @@
+"""Caches of frames and distance maps: built, published, read, administered."""

@@ -1,0 +1,185 @@
+"""`everest cache ls | verify | gc`: what lies in the caches, whether it is whole, and what nobody needs any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout
+from pipeline.data.cache.publish import (
+    build,
+    check_failures,
+    forget_damaged,
+    has_its_size,
+    leftovers,
+    publish,
+    store_dir,
+    units_of,
+)
+from pipeline.data.cache.read import INDEX, INFO, read_info
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+from pipeline.system.files import checksum_of, locked
+
+
+def ls() -> dict[str, Any]:
+    """Every cache: videos, bytes, how it was made, and how many bytes of its store `gc` would free.
+
+    What is missing or has another size is listed as damaged; `verify` looks into the files, too.
+    """
+    found = {}
+    for name in _names():
+        checked = _check(layout.cache_dir(name), has_its_size)
+        entry: dict[str, Any] = {}
+        if checked["files"]:
+            info = read_info(layout.cache_dir(name))
+            entry = {
+                "videos": info["videos"],
+                "frames_bytes": info["frames"]["bytes"],
+                "maps_bytes": info["maps"]["bytes"],
+                "shards": len(info["frames"]["shards"]) + len(info["maps"]["shards"]),
+                "frames": info["frames"]["params"],
+                "maps": info["maps"]["params"],
+                "videos_failed": len(info["failed"]),
+            }
+        entry["damaged"] = checked["damaged"]
+        entry["reclaimable_bytes"] = sum(path.stat().st_size for path in _unneeded(name, None))
+        found[name] = entry
+    return {"caches": found}
+
+
+def verify(benchmark: str | None = None, *, repair: bool = False, params: Params | None = None) -> dict[str, Any]:
+    """Compare every file of a cache (of all caches: None) with its recorded size and checksum.
+
+    Args:
+        repair: make damaged or missing shards anew from the videos; needs `params`.
+
+    Returns:
+        {"caches": {name: {"files", "bytes", "damaged": [{file, reason}], "repaired"}}}
+
+    Raises:
+        EverestError: something is damaged, or is still so after `repair`; names the files.
+        InputError: no such cache.
+    """
+    names = [benchmark] if benchmark else _names()
+    if benchmark and not layout.cache_dir(benchmark).is_dir() and not repair:
+        read_info(layout.cache_dir(benchmark))
+    result: dict[str, Any] = {}
+    for name in names:
+        checked = _check(layout.cache_dir(name), _unchanged)
+        if checked["damaged"] and repair:
+            if params is None:
+                raise InputError("repairing needs params.yaml. Cure: run in the project's root.")
+            _repair(name, params)
+            again = _check(layout.cache_dir(name), _unchanged)
+            if again["damaged"]:
+                raise EverestError(
+                    f"the cache of {name} is damaged again right after it was made anew: {_said({name: again})}. "
+                    "Cure: look at this disk (`dmesg`), and move data/ and .work/ to another one."
+                )
+            checked["repaired"] = True
+        result[name] = checked
+    bad = sum(len(checked["damaged"]) for checked in result.values())
+    if bad and not repair:
+        command = f"everest cache verify {benchmark or ''}".strip()
+        raise EverestError(
+            f"{bad} damaged {'file' if bad == 1 else 'files'}: {_said(result)}. "
+            f"Cure: `{command} --repair` makes them anew from the videos."
+        )
+    return {"caches": result}
+
+
+def _said(result: dict[str, Any]) -> str:
+    """The first damaged files with their reasons."""
+    bad = [f"{name}/{item['file']}: {item['reason']}" for name, found in result.items() for item in found["damaged"]]
+    return "; ".join(bad[:5])
+
+
+def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+    """Remove shards of the stores that neither the cache in place nor the current parameters need, and
+    leftovers.
+
+    Returns:
+        {"removed": files, "bytes": freed} (to be removed and freed with `dry_run`).
+    """
+    count, freed = 0, 0
+    for name in _names():
+        with locked(store_dir(name).parent / "lock", f"the preprocess stage of {name}"):
+            for path in _unneeded(name, params):
+                count += 1
+                # A file that the cache links to frees nothing here.
+                freed += path.stat().st_size if path.stat().st_nlink == 1 else 0
+                if not dry_run:
+                    path.unlink()
+            for folder in leftovers(layout.cache_dir(name)):
+                if not dry_run:
+                    shutil.rmtree(folder, ignore_errors=True)
+    return {"removed": count, "bytes": freed, "dry_run": dry_run}
+
+
+def _names() -> list[str]:
+    caches = layout.cache_dir("x").parent
+    stores = store_dir("x").parent.parent
+    found = {path.name for path in caches.glob("[!.]*") if path.is_dir()}
+    return sorted(found | {path.parent.name for path in stores.glob("*/shards")})
+
+
+def _check(folder: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> dict[str, Any]:
+    try:
+        info = read_info(folder)
+    except InputError as error:
+        # Who lists several says the cure once.
+        reason = str(error).partition(". Cure: ")[0].removeprefix(f"{folder / INFO}: ")
+        return {"files": 0, "bytes": 0, "damaged": [{"file": INFO, "reason": reason}]}
+    files = [*info["frames"]["shards"], *info["maps"]["shards"], info["index"] | {"file": INDEX}]
+    damaged = []
+    for entry in files:
+        path = folder / entry["file"]
+        if not path.is_file():
+            damaged.append({"file": entry["file"], "reason": "missing"})
+        elif not has_its_size(path, entry):
+            reason = f"{path.stat().st_size} bytes, expected {entry['bytes']}"
+            damaged.append({"file": entry["file"], "reason": reason})
+        elif not whole(path, entry):
+            damaged.append({"file": entry["file"], "reason": "its checksum differs from the recorded one"})
+    return {"files": len(files), "bytes": sum(int(e["bytes"]) for e in files), "damaged": damaged}
+
+
+def _repair(name: str, params: Params) -> None:
+    """Forget the damaged units of the store (it may share its bytes with the cache), make what is missing, publish."""
+    store = store_dir(name)
+    units, table = units_of(params, name)
+    with locked(store.parent / "lock", f"the preprocess stage of {name}"):
+        forget_damaged(store, _unchanged)
+        raw = layout.raw_dir(params.benchmark(name).data.raw or name)
+        build(units, store, raw, params.preprocess.workers)
+        check_failures(name, units, store, params.ingest.failure_budget)
+        publish(name, units, table, store, layout.cache_dir(name))
+
+
+def _unchanged(path: Path, shard: dict[str, Any]) -> bool:
+    # A store may still hold units of another version, whose records have other checksums.
+    return has_its_size(path, shard) and checksum_of(path) == shard.get("xxh3")
+
+
+def _unneeded(name: str, params: Params | None) -> list[Path]:
+    """Files of a store that belong to no unit in use."""
+    store = store_dir(name)
+    needed: set[str] = set()
+    try:
+        info = read_info(layout.cache_dir(name))
+        needed |= {_unit(shard["file"]) for part in ("frames", "maps") for shard in info[part]["shards"]}
+    except InputError:
+        # Without a readable cache everything that is finished may still be of use.
+        needed |= {path.stem for path in store.glob("*.json")}
+    if params is not None and name in params.benchmarks:
+        units, _ = units_of(params, name)
+        needed |= {f"frames-{unit.frames_key}" for unit in units} | {f"maps-{unit.maps_key}" for unit in units}
+    return sorted(path for path in store.glob("*") if path.is_file() and _unit(path.name) not in needed)
+
+
+def _unit(name: str) -> str:
+    """`frames-<key>-0.arrow` and `frames-<key>.json` -> `frames-<key>`."""
+    return "-".join(name.removesuffix(".json").split("-")[:2])

@@ -1,0 +1,1 @@
+"""Every video measured once, and judged."""

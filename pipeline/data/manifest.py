@@ -1,0 +1,178 @@
+"""The manifest: one row for each video of a benchmark, good or bad, as a Parquet file.
+
+It names every file with its SHA-256, what ingest found in it, and why it is not used where it is not. Its bytes
+are compared with its own checksum whenever it is read; only the columns and rows asked for are then loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.system.files import atomic_path
+from pipeline.system.sealed import NoChecksum, read_table, write_table
+from pipeline.system.text import storable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: The file beside the manifest that names the classes.
+CLASSES = "classes.json"
+
+#: Columns and their Arrow types. `label` is -1 where the publisher gives none; `split` is the one of
+#: `data.split`,
+#: `splits` all of them, comma-separated; `path` is relative to the folder of raw videos; `jumps` are the frames that
+#: the file may be entered at, as ingest has proven ("": it is read from its start).
+SCHEMA: dict[str, str] = {
+    "video_id": "string",
+    "path": "string",
+    "split": "string",
+    "splits": "string",
+    "label": "int32",
+    "label_name": "string",
+    "source": "string",
+    "sha256": "string",
+    "bytes": "int64",
+    "frames_declared": "int32",
+    "frames_decoded": "int32",
+    "fps": "double",
+    "width": "int32",
+    "height": "int32",
+    "rotation": "int32",
+    "reader": "string",
+    "jumps": "string",
+    "repeated_run": "int32",
+    "status": "string",
+    "reason": "string",
+}
+
+STATUS = ("ok", "quarantined")
+SPLITS = ("train", "val", "test", "unused")
+
+
+def arrow_schema() -> pa.Schema:
+    """SCHEMA as Arrow knows it."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()])
+
+
+def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """A manifest from dictionaries with the keys of SCHEMA, sorted by path: the same videos give the same
+    file."""
+    import pyarrow as pa
+
+    ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))
+    return pa.Table.from_pylist(storable(ordered), schema=arrow_schema())
+
+
+def save(table: pa.Table, path: Path) -> None:
+    """Write a manifest atomically; equal tables give equal bytes.
+
+    Raises:
+        InputError: a column is missing, of another type, or unknown.
+    """
+
+    wrong = sorted(set(table.column_names) ^ set(SCHEMA))
+    if wrong:
+        raise InputError(
+            f"{path}: the manifest's columns differ from the expected ones in: {', '.join(wrong)}. "
+            f"Cure: write exactly {', '.join(SCHEMA)}."
+        )
+    with atomic_path(path) as temporary:
+        write_table(table.select(list(SCHEMA)).cast(arrow_schema()), temporary)
+
+
+def load(
+    path: Path, columns: Sequence[str] | None = None, split: str | None = None, status: str | None = "ok"
+) -> pa.Table:
+    """Read a manifest.
+
+    Args:
+        path: manifest.parquet.
+        columns: those to read; None reads all.
+        split: only rows of "train", "val", "test" or "unused"; None for all.
+        status: "ok" (default), "quarantined", or None for both.
+
+    Raises:
+        InputError: no such file, not a manifest, an unknown column, or bytes that are not those that were written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unknown = [name for name in columns or [] if name not in SCHEMA]
+    if unknown:
+        raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
+    filters = [(key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None]
+    wanted = list(columns or SCHEMA)
+    cure = "Cure: run `everest download` for this benchmark again."
+    try:
+        try:
+            return read_table(path, cure, columns=wanted, filters=filters or None)
+        except NoChecksum:
+            # Today's have a checksum and this column: what has neither, a former version wrote.
+            if "jumps" in pq.read_schema(path).names:
+                raise
+        stored = [name for name in wanted if name != "jumps"]
+        return _unproven(pq.read_table(path, columns=stored, filters=filters or None)).select(wanted)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable manifest: {error}. {cure}") from None
+
+
+def _unproven(table: pa.Table) -> pa.Table:
+    """An older manifest, of whose files nothing was proven: all are read by PyAV, from their start."""
+    import pyarrow as pa
+
+    def constant(value: str) -> pa.Array:
+        return pa.array([value] * table.num_rows, pa.string())
+
+    if "reader" in table.column_names:
+        table = table.set_column(table.column_names.index("reader"), "reader", constant("pyav"))
+    return table.append_column("jumps", constant(""))
+
+
+def class_names(folder: Path, expected: int) -> list[str]:
+    """Names by class number, as the download listed them beside the manifest: what a training notes in its model.
+
+    Args:
+        folder: of the manifest.
+        expected: how many there must be.
+
+    Raises:
+        InputError: there is no list, another number of names, or a name twice.
+    """
+    path = folder / CLASSES
+    cure = f"Cure: `everest download {folder.name}`, which writes it."
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of classes ({error!r}). {cure}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: classes = {str(names)[:200]}, expected a list of names. {cure}")
+    if len(names) != expected:
+        raise InputError(
+            f"{path} names {len(names)} classes, expected data.classes = {expected}. "
+            f"Cure: set classes to {len(names)}, or `everest download {folder.name}` again."
+        )
+    if len(set(names)) != len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise InputError(
+            f"{path} names the class {twice!r} more than once. Cure: rename one of them where it is listed."
+        )
+    return names
+
+
+def counts(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Videos by split and status: {"train": {"ok": 9, "quarantined": 1}}; needs these two columns."""
+    grouped = table.group_by(["split", "status"]).aggregate([([], "count_all")]).to_pylist()
+    result: dict[str, dict[str, int]] = {}
+    for row in sorted(grouped, key=lambda row: (str(row["split"]), str(row["status"]))):
+        result.setdefault(row["split"], {})[row["status"]] = row["count_all"]
+    return result

@@ -1,0 +1,94 @@
+"""The generated benchmarks: clips of `draw.py` written as real H.264 files, the same for the same seed.
+
+A video's content is a function of (task, seed, frames, size, split, index) alone, and those that are fixed for a
+benchmark name its folder: raising a count only adds files, and a changed seed never mixes with old ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.sources.draw import MOTIONS, STATES, draw_motion, draw_state_change
+from pipeline.data.video import write_video
+from pipeline.params import GeneratedSource
+from pipeline.params.declared import versions
+from pipeline.system.lifeline import die_with_parent
+
+SPLITS = ("train", "val", "test")
+FRAMES_PER_SECOND = 12
+#: Raised when a drawing changes, so that old files are not taken for new ones.
+DRAWING_VERSION = versions()["drawing"]
+
+_CLASSES = {"motion": MOTIONS, "state_change": STATES}
+_DRAW = {"motion": draw_motion, "state_change": draw_state_change}
+
+
+@dataclass(frozen=True)
+class GeneratedVideo:
+    """One video to be: its path relative to the raw folder, and what is known of it."""
+
+    path: str
+    split: str
+    index: int
+    label: int
+    label_name: str
+
+
+def plan(source: GeneratedSource) -> list[GeneratedVideo]:
+    """Every video of a generated benchmark; classes take turns, so each split is balanced."""
+    names = _CLASSES[source.task]
+    folder = f"{source.task}-{source.frames}x{source.size}-seed{source.seed}-v{DRAWING_VERSION}"
+    videos = []
+    for split, count in zip(SPLITS, (source.train, source.val, source.test), strict=True):
+        for index in range(count):
+            label = index % len(names)
+            path = f"{folder}/{split}/{names[label]}_{index:05d}.mp4"
+            videos.append(GeneratedVideo(path, split, index, label, names[label]))
+    return videos
+
+
+def generate(
+    source: GeneratedSource,
+    out_dir: Path,
+    progress: Callable[[Iterable[None], int], Iterable[None]] | None = None,
+) -> list[GeneratedVideo]:
+    """Write the videos that are not there yet under `out_dir` and return all of them.
+
+    Each file appears under its name only when it is whole, so an interrupted call is continued by the next one.
+
+    Args:
+        source: what to draw.
+        out_dir: the raw folder of the benchmark.
+        progress: wraps the iterator of finished files, with their count, to show a bar.
+    """
+    videos = plan(source)
+    missing = [video for video in videos if not (out_dir / video.path).exists()]
+    for folder in {(out_dir / video.path).parent for video in missing}:
+        folder.mkdir(parents=True, exist_ok=True)
+    finished = _write_all(source, out_dir, missing)
+    for _ in progress(finished, len(missing)) if progress else finished:
+        pass
+    return videos
+
+
+def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVideo]) -> Iterator[None]:
+    write = functools.partial(_write_one, source, out_dir)
+    if len(videos) < 32:  # starting processes would take longer
+        yield from map(write, videos)
+        return
+    with ProcessPoolExecutor(os.cpu_count(), initializer=die_with_parent, initargs=(signal.SIGKILL,)) as pool:
+        yield from pool.map(write, videos, chunksize=16)
+
+
+def _write_one(source: GeneratedSource, out_dir: Path, video: GeneratedVideo) -> None:
+    rng = np.random.default_rng([source.seed, SPLITS.index(video.split), video.index])
+    frames = _DRAW[source.task](rng, video.label, source.frames, source.size)
+    write_video(out_dir / video.path, frames, fps=FRAMES_PER_SECOND)

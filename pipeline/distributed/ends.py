@@ -1,0 +1,115 @@
+"""How each rank ended, as a record in a small file that outlives its process: exit codes tell too little.
+
+    ends/rank-<n>.json    written by the rank itself or, where it died without a word, by the process that started it
+
+Whether ranks are started again is decided by these records alone, never by the words of a message.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.distributed import status
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.system.redact import redact
+
+#: `killed`: by a signal, without a word. `silent`: with an exit code of its own, without a word.
+State = Literal["done", "interrupted", "failed", "stalled", "killed", "silent"]
+#: Why a rank failed: the user's input; something that its message explains; a lost connection to other ranks; a bug.
+Cause = Literal["", "input", "explained", "peer", "bug"]
+FOLDER = "ends"
+
+
+class PeerLost(EverestError):
+    """Another rank could not be reached, or did not answer, in an exchange between ranks."""
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """One rank's end: `step` is the last one that it began, `at` the time in seconds since 1970."""
+
+    state: State
+    rank: int = -1
+    step: int = 0
+    at: float = 0.0
+    cause: Cause = ""
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+    @property
+    def retry(self) -> bool:
+        """Whether the fault lies with a process or the network rather than with the run itself."""
+        return self.state in ("stalled", "killed") or self.cause == "peer"
+
+    @classmethod
+    def of(cls, rank: int, step: int, error: BaseException | None) -> RankEnd:
+        """The end of a rank that tells it itself."""
+        if error is None:
+            return cls("done", rank, step, time.time())
+        state: State = "interrupted" if isinstance(error, Interrupted) else "failed"
+        text = redact("".join(traceback.format_exception(error)))
+        return cls(state, rank, step, time.time(), _cause(error), type(error).__name__, redact(str(error)), text)
+
+    @classmethod
+    def without_a_word(cls, rank: int, code: int) -> RankEnd:
+        """The end of a process that left no record, by its exit code (negative: the signal that killed it)."""
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            message = f"rank {rank} was killed by {name} without an account of it: from outside, or out of memory."
+            return cls("killed", rank, at=time.time(), message=f"{message} Cure: see `dmesg`; start again to continue.")
+        message = f"rank {rank} ended with exit code {code} before it could say why; its words are above."
+        return cls("silent", rank, at=time.time(), message=message)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"retry": self.retry}
+
+
+def _cause(error: BaseException) -> Cause:
+    if isinstance(error, Interrupted):
+        return ""
+    if isinstance(error, PeerLost):
+        return "peer"
+    if isinstance(error, InputError):
+        return "input"
+    return "explained" if isinstance(error, EverestError) else "bug"
+
+
+def record(work: Path, end: RankEnd) -> None:
+    """Write the record of one rank's end."""
+    status.write(file(work, end.rank), asdict(end))
+
+
+def file(work: Path, rank: int) -> Path:
+    return work / FOLDER / f"rank-{rank}.json"
+
+
+def read_all(work: Path) -> list[RankEnd]:
+    """The records that there are, the earliest first."""
+    found = []
+    for path in (work / FOLDER).glob("rank-*.json"):
+        try:
+            found.append(RankEnd(**json.loads(path.read_text(encoding="utf-8"))))
+        except FileNotFoundError:  # another node starts its ranks again
+            continue
+    return sorted(found, key=lambda end: end.at)
+
+
+def decisive(ends: Sequence[RankEnd]) -> RankEnd | None:
+    """The end that the others followed from; None where no rank failed.
+
+    What an error explains is nobody's echo. A rank that was killed has pulled the others down, whatever they say: with
+    Gloo they say RuntimeError. A lost connection is an echo of another's end.
+    """
+    failed = [end for end in ends if end.state in ("failed", "killed", "silent")]
+    return min(failed, key=lambda end: (_ORDER.index(end.cause or end.state), end.at), default=None)
+
+
+_ORDER = ("input", "explained", "killed", "bug", "silent", "peer")

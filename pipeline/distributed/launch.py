@@ -1,0 +1,311 @@
+"""Starting ranks, watching them, and saying how they ended. Imports no torch: it is the parent of those who
+do.
+
+One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C
+in the terminal reaches the ranks through here. If this process dies, torchrun is asked to stop (ranks save),
+and each rank is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped,
+and the ranks are started again a bounded number of times, from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.distributed import ends, heartbeat, status
+from pipeline.distributed.ends import RankEnd
+from pipeline.distributed.nodes import Node, this_node
+from pipeline.distributed.stopping import STOPPING
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.system.lifeline import die_with_parent
+from pipeline.system.locks import held
+
+log = logging.getLogger(__name__)
+
+#: [s] what ranks get to reach their next step boundary and save, before torchrun kills them.
+GRACE_SECONDS = 60
+#: [s] after the last rank of this node has ended, until its torchrun stops waiting for those of other nodes.
+EXIT_SECONDS = 10
+#: [s] between two looks at the ranks.
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """When ranks count as stalled, and how often they are started again.
+
+    Attributes:
+        stall_seconds: no rank took a step for this long (four times as long before the first step).
+        max_restarts: after a stall, a killed process or a lost connection; never after an error of the run
+        itself.
+    """
+
+    stall_seconds: float = 600.0
+    max_restarts: int = 2
+
+
+@contextlib.contextmanager
+def locked(work: Path) -> Iterator[int]:
+    """Hold a work folder; yields the lock's descriptor, for children to inherit.
+
+    Raises:
+        BusyError: another process, or ranks that outlived one, hold it.
+    """
+    name = this_node().named("lock")
+    with held(work / name, f"{work} is in use, the same training runs already, or its ranks still do") as lock:
+        yield lock
+
+
+def launch(
+    module: str,
+    arguments: list[str],
+    *,
+    ranks: int,
+    work: Path,
+    threads: int | None = None,
+    lock: int | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """Run `python -m module arguments --work WORK` as `ranks` ranks on this machine, to the end.
+
+    As one of several nodes (see pipeline.distributed.nodes) these ranks join those of the others; `work` is then
+    a folder that all nodes share.
+
+    Args:
+        threads: CPU threads of each rank; None shares the cores out evenly.
+        lock: a descriptor from :func:`locked`, which the ranks' launcher keeps open as long as it lives.
+
+    Raises:
+        Interrupted: a signal stopped it after its state was saved.
+        InputError, EverestError: a rank said so, or ended without a word too often.
+    """
+    watch, node = watch or Watch(), this_node()
+    with _Signals() as signals:
+        for attempt in range(watch.max_restarts + 1):
+            end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals, node)
+            status.write(work / node.named(status.STATUS), end.as_dict() | {"attempt": attempt})
+            if not end.retry or attempt == watch.max_restarts:
+                break
+            count = f"{attempt + 1} of {watch.max_restarts}"
+            log.warning("%s Starting again from the newest checkpoint (%s).", end.message, count)
+    _raise(end, work)
+
+
+def _raise(end: RankEnd, work: Path) -> None:
+    if end.state == "done":
+        return
+    if end.state == "interrupted":
+        raise Interrupted(end.message)
+    if end.cause == "input":
+        raise InputError(end.message)
+    if end.cause == "bug":
+        raise EverestError(
+            f"rank {end.rank} failed at step {end.step}: {end.type}: {end.message}\n"
+            f"Its traceback is in {ends.file(work, end.rank)}."
+        )
+    raise EverestError(end.message)
+
+
+def _attempt(
+    module: str,
+    arguments: list[str],
+    ranks: int,
+    work: Path,
+    threads: int | None,
+    lock: int | None,
+    watch: Watch,
+    signals: _Signals,
+    node: Node,
+) -> RankEnd:
+    if signals.first is not None:
+        return RankEnd("interrupted", message=_before_start(signals.first))
+    # What the other nodes wrote is theirs to remove.
+    for rank in range(node.rank * ranks, (node.rank + 1) * ranks):
+        ends.file(work, rank).unlink(missing_ok=True)
+        (work / "stacks" / f"rank-{rank}.txt").unlink(missing_ok=True)
+    if node.count == 1:  # also those of an earlier start with more ranks
+        shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
+        shutil.rmtree(work / "stacks", ignore_errors=True)
+    (work / "stacks").mkdir(parents=True, exist_ok=True)
+    beats = work / node.named("beats")
+    heartbeat.create(beats, ranks)
+    child = subprocess.Popen(
+        command(module, [*arguments, "--work", str(work)], ranks, node),
+        env=environment(ranks, threads),
+        process_group=0,
+        pass_fds=[] if lock is None else [lock],
+        preexec_fn=_follow_parent(os.getpid()),
+    )
+    stall: RankEnd | None = None
+    left = False
+    try:
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_SECONDS)
+            now = heartbeat.read(beats)
+            if signals.first is not None and signals.obeyed(now, ranks):
+                break
+            if node.count > 1 and heartbeat.finished(now, ranks, EXIT_SECONDS):
+                # torchrun would wait minutes for a node that was told to stop and has left.
+                left = True
+                break
+            late = heartbeat.stalled(now, watch.stall_seconds)
+            if late:
+                stall = _name_stalled(late, work, watch, node)
+                break
+    finally:
+        _end_group(child, heartbeat.read(beats))
+    return stall or _outcome(work, 0 if left else child.returncode, signals.first, node, ranks)
+
+
+def _follow_parent(parent: int) -> Any:
+    return lambda: die_with_parent(signal.SIGTERM, parent)
+
+
+def command(module: str, arguments: list[str], ranks: int, node: Node | None = None) -> list[str]:
+    """The child's command line: torchrun, or the module alone for one rank on one node."""
+    node = node or Node()
+    if ranks == 1 and node.count == 1:
+        return [sys.executable, "-m", module, *arguments]
+    return [
+        sys.executable, "-m", "pipeline.distributed.groups", *node.torchrun(), f"--nproc-per-node={ranks}",
+        "--max-restarts=0", "--monitor-interval=0.1", f"--shutdown-timeout={GRACE_SECONDS}",
+        "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", module, *arguments,
+    ]  # fmt: skip
+
+
+def environment(ranks: int, threads: int | None) -> dict[str, str]:
+    """The child's environment: threads shared out, no noise from torchrun about what it does not find."""
+    cores = len(os.sched_getaffinity(0))
+    each = str(threads or max(1, cores // ranks))
+    found = dict(os.environ) | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
+    found.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
+    found.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    found.setdefault("LOGLEVEL", "CRITICAL")
+    return found
+
+
+def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: Node) -> RankEnd:
+    """Ask the ranks that hold up the rest for their stacks, and say who they are."""
+    for beat in late:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(beat.pid, signal.SIGUSR2)
+    time.sleep(0.5)
+    who = ", ".join(f"rank {b.rank} (process {b.pid}) in {b.phase!r} at step {b.step}" for b in late)
+    if node.count > 1:
+        who += f" on node {node.rank} (see the other nodes' words too: theirs may wait for another)"
+    message = (
+        f"no rank moved for {watch.stall_seconds:g} s; held up by {who}. Stacks are in {work}/stacks. "
+        "Cure: see what the stack waits for; start again to continue."
+    )
+    return RankEnd("stalled", late[0].rank, late[0].step, time.time(), message=message)
+
+
+def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int) -> RankEnd:
+    """What the ranks' records say together, and where they say nothing, their launcher's exit code."""
+    records = ends.read_all(work)
+    if not records and stopped is None and ranks == 1 and node.count == 1 and code:
+        ends.record(work, RankEnd.without_a_word(0, code))
+        records = ends.read_all(work)
+    decisive = ends.decisive(records)
+    if decisive is not None and node.count > 1 and decisive.cause in ("bug", "peer"):
+        decisive = _hear_other_nodes(work, node, ranks) or decisive
+    if decisive is not None and not (stopped is not None and decisive.retry):
+        return decisive
+    if code == 0 and records and all(end.state == "done" for end in records):
+        return records[0]
+    saved = [end for end in records if end.state == "interrupted"]
+    if saved:
+        return saved[0]
+    if stopped is not None:
+        return RankEnd("interrupted", message=_before_start(stopped))
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    message = f"the ranks' launcher ended {how} without an account of it: killed from outside, or out of memory."
+    return RankEnd("killed", at=time.time(), message=f"{message} Cure: see `dmesg`; start again to continue.")
+
+
+def _hear_other_nodes(work: Path, node: Node, ranks: int) -> RankEnd | None:
+    """The decisive end among all nodes' ranks; one of which no record comes was killed, or starts again already."""
+    own = range(node.rank * ranks, (node.rank + 1) * ranks)
+    until = time.monotonic() + EXIT_SECONDS
+    while True:
+        records = ends.read_all(work)
+        silent = set(range(node.count * ranks)) - set(own) - {end.rank for end in records}
+        if not silent:
+            return ends.decisive(records)
+        if time.monotonic() > until:
+            names = ", ".join(map(str, sorted(silent)))
+            message = f"the ranks of another node ended without an account of it (rank {names})."
+            return RankEnd("killed", min(silent), at=time.time(), message=f"{message} Cure: start again to continue.")
+        time.sleep(POLL_SECONDS)
+
+
+def _before_start(name: str) -> str:
+    return f"stopped by {name} before a step was done; earlier checkpoints stand. Start again to continue."
+
+
+def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> None:
+    """Leave no process behind: the launcher's group, and each rank (they have sessions of their own)."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        # Ranks follow their launcher by the kernel's hand; a rank that is stopped (SIGSTOP) dies of SIGKILL
+        # too.
+        for beat in beats:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(beat.pid, signal.SIGKILL)
+
+
+class _Signals:
+    """Notes the first stopping signal and brings it to the ranks themselves.
+
+    Not by way of torchrun: while that still imports, it loses a signal, and a second one it takes as 'now'. A rank that
+    has given a sign of life listens, hears it as often as it is said, and ends by itself after saving.
+    """
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        self._number = 0
+        self._since = 0.0
+        self._said = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first, self._number, self._since = signal.Signals(number).name, number, time.monotonic()
+
+    def obeyed(self, beats: list[heartbeat.Beat], ranks: int) -> bool:
+        """Tell the ranks (again each second); whether to end them now: none has begun yet, or their time is up."""
+        if not beats or time.monotonic() - self._since > GRACE_SECONDS:
+            return True
+        # Until all are there, those that are would wait for the others in vain.
+        if len(beats) == ranks and time.monotonic() - self._said > 1.0:
+            self._said = time.monotonic()
+            for beat in beats:
+                if beat.phase != "finished":
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(beat.pid, self._number)
+        return False

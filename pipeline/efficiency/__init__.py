@@ -1,0 +1,1 @@
+"""What a run costs: multiply-adds of a clip, and what the device tells."""

@@ -1,0 +1,1 @@
+"""Several runs of the chain: compared, repeated, reproduced, traced."""

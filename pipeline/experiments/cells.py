@@ -1,0 +1,138 @@
+"""One training of a comparison: a folder of its own, where the ordinary stages run over this project's data.
+
+    .work/compare/<strategy>-seed<n>-<key>/
+      params.yaml  data, dvc.lock -> the project's
+      outputs/  metrics/  .work/         as in the project itself
+
+The key holds the parameters and the data's content, so a finished stage is never run again and never taken for
+another one's. What the project's own chain has trained with the same parameters is taken over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import layout
+from pipeline.errors import EverestError, Interrupted
+from pipeline.params import SCRATCH, Params, load_params
+from pipeline.params.declared import address, finished, reads_any
+from pipeline.planning.equal import Trial
+from pipeline.system.child import STOPPED, run_child, stage_environment
+from pipeline.tracking.headline import ran
+
+#: Groups of params.yaml that do not change what a training gives.
+NO_RESULT = ("compute", "compare", "recipe")
+
+
+def cells_root() -> Path:
+    """`.work/compare`; EVEREST_CELLS puts it elsewhere, for a checkout that is removed when its work is done."""
+    return Path(os.environ.get("EVEREST_CELLS") or layout.WORK / "compare").absolute()
+
+
+def cell(trial: Trial) -> Path:
+    """The folder of a training, named by everything that makes its result."""
+    return cells_root() / f"{trial.name}-{layout.fingerprint([_result_of(trial.params), _data_hashes()])}"
+
+
+def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) -> Path:
+    """Run the stages of one training that are not done yet.
+
+    Raises:
+        EverestError: a stage failed.
+        Interrupted: Ctrl-C; what was done is kept.
+    """
+    from pipeline.system.terminal import say
+
+    folder = cell(trial)
+    _prepare(folder, trial)
+    remade: set[str] = set()
+    for stage, benchmark in stages_of(trial):
+        if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, trial.params, remade):
+            continue
+        remade.add(address(stage, benchmark))
+        words = [stage, *([benchmark] if benchmark else [])]
+        if _take_over(trial, stage, benchmark, folder):
+            say(f"{note}: {' '.join(words)} (taken from this project's own run)")
+            continue
+        say(f"{note}: {' '.join(words)} started")
+        environment = stage_environment(EVEREST_COMPARE=trial.name)
+        began = time.monotonic()
+        code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
+        if code in STOPPED:
+            raise Interrupted("comparison stopped; the same command continues it.")
+        if code:
+            raise EverestError(
+                f"{' '.join(words)} of {trial.arm}, seed {trial.seed}, ended with code {code} in {folder}. "
+                "Cure: mend what its message above names; the same command continues."
+            )
+        say(f"{note}: {' '.join(words)} {ran(stage, benchmark, folder, time.monotonic() - began)}")
+    return folder
+
+
+def stages_of(trial: Trial) -> list[tuple[str, str | None]]:
+    """The stages of one training, in order."""
+    first: list[tuple[str, str | None]] = [] if trial.params.finetune.init == SCRATCH else [("pretrain", None)]
+    return first + [(stage, name) for name in trial.benchmarks for stage in ("finetune", "evaluate")]
+
+
+def _prepare(folder: Path, trial: Trial) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(trial.params.model_dump(mode="json"), sort_keys=False)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    for shared in ("data", "dvc.lock"):
+        link = folder / shared
+        # Always anew: the checkout that it pointed to may be gone.
+        link.unlink(missing_ok=True)
+        if Path(shared).exists():
+            link.symlink_to(Path(shared).resolve())
+
+
+def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) -> bool:
+    """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
+    metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
+    made = metrics.exists() and output.is_dir() and finished(stage, benchmark, Path())
+    if not made or _result_of(trial.params) != _result_of(load_params()):
+        return False
+    if not _up_to_date(f"{stage}@{benchmark}" if benchmark else stage):
+        return False
+    shutil.rmtree(folder / output, ignore_errors=True)
+    (folder / output).parent.mkdir(parents=True, exist_ok=True)
+    # Not `copytree`: DVC replaces an output, it never writes into one, so the bytes can be shared.
+    shutil.copytree(output, folder / output, copy_function=_link)
+    for file in (metrics, layout.record_file(stage, benchmark)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / file)
+    return True
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _up_to_date(stage: str) -> bool:
+    """Whether DVC would run neither the stage nor one before it: alone, the test of a stale training looks fresh."""
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--with-deps", "--json", stage]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.strip() == "{}"
+
+
+def _result_of(params: Params) -> dict[str, Any]:
+    return params.model_dump(mode="json", exclude=set(NO_RESULT))
+
+
+def _data_hashes() -> dict[str, str]:
+    from pipeline.tracking.context import dvc_hashes
+
+    return {path: value for path, value in sorted(dvc_hashes().items()) if path.startswith("data/")}

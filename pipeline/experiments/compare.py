@@ -1,0 +1,163 @@
+"""`everest compare`: pre-training strategies side by side at equal cost, with several seeds.
+
+What is compared stands in params.yaml, group `compare`. Each training runs in a folder of its own
+(`pipeline.experiments.cells`); finished stages are kept, so a stopped comparison goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import layout, preflight
+from pipeline.errors import InputError
+from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
+from pipeline.params import SCRATCH, Params, load_params
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged, frozen
+from pipeline.planning.equal import Trial, arms_of, plan, training_rate
+from pipeline.preflight import services
+from pipeline.system.lifeline import die_with_parent
+
+RESULTS = layout.output_dir("compare")
+METRICS = layout.metrics_file("compare")
+PLOTS = Path("metrics/compare")
+
+
+def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Run the comparison of params.yaml and write its report to outputs/compare, its plots to metrics/compare.
+
+    Args:
+        overrides: dotted keys of params.yaml, such as `compare.seeds`.
+        dry_run: only plan.
+
+    Returns:
+        trials (what is run), and after a run also sentences, results, differences and the report's path.
+
+    Raises:
+        InputError: unknown names, or data that `dvc repro` has not made yet.
+        Interrupted: stopped; the same command continues.
+    """
+    from pipeline.experiments.stage import only_one
+    from pipeline.system.terminal import say
+
+    if dry_run:
+        params = load_params(overrides=overrides)
+        return {"trials": [_row(trial) for trial in plan(params, _rates(params))]}
+    # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
+    die_with_parent(signal.SIGINT)
+    with frozen("compare", None, overrides) as now, only_one("compare"):
+        params = now.params
+        _check_data(params)
+        for warning in preflight.require(
+            preflight.trial_scope(params, params.compared_benchmarks()),
+            (*preflight.CHECKS, services.dvc, services.mlflow),
+        ):
+            say(f"warning: {warning}")
+        now.check_sources()
+        trials = plan(params, _rates(params))
+        for trial in trials:
+            preflight.require(preflight.trial_scope(trial.params, trial.benchmarks))
+        summary = _run(params, trials)
+        now.conclude()
+    return {
+        "sentences": summary["sentences"],
+        "results": [_short(row, summary["costs"]) for row in summary["results"]],
+        "differences": summary["differences"],
+        "report": str(RESULTS / "report.html"),
+    }
+
+
+def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
+    from pipeline.report.comparison import summarise
+    from pipeline.report.comparison_page import write_comparison
+    from pipeline.report.comparison_plots import write_plots
+    from pipeline.system.terminal import say
+    from pipeline.tracking import stage_run
+
+    stages = sum(len(stages_of(trial)) for trial in trials)
+    say(f"{len(trials)} trainings, {stages} stages. Ctrl-C saves and stops; the same command continues.")
+    values = {f"compare.{name}": value for name, value in params.compare.model_dump(mode="json").items()}
+    work = layout.work_dir("compare", None, work_key("compare", None, params))
+    with stage_run("compare", None, values, work) as tracked:
+        for number, trial in enumerate(trials, 1):
+            run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
+        summary = summarise(trials, {trial.name: cell(trial) for trial in trials})
+        building = work / "outputs"
+        shutil.rmtree(building, ignore_errors=True)
+        files = write_comparison(summary, building)
+        check_unchanged()
+        shutil.rmtree(RESULTS, ignore_errors=True)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        building.rename(RESULTS)
+        write_plots(summary, METRICS, PLOTS)
+        for file in files:
+            tracked.artifact(RESULTS / file.name, "report")
+        tracked.metrics(numbers(summary))
+        tracked.text("\n".join(summary["sentences"]) + "\n", "sentences.txt", "report")
+    return summary
+
+
+def numbers(summary: dict[str, Any]) -> dict[str, float]:
+    """The comparison's scores as tracked: `<strategy>/<benchmark>/top1` and differences, as shares."""
+    scored = {f"{row['strategy']}/{row['benchmark']}/top1": row["top1"] / 100 for row in summary["results"]}
+    return scored | {
+        f"{row['a']}-minus-{row['b']}/{row['benchmark']}/{name}": row[name] / 100
+        for row in summary["differences"]
+        for name in ("difference", "low", "high")
+    }
+
+
+def _rates(params: Params) -> dict[str, float] | None:
+    """[clips/s] of each strategy, measured once: a second start must plan the same trainings."""
+    if params.compare.equal != "wall-time":
+        return None
+    found: dict[str, float] = {}
+    for arm, own in arms_of(params).items():
+        if own.finetune.init == SCRATCH:
+            continue
+        stage = own.pretrain.model_dump(mode="json", exclude={"epochs"})
+        path = cells_root() / "rates" / f"{layout.fingerprint([stage, own.clip.model_dump(), own.compute.device])}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"clips_per_second": training_rate(own), "measured": time.time()}))
+        found[arm] = json.loads(path.read_text())["clips_per_second"]
+    return found
+
+
+def _check_data(params: Params) -> None:
+    missing = {b for b in params.compared_benchmarks() if not (layout.cache_dir(b) / "cache.json").exists()}
+    missing |= {b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()}
+    if missing:
+        stage = {b: "corpus" if b in params.pretrain.corpus else "preprocess" for b in sorted(missing)}
+        targets = " ".join(f"{name}@{b}" for b, name in stage.items())
+        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {targets}` first.")
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {
+        "strategy": trial.arm,
+        "seed": trial.seed,
+        "pre-training epochs": trial.epochs,
+        "G multiply-adds/clip": round(trial.gmacs_per_clip, 4),
+        "G multiply-adds/clip, all epochs": round(trial.pretrain_gmacs, 3),
+    }
+
+
+def _short(row: dict[str, Any], costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A result for the terminal."""
+    cost = next(cost for cost in costs if cost["strategy"] == row["strategy"])
+    return {
+        "benchmark": row["benchmark"],
+        "strategy": row["strategy"],
+        "seeds": row["seeds"],
+        "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+        "pre-training epochs": cost["epochs"],
+        "G multiply-adds/clip": round(cost["gmacs_per_clip"], 4),
+        "pre-training s": cost["wall_seconds"],
+        "peak memory GiB": cost["peak_memory_gib"],
+    }

@@ -1,0 +1,198 @@
+"""`everest lineage`: where a checkpoint, a score or a run comes from: data, code, parameters, parents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import layout
+from pipeline.errors import EverestError, InputError
+from pipeline.model_folder import FILES
+from pipeline.system.files import sha256_of
+from pipeline.tracking.context import dvc_hashes
+
+_RUN = re.compile(r"[0-9a-f]{32}")
+
+
+def command(target: str) -> dict[str, Any]:
+    """Trace one thing back.
+
+    Args:
+        target: a run's id, `models:/...`, or a file or folder that a stage wrote.
+
+    Returns:
+        For files: `stages`, from the one that wrote it back to the data, each with command, dependencies and outputs
+        (path, hash) and parameters, and `unchanged`: whether a file is still what that stage wrote. `run`, where
+        one is known: code, data hashes, files read, parameters, parent and the models it registered. `run_unknown`
+        says why it is not.
+
+    Raises:
+        InputError: nothing is known of it.
+    """
+    path = Path(target)
+    found: dict[str, Any] = {"target": target}
+    if not path.exists():
+        if target.startswith("models:"):
+            from pipeline.inference.models import resolve
+
+            found["run"] = _run_with("everest.weights_sha256", resolve(target))
+        elif not _RUN.fullmatch(target):
+            raise InputError(
+                f"{target!r} is no file here, and no run's id (32 digits and letters a-f). "
+                "Cure: name an output of a stage, a run's id or models:/NAME@ALIAS."
+            )
+        else:
+            found["run"] = run_facts(target)
+        return found
+    found["stages"] = stages_behind(path)
+    if found["stages"] and path.is_file():
+        found["unchanged"] = unchanged(path)
+    try:
+        found["run"] = _run_of(path)
+    except EverestError as error:
+        # dvc.lock tells of a file also where no tracking store is at hand.
+        found |= {"run": {}, "run_unknown": str(error)}
+    if not found["stages"] and not found["run"]:
+        raise InputError(
+            f"nothing is known of {target}: no stage in dvc.lock wrote it and no tracked run has it. "
+            "Cure: name an output of a stage, a run's id or models:/NAME@ALIAS."
+        )
+    return found
+
+
+def stages_behind(path: Path, lock: Path = Path("dvc.lock")) -> list[dict[str, Any]]:
+    """The stage in dvc.lock that wrote `path`, then those that wrote what it read, back to the sources."""
+    try:
+        stages: dict[str, Any] = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    except FileNotFoundError:
+        return []
+    try:
+        name = path.resolve().relative_to(lock.resolve().parent).as_posix()
+    except ValueError:
+        return []
+    writers = {out["path"]: stage for stage, entry in stages.items() for out in entry.get("outs", [])}
+    waiting, rows, seen = [name], [], set()
+    while waiting:
+        wanted = waiting.pop(0)
+        for stage in _writers(wanted, writers):
+            if stage in seen:
+                continue
+            seen.add(stage)
+            entry = stages[stage]
+            rows.append(
+                {
+                    "stage": stage,
+                    "command": entry.get("cmd", ""),
+                    "reads": {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
+                    "writes": {out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
+                    "params": {k: v for group in entry.get("params", {}).values() for k, v in group.items()},
+                }
+            )
+            waiting += [dep["path"] for dep in entry.get("deps", [])]
+    return rows
+
+
+def _writers(path: str, writers: dict[str, str]) -> list[str]:
+    """Stages whose output is `path`, holds it, or lies in it."""
+    return [
+        stage
+        for out, stage in writers.items()
+        if out == path or path.startswith(out + "/") or out.startswith(path + "/")
+    ]
+
+
+def unchanged(path: Path, lock: Path = Path("dvc.lock")) -> bool | None:
+    """Whether a file has the bytes that dvc.lock notes for it; None where that cannot be said.
+
+    What is in a folder is told by the listing that DVC keeps in its cache.
+    """
+    name = path.resolve().relative_to(lock.resolve().parent).as_posix()
+    for out, digest in dvc_hashes(lock).items():
+        if out == name:
+            return _md5(path) == digest
+        if name.startswith(out + "/"):
+            listing = Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]
+            if not listing.is_file():
+                return None
+            entries = {e["relpath"]: e["md5"] for e in json.loads(listing.read_text(encoding="utf-8"))}
+            return entries.get(name.removeprefix(out + "/")) == _md5(path)
+    return None
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """The run that made a stage's output or metrics file, found by the SHA-256 of what it wrote; {} if none is."""
+    stage = _stage_of(path)
+    folder = path if path.is_dir() else path.parent
+    if stage is not None:
+        folder = layout.output_dir(*stage)
+    for tag, name in (("everest.weights_sha256", FILES[0]), ("everest.predictions_sha256", "predictions.parquet")):
+        if (folder / name).is_file():
+            return _run_with(tag, folder, name)
+    return {}
+
+
+def _stage_of(path: Path) -> tuple[str, str | None] | None:
+    """Stage and benchmark of a path below metrics/, whose run is told by what lies in outputs/."""
+    try:
+        parts = path.resolve().relative_to(Path.cwd() / "metrics").with_suffix("").parts
+    except ValueError:
+        return None
+    return (parts[0], parts[1] if len(parts) > 1 else None) if parts else None
+
+
+def _run_with(tag: str, folder: Path, name: str = FILES[0]) -> dict[str, Any]:
+    from pipeline.tracking.store import Store
+
+    store = Store.existing()
+    digest = sha256_of(folder / name)
+    runs = store.search(query=f"tags.`{tag}` = '{digest}'", limit=1)
+    if runs:
+        return run_facts(runs[0]["id"])
+    versions = store.versions_with("sha256", digest)
+    return run_facts(versions[0]["run"]) if versions else {}
+
+
+def run_facts(run: str) -> dict[str, Any]:
+    """What the tracking server knows of a run, with its parent and the models it registered.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    from pipeline.tracking.store import Store
+
+    store = Store.existing()
+    found = store.run(run)
+    tags = found["tags"]
+    parent = tags.get("mlflow.parentRunId")
+    files = json.loads(tags.get("everest.inputs", "{}"))
+    return {
+        "id": found["id"],
+        "name": found["name"],
+        "status": found["status"],
+        "code": {name: value for name, value in tags.items() if name.startswith("git.")},
+        "resumed": {name: value for name, value in tags.items() if name.startswith("resumed.")},
+        "stage": tags.get("dvc.stage"),
+        "data": found["inputs"],
+        "files": files,
+        "weights_from": [
+            {"id": earlier["id"], "name": earlier["name"]}
+            for path, digest in files.items()
+            if path.endswith(FILES[0])
+            for earlier in store.search(query=f"tags.`everest.weights_sha256` = '{digest}'", limit=1)
+        ],
+        "params": found["params"],
+        "metrics": found["metrics"],
+        "parent": None if parent is None else {"id": parent, "name": store.get_run(parent)["name"]},
+        "flow_run": tags.get("prefect.flow_run_id"),
+        "models": [f"models:/{v['name']}/{v['version']}" for v in store.versions_of_run(run)],
+    }

@@ -1,0 +1,217 @@
+"""`everest repeat`: the experiment of params.yaml on every official split and with several seeds; mean and deviation.
+
+    .work/repeat/split<n>-<key>/          the split's data: manifests, caches, corpora (videos are the project's)
+    .work/repeat/split<n>-seed<k>-<key>/  one experiment: params.yaml, data -> the split's, outputs, metrics
+
+Every split pre-trains on its own training videos only: with another split's, its test videos would have been seen. A
+finished stage is not run again, so a stopped repetition goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import layout, preflight
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.params import SCRATCH, Params, load_params
+from pipeline.params.declared import address, data_versions, finished, reads_any
+from pipeline.planning.equal import with_overrides
+from pipeline.system.child import STOPPED, run_child, stage_environment
+from pipeline.tracking.headline import ran
+
+#: Datasets with three official splits.
+SPLIT = ("ucf101", "hmdb51")
+FOLDER = layout.WORK / "repeat"
+RESULTS = layout.output_dir("repeat")
+Run = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One experiment; `split` 0 where the data set has no official splits."""
+
+    split: int
+    seed: int
+    params: Params
+
+    @property
+    def name(self) -> str:
+        return f"split{self.split}-seed{self.seed}" if self.split else f"seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return (FOLDER / f"{self.name}-{_key(self.params)}").absolute()
+
+    @property
+    def data(self) -> Path:
+        """Where its manifests and caches are: the project's own without splits."""
+        if not self.split:
+            return Path("data").absolute()
+        groups = {"benchmarks", "clip", "ingest", "preprocess"}  # one set of data for all seeds
+        values = self.params.model_dump(mode="json", include=groups)
+        for entry in values["benchmarks"].values():
+            del entry["finetune"], entry["evaluate"]
+        return (FOLDER / f"split{self.split}-{layout.fingerprint([values, data_versions()])}").absolute() / "data"
+
+
+def command(
+    splits: Sequence[int] | None = None, seeds: Sequence[int] = (0,), dry_run: bool = False, run: Run = run_child
+) -> dict[str, Any]:
+    """Repeat the experiment and write outputs/repeat: report.html, report.md, summary.json.
+
+    Args:
+        splits: official splits; all three by default where the data set has them.
+        seeds: one experiment of each split for each.
+        dry_run: only say what would run.
+
+    Returns:
+        repetitions (split, seed, folder), and after a run also results, sentences and the report's path.
+
+    Raises:
+        InputError: splits of a data set that has none, or lists with repeated or unknown entries.
+        Interrupted: stopped; the same command continues.
+        EverestError: a stage failed.
+    """
+    params = load_params()
+    repetitions = plan(params, splits, seeds)
+    rows = [{"split": r.split or None, "seed": r.seed, "folder": os.path.relpath(r.folder)} for r in repetitions]
+    if dry_run:
+        return {"repetitions": rows}
+    for repetition in repetitions:
+        preflight.require(preflight.chain_scope(repetition.params))
+    from pipeline.experiments.stage import only_one
+    from pipeline.report.repetition import summarise, write_report
+    from pipeline.tracking import stage_run
+
+    values = {"splits": [r.split for r in repetitions], "seeds": list(seeds)}
+    work = layout.work_dir("repeat", None, layout.fingerprint([values, _key(params)]))
+    with only_one("repeat"), stage_run("repeat", None, values, work) as tracked:
+        for number, repetition in enumerate(repetitions, 1):
+            run_repetition(repetition, f"[{number}/{len(repetitions)}] {repetition.name}", run)
+        summary = summarise(params, [(r.split, r.seed, r.folder) for r in repetitions])
+        for file in write_report(summary, RESULTS):
+            tracked.artifact(file, "report")
+        tracked.metrics(
+            {f"{row['benchmark']}/top1_{name}": row[name] / 100
+             for row in summary["results"] for name in ("mean", "between_splits", "between_seeds")
+             if row[name] is not None}
+        )  # fmt: skip
+    shown = {name: summary[name] for name in ("results", "scores", "sentences")}
+    return {"report": str(RESULTS / "report.html"), **shown, "repetitions": rows}
+
+
+def plan(params: Params, splits: Sequence[int] | None, seeds: Sequence[int]) -> list[Repetition]:
+    """Every split with every seed.
+
+    Raises:
+        InputError: see :func:`command`.
+    """
+    with_splits = [name for name, entry in params.benchmarks.items() if entry.data.dataset in SPLIT]
+    if splits and not with_splits:
+        raise InputError(
+            f"--splits: none of {', '.join(params.benchmarks)} has official splits ({', '.join(SPLIT)} have). "
+            "Cure: leave --splits out, and give --seeds."
+        )
+    chosen = list(splits or ((1, 2, 3) if with_splits else (0,)))
+    for name, values, good in (("splits", chosen, (0, 1, 2, 3)), ("seeds", seeds, None)):
+        if not values or len(set(values)) != len(values) or (good and set(values) - set(good)) or min(values) < 0:
+            raise InputError(f"--{name} {list(values)}: expected each once, splits of 1, 2, 3. Cure: mend the list.")
+    if params.finetune.init not in (SCRATCH, str(layout.output_dir("pretrain"))):
+        # Given weights lie in the project, wherever the experiment runs.
+        params = with_overrides(params, {"finetune.init": str(Path(params.finetune.init).absolute())})
+    # Every split's videos lie in one folder.
+    shared = {f"benchmarks.{name}.data.raw": params.benchmark(name).data.raw or name for name in with_splits}
+    repetitions = []
+    for split in chosen:
+        own = {f"benchmarks.{name}.data.split": split for name in with_splits if split}
+        repetitions += [Repetition(split, s, with_overrides(params, {"seed": s, **shared, **own})) for s in seeds]
+    return repetitions
+
+
+def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> None:
+    """The data stages of its split and the stages of its training that are not done yet.
+
+    Raises:
+        EverestError, Interrupted: see :func:`command`.
+    """
+    params, data = repetition.params, repetition.data
+    pretrains = params.finetune.init == str(layout.output_dir("pretrain"))
+    corpora = params.pretrain.corpus if pretrains else []
+    remade: set[str] = set()
+    if repetition.split:
+        _write_params(data.parent, params)
+        for name in params.benchmarks:
+            for stage in ("download", "preprocess"):
+                _stage(stage, name, params, remade, data.parent, note, run)
+        for name in corpora:
+            _stage("corpus", name, params, remade, data.parent, note, run)
+    else:
+        _check_data(params, corpora)
+    folder = repetition.folder
+    _write_params(folder, params)
+    link = folder / "data"
+    link.unlink(missing_ok=True)
+    link.symlink_to(data)
+    if pretrains:
+        _stage("pretrain", None, params, remade, folder, note, run, repetition.name)
+    for name in params.benchmarks:
+        for stage in ("finetune", "evaluate"):
+            _stage(stage, name, params, remade, folder, note, run, repetition.name)
+
+
+def _stage(
+    stage: str,
+    benchmark: str | None,
+    params: Params,
+    remade: set[str],
+    folder: Path,
+    note: str,
+    run: Run,
+    training: str = "",
+) -> None:
+    from pipeline.system.terminal import say
+
+    if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, params, remade):
+        return
+    remade.add(address(stage, benchmark))
+    words = [stage, *([benchmark] if benchmark else [])]
+    say(f"{note}: {' '.join(words)} started")
+    environment = stage_environment(EVEREST_REPEAT=training)  # of a split's data nothing is registered
+    began = time.monotonic()
+    code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
+    if code in STOPPED:
+        raise Interrupted("stopped; what is done is kept. The same command continues.")
+    if code:
+        raise EverestError(
+            f"{' '.join(words)} ended with code {code} in {folder}. "
+            "Cure: mend what its message above names; the same command continues."
+        )
+    benchmark = words[1] if len(words) > 1 else None
+    say(f"{note}: {' '.join(words)} {ran(words[0], benchmark, folder, time.monotonic() - began)}")
+
+
+def _write_params(folder: Path, params: Params) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+
+
+def _check_data(params: Params, corpora: Sequence[str]) -> None:
+    missing = {name for name in params.benchmarks if not (layout.cache_dir(name) / "cache.json").exists()}
+    missing |= {name for name in corpora if not layout.corpus_file(name).exists()}
+    if missing:
+        targets = " ".join(f"corpus@{name}" for name in sorted(missing))
+        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {targets}` first.")
+
+
+def _key(params: Params) -> str:
+    values = params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+    return layout.fingerprint([values, data_versions()])

@@ -1,0 +1,185 @@
+"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the
+same?
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import layout
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.experiments.restore import apply_patch, check_files, restore, tracked_changes, unknown_code, worktree
+from pipeline.system.child import STOPPED, run_child
+from pipeline.tracking.context import UNKNOWN
+
+if TYPE_CHECKING:
+    from pipeline.tracking.store import Store
+
+#: Measured costs differ from run to run; everything else has to be equal.
+MEASURED = ("efficiency/", "step/")
+#: What a stage computes besides its metrics, as tags of its run.
+DIGESTS = {"everest.weights_sha256": "SHA-256 of the weights", "everest.predictions_sha256": "SHA-256 of predictions"}
+STAGES = ("pretrain", "finetune", "evaluate")
+FOLDER = layout.WORK / "reproduce"
+
+
+def command(run: str, keep: bool = False) -> dict[str, Any]:
+    """Run a tracked stage again and compare every metric at every step.
+
+    Args:
+        run: id of a finished run of pretrain, finetune or evaluate.
+        keep: leave the worktree behind, to look at.
+
+    Returns:
+        equal (all of it is bit-equal), stage, commit, metrics (metric, points, then, now, equal; the last value of
+        each), data (path, hash), folder.
+
+    Raises:
+        InputError: no such run, or its code or data are not here.
+        Interrupted: Ctrl-C; nothing is left behind.
+        BusyError: the same run is being reproduced already.
+        EverestError: the stage failed.
+    """
+    from pipeline.experiments.stage import only_one
+    from pipeline.tracking.store import Store
+
+    store = Store.existing()
+    found = store.run(run)
+    _check_run(found)
+    tags = found["tags"]
+    stage, benchmark = tags["everest.stage"], tags.get("everest.benchmark")
+    root = Path.cwd()
+    with only_one(f"reproduce-{run}"), worktree(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
+        _restore_code(store, found, folder)
+        for path, digest in found["inputs"].items():
+            restore(path, digest, folder)
+        check_files(json.loads(tags.get("everest.inputs", "{}")), folder, root)
+        _run_stage(stage, benchmark, folder)
+        rows = compare(store, found, *_again(folder, stage))
+    return {
+        "equal": all(row["equal"] for row in rows),
+        "stage": f"{stage} {benchmark}" if benchmark else stage,
+        "commit": tags["git.commit"],
+        "folder": str(folder) if keep else None,
+        "metrics": rows,
+        "data": [{"path": path, "hash": digest} for path, digest in found["inputs"].items()],
+    }
+
+
+def _check_run(found: dict[str, Any]) -> None:
+    tags, run = found["tags"], found["id"]
+    stage = tags.get("everest.stage")
+    if stage not in STAGES:
+        what = f"of the stage {stage}" if stage else "an experiment's, not a stage's"
+        raise InputError(f"run {run} is {what}. Cure: name a run of {', '.join(STAGES)} (its children on the page).")
+    if found["status"] != "FINISHED":
+        raise InputError(f"run {run} is {found['status']}, so it has no result to compare. Cure: name a finished run.")
+    unknown = [name for name in ("git.commit", "git.dirty") if tags.get(name) == UNKNOWN]
+    if "git.commit" not in tags:
+        unknown.append("git.commit")
+    if unknown:
+        why = tags.get("git.unknown", "it was made outside of a git repository")
+        raise InputError(
+            f"run {run}: {' and '.join(unknown)} unknown ({why}), so its code is not known. Cure: name another run."
+        )
+    if "resumed.git.commit" in tags:
+        raise InputError(
+            f"run {run} was begun with the code of {tags['git.commit'][:12]} and resumed with that of "
+            f"{tags['resumed.git.commit'][:12]}: no single version made it. Cure: name another run."
+        )
+    if not found["inputs"]:
+        raise InputError(
+            f"run {run} recorded no data hashes: it was made before `dvc repro` had written dvc.lock. "
+            "Cure: name a run that `dvc repro` or `everest run` made."
+        )
+
+
+def _restore_code(store: Store, found: dict[str, Any], folder: Path) -> None:
+    """Uncommitted changes and params.yaml, as the run had them."""
+    kept = folder / layout.WORK / "artifacts"
+    run = found["id"]
+    names = store.artifacts(run, "code")
+    if "code/uncommitted.txt" in names:
+        status = store.download(run, "code/uncommitted.txt", kept).read_text(encoding="utf-8")
+        unknown = unknown_code(status)
+        if unknown:
+            raise InputError(
+                f"run {run} used code that git did not know and nobody kept: {', '.join(unknown)}. "
+                "Cure: commit such files before a run; this one cannot be reproduced."
+            )
+        if tracked_changes(status) and "code/uncommitted.diff" not in names:
+            raise InputError(
+                f"run {run} used uncommitted changes that nobody kept: git could not show them. Cure: name another run."
+            )
+    if "code/uncommitted.diff" in names:
+        apply_patch(store.download(run, "code/uncommitted.diff", kept), folder)
+    if "code/params.yaml" not in names:
+        raise InputError(f"run {run} kept no code/params.yaml. Cure: name a run of a newer version.")
+    shutil.copy(store.download(run, "code/params.yaml", kept), folder / "params.yaml")
+
+
+def _again(folder: Path, stage: str) -> tuple[Store, dict[str, Any]]:
+    """The store of the worktree, and the run that was just made there."""
+    from pipeline.tracking.store import Store
+
+    store = Store(_check_store(folder))
+    made = store.search(query=f"tags.`everest.stage` = '{stage}'")
+    if not made or made[0]["status"] != "FINISHED":
+        raise EverestError(f"the repeated run was not recorded whole in {folder}. Cure: start again.")
+    return store, made[0]
+
+
+def compare(store: Store, then: dict[str, Any], other: Store, now: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every metric of two runs but measured costs, at all steps, and what their files hold; equal means the
+    same bits. A metric that only one of them has is different.
+    """
+    rows = []
+    for name in sorted(n for n in then["metrics"] | now["metrics"] if not n.startswith(MEASURED)):
+        before, after = store.history(then["id"], name), other.history(now["id"], name)
+        rows.append(
+            {
+                "metric": name,
+                "points": len(before),
+                "then": before[-1][1] if before else None,
+                "now": after[-1][1] if after else None,
+                "equal": before == after,
+            }
+        )
+    for tag, title in DIGESTS.items():
+        before_, after_ = then["tags"].get(tag), now["tags"].get(tag)
+        if before_ is not None:
+            short = (before_[:12], (after_ or "-")[:12])
+            rows.append({"metric": title, "points": 1, "then": short[0], "now": short[1], "equal": before_ == after_})
+    return rows
+
+
+def _check_store(folder: Path) -> str:
+    return f"sqlite:///{folder / layout.WORK / 'check.db'}"
+
+
+def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
+    words = [stage, *([benchmark] if benchmark else [])]
+    environment = {
+        **os.environ,
+        # The worktree's code, and a store of its own: a check is no experiment.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+        "EVEREST_DATA": str(layout.data_root().absolute()),
+        "MLFLOW_TRACKING_URI": _check_store(folder),
+        "EVEREST_RUNS": str(folder / layout.WORK / "runs"),
+    }
+    for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
+        environment.pop(name, None)
+    # Ctrl-C comes here alone and is handed on, so that all of it has ended before the worktree is removed.
+    code = run_child([sys.executable, "-m", "pipeline.cli", *words], folder, environment, signal.SIGINT)
+    if code in STOPPED:
+        raise Interrupted("stopped; nothing is left behind. The same command starts again.")
+    if code:
+        raise EverestError(
+            f"{' '.join(words)} ended with code {code}. Cure: mend what its message names; --keep leaves the folder."
+        )

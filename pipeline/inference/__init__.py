@@ -1,0 +1,1 @@
+"""A finished model in use: found, converted, exported, asked about videos."""

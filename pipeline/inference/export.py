@@ -1,0 +1,145 @@
+"""`everest export`: a classifier as torch.export program (.pt2) and ONNX, compared with the original."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import EverestError, InputError
+from pipeline.system.disk import writing
+from pipeline.system.files import write_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMATS = ("pt2", "onnx")
+#: Largest difference of logits that counts as equal.
+TOLERANCE = 1e-4
+BATCHES = (1, 8)
+#: The model's record, beside what was exported and inside of it.
+INFO = "model.json"
+
+
+def command(
+    model: str, out: str = "outputs/export", formats: Sequence[str] = FORMATS, runs: int = 10
+) -> dict[str, Any]:
+    """Write `<out>/model.pt2` and `<out>/model.onnx`, both with any number of clips in a batch, and `model.json`.
+
+    The record (classes, frame step, views, pixels, ...) is also inside: an extra file of the program, and the entry
+    `model.json` of the ONNX file's metadata.
+
+    Args:
+        model: as for `everest predict`.
+        formats: which of pt2 and onnx.
+        runs: timed forwards for each entry of the latency table.
+
+    Returns:
+        files, parity (format -> largest difference of logits), latency (rows: format, batch, milliseconds).
+
+    Raises:
+        InputError: an unknown format, or the ONNX packages are not installed.
+        EverestError: an exported model differs by more than 1e-4.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise InputError(f"formats = {list(formats)}: expected some of {', '.join(FORMATS)}. Cure: choose of these.")
+    if "onnx" in formats:
+        absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if absent:
+            raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`.")
+    import torch
+
+    from pipeline.inference.models import load
+
+    source, info, network = load(model)
+    shape = (3, info.frames, info.pixels.resolution, info.pixels.resolution)
+    record = json.dumps(info.as_dict(), indent=2) + "\n"
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
+        made = {name: Path(building) / f"model.{name}" for name in formats}
+        forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
+        for name, file in made.items():
+            with writing(target / f"model.{name}"):
+                forwards[name] = _EXPORT[name](network, shape, file, record)
+        clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
+        parity = {
+            name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())
+            for name in formats
+        }
+        latency = [
+            {"format": name, "batch": count, "milliseconds": round(_milliseconds(forward, clip, runs), 3)}
+            for name, forward in forwards.items()
+            for count, clip in clips.items()
+        ]
+        bad = {name: value for name, value in parity.items() if not value <= TOLERANCE}
+        if bad:
+            raise EverestError(
+                f"exported models differ from the original: {bad}, allowed {TOLERANCE}. Nothing was written. "
+                "Cure: export with the locked versions of torch and onnx (`make install`)."
+            )
+        for name, file in made.items():
+            file.replace(target / f"model.{name}")
+    written = [target / f"model.{name}" for name in formats]
+    if target.resolve() != source.resolve():
+        write_text(target / INFO, record)
+        written.append(target / INFO)
+    return {
+        "files": [str(path) for path in written],
+        "parity": parity,
+        "latency": latency,
+    }
+
+
+def _pt2(network: nn.Module, shape: tuple[int, ...], path: Path, record: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    # Traced with two clips: a batch of one would be taken for a constant.
+    program = torch.export.export(network, (torch.randn(2, *shape),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path, extra_files={INFO: record})
+    loaded: Callable[[torch.Tensor], torch.Tensor] = torch.export.load(path).module()
+    return loaded
+
+
+def _onnx(
+    network: nn.Module, shape: tuple[int, ...], path: Path, record: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    import onnxruntime
+    import torch
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.onnx.export(
+        network,
+        (torch.randn(2, *shape),),
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        input_names=["clip"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None  # what dynamo=True returns
+    program.model.metadata_props[INFO] = record
+    program.save(path, external_data=False)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda clip: torch.from_numpy(session.run(None, {"clip": clip.numpy()})[0])
+
+
+_EXPORT: dict[str, Callable[..., Callable[..., Any]]] = {"pt2": _pt2, "onnx": _onnx}
+
+
+def _milliseconds(forward: Callable[[Any], Any], clip: Any, runs: int) -> float:
+    forward(clip)
+    times = []
+    for _ in range(max(1, runs)):
+        began = time.perf_counter()
+        forward(clip)
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)

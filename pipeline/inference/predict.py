@@ -1,0 +1,243 @@
+"""`everest predict`: class probabilities of videos from a registered model, a run's or a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.ingest.rules import ingest_rules
+from pipeline.data.video.listing import find_videos
+from pipeline.errors import InputError
+from pipeline.system.csv_files import Writer
+from pipeline.system.text import shortened, storable
+
+if TYPE_CHECKING:
+    from models.info import ModelInfo
+    from pipeline.evaluation.inference import Answer
+    from pipeline.inference.isolated import IsolatedViews
+
+FORMATS = (".csv", ".json", ".parquet")
+#: Columns of the output before those of the classes.
+FIXED_COLUMNS = ("video", "predicted", "reason")
+
+
+def command(
+    videos: Sequence[str],
+    model: str,
+    out: str | None = None,
+    pictures: str | None = None,
+    batch: int = 32,
+    segments: int | None = None,
+    crops: int | None = None,
+    frame_step: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Classify videos.
+
+    Args:
+        videos: files, or folders that are searched for videos.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a run's id, or a folder.
+        out: a .csv, .json or .parquet file for all probabilities.
+        pictures: a folder for a picture of each video's kept tokens.
+        batch: clips that go through the model together.
+        segments, crops, frame_step: views; by default those that the model was tested with.
+
+    Returns:
+        predictions (video, predicted, class, probability), failed (video, reason), videos_ok, videos_total, model,
+        seconds. A video that cannot be read within the limits of params.yaml's group `ingest` is among the failed ones
+        and costs no other its prediction.
+
+    Raises:
+        InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
+    """
+    files = find_videos(videos)
+    _check_places(out, pictures)
+    if batch < 1:
+        raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
+    from pipeline.data.video.process import Limits
+    from pipeline.inference.isolated import IsolatedViews
+
+    own = ingest_rules()
+    limits = Limits(own.deadline_seconds, int(own.memory_gib * 2**30))
+    with closing(IsolatedViews(limits, rule=(own.min_frames, own.max_repeated_run))) as reader:
+        return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device)
+
+
+def _predict(
+    files: Sequence[Path],
+    reader: IsolatedViews,
+    model: str,
+    out: str | None,
+    pictures: str | None,
+    batch: int,
+    segments: int | None,
+    crops: int | None,
+    frame_step: int | None,
+    device: str,
+) -> dict[str, Any]:
+    from pipeline.distributed.groups import choose_device
+    from pipeline.evaluation.inference import infer
+    from pipeline.inference.models import load
+    from pipeline.pictures.tokens import draw_kept, kept_tokens
+
+    folder, info, network = load(model)
+    names = _class_names(info, folder)
+    step = frame_step or info.frame_step
+    if not isinstance(step, int):
+        raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
+    how = {
+        "frames": info.frames,
+        "step": step,
+        "segments": segments or info.views.segments,
+        "crops": crops or info.views.crops,
+        "grid": info.views.grid,
+    }
+    resolution, short_side = info.pixels.resolution, info.pixels.short_side
+    began = time.perf_counter()
+    answers = infer(
+        network,
+        lambda number: reader.read(files[number], how, short_side),
+        len(files),
+        views=how["segments"] * how["crops"],
+        resolution=resolution,
+        batch=batch,
+        device=choose_device(device),  # type: ignore[arg-type]
+        progress=_progress(),
+    )
+    rows = []
+    for number, file in enumerate(files):
+        probability = answers[number].probability
+        if probability is not None:
+            best = int(probability.argmax())
+            rows.append(
+                {
+                    "video": str(file),
+                    "predicted": best,
+                    "class": names[best],
+                    "probability": float(probability[best]),
+                }
+            )
+            if pictures is not None:
+                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side)[0]
+                # The number keeps equal names of different folders apart, and those that differ only at their ends.
+                target = Path(pictures) / f"{number:05d}-{shortened(file.stem, 200)}.png"
+                draw_kept(view, kept_tokens(network, view, resolution), target)
+    failed = [
+        {"video": str(file), "reason": answers[n].reason}
+        for n, file in enumerate(files)
+        if answers[n].probability is None
+    ]
+    if out is not None:
+        write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names)
+    return {
+        "predictions": rows,
+        "failed": failed,
+        "videos_ok": len(rows),
+        "videos_total": len(files),
+        "model": str(folder),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def _check_places(out: str | None, pictures: str | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if out is not None and Path(out).suffix not in FORMATS:
+        raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
+    if out is not None:
+        _make(Path(out).parent)
+    if pictures is not None:
+        _make(Path(pictures))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
+
+
+def _class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
+    """Names by class number, the model's own.
+
+    Raises:
+        InputError: it has none.
+    """
+    if info.classes is None:
+        raise InputError(
+            f"{folder}/model.json names none of the model's {info.num_classes} classes. Cure: `everest "
+            f"convert-checkpoint {folder} NEW_FOLDER --classes FILE` with one name on each line, in the order that it "
+            "was trained with."
+        )
+    return tuple(storable(name) for name in info.classes)
+
+
+def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) -> None:
+    """All probabilities: one row for each video (without numbers, and with the reason, for one that could not be
+    read), one column for each class; the file appears whole or not at all.
+    """
+    from pipeline.system.files import atomic_path
+
+    columns = told_apart([f"class {name}" if name in FIXED_COLUMNS else name for name in names])
+    with atomic_path(path) as temporary:
+        if path.suffix == ".json":
+            value = [
+                {"video": video, "predicted": _best(a, names), "reason": a.reason, "probabilities": _numbers(a, names)}
+                for video, a in rows
+            ]
+            temporary.write_text(json.dumps(storable(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        elif path.suffix == ".csv":
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = Writer(file)
+                writer.row([*FIXED_COLUMNS, *columns])
+                for video, a in rows:
+                    numbers = [""] * len(names) if a.probability is None else [f"{x:.6f}" for x in a.probability]
+                    writer.row([video, _best(a, names) or "", a.reason, *numbers])
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table: dict[str, Any] = {
+                "video": pa.array([storable(video) for video, _ in rows], pa.string()),
+                "predicted": pa.array([_best(a, names) for _, a in rows], pa.string()),
+                "reason": pa.array([storable(a.reason) for _, a in rows], pa.string()),
+            }
+            for number, column in enumerate(columns):
+                values = [None if a.probability is None else float(a.probability[number]) for _, a in rows]
+                table[column] = pa.array(values, pa.float32())
+            pq.write_table(pa.table(table), temporary)
+
+
+def _best(answer: Answer, names: Sequence[str]) -> str | None:
+    return None if answer.probability is None else names[int(answer.probability.argmax())]
+
+
+def _numbers(answer: Answer, names: Sequence[str]) -> dict[str, float] | None:
+    if answer.probability is None:
+        return None
+    return dict(zip(told_apart(names), map(float, answer.probability), strict=True))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of columns: one that is there already gets its number, so that none replaces another."""
+    columns: dict[str, None] = {}
+    for number, name in enumerate(names):
+        column = name
+        while column in columns or (column != name and column in names):
+            column = f"{column} ({number})"
+        columns[column] = None
+    return list(columns)
+
+
+def _progress() -> Any:
+    from pipeline.system.progress import Bar, wanted
+
+    if not wanted():
+        return None
+    return Bar("predict")

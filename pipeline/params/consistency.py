@@ -1,0 +1,121 @@
+"""What the values of params.yaml must have in common, beyond each one's own bounds.
+
+Only what the file itself tells: what the machine, the manifests and the servers add is asked by `pipeline.preflight`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.params import names
+from pipeline.strategies import strategy_facts
+
+if TYPE_CHECKING:
+    from pipeline.params.groups import FinetuneParams, PretrainParams
+    from pipeline.params.schema import Params
+
+PRETRAINED = "outputs/pretrain"
+
+
+def faults(params: Params) -> list[str]:
+    """One line for each fault: key, value, what is expected, cure."""
+    found = [*_names(params), *_clips(params), *_schedule(params.pretrain, "pretrain.{}".format), *_tokens(params)]
+    for key in params.benchmarks:
+        found += _finetune(params, key)
+    return list(dict.fromkeys(found))
+
+
+def _names(params: Params) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for key in params.benchmarks:
+        fault = names.benchmark_fault(key)
+        if fault:
+            yield f"benchmarks: {fault}"
+        other = seen.setdefault(key.lower(), key)
+        if other != key:
+            yield f"benchmarks: {other!r} and {key!r} differ only by case. Cure: rename one of them."
+    corpus = params.pretrain.corpus
+    for key in dict.fromkeys(corpus):
+        if key not in params.benchmarks:
+            cure = names.nearest(key, params.benchmarks)
+            yield (
+                f"pretrain.corpus names {key[:100]!r}, which is not one of benchmarks: "
+                f"{', '.join(params.benchmarks)}. Cure: {cure}"
+            )
+        if corpus.count(key) > 1:
+            yield f"pretrain.corpus names {key!r} {corpus.count(key)} times. Cure: name each once."
+
+
+def _clips(params: Params) -> Iterator[str]:
+    own, clip = params.preprocess, params.clip
+    if own.short_side < clip.resolution:
+        yield (
+            f"preprocess.short_side = {own.short_side} is smaller than clip.resolution = {clip.resolution}: cached "
+            "frames would be enlarged. Cure: raise short_side."
+        )
+    if clip.frames > params.ingest.min_frames:
+        yield (
+            f"clip.frames = {clip.frames} is more than ingest.min_frames = {params.ingest.min_frames}: shorter videos "
+            f"would fill a clip with repeated frames. Cure: set ingest.min_frames to {clip.frames} or more."
+        )
+    if clip.source == "videos" and params.pretrain.frame_selection.mode == "cached":
+        yield (
+            "pretrain.frame_selection.mode = 'cached' needs the cache's distance maps, clip.source = 'videos' has "
+            "none. Cure: mode none or online, or clip.source: cache."
+        )
+    for key, benchmark in params.benchmarks.items():
+        step = benchmark.data.frame_step
+        if own.frames == "every" and step % own.keep_every:
+            yield (
+                f"preprocess.keep_every = {own.keep_every} does not divide benchmarks.{key}.data.frame_step = {step}: "
+                f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
+            )
+
+
+def _tokens(params: Params) -> Iterator[str]:
+    stage = params.pretrain
+    if strategy_facts()[stage.strategy].uses_keep_ratio and stage.visible_ratio >= stage.keep_ratio:
+        yield (
+            f"pretrain.visible_ratio = {stage.visible_ratio} must be smaller than keep_ratio = {stage.keep_ratio}: the "
+            "tokens that are kept but not shown are the ones to reconstruct. Cure: lower visible_ratio or "
+            "raise keep_ratio (paper: 0.1 and 0.3)."
+        )
+
+
+def _finetune(params: Params, key: str) -> Iterator[str]:
+    """A benchmark's resolved fine-tuning; a key that it sets for itself is named there."""
+    stage, own = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
+
+    def named(name: str) -> str:
+        return f"benchmarks.{key}.finetune.{name}" if name in own else f"finetune.{name}"
+
+    yield from _schedule(stage, named)
+    if stage.select == "best" and stage.validate_split == "test":
+        yield (
+            f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "
+            "checkpoint. Cure: select: last, or validate_split: val."
+        )
+    for name in ("crop_scale", "crop_ratio"):
+        low, high = getattr(stage, name)
+        if low > high:
+            yield f"finetune.{name} = [{low}, {high}]: the smaller comes first. Cure: [{high}, {low}]."
+    if stage.init != PRETRAINED and os.path.normpath(stage.init) == PRETRAINED:
+        yield (
+            f"finetune.init = {stage.init!r} is this project's own pre-training by another name, which nothing would "
+            f"wait for. Cure: write {PRETRAINED}."
+        )
+
+
+def _schedule(stage: PretrainParams | FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
+    if stage.warmup_epochs > stage.epochs:
+        yield (
+            f"{named('warmup_epochs')} = {stage.warmup_epochs:g} is longer than {named('epochs')} = {stage.epochs}: "
+            f"the learning rate would never be reached. Cure: warmup_epochs of at most {stage.epochs}, or more epochs."
+        )
+    if stage.batch % stage.accumulate:
+        yield (
+            f"{named('batch')} = {stage.batch} does not divide by {named('accumulate')} = {stage.accumulate}. "
+            f"Cure: an accumulate that divides {stage.batch}, or another batch."
+        )

@@ -1,0 +1,131 @@
+"""Comparing fairly: which strategies, trained for how long, so that all cost the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.efficiency.clip_cost import autoencoder_arguments, pretrain_cost
+from pipeline.errors import InputError
+from pipeline.params import SCRATCH, Params, check_params, compared_strategies
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of the comparison.
+
+    Attributes:
+        arm, seed: the strategy's name and the seed of everything random.
+        gmacs_per_clip: [G multiply-adds] of one pre-training forward of one clip; 0 without pre-training.
+    """
+
+    arm: str
+    seed: int
+    params: Params
+    gmacs_per_clip: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return self.params.compared_benchmarks()
+
+    @property
+    def epochs(self) -> int:
+        """Of pre-training."""
+        return self.params.pretrain.epochs if self.gmacs_per_clip else 0
+
+    @property
+    def pretrain_gmacs(self) -> float:
+        """[G multiply-adds] of all its pre-training forwards, for one clip of the corpus."""
+        return self.gmacs_per_clip * self.epochs * self.params.pretrain.repeated_augmentation
+
+
+def arm_overrides(name: str) -> dict[str, Any]:
+    """Overrides of one strategy; `everest-keep-0.4` is EVEREST with another share of kept tokens.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    head, separator, ratio = name.partition("-keep-")
+    arms = compared_strategies()
+    if head not in arms:
+        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(arms)}.")
+    return {**arms[head], "pretrain.keep_ratio": float(ratio)} if separator else arms[head]
+
+
+def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
+    """Parameters with dotted keys replaced, checked again."""
+    raw = params.model_dump(mode="json")
+    for key, value in overrides.items():
+        *groups, last = key.split(".")
+        node = raw
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return check_params(raw, "comparison")
+
+
+def clip_cost(params: Params) -> float:
+    """[G multiply-adds] of one pre-training forward of one clip."""
+    return pretrain_cost(params).multiply_adds / 1e9
+
+
+def arms_of(params: Params) -> dict[str, Params]:
+    """Strategy -> its parameters, before its epochs are set. All but `scratch` start from their own pre-training."""
+    return {
+        arm: with_overrides(params, {"finetune.init": "outputs/pretrain", **arm_overrides(arm)})
+        for arm in params.compare.strategies
+    }
+
+
+def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial]:
+    """The trainings of the comparison that `params.compare` describes: every strategy with every seed.
+
+    The first strategy that pre-trains does so for pretrain.epochs, the others for as many epochs as cost the same,
+    at least one.
+
+    Args:
+        rates: [clips/s] of each strategy's pre-training, for equal wall time; see :func:`training_rate`.
+
+    Raises:
+        InputError: no rate where one is needed, or an override that does not fit.
+    """
+    params.compared_benchmarks()  # refuses unknown ones now, not after the first training
+    chosen = arms_of(params)
+    costs = {arm: 0.0 if p.finetune.init == SCRATCH else clip_cost(p) for arm, p in chosen.items()}
+    first = next((arm for arm in chosen if costs[arm]), None)
+    trials = []
+    for arm in chosen:
+        epochs = params.pretrain.epochs
+        if first is not None and costs[arm] and params.compare.equal == "multiply-adds":
+            epochs = max(1, round(epochs * costs[first] / costs[arm]))
+        elif first is not None and costs[arm] and params.compare.equal == "wall-time":
+            if rates is None or arm not in rates:
+                raise InputError(f"no measured rate of {arm!r}: equal wall time needs one of each strategy.")
+            epochs = max(1, round(epochs * rates[arm] / rates[first]))
+        for seed in params.compare.seeds:
+            own = with_overrides(chosen[arm], {"pretrain.epochs": epochs, "seed": seed})
+            trials.append(Trial(arm, seed, own, costs[arm]))
+    return trials
+
+
+def training_rate(params: Params, seconds: float = 2.0) -> float:
+    """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading data."""
+    from models.registry import architecture
+    from pipeline.distributed.groups import choose_device
+    from pipeline.planning.rate import clips_per_second
+
+    stage, clip = params.pretrain, params.clip
+    return clips_per_second(
+        architecture(stage.size, pretrain=True),
+        autoencoder_arguments(stage, clip),
+        (clip.frames, clip.resolution),
+        max(1, min(32, stage.batch // stage.accumulate)),
+        stage.precision,
+        choose_device(params.compute.device),
+        seconds,
+    )

@@ -1,0 +1,106 @@
+"""DVC's own locks: who holds them, since when, and what to do where nobody does any more.
+
+`.dvc/tmp/lock` is locked by the kernel (it goes with its process); `.dvc/tmp/rwlock` lists which process writes or
+reads which output, by a number that may belong to another program after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import EverestError
+from pipeline.system.processes import describe, is_program
+
+#: [s] between two looks, and between two words about it.
+POLL_SECONDS, SAY_SECONDS = 0.5, 60.0
+
+
+def stale(root: Path = Path()) -> str | None:
+    """A sentence with its cure where a crash left DVC's list of readers and writers behind; None where not."""
+    path = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        entries = list(_entries(path))
+    except ValueError:
+        return f"{path} is broken (a crash while DVC wrote it). Cure: rm {path}"
+    for pid, output in entries:
+        if _alive(pid) and not _is_dvc(pid):
+            return (
+                f"{path} says that {output} is in use by process {pid}, which is another program by now "
+                f"({describe(pid)}): DVC crashed. Cure: rm {path}"
+            )
+    return None
+
+
+def holder(root: Path = Path()) -> str | None:
+    """Who keeps DVC busy: what it holds, its number, command and start; None where DVC is free."""
+    tmp = root / ".dvc" / "tmp"
+    try:
+        with (tmp / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                number = file.read().strip()
+                who = describe(int(number)) if number.isdigit() else "another process"
+                return f"{who} holds {tmp / 'lock'}"
+    except FileNotFoundError:
+        pass
+    try:
+        for pid, output in _entries(tmp / "rwlock"):
+            if _is_dvc(pid):
+                return f"{describe(pid)} works on {output}"
+    except ValueError:
+        return None
+    return None
+
+
+def wait_until_free(say: Callable[[str], None], root: Path = Path()) -> None:
+    """Wait for DVC's locks, saying who holds them.
+
+    Raises:
+        EverestError: a lock that nobody will let go of.
+    """
+    said = -SAY_SECONDS
+    while True:
+        if left := stale(root):
+            raise EverestError(left)
+        who = holder(root)
+        if who is None:
+            return
+        if time.monotonic() - said >= SAY_SECONDS:
+            said = time.monotonic()
+            say(f"DVC is busy here: {who}. Waiting for it; Ctrl-C stops, and stopping that process ends the wait.")
+        time.sleep(POLL_SECONDS)
+
+
+def _entries(path: Path) -> Iterator[tuple[int, str]]:
+    """(process, output) of every reader and writer on the list.
+
+    Raises:
+        ValueError: the file is no such list.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    found: Any = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(text[:100])
+    for mode in ("write", "read"):
+        for output, infos in dict(found.get(mode, {})).items():
+            for info in infos if isinstance(infos, list) else [infos]:
+                if not isinstance(info, dict) or not isinstance(info.get("pid"), int):
+                    raise ValueError(text[:100])
+                yield info["pid"], str(output)
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _is_dvc(pid: int) -> bool:
+    return _alive(pid) and is_program(pid, "dvc")

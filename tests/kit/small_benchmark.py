@@ -1,0 +1,102 @@
+"""A small benchmark of real H.264 files with its manifest, in the current folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import layout
+from pipeline.data import manifest
+from pipeline.data.ingest.measure import measure
+from pipeline.data.video import write_video
+from pipeline.params import Params, check_params, load_params
+
+ROOT = Path(__file__).resolve().parents[2]
+#: decord cannot copy frames of some narrower widths (48 pixels, for one).
+SIZE = 64
+
+
+def params(**overrides: Any) -> Params:
+    """The demo's parameters with one benchmark `small` of 64-pixel videos."""
+    raw = load_params(ROOT / "params.yaml").model_dump()
+    data = raw["benchmarks"].pop("motion")
+    raw["benchmarks"] = {"small": data}
+    raw["compare"]["benchmarks"] = ["small"]
+    raw["clip"] |= {"frames": 8, "resolution": 32}
+    raw["preprocess"] |= {"short_side": 64, "workers": 1}
+    raw["pretrain"] |= {"corpus": ["small"], "batch": 8}
+    raw["finetune"] |= {"batch": 8, "label_fraction": 1.0}
+    for dotted, value in overrides.items():
+        node = raw
+        *parents, last = dotted.split("__")
+        for part in parents:
+            node = node[part]
+        node[last] = value
+    return check_params(raw)
+
+
+def moving_frames(seed: int, frames: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    """A bright square that rests, then moves, over smooth random texture: uint8 [T, H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 130, (6, 6, 3), dtype=np.uint8)
+    back = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    clip = np.repeat(back[None], frames, axis=0).copy()
+    for number in range(frames):
+        x = 4 + 2 * max(0, number - frames // 2)
+        clip[number, 10:26, x % (width - 16) : x % (width - 16) + 16] = 200 + seed % 50
+    return clip
+
+
+def name_classes(names: list[str], name: str = "small") -> None:
+    """Write the list of classes beside the manifest, as the download does."""
+    layout.manifest_dir(name).mkdir(parents=True, exist_ok=True)
+    (layout.manifest_dir(name) / manifest.CLASSES).write_text(json.dumps({"classes": names, "problems": []}))
+
+
+def make(
+    count: int = 24,
+    frames: int = 20,
+    sizes: tuple[tuple[int, int], ...] = ((SIZE, SIZE),),
+    name: str = "small",
+    splits: tuple[str, ...] = ("train", "train", "train", "test"),
+) -> list[str]:
+    """Write `count` videos and their manifest; returns the video ids."""
+    raw = layout.raw_dir(name)
+    rows = []
+    for number in range(count):
+        height, width = sizes[number % len(sizes)]
+        path = raw / f"v{number:03d}.mp4"
+        write_video(path, moving_frames(number, frames, height, width), fps=12)
+        split = splits[number % len(splits)]
+        rows.append(
+            {
+                "video_id": path.stem,
+                "path": path.name,
+                "split": split,
+                "splits": split,
+                "label": number % 8,
+                "label_name": str(number % 8),
+                "source": "test",
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "bytes": path.stat().st_size,
+                "frames_declared": frames,
+                "frames_decoded": frames,
+                "fps": 12.0,
+                "width": width,
+                "height": height,
+                "rotation": 0,
+                "reader": "pyav",
+                "jumps": measure(path).jumps,
+                "repeated_run": 0,
+                "status": "ok",
+                "reason": "",
+            }
+        )
+    manifest.save(manifest.from_rows(rows), layout.manifest_dir(name) / "manifest.parquet")
+    name_classes([f"motion {number}" for number in range(8)], name)
+    return [str(row["video_id"]) for row in rows]

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import io
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.archives.rules import Caps, HostileArchive
+from pipeline.data.archives.unpack import unpack
+from pipeline.errors import InputError
+
+NAMES = ("UCF-101/Hand standPushups/v_HandStandPushups_g01_c01.avi", "a's [b] (c)/!()#&;[]+~@.avi")
+
+
+def contents() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    return {name: rng.bytes(5000) for name in NAMES}
+
+
+def read_back(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_tar(path: Path, mode: str, change: Callable[[tarfile.TarInfo], None] | None = None) -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in contents().items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if change and name == NAMES[1]:
+                change(member)
+            archive.addfile(member, io.BytesIO(content) if member.isreg() else None)
+    return path
+
+
+def make_zip(path: Path, change: Callable[[zipfile.ZipInfo], None] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents().items():
+            info = zipfile.ZipInfo(name)
+            if change and name == NAMES[1]:
+                change(info)
+            archive.writestr(info, content)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_comes_out_whatever_its_compression(tmp_path: Path, mode: str) -> None:
+    archive = make_tar(tmp_path / "wrongly_named.tar.gz", mode)
+    assert unpack(archive, tmp_path / "out") == 2
+    assert read_back(tmp_path / "out") == contents()
+
+
+def test_a_zip_comes_out(tmp_path: Path) -> None:
+    assert unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out") == 2
+    assert read_back(tmp_path / "out") == contents()
+
+
+def test_the_parts_of_a_cut_archive_are_joined(tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "whole", "w:gz").read_bytes()
+    parts = []
+    for number, start in enumerate(range(0, len(whole), 3000)):
+        parts.append(tmp_path / f"20bn-something-something-v2-{number:02d}")
+        parts[-1].write_bytes(whole[start : start + 3000])
+    assert unpack(parts, tmp_path / "out") == 2
+    assert read_back(tmp_path / "out") == contents()
+    with pytest.raises(InputError, match="all their parts"):
+        unpack(parts[:-1], tmp_path / "less")
+    assert not (tmp_path / "less").exists()
+
+
+def as_type(kind: bytes, target: str = "x") -> Callable[[tarfile.TarInfo], None]:
+    def change(member: tarfile.TarInfo) -> None:
+        member.type, member.linkname, member.size = kind, target, 0
+
+    return change
+
+
+def named(name: str) -> Callable[..., None]:
+    def change(entry: tarfile.TarInfo | zipfile.ZipInfo) -> None:
+        if isinstance(entry, tarfile.TarInfo):
+            entry.name = name
+        else:
+            entry.filename = name
+
+    return change
+
+
+def with_mode(mode: int) -> Callable[..., None]:
+    def change(entry: tarfile.TarInfo | zipfile.ZipInfo) -> None:
+        if isinstance(entry, tarfile.TarInfo):
+            entry.mode = mode
+        else:
+            entry.external_attr = mode << 16
+
+    return change
+
+
+HOSTILE_TAR = {
+    "parent": named("../escaped.avi"),
+    "deep parent": named("a/b/../../../escaped.avi"),
+    "absolute": named("/tmp/everest_escaped.avi"),
+    "symbolic link": as_type(tarfile.SYMTYPE, "/etc/passwd"),
+    "relative link": as_type(tarfile.SYMTYPE, NAMES[0]),
+    "hard link": as_type(tarfile.LNKTYPE, NAMES[0]),
+    "device": as_type(tarfile.CHRTYPE),
+    "block device": as_type(tarfile.BLKTYPE),
+    "pipe": as_type(tarfile.FIFOTYPE),
+    "set user id": with_mode(0o4755),
+    "set group id": with_mode(0o2755),
+    "twice": named(NAMES[0]),
+}
+HOSTILE_ZIP = {
+    "parent": named("../escaped.avi"),
+    "absolute": named("/tmp/everest_escaped.avi"),
+    "backslash": named("..\\escaped.avi"),
+    "drive": named("C:/escaped.avi"),
+    "link": with_mode(stat.S_IFLNK | 0o777),
+    "device": with_mode(stat.S_IFCHR | 0o644),
+    "set user id": with_mode(stat.S_IFREG | 0o4755),
+    "twice": named(NAMES[0]),
+}
+
+
+def check_refused(archive: Path, folder: Path) -> None:
+    with pytest.raises(HostileArchive, match="Cure"):
+        unpack(archive, folder / "out")
+    assert not (folder / "out").exists()
+    left = [path.name for path in folder.rglob("*") if path != archive]
+    assert left == []  # nothing is left behind, nothing escaped
+    assert not Path("/tmp/everest_escaped.avi").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(HOSTILE_TAR))
+def test_a_hostile_tar_is_refused(tmp_path: Path, kind: str) -> None:
+    check_refused(make_tar(tmp_path / "a.tar", "w", HOSTILE_TAR[kind]), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", sorted(HOSTILE_ZIP))
+def test_a_hostile_zip_is_refused(tmp_path: Path, kind: str) -> None:
+    check_refused(make_zip(tmp_path / "a.zip", HOSTILE_ZIP[kind]), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_bomb_is_stopped_at_the_cap(tmp_path: Path, kind: str) -> None:
+    content = bytes(64 << 20)
+    path = tmp_path / f"bomb.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("zeros.avi", content)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo("zeros.avi")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert path.stat().st_size < 100_000
+    check_refused(path, tmp_path)
+
+
+def test_too_many_entries_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HostileArchive, match="more than 1 entries"):
+        unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out", Caps(entries=1))
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
+def test_a_truncated_archive_is_no_archive(tmp_path: Path, kind: str, keep: float) -> None:
+    path = tmp_path / "a"
+    make_zip(path) if kind == "zip" else make_tar(path, "w" if kind == "tar" else "w:gz")
+    whole = path.read_bytes()
+    if kind == "tar":
+        whole = whole.rstrip(b"\0")  # tar pads its end with zeros that carry nothing
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(InputError, match="fetch it again"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_something_else_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "page.zip").write_text("<html>not found</html>" * 100)
+    with pytest.raises(InputError, match="not a whole tar archive"):
+        unpack(tmp_path / "page.zip", tmp_path / "out")
+
+
+def test_what_a_killed_extraction_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / ".out.0123abcd.unpacking/half").mkdir(parents=True)
+    (tmp_path / ".other.0123abcd.unpacking").mkdir()
+    unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.0123abcd.unpacking", "a.zip", "out"]
+
+
+def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    archive = tmp_path / "big.tar"
+    rng = np.random.default_rng(0)
+    with tarfile.open(archive, "w") as made:
+        for number in range(300):
+            member = tarfile.TarInfo(f"{number}.avi")
+            member.size = 100_000
+            made.addfile(member, io.BytesIO(rng.bytes(100_000)))
+    code = (
+        "import sys; from pathlib import Path; from pipeline.data.archives.unpack import unpack\n"
+        "print('go', flush=True); unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    for trial in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(archive), str(tmp_path / "out")], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            process.wait(0.005 * (trial + 1))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        if (tmp_path / "out").exists():
+            assert len(list((tmp_path / "out").iterdir())) == 300
+            shutil.rmtree(tmp_path / "out")
+    assert unpack(archive, tmp_path / "out") == 300

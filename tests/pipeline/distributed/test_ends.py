@@ -1,0 +1,105 @@
+"""Records of how ranks ended, and whether they are started again: by kind, never by an error's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.distributed import ends, status
+from pipeline.distributed.ends import PeerLost, RankEnd
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.launch import Watch, launch
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.training import faults
+
+#: What the words of an error once decided.
+WORDS = ("DataLoader worker", "DistBackendError", "DistNetworkError", "DistStoreError", "Connection refused", "NCCL")
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_an_errors_words_do_not_start_ranks_again(words: str) -> None:
+    assert not RankEnd.of(0, 4, RuntimeError(f"table {words} has no column 3")).retry
+    assert not RankEnd.of(0, 4, EverestError(words)).retry
+
+
+@pytest.mark.parametrize(
+    ("end", "retry"),
+    [
+        (RankEnd.of(0, 4, None), False),
+        (RankEnd.of(0, 4, Interrupted("saved")), False),
+        (RankEnd.of(0, 4, InputError("x = 1")), False),
+        (RankEnd.of(0, 4, PeerLost("gone")), True),
+        (RankEnd.without_a_word(0, -9), True),
+        (RankEnd.without_a_word(0, -50), True),
+        (RankEnd.without_a_word(0, 1), False),
+        (RankEnd("stalled"), True),
+    ],
+)
+def test_kind_and_exit_status_decide(end: RankEnd, retry: bool) -> None:
+    assert end.retry is retry
+
+
+def test_of_several_ends_the_one_that_the_others_followed_from_decides() -> None:
+    bug, echo = RankEnd("failed", 1, at=2.0, cause="bug"), RankEnd("failed", 0, at=1.0, cause="peer")
+    killed, explained = RankEnd("killed", 2, at=3.0), RankEnd("failed", 3, at=4.0, cause="explained")
+    done = RankEnd("done", 4)
+    assert ends.decisive([done]) is None
+    assert ends.decisive([echo, done]) is echo
+    assert ends.decisive([echo, bug]) is bug
+    assert ends.decisive([echo, bug, killed]) is killed
+    assert ends.decisive([echo, bug, killed, explained]) is explained
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    end = RankEnd.of(3, 7, ValueError("a bug"))
+    ends.record(tmp_path, end)
+    assert ends.read_all(tmp_path) == [end]
+    assert json.loads((tmp_path / "ends/rank-3.json").read_text())["cause"] == "bug"
+
+
+def test_of_two_ranks_the_killed_one_decides_whatever_the_other_says(tmp_path: Path) -> None:
+    first, second = faults.forked(tmp_path, 2, {"kill_at": 3})
+    assert (second.state, second.rank) == ("killed", 1)
+    assert first.state == "failed"
+    decisive = ends.decisive([first, second])
+    assert decisive == second
+    assert decisive.retry
+
+
+def test_of_two_ranks_the_one_with_a_bug_decides_though_it_speaks_of_a_connection(tmp_path: Path) -> None:
+    message = "Connection to the sample table lost its third column"
+    first, second = faults.forked(tmp_path, 2, {"fail_at": 3, "message": message})
+    assert (second.cause, second.message) == ("bug", message)
+    assert first.state == "failed"
+    decisive = ends.decisive(ends.read_all(tmp_path))
+    assert decisive == second
+    assert not decisive.retry
+
+
+def test_a_peer_that_is_killed_during_our_own_exchange_is_a_lost_peer(tmp_path: Path) -> None:
+    def train(_work: Path, ranks: Ranks, _pulse: object, _stop: object) -> None:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ranks.sum_(torch.zeros(1))
+
+    first, second = faults.forked(tmp_path, 2, train=train)
+    assert (first.cause, first.type) == ("peer", "PeerLost")
+    assert second.state == "killed"
+
+
+@pytest.mark.slow
+def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(tmp_path: Path) -> None:
+    for name, wish in (("bug", {"fail_at": 3, "message": "NCCL Connection"}), ("kill", {"kill_at": 3, "always": True})):
+        work = tmp_path / name
+        work.mkdir()
+        (work / "toy.json").write_text(json.dumps(wish))
+        with pytest.raises(EverestError) as caught:
+            launch("pipeline.training.toy", [], ranks=2, work=work, threads=1, watch=Watch(60, 1))
+        end = status.read(work / "status.json")
+        assert (end["rank"], end["attempt"]) == ((1, 0) if name == "bug" else (1, 1)), end
+        assert ("rank 1 failed" if name == "bug" else "rank 1 was killed by SIGKILL") in str(caught.value)

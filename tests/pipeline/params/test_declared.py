@@ -1,0 +1,133 @@
+"""What a stage really reads, what DVC watches and what names its work are the same keys."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.params import Params, declared, load_params
+
+HERE = Path(__file__).resolve().parent
+STAGES = ("download", "preprocess", "corpus", "pretrain", "finetune", "evaluate", "report")
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory: pytest.TempPathFactory, root: Path, tracking_store: str) -> dict[str, set[str]]:
+    """Stage -> `read <key>` and `dump <key>` of all its processes, over real videos and trainings."""
+    folder = tmp_path_factory.mktemp("reads")
+    logs = folder / "logs"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE / "reads"), str(root / "tests" / "kit"), str(root)]),
+        "MLFLOW_TRACKING_URI": tracking_store,
+        "EVEREST_QUIET": "1",
+    }
+    command = [sys.executable, str(HERE / "chain_that_reads.py"), str(logs)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        stage: {line for path in (logs / stage).iterdir() for line in path.read_text().splitlines()} for stage in STAGES
+    }
+
+
+def covers(key: str, entry: str) -> bool:
+    pattern = re.escape(entry).replace(r"\*", "[^.]+")
+    return re.fullmatch(rf"{pattern}(\..+)?", key) is not None
+
+
+def keys(lines: set[str], *kinds: str) -> set[str]:
+    return {key for kind, key in (line.split(" ", 1) for line in lines) if kind in kinds}
+
+
+def stage(name: str) -> declared.Stage:
+    return declared.declared(name, None if name in ("pretrain", "report") else "small")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_reads_no_key_that_it_does_not_declare(name: str, reads: dict[str, set[str]]) -> None:
+    entries = (*stage(name).params, *declared.MACHINE)
+    strays = {key for key in keys(reads[name], "read", "dump") if not any(covers(key, entry) for entry in entries)}
+    assert not strays, f"{name} reads what DVC does not know of"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_declares_no_key_that_it_does_not_read(name: str, reads: dict[str, set[str]]) -> None:
+    read = keys(reads[name], "read")
+    idle = {entry for entry in stage(name).params if not any(covers(key, entry) for key in read)}
+    # A benchmark's own values are laid over the group as a whole.
+    dumped = {entry for entry in idle if any(covers(key, entry) for key in keys(reads[name], "dump"))}
+    assert idle - dumped == set()
+
+
+def test_ranks_are_noted_too(reads: dict[str, set[str]]) -> None:
+    assert "read pretrain.visible_ratio" in reads["pretrain"], "only the ranks build the model"
+    assert "read pretrain.size" in reads["finetune"]
+
+
+def test_the_comparison_declares_what_its_trainings_do(root: Path) -> None:
+    own = declared.declared("compare", None)
+    for name in ("pretrain", "finetune", "evaluate"):
+        part = declared.declared(name, "motion" if name != "pretrain" else None)
+        assert not [key for key in part.params if not any(covers(key, entry) for entry in own.params)], name
+        assert set(part.versions) <= set(own.versions)
+
+
+def test_dvc_watches_the_same_keys_and_keeps_the_record(root: Path) -> None:
+    from dvc.repo import Repo
+
+    from pipeline.layout import record_file
+
+    raw = load_params(root / "params.yaml").model_dump(mode="json")
+    with Repo(str(root)) as repo:
+        watched: dict[str, Any] = {}
+        for found in repo.index.stages:
+            files = {Path(str(dep)).name: sorted(dep.params) for dep in found.deps if hasattr(dep, "params")}
+            outs = {Path(out.fs_path).relative_to(root).as_posix() for out in found.outs}
+            watched[found.name] = (files, outs)
+    assert {entry.address for entry in declared.stages(raw)} == set(watched)
+    for entry in declared.stages(raw):
+        files, outs = watched[entry.address]
+        assert files.get("params.yaml", []) == sorted(entry.params), entry.address
+        assert files.get("versions.yaml", []) == sorted(entry.versions), entry.address
+        assert record_file(entry.name, entry.key).as_posix() in outs, entry.address
+
+
+def test_every_version_belongs_to_a_stage(root: Path) -> None:
+    raw = load_params(root / "params.yaml").model_dump(mode="json")
+    assert {part for entry in declared.stages(raw) for part in entry.versions} == set(declared.versions())
+
+
+def test_settings_of_the_machine_are_declared_by_no_stage(root: Path) -> None:
+    raw = load_params(root / "params.yaml").model_dump(mode="json")
+    for entry in declared.stages(raw):
+        assert not [key for key in entry.params if any(covers(key, machine) for machine in declared.MACHINE)]
+
+
+def changed(root: Path, **values: Any) -> Params:
+    return load_params(root / "params.yaml", {key.replace("__", "."): value for key, value in values.items()})
+
+
+@pytest.mark.parametrize(("key", "value", "stages"), [
+    ("pretrain__size", "small", {"pretrain", "finetune"}),
+    ("finetune__epochs", 3, {"finetune"}),
+    ("finetune__precision", "bf16", {"finetune", "evaluate"}),
+    ("seed", 4, {"pretrain", "finetune", "evaluate"}),
+    ("ingest__failure_budget", 0.1, {"download", "preprocess"}),
+    ("benchmarks__motion__data__frame_step", 2, {"download", "preprocess", "corpus", "finetune", "evaluate"}),
+    ("benchmarks__state_change__finetune__epochs", 2, set()),
+    ("compute__ranks", 7, set()),
+    ("preprocess__workers", 7, set()),
+])  # fmt: skip
+def test_unfinished_work_is_named_by_what_its_stage_declares(
+    root: Path, key: str, value: Any, stages: set[str]
+) -> None:
+    before, after = load_params(root / "params.yaml"), changed(root, **{key: value})
+    names = {name: None if name == "pretrain" else "motion" for name in STAGES if name != "report"}
+    moved = {n for n, b in names.items() if declared.work_key(n, b, before) != declared.work_key(n, b, after)}
+    assert moved == stages

@@ -1,0 +1,127 @@
+"""What `everest show` writes: real videos in, pictures out, and what each part of them means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image, ImageSequence
+
+from models.info import ModelInfo, Pixels, Views
+from models.weights import save_model
+from pipeline.data.video import write_video
+from pipeline.errors import InputError
+from pipeline.pictures.draw import draw_grid, summary
+from pipeline.pictures.look import look, picture_of, read_window, show
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """60 frames of 96x80: a bright square moves over a still texture for the first second, then all is still."""
+    texture = np.random.default_rng(0).integers(60, 110, (80, 96, 3), dtype=np.uint8)
+    frames = np.repeat(texture[None], 60, axis=0)
+    for t in range(60):
+        x = 16 + min(t, 25)
+        frames[t, 30:54, x : x + 24] = 230
+    write_video(tmp_path / "moving square.mp4", frames, fps=25, crf=1)  # coarser coding makes still parts flicker
+    return tmp_path / "moving square.mp4"
+
+
+def test_without_a_model_pictures_show_the_selection(video: Path, tmp_path: Path) -> None:
+    written = show(video, None, tmp_path / "out", resolution=64, frame_step=1)
+    assert [path.name for path in written] == ["moving square.png", "moving square.gif"]
+    grid, animation = (Image.open(path) for path in written)
+    assert grid.width > 1300
+    durations = [ImageSequence.Iterator(animation)[i].info["duration"] for i in range(animation.n_frames)]
+    assert sum(durations) == 16 * 160  # equal neighbours are stored once, shown longer
+    assert animation.width > 4 * 200
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "moving square.gif",
+        "moving square.png",
+    ]
+
+
+def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_it_keeps(
+    video: Path, tmp_path: Path
+) -> None:
+    ratios = {"img_size": 64, "keep_ratio": 0.5, "visible_ratio": 0.2}
+    for name, stage, network in (
+        ("pre", "pretrain", timm.create_model("everest_pretrain_tiny_patch16_224", **ratios)),
+        ("cls", "finetune", timm.create_model("everest_tiny_patch16_224", img_size=64)),
+    ):
+        info = ModelInfo(network.architecture, network.kwargs, stage, None, None, 4, Views(), Pixels(64, None))
+        save_model(network, tmp_path / name, info.as_dict())
+    heights = {}
+    for name, folder in (("none", None), ("pre", tmp_path / "pre"), ("cls", tmp_path / "cls")):
+        path = show(video, folder, tmp_path / name, resolution=64, animation="none")[0]
+        heights[name] = Image.open(path).height
+    row = heights["pre"] - heights["none"]
+    assert row > 100
+    assert heights["cls"] == heights["none"] - row
+    save_model(network, tmp_path / "old", {"frame_step": 4})
+    with pytest.raises(InputError, match=r"old/model\.json: version 1.*Cure"):
+        show(video, tmp_path / "old", tmp_path / "out")
+
+
+def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
+    clip, times = read_window(video, 24, 2, 0.0, 64)
+    assert times == pytest.approx([2 * i / 25 for i in range(24)])
+    found = look(None, clip, 8, torch.Generator().manual_seed(0))
+    assert found.counts_A is not None
+    assert found.slots_S is not None
+    assert found.shown_N is not None
+    assert int(found.counts_A[:6].sum()) > 3 * int(found.counts_A[7:].sum())
+    kept = found.kept_N.view(8, 4, 4)
+    assert kept[:, 1:3].sum() > 3 * kept[:, [0, 3]].sum() * 0.9
+    assert not (found.shown_N & ~found.kept_N).any()
+    assert summary(found).startswith("128 tokens  ·  38 kept (30%)  ·  12 shown to the encoder")
+    assert draw_grid(found, "title").mode == "RGB"
+
+
+def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
+    clip, _ = read_window(video, 16, 1, 0.0, 64)
+    found = look(None, clip, None, torch.Generator().manual_seed(0))
+    assert found.pixels_TCHW.shape == (16, 3, 64, 64)
+    assert found.pixels_TCHW[0, :, 28:40, 10:22].mean() == pytest.approx(230 / 255, abs=0.05)
+
+
+def test_a_video_shorter_than_the_window_shrinks_the_step(video: Path) -> None:
+    _, times = read_window(video, 24, 30, None, 64)
+    assert times[0] == 0
+    assert times[-1] == pytest.approx(59 / 25)
+
+
+def test_the_picture_of_training_leaves_the_model_training(tmp_path: Path) -> None:
+    model = timm.create_model(
+        "everest_pretrain_tiny_patch16_224", img_size=64, keep_ratio=0.5, visible_ratio=0.2
+    ).train()
+    written = picture_of(model, torch.randn(3, 16, 64, 64), tmp_path / "pictures" / "epoch-3", "epoch 3")
+    assert model.training
+    assert [path.name for path in written] == ["epoch-3.png", "epoch-3.gif"]
+
+
+def test_equal_seeds_give_equal_bytes(video: Path, tmp_path: Path) -> None:
+    one, two = (show(video, None, tmp_path / n, resolution=64, animation="none")[0] for n in ("a", "b"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_bad_inputs_are_refused_with_a_cure(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^[^ ]*none\.mp4 does not exist\. Cure"):
+        show(tmp_path / "none.mp4", None, tmp_path)
+    (tmp_path / "text.mp4").write_text("no video at all " * 100)
+    with pytest.raises(InputError, match=r"text\.mp4: .*Cure: a video that plays"):
+        show(tmp_path / "text.mp4", None, tmp_path)
+    with pytest.raises(InputError, match=r"start = 99 s lies outside.*2\.4 s.*Cure"):
+        show(video, None, tmp_path, start=99)
+    with pytest.raises(InputError, match=r"model\.json does not exist.*Cure"):
+        show(video, tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"60x60 pixels do not divide.*Cure"):
+        show(video, None, tmp_path, resolution=60)
+
+
+def test_real_clips_are_shown(shared_dir: Path, tmp_path: Path) -> None:
+    path = show(shared_dir / "clips/mmaction2/demo.mp4", None, tmp_path, animation="webp")[1]
+    assert Image.open(path).n_frames == 16

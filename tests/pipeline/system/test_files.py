@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, InputError
+from pipeline.system.files import atomic_path, locked, require_space
+
+HOLD = (
+    "import os, sys, time; from pathlib import Path; from pipeline.system.files import locked\n"
+    "with locked(Path(sys.argv[1]), 'it'):\n"
+    "    os.fork() or time.sleep(60)\n"
+    "    print('held', flush=True); time.sleep(60)"
+)
+
+
+def write_half(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+
+
+def test_a_file_that_fails_midway_never_appears(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyError):
+        write_half(tmp_path / "a.txt")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
+def test_a_lock_is_dropped_by_death_even_where_a_forked_child_lives_on(tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(BusyError, match="Cure: wait"), locked(tmp_path / "lock", "it"):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    try:
+        with locked(tmp_path / "lock", "it"):
+            pass
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
+    order = []
+    with locked(tmp_path / "lock", "it"):
+        with pytest.raises(BusyError), locked(tmp_path / "lock", "it"):
+            pass
+
+        def wait_for_it() -> None:
+            with locked(tmp_path / "lock", "it", wait=True):
+                order.append("second")
+
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
+    require_space(tmp_path / "not" / "there", 1, "it")
+    with pytest.raises(InputError, match="it needs 1000000"):
+        require_space(tmp_path, 10**6 * 2**30, "it")
