@@ -1,7 +1,7 @@
 """Draw docs/images/rooms.svg, the rooms of the source and what each imports: `python docs/rooms.py`.
 
 A room is a folder of modules; a loose module of `pipeline/` is a room by itself. Every import counts, those in
-functions and under TYPE_CHECKING too. An arrow that follows from others (a room imported by what one imports) is left out.
+functions and under TYPE_CHECKING too. An arrow that follows from others is left out.
 """
 
 from __future__ import annotations
