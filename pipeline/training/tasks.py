@@ -22,9 +22,10 @@ from models.weights import init_from, save_model
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.batch import Batch
+from pipeline.data.clips.ahead import DeviceLoader, SideStream
 from pipeline.data.clips.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.clips.loader import ClipLoader
-from pipeline.data.pixels.device import DeviceLoader, SideStream, to_device
+from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.distributed.groups import Ranks
 from pipeline.efficiency.clip_cost import (

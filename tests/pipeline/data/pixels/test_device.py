@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.data.batch import Batch
-from pipeline.data.pixels.device import DeviceLoader, to_device
+from pipeline.data.clips.ahead import DeviceLoader
+from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.resize import crop_resize, resize_batched
 
 
