@@ -1,4 +1,4 @@
-"""Every stage of the chain, once in this process, as `test_declared.py` starts it: `python chain_that_reads.py LOGS`.
+"""Every stage of the chain, once in this process: `python chain_that_reads.py LOGS cache|videos`, see test_declared.py.
 
 `sitecustomize` in `reads/` notes what this process and its ranks read; each stage's notes come to LOGS/<stage>.
 """
@@ -18,7 +18,7 @@ from pipeline import layout
 from pipeline.data import manifest
 from pipeline.params import Params, check_params
 
-LOGS = Path(sys.argv[1]).resolve()
+LOGS, SOURCE = Path(sys.argv[1]).resolve(), sys.argv[2]
 RECORDER = sitecustomize.Recorder(sitecustomize.Log(LOGS))
 SHORTEST: dict[str, Any] = {
     "pretrain__epochs": 1,
@@ -53,21 +53,15 @@ def run(stage: str, benchmark: str | None, values: Params) -> None:
 def main() -> None:
     generated = {"train": 8, "val": 2, "test": 8}
     data = {f"benchmarks__small__data__source__{name}": count for name, count in generated.items()}
-    usual = params("cache", **data)
-    run("download", "small", usual)
-    run("preprocess", "small", usual)
-    run("corpus", "small", usual)
-    run("pretrain", None, usual)
-    run("finetune", "small", usual)
-    run("evaluate", "small", usual)
-    alone = check_params(
-        usual.model_dump(mode="json") | {"benchmarks": {"small": usual.benchmarks["small"].model_dump()}}
-    )
-    run("report", None, alone)
-    straight = params("videos", **data, pretrain__frame_selection__mode="online", finetune__init="outputs/pretrain")
-    run("pretrain", None, straight)
-    run("finetune", "small", straight)
-    run("evaluate", "small", straight)
+    mode = "cached" if SOURCE == "cache" else "online"
+    values = params(SOURCE, **data, pretrain__frame_selection__mode=mode)
+    for stage in ("download", "preprocess", "corpus"):
+        run(stage, "small", values)
+    run("pretrain", None, values)
+    for stage in ("finetune", "evaluate"):
+        run(stage, "small", values)
+    small = {"benchmarks": {"small": values.benchmarks["small"].model_dump()}}
+    run("report", None, check_params(values.model_dump(mode="json") | small))
     assert manifest.load(layout.manifest_dir("small") / "manifest.parquet").num_rows == sum(generated.values())
 
 

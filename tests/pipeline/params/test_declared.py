@@ -17,23 +17,27 @@ HERE = Path(__file__).resolve().parent
 STAGES = ("download", "preprocess", "corpus", "pretrain", "finetune", "evaluate", "report")
 
 
-@pytest.fixture(scope="module")
-def reads(tmp_path_factory: pytest.TempPathFactory, root: Path, tracking_store: str) -> dict[str, set[str]]:
+def noted(folder: Path, root: Path, store: str, source: str) -> dict[str, set[str]]:
     """Stage -> `read <key>` and `dump <key>` of all its processes, over real videos and trainings."""
-    folder = tmp_path_factory.mktemp("reads")
     logs = folder / "logs"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE / "reads"), str(root / "tests" / "kit"), str(root)]),
-        "MLFLOW_TRACKING_URI": tracking_store,
+        "MLFLOW_TRACKING_URI": store,
         "EVEREST_QUIET": "1",
     }
-    command = [sys.executable, str(HERE / "chain_that_reads.py"), str(logs)]
+    command = [sys.executable, str(HERE / "chain_that_reads.py"), str(logs), source]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {
         stage: {line for path in (logs / stage).iterdir() for line in path.read_text().splitlines()} for stage in STAGES
     }
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory: pytest.TempPathFactory, root: Path, tracking_store: str) -> dict[str, set[str]]:
+    """Clips come from the videos, which asks for all that the cache does, and for the pixels' size."""
+    return noted(tmp_path_factory.mktemp("reads"), root, tracking_store, "videos")
 
 
 def covers(key: str, entry: str) -> bool:
@@ -49,11 +53,20 @@ def stage(name: str) -> declared.Stage:
     return declared.declared(name, None if name in ("pretrain", "report") else "small")
 
 
+def strays(name: str, lines: set[str]) -> set[str]:
+    entries = (*stage(name).params, *declared.MACHINE)
+    return {key for key in keys(lines, "read", "dump") if not any(covers(key, entry) for entry in entries)}
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_reads_no_key_that_it_does_not_declare(name: str, reads: dict[str, set[str]]) -> None:
-    entries = (*stage(name).params, *declared.MACHINE)
-    strays = {key for key in keys(reads[name], "read", "dump") if not any(covers(key, entry) for entry in entries)}
-    assert not strays, f"{name} reads what DVC does not know of"
+    assert strays(name, reads[name]) == set(), f"{name} reads what DVC does not know of"
+
+
+@pytest.mark.slow
+def test_nor_does_one_that_reads_clips_from_the_cache(tmp_path: Path, root: Path, tracking_store: str) -> None:
+    found = noted(tmp_path, root, tracking_store, "cache")
+    assert {name: strays(name, lines) for name, lines in found.items()} == {name: set() for name in STAGES}
 
 
 @pytest.mark.parametrize("name", STAGES)
