@@ -1,24 +1,35 @@
 """Draw docs/images/rooms.svg, the rooms of the source and what each imports: `python docs/rooms.py`.
 
 A room is a folder of modules; a loose module of `pipeline/` is a room by itself. Every import counts, those in
-functions and under TYPE_CHECKING too. An arrow that follows from others is left out.
+functions and under TYPE_CHECKING too. An arrow that follows from others is left out, and so are those to the rooms that
+any other may import; the rest run down between the rooms, never behind one.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "rooms.svg"
 PACKAGES = ("models", "pipeline", "flows")
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 40, 18, 34, 16
+#: What every room may import: a row of its own at the bottom, without arrows.
+FOUNDATION = ("errors", "layout", "params", "strategies", "system")
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 124, 38, 16, 46, 16
+LANE = 14  # width of an arrow that passes a row
+COLOURS = {"models": "#bfdbfe", "flows": "#fde68a", "data": "#d1fae5", "foundation": "#f1f5f9", "other": "#ffffff"}
+INKS = ("#1d4ed8", "#b91c1c", "#047857", "#7c3aed", "#b45309", "#0e7490", "#be185d", "#4d7c0f")
 
 Graph = dict[str, set[str]]
+#: A room in its row, or the place where the arrow `(from, to, row)` passes one.
+Node = str | tuple[str, str, int]
 
 
 def sources(root: Path = ROOT) -> dict[str, Path]:
@@ -27,8 +38,13 @@ def sources(root: Path = ROOT) -> dict[str, Path]:
     return {".".join(p.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports anywhere, `from x import y` as both x and x.y."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -83,63 +99,133 @@ def circles(graph: Graph) -> list[str]:
     return sorted(name for name in graph if name in reached(graph, name))
 
 
-def levels(graph: Graph) -> dict[str, int]:
-    """Height of each room: one above the highest that it imports."""
-    height: dict[str, int] = {}
+def depths(graph: Graph) -> dict[str, int]:
+    """Row of each room: one below the lowest that imports it."""
+    importers: Graph = {room: {other for other in graph if room in graph[other]} for room in graph}
+    row: dict[str, int] = {}
 
     def visit(room: str) -> int:
-        if room not in height:
-            height[room] = 1 + max((visit(below) for below in graph.get(room, ())), default=-1)
-        return height[room]
+        if room not in row:
+            row[room] = 1 + max((visit(above) for above in importers[room]), default=-1)
+        return row[room]
 
-    for room in graph:
+    for room in sorted(graph):
         visit(room)
-    return height
+    return row
+
+
+def arrows(graph: Graph) -> list[tuple[str, str]]:
+    """The imports that do not follow from others."""
+    return [
+        (room, below)
+        for room in sorted(graph)
+        for below in sorted(graph[room])
+        if not any(below in reached(graph, other) for other in graph[room] - {below})
+    ]
+
+
+def routes(edges: list[tuple[str, str]], row: dict[str, int]) -> dict[tuple[str, str], list[Node]]:
+    """Each arrow as its rooms and the places where it passes the rows between them."""
+    return {(a, b): [a, *((a, b, r) for r in range(row[a] + 1, row[b])), b] for a, b in edges}
+
+
+def arranged(rows: list[list[Node]], links: dict[Node, list[Node]]) -> dict[Node, float]:
+    """The middle of each place in its row: near the places that it is linked with, without overlap."""
+    x: dict[Node, float] = {}
+    for nodes in rows:
+        x.update({node: float(column * WIDTH) for column, node in enumerate(nodes)})
+    for sweep in range(40):
+        for nodes in rows if sweep % 2 else rows[::-1]:
+            wished = {n: math.fsum(x[m] for m in links[n]) / len(links[n]) if links[n] else x[n] for n in nodes}
+            nodes.sort(key=lambda n: (round(wished[n], 3), str(n)))
+            right = float("-inf")
+            for node in nodes:  # as wished, but clear of the left neighbour ...
+                x[node] = max(wished[node], right + breadth(node) / 2)
+                right = x[node] + breadth(node) / 2
+            shift = math.fsum(x[n] - wished[n] for n in nodes) / len(nodes)
+            for node in nodes:  # ... and the row as a whole where it wished to be
+                x[node] -= shift
+    return x
+
+
+def breadth(node: Node) -> int:
+    """What a place takes of its row, with its gap."""
+    return WIDTH + GAP_X if isinstance(node, str) else LANE
 
 
 def picture(root: Path = ROOT) -> str:
-    """The SVG: rooms in rows, each above all that it imports."""
-    graph = room_graph(module_graph(root))
-    if tied := circles(graph):
+    """The SVG: rooms in rows, each below all that import it."""
+    whole = room_graph(module_graph(root))
+    if tied := circles(whole):
         raise SystemExit(f"rooms import each other: {', '.join(tied)}")
-    rows: dict[int, list[str]] = {}
-    for room, level in sorted(levels(graph).items()):
-        rows.setdefault(level, []).append(room)
-    widest = max(len(row) for row in rows.values())
-    full = widest * (WIDTH + GAP_X) - GAP_X
-    place: dict[str, tuple[float, float]] = {}
-    for level, row in rows.items():
-        left = MARGIN + (full - (len(row) * (WIDTH + GAP_X) - GAP_X)) / 2
-        for column, room in enumerate(row):
-            place[room] = (left + column * (WIDTH + GAP_X), MARGIN + (max(rows) - level) * (HEIGHT + GAP_Y))
+    graph = {room: targets - set(FOUNDATION) for room, targets in whole.items() if room not in FOUNDATION}
+    row = depths(graph)
+    paths = routes(arrows(graph), row)
+    rows: list[list[Node]] = [[] for _ in range(max(row.values()) + 1)]
+    links: dict[Node, list[Node]] = {room: [] for room in graph}
+    for room in sorted(graph):
+        rows[row[room]].append(room)
+    for path in paths.values():
+        for upper, lower in pairwise(path):
+            links.setdefault(upper, []).append(lower)
+            links.setdefault(lower, []).append(upper)
+        for place, level in zip(path[1:-1], range(row[str(path[0])] + 1, len(rows)), strict=False):
+            rows[level].append(place)
+    x = arranged(rows, links)
+    x.update({room: (n - (len(FOUNDATION) - 1) / 2) * (WIDTH + GAP_X) for n, room in enumerate(FOUNDATION)})
+    middle = (min(x[r] for r in graph) + max(x[r] for r in graph)) / 2
+    x.update({room: x[room] + middle for room in FOUNDATION})
+    left = min(x.values()) - WIDTH / 2 - MARGIN
+    x = {node: value - left for node, value in x.items()}
+    y = {room: MARGIN + row[room] * (HEIGHT + GAP_Y) for room in graph}
+    bottom = MARGIN + len(rows) * (HEIGHT + GAP_Y)
+    y.update(dict.fromkeys(FOUNDATION, bottom + 24))
+    full = (max(x.values()) + WIDTH / 2 + MARGIN, bottom + 24 + HEIGHT + MARGIN)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full[0]:.0f} {full[1]:.0f}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+    ]
+    inks = {room: INKS[n % len(INKS)] for n, room in enumerate(sorted(graph, key=lambda r: (row[r], x[r])))}
+    lines += [arrow(path, x, y, inks[start]) for (start, _), path in paths.items()]
+    lines.append(
+        f'<text x="{full[0] / 2:.0f}" y="{bottom + 12:.0f}" text-anchor="middle" fill="#475569">'
+        "any room may import these:</text>"
+    )
     size = Counter(
         room_of(name) for name, path in sources(root).items() if path.name != "__init__.py" or path.read_text()
     )
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full + 2 * MARGIN:.0f} '
-        f'{len(rows) * (HEIGHT + GAP_Y) - GAP_Y + 2 * MARGIN}" font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-    ]
-    for room in sorted(graph):
-        for below in sorted(graph[room]):
-            if not any(below in reached(graph, other) for other in graph[room] - {below}):
-                (x, y), (u, v) = place[room], place[below]
-                lines.append(
-                    f'<path d="M{x + WIDTH / 2:.0f} {y + HEIGHT:.0f} C{x + WIDTH / 2:.0f} {y + HEIGHT + GAP_Y:.0f} '
-                    f'{u + WIDTH / 2:.0f} {v - GAP_Y:.0f} {u + WIDTH / 2:.0f} {v:.0f}" fill="none" stroke="#9aa5b1"/>'
-                )
-    for room in sorted(graph):
-        x, y = place[room]
-        colour = {"models": "#dbeafe", "flows": "#fde68a"}.get(room, "#e2e8f0" if "data." in room else "#f1f5f9")
-        middle = f'x="{x + WIDTH / 2:.0f}" text-anchor="middle"'
-        lines += [
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{colour}" '
-            'stroke="#64748b"/>',
-            f'<text {middle} y="{y + 17:.0f}" font-weight="bold">{escape(room)}</text>',
-            f'<text {middle} y="{y + 32:.0f}" fill="#475569" font-size="10">'
-            f"{size[room]} module{'s' * (size[room] > 1)}</text>",
-        ]
+    for room in sorted(whole):
+        lines += box(room, size[room], x[room], y[room])
     return "\n".join([*lines, "</svg>", ""])
+
+
+def arrow(path: list[Node], x: dict[Node, float], y: dict[str, int], ink: str) -> str:
+    """One arrow, straight past the rows between its rooms."""
+    start, end = str(path[0]), str(path[-1])
+    at, top = x[start], y[start] + HEIGHT
+    drawn = f"M{at:.0f} {top}"
+    for place in path[1:]:
+        goal = top + GAP_Y
+        tip = goal - 5 if place == end else goal
+        drawn += f"C{at:.0f} {top + GAP_Y * 0.6:.0f} {x[place]:.0f} {goal - GAP_Y * 0.6:.0f} {x[place]:.0f} {tip}"
+        at, top = x[place], goal + HEIGHT
+        if place != end:
+            drawn += f"V{top}"
+    head = f"M{at - 4:.0f} {y[end] - 7}L{at:.0f} {y[end]}L{at + 4:.0f} {y[end] - 7}Z"
+    return f'<path d="{drawn}" fill="none" stroke="{ink}" opacity="0.65"/><path d="{head}" fill="{ink}"/>'
+
+
+def box(room: str, modules: int, x: float, y: float) -> list[str]:
+    """A room with its name and size."""
+    kind = "foundation" if room in FOUNDATION else "data" if room.startswith("data.") else room
+    middle = f'x="{x:.0f}" text-anchor="middle"'
+    return [
+        f'<rect x="{x - WIDTH / 2:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6" '
+        f'fill="{COLOURS.get(kind, COLOURS["other"])}" stroke="#64748b"/>',
+        f'<text {middle} y="{y + 16:.0f}" font-weight="bold">{escape(room)}</text>',
+        f'<text {middle} y="{y + 30:.0f}" fill="#475569" font-size="10">{modules} module{"s" * (modules > 1)}</text>',
+    ]
 
 
 if __name__ == "__main__":

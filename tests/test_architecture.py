@@ -10,6 +10,7 @@ import pytest
 import rooms
 
 OURS = ("models", "pipeline", "flows")
+DOCS = Path(rooms.__file__).parent
 #: Who alone may import what; for a package with two parts, both.
 OWNERS = {
     "decord": ("pipeline/data/video",),
@@ -96,6 +97,41 @@ def test_rooms_are_small(root: Path) -> None:
 
 def test_the_picture_of_the_rooms_is_of_todays_rooms(root: Path) -> None:
     assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture(root), "Cure: python docs/rooms.py"
+
+
+def test_the_page_of_the_architecture_has_a_line_for_each_room_of_today(root: Path) -> None:
+    page = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([^` ]+)` \|", page, re.MULTILINE))
+    files = {room: room.replace(".", "/") for room in rooms.room_graph(rooms.module_graph(root))}
+    today = {f"{path}/" if path in ("models", "flows") else _place(root, path) for path in files.values()}
+    assert listed - {"models/strategies/"} == today
+
+
+def _place(root: Path, room: str) -> str:
+    return f"pipeline/{room}/" if (root / "pipeline" / room).is_dir() else f"pipeline/{room}.py"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
+)
+def test_every_module_and_folder_that_a_page_names_exists(root: Path, page: str) -> None:
+    text = (root / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:models|pipeline|flows|tests|docs|recipes|docker)/[\w./-]*)`", text))
+    dotted = set(re.findall(r"`((?:models|pipeline|flows)(?:\.\w+)+)`", text))
+    modules = rooms.sources(root)
+    strays = [name for name in named if not (root / name).exists()]
+    strays += [name for name in dotted if name not in modules and name.rpartition(".")[0] not in modules]
+    assert not strays, f"{page} names {sorted(strays)}, which do not exist"
+
+
+def test_every_folder_and_module_of_the_list_of_files_in_readme_exists(root: Path) -> None:
+    listing = (root / "README.md").read_text(encoding="utf-8").split("## The files")[1].split("```")[1]
+    folder, strays = "", []
+    for line in filter(None, listing.splitlines()):
+        folder = folder if line.startswith("  ") else line.split()[0] if line.split()[0].endswith("/") else ""
+        names = line.strip().split("  ")[0].split()
+        strays += [name for name in names if not (root / (folder if line.startswith("  ") else "") / name).exists()]
+    assert not strays
 
 
 def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
