@@ -7,6 +7,7 @@ The folder of this file on PYTHONPATH makes every Python process import it, rank
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ class Log:
 
 
 class Recorder:
-    """Wraps the parameter classes; what is not below a checked `Params` (validators at work) is not noted."""
+    """Wraps the parameter classes; what checks read, of the file or of the values together, is not noted."""
 
     def __init__(self, log: Log) -> None:
-        from pipeline.params import Group, Params, flatten
+        from pipeline.params import Group, Params, flatten, load
 
-        self.log, self.group, self.flatten, self.dumping = log, Group, flatten, False
+        self.log, self.group, self.flatten, self.quiet = log, Group, flatten, False
         #: By identity: the object (kept, so that no other takes its place) and the dotted key that it stands for.
         self.known: dict[int, tuple[Any, str]] = {}
         self.original = {name: getattr(Group, name) for name in ("__getattribute__", "model_dump", "model_copy")}
-        validate = Params.model_validate
+        validate, faults = Params.model_validate, load.faults
+        load.faults = lambda params: self.quietly(faults, params)
         Group.__getattribute__ = lambda s, name: self.get(s, name)
         Group.model_dump = lambda s, *a, **k: self.dump(s, *a, **k)
         Group.model_copy = lambda s, *a, **k: self.copy(s, *a, **k)
@@ -46,7 +48,7 @@ class Recorder:
 
     def get(self, owner: Any, name: str) -> Any:
         value = self.original["__getattribute__"](owner, name)
-        if self.dumping or name.startswith("_") or id(owner) not in self.known or name not in type(owner).model_fields:
+        if self.quiet or name.startswith("_") or id(owner) not in self.known or name not in type(owner).model_fields:
             return value
         path = f"{self.known[id(owner)][1]}.{name}".lstrip(".")
         if isinstance(value, self.group):
@@ -60,16 +62,18 @@ class Recorder:
 
     def dump(self, owner: Any, *arguments: Any, **options: Any) -> Any:
         path = self.known.get(id(owner), (None, ""))[1]
-        self.dumping = True
-        try:
-            content = self.original["model_dump"](owner, *arguments, **options)
-            chosen = {name: options[name] for name in ("include", "exclude") if name in options}
-            keys = self.flatten(self.original["model_dump"](owner, **chosen))
-        finally:
-            self.dumping = False
+        chosen = {name: options[name] for name in ("include", "exclude") if name in options}
+        keys = self.flatten(self.quietly(self.original["model_dump"], owner, **chosen))
         for key in keys if path else ():  # all of the parameters are dumped only to be handed on
             self.log.note(f"dump {path}.{key}")
-        return content
+        return self.quietly(self.original["model_dump"], owner, *arguments, **options)
+
+    def quietly(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        before, self.quiet = self.quiet, True
+        try:
+            return call(*arguments, **options)
+        finally:
+            self.quiet = before
 
     def copy(self, owner: Any, *arguments: Any, **options: Any) -> Any:
         result = self.original["model_copy"](owner, *arguments, **options)
