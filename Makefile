@@ -36,7 +36,6 @@ browser: install ## MLflow's page in a real browser (needs Debian's chromium)
 	@$(BIN)/python -m pytest -m browser -rs
 
 faults: install ## the full counts of the fault trials, as a table
-	@$(BIN)/python -m pipeline.training.faults
 	@$(BIN)/python -m pytest -m slow tests/faults
 
 check: install ## format, lint and type check

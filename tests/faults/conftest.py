@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table: `bad` of `trials` went wrong; `note` says what else was measured."""
-
-    row: int
-    fault: str
-    trials: int
-    bad: int
-    note: str = ""
-
+from tests.faults.figure import Figure
 
 _FIGURES: list[Figure] = []
 

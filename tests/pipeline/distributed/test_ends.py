@@ -15,7 +15,7 @@ from pipeline.distributed.ends import PeerLost, RankEnd
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.launch import Watch, launch
 from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.training import faults
+from tests.faults import rank_trials
 
 #: What the words of an error once decided.
 WORDS = ("DataLoader worker", "DistBackendError", "DistNetworkError", "DistStoreError", "Connection refused", "NCCL")
@@ -63,7 +63,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_of_two_ranks_the_killed_one_decides_whatever_the_other_says(tmp_path: Path) -> None:
-    first, second = faults.forked(tmp_path, 2, {"kill_at": 3})
+    first, second = rank_trials.forked(tmp_path, 2, {"kill_at": 3})
     assert (second.state, second.rank) == ("killed", 1)
     assert first.state == "failed"
     decisive = ends.decisive([first, second])
@@ -73,7 +73,7 @@ def test_of_two_ranks_the_killed_one_decides_whatever_the_other_says(tmp_path: P
 
 def test_of_two_ranks_the_one_with_a_bug_decides_though_it_speaks_of_a_connection(tmp_path: Path) -> None:
     message = "Connection to the sample table lost its third column"
-    first, second = faults.forked(tmp_path, 2, {"fail_at": 3, "message": message})
+    first, second = rank_trials.forked(tmp_path, 2, {"fail_at": 3, "message": message})
     assert (second.cause, second.message) == ("bug", message)
     assert first.state == "failed"
     decisive = ends.decisive(ends.read_all(tmp_path))
@@ -87,7 +87,7 @@ def test_a_peer_that_is_killed_during_our_own_exchange_is_a_lost_peer(tmp_path: 
             os.kill(os.getpid(), signal.SIGKILL)
         ranks.sum_(torch.zeros(1))
 
-    first, second = faults.forked(tmp_path, 2, train=train)
+    first, second = rank_trials.forked(tmp_path, 2, train=train)
     assert (first.cause, first.type) == ("peer", "PeerLost")
     assert second.state == "killed"
 
@@ -99,7 +99,7 @@ def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(tmp_path: P
         work.mkdir()
         (work / "toy.json").write_text(json.dumps(wish))
         with pytest.raises(EverestError) as caught:
-            launch("pipeline.training.toy", [], ranks=2, work=work, threads=1, watch=Watch(60, 1))
+            launch("tests.faults.toy", [], ranks=2, work=work, threads=1, watch=Watch(60, 1))
         end = status.read(work / "status.json")
         assert (end["rank"], end["attempt"]) == ((1, 0) if name == "bug" else (1, 1)), end
         assert ("rank 1 failed" if name == "bug" else "rank 1 was killed by SIGKILL") in str(caught.value)

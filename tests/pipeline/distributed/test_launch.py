@@ -17,7 +17,7 @@ from pipeline.distributed import status
 from pipeline.distributed.heartbeat import Beat, Pulse, create, read, stalled
 from pipeline.distributed.launch import GRACE_SECONDS, Watch, _Signals, command, environment, launch, locked
 from pipeline.errors import BusyError, EverestError, InputError, Interrupted
-from pipeline.training import faults
+from tests.faults import rank_trials
 
 
 def test_the_launcher_imports_no_torch() -> None:
@@ -60,7 +60,7 @@ def test_several_ranks_are_one_torchrun_and_one_rank_needs_none() -> None:
 @pytest.mark.slow
 def test_a_failed_rank_brings_no_traceback_of_torchruns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EverestError, match=r"NaN|nan|non-finite"):
-        launch("pipeline.training.toy", [], ranks=2, work=_wish(tmp_path, nan_at=2), threads=1)
+        launch("tests.faults.toy", [], ranks=2, work=_wish(tmp_path, nan_at=2), threads=1)
     assert capfd.readouterr().err == ""
 
 
@@ -161,24 +161,24 @@ def test_a_signal_while_torchrun_still_starts_is_not_lost(tmp_path: Path, second
     work = _wish(tmp_path, seconds=0.05, epochs=10_000)
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(Interrupted, match="stopped by SIGINT"):
-        launch("pipeline.training.toy", [], ranks=2, work=work, threads=1)
+        launch("tests.faults.toy", [], ranks=2, work=work, threads=1)
 
 
 @pytest.mark.slow
 def test_sigint_through_torchrun_saves_on_both_ranks_and_a_second_start_continues(tmp_path: Path) -> None:
-    figure = faults.signals(tmp_path, names=("SIGINT",))
+    figure = rank_trials.signals(tmp_path, names=("SIGINT",))
     assert (figure.trials, figure.bad) == (1, 0)
 
 
 @pytest.mark.slow
 def test_every_signal_saves(tmp_path: Path) -> None:
-    assert faults.signals(tmp_path).bad == 0
+    assert rank_trials.signals(tmp_path).bad == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["hang_at", "freeze_at", "kill_at"])
 def test_a_stalled_rank_is_named_with_its_stack_and_the_run_finishes(tmp_path: Path, what: str) -> None:
-    assert faults.stalls(tmp_path, what).bad == 0
+    assert rank_trials.stalls(tmp_path, what).bad == 0
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, victim: str) -> None:
     work = _wish(tmp_path, seconds=0.05, epochs=10_000)
     code = (
         "import sys; from pathlib import Path; from pipeline.distributed.launch import launch\n"
-        "launch('pipeline.training.toy', [], ranks=2, work=Path(sys.argv[1]), threads=1)"
+        "launch('tests.faults.toy', [], ranks=2, work=Path(sys.argv[1]), threads=1)"
     )
     parent = psutil.Process(subprocess.Popen([sys.executable, "-c", code, str(work)]).pid)
     until = time.monotonic() + 120

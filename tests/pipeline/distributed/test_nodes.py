@@ -18,7 +18,7 @@ from pipeline.distributed.heartbeat import read
 from pipeline.distributed.launch import command
 from pipeline.distributed.nodes import Node, this_node
 from pipeline.errors import InputError
-from pipeline.training import faults
+from tests.faults import rank_trials
 
 LAUNCH = (
     "import logging, sys; from pathlib import Path; from pipeline.errors import EverestError\n"
@@ -27,7 +27,7 @@ LAUNCH = (
     "work = Path(sys.argv[1])\n"
     "try:\n"
     "    with locked(work) as lock:\n"
-    "        launch('pipeline.training.toy', [], ranks=1, work=work, threads=1, lock=lock, watch=Watch(60, 2))\n"
+    "        launch('tests.faults.toy', [], ranks=1, work=work, threads=1, lock=lock, watch=Watch(60, 2))\n"
     "except EverestError as error:\n"
     "    sys.exit(f'{type(error).__name__}: {error}')\n"
 )
@@ -99,19 +99,19 @@ def test_a_wrong_place_is_named(no_nodes: pytest.MonkeyPatch, variables: dict[st
 
 @pytest.mark.slow
 def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(tmp_path: Path) -> None:
-    faults.forked(tmp_path / "one", 2, {"dropout": 0.0, "epochs": 3})
+    rank_trials.forked(tmp_path / "one", 2, {"dropout": 0.0, "epochs": 3})
     ends = _ends(_both(tmp_path / "two"))
     assert [code for code, _ in ends] == [0, 0], ends
-    assert faults.losses(tmp_path / "two") == faults.losses(tmp_path / "one")
+    assert rank_trials.losses(tmp_path / "two") == rank_trials.losses(tmp_path / "one")
     assert status.read(tmp_path / "two" / "status.json")["state"] == "done"
 
 
 @pytest.mark.slow
 def test_when_a_rank_of_one_node_is_killed_both_start_again_and_finish(tmp_path: Path) -> None:
-    faults.forked(tmp_path / "one", 2, {"dropout": 0.0, "epochs": 3})
+    rank_trials.forked(tmp_path / "one", 2, {"dropout": 0.0, "epochs": 3})
     ends = _ends(_both(tmp_path / "two", kill_at=9, rank=1))
     assert [code for code, _ in ends] == [0, 0], ends
-    assert faults.losses(tmp_path / "two") == faults.losses(tmp_path / "one")
+    assert rank_trials.losses(tmp_path / "two") == rank_trials.losses(tmp_path / "one")
     assert all("Starting again from the newest checkpoint" in said for _, said in ends)
 
 

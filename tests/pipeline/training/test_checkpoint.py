@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import EverestError
-from pipeline.training import faults
 from pipeline.training.checkpoint import Checkpoints, CorruptCheckpoint
 from pipeline.training.tensors import write_tensors
+from tests.faults import checkpoint_trials
 
 
 def _tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -152,18 +152,18 @@ def test_keeping_fewer_than_two_is_refused(tmp_path: Path) -> None:
 
 
 def test_after_kill_9_in_the_middle_of_a_write_the_newest_is_readable(tmp_path: Path) -> None:
-    figure = faults.kill_while_writing(tmp_path, trials=8)
+    figure = checkpoint_trials.kill_while_writing(tmp_path, trials=8)
     assert (figure.trials, figure.bad) == (8, 0)
     assert len(Checkpoints(tmp_path).steps()) >= 2
 
 
 def test_random_damage_is_always_found(tmp_path: Path) -> None:
-    assert faults.damage(tmp_path / "a", trials=12).bad == 0
-    assert faults.incomplete(tmp_path / "b", trials=9).bad == 0
+    assert checkpoint_trials.damage(tmp_path / "a", trials=12).bad == 0
+    assert checkpoint_trials.incomplete(tmp_path / "b", trials=9).bad == 0
 
 
 def test_kill_9_while_pruning_leaves_at_least_two(tmp_path: Path) -> None:
-    assert faults.crash_while_pruning(tmp_path / "a", trials=2).bad == 0
+    assert checkpoint_trials.crash_while_pruning(tmp_path / "a", trials=2).bad == 0
 
 
 def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from pipeline.distributed.groups import start
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
-from pipeline.training import checkpoint, faults, toy
+from pipeline.training import checkpoint
 from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.engine import NonFinite
+from tests.faults import rank_trials, toy
 
 
 def _engine(work: Path, **wish: object) -> toy.Engine:
@@ -29,9 +30,9 @@ def _engine(work: Path, **wish: object) -> toy.Engine:
 
 def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path) -> None:
     wish = {"dropout": 0.0, "epochs": 3}
-    faults.forked(tmp_path / "one", 1, wish)
-    faults.forked(tmp_path / "two", 2, wish)
-    one, two = faults.losses(tmp_path / "one"), faults.losses(tmp_path / "two")
+    rank_trials.forked(tmp_path / "one", 1, wish)
+    rank_trials.forked(tmp_path / "two", 2, wish)
+    one, two = rank_trials.losses(tmp_path / "one"), rank_trials.losses(tmp_path / "two")
     assert len(one) == 24
     assert max(abs(a - b) / abs(a) for a, b in zip(one[:20], two[:20], strict=True)) < 1e-6
 
@@ -39,47 +40,47 @@ def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path) -> None:
 def test_accumulation_has_the_losses_of_one_large_batch(tmp_path: Path) -> None:
     _engine(tmp_path / "one", dropout=0.0).run()
     _engine(tmp_path / "four", dropout=0.0, accumulate=4).run()
-    one, four = faults.losses(tmp_path / "one"), faults.losses(tmp_path / "four")
+    one, four = rank_trials.losses(tmp_path / "one"), rank_trials.losses(tmp_path / "four")
     assert one == pytest.approx(four, rel=1e-5)
 
 
 def test_a_stop_at_any_step_resumes_to_the_bit(tmp_path: Path) -> None:
-    figure = faults.stop_and_resume(tmp_path, ranks=1, accumulate=2, stops=[3, 11, 12, 20])
+    figure = rank_trials.stop_and_resume(tmp_path, ranks=1, accumulate=2, stops=[3, 11, 12, 20])
     assert (figure.trials, figure.bad) == (4, 0)
 
 
 def test_two_ranks_resume_to_the_bit_in_the_middle_of_an_accumulation(tmp_path: Path) -> None:
-    assert faults.stop_and_resume(tmp_path, ranks=2, accumulate=2, stops=[9]).bad == 0
+    assert rank_trials.stop_and_resume(tmp_path, ranks=2, accumulate=2, stops=[9]).bad == 0
 
 
 def test_a_killed_rank_continues_on_the_same_curve(tmp_path: Path) -> None:
-    assert faults.crash_and_resume(tmp_path, crashes=[11]).bad == 0
+    assert rank_trials.crash_and_resume(tmp_path, crashes=[11]).bad == 0
 
 
 def test_other_ranks_see_every_sample_once_an_epoch(tmp_path: Path) -> None:
-    assert faults.other_ranks(tmp_path, [(2, 1)]).bad == 0
+    assert rank_trials.other_ranks(tmp_path, [(2, 1)]).bad == 0
 
 
 def test_sharded_ranks_have_the_losses_of_replicated_ones(tmp_path: Path) -> None:
     wish = {"dropout": 0.0, "ema_decay": 0.9, "clip_grad": 1.0}
-    faults.forked(tmp_path / "ddp", 2, wish)
-    faults.forked(tmp_path / "fsdp", 2, {**wish, "data_parallel": "fsdp"})
-    assert faults.losses(tmp_path / "fsdp") == pytest.approx(faults.losses(tmp_path / "ddp"), rel=1e-6)
+    rank_trials.forked(tmp_path / "ddp", 2, wish)
+    rank_trials.forked(tmp_path / "fsdp", 2, {**wish, "data_parallel": "fsdp"})
+    assert rank_trials.losses(tmp_path / "fsdp") == pytest.approx(rank_trials.losses(tmp_path / "ddp"), rel=1e-6)
 
 
 @pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", "fsdp")])
 def test_checkpoints_travel_between_sharded_and_replicated_ranks(tmp_path: Path, before: str, after: str) -> None:
     wish = {"dropout": 0.0, "epochs": 2, "ema_decay": 0.9, "rank": 0}
-    faults.forked(tmp_path / "whole", 2, wish)
-    faults.forked(tmp_path / "work", 2, {**wish, "data_parallel": before, "stop_at": 7})
-    faults.forked(tmp_path / "work", 2, {**wish, "data_parallel": after})
-    whole, found = faults.losses(tmp_path / "whole"), faults.losses(tmp_path / "work")
+    rank_trials.forked(tmp_path / "whole", 2, wish)
+    rank_trials.forked(tmp_path / "work", 2, {**wish, "data_parallel": before, "stop_at": 7})
+    rank_trials.forked(tmp_path / "work", 2, {**wish, "data_parallel": after})
+    whole, found = rank_trials.losses(tmp_path / "whole"), rank_trials.losses(tmp_path / "work")
     assert found == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 def test_a_nan_on_one_rank_is_agreed_on_by_both(tmp_path: Path, policy: str) -> None:
-    assert faults.nonfinite(tmp_path, policy).bad == 0
+    assert rank_trials.nonfinite(tmp_path, policy).bad == 0
 
 
 def test_a_non_finite_step_names_its_clips_and_the_cure(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_rollback_passes_over_the_bad_batch_and_finishes(tmp_path: Path) -> No
     engine.run()
     assert engine.passed_over == {9}
     assert engine.step == engine.total_steps
-    assert all(math.isfinite(loss) for loss in faults.losses(tmp_path))
+    assert all(math.isfinite(loss) for loss in rank_trials.losses(tmp_path))
 
 
 def test_a_rollback_without_a_checkpoint_says_so(tmp_path: Path) -> None:
@@ -116,20 +117,20 @@ def test_a_rollback_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
-    faults.forked(tmp_path / "whole", 1, {"rank": 0})
+    rank_trials.forked(tmp_path / "whole", 1, {"rank": 0})
     work = tmp_path / "hurt"
-    faults.forked(work, 1, {"rank": 0, "stop_at": 13})
+    rank_trials.forked(work, 1, {"rank": 0, "stop_at": 13})
     newest = work / "checkpoints" / "step-000000014" / "model.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
     newest.write_bytes(content)
-    faults.forked(work, 1)
-    assert faults.differing(faults.result(tmp_path / "whole"), faults.result(work)) == 0
-    assert faults.losses(work) == faults.losses(tmp_path / "whole")
+    rank_trials.forked(work, 1)
+    assert rank_trials.differing(rank_trials.result(tmp_path / "whole"), rank_trials.result(work)) == 0
+    assert rank_trials.losses(work) == rank_trials.losses(tmp_path / "whole")
 
 
 def test_a_resume_reads_every_file_of_the_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    faults.forked(tmp_path, 1, {"rank": 0, "stop_at": 13})
+    rank_trials.forked(tmp_path, 1, {"rank": 0, "stop_at": 13})
     seen: list[Path] = []
     real = checkpoint._verified_bytes
     monkeypatch.setattr(
@@ -154,7 +155,7 @@ def test_a_signal_is_obeyed_at_the_step_boundary_and_loses_no_step(tmp_path: Pat
     with pytest.raises(Interrupted, match="SIGUSR1 after step 6; saved"):
         engine.run()
     assert Checkpoints(tmp_path / "checkpoints").verified() == 6
-    assert len(faults.losses(tmp_path)) == 6
+    assert len(rank_trials.losses(tmp_path)) == 6
 
 
 def test_clipping_bounds_the_gradient_that_adamw_sees(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_clipping_bounds_the_gradient_that_adamw_sees(tmp_path: Path) -> None:
 def test_half_precision_learns_as_well(tmp_path: Path, precision: str) -> None:
     engine = _engine(tmp_path, precision=precision, epochs=8, dropout=0.0)
     engine.run()
-    curve = faults.losses(tmp_path)
+    curve = rank_trials.losses(tmp_path)
     assert sum(curve[-8:]) < 0.7 * sum(curve[:8])
     assert all(p.dtype == torch.float32 for p in engine.model.parameters())
 

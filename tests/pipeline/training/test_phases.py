@@ -11,13 +11,13 @@ from pipeline.distributed.groups import start
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
-from pipeline.training import faults, toy
 from pipeline.training.engine import Engine, Spent
 from pipeline.training.journal import Journal
 from pipeline.training.measured import measured, sentence, shares
 from pipeline.training.phases import Marks, NoClock
 from pipeline.training.progress import Progress
 from pipeline.training.trace import Trace, trace_steps
+from tests.faults import rank_trials, toy
 
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def test_metrics_and_the_closing_sentence_carry_the_split(tmp_path: Path) -> Non
 
 
 def test_two_ranks_know_how_long_they_waited_for_each_other(tmp_path: Path) -> None:
-    faults.forked(tmp_path, 2, {"epochs": 3, "width": 2048})
+    rank_trials.forked(tmp_path, 2, {"epochs": 3, "width": 2048})
     share = float((tmp_path / "waiting.txt").read_text())
     assert 0.0 < share < 1.0
 

@@ -1,8 +1,7 @@
-"""Fault trials of the training engine: `python -m pipeline.training.faults` runs them all and prints a table.
+"""Trials of whole trainings: stopped, killed, hanging and wrong ranks.
 
-Each trial returns a :class:`Figure`. Tests run the same functions with few trials. Ranks are forked from this
-process (torch is imported once), except where signals, stalls and kills go through the real launcher and
-torchrun.
+Ranks are forked from this process (torch is imported once), except where signals, stalls and kills go through the real
+launcher and torchrun.
 """
 
 from __future__ import annotations
@@ -12,18 +11,13 @@ import csv
 import json
 import logging
 import os
-import pickle
-import random
 import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +30,10 @@ from pipeline.distributed.heartbeat import Pulse, create, read
 from pipeline.distributed.launch import Watch, launch
 from pipeline.distributed.rank import live
 from pipeline.distributed.stopping import StopRequest
-from pipeline.errors import EverestError, Interrupted
-from pipeline.training import toy
+from pipeline.errors import Interrupted
 from pipeline.training.checkpoint import Checkpoints
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table: `bad` of `trials` went wrong, `note` is what else was measured."""
-
-    row: int
-    fault: str
-    trials: int
-    bad: int
-    note: str = ""
-
-
-# -- running the toy -------------------------------------------------------------------------------------
+from tests.faults import toy
+from tests.faults.figure import Figure
 
 
 def forked(
@@ -117,44 +98,6 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and bytes(a.numpy().tobytes()) == bytes(b.numpy().tobytes())
 
 
-# -- the trials ------------------------------------------------------------------------------------------
-
-
-def kill_while_writing(folder: Path, trials: int) -> Figure:
-    """Row 1: kill -9 at a random moment of a stream of checkpoint writes; is the newest one readable?"""
-    chance = random.Random(0)
-    unreadable = 0
-    for _ in range(trials):
-        child = os.fork()
-        if child == 0:
-            _write_for_ever(folder)
-        time.sleep(0.02 + chance.random() * 0.1)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        found = Checkpoints(folder)
-        steps = found.steps()
-        unreadable += bool(steps) and found.verified() != steps[-1]
-    unreadable += Checkpoints(folder).verified() is None
-    return Figure(
-        1,
-        "kill -9 during a checkpoint write",
-        trials,
-        unreadable,
-        f"{Checkpoints(folder).steps()[-1]} written",
-    )
-
-
-def _write_for_ever(folder: Path) -> None:
-    found = Checkpoints(folder)
-    tensors = {"model": {f"w{i}": torch.full((128, 128), float(i)) for i in range(8)}}
-    step = (found.steps() or [0])[-1]
-    with contextlib.suppress(OSError):
-        while True:
-            step += 1
-            found.write(step, tensors, {"step": step})
-    os._exit(1)
-
-
 def stop_and_resume(folder: Path, ranks: int, accumulate: int, stops: list[int], row: int = 2) -> Figure:
     """Row 2: stop before micro-step k, resume, compare every bit at the end with a run that never stopped."""
     wish = {
@@ -210,103 +153,6 @@ def other_ranks(folder: Path, pairs: list[tuple[int, int]], stop: int = 7) -> Fi
     )
 
 
-def damage(folder: Path, trials: int) -> Figure:
-    """Row 5: one flipped bit or a zeroed page anywhere in the newest checkpoint."""
-    chance = random.Random(1)
-    found = Checkpoints(folder)
-    tensors = {"model": {"w": torch.randn(200, 100)}, "optimizer": {"w|exp_avg": torch.randn(200, 100)}}
-    missed = 0
-    logging.disable(logging.WARNING)
-    for trial in range(trials):
-        shutil.rmtree(folder)
-        folder.mkdir()
-        found.write(1, tensors, {"step": 1})
-        newest = found.write(2, tensors, {"step": 2})
-        path = chance.choice(sorted(newest.iterdir()))
-        content = bytearray(path.read_bytes())
-        if trial % 2 and len(content) > 4096:
-            at = chance.randrange(0, len(content) - 4095)
-            content[at : at + 4096] = bytes(4096)
-        else:
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        path.write_bytes(content)
-        missed += found.verified() != 1
-    logging.disable(logging.NOTSET)
-    return Figure(5, "bit flips and zeroed pages", trials, missed, "fell back to the one before each time")
-
-
-def incomplete(folder: Path, trials: int) -> Figure:
-    """Row 6: truncated, missing, disk full (a real full file system is a limit on the file size), read-only."""
-    import resource
-
-    chance = random.Random(2)
-    found = Checkpoints(folder)
-    tensors = {"model": {"w": torch.randn(200, 100)}}
-    silent = 0
-    logging.disable(logging.WARNING)
-    for trial in range(trials):
-        shutil.rmtree(folder)
-        folder.mkdir()
-        found.write(1, tensors, {"step": 1})
-        if trial % 3 == 2:
-            # A write beyond the limit fails as on a full disk; the signal that comes with it is ignored.
-            before, handler = (
-                resource.getrlimit(resource.RLIMIT_FSIZE),
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-            )
-            resource.setrlimit(resource.RLIMIT_FSIZE, (chance.randrange(1, 80_000), before[1]))
-            found.save(2, tensors, {"step": 2})
-            try:
-                found.wait()
-                silent += 1
-            except EverestError:
-                silent += found.verified() != 1 or bool(list(folder.glob(".*.tmp")))
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, before)
-                signal.signal(signal.SIGXFSZ, handler)
-            continue
-        path = chance.choice(sorted(found.write(2, tensors, {"step": 2}).iterdir()))
-        content = path.read_bytes()
-        path.unlink()
-        if trial % 3:
-            path.write_bytes(content[: chance.randrange(len(content))])
-        silent += found.verified() != 1
-    logging.disable(logging.NOTSET)
-    return Figure(6, "truncated, missing, disk full", trials, silent)
-
-
-def crash_while_pruning(folder: Path, trials: int) -> Figure:
-    """Row 7: kill -9 while old checkpoints are removed; at least two complete ones remain."""
-    chance = random.Random(3)
-    violations = 0
-    for _ in range(trials):
-        shutil.rmtree(folder, ignore_errors=True)
-        many = Checkpoints(folder, keep=8)
-        for step in range(1, 8):
-            many.write(step, {f"part{i}": {"w": torch.zeros(4)} for i in range(20)}, {})
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(OSError):
-                Checkpoints(folder, keep=2)._prune()
-            os._exit(0)
-        time.sleep(chance.random() * 0.006)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        left = Checkpoints(folder)
-        intact = sum(_loads(left, step) for step in left.steps())
-        violations += intact < 2 or intact != len(left.steps())
-    return Figure(7, "crash while old checkpoints are pruned", trials, violations)
-
-
-def _loads(found: Checkpoints, step: int) -> bool:
-    try:
-        found.load(step)
-    except EverestError:
-        return False
-    return True
-
-
 def signals(folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "SIGTERM", "SIGUSR1")) -> Figure:
     """Row 8: each stopping signal to the launcher, through torchrun; saved at the step boundary, then continued."""
     bad, seconds = 0, []
@@ -318,7 +164,7 @@ def signals(folder: Path, ranks: int = 2, names: tuple[str, ...] = ("SIGINT", "S
         sent: list[float] = []
         threading.Thread(target=_signal_at_step, args=(work, 5, getattr(signal, name), sent)).start()
         with contextlib.suppress(Interrupted):
-            launch("pipeline.training.toy", [], ranks=ranks, work=work, threads=1)
+            launch("tests.faults.toy", [], ranks=ranks, work=work, threads=1)
             bad += 1
         seconds.append(time.monotonic() - sent[0])
         done = len(losses(work))
@@ -363,7 +209,7 @@ def stalls(folder: Path, what: str, stall_seconds: float = 3.0) -> Figure:
     (work / "toy.json").write_text(json.dumps({what: 7, "rank": 1, "epochs": 3}))
     began = time.monotonic()
     with _captured() as messages:
-        launch("pipeline.training.toy", [], ranks=2, work=work, threads=1, watch=Watch(stall_seconds, 1))
+        launch("tests.faults.toy", [], ranks=2, work=work, threads=1, watch=Watch(stall_seconds, 1))
     text = " ".join(messages)
     bad = int(what != "kill_at" and "rank 1" not in text)
     bad += not messages
@@ -391,65 +237,3 @@ def _captured() -> Iterator[list[str]]:
         yield messages
     finally:
         logger.removeHandler(handler)
-
-
-def code_in_files(folder: Path) -> Figure:
-    """Row 20: a pickle in the place of a checkpoint's file and of its state is refused unread."""
-    mark = folder / "executed"
-    payload = pickle.dumps(_Payload(str(mark)))
-    found = Checkpoints(folder / "checkpoints")
-    bad = 0
-    for name in ("model.safetensors", "state.json", "manifest.json"):
-        found.write(1, {"model": {"w": torch.zeros(2)}}, {})
-        (folder / "checkpoints" / "step-000000001" / name).write_bytes(payload)
-        logging.disable(logging.WARNING)
-        bad += found.verified() is not None
-        logging.disable(logging.NOTSET)
-    return Figure(20, "checkpoints that carry code", 3, bad + mark.exists(), "executed 0")
-
-
-class _Payload:
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (self.mark,)
-
-
-def everything(folder: Path) -> Iterator[Callable[[], Figure]]:
-    """Every trial with its full count."""
-    yield lambda: kill_while_writing(folder / "1", 50)
-    yield lambda: stop_and_resume(folder / "2a", 1, 1, list(range(1, 18)))
-    yield lambda: stop_and_resume(folder / "2b", 2, 2, list(range(1, 36)))
-    yield lambda: crash_and_resume(folder / "2c", list(range(7, 35, 3)))
-    yield lambda: other_ranks(folder / "4", [(2, 1), (1, 2), (4, 2), (2, 4)])
-    yield lambda: damage(folder / "5", 200)
-    yield lambda: incomplete(folder / "6", 90)
-    yield lambda: crash_while_pruning(folder / "7", 50)
-    yield lambda: signals(folder / "8")
-    for policy in ("stop", "skip", "rollback"):
-        yield partial(nonfinite, folder / "9", policy)
-    for what in ("hang_at", "freeze_at", "kill_at"):
-        yield partial(stalls, folder / "10", what)
-    yield lambda: code_in_files(folder / "20")
-
-
-def main() -> int:
-    """Print the table; 1 if any trial went wrong."""
-    from pipeline.system.terminal import show
-
-    failed, rows = 0, []
-    with tempfile.TemporaryDirectory() as temporary:
-        for trial in everything(Path(temporary)):
-            began = time.monotonic()
-            figure = trial()
-            failed += figure.bad
-            seconds = round(time.monotonic() - began, 1)
-            row = {"row": figure.row, "fault": figure.fault, "trials": figure.trials, "bad": figure.bad}
-            rows.append(row | {"measured": figure.note, "seconds": seconds})
-    show(rows, "Faults of training: 2 CPU ranks, Gloo over loopback")
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

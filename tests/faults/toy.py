@@ -1,5 +1,4 @@
-"""A tiny training that the fault trials and tests run as real ranks: `python -m pipeline.training.toy --work
-DIR`.
+"""A tiny training that trials and tests run as real ranks: `python -m tests.faults.toy --work DIR`.
 
 A small network with dropout learns a fixed function of generated vectors. It obeys the same interfaces as the
 real tasks, and misbehaves on request (`toy.json` in the work folder): NaN on one rank, a rank that hangs,
