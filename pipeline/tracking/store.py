@@ -68,6 +68,9 @@ class Store:
             # A retry that fails comes out as our own error; one that helps is nobody's business.
             logging.getLogger("urllib3").setLevel(logging.ERROR)
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
+            file = sqlite_file(self.uri)
+            if file is not None and not file.exists():
+                self._call(lambda: _make_whole(file))
             self.client: Any = self._call(lambda: MlflowClient(self.uri, self.uri))
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}
@@ -376,6 +379,18 @@ def _artifact_location(uri: str) -> str | None:
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a SQLite address, None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _make_whole(file: Path) -> None:
+    """Make a SQLite store under another name first: MLflow's tables take seconds, and half of them can't be mended."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.new")  # one maker at a time: what lies there was left by a killed one
+    unfinished.unlink(missing_ok=True)
+    made = SqlAlchemyStore(f"sqlite:///{unfinished}", str(file.resolve().parent / "mlruns"))
+    made.engine.dispose()
+    unfinished.rename(file)
 
 
 @contextmanager
