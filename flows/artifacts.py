@@ -44,7 +44,7 @@ def publish_stages(outcomes: Mapping[str, str], place: Place) -> None:
     """What DVC did with each stage, and the tracked run."""
     lines = ["| stage | DVC |", "|---|---|", *(f"| {markdown(n)} | {what} |" for n, what in outcomes.items())]
     create_markdown_artifact(key="stages", markdown="\n".join(lines), description=markdown(place.params.recipe))
-    run = tracked_run(Path(place.where.environment["EVEREST_RUNS"]), place.name)
+    run = tracked_run(Path(place.where.environment["EVEREST_RUNS"]), place.where.name)
     if run:
         address = mlflow_page(place.where.environment["MLFLOW_TRACKING_URI"])
         create_link_artifact(key="mlflow", link=f"{address}/#/runs/{run}", link_text="This experiment in MLflow")

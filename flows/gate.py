@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from prefect.concurrency.sync import concurrency
 
-from flows.repro import Workspace
+from pipeline.experiments.workspace import Workspace
 
 LIMIT = "gpu"
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -39,7 +39,7 @@ class Children:
         self,
         command: Sequence[str],
         folder: Path,
-        environment: dict[str, str],
+        environment: Mapping[str, str],
         log: IO[bytes],
     ) -> int:
         """Run one command to its end and return its exit code; what it prints goes to `log`."""
@@ -48,7 +48,7 @@ class Children:
         child = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -14,34 +14,35 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import worktree
-from flows.repro import Workspace, workspace
+from flows.repro import workspace
 from flows.run import identity
 from pipeline.errors import EverestError, InputError
+from pipeline.experiments.workspace import Workspace, environment
 from pipeline.params import Params, load_params
+from pipeline.params.write import write_overrides
+from pipeline.system import worktree
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a flow run works: its parameters, its workspace, and where its reports are kept."""
+    """Where a flow run works, with which parameters, and where its reports are kept."""
 
-    name: str
     params: Params
     where: Workspace
-    root: Path
 
     def keep(self, output: str) -> Path:
         """Copy a folder of outputs/ to reports/<flow run>, which outlives the worktree."""
-        kept = self.root / "reports" / self.name
+        kept = self.where.root / "reports" / self.where.name
         shutil.copytree(self.where.folder / "outputs" / output, kept, dirs_exist_ok=True)
         return kept
 
 
 @contextmanager
 def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str] = ()) -> Iterator[Place]:
-    """A worktree for this flow run with that recipe and those overrides in its params.yaml.
+    """A worktree of the last commit for this flow run, with that recipe and those overrides in its params.yaml.
 
-    A run that fails leaves it, to look at; one that is refused does not.
+    Two runs with different parameters never share a params.yaml. A run that fails leaves the worktree, to look at; one
+    that is refused does not.
 
     Args:
         stages: those that will run, such as "download"; all if none is named.
@@ -56,16 +57,30 @@ def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str
     if note := worktree.left_behind(root):
         logger.warning(note)
     name = str(flow_run.id or "manual")
-    folder = worktree.create(root, name, recipe, overrides)
-    where = workspace(folder, name, worktree.environment(root) | identity(name), root=root)
+    where = create(root, name, recipe, overrides)
     try:
         preflight(where, stages)
     except EverestError:
-        worktree.remove(root, folder)
+        worktree.remove(root, where.folder)
         raise
-    logger.info("%s runs in %s", params.recipe, folder)
-    yield Place(name, params, where, root)
-    worktree.remove(root, folder)
+    logger.info("%s runs in %s", params.recipe, where.folder)
+    yield Place(params, where)
+    worktree.remove(root, where.folder)
+
+
+def create(root: Path, name: str, recipe: str | None, overrides: dict[str, Any]) -> Workspace:
+    """Check out HEAD into `.work/worktrees/<name>` with that recipe and those overrides in its params.yaml.
+
+    Raises:
+        EverestError: git refuses, for instance because nothing is committed yet.
+    """
+    folder = root / ".work" / "worktrees" / name
+    worktree.create(root, folder)
+    if recipe:
+        shutil.copyfile(folder / "recipes" / f"{recipe}.yaml", folder / "params.yaml")
+    write_overrides(folder / "params.yaml", overrides)
+    worktree.share_cache(root, folder)
+    return workspace(folder, name, environment(root, folder) | identity(name), root)
 
 
 def checked(root: Path, recipe: str | None, overrides: dict[str, Any]) -> Params:
@@ -90,7 +105,9 @@ def preflight(where: Workspace, stages: Sequence[str]) -> None:
         InputError, EverestError: something does; nothing was started.
     """
     command = [sys.executable, "-m", "pipeline.preflight", *stages]
-    done = subprocess.run(command, cwd=where.folder, env=where.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=where.folder, env=dict(where.environment), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         kind = InputError if done.returncode == InputError.exit_code else EverestError
         raise kind(done.stderr.strip()[-4000:] or f"the check before the first stage ended with {done.returncode}")

@@ -9,12 +9,13 @@ import os
 import re
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.guard import Children
 from flows.lines import numbered_lines_of
 from pipeline.errors import EverestError
+from pipeline.experiments.workspace import Workspace
 from pipeline.params.declared import misrecorded
 
 log = logging.getLogger(__name__)
@@ -38,33 +39,16 @@ class StageStopped(EverestError):
     exit_code = 130
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Where the stages run (a worktree, or the checkout `root` itself), with which environment, logged where."""
+def workspace(folder: Path, name: str, variables: Mapping[str, str], root: Path | None = None) -> Workspace:
+    """A workspace whose stages DVC runs, with the code of `folder`, whichever checkout this process runs from.
 
-    folder: Path
-    root: Path
-    logs: Path
-    environment: dict[str, str]
-
-
-def workspace(folder: Path, run_name: str, environment: dict[str, str], root: Path | None = None) -> Workspace:
-    """A workspace whose child processes import the code of `folder`, whichever checkout this process runs from.
-
-    `root` is the checkout that a worktree belongs to.
+    Args:
+        root: the checkout that a worktree belongs to; `folder` itself if None.
     """
     folder = folder.resolve()
-    executables = str(Path(sys.executable).parent)
-    merged = {
-        **os.environ,
-        "PATH": f"{executables}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONPATH": str(folder),
-        "DVC_NO_ANALYTICS": "1",
-        **environment,
-    }
-    logs = folder / ".work" / "logs" / run_name
-    logs.mkdir(parents=True, exist_ok=True)
-    return Workspace(folder, (root or folder).resolve(), logs, merged)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    own = {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    return Workspace(name, folder, (root or folder).resolve(), {**os.environ, **variables, **own})
 
 
 def repro(stage: str, where: Workspace, children: Children) -> Outcome:
@@ -89,6 +73,7 @@ def repro(stage: str, where: Workspace, children: Children) -> Outcome:
 
 
 def _repro(stage: str, where: Workspace, children: Children, *options: str) -> Outcome:
+    where.logs.mkdir(parents=True, exist_ok=True)
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
     with path.open("wb") as file, numbered_lines_of(path):

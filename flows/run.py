@@ -14,9 +14,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.gate import training_turn
 from flows.guard import Children, guard
-from flows.repro import Outcome, Workspace, repro
+from flows.repro import Outcome, repro
 from flows.stages import Stage
 from flows.telling import told
+from pipeline.experiments.workspace import Workspace
 from pipeline.params import Params
 
 #: Stages that decode videos use all cores by themselves; more than two at once only take memory.

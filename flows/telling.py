@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from flows.lines import say
-from flows.repro import Outcome, StageStopped, Workspace
+from flows.repro import Outcome, StageStopped
 from pipeline.errors import EverestError
+from pipeline.experiments.workspace import Workspace
 from pipeline.system.progress import clock, stage_line
 from pipeline.tracking.headline import words
 

@@ -19,8 +19,11 @@ OWNERS = {
     "boto3": ("pipeline/data/sources/s3.py",),
     "torch.distributed": ("pipeline/distributed/groups.py",),
 }
-#: What a flow may know of pipeline/: enough to refuse bad input, nothing that needs torch.
-OPEN_TO_FLOWS = {f"pipeline.{name}" for name in ("params", "errors", "layout", "system", "tracking.headline")}
+#: What a flow may know of pipeline/: enough to refuse bad input and to make a workspace, nothing that needs torch.
+OPEN_TO_FLOWS = {
+    f"pipeline.{name}"
+    for name in ("params", "errors", "layout", "system", "tracking.headline", "experiments.workspace")
+}
 
 
 def sources(root: Path) -> list[Path]:

@@ -10,24 +10,21 @@ another one's. What the project's own chain has trained with the same parameters
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import layout
-from pipeline.errors import EverestError, Interrupted
+from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment
 from pipeline.params import SCRATCH, Params, load_params
-from pipeline.params.declared import address, finished, reads_any
+from pipeline.params.declared import address, finished
 from pipeline.planning.equal import Trial
-from pipeline.system.child import STOPPED, run_child, stage_environment
-from pipeline.tracking.headline import ran
+from pipeline.system.child import run_child
+from pipeline.system.files import link
 
 #: Groups of params.yaml that do not change what a training gives.
 NO_RESULT = ("compute", "compare", "recipe")
@@ -43,82 +40,50 @@ def cell(trial: Trial) -> Path:
     return cells_root() / f"{trial.name}-{layout.fingerprint([_result_of(trial.params), _data_hashes()])}"
 
 
-def run_cell(trial: Trial, note: str = "", run: Callable[..., int] = run_child) -> Path:
+def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
     """Run the stages of one training that are not done yet.
 
     Raises:
         EverestError: a stage failed.
         Interrupted: Ctrl-C; what was done is kept.
     """
-    from pipeline.system.terminal import say
-
-    folder = cell(trial)
-    _prepare(folder, trial)
-    remade: set[str] = set()
-    for stage, benchmark in stages_of(trial):
-        if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, trial.params, remade):
-            continue
-        remade.add(address(stage, benchmark))
-        words = [stage, *([benchmark] if benchmark else [])]
-        if _take_over(trial, stage, benchmark, folder):
-            say(f"{note}: {' '.join(words)} (taken from this project's own run)")
-            continue
-        say(f"{note}: {' '.join(words)} started")
-        environment = stage_environment(EVEREST_COMPARE=trial.name)
-        began = time.monotonic()
-        code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
-        if code in STOPPED:
-            raise Interrupted("comparison stopped; the same command continues it.")
-        if code:
-            raise EverestError(
-                f"{' '.join(words)} of {trial.arm}, seed {trial.seed}, ended with code {code} in {folder}. "
-                "Cure: mend what its message above names; the same command continues."
-            )
-        say(f"{note}: {' '.join(words)} {ran(stage, benchmark, folder, time.monotonic() - began)}")
+    root, folder = Path.cwd(), cell(trial)
+    place = Workspace(trial.name, folder, root, environment(root, root, EVEREST_COMPARE=trial.name))
+    place.prepare(trial.params, {name: (root / name).resolve() for name in ("data", "dvc.lock")})
+    report = Report(
+        note=note,
+        stopped="comparison stopped; the same command continues it.",
+        cure="mend what its message above names; the same command continues.",
+        whose=f" of {trial.arm}, seed {trial.seed},",
+        where=f" in {folder}",
+    )
+    taken_over = functools.partial(_take_over, trial, folder)
+    place.run(stages_of(trial), trial.params, report, take_over=taken_over, run=run)
     return folder
 
 
-def stages_of(trial: Trial) -> list[tuple[str, str | None]]:
+def stages_of(trial: Trial) -> list[Step]:
     """The stages of one training, in order."""
-    first: list[tuple[str, str | None]] = [] if trial.params.finetune.init == SCRATCH else [("pretrain", None)]
+    first: list[Step] = [] if trial.params.finetune.init == SCRATCH else [("pretrain", None)]
     return first + [(stage, name) for name in trial.benchmarks for stage in ("finetune", "evaluate")]
 
 
-def _prepare(folder: Path, trial: Trial) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(trial.params.model_dump(mode="json"), sort_keys=False)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
-    for shared in ("data", "dvc.lock"):
-        link = folder / shared
-        # Always anew: the checkout that it pointed to may be gone.
-        link.unlink(missing_ok=True)
-        if Path(shared).exists():
-            link.symlink_to(Path(shared).resolve())
-
-
-def _take_over(trial: Trial, stage: str, benchmark: str | None, folder: Path) -> bool:
+def _take_over(trial: Trial, folder: Path, stage: str, benchmark: str | None) -> bool:
     """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
     metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
     made = metrics.exists() and output.is_dir() and finished(stage, benchmark, Path())
     if not made or _result_of(trial.params) != _result_of(load_params()):
         return False
-    if not _up_to_date(f"{stage}@{benchmark}" if benchmark else stage):
+    if not _up_to_date(address(stage, benchmark)):
         return False
     shutil.rmtree(folder / output, ignore_errors=True)
     (folder / output).parent.mkdir(parents=True, exist_ok=True)
     # Not `copytree`: DVC replaces an output, it never writes into one, so the bytes can be shared.
-    shutil.copytree(output, folder / output, copy_function=_link)
+    shutil.copytree(output, folder / output, copy_function=link)
     for file in (metrics, layout.record_file(stage, benchmark)):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file)
     return True
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _up_to_date(stage: str) -> bool:

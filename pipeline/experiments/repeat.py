@@ -10,28 +10,23 @@ finished stage is not run again, so a stopped repetition goes on where it was.
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import layout, preflight
-from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.errors import InputError
+from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment
 from pipeline.params import SCRATCH, Params, load_params
-from pipeline.params.declared import address, data_versions, finished, reads_any
+from pipeline.params.declared import data_versions
 from pipeline.planning.equal import with_overrides
-from pipeline.system.child import STOPPED, run_child, stage_environment
-from pipeline.tracking.headline import ran
+from pipeline.system.child import run_child
 
 #: Datasets with three official splits.
 SPLIT = ("ucf101", "hmdb51")
 FOLDER = layout.WORK / "repeat"
 RESULTS = layout.output_dir("repeat")
-Run = Callable[..., int]
 
 
 @dataclass(frozen=True)
@@ -142,66 +137,31 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     Raises:
         EverestError, Interrupted: see :func:`command`.
     """
-    params, data = repetition.params, repetition.data
+    root, params, data = Path.cwd(), repetition.params, repetition.data
     pretrains = params.finetune.init == str(layout.output_dir("pretrain"))
     corpora = params.pretrain.corpus if pretrains else []
     remade: set[str] = set()
+
+    def bring_up(folder: Path, training: str, steps: Sequence[Step], links: Mapping[str, Path]) -> None:
+        place = Workspace(repetition.name, folder, root, environment(root, root, EVEREST_REPEAT=training))
+        place.prepare(params, links)
+        report = Report(
+            note=note,
+            stopped="stopped; what is done is kept. The same command continues.",
+            cure="mend what its message above names; the same command continues.",
+            where=f" in {folder}",
+        )
+        place.run(steps, params, report, remade=remade, run=run)
+
     if repetition.split:
-        _write_params(data.parent, params)
-        for name in params.benchmarks:
-            for stage in ("download", "preprocess"):
-                _stage(stage, name, params, remade, data.parent, note, run)
-        for name in corpora:
-            _stage("corpus", name, params, remade, data.parent, note, run)
+        steps: list[Step] = [(stage, name) for name in params.benchmarks for stage in ("download", "preprocess")]
+        # Of a split's data nothing is registered, so no training is named.
+        bring_up(data.parent, "", [*steps, *(("corpus", name) for name in corpora)], {})
     else:
         _check_data(params, corpora)
-    folder = repetition.folder
-    _write_params(folder, params)
-    link = folder / "data"
-    link.unlink(missing_ok=True)
-    link.symlink_to(data)
-    if pretrains:
-        _stage("pretrain", None, params, remade, folder, note, run, repetition.name)
-    for name in params.benchmarks:
-        for stage in ("finetune", "evaluate"):
-            _stage(stage, name, params, remade, folder, note, run, repetition.name)
-
-
-def _stage(
-    stage: str,
-    benchmark: str | None,
-    params: Params,
-    remade: set[str],
-    folder: Path,
-    note: str,
-    run: Run,
-    training: str = "",
-) -> None:
-    from pipeline.system.terminal import say
-
-    if finished(stage, benchmark, folder) and not reads_any(stage, benchmark, params, remade):
-        return
-    remade.add(address(stage, benchmark))
-    words = [stage, *([benchmark] if benchmark else [])]
-    say(f"{note}: {' '.join(words)} started")
-    environment = stage_environment(EVEREST_REPEAT=training)  # of a split's data nothing is registered
-    began = time.monotonic()
-    code = run([sys.executable, "-m", "pipeline.cli", *words], folder, environment)
-    if code in STOPPED:
-        raise Interrupted("stopped; what is done is kept. The same command continues.")
-    if code:
-        raise EverestError(
-            f"{' '.join(words)} ended with code {code} in {folder}. "
-            "Cure: mend what its message above names; the same command continues."
-        )
-    benchmark = words[1] if len(words) > 1 else None
-    say(f"{note}: {' '.join(words)} {ran(words[0], benchmark, folder, time.monotonic() - began)}")
-
-
-def _write_params(folder: Path, params: Params) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    first: list[Step] = [("pretrain", None)] if pretrains else []
+    steps = [*first, *((stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate"))]
+    bring_up(repetition.folder, repetition.name, steps, {"data": data})
 
 
 def _check_data(params: Params, corpora: Sequence[str]) -> None:

@@ -5,17 +5,15 @@ same?
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
-from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.experiments.restore import apply_patch, check_files, restore, tracked_changes, unknown_code, worktree
-from pipeline.system.child import STOPPED, run_child
+from pipeline.errors import EverestError, InputError
+from pipeline.experiments.restore import apply_patch, check_files, code_of, restore, tracked_changes, unknown_code
+from pipeline.experiments.workspace import Report, Workspace, environment
 from pipeline.tracking.context import UNKNOWN
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     tags = found["tags"]
     stage, benchmark = tags["everest.stage"], tags.get("everest.benchmark")
     root = Path.cwd()
-    with only_one(f"reproduce-{run}"), worktree(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
+    with only_one(f"reproduce-{run}"), code_of(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
         _restore_code(store, found, folder)
         for path, digest in found["inputs"].items():
             restore(path, digest, folder)
@@ -164,22 +162,16 @@ def _check_store(folder: Path) -> str:
 
 
 def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
-    words = [stage, *([benchmark] if benchmark else [])]
-    environment = {
-        **os.environ,
-        # The worktree's code, and a store of its own: a check is no experiment.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
-        "EVEREST_DATA": str(layout.data_root().absolute()),
-        "MLFLOW_TRACKING_URI": _check_store(folder),
-        "EVEREST_RUNS": str(folder / layout.WORK / "runs"),
-    }
+    # A store and unfinished work of its own: a check is no experiment, and computes all of it.
+    own = {"MLFLOW_TRACKING_URI": _check_store(folder), "EVEREST_RUNS": str(folder / layout.WORK / "runs")}
+    variables = environment(Path.cwd(), folder, **own)
     for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
-        environment.pop(name, None)
+        variables.pop(name, None)
+    report = Report(
+        stopped="stopped; nothing is left behind. The same command starts again.",
+        cure="mend what its message names; --keep leaves the folder.",
+    )
     # Ctrl-C comes here alone and is handed on, so that all of it has ended before the worktree is removed.
-    code = run_child([sys.executable, "-m", "pipeline.cli", *words], folder, environment, signal.SIGINT)
-    if code in STOPPED:
-        raise Interrupted("stopped; nothing is left behind. The same command starts again.")
-    if code:
-        raise EverestError(
-            f"{' '.join(words)} ended with code {code}. Cure: mend what its message names; --keep leaves the folder."
-        )
+    Workspace(folder.name, folder, Path.cwd(), variables).run_stage(
+        stage, benchmark, report, at_our_death=signal.SIGINT
+    )

@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import layout
 from pipeline.errors import InputError
-from pipeline.system import git
-from pipeline.system.files import sha256_of
+from pipeline.system import git, worktree
+from pipeline.system.files import link, sha256_of
 
 #: Where a file outside these folders cannot change what a stage computes.
 CODE = ("models/", "pipeline/")
 
 
 @contextmanager
-def worktree(commit: str, folder: Path, keep: bool = False) -> Iterator[Path]:
+def code_of(commit: str, folder: Path, keep: bool = False) -> Iterator[Path]:
     """A checkout of `commit` in `folder`, removed at the end whatever happened; the user's own is not touched.
 
     Raises:
         InputError: this clone has no such commit.
     """
-    remove_worktree(folder)  # of an earlier call that was killed
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    known = git.ask("cat-file", "-e", f"{commit}^{{commit}}")
-    if known.text is None:
-        raise InputError(
-            f"commit {commit} is not in this clone ({known.reason}). Cure: `git fetch --all`, or fetch it from where "
-            "the run was made."
-        )
+    root = Path.cwd()
+    worktree.remove(root, folder)  # of an earlier call that was killed
     try:
-        git.do("worktree", "add", "--detach", str(folder), commit)
+        worktree.create(root, folder, commit)
         yield folder
     finally:
         if not keep:
-            remove_worktree(folder)
-
-
-def remove_worktree(folder: Path) -> None:
-    """Remove a worktree and what git noted of it; nothing where there is none."""
-    if folder.exists():
-        git.ask("worktree", "remove", "--force", str(folder), seconds=git.ACTION_SECONDS)
-        shutil.rmtree(folder, ignore_errors=True)
-    git.ask("worktree", "prune")
+            worktree.remove(root, folder)
 
 
 def apply_patch(patch: Path, folder: Path) -> None:
@@ -82,7 +65,7 @@ def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> N
     Raises:
         InputError: the cache lacks it.
     """
-    objects = _cache(root or Path.cwd()) / "files" / "md5"
+    objects = worktree.dvc_cache(root or Path.cwd()) / "files" / "md5"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if digest.endswith(".dir"):
@@ -111,21 +94,7 @@ def check_files(expected: Mapping[str, str], folder: Path, root: Path) -> None:
                 f"{name} with SHA-256 {digest[:12]}... is neither in DVC's cache nor here: it was replaced since the "
                 "run, or made outside of `dvc repro`. Cure: `dvc pull` if it was pushed, else make it again."
             )
-        shutil.copytree(source.parent, (folder / name).parent, dirs_exist_ok=True, copy_function=_link_or_copy)
-
-
-def link(source: Path, target: Path) -> None:
-    """A hard link where possible, else a copy; an older file is replaced."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    link(Path(source), Path(target))
-    return target
+        shutil.copytree(source.parent, (folder / name).parent, dirs_exist_ok=True, copy_function=link)
 
 
 def _is(path: Path, digest: str) -> bool:
@@ -140,12 +109,3 @@ def _object(objects: Path, digest: str, path: str) -> Path:
             "version, `dvc fetch --all-commits` older ones, if they were pushed."
         )
     return place
-
-
-def _cache(root: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise InputError(f"{root} is no DVC project: {done.stderr.strip()}. Cure: run in the project's root.")
-    return Path(root, done.stdout.strip().splitlines()[-1])

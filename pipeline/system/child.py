@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import layout
 from pipeline.system.lifeline import die_with_parent
 
 #: The descriptor itself: `sys.stderr` may have been replaced.
@@ -17,19 +16,6 @@ STDERR = 2
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: What a child that was told to stop ends with.
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
-
-
-def stage_environment(**own: str) -> dict[str, str]:
-    """The environment of a stage in a folder of its own: this checkout's code, videos, runs and tracking store."""
-    root = Path.cwd()
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
-        "EVEREST_DATA": str(layout.data_root().absolute()),
-        "EVEREST_RUNS": os.environ.get("EVEREST_RUNS") or str((root / layout.WORK / "runs").absolute()),
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}"),
-        **own,
-    }
 
 
 def run_child(

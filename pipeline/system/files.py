@@ -103,6 +103,16 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         within.release()
 
 
+def link(source: Path | str, target: Path | str) -> None:
+    """Give a file another name: a hard link where possible, else a copy; an older file of that name is replaced."""
+    real = os.path.realpath(source)
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copy2(real, target)
+
+
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` lies, or will lie."""
     probe = folder

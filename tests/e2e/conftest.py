@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.worktree import write_overrides
+from pipeline.params.write import write_overrides
 
 #: The chain at its smallest: every stage does its work, none of it long enough to learn anything.
 SMALLEST: dict[str, Any] = {

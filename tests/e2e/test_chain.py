@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.worktree import write_overrides
+from pipeline.params.write import write_overrides
 from pipeline.tracking.headline import HEADLINE
 from tests.e2e.conftest import Project
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.worktree import write_overrides
+from pipeline.params.write import write_overrides
 from tests.e2e.conftest import SMALLEST, Project, make_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.isolated import checked, preflight
+from flows.isolated import checked, create, preflight
 from flows.overrides import benchmark_names
-from flows.repro import Workspace, workspace
+from flows.repro import workspace
 from pipeline.errors import EverestError, InputError
+from pipeline.experiments.workspace import Workspace
+from pipeline.system import worktree
+from tests.pipeline.system.test_worktree import make_checkout
 
 
 @pytest.mark.parametrize("recipe", ["../outside", "../recipes/demo", "", "a\0b", "demo.yaml", "x" * 5000, "/outside"])
@@ -31,7 +35,7 @@ def test_a_recipe_is_one_of_the_projects_by_name_and_never_a_path(root: Path, tm
 def place(root: Path, tmp_path: Path) -> Workspace:
     (tmp_path / "params.yaml").write_text((root / "recipes" / "demo.yaml").read_text())
     where = workspace(tmp_path, "run", {})
-    return Workspace(where.folder, where.root, where.logs, {**where.environment, "PYTHONPATH": str(root)})
+    return dataclasses.replace(where, environment={**where.environment, "PYTHONPATH": str(root)})
 
 
 def change(place: Workspace, **values: object) -> None:
@@ -65,3 +69,23 @@ def test_a_broken_params_file_does_not_keep_the_flows_from_being_read(
         Path("params.yaml").write_text(text)
         assert benchmark_names() == []
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_flow_run_has_a_worktree_with_its_own_params_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EVEREST_DATA", "EVEREST_RUNS", "EVEREST_CELLS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    checkout = make_checkout(root, tmp_path / "checkout")
+    monkeypatch.chdir(checkout)
+    where = create(checkout, "run", None, {"finetune.epochs": 2})
+    assert where.folder == checkout / ".work" / "worktrees" / "run"
+    text = (where.folder / "params.yaml").read_text()
+    assert yaml.safe_load(text)["finetune"]["epochs"] == 2
+    assert "# paper: 0.6" in text
+    assert yaml.safe_load((checkout / "params.yaml").read_text())["finetune"]["epochs"] != 2
+    assert worktree.dvc_cache(where.folder) == checkout / ".dvc" / "cache"
+    assert where.environment["PYTHONPATH"] == str(where.folder), "the code of the commit"
+    for name, place in (("DATA", "data"), ("RUNS", ".work/runs"), ("CELLS", ".work/compare")):
+        assert where.environment[f"EVEREST_{name}"] == str(checkout / place)
+    assert where.environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{checkout / 'mlflow.db'}"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.guard import Children
-from flows.repro import Outcome, StageFailed, Workspace, _last_error, failure, repro, workspace
+from flows.repro import Outcome, StageFailed, _last_error, failure, repro, workspace
+from pipeline.experiments.workspace import Workspace
 
 STAGES = """
 stages:
@@ -30,7 +31,9 @@ stages:
 def where(tmp_path: Path) -> Workspace:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     here = workspace(tmp_path, "test", {})
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=here.environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, env=dict(here.environment), check=True
+    )
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / "in.txt").write_text("one")
     return here

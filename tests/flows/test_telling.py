@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from flows.lines import numbered_lines_of
-from flows.repro import Outcome, StageFailed, StageStopped, Workspace
+from flows.repro import Outcome, StageFailed, StageStopped
 from flows.telling import told
 from pipeline.errors import EverestError
+from pipeline.experiments.workspace import Workspace
 from pipeline.layout import metrics_file
 
 
 def place(folder: Path) -> Workspace:
-    return Workspace(folder, folder, folder, {})
+    return Workspace("run", folder, folder, {})
 
 
 @pytest.mark.parametrize(

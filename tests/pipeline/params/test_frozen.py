@@ -12,12 +12,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from flows.worktree import write_overrides
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.stage import run_stage
 from pipeline.params import Params, declared, frozen
 from pipeline.params.frozen import ParamsChangedError, check_unchanged, params_text
+from pipeline.params.write import write_overrides
 
 PARAMS = Path("params.yaml")
 RESULT = Path("result.txt")

@@ -1,0 +1,72 @@
+"""Git worktrees: a commit's files in a folder of their own, with the DVC cache of the checkout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.system import git
+
+_EDITS_DO_NOT_TRAVEL = "uncommitted changes stay behind: the run uses the last commit"
+
+
+def create(root: Path, folder: Path, commit: str = "HEAD") -> None:
+    """Check out a commit of the repository at `root` into `folder`; one that is there stays as it is.
+
+    Raises:
+        InputError: the clone has no such commit.
+        EverestError: git refuses, for instance because nothing is committed yet.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    git.do("worktree", "prune", root=root)
+    if folder.exists():
+        return
+    if commit != "HEAD":
+        known = git.ask("cat-file", "-e", f"{commit}^{{commit}}", root=root)
+        if known.text is None:
+            raise InputError(
+                f"commit {commit} is not in this clone ({known.reason}). Cure: `git fetch --all`, or fetch it from "
+                "where the run was made."
+            )
+    git.do("worktree", "add", "--detach", str(folder), commit, root=root)
+
+
+def remove(root: Path, folder: Path) -> None:
+    """Remove a worktree and what git noted of it; nothing where there is none."""
+    if folder.exists():
+        git.ask("worktree", "remove", "--force", str(folder), root=root, seconds=git.ACTION_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
+    git.ask("worktree", "prune", root=root)
+
+
+def left_behind(root: Path) -> str | None:
+    """A sentence for the log when the checkout has edits that its worktrees will not have."""
+    changed = git.do("status", "--porcelain", "--untracked-files=no", root=root)
+    return _EDITS_DO_NOT_TRAVEL if changed.strip() else None
+
+
+def share_cache(root: Path, folder: Path) -> None:
+    """Let the worktree `folder` use the DVC cache, with its run cache, of the checkout at `root`."""
+    existing = root / ".dvc" / "config.local"
+    text = existing.read_text(encoding="utf-8") if existing.exists() else ""
+    if "[cache]" not in text:
+        text += f"[cache]\n    dir = {json.dumps(str(dvc_cache(root)))}\n"
+    (folder / ".dvc" / "config.local").write_text(text, encoding="utf-8")
+
+
+def dvc_cache(root: Path) -> Path:
+    """Where a checkout's DVC cache lies, by DVC's own word.
+
+    Raises:
+        InputError: `root` is no DVC project.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise InputError(f"{root} is no DVC project: {done.stderr.strip()}. Cure: run in the project's root.")
+    return Path(root, done.stdout.strip().splitlines()[-1])

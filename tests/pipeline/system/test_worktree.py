@@ -1,0 +1,79 @@
+"""A git worktree of a checkout: the files of a commit, the checkout's DVC cache, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.system import worktree
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path) -> Path:
+    return make_checkout(root, tmp_path / "checkout")
+
+
+def make_checkout(root: Path, folder: Path) -> Path:
+    """A repository with this project's parameters and an empty DVC cache."""
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml", ".gitignore"):
+        (folder / name).write_text((root / name).read_text())
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    for command in (
+        ["init", "-q"],
+        ["add", "--all"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def folder(checkout: Path) -> Path:
+    folder = checkout / ".work" / "worktrees" / "run"
+    worktree.create(checkout, folder)
+    return folder
+
+
+def test_the_dvc_cache_is_the_checkouts_own(checkout: Path, folder: Path) -> None:
+    worktree.share_cache(checkout, folder)
+    assert worktree.dvc_cache(folder) == checkout / ".dvc" / "cache"
+
+
+def test_a_cache_that_lies_elsewhere_is_shared_too(checkout: Path, folder: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "cache", "dir", str(tmp_path / "big")], cwd=checkout, check=True)
+    worktree.share_cache(checkout, folder)
+    assert worktree.dvc_cache(folder) == tmp_path / "big"
+
+
+def test_a_folder_without_dvc_has_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no DVC project: .*Cure: run in the project's root"):
+        worktree.dvc_cache(tmp_path)
+
+
+def test_uncommitted_edits_stay_behind_and_that_is_said(checkout: Path) -> None:
+    assert worktree.left_behind(checkout) is None
+    (checkout / "dvc.yaml").write_text("stages: {}\n")
+    assert "uncommitted" in str(worktree.left_behind(checkout))
+    worktree.create(checkout, checkout / "other")
+    assert (checkout / "other" / "dvc.yaml").read_text() != "stages: {}\n"
+
+
+def test_a_commit_that_the_clone_lacks_is_refused(checkout: Path) -> None:
+    with pytest.raises(InputError, match=r"commit 1{40} is not in this clone.*git fetch"):
+        worktree.create(checkout, checkout / "other", "1" * 40)
+    assert not (checkout / "other").exists()
+
+
+def test_a_removed_worktree_leaves_nothing(checkout: Path, folder: Path) -> None:
+    worktree.remove(checkout, folder)
+    assert not folder.exists()
+    listed = subprocess.run(["git", "worktree", "list"], cwd=checkout, capture_output=True, text=True, check=True)
+    assert listed.stdout.count("\n") == 1
+    worktree.remove(checkout, folder)
