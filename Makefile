@@ -38,9 +38,10 @@ browser: install ## MLflow's page in a real browser (needs Debian's chromium)
 faults: install ## the full counts of the fault trials, as a table
 	@$(BIN)/python -m pytest -m slow tests/faults
 
-check: install ## format, lint and type check
+check: install ## format, lint, spelling and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
 
 format: install ## rewrite to the house's format

@@ -1,5 +1,4 @@
-"""A budget per clip instead of a fixed one: keep the smallest set of tokens that holds a share of all the
-score.
+"""A budget for each clip: keep the smallest set of tokens that holds a given share of the score.
 
 A busy clip keeps many tokens, a still one few. Rows of a batch are padded to the longest, which the host must
 know: this option waits for the device once per forward, the fixed budget never does.

@@ -1,5 +1,4 @@
-"""EVEREST's masked autoencoder: show few informative tokens, reconstruct the other informative ones, drop the
-rest.
+"""EVEREST's masked autoencoder: show few informative tokens, reconstruct the others, drop the rest.
 
 Shapes: B clips, C channels, T frames, H x W pixels, A candidate slots, S slots, L places, N = S*L tokens,
 V visible, R reconstructed, P = 1536 values of a tubelet, D encoder width, E decoder width.
@@ -151,8 +150,9 @@ class EverestAutoencoder(nn.Module):
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Tubelets [B, N, P], in the type that products take, and their grid. Training lets a NaN through to
-        the loss, where the engine's rule decides.
+        """Tubelets [B, N, P], in the type that products take, and their grid.
+
+        Training lets a NaN through to the loss, where the engine's rule decides.
         """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels, pixels=True)
         if clip_BCTHW.dtype == torch.uint8:

@@ -106,8 +106,9 @@ class EverestClassifier(nn.Module):
         return _mean_pool(encoded_BKD, valid_BK)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
-        """Tubelets [B, N, P], in the type that products take, and their grid; outside training pixels that are no
-        numbers are refused.
+        """Tubelets [B, N, P], in the type that products take, and their grid.
+
+        Outside training, pixels that are not numbers are refused.
         """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():

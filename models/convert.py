@@ -1,9 +1,8 @@
-"""Weights between this project, the official EVEREST / VideoMAE files and Hugging Face: pure functions over
-states.
+"""Weights between this project, the official EVEREST / VideoMAE files and Hugging Face.
 
-A state is a dictionary of tensors. Ours carries the official names with the tubelet embedding as a matrix;
-Hugging Face splits queries, keys and values and names the blocks in its own way. Nothing is computed:
-reshaping, cutting and joining only, so that every round trip is bit-identical.
+Pure functions over states, which are dictionaries of tensors. Ours carries the official names with the tubelet
+embedding as a matrix; Hugging Face splits queries, keys and values and names the blocks in its own way. Nothing is
+computed: reshaping, cutting and joining only, so that every round trip is bit-identical.
 """
 
 from __future__ import annotations

@@ -44,8 +44,7 @@ def multiply_adds(
     head: str = "mean",
     candidates: int | None = None,
 ) -> Cost:
-    """Cost of one clip of `frames` x `resolution` x `resolution` pixels, batch 1, one forward (a training
-    step is 3).
+    """Cost of one forward of one clip of `frames` x `resolution` x `resolution` pixels; a training step is 3.
 
     `candidates` slots are embedded instead of the clip's own where frames are chosen online. Raises
     ValueError for an unknown size, stage or strategy, or ratios that leave nothing to do.

@@ -1,8 +1,7 @@
-"""Information-intensive frame selection: which time slots of a longer window are worth seeing (METHOD section
-3).
+"""Information-intensive frame selection: which time slots of a longer window are worth seeing.
 
-Pure functions over distance maps, so that choosing online (maps of the live embedding) and from the cache
-(maps stored once per video) is the same code and gives the same choice for the same maps.
+Pure functions over distance maps (METHOD section 3), so that choosing online (maps of the live embedding) and from the
+cache (maps stored once per video) is the same code and gives the same choice for the same maps.
 
 Shapes: B clips, A candidate slots, L places, S chosen slots, D width, P pixel values of a tubelet.
 """
@@ -23,8 +22,7 @@ def num_candidates(num_slots: int, oversample: float) -> int:
 
 
 def slot_counts(distance_BAL: Tensor, keep_ratio: float) -> Tensor:
-    """Kept tokens of each candidate slot [B, A] when all candidates' tokens compete for `keep_ratio` of them
-    all.
+    """Kept tokens of each candidate slot [B, A] when the tokens of all compete for a share of `keep_ratio`.
 
     The first slot takes the second's distances whatever its own row holds: in a window cut from a stored map
     that row is the distance to a frame outside the window.
@@ -44,8 +42,7 @@ def slot_counts(distance_BAL: Tensor, keep_ratio: float) -> Tensor:
 
 
 def draw_slots(counts_BA: Tensor, num_slots: int, noise_BA: Tensor) -> Tensor:
-    """`num_slots` slots [B, S] without replacement, with probability proportional to their counts, sorted by
-    time.
+    """Draw `num_slots` slots [B, S], sorted by time, without replacement and in proportion to their counts.
 
     An exponential race: slot i arrives at time `Exp(1) / c_i`, the first S to arrive are drawn. Its order of
     arrival is exactly successive drawing without replacement. Slots with count 0 start after all others, so

@@ -70,8 +70,9 @@ def check_pixels(clip_BCTHW: Tensor) -> None:
 
 
 def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Tensor:
-    """Flattened tubelets [B, N, P], time-major; the values of one lie as a 3-D convolution's kernel
-    does: (c p0 p1 p2).
+    """Flattened tubelets [B, N, P], time-major.
+
+    The values of a tubelet lie as those of a 3-D convolution's kernel do: (c p0 p1 p2).
     """
     batch, channels = clip_BCTHW.shape[:2]
     cells = clip_BCTHW.reshape(batch, channels, grid.slots, tubelet, grid.height, patch, grid.width, patch)
@@ -101,8 +102,9 @@ def normalised(pixels: Tensor, channel: int) -> Tensor:
 
 
 def in_product_type(x: Tensor) -> Tensor:
-    """`x` in the type that autocast gives to matrix products, unchanged where it is off: cast first, then copied
-    about, half the bytes move.
+    """`x` in the type that autocast gives to matrix products; unchanged where autocast is off.
+
+    What is cast before it is copied about moves half the bytes.
     """
     kind = x.device.type
     # Meta tensors know no autocast; torch 2.11's compiler cannot trace the question whether a device knows it.
@@ -118,8 +120,9 @@ def join_tubelets(tubelets_BNP: Tensor, grid: Grid, patch: int, tubelet: int, ch
 
 
 def sinusoid_table(tokens: int, width: int) -> Tensor:
-    """Fixed positions [N, D]: `angle[p, j] = p / 10000^(2*(j//2)/D)`, sine on even j, cosine on odd
-    (METHOD section 1).
+    """Fixed positions [N, D] (METHOD section 1).
+
+    `angle[p, j] = p / 10000^(2*(j//2)/D)`, its sine on even j, its cosine on odd.
     """
     position_N1 = torch.arange(tokens, dtype=torch.float64)[:, None]
     column_D = torch.arange(width, dtype=torch.float64)
@@ -135,8 +138,10 @@ def take(x_BND: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
-    """What the decoder has to predict [B, R, P], fp32: un-normalised pixels, each channel of each token to
-    mean 0 and deviation 1 over its 512 pixels, in the order (p0 p1 p2) c (METHOD section 4).
+    """What the decoder has to predict [B, R, P], fp32 (METHOD section 4).
+
+    Un-normalised pixels, each channel of each token brought to mean 0 and deviation 1 over its 512 pixels, in the order
+    (p0 p1 p2) c.
 
     Un-normalising, `x * std + mean`, shifts and scales a channel; the shift goes with the token's mean, the
     scale cancels but in the 1e-6. So tubelets of uint8 pixels do as well: their scale is 255.
@@ -150,8 +155,9 @@ def normalised_targets(tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
 
 
 def predicted_pixels(prediction_BRP: Tensor, tubelets_BRP: Tensor, channels: int = 3) -> Tensor:
-    """Pixels in [0, 1], (c p0 p1 p2), that a prediction means, with mean and deviation of the true token (for
-    pictures).
+    """Pixels in [0, 1], (c p0 p1 p2), that a prediction means, for pictures.
+
+    Mean and deviation are those of the true token.
     """
     std_C1 = _column(IMAGENET_STD, tubelets_BRP)
     mean_BRC1, _, deviation_BRC1 = _statistics(tubelets_BRP, channels)

@@ -118,11 +118,11 @@ def compile_method(module: nn.Module, name: str, options: dict[str, Any]) -> Non
 
 
 class TubeletEmbedding(nn.Module):
-    """A 3-D convolution with kernel = stride, as the linear map that it is; initialised as torch initialises
-    one.
+    """A 3-D convolution with kernel = stride, as the linear map that it is.
 
-    All tokens are embedded, to be scored; few are used. So `forward` records nothing and `used` gives the
-    chosen rows a gradient: the backward pass multiplies 156 tokens of 1568, not all.
+    It is initialised as torch initialises a convolution. All tokens are embedded, to be scored; few are used. So
+    `forward` records nothing and `used` gives the chosen rows a gradient: the backward pass multiplies 156 tokens of
+    1568, not all.
     """
 
     def __init__(self, values: int, width: int) -> None:
@@ -166,8 +166,9 @@ class Positions(nn.Module):
         self.table_ND: Tensor
 
     def forward(self, index_BV: Tensor, tokens: int) -> Tensor:
-        """Rows [B, V, D]; `tokens` is how many the clip has. Positions are of the flat index, so a longer clip only
-        lengthens the table.
+        """Rows [B, V, D] of the table; `tokens` is how many the clip has.
+
+        Positions are of the flat index, so a longer clip only lengthens the table.
         """
         table_ND = self.table_ND
         if tokens > table_ND.shape[0]:

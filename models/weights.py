@@ -171,8 +171,9 @@ def _compare(folder: Path, found: str, expected: str) -> None:
 
 
 def load_model(folder: Path, **overrides: Any) -> nn.Module:
-    """Build a saved model again, weights included; `overrides` change arguments that hold no
-    weights (strategy, ...).
+    """Build a saved model again, weights included.
+
+    `overrides` change arguments that decide no weights, such as the strategy.
     """
     info = read_info(folder)
     check_whole(info, Path(folder))
@@ -224,10 +225,10 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_encoder(model: nn.Module, state: Mapping[str, Tensor], origin: str = "the checkpoint") -> list[str]:
-    """Put a checkpoint's encoder into a classifier; returns the keys that keep their fresh values (norm,
-    head, pool).
+    """Put a checkpoint's encoder into a classifier.
 
-    Raises ValueError naming every encoder weight that is missing, unknown or of another shape.
+    Returns the keys that keep their fresh values (norm, head, pool). Raises ValueError naming every encoder weight that
+    is missing, unknown or of another shape.
     """
     own = model.state_dict()
     expected = {key: tuple(value.shape) for key, value in encoder_state(own).items()}

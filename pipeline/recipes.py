@@ -183,8 +183,7 @@ NOT_STATED = "not stated"
 
 
 def diff_recipe(name: str | None = None) -> list[dict[str, Any]]:
-    """Each deviation of a recipe (or of params.yaml) from the published one, and what the publications leave
-    open.
+    """Each deviation of a recipe (or of params.yaml) from the published one, and what publications leave open.
 
     Rows have `benchmark`, `key`, `paper`, `ours` and `note`. `paper` is "not stated" where nothing was
     published. The demo, and any params.yaml of another name, is compared with the recipe of its masking

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import doctor
 
@@ -189,3 +190,16 @@ def test_on_a_terminal_a_clock_runs_while_packages_are_installed(place: Place) -
     os.close(ours)
     assert b"\r\x1b[K  0 s" in shown
     assert b"\r\x1b[K  1 s" in shown
+
+
+def test_hooks_run_the_tools_of_make_check_from_the_locked_environment(root: Path) -> None:
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = re.findall(
+        r"^\t@\$\(BIN\)/(.+)$", (root / "Makefile").read_text().split("\ncheck:")[1].split("\n\n")[0], re.M
+    )
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == [
+        check.removesuffix(" .") for check in checks
+    ]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    lock = (root / "requirements.lock").read_text()
+    assert all(f"\n{check.split()[0]}==" in lock for check in [*checks, "pre-commit"])

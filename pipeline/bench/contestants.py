@@ -118,8 +118,9 @@ def _build(name: str, setting: Setting) -> tuple[Any, Callable[[], Any]]:
 
 
 def product_shapes(name: str, size: str, batch: int) -> list[tuple[int, int, int, int, int]]:
-    """(M, K, N, how often, products each) of the bare matmuls: "matmul" has the linears of our step, in the forward
-    pass and for both gradients; "peak" one large square product.
+    """(M, K, N, how often, products each) of the bare matmuls.
+
+    "matmul" has the linears of our step, in the forward pass and for both gradients; "peak" one large square product.
     """
     from models.cost import multiply_adds
     from models.registry import SIZES

@@ -1,6 +1,4 @@
-"""What a data set costs on disk and in hours, from measured rates: so that a disk can be planned
-before it is bought.
-"""
+"""What a data set costs on disk and in hours, from measured rates, before the disk is bought."""
 
 from __future__ import annotations
 

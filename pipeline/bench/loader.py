@@ -1,5 +1,4 @@
-"""`everest bench loader`: clips per second and core from videos, JPEG cache and raw cache, against the usual
-way.
+"""`everest bench loader`: clips per second and core from videos, JPEG cache and raw cache, against the usual way.
 
 The baseline is the way that public video pre-training code loads clips, written plainly: decord at full size,
 Pillow's multi-scale crop and resize frame by frame, stack, normalise in float. All variants read the same

@@ -109,8 +109,9 @@ def _compared(bare: list[float], tracked: list[float]) -> dict[str, float]:
 
 
 def _p99_interval(bare: list[float], tracked: list[float], draws: int = 1000) -> tuple[float, float]:
-    """95 % interval of the ratio of 99th percentiles: pairs of turns drawn with replacement, as steps that follow each
-    other are slow together.
+    """95 % interval of the ratio of 99th percentiles.
+
+    Pairs of turns are drawn with replacement, since steps that follow each other are slow together.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""`everest bench step`: a pre-training step of ours against Hugging Face's VideoMAE and a plain EVEREST, in
-one run.
+"""`everest bench step`: our pre-training step against Hugging Face's VideoMAE and a plain EVEREST.
 
-Each contestant lives in a process of its own and takes its turn for one step a round, so that a busy machine
-slows all of them alike and peak memory is each one's own. A step is forward, backward and optimizer.
+All are measured in one run. Each contestant lives in a process of its own and takes its turn for one step a round, so
+that a busy machine slows all of them alike and peak memory is each one's own. A step is forward, backward and
+optimizer.
 """
 
 from __future__ import annotations
@@ -114,8 +114,10 @@ def _rounds(workers: dict[str, _Worker], steps: int) -> dict[tuple[str, str], li
 
 
 def step_multiply_adds(name: str, size: str, batch: int) -> int:
-    """Multiply-adds of one step that the contestant really does: the gradient of pixels is never taken, and
-    ours takes that of the embedding for visible tokens only."""
+    """Multiply-adds of one step that the contestant really does.
+
+    The gradient of pixels is never taken, and ours takes that of the embedding for visible tokens only.
+    """
     from models.cost import multiply_adds
 
     if name in YARDSTICKS:
@@ -151,10 +153,10 @@ def _row(name: str, precision: str, replies: list[Reply], size: str, batch: int)
 
 
 def _shares(row: dict[str, Any], bare: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """The step's rate over that of bare products measured in the same rounds: of the same shapes, and of a
-    large one.
+    """The step's rate over that of bare products measured in the same rounds.
 
-    From medians of the clock, and again from CPU time, which a busy machine distorts less.
+    The products have the same shapes, or are one large product. From medians of the clock, and again from CPU time,
+    which a busy machine distorts less.
     """
     shares: dict[str, Any] = {}
     for name in YARDSTICKS:

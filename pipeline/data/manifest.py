@@ -61,8 +61,7 @@ def arrow_schema() -> pa.Schema:
 
 
 def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """A manifest from dictionaries with the keys of SCHEMA, sorted by path: the same videos give the same
-    file."""
+    """A manifest from dictionaries with the keys of SCHEMA; sorted, so that equal videos give an equal file."""
     import pyarrow as pa
 
     ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))

@@ -1,8 +1,7 @@
-"""Where each rank of this machine is, in one small shared file: a few bytes written to memory, no system
-call.
+"""Where each rank of this machine is, in one small shared file.
 
-The process that launched the ranks reads it. It is not itself part of any collective, so it sees a rank that
-hangs while the others wait for it.
+A beat is a few bytes written to memory, without a system call. The process that launched the ranks reads it. It is not
+itself part of any collective, so it sees a rank that hangs while the others wait for it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Starting ranks, watching them, and saying how they ended. Imports no torch: it is the parent of those who
-do.
+"""Starting ranks, watching them, and saying how they ended.
 
-One torchrun child (or, for a single rank, the worker itself) in a process group of its own, so that a Ctrl-C
-in the terminal reaches the ranks through here. If this process dies, torchrun is asked to stop (ranks save),
-and each rank is killed when torchrun is gone. A rank that holds up the others is named, its stack is dumped,
-and the ranks are started again a bounded number of times, from the newest checkpoint.
+This process imports no torch: it is the parent of those that do. One torchrun child (or, for a single rank, the worker
+itself) in a process group of its own, so that a Ctrl-C in the terminal reaches the ranks through here. If this process
+dies, torchrun is asked to stop (ranks save), and each rank is killed when torchrun is gone. A rank that holds up the
+others is named, its stack is dumped, and the ranks are started again a bounded number of times, from the newest
+checkpoint.
 """
 
 from __future__ import annotations

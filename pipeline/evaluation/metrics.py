@@ -62,8 +62,9 @@ def per_class(counts_CC: npt.ArrayLike) -> Floats:
 
 
 def calibration_error(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equal-width bins of
-    the confidence, weighted by their videos.
+    """Expected calibration error (Guo et al. 2017).
+
+    The mean gap between confidence and accuracy over equal-width bins of the confidence, weighted by their videos.
     """
     probability = np.asarray(probability_VC, dtype=np.float64)
     confidence = probability.max(axis=1)
@@ -95,8 +96,10 @@ def bootstrap(values_V: npt.ArrayLike, draws: int, seed: int = 0, level: float =
 
 
 def share_interval(hits_V: npt.ArrayLike, draws: int, seed: int = 0, level: float = 0.95) -> Interval:
-    """Interval of a share of right answers: by bootstrap, or exact (Clopper and Pearson 1934) where all answers are
-    alike. Drawing from equal values would give a width of nothing, as if one video were certainty.
+    """Interval of a share of right answers: by bootstrap, or exact where all answers are alike.
+
+    Drawing from equal values would give an interval of no width, as if one video were certainty; the exact one is
+    Clopper and Pearson's (1934).
     """
     hits = np.asarray(hits_V, dtype=np.float64)
     if len(hits) == 0 or hits.min() < hits.max():

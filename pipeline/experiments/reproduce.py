@@ -1,6 +1,4 @@
-"""`everest reproduce RUN`: the same code, data and parameters once more, in a worktree; are the numbers the
-same?
-"""
+"""`everest reproduce RUN`: the same code, data and parameters once more in a worktree, and the numbers compared."""
 
 from __future__ import annotations
 
@@ -134,8 +132,9 @@ def _again(folder: Path, stage: str) -> tuple[Store, dict[str, Any]]:
 
 
 def compare(store: Store, then: dict[str, Any], other: Store, now: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every metric of two runs but measured costs, at all steps, and what their files hold; equal means the
-    same bits. A metric that only one of them has is different.
+    """Compare every metric of two runs at all steps, but for measured costs, and what their files hold.
+
+    Equal means the same bits. A metric that only one of them has is different.
     """
     rows = []
     for name in sorted(n for n in then["metrics"] | now["metrics"] if not n.startswith(MEASURED)):

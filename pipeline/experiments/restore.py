@@ -78,8 +78,10 @@ def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> N
 
 
 def check_files(expected: Mapping[str, str], folder: Path, root: Path) -> None:
-    """Hold the files that a run read against their recorded SHA-256; what DVC does not keep (converted weights,
-    the trainings of a comparison) is taken from where it lies here, if it is still the same.
+    """Hold the files that a run read against their recorded SHA-256.
+
+    What DVC does not keep (converted weights, the trainings of a comparison) is taken from where it lies here, if it is
+    still the same.
 
     Raises:
         InputError: a file is nowhere, or not what the run read.

@@ -1,8 +1,7 @@
-"""`everest convert-checkpoint`: official EVEREST / VideoMAE files, this project's folders and Hugging Face's
-folders.
+"""`everest convert-checkpoint`: between official files, this project's folders and Hugging Face's.
 
-A pickle is read through an allow-list (tensors, plain containers and `argparse.Namespace`); one that carries
-code is refused before anything of it runs.
+Official files are those of EVEREST and VideoMAE. A pickle is read through an allow-list (tensors, plain containers and
+`argparse.Namespace`); one that carries code is refused before anything of it runs.
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model; registered ones are fetched into .work/models and compared with their recorded
-    hash.
+    """The folder of a model.
+
+    Registered ones are fetched into .work/models and compared with their recorded hash.
 
     Raises:
         InputError: no such model, or an address of another form.

@@ -179,8 +179,9 @@ def _class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
 
 
 def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) -> None:
-    """All probabilities: one row for each video (without numbers, and with the reason, for one that could not be
-    read), one column for each class; the file appears whole or not at all.
+    """Write all probabilities: one row for each video, one column for each class.
+
+    A video that could not be read has the reason in place of numbers. The file appears whole or not at all.
     """
     from pipeline.system.files import atomic_path
 

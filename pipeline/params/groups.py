@@ -223,8 +223,11 @@ class IngestParams(Group):
 
 
 class PreprocessParams(Group):
-    """Distance maps and cached frames. `keep_every` k stores every k-th frame; `store` how a frame is kept;
-    `map_weights` is a model folder whose tubelet embedding makes the maps, null a seeded random one."""
+    """Distance maps and cached frames.
+
+    `keep_every` k stores every k-th frame; `store` says how a frame is kept; `map_weights` is a model folder whose
+    tubelet embedding makes the maps, null a seeded random one.
+    """
 
     store: Literal["jpeg", "raw"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]

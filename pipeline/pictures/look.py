@@ -118,8 +118,10 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
 def read_window(
     video: Path, count: int, frame_step: int, start: float | None, size: int, short_side: int | None = None
 ) -> tuple[Tensor, list[float]]:
-    """`count` frames of a video, normalised [1, 3, count, size, size] as a model is tested on them, and their times in
-    seconds. A step that does not fit shrinks; a video of fewer frames repeats some.
+    """`count` frames of a video as a model is tested on them, and their times in seconds.
+
+    They are normalised, [1, 3, count, size, size]. A step that does not fit shrinks; a video of fewer frames repeats
+    some.
 
     Args:
         short_side: [pixels] larger frames are shrunk to it first, as the cache's were.

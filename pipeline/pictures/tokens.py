@@ -1,5 +1,4 @@
-"""A picture of the tokens that a classifier keeps: the clip's time slots in a row, below them what is left of
-each.
+"""A picture of the tokens that a classifier keeps: a row of time slots, and below each what is left of it.
 
 Legend: S time slots, L places of a slot (rows x columns of patches), N = S * L tokens, K kept ones.
 """

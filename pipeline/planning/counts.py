@@ -72,8 +72,10 @@ def given(texts: list[str], params: Params) -> dict[str, Counts]:
 
 
 def counts_of(params: Params, benchmark: str, known: Mapping[str, Counts] | None = None) -> Counts:
-    """What is known of a benchmark's videos: as given, as the parameters draw them, by its manifest, by the folder or
-    table that they name, by the publisher; else nothing.
+    """What is known of a benchmark's videos, from the first source that knows them.
+
+    The sources: what is given, what the parameters draw, the manifest, the folder or table that they name, the
+    publisher.
     """
     if known and benchmark in known:
         return known[benchmark]

@@ -1,5 +1,4 @@
-"""Peak memory of a training step without running it: every allocation is followed on tensors that hold no
-data.
+"""Peak memory of a training step without running it: allocations are followed on tensors that hold no data.
 
 The step (forward, backward, AdamW) runs under FakeTensorMode, which computes shapes only, while a dispatch
 mode adds up the bytes of all living storages. What a GPU adds (its context, fragmentation of the allocator)
@@ -25,8 +24,9 @@ from pipeline.training.optim import adamw, parameter_groups
 
 @dataclass(frozen=True)
 class Footprint:
-    """[byte] of one rank: `fixed` whatever the batch (parameters, gradients, moments) and
-    `per_clip` of a micro-batch.
+    """The memory of one rank [byte].
+
+    `fixed` is needed whatever the batch (parameters, gradients, moments), `per_clip` for each clip of a micro-batch.
     """
 
     parameters: int

@@ -57,9 +57,10 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
 
 
 def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) -> str:
-    """Points with 95 % intervals against a cost; rows have name, x, y, low, high, and `style` where a name keeps
-    its look over several plots. Dashed: no other is better and
-    cheaper (Pareto front).
+    """Draw points with 95 % intervals against a cost.
+
+    Rows have name, x, y, low, high, and `style` where a name keeps its look over several plots. The dashed line joins
+    those of which no other is better and cheaper (the Pareto front).
     """
     figure, axes = _figure(6.4, 4.0)
     for index, row in enumerate(rows):

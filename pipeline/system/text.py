@@ -35,8 +35,9 @@ class Shown(str):
 
 
 def printable(name: object) -> str:
-    r"""A name on one line, as it is but for what cannot be seen: `\xff` for a byte that is not UTF-8 or a control,
-    `\u202e` for a mark. :func:`original` gives the name back.
+    r"""A name on one line, as it is but for what cannot be seen.
+
+    `\xff` stands for a byte that is not UTF-8 or a control, `\u202e` for a mark. :func:`original` gives the name back.
     """
     if isinstance(name, Shown):
         return name
@@ -72,8 +73,9 @@ def visible(text: str) -> str:
 
 
 def storable(value: Any) -> Any:
-    """A value for JSON, Parquet or a database: its strings as they are, or :func:`printable` where UTF-8 cannot hold
-    them (or some databases: NUL).
+    """A value for JSON, Parquet or a database, with strings that these can hold.
+
+    Strings stay as they are, or become :func:`printable` where UTF-8 (or, for NUL, some databases) cannot hold them.
     """
     if isinstance(value, str | PurePath):
         text = os.fspath(value)

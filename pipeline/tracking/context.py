@@ -46,8 +46,9 @@ def code_tags() -> dict[str, str]:
 
 
 def dirty_files() -> tuple[list[str] | None, str]:
-    """Lines of `git status --porcelain` for tracked files that differ from the commit and files unknown to git; what
-    stages rewrite is left out. None, with the reason, where git cannot tell.
+    """Lines of `git status --porcelain`; None, with the reason, where git cannot tell.
+
+    They are of tracked files that differ from the commit and of files unknown to git; what stages rewrite is left out.
     """
     status = git.ask("status", "--porcelain", "--untracked-files=normal")
     if status.text is None:
@@ -68,8 +69,10 @@ def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
 
 
 def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
-    """Path -> hash of what the stage reads, the data first. A training of a comparison has the checkout's dvc.lock
-    and data by a link, and models of its own: of those dvc.lock knows nothing.
+    """Path -> hash of what the stage reads, the data first.
+
+    A training of a comparison has the checkout's dvc.lock and data by a link, and models of its own, of which dvc.lock
+    knows nothing.
     """
     lock = Path("dvc.lock")
     hashes = dvc_hashes(lock)
@@ -106,8 +109,9 @@ def stage_tags(stage: str, benchmark: str | None) -> dict[str, str]:
 
 
 def series() -> tuple[str, str] | None:
-    """What this process's training is one of, and its name there: ("comparison", `<strategy>-seed<n>`) or
-    ("repetition", `split<n>-seed<k>`); None for the chain's own.
+    """The series that this process's training belongs to, and its name there; None for the chain's own.
+
+    ("comparison", `<strategy>-seed<n>`) or ("repetition", `split<n>-seed<k>`).
     """
     for kind, variable in (("comparison", "EVEREST_COMPARE"), ("repetition", "EVEREST_REPEAT")):
         if os.environ.get(variable):
@@ -126,11 +130,10 @@ def series_tags() -> dict[str, str]:
 
 
 def registered_name(recipe: str, benchmark: str) -> str:
-    """`everest-<recipe>-<benchmark>`, the name in the model registry; `...-comparison` and `...-repetition` for the
-    trainings of such a series.
+    """The name in the model registry: `everest-<recipe>-<benchmark>`.
 
-    Under names of their own, since the alias `candidate` is the last one that came: what a user is told to classify
-    with must not be one of a series.
+    Trainings of a series add `-comparison` or `-repetition`. Under names of their own, since the alias `candidate` is
+    the last one that came: what a user is told to classify with must not be one of a series.
     """
     found = series()
     return f"everest-{registry_word(recipe)}-{benchmark}" + (f"-{found[0]}" if found else "")

@@ -240,8 +240,9 @@ def _open(
 
 
 def _note_resumption(folder: RunFolder, tags: Mapping[str, Any]) -> None:
-    """What is another than when the run began (code, device, ranks), as tags `resumed.<name>`: the run's own tags tell
-    of its first part alone.
+    """What has changed since the run began (code, device, ranks), as tags `resumed.<name>`.
+
+    The run's own tags describe its first part alone.
     """
     before = folder.about().get("tags", {})
     now = {name: as_text(redact_value(name, value)) for name, value in tags.items()}

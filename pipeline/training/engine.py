@@ -64,8 +64,9 @@ class Task(Protocol):
         """The mean loss of one micro-batch, a scalar on the device."""
 
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
-        """Scores after an epoch, the same on all ranks; {} where there is nothing to do; `alive` is called for each
-        batch, so that a long validation is not taken for a stall. Keys start with `val_`.
+        """Scores after an epoch, the same on all ranks; {} where there is nothing to do.
+
+        `alive` is called for each batch, so that a long validation is not taken for a stall. Keys start with `val_`.
         """
 
 

@@ -53,8 +53,10 @@ class Journal:
         seconds: float,
         parts: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """One optimizer step, counted from 1. `parts`: [s] of loader, forward and so on; the sink gets the mean of them
-        over the steps since it heard last, as `step/<part>_seconds`.
+        """Note one optimizer step, counted from 1.
+
+        `parts`: [s] of loader, forward and so on. The sink gets their means over the steps since its last record, as
+        `step/<part>_seconds`.
         """
         self._add(step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, seconds=round(seconds, 5))
         for part, value in {**parts, "whole": seconds}.items():

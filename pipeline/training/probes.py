@@ -17,10 +17,10 @@ LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Probes(nn.Module):
-    """`classifier`'s frozen encoder under one copy of its trainable parts (pool, norm, head) for each lr
-    factor.
+    """A classifier's frozen encoder under a copy of its trainable parts for each factor of the learning rate.
 
-    The classifier offers `forward_features`, `blocks`, `pool`, `fc_norm`, `fc_drop` and `head`.
+    The trainable parts are pool, norm and head. The classifier offers `forward_features`, `blocks`, `pool`, `fc_norm`,
+    `fc_drop` and `head`.
     """
 
     def __init__(self, classifier: Any, factors: tuple[float, ...] = LR_FACTORS) -> None:

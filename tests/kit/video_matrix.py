@@ -120,8 +120,10 @@ def remuxed(kind: Kind, suffix: str, keep: Callable[[int, Any], bool]) -> Kind:
 
 
 def edit(*parts: tuple[int, int]) -> Callable[[bytes], bytes]:
-    """Give a file whose index comes last another edit list: parts of (first frame, frames); a first frame of -1 stands
-    for nothing shown."""
+    """Give a file whose index comes last another edit list.
+
+    It has parts of (first frame, frames); a first frame of -1 stands for nothing shown.
+    """
 
     def change(content: bytes) -> bytes:
         timescale = struct.unpack_from(">I", content, content.index(b"mdhd") + 16)[0]

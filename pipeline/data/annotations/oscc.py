@@ -1,5 +1,4 @@
-"""Ego4D object state change classification: windows of long videos, class 1 where an object changes its
-state.
+"""Ego4D object state change classification: windows of long videos, class 1 where an object changes.
 
 Windows are cut with the `parent_*` fields (frames of the whole video at 30 a second). They are not always 8 s
 long, negatives lack the fields of the change, and `state_change` itself may be missing, which counts as no

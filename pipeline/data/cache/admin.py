@@ -98,8 +98,7 @@ def _said(result: dict[str, Any]) -> str:
 
 
 def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]:
-    """Remove shards of the stores that neither the cache in place nor the current parameters need, and
-    leftovers.
+    """Remove leftovers, and shards that neither the cache in place nor the current parameters need.
 
     Returns:
         {"removed": files, "bytes": freed} (to be removed and freed with `dry_run`).

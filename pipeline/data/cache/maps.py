@@ -1,5 +1,6 @@
-"""Distance maps: how much each place of a video changes from one tubelet to the next (METHOD sections 2 and
-3).
+"""Distance maps: how much each place of a video changes from one tubelet to the next.
+
+METHOD sections 2 and 3.
 
 Alignment. At frame step k, the slot that starts at frame p is the tubelet (p, p+k), and the slot before it
 starts at p-2k. A map is stored for every p = 0, k, 2k, ..., so any window whose first frame is a multiple

@@ -88,8 +88,9 @@ def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
 
 
 def forget_damaged(store: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> None:
-    """Remove from a store every unit whose record does not parse or whose shards are not `whole`, so that it counts
-    as missing and is made anew.
+    """Remove from a store every unit whose record does not parse or whose shards are not `whole`.
+
+    It then counts as missing and is made anew.
     """
     for record in store.glob("*.json"):
         try:
@@ -168,8 +169,11 @@ def build(
 
 
 def _begin(parent: int) -> None:
-    """In a worker, first of all. It ends with its parent: left alone it would go on writing the shards that the next
-    start writes. And it keeps to one core, as there are as many workers as cores are meant to be used."""
+    """Prepare a worker, before all else: it ends with its parent and keeps to one core.
+
+    Left alone it would go on writing the shards that the next start writes. There are as many workers as cores are
+    meant to be used.
+    """
     die_with_parent(signal.SIGKILL, parent)
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -254,8 +258,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def leftovers(final: Path) -> tuple[Path, Path]:
-    """Where a cache is put together and where the one before it goes: beside it, since a folder can only be renamed
-    within its file system, and .work may lie on another one. What an interrupted run left there is nobody's.
+    """Where a cache is put together, and where the one before it goes: both beside it.
+
+    A folder can only be renamed within its file system, and .work may lie on another one. What an interrupted run left
+    there is of no use.
     """
     return final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
 

@@ -56,8 +56,9 @@ class ClipError(EverestError):
 
 
 class Cache:
-    """An open cache. Rows are numbered 0..len-1 in the manifest's order; reading is safe from several
-    threads.
+    """An open cache.
+
+    Rows are numbered 0..len-1 in the manifest's order; reading is safe from several threads.
 
     Attributes:
         ids: video ids by row.
@@ -143,8 +144,9 @@ class Cache:
         return found
 
     def fill(self, row: int, frame_indices: Sequence[int] | npt.ArrayLike, target_THWC: U8) -> None:
-        """As :meth:`frames`, into the top left of memory that is there: a JPEG is decoded, a raw frame copied to its
-        place, and nothing else is moved.
+        """As :meth:`frames`, into the top left of memory that is there.
+
+        A JPEG is decoded, or a raw frame copied, to its place; nothing else is moved.
         """
         wanted = self._stored_rows(row, np.asarray(frame_indices, dtype=np.int64))
         stored_rows = self._frame_buffers(row)

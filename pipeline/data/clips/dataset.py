@@ -1,9 +1,8 @@
-"""Which clips there are: videos of one or several caches (or the video files themselves), and which frames to
-read.
+"""Which clips there are, and which frames of a video each of them reads.
 
-A clip's frames are a pure function of (seed, epoch, sample), where a sample is a row and its repetition.
-Frame selection from the cache looks at the stored distance maps only, so no frame is decoded that is not
-used.
+Videos are those of one or several caches, or the video files themselves. A clip's frames are a pure function of (seed,
+epoch, sample), where a sample is a row and its repetition. Frame selection from the cache looks at the stored distance
+maps only, so no frame is decoded that is not used.
 
 Shapes: B clips, T frames, A candidate slots, L places.
 """

@@ -103,8 +103,7 @@ class ClipLoader:
         return order[step * self.global_batch : (step + 1) * self.global_batch]
 
     def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Batch]:
-        """This rank's micro-batches from `start_micro_step` (counted in this rank's micro-batches) to the
-        end.
+        """This rank's micro-batches of an epoch, from its `start_micro_step`-th to the end.
 
         Raises:
             ClipError: a clip cannot be read and may not be replaced.

@@ -31,10 +31,9 @@ def draws(batch: Batch, stream: str, count: int) -> np.ndarray:
 
 
 def multi_scale_boxes(batch: Batch, scales: Sequence[float]) -> Ints:
-    """Height and width each a scale of the short side, at most one scale apart, at one of 13 places (METHOD
-    section 7).
+    """Height and width each a scale of the short side, at most one scale apart, at one of 13 places.
 
-    Every allowed pair of scales, and every place, is equally likely.
+    METHOD section 7. Every allowed pair of scales, and every place, is equally likely.
     """
     count = len(scales)
     pairs = [(i, j) for i in range(count) for j in range(count) if abs(i - j) <= 1]
@@ -48,8 +47,7 @@ def multi_scale_boxes(batch: Batch, scales: Sequence[float]) -> Ints:
 
 
 def random_resized_boxes(batch: Batch, scale: Sequence[float], ratio: Sequence[float]) -> Ints:
-    """A box with a uniform share of the frame's area and a log-uniform aspect ratio (width / height),
-    anywhere.
+    """A box anywhere with a uniform share of the frame's area and a log-uniform ratio of width to height.
 
     Drawn up to ten times until it fits; then the largest centred box whose ratio is within bounds.
     """

@@ -7,8 +7,10 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """A small tensor on the device. On a GPU it goes through page-locked memory: from any other the copy waits for all
-    that the device has been given to do.
+    """A small tensor on the device.
+
+    On its way to a GPU it goes through page-locked memory: from any other, the copy waits for all that the device has
+    been given to do.
     """
     device = torch.device(device)
     if device.type != "cuda" or values.device.type == "cuda":

@@ -50,8 +50,7 @@ class PretrainTransform:
 
 
 class FinetuneTransform:
-    """Random-resized crop, flip, RandAugment, random erasing, mixup/cutmix, label smoothing (METHOD section
-    7).
+    """Random-resized crop, flip, RandAugment, random erasing, mixup or cutmix, label smoothing.
 
     Args:
         resolution: of the clip in pixels.

@@ -11,8 +11,7 @@ from pipeline.system.files import atomic_path
 
 
 def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps: int, crf: int = 18) -> int:
-    """Write frames start_frame <= i < end_frame of a video, where frame i is the one shown at i / fps
-    seconds.
+    """Write frames start_frame <= i < end_frame of a video; frame i is the one shown at i / fps seconds.
 
     Frames are chosen by their own time stamps, so neither a late key frame nor a variable rate shifts the
     window. The written file is decoded again and its frames counted before it gets its name.

@@ -104,9 +104,11 @@ class PyavReader(VideoReader):
         raise missing_frame(upcoming)
 
     def _jump(self, wanted: Sequence[int]) -> Iterator[Any]:
-        """As `_count`, from the last proven entry on. Frame n is the one with the n-th time of all packets; one that is
-        not wanted is skipped by the decoder where no other refers to it (most B-frames), which in H.264 changes no
-        other picture."""
+        """As `_count`, from the last proven entry on.
+
+        Frame n is the one with the n-th time of all packets; one that is not wanted is skipped by the decoder where no
+        other refers to it (most B-frames), which in H.264 changes no other picture.
+        """
         first, start = self._jumps.before(wanted[0])
         self._reopen()
         if first:

@@ -200,8 +200,10 @@ def _noted(source: Iterator[Any], stored: list[int | None]) -> Iterator[Any]:
 
 
 def _order(whole: Survey) -> int | None:
-    """Places by which storing and showing order differ at most, where packets and pictures correspond by their times
-    and every picture looks alike; else None."""
+    """Places by which the orders of storing and showing differ at most; None where that cannot be told.
+
+    It can where packets and pictures correspond by their times and all pictures have one shape.
+    """
     times = whole.times
     # What a decoder puts in place of damaged parts depends on all that it decoded before.
     if whole.damaged or len(whole.shapes) != 1 or None in times or None in whole.stored:
@@ -242,8 +244,10 @@ class _Counts:
     last: int | None = None
 
     def expected(self, declared: int, numbered: bool) -> int:
-        """Pictures that the header promises: without those that it marks as not to be shown, empty chunks, and what
-        stands before the first keyframe of a clip cut by stream copy.
+        """Pictures that the header promises to show.
+
+        Those that it marks as not to be shown, empty chunks, and what stands before the first keyframe of a clip cut by
+        stream copy are left out.
 
         Args:
             numbered: times are the places in the file's index, of which empty chunks take some.

@@ -71,8 +71,8 @@ def test_unusable_files_and_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="not a readable manifest"):
         manifest.load(tmp_path / "bad.parquet")
-    with pytest.raises(InputError, match="no column lable"):
-        manifest.load(tmp_path / "bad.parquet", columns=["lable"])
+    with pytest.raises(InputError, match="no column title"):
+        manifest.load(tmp_path / "bad.parquet", columns=["title"])
     with pytest.raises(InputError, match="reason"):
         manifest.save(manifest.from_rows([row(1)]).drop_columns(["reason"]), tmp_path / "m.parquet")
 

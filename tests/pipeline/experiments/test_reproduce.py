@@ -87,8 +87,9 @@ def nothing_is_left(project: Path) -> None:
 
 
 def again(stage: str, benchmark: str | None, folder: Path) -> None:
-    """A stage that puts its run into the worktree's store, as the real one does; the tables are copied, as making
-    them takes seconds.
+    """A stage that puts its run into the worktree's store, as the real one does.
+
+    The tables are copied, as making them takes seconds.
     """
     made = Path(reproduce._check_store(folder).removeprefix("sqlite:///"))
     shutil.copy(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"), made)

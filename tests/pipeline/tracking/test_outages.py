@@ -33,8 +33,10 @@ POINTS = 200
 
 
 class Server(ThreadingHTTPServer):
-    """The few MLflow endpoints that tracking uses. `mood`: ok, error (500), slow (hangs a second), lost (does what it
-    is asked and drops the connection before answering).
+    """The few MLflow endpoints that tracking uses.
+
+    `mood`: ok, error (500), slow (hangs a second), lost (does what it is asked and drops the connection before
+    answering).
     """
 
     daemon_threads = True

@@ -90,8 +90,9 @@ class _Largest(TorchDispatchMode):
 
 
 def test_resizing_a_batch_makes_no_tensor_larger_than_its_frames() -> None:
-    """A product over the innermost colours would hold a matrix of columns for each row of each frame: 140 GB for 256
-    clips of 16 frames.
+    """A product over the innermost colours would hold a matrix of columns for each row of each frame.
+
+    That is 140 GB for 256 clips of 16 frames.
     """
     clips = torch.randint(0, 256, (2, 4, 48, 64, 3), dtype=torch.uint8)
     boxes = np.asarray([[0, 0, 48, 48], [8, 8, 32, 40]])
