@@ -137,6 +137,19 @@ def test_every_folder_and_module_of_the_list_of_files_in_readme_exists(root: Pat
     assert not strays
 
 
+def test_programs_in_strings_import_modules_that_exist(root: Path) -> None:
+    modules, strays = rooms.sources(root), []
+    line = re.compile(r"\bfrom ((?:models|pipeline|flows)(?:\.\w+)*) import (\w+)")
+    for path in [*modules.values(), *(root / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for module, name in line.findall(node.value):
+                    known = modules[module].read_text(encoding="utf-8") if module in modules else ""
+                    if f"{module}.{name}" not in modules and not re.search(rf"\b{name}\b", known):
+                        strays.append(f"{path.relative_to(root)}: from {module} import {name}")
+    assert not strays
+
+
 def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
     import sys
 

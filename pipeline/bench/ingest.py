@@ -136,7 +136,7 @@ def _manifest(scratch: Path) -> dict[str, float]:
     ]
     manifest.save(manifest.from_rows(rows), path)
     code = (
-        "import re, sys, time; from pathlib import Path; from pipeline import manifest\n"
+        "import re, sys, time; from pathlib import Path; from pipeline.data import manifest\n"
         "import pyarrow.parquet, pyarrow.dataset\n"
         "began = time.perf_counter(); table = manifest.load(Path(sys.argv[1])); seconds = time.perf_counter() - began\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"

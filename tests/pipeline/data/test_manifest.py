@@ -106,7 +106,7 @@ def test_240_000_rows_load_within_a_second_and_300_mib(tmp_path: Path) -> None:
     manifest.save(large, tmp_path / "m.parquet")
     code = (
         "import re, sys, time; from pathlib import Path\n"
-        "from pipeline import manifest\n"
+        "from pipeline.data import manifest\n"
         "import pyarrow.parquet, pyarrow.dataset\n"
         "start = time.process_time(); table = manifest.load(Path(sys.argv[1]))\n"
         "seconds = time.process_time() - start\n"

@@ -344,8 +344,8 @@ def test_workers_end_with_a_killed_parent(here: Path) -> None:
     make(40)
     code = (
         "import small_benchmark as small\n"
-        "from pipeline.data import cache_build\nfrom pipeline.stages import preprocess\n"
-        "cache_build.MIN_UNIT = 40_000  # several units, as for one benchmark of usual size\n"
+        "from pipeline.data.cache import build\nfrom pipeline.stages import preprocess\n"
+        "build.MIN_UNIT = 40_000  # several units, as for one benchmark of usual size\n"
         "if __name__ == '__main__': preprocess.run(small.params(preprocess__workers=2), 'small')"
     )
     Path("start.py").write_text(code)
