@@ -80,7 +80,9 @@ def create(root: Path, name: str, recipe: str | None, overrides: dict[str, Any])
         shutil.copyfile(folder / "recipes" / f"{recipe}.yaml", folder / "params.yaml")
     write_overrides(folder / "params.yaml", overrides)
     worktree.share_cache(root, folder)
-    return workspace(folder, name, environment(root, folder) | identity(name), root)
+    # Equal inputs have equal names there: what a run that failed has saved, the next one takes up.
+    variables = environment(root, folder, root / ".work") | identity(name)
+    return workspace(folder, name, variables, root)
 
 
 def checked(root: Path, recipe: str | None, overrides: dict[str, Any]) -> Params:

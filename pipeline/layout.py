@@ -7,7 +7,7 @@ data/corpus/<bench>     which videos of a benchmark are pre-trained on
 outputs/<stage>[/bench] models, predictions, the report
 outputs/records/<stage>[/bench].json  the values that a stage's outputs were computed with
 metrics/<stage>[/bench] what `dvc metrics show` prints: a headline; all numbers are in outputs/ and MLflow
-.work/<stage>/<key>     checkpoints and unfinished work; ignored by git and DVC
+.work/<stage>/<key>     checkpoints and unfinished work; ignored by git and DVC; those of the checkout for its worktrees
 """
 
 from __future__ import annotations
@@ -63,6 +63,14 @@ def record_file(stage: str, benchmark: str | None = None) -> Path:
 def work_dir(stage: str, benchmark: str | None, fingerprint: str) -> Path:
     """Unfinished work of one stage under one set of parameters; another set never sees it."""
     return WORK / stage / (benchmark or "all") / fingerprint
+
+
+def saved_dir(stage: str, benchmark: str | None, name: str) -> Path:
+    """Unfinished work that any later start takes up by its name: checkpoints of a training, shards of a cache.
+
+    EVEREST_WORK puts it elsewhere, for a checkout that is removed when its work is done.
+    """
+    return Path(os.environ.get("EVEREST_WORK") or WORK) / work_dir(stage, benchmark, name).relative_to(WORK)
 
 
 def fingerprint(values: Any) -> str:

@@ -48,7 +48,9 @@ def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
         Interrupted: Ctrl-C; what was done is kept.
     """
     root, folder = Path.cwd(), cell(trial)
-    place = Workspace(trial.name, folder, root, environment(root, root, EVEREST_COMPARE=trial.name))
+    place = Workspace(
+        trial.name, folder, root, environment(root, root, folder / layout.WORK, EVEREST_COMPARE=trial.name)
+    )
     place.prepare(trial.params, {name: (root / name).resolve() for name in ("data", "dvc.lock")})
     report = Report(
         note=note,

@@ -143,7 +143,8 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     remade: set[str] = set()
 
     def bring_up(folder: Path, training: str, steps: Sequence[Step], links: Mapping[str, Path]) -> None:
-        place = Workspace(repetition.name, folder, root, environment(root, root, EVEREST_REPEAT=training))
+        variables = environment(root, root, folder / layout.WORK, EVEREST_REPEAT=training)
+        place = Workspace(repetition.name, folder, root, variables)
         place.prepare(params, links)
         report = Report(
             note=note,

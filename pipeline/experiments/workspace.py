@@ -122,8 +122,14 @@ class Report:
     where: str = ""
 
 
-def environment(root: Path, code: Path, **own: str) -> dict[str, str]:
-    """This process's environment for stages that run the code at `code` for the checkout at `root`, plus `own`."""
+def environment(root: Path, code: Path, saved: Path, **own: str) -> dict[str, str]:
+    """Make the environment of stages that run elsewhere: this process's, what the checkout lends, and `own`.
+
+    Args:
+        root: the checkout that lends its videos, tracked runs, trainings of comparisons and tracking store.
+        code: the folder whose code runs.
+        saved: where unfinished trainings and caches lie; on the file system of the stages' outputs.
+    """
     work = root / layout.WORK
     shared = {
         "EVEREST_RUNS": str(work / "runs"),
@@ -133,6 +139,7 @@ def environment(root: Path, code: Path, **own: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])),
+        "EVEREST_WORK": str(saved),
         "EVEREST_DATA": str((root / layout.data_root()).absolute()),
         **{name: os.environ.get(name) or value for name, value in shared.items()},
         **own,

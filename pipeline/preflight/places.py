@@ -180,6 +180,6 @@ def _cache_bytes(params: Params, key: str) -> float:
         pixels = videos * source.frames * min(source.size, own.short_side) ** 2
     kept = own.keep_every if own.frames == "every" else data.frame_step if own.frames == "informative" else 1
     size = pixels / kept * (3 if own.store == "raw" else JPEG_BYTES_PER_PIXEL)
-    store = layout.work_dir("preprocess", key, "shards")
+    store = layout.saved_dir("preprocess", key, "shards")
     begun = sum(file.stat().st_size for file in store.glob("*.arrow")) if store.exists() else 0
     return max(0.0, size - begun)

@@ -7,8 +7,11 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline import layout
@@ -22,12 +25,13 @@ from pipeline.data.cache.publish import (
     units_of,
 )
 from pipeline.data.ingest import cluster
-from pipeline.errors import InputError
+from pipeline.errors import BusyError, InputError
 from pipeline.params import Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
 from pipeline.system.files import locked, write_text
 from pipeline.system.progress import counter
+from pipeline.system.terminal import say
 from pipeline.tracking import stage_run
 from pipeline.tracking.headline import headline
 
@@ -60,7 +64,7 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
     store = store_dir(benchmark)
     raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
     units, table = units_of(params, benchmark)
-    with locked(store.parent / "lock", f"the preprocess stage of {benchmark}"):
+    with _turn(store.parent / "lock", benchmark):
         forget_damaged(store, has_its_size)
         reused = sum(not unit.missing(store) for unit in units)
         with cluster.executor(params.compute.cluster) as executor:
@@ -81,6 +85,19 @@ def _run(params: Params, benchmark: str) -> dict[str, Any]:
         "frames_decoded": decoded,
         "wall_seconds": round(seconds, 2),
     }
+
+
+@contextlib.contextmanager
+def _turn(lock: Path, benchmark: str) -> Iterator[None]:
+    """Wait for whoever builds shards of this benchmark: what they have made need not be made again."""
+    what = f"the preprocess stage of {benchmark}"
+    try:
+        with locked(lock, what):
+            pass
+    except BusyError:
+        say(f"preprocess {benchmark}: waits for another one that works in {lock.parent}")
+    with locked(lock, what, wait=True):
+        yield
 
 
 def _tracked(metrics: dict[str, Any]) -> dict[str, float]:

@@ -47,7 +47,7 @@ def train(
         The metrics, as in the metrics file; {} on a node that only lends its ranks.
     """
     began = time.time()
-    work = layout.work_dir(stage, benchmark, work_key(stage, benchmark, params, inputs)).absolute()
+    work = layout.saved_dir(stage, benchmark, work_key(stage, benchmark, params, inputs)).absolute()
     compute = params.compute
     node = this_node()
     if not node.main:

@@ -86,6 +86,6 @@ def test_a_flow_run_has_a_worktree_with_its_own_params_file(
     assert yaml.safe_load((checkout / "params.yaml").read_text())["finetune"]["epochs"] != 2
     assert worktree.dvc_cache(where.folder) == checkout / ".dvc" / "cache"
     assert where.environment["PYTHONPATH"] == str(where.folder), "the code of the commit"
-    for name, place in (("DATA", "data"), ("RUNS", ".work/runs"), ("CELLS", ".work/compare")):
+    for name, place in (("DATA", "data"), ("RUNS", ".work/runs"), ("CELLS", ".work/compare"), ("WORK", ".work")):
         assert where.environment[f"EVEREST_{name}"] == str(checkout / place)
     assert where.environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{checkout / 'mlflow.db'}"

@@ -42,7 +42,7 @@ COLUMNS = [
 
 def store_dir(benchmark: str) -> Path:
     """Where shard units are kept between runs."""
-    return layout.work_dir("preprocess", benchmark, "shards")
+    return layout.saved_dir("preprocess", benchmark, "shards")
 
 
 def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:

@@ -97,6 +97,7 @@ def test_a_training_runs_its_stages_once_over_the_projects_data(project: Path) -
     assert (folder / "data").resolve() == project / "data"
     assert load_params(folder / "params.yaml") == everest.params
     assert stages.environments[0]["EVEREST_COMPARE"] == "everest-seed0"
+    assert stages.environments[0]["EVEREST_WORK"] == str(folder / ".work"), "its checkpoints lie with it"
     run_cell(everest, run=stages)
     assert len(stages.ran) == 3, "a second start computes nothing"
     run_cell(scratch, run=stages)

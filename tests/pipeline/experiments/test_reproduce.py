@@ -16,6 +16,7 @@ from pipeline.errors import BusyError, EverestError, InputError
 from pipeline.experiments import reproduce
 from pipeline.experiments.restore import unknown_code
 from pipeline.experiments.stage import only_one
+from pipeline.experiments.workspace import Workspace
 from pipeline.system.files import sha256_of
 from pipeline.tracking.store import Store
 
@@ -216,6 +217,23 @@ def test_a_stage_that_fails_leaves_nothing_and_keep_leaves_all(project: Path, tr
     with pytest.raises(EverestError):  # a folder that was left is no obstacle
         reproduce.command(run)
     nothing_is_left(project)
+
+
+def test_a_reproduction_takes_up_no_saved_work_and_is_tracked_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVEREST_WORK", "/the/checkouts")
+    monkeypatch.setenv("EVEREST_RUNS", "/the/checkouts/runs")
+    monkeypatch.setenv("EVEREST_PARENT_RUN", "an experiment")
+    places: list[Workspace] = []
+    monkeypatch.setattr(Workspace, "run_stage", lambda place, *_, **__: places.append(place))
+    reproduce._run_stage("pretrain", None, tmp_path)
+    (variables,) = (place.environment for place in places)
+    assert variables["EVEREST_WORK"] == str(tmp_path / ".work")
+    assert variables["EVEREST_RUNS"] == str(tmp_path / ".work/runs")
+    assert variables["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / '.work/check.db'}"
+    assert variables["PYTHONPATH"].startswith(str(tmp_path)), "the code of the run's commit"
+    assert "EVEREST_PARENT_RUN" not in variables
 
 
 def test_the_same_run_is_not_reproduced_twice_at_once(project: Path, tracked: Tracked) -> None:

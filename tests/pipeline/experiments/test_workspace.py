@@ -119,15 +119,16 @@ def test_a_workspace_is_lent_what_the_checkout_keeps_unless_a_variable_puts_it_e
     for name in ("EVEREST_DATA", "EVEREST_RUNS", "EVEREST_CELLS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", "/mine")
-    lent = environment(tmp_path, tmp_path / "code", EVEREST_COMPARE="tube")
+    lent = environment(tmp_path, tmp_path / "code", tmp_path / "saved", EVEREST_COMPARE="tube")
     assert lent["PYTHONPATH"] == f"{tmp_path / 'code'}:/mine"
     assert lent["EVEREST_COMPARE"] == "tube"
+    assert lent["EVEREST_WORK"] == str(tmp_path / "saved")
     assert lent["EVEREST_DATA"] == str(tmp_path / "data")
     assert lent["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
     for name, folder in (("EVEREST_RUNS", "runs"), ("EVEREST_CELLS", "compare")):
         assert lent[name] == str(tmp_path / ".work" / folder)
         monkeypatch.setenv(name, "/elsewhere")
-        assert environment(tmp_path, tmp_path)[name] == "/elsewhere"
+        assert environment(tmp_path, tmp_path, tmp_path)[name] == "/elsewhere"
 
 
 def test_flows_can_make_workspaces_without_torch_or_mlflow() -> None:
