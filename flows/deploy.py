@@ -6,7 +6,6 @@ and the deployments of prefect.yaml.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import urllib.request
@@ -26,15 +25,18 @@ MISSED = 3
 
 
 def main() -> int:
-    """Bring the server at PREFECT_API_URL up to date; exit code 2 where there is none to talk to."""
-    if not os.environ.get("PREFECT_API_URL"):
+    """Bring the server at Prefect's PREFECT_API_URL up to date; exit code 2 where there is none to talk to."""
+    from prefect.settings import Settings
+
+    url = Settings().api.url  # of the environment, `.env`, a TOML file or a profile, as for every other command
+    if not url:
         sys.stderr.write(
             "error: PREFECT_API_URL is not set: deployments need a server that stays. "
             "Cure: make ui (in another terminal), then export PREFECT_API_URL=http://127.0.0.1:4200/api\n"
         )
         return 2
     try:
-        require_server(os.environ["PREFECT_API_URL"])
+        require_server(url)
         _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         limit_trainings()
         crash_zombies()

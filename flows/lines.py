@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pipeline.system.text import printable
 
-#: What the lines of a comparison begin with: `[1/6] everest, seed 0`.
-NUMBERED = re.compile(rb"\[\d+/\d+\] ")
+#: Lines of a stage's log that a person waits for: a comparison's trainings (`[1/6] everest, seed 0`), ranks that are
+#: gone or start again.
+TOLD = re.compile(rb"\[\d+/\d+\] |ranks: ")
 
 
 def say(line: str) -> None:
@@ -23,8 +24,8 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def numbered_lines_of(log: Path) -> Iterator[None]:
-    """Repeat what a comparison says of its trainings, as its log grows."""
+def told_lines_of(log: Path) -> Iterator[None]:
+    """Repeat what a stage says of its trainings and ranks, as its log grows."""
     ending = threading.Event()
 
     def follow() -> None:
@@ -34,7 +35,7 @@ def numbered_lines_of(log: Path) -> Iterator[None]:
                 last = ending.is_set()
                 *lines, rest = (rest + file.read()).split(b"\n")
                 for line in lines:
-                    if NUMBERED.match(line):
+                    if TOLD.match(line):
                         say(line.decode(errors="replace"))
                 if last:
                     return

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.guard import Children
-from flows.lines import numbered_lines_of
+from flows.lines import told_lines_of
 from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.params.declared import misrecorded
@@ -76,7 +76,7 @@ def _repro(stage: str, where: Workspace, children: Children, *options: str) -> O
     where.logs.mkdir(parents=True, exist_ok=True)
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
-    with path.open("wb") as file, numbered_lines_of(path):
+    with path.open("wb") as file, told_lines_of(path):
         code = children.run(command, where.folder, where.environment, file)
     output = path.read_text(errors="replace")
     if children.stopping:

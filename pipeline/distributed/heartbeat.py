@@ -89,6 +89,20 @@ def stalled(beats: list[Beat], limit_seconds: float, now: float | None = None) -
     return [beat for beat in beats if beat.progress == behind]
 
 
+def gone(beats: list[Beat]) -> list[Beat]:
+    """Ranks whose process ended before it said that it had finished."""
+    return [beat for beat in beats if beat.phase != "finished" and not _lives(beat.pid)]
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there; one that only waits to be noticed by its parent is not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in (b"Z", b"X")
+
+
 def finished(beats: list[Beat], ranks: int, seconds: float) -> bool:
     """Whether all ranks of this machine ended at least so long ago."""
     ended = [beat.at for beat in beats if beat.phase == "finished"]

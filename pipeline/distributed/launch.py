@@ -99,7 +99,7 @@ def launch(
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
-            log.warning("%s Starting again from the newest checkpoint (%s).", end.message, count)
+            log.warning("ranks: %s Starting again from the newest checkpoint (%s).", end.message, count)
     _raise(end, work)
 
 
@@ -150,11 +150,17 @@ def _attempt(
     )
     stall: RankEnd | None = None
     left = False
+    told: set[int] = set()
     try:
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_SECONDS)
             now = heartbeat.read(beats)
+            for beat in heartbeat.gone(now):
+                if beat.rank not in told and not ends.file(work, beat.rank).exists():
+                    told.add(beat.rank)
+                    # The others may wait for it a while before they end, and are then started again.
+                    log.warning("ranks: rank %d (process %d) is gone at step %d.", beat.rank, beat.pid, beat.step)
             if signals.first is not None and signals.obeyed(now, ranks):
                 break
             if node.count > 1 and heartbeat.finished(now, ranks, EXIT_SECONDS):

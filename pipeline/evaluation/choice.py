@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline import layout
 
-#: Names of the validation score in a fine-tuning's metrics.
-NAMES = ("val/top1", "val_top1")
+#: The validation score's name in a fine-tuning's metrics.
+NAME = "val/top1"
 
 
 def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
@@ -32,10 +32,12 @@ def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -
         )
     if chosen == "test":
         return None, "finetune.validate_split is test, which chooses nothing"
-    path = layout.metrics_file("finetune", benchmark)
+    path = layout.results_file(
+        "finetune", benchmark
+    )  # not the headline in metrics/, which DVC brings to no other checkout
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    score = next((metrics[name] for name in NAMES if isinstance(metrics.get(name), int | float)), None)
-    return (None, f"{path} has no validation score") if score is None else (float(score), "")
+    score = metrics.get(NAME)
+    return (float(score), "") if isinstance(score, int | float) else (None, f"{path} has no validation score")
 
 
 def chosen_by_reported_split(info: Mapping[str, Any], reported: str) -> str:

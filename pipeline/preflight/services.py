@@ -38,10 +38,14 @@ def mlflow(_: Scope) -> Iterator[Problem]:
 def mlflow_warning() -> Problem | None:
     """The one thing that is wrong with MLflow's store; None where nothing is."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
-    parts = urlsplit(uri)
     later = "the records of this run wait in .work/runs, and `everest sync` sends them"
-    if parts.scheme in ("http", "https"):
+    try:
+        parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        cure = f"http://HOST:PORT or sqlite:///FILE; {later}."
+        return Problem("MLFLOW_TRACKING_URI", f"is no address ({error})", cure, "warning")
+    if parts.scheme in ("http", "https"):
         why = refused(parts.hostname or "localhost", port)
         if why:
             address = f"{parts.hostname}:{port}"

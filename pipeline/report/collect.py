@@ -40,6 +40,7 @@ def collect(params: Params) -> dict[str, Any]:
         "recipe": params.recipe,
         "seed": params.seed,
         "results": results,
+        "pretrained_here": starts_from_own(params),
         "splits": _splits(params, results),
         "sentences": sentences(results, params),
         "stages": _stages(params),
@@ -112,8 +113,12 @@ def _result(params: Params, benchmark: str) -> dict[str, Any]:
 def _strategy(params: Params, init: str) -> str:
     if init == SCRATCH:
         return "from scratch"
-    own = Path(init) == layout.output_dir("pretrain")
-    return params.pretrain.strategy if own else f"weights of {init}"
+    return params.pretrain.strategy if starts_from_own(params) else f"weights of {init}"
+
+
+def starts_from_own(params: Params) -> bool:
+    """Whether the models come from outputs/pretrain: else what lies there is another experiment's."""
+    return Path(params.finetune.init) == layout.output_dir("pretrain")
 
 
 def _splits(params: Params, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,7 +145,9 @@ def _splits(params: Params, results: list[dict[str, Any]]) -> list[dict[str, Any
 
 def _stages(params: Params) -> list[dict[str, Any]]:
     """What each training and test cost, as measured."""
-    files = [("pretrain", None), *((s, b) for b in params.benchmarks for s in ("finetune", "evaluate"))]
+    files: list[tuple[str, str | None]] = [(s, b) for b in params.benchmarks for s in ("finetune", "evaluate")]
+    if starts_from_own(params):
+        files.insert(0, ("pretrain", None))
     rows = []
     for stage, benchmark in files:
         metrics = read_metrics(layout.results_file(stage, benchmark))

@@ -41,7 +41,7 @@ def draw(summary: dict[str, Any]) -> dict[str, str]:
     """Learning curves by file name; one that has no history is left out."""
     benchmarks = [row["benchmark"] for row in summary["results"]]
     found: dict[str, str] = {}
-    pretrain = read_history(layout.output_dir("pretrain") / "history.csv")
+    pretrain = read_history(layout.output_dir("pretrain") / "history.csv") if summary["pretrained_here"] else {}
     if pretrain.get("loss"):
         found["pretrain_loss"] = curves(
             {"loss": pretrain["loss"]},
@@ -127,7 +127,7 @@ def _tokens(summary: dict[str, Any]) -> Section:
         for path in sorted((layout.output_dir("evaluate", row["benchmark"]) / "pictures").glob("*.png")):
             section.add_picture(path, f"{row['benchmark']}: {path.stem.replace('-', ' ')}")
     folder = layout.output_dir("pretrain") / "pictures"
-    files = sorted(p for p in folder.glob("*") if p.suffix in PICTURES) if folder.is_dir() else []
+    files = sorted(p for p in folder.glob("*") if p.suffix in PICTURES) if summary["pretrained_here"] else []
     for path in files[:MOST_PICTURES]:
         if path.stat().st_size <= PICTURE_BYTES:
             how = "slot by slot" if path.suffix == ".gif" else "all slots"

@@ -31,7 +31,7 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> dict[st
     for benchmark in params.benchmarks:
         by_split: dict[int, list[float]] = {}
         for split, seed, folder in cells:
-            path = folder / layout.metrics_file("evaluate", benchmark)
+            path = folder / layout.results_file("evaluate", benchmark)
             found = read_metrics(path)
             if "eval/top1" not in found:
                 raise EverestError(f"{path} has no eval/top1. Cure: delete it and start the same command again.")

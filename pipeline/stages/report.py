@@ -39,7 +39,8 @@ def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
         for file in files:
             tracked.parent_artifact(final / file.name, "report")
         tracked.artifact(final / "report.html", "report")
-        numbers = {f"pretrain/{k}": v for k, v in read_metrics(layout.results_file("pretrain")).items()}
+        own = read_metrics(layout.results_file("pretrain")) if summary["pretrained_here"] else {}
+        numbers = {f"pretrain/{k}": v for k, v in own.items()}
         for name in params.benchmarks:
             for stage, prefix in (("finetune", f"{name}/finetune/"), ("evaluate", f"{name}/")):
                 found = read_metrics(layout.results_file(stage, name))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lines import numbered_lines_of
+from flows.lines import told_lines_of
 from flows.repro import Outcome, StageFailed, StageStopped
 from flows.telling import told
 from pipeline.errors import EverestError
@@ -67,11 +67,13 @@ def test_a_stage_that_does_not_finish_has_its_line_too(
 def test_a_comparisons_trainings_are_told_as_its_log_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "compare.log"
     log.write_text("[mpeg4 @ 0x55] noise\n")
-    with numbered_lines_of(log), log.open("a") as file:
+    with told_lines_of(log), log.open("a") as file:
         file.write("[1/2] everest, seed 0: pretrain sta")
         file.flush()
         file.write("rted\n> everest compare\n[2/2] scratch, seed 0: pretrain started\n")
+        file.write("ranks: rank 1 (process 7) is gone at step 5.\n")
     said = capsys.readouterr().err.splitlines()
     assert [line[9:] for line in said] == [
-        "[1/2] everest, seed 0: pretrain started", "[2/2] scratch, seed 0: pretrain started"
+        "[1/2] everest, seed 0: pretrain started", "[2/2] scratch, seed 0: pretrain started",
+        "ranks: rank 1 (process 7) is gone at step 5.",
     ]  # fmt: skip

@@ -93,7 +93,9 @@ def test_a_peer_that_is_killed_during_our_own_exchange_is_a_lost_peer(tmp_path: 
 
 
 @pytest.mark.slow
-def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(tmp_path: Path) -> None:
+def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, wish in (("bug", {"fail_at": 3, "message": "NCCL Connection"}), ("kill", {"kill_at": 3, "always": True})):
         work = tmp_path / name
         work.mkdir()
@@ -103,3 +105,7 @@ def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(tmp_path: P
         end = status.read(work / "status.json")
         assert (end["rank"], end["attempt"]) == ((1, 0) if name == "bug" else (1, 1)), end
         assert ("rank 1 failed" if name == "bug" else "rank 1 was killed by SIGKILL") in str(caught.value)
+        said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ranks: ")]
+        assert bool(said) is (name == "kill")
+    assert said[0].startswith("ranks: rank 1 (process ")
+    assert "Starting again from the newest checkpoint (1 of 1)" in said[1]

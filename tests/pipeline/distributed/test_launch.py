@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.distributed import status
-from pipeline.distributed.heartbeat import Beat, Pulse, create, read, stalled
+from pipeline.distributed.heartbeat import Beat, Pulse, create, gone, read, stalled
 from pipeline.distributed.launch import GRACE_SECONDS, Watch, _Signals, command, environment, launch, locked
 from pipeline.errors import BusyError, EverestError, InputError, Interrupted
 from tests.faults import rank_trials
@@ -85,6 +85,18 @@ def test_the_rank_that_is_furthest_behind_is_named_once_nobody_moves() -> None:
     assert stalled(first_step, 10.0, now=130.0) == []
     assert stalled(first_step, 10.0, now=141.0) == first_step
     assert stalled([Beat(0, 10, 5, 0, "finished", 1.0)], 10.0, now=999.0) == []
+
+
+def test_a_rank_whose_process_is_gone_is_known_before_its_parent_has_noticed() -> None:
+    child = subprocess.Popen(["sleep", "100"])
+    beats = [Beat(0, os.getpid(), 5, 0, "exchange", 1.0), Beat(1, child.pid, 5, 0, "exchange", 1.0)]
+    assert gone(beats) == []
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still in the table of processes
+    assert gone(beats) == beats[1:]
+    child.wait()
+    assert gone(beats) == beats[1:]
+    assert gone([Beat(1, child.pid, 5, 0, "finished", 1.0)]) == []
 
 
 def _wish(work: Path, **wish: object) -> Path:

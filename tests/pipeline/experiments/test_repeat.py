@@ -49,9 +49,9 @@ class Stages:
             return 0
         if stage == "preprocess":
             (folder / layout.cache_dir(str(name))).mkdir(parents=True)
-        path = folder / layout.metrics_file(stage, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(metrics))
+        for path in (folder / layout.metrics_file(stage, name), folder / layout.results_file(stage, name)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(metrics))
         assert Path(environment["EVEREST_DATA"]) == Path("data").absolute(), "videos are shared"
         return 0
 

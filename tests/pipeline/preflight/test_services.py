@@ -196,6 +196,11 @@ def test_a_dead_tracking_server_and_a_foreign_store_are_warnings(here: Path, mon
     warning = services.mlflow_warning()
     assert warning is not None
     assert (warning.kind, "127.0.0.1:9 does not answer" in str(warning)) == ("warning", True)
+    for address in ("http://host:port", "http://[::1", "http://host:99999"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        warning = services.mlflow_warning()
+        assert warning is not None
+        assert (warning.kind, "is no address" in str(warning)) == ("warning", True)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics import strategy_difference
 from pipeline.params import PRETRAINING, Params, compared_strategies, load_params
 from pipeline.planning.equal import plan, with_overrides
 from pipeline.report.collect import collect
-from pipeline.report.experiment import write_report
+from pipeline.report.experiment import draw, write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
 from pipeline.report.sentences import comparison_sentences, difference, sentences
@@ -204,6 +204,27 @@ def test_a_cost_that_was_not_measured_is_a_dash_everywhere_and_never_zero(
     show_results(summary, {}, 1.0)
     line = next(x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("motion"))
     assert line.split()[-4:] == ["-"] * 4
+
+
+def test_a_pretraining_that_the_models_do_not_come_from_is_not_in_the_report(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of other parameters: the report does not depend on it (dvc.yaml: finetune.init)."""
+    monkeypatch.chdir(tmp_path)
+    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
+    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
+    for path in (
+        layout.results_file("pretrain"),
+        *(layout.results_file("evaluate", b) for b in ("motion", "state_change")),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(scores))
+    (layout.output_dir("pretrain") / "history.csv").write_text("step,epoch,loss\n1,0,0.9\n2,0,0.8\n")
+    for init, there in (("outputs/pretrain", True), ("scratch", False), ("weights", False)):
+        params = load_params(root / "params.yaml", {"finetune.init": init})
+        summary = collect(params)
+        assert ("pretrain" in [row["stage"] for row in summary["stages"]]) is there
+        assert ("pretrain_loss" in draw(summary)) is there
 
 
 def test_the_end_of_a_training_leaves_out_what_was_not_measured() -> None:

@@ -187,8 +187,7 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     assert version["tags"]["chosen_by_reported_split"] == "the probe's head"
     assert "alias `best` does not move" in caplog.text
     classifier(params, validate_split="val", select="best")
-    layout.metrics_file("finetune", "small").parent.mkdir(parents=True, exist_ok=True)
-    layout.metrics_file("finetune", "small").write_text(json.dumps({"val_top1": 0.4}))
+    layout.results_file("finetune", "small").write_text(json.dumps({"val/top1": 0.4}))
     evaluate.run(params, "small")
     version = store.version("everest-choosing-small", "best")
     assert (version["version"], version["tags"]["score"]) == ("2", "0.4")
@@ -201,9 +200,9 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
 def test_what_chooses_is_never_what_is_reported(
     here: Path, validated_on: str, reported: str, select: str, score: float | None, optimistic: str
 ) -> None:
-    path = layout.metrics_file("finetune", "small")
+    path = layout.results_file("finetune", "small")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"val_top1": 0.5}))
+    path.write_text(json.dumps({"val/top1": 0.5}))
     info = {"validate_split": validated_on, "select": select}
     assert choice.score_to_choose_by(info, "small", reported)[0] == score
     assert choice.chosen_by_reported_split(info, reported) == optimistic
