@@ -125,6 +125,12 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_seconds: floa
     return Ranks(rank, world, local_rank, chosen)
 
 
+def alone(device: torch.device) -> None:
+    """A process group of this process only, which needs no network: sharding asks for a group even then."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
 def finish() -> None:
     """Leave the process group, where there is one."""
     if dist.is_available() and dist.is_initialized():

@@ -1,0 +1,112 @@
+"""The parts in the order of their worth, each in a process of its own that ends at its deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.gpu.checks import BROKEN
+from pipeline.bench.gpu.machine import machine
+from pipeline.bench.gpu.page import page
+from pipeline.bench.gpu.rows import Row, append, read
+from pipeline.errors import InputError
+
+#: Shares of the time that is left when a part begins; what one leaves goes to those after it.
+SHARES = {"right": 0.26, "fast": 0.40, "planner": 0.04, "fed": 0.14, "learns": 0.16}
+PARTS = tuple(SHARES)
+#: [s] after its deadline in which a part may still end by itself.
+GRACE = 3.0
+
+
+def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) -> dict[str, Any]:
+    """Run the parts and leave results.jsonl, results.json and gpu.md in `out`.
+
+    Raises:
+        InputError: no time, an unknown part, a GPU that is not there, or results of another run in `out`.
+    """
+    parts = [part for part in PARTS if only is None or part in only]
+    unknown = set(only or ()) - set(PARTS)
+    if unknown or not parts:
+        raise InputError(f"--only {sorted(unknown)}: expected some of {', '.join(PARTS)}. Cure: choose among them.")
+    if not 0.1 <= minutes <= 600:
+        raise InputError(f"--minutes {minutes:g}, expected 0.1 to 600. Cure: 8.")
+    results = out / "results.jsonl"
+    if results.exists():
+        raise InputError(f"{results} exists: results of another run. Cure: another --out.")
+    about = machine(device)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    about["command"] = f"everest bench gpu --minutes {minutes:g} --device {device} --only {' '.join(parts)}"
+    end = began + 60 * minutes
+    for number, part in enumerate(parts):
+        left = end - time.monotonic()
+        weight = sum(SHARES[one] for one in parts[number:])
+        seconds = left * SHARES[part] / weight
+        if seconds < 5:
+            append(results, Row(part, "the whole part", "left out", error=f"{left:.0f} s left"))
+        else:
+            _part(part, out, device, seconds)
+        about["seconds"] = round(time.monotonic() - began, 1)
+        _write(out, about, read(results))
+    rows = read(results)
+    failed = [f"{row.part}: {row.name}" for row in rows if row.status in ("failed", "begun")]
+    fine = sum(row.status == "ok" for row in rows)
+    left_out = sum(row.status == "left out" for row in rows)
+    return {
+        "summary": f"{fine} rows, {len(failed)} failed, {left_out} left out, {about['seconds']} s",
+        "failed": failed,
+        "page": str(out / "gpu.md"),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _part(part: str, out: Path, device: str, seconds: float) -> None:
+    """Run a part until its deadline, in a new process again where the device was lost."""
+    until = time.monotonic() + seconds
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+    project = str(Path(__file__).resolve().parents[3])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
+    results = out / "results.jsonl"
+    while (left := until - time.monotonic()) > 2:
+        rows_before = len(read(results))
+        with (out / f"{part}.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.bench.gpu.part", part, str(out), device, str(left)],
+                stdout=log, stderr=log, env=environment, start_new_session=True,
+            )  # fmt: skip
+            code = _ended(process, left + GRACE)
+        if code is None or code == 0:
+            return
+        if code != BROKEN and len(read(results)) == rows_before:  # it does not even begin
+            lines = (out / f"{part}.log").read_text(errors="replace").strip().splitlines()
+            append(results, Row(part, "the process", "failed", error=f"ended with {code}: {lines[-1:]}"))
+            return
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code, or None where the process was killed at its deadline, with all that it had started."""
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _write(out: Path, about: dict[str, Any], rows: list[Row]) -> None:
+    document = {"machine": about, "rows": [asdict(row) for row in rows]}
+    for name, text in (("results.json", json.dumps(document, indent=1, default=str)), ("gpu.md", page(about, rows))):
+        new = out / f"{name}.new"
+        new.write_text(text, encoding="utf-8")
+        new.replace(out / name)
