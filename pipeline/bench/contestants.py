@@ -45,7 +45,7 @@ def serve(connection: Connection, name: str, setting: Setting) -> None:
         except EOFError:
             return
         try:
-            step = step or _contestant(name, setting)
+            step = step or contestant(name, setting)
             _reset_peak(setting.device)
             cpu, wall = time.process_time(), time.perf_counter()
             step(precision)
@@ -58,7 +58,7 @@ def serve(connection: Connection, name: str, setting: Setting) -> None:
             return
 
 
-def _contestant(name: str, setting: Setting) -> Callable[[str], None]:
+def contestant(name: str, setting: Setting) -> Callable[[str], None]:
     import torch
 
     torch.manual_seed(0)

@@ -33,6 +33,26 @@ def step(
 
 
 @app.command()
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, gpu.md and calibration.json.")],
+    minutes: Annotated[float, typer.Option(help="Time that the parts share.")] = 8.0,
+    device: Annotated[str, typer.Option(help="cuda, or cpu for a rehearsal with tiny sizes.")] = "cuda",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Parts: right, fast, planner, fed, learns; all if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a GPU's numbers and measure what it reaches, part by part; exit code 1 where a check failed."""
+    from pipeline.bench.gpu.run import command
+
+    result = command(minutes, device, only, out)
+    rows = result.pop("rows")
+    emit(result | {"rows": rows} if as_json else result, as_json, "GPU")
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def loader(clips: Clips = None, rounds: int = 9, samples: int = 20_000, as_json: Json = False) -> None:
     """Loading clips: the usual way, from videos, from cached JPEG, from raw cache."""
     from pipeline.bench.loader import command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -77,13 +78,16 @@ def plan(
     gpus: Annotated[int, typer.Option(help="How many.")] = 8,
     mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
     videos: Videos = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="calibration.json of `everest bench gpu`; the tracked one if left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
     from pipeline.planning.plan import plan as predict
     from pipeline.system.terminal import echo
 
-    found = predict(recipe, gpu, gpus, mfu, videos=videos)
+    found = predict(recipe, gpu, gpus, mfu, videos=videos, calibration=calibration)
     assumptions = [] if as_json else found.pop("assumptions")
     emit(found, as_json, "Plan")
     for line in assumptions:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import models  # noqa: F401 - registers the names with timm
+from models.autoencoder import EverestAutoencoder
 from pipeline.training.optim import adamw, parameter_groups
 
 
@@ -79,14 +80,16 @@ def peak_bytes(
     precision: str,
     recompute: bool,
     fake: bool,
+    gpu: bool = False,
 ) -> tuple[int, int]:
     """(parameters, peak bytes) of two training steps of the timm model `name`.
 
     Args:
         clip: frames and resolution.
         fake: follow shapes only; False computes really, to check the former.
+        gpu: as on a GPU: attention keeps no scores, and the autoencoder takes uint8 clips.
     """
-    with _shapes_only() if fake else contextlib.nullcontext():
+    with _shapes_only() if fake else contextlib.nullcontext(), _fused() if gpu else contextlib.nullcontext():
         model: Any = timm.create_model(name, **arguments)
         if recompute:
             model.set_grad_checkpointing(True)
@@ -96,13 +99,14 @@ def peak_bytes(
         optimizer = adamw(parameter_groups(model, 0.05), (0.9, 0.95), 1e-8)
         with counter:
             for _ in range(2):
-                _step(model, optimizer, clip, clips, precision)
+                _step(model, optimizer, clip, clips, precision, gpu)
     return sum(parameter.numel() for parameter in model.parameters()), counter.peak
 
 
-def _step(model: Any, optimizer: Any, clip: tuple[int, int], clips: int, precision: str) -> None:
+def _step(model: Any, optimizer: Any, clip: tuple[int, int], clips: int, precision: str, gpu: bool) -> None:
     frames, resolution = clip
-    clip_BCTHW = torch.zeros(clips, 3, frames, resolution, resolution)
+    kind = torch.uint8 if gpu and isinstance(model, EverestAutoencoder) else torch.float32
+    clip_BCTHW = torch.zeros(clips, 3, frames, resolution, resolution, dtype=kind)
     half = {"bf16": torch.bfloat16, "fp16": torch.bfloat16}.get(precision)
     with torch.autocast("cpu", dtype=half) if half else contextlib.nullcontext():
         found = model(clip_BCTHW)
@@ -110,6 +114,20 @@ def _step(model: Any, optimizer: Any, clip: tuple[int, int], clips: int, precisi
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _fused() -> Iterator[None]:
+    """Attention by the fused kernel, as on a GPU in every precision; a CPU in bf16 takes products that keep scores."""
+    from unittest import mock
+
+    def attend(qkv_3BXNY: torch.Tensor, valid_BN: torch.Tensor | None = None) -> torch.Tensor:
+        mask = None if valid_BN is None else valid_BN[:, None, None, :]
+        q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.unbind(0)
+        return torch.nn.functional.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
+
+    with mock.patch("models.vit.attend", attend):
+        yield
 
 
 @contextlib.contextmanager
@@ -130,10 +148,11 @@ def footprint(
     precision: str,
     recompute: bool = False,
     fake: bool = True,
+    gpu: bool = False,
 ) -> Footprint:
     """The line through two micro-batches: memory is linear in the number of clips."""
     few, more = 4, 8
-    parameters, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake)
-    _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake)
+    parameters, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake, gpu)
+    _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake, gpu)
     per_clip = (high - low) / (more - few)
     return Footprint(parameters, low - few * per_clip, per_clip)

@@ -18,6 +18,7 @@ from pipeline.efficiency.meters import DEVICES, GIB, Device
 from pipeline.efficiency.meters import mfu as utilisation
 from pipeline.errors import InputError
 from pipeline.params import FinetuneParams, Params, PretrainParams, load_params
+from pipeline.planning.calibration import measured_share
 from pipeline.planning.counts import Counts, counts_of, given
 from pipeline.planning.measured import CLIP_SECONDS
 
@@ -48,6 +49,7 @@ def plan(
     mfu: float | None = None,
     memory: bool = True,
     videos: list[str] | None = None,
+    calibration: Path | None = None,
 ) -> dict[str, Any]:
     """Predict cost, memory, time and disk of a recipe's stages.
 
@@ -55,8 +57,9 @@ def plan(
         recipe: a recipe's name; None for params.yaml.
         gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine.
         gpus: how many devices (processes, on a CPU).
-        mfu: share of the peak to assume; None for ASSUMED_MFU.
+        mfu: share of the peak to assume; None for the one measured on such a device, else ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
+        calibration: shares that `everest bench gpu` measured; None for those that came with this version.
         videos: `NAME=VIDEOS` or `NAME=VIDEOSxFRAMES` of benchmarks whose counts nothing here tells.
 
     Returns:
@@ -78,8 +81,12 @@ def plan(
     device = _this_cpu(gpus) if gpu == "cpu" else DEVICES[gpu]
     known = given(videos or [], params)
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}
-    rows = [_stage_row("pretrain", None, params, counts, device, gpus, mfu, memory)]
-    rows += [_stage_row("finetune", name, params, counts, device, gpus, mfu, memory) for name in params.benchmarks]
+    rows = [
+        _stage_row(
+            "pretrain" if name is None else "finetune", name, params, counts, device, gpus, mfu, memory, calibration
+        )
+        for name in (None, *params.benchmarks)
+    ]
     hours = [row["hours"] for row in rows]
     return {
         "recipe": params.recipe,
@@ -89,7 +96,7 @@ def plan(
         "videos": [_count_row(name, one) for name, one in counts.items()],
         "stages": rows,
         "disk_gib": _disk(params, rows, counts),
-        "assumptions": _assumptions(device, gpu, mfu),
+        "assumptions": _assumptions(device, rows),
     }
 
 
@@ -138,6 +145,7 @@ def _stage_row(
     gpus: int,
     mfu: float | None,
     memory: bool,
+    calibration: Path | None,
 ) -> dict[str, Any]:
     found: PretrainParams | FinetuneParams
     if benchmark is None:
@@ -157,11 +165,16 @@ def _stage_row(
         )
     clips, each = found.batch * found.repeated_augmentation, found.batch // gpus
     model = model_of(benchmark, params)
-    parameters, per_clip, fixed = memory_of(model, found.precision, params, gpus) if memory else (0, 0.0, 0.0)
+    on_gpu = device.name != THIS_CPU
+    parameters, per_clip, fixed = memory_of(model, found.precision, params, gpus, on_gpu) if memory else (0, 0.0, 0.0)
     micro, accumulate = propose(each, found.repeated_augmentation, per_clip, fixed, device) if memory else (each, 1)
-    if device.name == THIS_CPU and mfu is None and micro > 0:
+    origin = "given" if mfu else "assumed"
+    if not on_gpu and mfu is None and micro > 0:
         tried = micro * found.repeated_augmentation
-        mfu = _share_here(model, tried, found.precision, params, cost, passes, device, gpus)
+        mfu, origin = _share_here(model, tried, found.precision, params, cost, passes, device, gpus), "measured here"
+    elif mfu is None and passes == 3.0 and found.precision != "fp32":
+        share = measured_share(device, stage, params.pretrain.size, params.compute.compile, calibration)
+        mfu, origin = (share.mfu, share.origin) if share else (None, origin)
     bounds = _bounds(cost.multiply_adds, clips, passes, parameters, params, found.precision, device, gpus, mfu)
     step = max(bounds.values())
     if videos is not None and videos < found.batch:
@@ -182,6 +195,7 @@ def _stage_row(
         "fits": micro > 0,
         "step_seconds": round(step, 4),
         "mfu": round(mfu or ASSUMED_MFU, 4),
+        "mfu_from": origin,
         "bound_by": max(bounds, key=lambda name: bounds[name]),
         "seconds_per_1000_clips": round(1000 * step / clips, 3),
         "videos": videos,
@@ -205,12 +219,14 @@ def model_of(benchmark: str | None, params: Params) -> tuple[str, dict[str, Any]
     return name, classifier_arguments(params.finetune_of(benchmark), params.clip, classes)
 
 
-def memory_of(model: tuple[str, dict[str, Any]], precision: str, params: Params, gpus: int) -> tuple[int, float, float]:
+def memory_of(
+    model: tuple[str, dict[str, Any]], precision: str, params: Params, gpus: int, gpu: bool = True
+) -> tuple[int, float, float]:
     """(parameters, bytes per clip, fixed bytes) of one device: replicated under DDP, shared out under FSDP."""
     from pipeline.planning.memory import footprint
 
     clip = (params.clip.frames, params.clip.resolution)
-    found = footprint(*model, clip, precision, params.compute.activation_checkpointing)
+    found = footprint(*model, clip, precision, params.compute.activation_checkpointing, True, gpu)
     fixed = max(found.fixed, STATE_BYTES * found.parameters)
     return found.parameters, found.per_clip, fixed / gpus if params.compute.data_parallel == "fsdp" else fixed
 
@@ -277,14 +293,12 @@ def _disk(params: Params, rows: list[dict[str, Any]], counts: dict[str, Counts])
     }
 
 
-def _assumptions(device: Device, gpu: str, mfu: float | None) -> list[str]:
-    share = f"{mfu:.2f} as given" if mfu else f"{ASSUMED_MFU:.2f}, assumed"
-    if gpu == "cpu" and not mfu:
-        share = f"measured, a few steps of one process on {TRIED_CLIPS} made-up clips at most"
+def _assumptions(device: Device, rows: list[dict[str, Any]]) -> list[str]:
+    shares = "; ".join(f"{row['stage']} {row['mfu']:.2f}, {row['mfu_from']}" for row in rows)
     return [
         f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
         f"single ({device.source})",
-        f"share of the peak: {share}; the published K400 epochs on 8 A6000 amount to about 0.04",
+        f"share of the peak: {shares}; the published K400 epochs on 8 A6000 amount to about 0.04",
         f"{CORES_PER_DEVICE} cores for each device decode a clip in {CLIP_SECONDS['jpeg'] * 1e3:.1f} ms (cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         "where a benchmark has neither a manifest nor files here, counts of videos are the publishers'; validation is "

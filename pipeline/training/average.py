@@ -25,11 +25,9 @@ class Average:
             return
         weight = (1 - self.decay) * (skip == 0).to(torch.float32)
         with torch.no_grad():
-            if weight.device.type == "cuda":  # a few launches for all parameters instead of one for each
-                values = [_local(value) for value in self.values.values()]
-                distance = torch._foreach_sub([_local(self.live[name].detach()) for name in self.values], values)
-                torch._foreach_mul_(distance, weight)
-                torch._foreach_add_(values, distance)
+            if weight.device.type == "cuda":
+                live = [_local(self.live[name].detach()) for name in self.values]
+                move_together([_local(value) for value in self.values.values()], live, weight)
                 return
             for name, value in self.values.items():
                 value.lerp_(self.live[name].detach(), weight.to(value.dtype))
@@ -58,6 +56,13 @@ class Average:
         for name, value in self.values.items():
             if name in tensors:
                 value.copy_(like(tensors[name], value))
+
+
+def move_together(values: list[torch.Tensor], targets: list[torch.Tensor], weight: torch.Tensor) -> None:
+    """`value += weight * (target - value)` for all, in a few launches instead of one for each."""
+    distances = torch._foreach_sub(targets, values)
+    torch._foreach_mul_(distances, weight)
+    torch._foreach_add_(values, distances)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

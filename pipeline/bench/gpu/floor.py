@@ -1,8 +1,8 @@
 """What a pre-training step must do at least: FLOPs, bytes and launches by part, and the time they take.
 
 Two ceilings: products at the device's dense bf16 peak, everything else at its memory's speed. Bytes count each tensor
-that a part reads or writes once; `eager` is what the parts move as torch runs them one by one, `fused` what is left when
-pointwise work is one kernel with its neighbours, as `compute.compile` makes it.
+that a part reads or writes once; `eager` is what the parts move as torch runs them one by one, `fused` what is left
+when pointwise work is one kernel with its neighbours, as `compute.compile` makes it.
 Run `python -m pipeline.bench.gpu.floor` for the tables of docs/gpu.md.
 """
 
@@ -108,6 +108,12 @@ def _parameters(size: str) -> int:
     return encoder + decoder + shape.embed_dim * shape.decoder_embed_dim
 
 
+def _row(part: Part) -> str:
+    moved = f"{part.operands / 1e9:.2f} | {part.eager / 1e9:.2f} | {part.fused / 1e9:.2f}"
+    times = f"{1e3 * part.seconds(False):.2f} | {1e3 * part.seconds(True):.2f}"
+    return f"| {part.name} | {part.flops / 1e12:.2f} | {moved} | {part.launches}, {part.fused_launches} | {times} |"
+
+
 def triton_savings(size: str = "base", clips: int = 256) -> list[tuple[str, float, str]]:
     """(kernel of our own, [s] that it could save beside compiled parts at most, why)."""
     by_name = {part.name: part for part in parts(size, clips)}
@@ -137,27 +143,25 @@ def tables(size: str = "base", clips: int = 256) -> str:
         "| part | TFLOP | GB of products | other GB eager | fused | launches eager, fused | ms eager | ms fused |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for part in found:
-        lines.append(
-            f"| {part.name} | {part.flops / 1e12:.2f} | {part.operands / 1e9:.2f} | {part.eager / 1e9:.2f} | {part.fused / 1e9:.2f} | "
-            f"{part.launches}, {part.fused_launches} | {1e3 * part.seconds(False):.2f} | {1e3 * part.seconds(True):.2f} |"
-        )
+    lines += [_row(part) for part in found]
     eager, fused = (1e3 * sum(part.seconds(mode) for part in found) for mode in (False, True))
     flops = sum(part.flops for part in found)
     moved = [sum(getattr(part, kind) for part in found) / 1e9 for kind in ("operands", "eager", "fused")]
     launches = [sum(part.launches for part in found), sum(part.fused_launches for part in found)]
     useful = 6.0 * multiply_adds(size, "pretrain").multiply_adds * clips
-    lines.append(
-        f"| **together** | {flops / 1e12:.2f} | {moved[0]:.1f} | {moved[1]:.1f} | {moved[2]:.1f} | {launches[0]}, {launches[1]} | "
-        f"{eager:.1f} | {fused:.1f} |"
+    sums = (
+        f"{moved[0]:.1f} | {moved[1]:.1f} | {moved[2]:.1f} | {launches[0]}, {launches[1]} | {eager:.1f} | {fused:.1f}"
     )
+    lines.append(f"| **together** | {flops / 1e12:.2f} | {sums} |")
+    shares = [100 * useful / PEAK / milliseconds * 1e3 for milliseconds in (eager, fused)]
+    rates = [clips / milliseconds * 1e3 for milliseconds in (eager, fused)]
     lines += [
         "",
-        f"Products alone: {1e3 * flops / PEAK:.1f} ms. MFU counts {useful / 1e12:.1f} TFLOP (three forwards), so the sums "
-        f"above mean {100 * useful / PEAK / eager * 1e3:.0f} % eager and {100 * useful / PEAK / fused * 1e3:.0f} % fused, "
-        f"{clips / eager * 1e3:.0f} and {clips / fused * 1e3:.0f} clips a second, if every product ran at the peak and "
-        f"nothing else were lost. Launches at {1e6 * LAUNCH:.0f} µs: {1e3 * launches[0] * LAUNCH:.1f} ms and "
-        f"{1e3 * launches[1] * LAUNCH:.1f} ms, hidden while the device is busy longer.",
+        f"Products alone: {1e3 * flops / PEAK:.1f} ms. MFU counts {useful / 1e12:.1f} TFLOP (three forwards), so the "
+        f"sums above mean {shares[0]:.0f} % eager and {shares[1]:.0f} % fused, {rates[0]:.0f} and {rates[1]:.0f} clips "
+        f"a second, if every product ran at the peak and nothing else were lost. Launches at {1e6 * LAUNCH:.0f} µs: "
+        f"{1e3 * launches[0] * LAUNCH:.1f} ms and {1e3 * launches[1] * LAUNCH:.1f} ms, hidden while the device is busy "
+        "longer.",
         "",
         "| kernel of our own | could save ms at most | of the fused step | |",
         "|---|---|---|---|",
@@ -170,4 +174,4 @@ def tables(size: str = "base", clips: int = 256) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(tables(*sys.argv[1:2]))
+    sys.stdout.write(tables(sys.argv[1] if len(sys.argv) > 1 else "base"))

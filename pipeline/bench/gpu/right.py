@@ -42,40 +42,42 @@ def checks(setting: Setting) -> Iterator[Check]:
             yield Check(
                 f"{stage} {precision} against float64",
                 lambda stage=stage, precision=precision: against_float64(setting, stage, precision),  # type: ignore[misc]
-                5,
+                setting.needs(5),
             )
-    yield Check("no host sync in a step: pretrain", lambda: no_sync(setting, "pretrain"), 5)
+    yield Check("no host sync in a step: pretrain", lambda: no_sync(setting, "pretrain"), setting.needs(5))
     yield Check(
         "no host sync in a step: finetune without RandAugment",
-        lambda: no_sync(setting, "finetune", finetune__rand_augment=None), 5,
+        lambda: no_sync(setting, "finetune", finetune__rand_augment=None), setting.needs(5),
     )  # fmt: skip
-    yield Check("no host sync in a step: finetune, all augmentations", lambda: no_sync(setting, "finetune"), 5)
-    yield Check("crops as on the CPU", lambda: crops(setting), 2)
-    yield Check("uint8 clips against normalised ones", lambda: bytes_against_floats(setting), 2)
-    yield Check("a NaN is refused on the device", lambda: nan_policy(setting), 5)
-    yield Check("exact resume", lambda: resume(setting, deterministic=False), 8)
-    yield Check("exact resume, deterministic kernels", lambda: resume(setting, deterministic=True), 8)
-    yield Check("compiled against eager", lambda: compiled(setting), 45 if setting.cuda else 5)
-    yield Check("activation checkpointing", lambda: recomputing(setting), 5)
-    yield Check("predicted memory: pretrain", lambda: memory(setting, "pretrain"), 15 if setting.cuda else 5)
-    yield Check("predicted memory: finetune", lambda: memory(setting, "finetune"), 15 if setting.cuda else 5)
-    yield Check("a clip's own budget: padded against alone", lambda: padded(setting), 3)
-    yield Check("fp16 with loss scaling", lambda: half(setting), 5)
-    yield Check("FSDP2 on one rank against DDP", lambda: sharded(setting), 10)
+    yield Check(
+        "no host sync in a step: finetune, all augmentations", lambda: no_sync(setting, "finetune"), setting.needs(5)
+    )
+    yield Check("crops as on the CPU", lambda: crops(setting), setting.needs(2))
+    yield Check("uint8 clips against normalised ones", lambda: bytes_against_floats(setting), setting.needs(2))
+    yield Check("a NaN is refused on the device", lambda: nan_policy(setting), setting.needs(5))
+    yield Check("exact resume", lambda: resume(setting, deterministic=False), setting.needs(8))
+    yield Check("exact resume, deterministic kernels", lambda: resume(setting, deterministic=True), setting.needs(8))
+    yield Check("compiled against eager", lambda: compiled(setting), setting.needs(45))
+    yield Check("activation checkpointing", lambda: recomputing(setting), setting.needs(5))
+    yield Check("predicted memory: pretrain", lambda: memory(setting, "pretrain"), setting.needs(15))
+    yield Check("predicted memory: finetune", lambda: memory(setting, "finetune"), setting.needs(15))
+    yield Check("a clip's own budget: padded against alone", lambda: padded(setting), setting.needs(3))
+    yield Check("fp16 with loss scaling", lambda: half(setting), setting.needs(5))
+    yield Check("FSDP2 on one rank against DDP", lambda: sharded(setting), setting.needs(10))
 
 
 def size_of(setting: Setting) -> str:
     return "small" if setting.cuda else "tiny"
 
 
-def _model(setting: Setting, stage: str, **more: Any) -> torch.nn.Module:
+def _model(setting: Setting, stage: str, **more: Any) -> Any:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"img_size": setting.resolution, "num_frames": setting.frames}
     shape |= {"keep_ratio": 0.3 if setting.cuda else 0.5, "visible_ratio": 0.1 if setting.cuda else 0.2}
     if stage == "finetune":
         shape.pop("visible_ratio")
         shape |= {"keep_ratio": 0.6, "num_classes": 16, "init_scale": 1.0}
-    model: torch.nn.Module = timm.create_model(architecture(size_of(setting), stage == "pretrain"), **shape | more)
+    model: Any = timm.create_model(architecture(size_of(setting), stage == "pretrain"), **shape | more)
     return model.train()
 
 
@@ -102,27 +104,27 @@ def against_float64(setting: Setting, stage: str, precision: str) -> dict[str, A
     select = reference.select
 
     def remember(*arguments: Any) -> Any:
-        chosen.append(select(*arguments))  # type: ignore[operator]
+        chosen.append(select(*arguments))
         return chosen[-1]
 
-    reference.select = remember  # type: ignore[assignment]
+    reference.select = remember
     kwargs = {"noise_BN": noise.double()} if stage == "pretrain" else {}
     expected = _scalar(reference(clip.double(), **kwargs))
     expected.backward()
     model = _model(setting, stage).to(device)
     free = model.select
     given = _to(chosen[0], device)
-    model.select = lambda *_: given  # type: ignore[assignment]
+    model.select = lambda *_: given
     kwargs = {"noise_BN": noise.to(device)} if stage == "pretrain" else {}
     with torch.autocast(device.type, HALF[precision] or torch.bfloat16, enabled=HALF[precision] is not None):
         found = _scalar(model(clip.to(device), **kwargs))
         found.backward()
-        tubelets, grid = model.cut(clip.to(device))  # type: ignore[operator]
+        tubelets, grid = model.cut(clip.to(device))
         embed = model.encoder.patch_embed if stage == "pretrain" else model.patch_embed
-        embedded = embed(tubelets)  # type: ignore[operator]
+        embedded = embed(tubelets)
         more = (noise.to(device), None) if stage == "pretrain" else ()
-        selected = free(embedded, grid, *more)  # type: ignore[operator]
-        again = free(embedded, grid, *more)  # type: ignore[operator]
+        selected = free(embedded, grid, *more)
+        again = free(embedded, grid, *more)
     loss_error = abs(float(found) - float(expected)) / abs(float(expected))
     one = torch.cat([p.grad.double().flatten().cpu() for p in model.parameters() if p.grad is not None])
     other = torch.cat([p.grad.flatten() for p in reference.parameters() if p.grad is not None])
@@ -335,7 +337,7 @@ def recomputing(setting: Setting) -> dict[str, Any]:
 
 def memory(setting: Setting, stage: str) -> dict[str, Any]:
     """The planner's peak of a step, and what the device's allocator really gave out."""
-    from pipeline.plan import memory_of, model_of
+    from pipeline.planning.plan import memory_of, model_of
 
     size, batch = ("base", 64 if stage == "pretrain" else 16) if setting.cuda else ("tiny", 4)
     params = params_of(setting, size, batch)
@@ -379,7 +381,7 @@ def half(setting: Setting) -> dict[str, Any]:
 
 def sharded(setting: Setting) -> dict[str, Any]:
     """Losses of one rank that shards and of one that does not."""
-    from pipeline.training.distributed import alone, finish
+    from pipeline.distributed.groups import alone, finish
 
     batch = 8 if setting.cuda else 4
     curves = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) 
     unknown = set(only or ()) - set(PARTS)
     if unknown or not parts:
         raise InputError(f"--only {sorted(unknown)}: expected some of {', '.join(PARTS)}. Cure: choose among them.")
+    if device not in ("cuda", "cpu"):
+        raise InputError(f"--device {device}, expected cuda or cpu. Cure: cpu rehearses the whole.")
     if not 0.1 <= minutes <= 600:
         raise InputError(f"--minutes {minutes:g}, expected 0.1 to 600. Cure: 8.")
     results = out / "results.jsonl"
@@ -45,7 +48,8 @@ def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) 
     about = machine(device)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    about["command"] = f"everest bench gpu --minutes {minutes:g} --device {device} --only {' '.join(parts)}"
+    chosen = "".join(f" --only {part}" for part in parts) if only else ""
+    about["command"] = f"everest bench gpu --minutes {minutes:g} --device {device}{chosen} --out {out.name}"
     end = began + 60 * minutes
     for number, part in enumerate(parts):
         left = end - time.monotonic()
@@ -57,6 +61,7 @@ def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) 
             _part(part, out, device, seconds)
         about["seconds"] = round(time.monotonic() - began, 1)
         _write(out, about, read(results))
+    shutil.rmtree(out / "work", ignore_errors=True)
     rows = read(results)
     failed = [f"{row.part}: {row.name}" for row in rows if row.status in ("failed", "begun")]
     fine = sum(row.status == "ok" for row in rows)
@@ -67,6 +72,10 @@ def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) 
         "page": str(out / "gpu.md"),
         "rows": [asdict(row) for row in rows],
     }
+
+
+#: What runs a part; its name, folder, device and seconds follow.
+PROGRAM = (sys.executable, "-m", "pipeline.bench.gpu.part")
 
 
 def _part(part: str, out: Path, device: str, seconds: float) -> None:
@@ -80,7 +89,7 @@ def _part(part: str, out: Path, device: str, seconds: float) -> None:
         rows_before = len(read(results))
         with (out / f"{part}.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.bench.gpu.part", part, str(out), device, str(left)],
+                [*PROGRAM, part, str(out), device, str(left)],
                 stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
             code = _ended(process, left + GRACE)

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.data.dataset import ClipDataset, ClipRule, Member
-from pipeline.data.loader import Batch
+from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
+from pipeline.data.clips.loader import Batch
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.stopping import StopRequest
 from pipeline.params import Params, load_params
-from pipeline.training.distributed import Ranks
 from pipeline.training.engine import Engine
-from pipeline.training.heartbeat import Pulse
 from pipeline.training.journal import Journal, NoSink
 from pipeline.training.progress import Progress
-from pipeline.training.stopping import StopRequest
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "k400.yaml"
@@ -60,6 +60,17 @@ class Setting:
     def ranks(self) -> Ranks:
         return Ranks(0, 1, 0, self.device)
 
+    @property
+    def work(self) -> Path:
+        """Where a part's own files lie; the run removes them at its end."""
+        folder = self.out / "work"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def needs(self, seconds: float) -> float:
+        """[s] without which a check is not begun; a rehearsal's are all short."""
+        return seconds if self.cuda else 0.5
+
     def left(self) -> float:
         """[s] that this part still has."""
         return self.until - time.monotonic()
@@ -80,7 +91,8 @@ def params_of(setting: Setting, size: str, batch: int, **changes: Any) -> Params
         "clip.frames": setting.frames, "clip.resolution": setting.resolution, "preprocess.short_side": setting.height,
         "ingest.min_frames": setting.frames, "pretrain.size": size, "pretrain.batch": batch, "finetune.batch": batch,
         "finetune.init": "scratch", "compute.ranks": 1, "compute.device": setting.device.type,
-        "pretrain.warmup_epochs": 0.0, "finetune.warmup_epochs": 0.0,  # a rate that moves parameters from the first step
+        # A rate that moves parameters from the first step on.
+        "pretrain.warmup_epochs": 0.0, "finetune.warmup_epochs": 0.0,
         "pretrain.base_lr": PEAK_LR * 256 / batch, "finetune.base_lr": PEAK_LR * 256 / batch,
         "pretrain.frame_selection.mode": "none", "pretrain.on_nonfinite": "skip", "pretrain.max_nonfinite": 1000,
     }  # fmt: skip
@@ -185,7 +197,7 @@ def task_of(setting: Setting, stage: str, params: Params, source: Any = None, ti
 
 def engine_of(setting: Setting, task: TrainingTask, work: Path | None = None) -> Engine:
     """The engine over a task, as a rank builds it, without anyone to tell."""
-    work = work or Path(tempfile.mkdtemp(dir=setting.out))
+    work = work or Path(tempfile.mkdtemp(dir=setting.work))
     work.mkdir(parents=True, exist_ok=True)
     return Engine(
         task, task.settings, setting.ranks, work, journal=Journal(None, NoSink()), pulse=Pulse(None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def step_seconds(run: Callable[[], Any], device: torch.device, count: int, warm_
         run()
         mark.record()
     torch.cuda.synchronize(device)
-    return [before.elapsed_time(after) / 1e3 for before, after in zip(marks, marks[1:], strict=False)]
+    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(marks)]
 
 
 def median_seconds(run: Callable[[], Any], device: torch.device, count: int, warm_up: int = 3) -> float:
