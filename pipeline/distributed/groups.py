@@ -127,6 +127,7 @@ def start(device: Literal["auto", "cpu", "cuda"] = "auto", timeout_seconds: floa
 
 def alone(device: torch.device) -> None:
     """A process group of this process only, which needs no network: sharding asks for a group even then."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 

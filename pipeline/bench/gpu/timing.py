@@ -76,13 +76,14 @@ def largest_batch(run: Callable[[int], Any], start: int) -> tuple[int, Any]:
     """The first of `start`, its half and so on that fits in memory, and what `run` gave for it.
 
     Raises:
-        torch.OutOfMemoryError: not even one clip fits.
+        RuntimeError: not even one clip fits, or it is not for want of memory.
     """
     while True:
         try:
             return start, run(start)
-        except torch.OutOfMemoryError:
-            if start == 1:
+        except RuntimeError as error:
+            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)  # the second is cuBLAS's
+            if start == 1 or not full:
                 raise
         # Outside the handler: the exception holds the frames, and they hold the memory.
         start //= 2

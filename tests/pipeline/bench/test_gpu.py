@@ -25,7 +25,7 @@ from pipeline.planning.plan import plan
 from pipeline.training.average import move_together
 
 #: What a bare machine with a GPU does not have.
-ABSENT = ("decord", "av", "prefect", "mlflow", "dvc", "pyarrow", "simplejpeg", "pandas", "boto3")
+ABSENT = ("decord", "av", "prefect", "mlflow", "dvc", "pyarrow", "simplejpeg", "boto3")
 BLOCK = f"""
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):
