@@ -171,7 +171,10 @@ def _stage_row(
     origin = "given" if mfu else "assumed"
     if not on_gpu and mfu is None and micro > 0:
         tried = micro * found.repeated_augmentation
-        mfu, origin = _share_here(model, tried, found.precision, params, cost, passes, device, gpus), "measured here"
+        mfu, origin = (
+            _share_here(model, tried, found.precision, params, cost, passes, device, gpus),
+            f"measured: a few steps of one process on {TRIED_CLIPS} made-up clips at most",
+        )
     elif mfu is None and passes == 3.0 and found.precision != "fp32":
         share = measured_share(device, stage, params.pretrain.size, params.compute.compile, calibration)
         mfu, origin = (share.mfu, share.origin) if share else (None, origin)

@@ -199,8 +199,9 @@ def views(setting: Setting, size: str) -> dict[str, Any]:
 
 
 def budgets(setting: Setting, size: str) -> dict[str, Any]:
-    """Forward and backward with a budget for each clip, padded to the longest, against a fixed one. Packing is not
-    built; the share of padding is what it could save.
+    """Forward and backward with a budget for each clip, padded to the longest, against a fixed one.
+
+    Packing is not built; the share of padding is what it could save.
     """
     clips = _clips(setting, 32 if setting.cuda else 4)
     strength = torch.linspace(0.05, 1, len(clips), device=setting.device)[:, None, None, None, None]

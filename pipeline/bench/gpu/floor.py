@@ -24,8 +24,12 @@ UPDATE_BYTES = 28
 
 
 class Part(NamedTuple):
-    """One part of a step: its products' [FLOP] and operands [byte], other [byte] moved and kernels launched, each
-    eagerly and fused.
+    """One part of a step.
+
+    Attributes:
+        flops, operands: [FLOP] of its products, and [byte] that they read and write.
+        eager, fused: other [byte] that move.
+        launches, fused_launches: kernels.
     """
 
     name: str

@@ -159,9 +159,7 @@ def noise_videos(setting: Setting, count: int, seed: int) -> MemoryVideos:
 
 
 class Resident:
-    """A loader whose batches lie on the device: what a step takes when it waits for no data. Fresh random frames, two
-    batches in turns.
-    """
+    """A loader whose batches lie on the device, of fresh random frames: a step then waits for no data."""
 
     steps_per_epoch = 10**6
 
