@@ -173,7 +173,7 @@ def _stage_row(
         tried = micro * found.repeated_augmentation
         mfu, origin = (
             _share_here(model, tried, found.precision, params, cost, passes, device, gpus),
-            f"measured: a few steps of one process on {TRIED_CLIPS} made-up clips at most",
+            f"measured, a few steps of one process on {TRIED_CLIPS} made-up clips at most",
         )
     elif mfu is None and passes == 3.0 and found.precision != "fp32":
         share = measured_share(device, stage, params.pretrain.size, params.compute.compile, calibration)
