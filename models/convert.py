@@ -64,12 +64,20 @@ def from_official(state: Mapping[str, Tensor]) -> State:
 
     An encoder alone is found under `encoder.`, `backbone.` or without a prefix, and comes back under `encoder.`.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = _unwrapped(state)
     if not is_pretraining(state):
         state = {key.removeprefix("backbone.").removeprefix("encoder."): value for key, value in state.items()}
         if not any(key.startswith(("fc_norm.", "head.", "pool.")) for key in state):
             state = {f"encoder.{key}": value for key, value in state.items()}
     return {key: _flat(key, value) if key.endswith(EMBEDDING) else value for key, value in state.items()}
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> State:
+    """A state without what DataParallel and torch.compile put before each name, however often."""
+    plain = {re.sub(r"^(?:module\.|_orig_mod\.)+", "", key): value for key, value in state.items()}
+    if len(plain) < len(state):
+        raise ValueError("some weights are there twice, with and without `module.`. Cure: a file with one model.")
+    return plain
 
 
 def _flat(key: str, kernel: Tensor) -> Tensor:
@@ -86,7 +94,9 @@ def check_values(state: Mapping[str, Tensor]) -> None:
     """Raise ValueError naming the tensors that are no floating-point numbers, or hold NaN or infinite ones."""
     faults = []
     for key, value in state.items():
-        if not value.is_floating_point():
+        if value.layout is not torch.strided or value.is_meta:
+            faults.append(f"{key} is {'without values' if value.is_meta else 'sparse'}")
+        elif not value.is_floating_point():
             faults.append(f"{key} holds {str(value.dtype).removeprefix('torch.')}")
         elif bad := int((~value.isfinite()).sum()):
             nan = int(value.isnan().sum())

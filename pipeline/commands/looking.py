@@ -111,8 +111,12 @@ def convert_checkpoint(
         str | None,
         typer.Option(help="Tokens to use it with: everest or tube for pre-training, everest or none for a classifier."),
     ] = None,
-    img_size: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 224,
-    num_frames: Annotated[int, typer.Option(help="Of official files, which do not say it.")] = 16,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Of official files that do not say it; else 224 pixels.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(min=1, help="Of official files that do not say it; else 16.")
+    ] = None,
     unverified: Annotated[
         bool,
         typer.Option(

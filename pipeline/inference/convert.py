@@ -7,7 +7,9 @@ Official files are those of EVEREST and VideoMAE. A pickle is read through an al
 from __future__ import annotations
 
 import json
+import numbers
 import pickle
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,6 +28,10 @@ Format = Literal["ours", "official", "huggingface"]
 FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
 #: Arguments of ours that say which tokens are kept, in the words that the other formats cannot hold.
 TOKEN_CHOICE = ("strategy", "keep_ratio", "visible_ratio", "score_share", "head")
+#: [pixels], frames of a clip, where neither the file nor the user says it: the papers'.
+IMG_SIZE, NUM_FRAMES = 224, 16
+#: Where training programs put the weights in their file.
+WEIGHTS_KEYS = ("model", "module", "state_dict", "model_state_dict")
 #: `mask_type` of an official pre-training file and our strategy.
 MASK_TYPES = {"motion-centric": "everest", "tube": "tube", "random": "random"}
 
@@ -47,8 +53,8 @@ def convert(
     destination: Path,
     to: Format = "ours",
     *,
-    img_size: int = 224,
-    num_frames: int = 16,
+    img_size: int | None = None,
+    num_frames: int | None = None,
     strategy: str | None = None,
     verify: bool = True,
     classes: Path | None = None,
@@ -57,10 +63,10 @@ def convert(
 ) -> dict[str, Any]:
     """Write `source` (the format is recognised) to `destination` in the format `to`.
 
-    `img_size` and `num_frames` are for official files, which do not say them. `strategy` says which tokens
-    the model is used with; without it an EVEREST file's own flags say it, and others get VideoMAE's tube or
-    all tokens. `destination` is a folder for ours and huggingface, a file for official. `verify` False takes one of our
-    folders as it is, without comparing it with its recorded hashes.
+    `img_size` and `num_frames` are for official files that do not say them (else IMG_SIZE and NUM_FRAMES).
+    `strategy` says which tokens the model is used with; without it an EVEREST file's own flags say it, and others get
+    VideoMAE's tube or all tokens. `destination` is a folder for ours and huggingface, a file for official. `verify`
+    False takes one of our folders as it is, without comparing it with its recorded hashes.
 
     What official files do not hold is said for `everest predict`, or carried over from ours and Hugging Face's:
 
@@ -112,7 +118,12 @@ def convert(
 
 
 def read_checkpoint(
-    source: Path, *, img_size: int = 224, num_frames: int = 16, strategy: str | None = None, verify: bool = True
+    source: Path,
+    *,
+    img_size: int | None = None,
+    num_frames: int | None = None,
+    strategy: str | None = None,
+    verify: bool = True,
 ) -> Read:
     """A checkpoint of any of the formats in our names, every key, shape and value checked."""
     from models.convert import (
@@ -133,12 +144,12 @@ def read_checkpoint(
         form: Format = "ours"
         state, about = read_state(source, verify), read_info(source, verify)
         kwargs, known = about["kwargs"], known_fields(about, str(source / INFO))
-        img_size, num_frames = kwargs.get("img_size", 224), kwargs.get("num_frames", 16)
+        img_size, num_frames = kwargs.get("img_size"), kwargs.get("num_frames")
         choice = {key: kwargs[key] for key in TOKEN_CHOICE if key in kwargs}
     elif source.is_dir() and (source / "config.json").exists():
         form = "huggingface"
         config = _read_config(source / "config.json")
-        img_size, num_frames = config.get("image_size", 224), config.get("num_frames", 16)
+        img_size, num_frames = config.get("image_size"), config.get("num_frames")
         state = from_huggingface(_read_tensors(source))
         known = _labels(config)
     elif source.is_file():
@@ -146,7 +157,10 @@ def read_checkpoint(
         weights, arguments = read_official(source)
         state = from_official(weights)
         if not encoder_alone(state):
-            choice = _official_choice(source, arguments, is_pretraining(weights), strategy)
+            choice = _official_choice(source, arguments, is_pretraining(state), strategy)
+        img_size = img_size or _counted(source, arguments, "input_size")
+        num_frames = num_frames or _counted(source, arguments, "num_frames")
+        known = {"frame_step": _counted(source, arguments, "sampling_rate")}
     else:
         raise InputError(
             f"{source} is neither a file nor a folder with {INFO} or config.json. Cure: an official .pth file, a "
@@ -164,7 +178,7 @@ def read_checkpoint(
     else:
         choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
         choice |= {} if strategy is None else {"strategy": strategy}
-    name, found = describe(state, img_size, num_frames)
+    name, found = describe(state, img_size or IMG_SIZE, num_frames or NUM_FRAMES)
     kwargs = check_arguments(name, found | choice)
     return Read(form, state, name, found if encoder_only else kwargs, known, encoder_only)
 
@@ -204,22 +218,23 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _labels(config: dict[str, Any]) -> dict[str, Any]:
-    """Class names of a Hugging Face configuration, unless they are the placeholders that it fills in."""
+    """Class names of a Hugging Face configuration, unless they are the placeholders that it fills in, or numbered
+    otherwise than from 0 on."""
     named = config.get("id2label")
     if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
         return {}
-    return {"classes": tuple(str(named[number]) for number in sorted(named, key=int))}
+    if sorted(named) != sorted(map(str, range(len(named)))):
+        return {}
+    return {"classes": tuple(str(named[str(number)]) for number in range(len(named)))}
 
 
 def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the training arguments of an official file. Raises InputError for one that carries code."""
-    import argparse
-
     import torch
 
     check_checkpoint_file(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
@@ -237,13 +252,55 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a dictionary with 'model' or 'module'.")
-    state = next((content[key] for key in ("model", "module") if isinstance(content.get(key), dict)), content)
+    state = next((content[key] for key in WEIGHTS_KEYS if isinstance(content.get(key), dict)), content)
     if not state or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise InputError(
-            f"{path} has no weights under 'model' or 'module', only {', '.join(map(str, list(content)[:8]))}. Cure: "
-            "the checkpoint file that training wrote, whole."
+            f"{path} has no weights under {', '.join(map(repr, WEIGHTS_KEYS))}, only "
+            f"{', '.join(map(str, list(content)[:8]))}. Cure: the checkpoint file that training wrote, whole."
         )
-    return dict(state), dict(vars(content["args"])) if isinstance(content.get("args"), argparse.Namespace) else {}
+    return dict(state), _arguments(path, content.get("args"))
+
+
+def _plain_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """What a checkpoint may hold besides tensors: none of it runs code.
+
+    Official training takes its learning rates from a NumPy array, so that they are NumPy's numbers in the optimizer.
+    """
+    import argparse
+    from pathlib import PosixPath
+
+    import numpy as np
+
+    scalar: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # of NumPy 1 and 2
+    return [argparse.Namespace, PosixPath, np.dtype, *kinds, *((scalar, name) for name in names)]
+
+
+def _arguments(path: Path, stored: Any) -> dict[str, Any]:
+    """The training arguments of a checkpoint by name, {} where it has none."""
+    import argparse
+
+    if stored is None:
+        return {}
+    if isinstance(stored, argparse.Namespace):
+        return dict(vars(stored))
+    if isinstance(stored, Mapping):
+        return {str(name): value for name, value in stored.items()}
+    raise InputError(
+        f"{path}: args is a {type(stored).__name__}, expected arguments by name: how the weights were trained cannot "
+        "be told. Cure: a file with its arguments as argparse.Namespace or dictionary, or without any."
+    )
+
+
+def _counted(path: Path, arguments: dict[str, Any], flag: str) -> int | None:
+    """A whole number from 1 on that training was told, None where it was not."""
+    value = arguments.get(flag)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise InputError(f"{path}: args.{flag} = {value!r}, expected a whole number from 1 on. Cure: a whole file.")
+    return int(value)
 
 
 def _official_choice(path: Path, arguments: dict[str, Any], pretrain: bool, strategy: str | None) -> dict[str, Any]:
@@ -292,7 +349,7 @@ def _flags(path: Path, arguments: dict[str, Any], pretrain: bool) -> dict[str, A
 def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
     """One minus the share that a flag drops, in exact decimals."""
     dropped = arguments.get(flag)
-    if isinstance(dropped, bool) or not isinstance(dropped, int | float) or not 0 <= dropped < 1:
+    if isinstance(dropped, bool) or not isinstance(dropped, numbers.Real) or not 0 <= dropped < 1:
         raise InputError(
             f"{path}: args.{flag} = {dropped!r}, expected the share of dropped tokens, from 0 to below 1. "
             "Cure: say with --strategy which tokens the model is to be used with."
@@ -303,8 +360,14 @@ def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # UnicodeDecodeError, too
         raise InputError(f"{path} is not valid JSON: {error}. Cure: download the folder again.") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds a {type(config).__name__}, expected values by name. Cure: download it again.")
+    for key in ("image_size", "num_frames"):
+        value = config.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{path}: {key} = {value!r}, expected a whole number from 1 on. Cure: a VideoMAE model.")
     expected = {"model_type": "videomae", "hidden_act": "gelu", "patch_size": 16, "tubelet_size": 2}
     for key, value in expected.items():
         if config.get(key, value) != value:
@@ -313,18 +376,42 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of a Hugging Face folder: in one file, or in several with an index of what lies where."""
+    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", lambda p: read_official(p)[0])):
+        if (folder / name).exists():
+            return read(folder / name)
+        if (folder / f"{name}.index.json").exists():
+            return _read_parts(folder, folder / f"{name}.index.json", read)
+    raise InputError(f"{folder} has neither model.safetensors nor pytorch_model.bin. Cure: download it whole.")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if (folder / "model.safetensors").exists():
-        try:
-            return load_file(folder / "model.safetensors")
-        except SafetensorError as error:
-            check_checkpoint_file(folder / "model.safetensors", safetensors=True)
-            raise InputError(f"{folder}/model.safetensors is broken: {error}. Cure: download it again.") from None
-    if (folder / "pytorch_model.bin").exists():
-        return read_official(folder / "pytorch_model.bin")[0]
-    raise InputError(f"{folder} has neither model.safetensors nor pytorch_model.bin. Cure: download it whole.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        check_checkpoint_file(path, safetensors=True)
+        raise InputError(f"{path} is broken: {error}. Cure: download it again.") from None
+
+
+def _read_parts(folder: Path, index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """All tensors that an index names, each from the file that it names for it."""
+    try:
+        place = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(place.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is no index of weights ({error!r}). Cure: download it again.") from None
+    state: dict[str, Tensor] = {}
+    for name in files:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InputError(f"{index} names {name!r}, which is no file beside it. Cure: download the folder whole.")
+        part = read(folder / name)
+        if absent := [key for key in place if place[key] == name and key not in part]:
+            raise InputError(f"{folder / name} lacks {absent[0]}, which {index.name} says it holds. {AGAIN}")
+        state |= {key: value for key, value in part.items() if place.get(key) == name}
+    return state
 
 
 def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:

@@ -8,7 +8,8 @@ Shapes: A candidate slots, S slots, L places, N tokens, P values of a tubelet, T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from models import EverestAutoencoder
     from models.info import ModelInfo
     from models.selection import Grid, TokenSplit
+    from pipeline.data.ingest.isolated import Accepted, IsolatedFrames
 
 Animation = Literal["gif", "webp", "none"]
 PATCH, TUBELET = 16, 2
@@ -71,7 +73,8 @@ def show(
         candidates = num_candidates(num_slots, oversample)
         step = frame_step or (FRAME_STEP if info is None else _trained_step(info, model_dir))
         short_side = None if info is None else info.pixels.short_side
-        clip, times = read_window(video, candidates * TUBELET, step, start, size, short_side)
+        with unverified() as reader:
+            clip, times = read_window(reader, video, candidates * TUBELET, step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
@@ -115,8 +118,27 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
     return save_pictures(found, path, title, "gif")
 
 
+@contextmanager
+def unverified() -> Iterator[IsolatedFrames]:
+    """A reader of videos that nobody has verified, under the limits and rules of ingest."""
+    from pipeline.data.ingest.isolated import IsolatedFrames
+    from pipeline.data.ingest.rules import ingest_rules
+    from pipeline.data.video.process import Limits
+
+    rules = ingest_rules()
+    limits = Limits(rules.deadline_seconds, int(rules.memory_gib * 2**30))
+    with closing(IsolatedFrames(limits, 1, (rules.min_frames, rules.max_repeated_run))) as reader:
+        yield reader
+
+
 def read_window(
-    video: Path, count: int, frame_step: int, start: float | None, size: int, short_side: int | None = None
+    reader: IsolatedFrames,
+    video: Path,
+    count: int,
+    frame_step: int,
+    start: float | None,
+    size: int,
+    short_side: int | None = None,
 ) -> tuple[Tensor, list[float]]:
     """`count` frames of a video as a model is tested on them, and their times in seconds.
 
@@ -128,28 +150,25 @@ def read_window(
     """
     import torch
 
-    from pipeline.data.ingest.measure import admit
-    from pipeline.data.ingest.rules import ingest_rules
     from pipeline.data.pixels.normalise import model_pixels
-    from pipeline.data.video import open_video
-    from pipeline.data.video.shrink import shrink
 
-    own = ingest_rules()
-    facts = admit(video, "pyav", own.deadline_seconds, own.min_frames, own.max_repeated_run)
-    with open_video(video, "pyav", facts["frames_decoded"], facts["jumps"]) as reader:
-        total, fps = reader.num_frames, reader.fps
-        window = min((count - 1) * frame_step, total - 1)
-        first = (total - 1 - window) // 2 if start is None else round(start * fps)
-        if not 0 <= first < total:
+    def window(found: Accepted) -> list[int]:
+        length = min((count - 1) * frame_step, found.frames - 1)
+        if start is not None and not 0 <= start * found.fps < found.frames:
             raise InputError(
-                f"start = {start} s lies outside {video.name}, which lasts {total / fps:.1f} s. Cure: within it."
+                f"start = {start} s lies outside {video.name}, which lasts {found.frames / found.fps:.1f} s. "
+                "Cure: within it."
             )
-        first = min(first, total - 1 - window)
-        index = np.linspace(first, first + window, count).round().astype(int)
-        frames_THWC = np.ascontiguousarray(reader.frames(index.tolist()))
-    if short_side is not None:
-        frames_THWC = shrink(frames_THWC, short_side)
-    return model_pixels(torch.from_numpy(frames_THWC)[None], size, "cpu"), (index / fps).tolist()
+        first = (found.frames - 1 - length) // 2 if start is None else round(start * found.fps)
+        first = min(first, found.frames - 1 - length)
+        numbers: list[int] = np.linspace(first, first + length, count).round().astype(int).tolist()
+        return numbers
+
+    found, frames_THWC = reader.frames(video, lambda found: sorted(set(window(found))), short_side)
+    numbers = window(found)
+    places = np.searchsorted(sorted(set(numbers)), numbers)
+    clip_BTHWC = torch.from_numpy(frames_THWC[places])[None]
+    return model_pixels(clip_BTHWC, size, "cpu"), [number / found.fps for number in numbers]
 
 
 def look(

@@ -30,13 +30,17 @@ def test_every_path_reads_the_frames_of_a_sequential_pass(tmp_path: Path, record
         str(files.refused or read),
     )
     paths = {
-        "reader": files.wrong_by_reader,
-        "loader, from videos": files.wrong_by_loader,
-        "cache, all frames": lambda: files.wrong_by_cache(1),
-        "cache, every second frame": lambda: files.wrong_by_cache(2),
-        "cache, informative (every 4th frame)": lambda: files.wrong_by_cache(4),
+        "the reader": files.wrong_by_reader,
+        "the loader, from videos": files.wrong_by_loader,
+        "the cache, all frames": lambda: files.wrong_by_cache(1),
+        "the cache, every second frame": lambda: files.wrong_by_cache(2),
+        "the cache, informative (every 4th frame)": lambda: files.wrong_by_cache(4),
+        "predict": files.wrong_by_predict,
+        "show": files.wrong_by_show,
+        "evaluate, from videos": lambda: files.wrong_by_evaluate("videos"),
+        "evaluate, from a cache of every second frame": lambda: files.wrong_by_evaluate("cache"),
     }
     for name, wrong_of in paths.items():
         wrong = wrong_of()
         bad = {kind: count for kind, count in wrong.items() if count}
-        record(23, f"wrong frames by the {name}", len(wrong), len(bad), str(bad or "kinds of files, 0 wrong frames"))
+        record(23, f"wrong frames by {name}", len(wrong), len(bad), str(bad or "kinds of files, 0 wrong frames"))

@@ -6,11 +6,14 @@ import argparse
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 
@@ -362,7 +365,7 @@ def test_a_strategy_that_the_model_does_not_know_is_refused(official: Path, tmp_
 
 def test_a_file_without_weights_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(InputError, match="no weights under 'model' or 'module', only epoch"):
+    with pytest.raises(InputError, match="no weights under 'model', .*, only epoch"):
         convert(tmp_path / "empty.pth", tmp_path / "out")
     with pytest.raises(InputError, match="neither a file nor a folder"):
         convert(tmp_path / "nothing", tmp_path / "out")
@@ -376,3 +379,125 @@ def test_an_attentive_head_stays_ours(tmp_path: Path) -> None:
     assert load_model(tmp_path / "copy").pool is not None
     with pytest.raises(InputError, match=r"attentive head has no counterpart.*Cure"):
         convert(tmp_path / "m", tmp_path / "hf", "huggingface")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_what_training_programs_put_around_weights_changes_nothing(
+    prefix: str, key: str, official: Path, tmp_path: Path
+) -> None:
+    content = torch.load(official, weights_only=False)
+    state = {f"{prefix}{name}": value for name, value in content.pop("model").items()}
+    torch.save({**content, key: state}, tmp_path / "wrapped.pth")
+    kwargs = convert(tmp_path / "wrapped.pth", tmp_path / "out")["kwargs"]
+    assert (kwargs["strategy"], kwargs["keep_ratio"], kwargs["visible_ratio"]) == ("everest", 0.3, 0.1)
+    plain = convert(official, tmp_path / "plain")
+    assert read_state(tmp_path / "out").keys() == read_state(tmp_path / "plain").keys()
+    assert plain["kwargs"] == kwargs
+
+
+def test_weights_that_are_there_twice_are_refused(official: Path, tmp_path: Path) -> None:
+    state = torch.load(official, weights_only=False)["model"]
+    torch.save(
+        {"model": {**state, **{f"module.{name}": value + 1 for name, value in state.items()}}}, tmp_path / "x.pth"
+    )
+    with pytest.raises(InputError, match=r"twice, with and without `module\.`.*Cure"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_arguments_are_read_from_a_dictionary_too_and_nothing_else(official: Path, tmp_path: Path) -> None:
+    content = torch.load(official, weights_only=False)
+    torch.save({**content, "args": vars(content["args"])}, tmp_path / "x.pth")
+    assert convert(tmp_path / "x.pth", tmp_path / "out")["kwargs"]["strategy"] == "everest"
+    torch.save({**content, "args": ["--mask_type", "motion-centric"]}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"args is a list, expected arguments by name.*Cure"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_numbers_of_numpy_which_official_training_leaves_in_its_optimizer_are_read(
+    official: Path, tmp_path: Path
+) -> None:
+    content = torch.load(official, weights_only=False)
+    content["optimizer"] = {"state": {}, "param_groups": [{"lr": np.float64(1e-3), "step": np.int64(3)}]}
+    content["args"].mask_ratio = np.float32(0.9)
+    torch.save(content, tmp_path / "x.pth")
+    assert convert(tmp_path / "x.pth", tmp_path / "out")["kwargs"]["visible_ratio"] == 0.1
+    # NumPy 1 had its modules elsewhere. Same length of the name's prefix, so the pickle stays whole.
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(tmp_path / "x.pth") as new, zipfile.ZipFile(old, "w") as former:
+        for entry in new.infolist():
+            data = new.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"cnumpy._core.multiarray\nscalar" in data
+                data = data.replace(b"cnumpy._core.multiarray\nscalar", b"cnumpy.core.multiarray\nscalar")
+            former.writestr(entry.filename, data)
+    assert convert(old, tmp_path / "again")["kwargs"]["visible_ratio"] == 0.1
+
+
+def test_size_length_and_frame_step_come_from_the_arguments_where_they_stand(tmp_path: Path) -> None:
+    state = to_official(timm.create_model(CLASSIFIER, num_classes=3).state_dict())
+    arguments = argparse.Namespace(mcm=False, mcm_ratio=0.4, input_size=112, num_frames=32, sampling_rate=2)
+    torch.save({"module": state, "args": arguments}, tmp_path / "x.pth")
+    kwargs = convert(tmp_path / "x.pth", tmp_path / "out")["kwargs"]
+    assert (kwargs["img_size"], kwargs["num_frames"]) == (112, 32)
+    assert read_info(tmp_path / "out")["frame_step"] == 2
+    said = convert(tmp_path / "x.pth", tmp_path / "said", num_frames=8, frame_step=4)["kwargs"]
+    assert (said["img_size"], said["num_frames"]) == (112, 8)
+    assert read_info(tmp_path / "said")["frame_step"] == 4
+    arguments.num_frames = "32"
+    torch.save({"module": state, "args": arguments}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"args\.num_frames = '32', expected a whole number"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", [lambda value: value.to_sparse(), lambda value: value.to("meta")])
+def test_weights_that_are_no_plain_numbers_are_refused(change: Any, official: Path, tmp_path: Path) -> None:
+    content = torch.load(official, weights_only=False)
+    content["model"]["mask_token"] = change(content["model"]["mask_token"])
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"mask_token is (sparse|without values).*Cure"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_hugging_face_folder_of_several_files_is_read_whole_or_refused(suffix: str, tmp_path: Path) -> None:
+    torch.save({"model": to_official(timm.create_model(CLASSIFIER, num_classes=3).state_dict())}, tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "one", to="huggingface")
+    state = safetensors.torch.load_file(tmp_path / "one/model.safetensors")
+    folder, stem = tmp_path / "parts", {"safetensors": "model", "bin": "pytorch_model"}[suffix]
+    folder.mkdir()
+    shutil.copy(tmp_path / "one/config.json", folder)
+    place: dict[str, str] = {}
+    for number in (1, 2):
+        name = f"{stem}-{number}-of-2.{suffix}"
+        part = {key: value for place_, (key, value) in enumerate(state.items()) if place_ % 2 == number - 1}
+        place |= dict.fromkeys(part, name)
+        safetensors.torch.save_file(part, folder / name) if suffix == "safetensors" else torch.save(part, folder / name)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"weight_map": place}))
+    convert(folder, tmp_path / "out")
+    convert(tmp_path / "one", tmp_path / "expected")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "expected/model.safetensors").read_bytes()
+    index.write_text(json.dumps({"weight_map": {**place, "classifier.weight": "../x.pth"}}))
+    with pytest.raises(InputError, match=r"names '\.\./x\.pth', which is no file beside it.*Cure"):
+        convert(folder, tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": {**place, "more.weight": f"{stem}-1-of-2.{suffix}"}}))
+    with pytest.raises(InputError, match=r"lacks more\.weight, which .* says it holds.*Cure"):
+        convert(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "holds a list"),
+        (b"\xff\xfe{", "is not valid JSON"),
+        (b'{"image_size": "224"}', "image_size = '224', expected a whole number"),
+        (b'{"image_size": [224, 224]}', r"image_size = \[224, 224\], expected a whole number"),
+    ],
+)
+def test_a_configuration_of_other_entries_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    torch.save({"model": to_official(timm.create_model(CLASSIFIER, num_classes=3).state_dict())}, tmp_path / "x.pth")
+    convert(tmp_path / "x.pth", tmp_path / "one", to="huggingface")
+    (tmp_path / "one/config.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"config\.json.*{message}.*Cure"):
+        convert(tmp_path / "one", tmp_path / "out")

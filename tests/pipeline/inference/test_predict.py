@@ -33,13 +33,13 @@ from pipeline import layout
 from pipeline.cli import app
 from pipeline.data.cache.read import Cache
 from pipeline.data.ingest import ingest
+from pipeline.data.ingest.frames_worker import PORTION
 from pipeline.data.ingest.verdicts import REASONS
 from pipeline.data.video import open_video, write_video
 from pipeline.data.video.process import Limits
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.views import video_views
-from pipeline.inference.frames_worker import PORTION
 from pipeline.inference.isolated import IsolatedViews
 from pipeline.inference.predict import command
 from pipeline.model_folder import sha256

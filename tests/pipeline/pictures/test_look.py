@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sample_videos
 import timm
 import torch
 from PIL import Image, ImageSequence
@@ -15,7 +16,8 @@ from models.weights import save_model
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
 from pipeline.pictures.draw import draw_grid, summary
-from pipeline.pictures.look import look, picture_of, read_window, show
+from pipeline.pictures.look import look, picture_of, read_window, show, unverified
+from tests.pipeline.data.ingest.test_ingest import BAD_AV
 
 
 @pytest.fixture
@@ -67,7 +69,8 @@ def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_i
 
 
 def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
-    clip, times = read_window(video, 24, 2, 0.0, 64)
+    with unverified() as reader:
+        clip, times = read_window(reader, video, 24, 2, 0.0, 64)
     assert times == pytest.approx([2 * i / 25 for i in range(24)])
     found = look(None, clip, 8, torch.Generator().manual_seed(0))
     assert found.counts_A is not None
@@ -82,14 +85,16 @@ def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
 
 
 def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
-    clip, _ = read_window(video, 16, 1, 0.0, 64)
+    with unverified() as reader:
+        clip, _ = read_window(reader, video, 16, 1, 0.0, 64)
     found = look(None, clip, None, torch.Generator().manual_seed(0))
     assert found.pixels_TCHW.shape == (16, 3, 64, 64)
     assert found.pixels_TCHW[0, :, 28:40, 10:22].mean() == pytest.approx(230 / 255, abs=0.05)
 
 
 def test_a_video_shorter_than_the_window_shrinks_the_step(video: Path) -> None:
-    _, times = read_window(video, 24, 30, None, 64)
+    with unverified() as reader:
+        _, times = read_window(reader, video, 24, 30, None, 64)
     assert times[0] == 0
     assert times[-1] == pytest.approx(59 / 25)
 
@@ -120,6 +125,29 @@ def test_bad_inputs_are_refused_with_a_cure(video: Path, tmp_path: Path) -> None
         show(video, tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"60x60 pixels do not divide.*Cure"):
         show(video, None, tmp_path, resolution=60)
+
+
+def test_a_decoder_that_hangs_or_crashes_ends_show_with_the_words_of_ingest(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/av.py").write_text(BAD_AV)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "before"))
+    text = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("deadline_seconds: 60.0", "deadline_seconds: 8.0"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("spin.mp4", "crash.mp4"):
+        sample_videos.write(tmp_path / name)
+    with pytest.raises(InputError, match=r"spin\.mp4: not decoded within ingest\.deadline_seconds = 8.*Cure"):
+        show(Path("spin.mp4"), None, Path("pictures"), resolution=64, animation="none")
+    # As ingest does, another decoder reads what the first one falls over.
+    assert show(Path("crash.mp4"), None, Path("pictures"), resolution=64, animation="none")[0].is_file()
+
+
+def test_a_start_that_is_no_time_is_refused(video: Path, tmp_path: Path) -> None:
+    for start in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(InputError, match=rf"start = {start} s lies outside.*Cure"):
+            show(video, None, tmp_path, resolution=64, start=start)
 
 
 def test_real_clips_are_shown(shared_dir: Path, tmp_path: Path) -> None:

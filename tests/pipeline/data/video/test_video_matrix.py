@@ -64,6 +64,16 @@ def test_a_cache_holds_the_frames_of_a_sequential_pass(files: Matrix, keep_every
     assert set(files.wrong_by_cache(keep_every).values()) == {0}
 
 
+def test_predict_and_show_read_the_frames_of_a_sequential_pass(files: Matrix) -> None:
+    assert set(files.wrong_by_predict().values()) == {0}
+    assert set(files.wrong_by_show().values()) == {0}
+
+
+@pytest.mark.parametrize("source", ["videos", "cache"])
+def test_test_views_are_cut_from_the_frames_of_a_sequential_pass(files: Matrix, source: str) -> None:
+    assert set(files.wrong_by_evaluate(source).values()) == {0}
+
+
 def test_every_display_matrix_is_shown_as_ffmpeg_shows_it(tmp_path: Path) -> None:
     plain = tmp_path / "plain.mp4"
     kinds()["h264 mp4 no b-frames"].write(plain)

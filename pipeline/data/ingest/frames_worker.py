@@ -1,12 +1,12 @@
-"""A process that reads one video's test frames after another for `isolated`, and may be killed at any moment.
+"""A process that reads frames of one video after another for `isolated`, and may be killed at any moment.
 
-Requests are ["open", ...], which says what there is to come, then ["next", ...] until all has come: so few frames at
-a time that neither side ever holds those of a large video at once.
+Requests are ["open", ...], which says what the video holds, ["pick", ...], which says what is wanted of it, then
+["next", ...] until all has come: so few frames at a time that neither side ever holds those of a large video at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 from pipeline.data.ingest.measure import admit
 from pipeline.data.video import VideoError, VideoReader, open_video
 from pipeline.data.video.process import serve
-from pipeline.evaluation.views import view_frames
 
 #: [bytes] of frames that are handed over together, and at least one frame.
 PORTION = 64 << 20
@@ -29,30 +28,25 @@ class _Reading:
         self.pictures: Iterator[np.ndarray] = iter(())
 
     def open(
-        self,
-        name: str,
-        reader: str,
-        known: tuple[int, str] | None,
-        rule: tuple[float, int, int],
-        frames: int,
-        step: int,
-        segments: int,
-        grid: int,
+        self, name: str, reader: str, known: dict[str, Any] | None, rule: tuple[float, int, int]
     ) -> dict[str, Any]:
-        """Open a video that ingest accepts under a rule; `known` is what it found where it did so before.
+        """Open a video that ingest accepts under a rule; `known` is what this returned when it did so before.
 
         Returns:
-            num_frames of the video and its proven jumps, and wanted, the number of frames of its views.
+            frames, fps and proven jumps of the video.
         """
         self.close()
         if known is None:
             facts = admit(Path(name), reader, *rule)
-            known = facts["frames_decoded"], facts["jumps"]
-        count, jumps = known
-        self.video = open_video(name, reader, count, jumps)
-        numbers = view_frames(count, frames, step, segments, grid)
+            known = {"frames": facts["frames_decoded"], "fps": facts["fps"], "jumps": facts["jumps"]}
+        self.video = open_video(name, reader, known["frames"], known["jumps"])
+        return known
+
+    def pick(self, numbers: list[int]) -> dict[str, Any]:
+        """Say which frames are to come, by their ascending numbers."""
+        assert self.video is not None
         self.pictures = self.video.pick(numbers)
-        return {"num_frames": count, "jumps": jumps, "wanted": len(numbers)}
+        return {}
 
     def next(self, target: int) -> dict[str, Any]:
         """Write the next frames to the descriptor `target`; returns their shape."""
@@ -75,12 +69,17 @@ class _Reading:
 
 
 _reading = _Reading()
+_REQUESTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "open": _reading.open,
+    "pick": _reading.pick,
+    "next": _reading.next,
+}
 
 
 def _answer(what: str, *arguments: Any) -> dict[str, Any]:
     """The answer to a request, or {"reason": code, "error": message} of a video that cannot be read."""
     try:
-        return _reading.open(*arguments) if what == "open" else _reading.next(*arguments)
+        return _REQUESTS[what](*arguments)
     except VideoError as error:
         _reading.close()
         return {"reason": error.reason, "error": str(error)}
