@@ -349,7 +349,7 @@ def _flags(path: Path, arguments: dict[str, Any], pretrain: bool) -> dict[str, A
 def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
     """One minus the share that a flag drops, in exact decimals."""
     dropped = arguments.get(flag)
-    if isinstance(dropped, bool) or not isinstance(dropped, numbers.Real) or not 0 <= dropped < 1:
+    if isinstance(dropped, bool) or not isinstance(dropped, numbers.Real) or not 0 <= float(dropped) < 1:
         raise InputError(
             f"{path}: args.{flag} = {dropped!r}, expected the share of dropped tokens, from 0 to below 1. "
             "Cure: say with --strategy which tokens the model is to be used with."
