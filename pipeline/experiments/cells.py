@@ -16,18 +16,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from pipeline import layout
-from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment
-from pipeline.params import SCRATCH, Params, load_params
+from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
+from pipeline.params import SCRATCH, load_params
 from pipeline.params.declared import address, finished
 from pipeline.planning.equal import Trial
 from pipeline.system.child import run_child
 from pipeline.system.files import link
-
-#: Groups of params.yaml that do not change what a training gives.
-NO_RESULT = ("compute", "compare", "recipe")
 
 
 def cells_root() -> Path:
@@ -37,7 +33,7 @@ def cells_root() -> Path:
 
 def cell(trial: Trial) -> Path:
     """The folder of a training, named by everything that makes its result."""
-    return cells_root() / f"{trial.name}-{layout.fingerprint([_result_of(trial.params), _data_hashes()])}"
+    return cells_root() / f"{trial.name}-{layout.fingerprint([result_values(trial.params), _data_hashes()])}"
 
 
 def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
@@ -66,15 +62,14 @@ def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
 
 def stages_of(trial: Trial) -> list[Step]:
     """The stages of one training, in order."""
-    first: list[Step] = [] if trial.params.finetune.init == SCRATCH else [("pretrain", None)]
-    return first + [(stage, name) for name in trial.benchmarks for stage in ("finetune", "evaluate")]
+    return training_steps(trial.benchmarks, pretrains=trial.params.finetune.init != SCRATCH)
 
 
 def _take_over(trial: Trial, folder: Path, stage: str, benchmark: str | None) -> bool:
     """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
     metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
     made = metrics.exists() and output.is_dir() and finished(stage, benchmark, Path())
-    if not made or _result_of(trial.params) != _result_of(load_params()):
+    if not made or result_values(trial.params) != result_values(load_params()):
         return False
     if not _up_to_date(address(stage, benchmark)):
         return False
@@ -93,10 +88,6 @@ def _up_to_date(stage: str) -> bool:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--with-deps", "--json", stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == "{}"
-
-
-def _result_of(params: Params) -> dict[str, Any]:
-    return params.model_dump(mode="json", exclude=set(NO_RESULT))
 
 
 def _data_hashes() -> dict[str, str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, preflight
-from pipeline.errors import InputError
 from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
+from pipeline.experiments.workspace import require_data
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, frozen
@@ -52,7 +52,7 @@ def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> d
     die_with_parent(signal.SIGINT)
     with frozen("compare", None, overrides) as now, only_one("compare"):
         params = now.params
-        _check_data(params)
+        require_data(params.compared_benchmarks(), params.pretrain.corpus)
         for warning in preflight.require(
             preflight.trial_scope(params, params.compared_benchmarks()),
             (*preflight.CHECKS, services.dvc, services.mlflow),
@@ -127,15 +127,6 @@ def _rates(params: Params) -> dict[str, float] | None:
             path.write_text(json.dumps({"clips_per_second": training_rate(own), "measured": time.time()}))
         found[arm] = json.loads(path.read_text())["clips_per_second"]
     return found
-
-
-def _check_data(params: Params) -> None:
-    missing = {b for b in params.compared_benchmarks() if not (layout.cache_dir(b) / "cache.json").exists()}
-    missing |= {b for b in params.pretrain.corpus if not layout.corpus_file(b).exists()}
-    if missing:
-        stage = {b: "corpus" if b in params.pretrain.corpus else "preprocess" for b in sorted(missing)}
-        targets = " ".join(f"{name}@{b}" for b, name in stage.items())
-        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {targets}` first.")
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -17,7 +17,16 @@ from typing import Any
 
 from pipeline import layout, preflight
 from pipeline.errors import InputError
-from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment
+from pipeline.experiments.workspace import (
+    Report,
+    Run,
+    Step,
+    Workspace,
+    environment,
+    require_data,
+    result_values,
+    training_steps,
+)
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import data_versions
 from pipeline.planning.equal import with_overrides
@@ -159,20 +168,10 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
         # Of a split's data nothing is registered, so no training is named.
         bring_up(data.parent, "", [*steps, *(("corpus", name) for name in corpora)], {})
     else:
-        _check_data(params, corpora)
-    first: list[Step] = [("pretrain", None)] if pretrains else []
-    steps = [*first, *((stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate"))]
+        require_data(params.benchmarks, corpora)
+    steps = training_steps(params.benchmarks, pretrains)
     bring_up(repetition.folder, repetition.name, steps, {"data": data})
 
 
-def _check_data(params: Params, corpora: Sequence[str]) -> None:
-    missing = {name for name in params.benchmarks if not (layout.cache_dir(name) / "cache.json").exists()}
-    missing |= {name for name in corpora if not layout.corpus_file(name).exists()}
-    if missing:
-        targets = " ".join(f"corpus@{name}" for name in sorted(missing))
-        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {targets}` first.")
-
-
 def _key(params: Params) -> str:
-    values = params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
-    return layout.fingerprint([values, data_versions()])
+    return layout.fingerprint([result_values(params), data_versions()])

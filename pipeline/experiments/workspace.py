@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import layout
-from pipeline.errors import EverestError, Interrupted
+from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.params import Params
 from pipeline.params.declared import address, finished, reads_any
 from pipeline.params.write import write_params
@@ -144,6 +145,30 @@ def environment(root: Path, code: Path, saved: Path, **own: str) -> dict[str, st
         **{name: os.environ.get(name) or value for name, value in shared.items()},
         **own,
     }
+
+
+def training_steps(benchmarks: Iterable[str], pretrains: bool) -> list[Step]:
+    """The stages of one training, in order."""
+    first: list[Step] = [("pretrain", None)] if pretrains else []
+    return first + [(stage, name) for name in benchmarks for stage in ("finetune", "evaluate")]
+
+
+def result_values(params: Params) -> dict[str, Any]:
+    """The parameters that decide what a training gives."""
+    return params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+
+
+def require_data(benchmarks: Iterable[str], corpora: Collection[str]) -> None:
+    """Refuse to train on data that the checkout has not made yet.
+
+    Raises:
+        InputError: names the command that makes them.
+    """
+    missing = {name for name in benchmarks if not (layout.cache_dir(name) / "cache.json").exists()}
+    missing |= {name for name in corpora if not layout.corpus_file(name).exists()}
+    if missing:
+        stages = [address("corpus" if name in corpora else "preprocess", name) for name in sorted(missing)]
+        raise InputError(f"no cached data of {', '.join(sorted(missing))}. Cure: `dvc repro {' '.join(stages)}` first.")
 
 
 def _words(stage: str, benchmark: str | None) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import layout
-from pipeline.errors import EverestError, Interrupted
-from pipeline.experiments.workspace import Report, Workspace, environment
+from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.experiments.workspace import Report, Workspace, environment, require_data
 from pipeline.params import Params, declared, load_params
 
 REPORT = Report(stopped="stopped here", cure="mend it", note="[1/2]", whose=" of tube", where=" in the folder")
@@ -134,3 +134,15 @@ def test_a_workspace_is_lent_what_the_checkout_keeps_unless_a_variable_puts_it_e
 def test_flows_can_make_workspaces_without_torch_or_mlflow() -> None:
     code = "import sys, pipeline.experiments.workspace; sys.exit(bool({'torch', 'mlflow'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_data_are_named_with_the_stages_that_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no cached data of a, b\. Cure: `dvc repro corpus@a preprocess@b` first"):
+        require_data(["a", "b"], ["a"])
+    for name in ("a", "b"):
+        layout.cache_dir(name).mkdir(parents=True)
+        (layout.cache_dir(name) / "cache.json").touch()
+    with pytest.raises(InputError, match=r"no cached data of a\. "):
+        require_data(["a", "b"], ["a"])
+    require_data(["a", "b"], [])
