@@ -30,12 +30,13 @@ def run_stage(name: str, benchmark: str | None) -> Any:
     die_with_parent(signal.SIGINT)
     node = this_node()
     # The nodes of one training share the folder, and each runs the stage.
-    with frozen(name, benchmark) as now, only_one(node.named(f"{name}-{benchmark}" if benchmark else name)):
-        preflight.require(preflight.stage_scope(now.params, name, benchmark))
-        now.check_sources()
-        result = importlib.import_module(f"pipeline.stages.{name}").run(now.params, benchmark)
-        if node.main:
-            now.conclude()
+    with frozen(name, benchmark) as now:
+        preflight.require(preflight.stage_scope(now.params, name, benchmark))  # before the lock, which makes a folder
+        with only_one(node.named(f"{name}-{benchmark}" if benchmark else name)):
+            now.check_sources()
+            result = importlib.import_module(f"pipeline.stages.{name}").run(now.params, benchmark)
+            if node.main:
+                now.conclude()
     return result
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 from pipeline.distributed.nodes import this_node
 from pipeline.params import FinetuneParams, PretrainParams
+from pipeline.preflight.places import PATCH, TUBELET
 from pipeline.preflight.problem import Problem, Scope
 from pipeline.strategies import strategy_facts
 
 #: [GiB] that a training process takes before it holds a model: the interpreter with torch.
 RANK_GIB = 0.25
-#: Pixels and frames of a token.
-PATCH, TUBELET = 16, 2
 
 
 def ranks(scope: Scope) -> Iterator[Problem]:

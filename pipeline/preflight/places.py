@@ -13,12 +13,14 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data import manifest
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, InputError
 from pipeline.params import SCRATCH, Params
 from pipeline.params.consistency import PRETRAINED
 from pipeline.preflight.problem import Problem, Scope
 from pipeline.system.files import free_bytes
 
+#: Pixels and frames of a token.
+PATCH, TUBELET = 16, 2
 #: [s] for a server to accept a connection.
 CONNECT_SECONDS = 3.0
 #: [byte] that stay free beside a planned cache: checkpoints, records, the system.
@@ -35,7 +37,7 @@ def weights(scope: Scope) -> Iterator[Problem]:
     if scope.has("finetune") and init not in (SCRATCH, PRETRAINED):
         cure = f"name a folder that `everest convert-checkpoint` wrote, outputs/pretrain, or {SCRATCH}."
         yield from _model("finetune.init", Path(init), cure)
-        yield from _shape(params, Path(init))
+        yield from _shape(params, Path(init), scope.chain)
     source = params.preprocess.map_weights
     if scope.has("preprocess") and source is not None and params.preprocess.map_source == "embedding":
         yield from _model("preprocess.map_weights", Path(source), "name a folder with a model, or null.")
@@ -48,10 +50,11 @@ def _model(key: str, folder: Path, cure: str) -> Iterator[Problem]:
             return
 
 
-def _shape(params: Params, folder: Path) -> Iterator[Problem]:
+def _shape(params: Params, folder: Path, chain: bool) -> Iterator[Problem]:
+    """What tells of weights that the fine-tuning would stop at, or start from otherwise than meant."""
     try:
         info: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        architecture = str(info["architecture"])
+        architecture, arguments = str(info["architecture"]), dict(info["kwargs"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,6 +68,26 @@ def _shape(params: Params, folder: Path) -> Iterator[Problem]:
             "finetune.init", f"= {str(folder)!r} holds a model of size {size}, pretrain.size = {params.pretrain.size}",
             f"set pretrain.size to {size}, or name other weights.",
         )  # fmt: skip
+        return
+    for name, expected in (("patch_size", PATCH), ("tubelet_size", TUBELET), ("in_chans", 3)):
+        if arguments.get(name, expected) != expected:
+            fault = f"= {str(folder)!r} holds a model with {name} = {arguments[name]}, expected {expected}"
+            yield Problem("finetune.init", fault, "name other weights.")
+            return
+    clip, trained = params.clip, (arguments.get("num_frames", 16), arguments.get("img_size", 224))
+    if trained != (clip.frames, clip.resolution):
+        yield Problem(
+            "finetune.init", f"= {str(folder)!r} was trained on clips of {trained[0]} frames at {trained[1]} px, and "
+            f"clip has {clip.frames} at {clip.resolution}", "none if that is meant; else change clip.", "warning",
+        )  # fmt: skip
+    if chain and (folder / "model.safetensors").is_file():
+        from pipeline import model_folder  # loads torch: asked only where weights come from elsewhere
+
+        try:
+            model_folder.sha256(folder)
+        except InputError as error:
+            said, _, cure = str(error).partition(". Cure: ")
+            yield Problem("finetune.init", f": {said}", cure)
 
 
 def sources(scope: Scope) -> Iterator[Problem]:

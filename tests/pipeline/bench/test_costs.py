@@ -25,12 +25,12 @@ def test_the_sheet_is_what_a_hand_works_out(tmp_path: Path) -> None:
     rates = tmp_path / "rates.json"
     rates.write_text(json.dumps(MEASURED))
     row = next(row for row in command(rates) if row["data set"] == "K400")
-    frames = 260_000 * 300
+    frames = 298_824 * 290  # planning/counts.py: one table for plans, scaling and costs
     # A frame of twice the pixels takes twice as long.
     assert row["core hours, jpeg step"] == pytest.approx(frames / 2000 / 3600, abs=0.01)
     assert row["core hours, jpeg all"] == pytest.approx(frames / 500 / 3600, abs=0.01)
-    assert row["jpeg step GiB"] == pytest.approx(frames / 4 * 340 * 256 * 0.25 / 2**30, abs=0.1)
-    assert row["raw all GiB"] == pytest.approx(4 * row["raw step GiB"], rel=1e-4)
+    assert row["jpeg step GiB"] == pytest.approx(298_824 * 73 * 340 * 256 * 0.25 / 2**30, abs=0.1)
+    assert row["raw all GiB"] == pytest.approx(290 / 73 * row["raw step GiB"], rel=1e-4)
     table = as_markdown(command(rates)).splitlines()
     assert (len(table), len({line.count("|") for line in table})) == (7, 1)
 

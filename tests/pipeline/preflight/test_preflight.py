@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from models.weights import save_state
 from pipeline import layout, preflight
 from pipeline.data import manifest
 from pipeline.errors import EverestError, InputError
@@ -208,6 +210,31 @@ def test_weights_of_another_size_are_refused_by_their_model_json(root: Path, her
     (here / "weights" / "model.safetensors").touch()
     (here / "weights" / "model.json").write_text('{"architecture": "everest_pretrain_base_patch16_224", "kwargs": {}}')
     assert "holds a model of size base, pretrain.size = tiny" in said(demo(root, finetune__init="weights"))
+
+
+@pytest.mark.parametrize(("arguments", "words", "kind"), [
+    ({"num_frames": 16, "img_size": 64}, "", ""),
+    ({"num_frames": 8, "img_size": 64}, "trained on clips of 8 frames at 64 px, and clip has 16 at 64", "warning"),
+    ({}, "trained on clips of 16 frames at 224 px, and clip has 16 at 64", "warning"),
+    ({"num_frames": 16, "img_size": 64, "tubelet_size": 4}, "tubelet_size = 4, expected 2", "input"),
+])  # fmt: skip
+def test_weights_of_another_shape_are_said_before_the_download(
+    root: Path, here: Path, arguments: dict[str, int], words: str, kind: str
+) -> None:
+    info = {"architecture": "everest_pretrain_tiny_patch16_224", "kwargs": arguments}
+    save_state({"a": torch.zeros(1)}, here / "weights", info)
+    problems = preflight.problems(preflight.chain_scope(demo(root, finetune__init="weights")), [places.weights])
+    assert [problem.kind for problem in problems] == ([kind] if kind else [])
+    assert words in "".join(map(str, problems))
+
+
+def test_weights_that_are_not_what_was_written_are_said_before_the_download(root: Path, here: Path) -> None:
+    info = {"architecture": "everest_pretrain_tiny_patch16_224", "kwargs": {"num_frames": 16, "img_size": 64}}
+    save_state({"a": torch.zeros(1)}, here / "weights", info)
+    content = bytearray((here / "weights/model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (here / "weights/model.safetensors").write_bytes(content)
+    assert "is not what was written: its SHA-256 begins" in said(demo(root, finetune__init="weights"))
 
 
 def test_input_ends_with_2_and_the_world_with_1(root: Path, here: Path) -> None:
