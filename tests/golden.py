@@ -179,8 +179,7 @@ def optimisation() -> Result:
     import torch
 
     import models  # noqa: F401
-    from pipeline.training.optim import adamw, parameter_groups, set_lr
-    from pipeline.training.schedule import Cosine
+    from pipeline.training.optim import Cosine, adamw, parameter_groups, set_lr
 
     rate = Cosine.of(1e-3, 1e-5, 128, 2.0, 10, 7)
     model = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=5)

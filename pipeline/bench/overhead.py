@@ -137,9 +137,8 @@ class _Contestant:
         from pipeline.distributed.stopping import StopRequest
         from pipeline.tracking.spool import Spool
         from pipeline.training.engine import Engine
-        from pipeline.training.journal import Journal, NoSink
-        from pipeline.training.phases import NoClock, clock_of
-        from pipeline.training.progress import Progress
+        from pipeline.training.journal import Journal, NoSink, Progress
+        from pipeline.training.timing import NoClock, clock_of
 
         ranks = start("cpu")
         task = _OneBatch(batch)
@@ -214,7 +213,7 @@ def added_calls(path: Path, steps: int = 500) -> float:
     from pipeline.distributed.heartbeat import Pulse, create
     from pipeline.tracking.spool import Spool
     from pipeline.training.journal import Journal
-    from pipeline.training.phases import HostClock, Marks
+    from pipeline.training.timing import HostClock, Marks
 
     beats = path.with_name("alone.beats")
     create(beats, 1)

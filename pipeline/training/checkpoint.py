@@ -26,7 +26,8 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.errors import EverestError
-from pipeline.training.tensors import fsync_folder, read_tensors, write_tensors
+from pipeline.system.files import fsync_folder
+from pipeline.training.snapshot import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -24,13 +24,10 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.training import snapshot
-from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
-from pipeline.training.journal import Journal
-from pipeline.training.optim import LossScaler, adamw, set_lr, step_unless
-from pipeline.training.phases import Clock, Marks, clock_of
-from pipeline.training.progress import Progress
-from pipeline.training.schedule import Cosine
+from pipeline.training.journal import Journal, Progress
+from pipeline.training.optim import Average, Cosine, LossScaler, adamw, set_lr, step_unless
+from pipeline.training.timing import Clock, Marks, clock_of
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -98,7 +95,7 @@ class Spent:
     """Where the time of this process went, in seconds, and how much was done; checkpoints carry it on.
 
     The first step after each start is left out of all but `first`: it compiles, allocates and chooses kernels. `train`
-    is the time of the other `steps` on `clips`; its parts (see pipeline.training.phases) are below it.
+    is the time of the other `steps` on `clips`; its parts (see pipeline.training.timing) are below it.
     """
 
     first: float = 0.0

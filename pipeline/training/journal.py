@@ -1,14 +1,18 @@
-"""The history of a run: a CSV row per step and per validation, and the tracking spool beside it."""
+"""What a training tells while it runs: rows of a CSV file, records for tracking, a line on the terminal."""
 
 from __future__ import annotations
 
 import csv
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
+
+from pipeline.system.progress import Line, clock
+from pipeline.system.text import visible
 
 COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "val_loss", "val_top1", "val_top5", "seconds")
 #: How long rows may wait in memory. Before each checkpoint all are written.
@@ -27,10 +31,10 @@ class NoSink:
 
 
 class Journal:
-    """Appends to `path` on rank 0; elsewhere (`path` None) it does nothing.
+    """The history of a training, appended to `path` on rank 0; elsewhere (`path` None) nothing is written.
 
     Args:
-        every: each how many steps the sink hears of the training loss; the CSV holds every step.
+        every: the sink gets the training loss at every so many steps; the CSV holds each step.
     """
 
     def __init__(self, path: Path | None, sink: MetricSink, every: int = 1) -> None:
@@ -117,3 +121,45 @@ class Journal:
 
 def _up_to(text: str, step: int) -> bool:
     return text.isdigit() and int(text) <= step
+
+
+class Progress:
+    """The line of a training: `label step 120/240  loss 0.532  12.3 steps/s  0:10 left`.
+
+    Only rank 0 has one: where `enabled` is false it is silent.
+    """
+
+    def __init__(self, label: str, enabled: bool) -> None:
+        self.label = label
+        self.enabled = enabled
+        self._line = Line(label, enabled)
+        self._began: tuple[float, int] | None = None
+        self._note = ""
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, step)
+        rate = (step - self._began[1]) / max(now - self._began[0], 1e-9)
+        left = f"{clock((total - step) / rate)} left" if rate else ""
+        filled = round(16 * step / max(total, 1))
+        bar = "━" * filled + "─" * (16 - filled)
+        self._line.show(f"{bar} {step}/{total}  loss {loss:.4f}  {rate:.1f} steps/s  {left}{self._note}", step >= total)
+
+    def note(self, epoch: int, scores: dict[str, float]) -> None:
+        """Keep the newest validation score at the end of the line."""
+        if "val_top1" in scores:
+            self._note = f"  val {100 * scores['val_top1']:.1f} % (epoch {epoch + 1})"
+
+    def say(self, text: str) -> None:
+        """Whole lines, below the bar."""
+        if self.enabled:
+            self._line.close()
+            sys.stderr.write(f"{visible(text)}\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take an unfinished line away."""
+        self._line.close()

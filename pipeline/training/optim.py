@@ -1,13 +1,21 @@
-"""AdamW with the published parameter groups: no decay on vectors, layer-wise learning rates."""
+"""The optimizer as the papers set it: AdamW's groups, learning rates, loss scaling, the average of the parameters."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from pipeline.distributed.groups import like, whole
+
+#: Learning rates in params.yaml are per this many clips (METHOD section 7: lr = base_lr * global_batch / 256).
+REFERENCE_BATCH = 256
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 #: What belongs to the embedding, layer 0 (METHOD section 7).
@@ -119,3 +127,117 @@ class LossScaler:
     def load(self, state: dict[str, float]) -> None:
         self.scale.fill_(state["scale"] if self.enabled else 1.0)
         self.clean.fill_(state["clean"])
+
+
+def scaled_lr(base_lr: float, global_batch: int) -> float:
+    """The linear scaling rule; `global_batch` counts clips over all ranks and accumulation steps.
+
+    Repeated augmentation is not counted in the batch.
+    """
+    return base_lr * global_batch / REFERENCE_BATCH
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up from 0 to `peak`, then half a cosine down to `floor`, by step.
+
+    A pure function of the step: nothing to save, nothing to restore.
+
+    Args:
+        peak, floor: learning rates after scaling.
+        warmup_steps, total_steps: optimizer steps; `total_steps` includes the warm-up.
+    """
+
+    peak: float
+    floor: float
+    warmup_steps: int
+    total_steps: int
+
+    @classmethod
+    def of(
+        cls,
+        base_lr: float,
+        min_lr: float,
+        global_batch: int,
+        warmup_epochs: float,
+        epochs: int,
+        steps_per_epoch: int,
+    ) -> Cosine:
+        """Scale both rates by the batch and turn epochs into steps. A warm-up never outlasts the training."""
+        total = epochs * steps_per_epoch
+        return cls(
+            peak=scaled_lr(base_lr, global_batch),
+            floor=min(scaled_lr(min_lr, global_batch), scaled_lr(base_lr, global_batch)),
+            warmup_steps=min(round(warmup_epochs * steps_per_epoch), max(total - 1, 0)),
+            total_steps=total,
+        )
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of optimizer step `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        span = max(self.total_steps - self.warmup_steps, 1)
+        progress = min((step - self.warmup_steps) / span, 1.0)
+        return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """The exponential moving average of a model's parameters, sharded or not, without a second module.
+
+    `average = decay * average + (1 - decay) * parameter` after each update. A decay of None turns it off.
+    """
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.decay = decay
+        self.live = {n: p for n, p in model.named_parameters() if p.requires_grad} if decay is not None else {}
+        self.values = {name: parameter.detach().clone() for name, parameter in self.live.items()}
+
+    def update(self, skip: torch.Tensor) -> None:
+        """One update; where `skip` (a scalar tensor) is not 0 the step was refused and the average stays."""
+        if self.decay is None:
+            return
+        weight = (1 - self.decay) * (skip == 0).to(torch.float32)
+        with torch.no_grad():
+            if weight.device.type == "cuda":
+                live = [_local(self.live[name].detach()) for name in self.values]
+                move_together([_local(value) for value in self.values.values()], live, weight)
+                return
+            for name, value in self.values.items():
+                value.lerp_(self.live[name].detach(), weight.to(value.dtype))
+
+    @contextlib.contextmanager
+    def in_place_of(self) -> Iterator[None]:
+        """Inside, the model carries the averaged parameters."""
+        kept = {name: parameter.detach().clone() for name, parameter in self.live.items()}
+        self._copy(self.values)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    def _copy(self, source: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.live.items():
+                parameter.copy_(source[name])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """CPU copies for a checkpoint; empty when off."""
+        return {name: whole(value).to("cpu", copy=True) for name, value in self.values.items()}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """From a checkpoint; one written without an average leaves it as it is."""
+        for name, value in self.values.items():
+            if name in tensors:
+                value.copy_(like(tensors[name], value))
+
+
+def move_together(values: list[torch.Tensor], targets: list[torch.Tensor], weight: torch.Tensor) -> None:
+    """`value += weight * (target - value)` for all, in a few launches instead of one for each."""
+    distances = torch._foreach_sub(targets, values)
+    torch._foreach_mul_(distances, weight)
+    torch._foreach_add_(values, distances)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a sharded tensor, any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

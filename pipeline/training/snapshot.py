@@ -1,20 +1,31 @@
-"""What a checkpoint holds, taken from live objects and given back to them, whole and rank-independent.
+"""What a checkpoint holds: taken from live objects, stored, and given back to them, whatever the number of ranks.
 
-Tensors are keyed by parameter name and stored whole, so that DDP, FSDP and any number of ranks read the same
-file.
+Tensors are keyed by parameter name and stored whole, so that DDP, FSDP and any number of ranks read the same file. They
+are written as a stream, hashed on the way, and read only after their hash was checked.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 
 from pipeline.distributed.groups import Ranks, like, whole
 from pipeline.errors import EverestError
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -28,27 +39,31 @@ def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_model(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises EverestError naming what differs if the names or shapes are not the model's."""
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or sorted(n for n in own if own[n].shape != tensors[n].shape)
+    """Give a model its tensors back.
+
+    Raises:
+        EverestError: names or shapes are not the model's; the message names those that differ.
+    """
+    state = model.state_dict()
+    wrong = sorted(set(state) ^ set(tensors)) or sorted(n for n in state if state[n].shape != tensors[n].shape)
     if wrong:
         raise EverestError(
             f"the checkpoint does not fit the model: {', '.join(wrong[:5])} differ. Cure: remove the work folder to "
             "start afresh."
         )
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in state.items():
             value.copy_(like(tensors[name], value))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """`<parameter>|<moment>` -> tensor (a collective under FSDP)."""
-    found = {}
+    moments = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-                found[f"{name}|{key}"] = _copied(value)
-    return found
+                moments[f"{name}|{key}"] = _copied(value)
+    return moments
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -72,7 +87,7 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """This process's python, numpy, torch and device generators, as tensors."""
     _, words, gauss = random.getstate()
     kind: Any = np.random.get_state(legacy=True)
-    found = {
+    state = {
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": torch.tensor([float("nan") if gauss is None else gauss], dtype=torch.float64),
         "numpy": torch.from_numpy(np.asarray(kind[1]).astype(np.int64)),
@@ -81,8 +96,8 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
 
 def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
@@ -124,3 +139,46 @@ def seed_all(seed: int, ranks: Ranks) -> None:
     random.seed(int(mixed))
     np.random.seed(int(mixed))
     torch.manual_seed(int(mixed))
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+    """Write and fsync `tensors` (on the CPU); return the SHA-256 of what was meant, in hexadecimal.
+
+    The format is safetensors': 8 bytes little-endian header length, a JSON header, the raw tensors. Writing it here
+    rather than through the library keeps one tensor in flight instead of a second copy of the model, and releases the
+    interpreter while hashing and writing, so that training goes on. Reading is the library's own.
+
+    Raises:
+        OSError: the disk is full or the folder read-only.
+    """
+    header: dict[str, object] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in (len(text).to_bytes(8, "little"), text):
+            file.write(part)
+            digest.update(part)
+        for tensor in tensors.values():
+            if tensor.numel():
+                data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+                file.write(data)
+                digest.update(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file's bytes, on the CPU. Carries no code, whatever the file holds."""
+    # The library returns them in an order of its own, another in each process; sharding them is a collective.
+    return dict(sorted(safetensors.torch.load(data).items()))

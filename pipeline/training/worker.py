@@ -44,10 +44,9 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     from pipeline.training import tasks
     from pipeline.training.allocator import keep_freed_memory
     from pipeline.training.engine import Engine
-    from pipeline.training.journal import Journal, NoSink
+    from pipeline.training.journal import Journal, NoSink, Progress
     from pipeline.training.measured import measured, sentence
-    from pipeline.training.progress import Progress
-    from pipeline.training.trace import Trace, trace_steps
+    from pipeline.training.timing import Trace, trace_steps
 
     began = time.perf_counter()
     if ranks.device.type == "cpu":

@@ -27,10 +27,9 @@ from pipeline.distributed.rank import live
 from pipeline.distributed.stopping import StopRequest
 from pipeline.training import snapshot
 from pipeline.training.engine import Engine, Settings
-from pipeline.training.journal import Journal, NoSink
+from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.optim import parameter_groups
-from pipeline.training.progress import Progress
-from pipeline.training.tensors import write_tensors
+from pipeline.training.snapshot import write_tensors
 
 WIDTH = 16
 

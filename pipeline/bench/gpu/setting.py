@@ -19,8 +19,7 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.params import Params, load_params
 from pipeline.training.engine import Engine
-from pipeline.training.journal import Journal, NoSink
-from pipeline.training.progress import Progress
+from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "k400.yaml"

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.planning import calibration
 from pipeline.planning.memory import footprint
 from pipeline.planning.plan import plan
-from pipeline.training.average import move_together
+from pipeline.training.optim import move_together
 
 #: What a bare machine with a GPU does not have.
 ABSENT = ("decord", "av", "prefect", "mlflow", "dvc", "pyarrow", "simplejpeg", "boto3")

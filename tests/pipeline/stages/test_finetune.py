@@ -18,9 +18,8 @@ from pipeline.params import Params
 from pipeline.stages import finetune
 from pipeline.training import tasks
 from pipeline.training.engine import Engine
-from pipeline.training.journal import Journal, NoSink
+from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.probes import LR_FACTORS, Probes
-from pipeline.training.progress import Progress
 
 RANKS = Ranks(0, 1, 0, torch.device("cpu"))
 

@@ -18,8 +18,7 @@ from pipeline.stages import pretrain
 from pipeline.tracking.headline import headline
 from pipeline.training import tasks
 from pipeline.training.engine import Engine
-from pipeline.training.journal import Journal, NoSink
-from pipeline.training.progress import Progress
+from pipeline.training.journal import Journal, NoSink, Progress
 
 CPU = torch.device("cpu")
 

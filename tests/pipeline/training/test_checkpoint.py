@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import EverestError
 from pipeline.training.checkpoint import Checkpoints, CorruptCheckpoint
-from pipeline.training.tensors import write_tensors
+from pipeline.training.snapshot import write_tensors
 from tests.faults import checkpoint_trials
 
 

@@ -14,9 +14,9 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.training import checkpoint
-from pipeline.training.average import Average
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.engine import NonFinite
+from pipeline.training.optim import Average
 from tests.faults import rank_trials, toy
 
 

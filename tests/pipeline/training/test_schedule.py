@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from pipeline.training.schedule import Cosine, scaled_lr
+from pipeline.training.optim import Cosine, scaled_lr
 
 
 def test_the_rate_scales_with_the_global_batch() -> None:

@@ -12,11 +12,9 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
 from pipeline.training.engine import Engine, Spent
-from pipeline.training.journal import Journal
+from pipeline.training.journal import Journal, Progress
 from pipeline.training.measured import measured, sentence, shares
-from pipeline.training.phases import Marks, NoClock
-from pipeline.training.progress import Progress
-from pipeline.training.trace import Trace, trace_steps
+from pipeline.training.timing import Marks, NoClock, Trace, trace_steps
 from tests.faults import rank_trials, toy
 
 CPU = torch.device("cpu")
