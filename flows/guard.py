@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 
 _STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"

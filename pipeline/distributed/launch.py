@@ -29,8 +29,8 @@ from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.nodes import Node, this_node
 from pipeline.distributed.stopping import STOPPING
 from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.system.lifeline import die_with_parent
 from pipeline.system.locks import held
+from pipeline.system.processes import die_with_parent
 
 log = logging.getLogger(__name__)
 

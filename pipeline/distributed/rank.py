@@ -16,7 +16,7 @@ from pipeline.distributed.nodes import Node
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, is_full
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 from pipeline.system.redact import guard_output
 
 if TYPE_CHECKING:

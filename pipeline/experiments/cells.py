@@ -22,8 +22,8 @@ from pipeline.experiments.workspace import Report, Run, Step, Workspace, environ
 from pipeline.params import SCRATCH, load_params
 from pipeline.params.declared import address, finished
 from pipeline.planning.equal import Trial
-from pipeline.system.child import run_child
 from pipeline.system.files import link
+from pipeline.system.processes import run_child
 
 
 def cells_root() -> Path:

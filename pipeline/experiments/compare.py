@@ -21,7 +21,7 @@ from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, frozen
 from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 
 RESULTS = layout.output_dir("compare")
 METRICS = layout.metrics_file("compare")

@@ -16,7 +16,7 @@ from pipeline.experiments.stage import only_one
 from pipeline.layout import WORK, output_dir
 from pipeline.params import load_params
 from pipeline.system import dvc_locks
-from pipeline.system.child import STOPPED, run_child
+from pipeline.system.processes import STOPPED, run_child
 from pipeline.system.progress import Line
 
 _QUIET = {

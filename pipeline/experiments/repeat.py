@@ -30,7 +30,7 @@ from pipeline.experiments.workspace import (
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import data_versions
 from pipeline.planning.equal import with_overrides
-from pipeline.system.child import run_child
+from pipeline.system.processes import run_child
 
 #: Datasets with three official splits.
 SPLIT = ("ucf101", "hmdb51")

@@ -13,8 +13,8 @@ from pipeline import preflight
 from pipeline.distributed.nodes import this_node
 from pipeline.layout import WORK
 from pipeline.params.frozen import frozen
-from pipeline.system.lifeline import die_with_parent
 from pipeline.system.locks import held
+from pipeline.system.processes import die_with_parent
 
 
 def run_stage(name: str, benchmark: str | None) -> Any:

@@ -21,7 +21,7 @@ from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.params import Params
 from pipeline.params.declared import address, finished, reads_any
 from pipeline.params.write import write_params
-from pipeline.system.child import STOPPED, run_child
+from pipeline.system.processes import STOPPED, run_child
 from pipeline.tracking.headline import ran
 
 #: Runs a command in a folder with an environment, returns its exit code.

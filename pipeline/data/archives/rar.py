@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.data.archives.rar_headers import RarEntry, entries
 from pipeline.data.archives.rules import SET_ID, HostileArchive, Meter, checked_path, kind_of
 from pipeline.errors import InputError
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 
 #: Tool -> Debian package, and its arguments; the archive and the folder are inserted as whole arguments.
 TOOLS: dict[str, tuple[str, list[str]]] = {

@@ -22,7 +22,7 @@ from pipeline.data.cache.write import disk_full_said
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.system.files import checksum_of, fsync_folder
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
 
 COLUMNS = [

@@ -23,7 +23,7 @@ from pipeline.data.video import VideoError
 from pipeline.data.video.cut import cut_window
 from pipeline.data.video.listing import video_files
 from pipeline.errors import EverestError, InputError
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 from pipeline.system.progress import counter
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pipeline.data.sources.draw import MOTIONS, STATES, draw_motion, draw_state_
 from pipeline.data.video import write_video
 from pipeline.params import GeneratedSource
 from pipeline.params.declared import versions
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 
 SPLITS = ("train", "val", "test")
 FRAMES_PER_SECOND = 12

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.data.video import preload
-from pipeline.system.lifeline import die_with_parent
+from pipeline.system.processes import die_with_parent
 
 #: A process loads two decoders before its first file; a machine that takes longer for that is in trouble.
 START_SECONDS = 120.0

@@ -20,7 +20,7 @@ time.sleep(60)
 """
 PARENT = """
 import sys
-from pipeline.system.child import run_child
+from pipeline.system.processes import run_child
 sys.exit(run_child([sys.executable, sys.argv[1], sys.argv[2]]))
 """
 
