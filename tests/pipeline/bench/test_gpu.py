@@ -169,8 +169,8 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_bad_wishes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"--only \['rigth'\].*Cure"):
-        run.command(1, "cpu", ["rigth"], tmp_path)
+    with pytest.raises(InputError, match=r"--only \['left'\].*Cure"):
+        run.command(1, "cpu", ["left"], tmp_path)
     with pytest.raises(InputError, match=r"--minutes 0.*Cure"):
         run.command(0, "cpu", None, tmp_path)
     with pytest.raises(InputError, match=r"--device tpu.*Cure"):
