@@ -219,7 +219,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 def _labels(config: dict[str, Any]) -> dict[str, Any]:
     """Class names of a Hugging Face configuration, unless they are the placeholders that it fills in, or numbered
-    otherwise than from 0 on."""
+    otherwise than from 0 on.
+    """
     named = config.get("id2label")
     if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
         return {}
