@@ -20,6 +20,8 @@ PUBLISHED = {
 }  # fmt: skip
 #: Training videos of UCF101's other splits; HMDB51's three are of equal size.
 UCF101_TRAIN = {1: 9_537, 2: 9_586, 3: 9_624}
+#: Beyond any collection: a slip of the pen.
+MOST_VIDEOS, MOST_FRAMES = 1_000_000_000, 10_000_000
 _GIVEN = re.compile(r"(?P<name>[^=]+)=(?P<videos>[1-9]\d*)(?:x(?P<frames>[1-9]\d*))?")
 
 
@@ -67,6 +69,9 @@ def given(texts: list[str], params: Params) -> dict[str, Counts]:
             raise InputError(f"videos = {text!r}, expected NAME=VIDEOS or NAME=VIDEOSxFRAMES. Cure: own=12000x250.")
         params.benchmark(match["name"])
         videos, frames = int(match["videos"]), int(match["frames"]) if match["frames"] else None
+        for number, most, name in ((videos, MOST_VIDEOS, "videos"), (frames, MOST_FRAMES, "frames of a video")):
+            if number is not None and number > most:
+                raise InputError(f"videos = {text!r}: at most {most:,} {name} can be planned. Cure: own=12000x250.")
         counts[match["name"]] = Counts(videos, videos, frames, "as given, all of them for training")
     return counts
 

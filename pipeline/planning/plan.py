@@ -304,6 +304,6 @@ def _assumptions(device: Device, rows: list[dict[str, Any]]) -> list[str]:
         f"share of the peak: {shares}; the published K400 epochs on 8 A6000 amount to about 0.04",
         f"{CORES_PER_DEVICE} cores for each device decode a clip in {CLIP_SECONDS['jpeg'] * 1e3:.1f} ms (cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
-        "where a benchmark has neither a manifest nor files here, counts of videos are the publishers'; validation is "
-        "not counted",
+        "where a benchmark has neither a manifest nor files here, its videos are as published, else unknown; "
+        "validation is not counted",
     ]

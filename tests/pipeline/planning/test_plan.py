@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params, check_params, load_params
-from pipeline.planning.counts import counts_of
+from pipeline.planning.counts import counts_of, given
 from pipeline.planning.measured import CLIPS_PER_SECOND
 from pipeline.planning.memory import footprint, peak_bytes
 from pipeline.planning.plan import plan, propose
@@ -254,3 +254,9 @@ def test_the_documents_say_what_the_planner_computes_with() -> None:
                 assert float(text) == pytest.approx(line[value], abs=0.051)
             assert float(efficiency) == pytest.approx(line["efficiency"], abs=0.0006)
             assert limit == line["limit"]
+
+
+@pytest.mark.parametrize("text", ["motion=1000000000000", "motion=1000000000000x250", "motion=10x99999999999"])
+def test_counts_beyond_any_collection_are_refused(root: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"at most [\d,]+ (videos|frames of a video) can be planned\. Cure"):
+        given([text], load_params(root / "recipes" / "demo.yaml"))
