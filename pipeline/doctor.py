@@ -210,6 +210,7 @@ def _whole(name: str, look: Callable[[], str]) -> Check:
 def _look_at_manifest(key: str) -> str:
     from pipeline.data import manifest
 
+    manifest.read_classes(manifest_dir(key) / manifest.CLASSES)
     return f"{manifest.load(manifest_dir(key) / 'manifest.parquet', status=None).num_rows} videos, checksum right"
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.system.files import atomic_path
-from pipeline.system.sealed import NoChecksum, read_table, write_table
+from pipeline.errors import DamagedError, InputError
+from pipeline.system.files import atomic_path, write_text
+from pipeline.system.sealed import NoChecksum, is_whole, read_table, sealed_json, write_table
 from pipeline.system.text import storable
 
 if TYPE_CHECKING:
@@ -135,6 +135,35 @@ def _unproven(table: pa.Table) -> pa.Table:
     return table.append_column("jumps", constant(""))
 
 
+def save_classes(folder: Path, classes: Sequence[str], problems: Sequence[str]) -> None:
+    """Write the list of classes beside the manifest, with its checksum."""
+    record = storable({"classes": list(classes), "problems": list(problems)})
+    write_text(folder / CLASSES, sealed_json(record, readable=True))
+
+
+def read_classes(path: Path) -> list[str]:
+    """Names by class number from a list that :func:`save_classes` wrote.
+
+    Raises:
+        InputError: there is none, or it is no list of names.
+        DamagedError: it is not what was written.
+    """
+    cure = f"Cure: `everest download {path.parent.name}`, which writes it."
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names = record["classes"]
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. {cure}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of classes ({error!r}). {cure}") from None
+    # A former version wrote these two entries and no checksum.
+    if record.keys() != {"classes", "problems"} and not is_whole(record):
+        raise DamagedError(f"{path} is not what was written: its entries do not have the checksum in it. {cure}")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: classes = {str(names)[:200]}, expected a list of names. {cure}")
+    return names
+
+
 def class_names(folder: Path, expected: int) -> list[str]:
     """Names by class number, as the download listed them beside the manifest: what a training notes in its model.
 
@@ -144,17 +173,10 @@ def class_names(folder: Path, expected: int) -> list[str]:
 
     Raises:
         InputError: there is no list, another number of names, or a name twice.
+        DamagedError: the list is not what was written.
     """
     path = folder / CLASSES
-    cure = f"Cure: `everest download {folder.name}`, which writes it."
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist. {cure}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no list of classes ({error!r}). {cure}") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{path}: classes = {str(names)[:200]}, expected a list of names. {cure}")
+    names = read_classes(path)
     if len(names) != expected:
         raise InputError(
             f"{path} names {len(names)} classes, expected data.classes = {expected}. "

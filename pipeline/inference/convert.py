@@ -14,10 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pipeline.data.manifest import read_classes
 from pipeline.errors import InputError
 from pipeline.inference.foreign_file import AGAIN, check_checkpoint_file
 from pipeline.system.disk import writing
 from pipeline.system.files import atomic_path, write_text
+from pipeline.system.sealed import KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,12 +207,19 @@ def _record(read: Read, classes: Path | None, frame_step: int | None, short_side
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, one on each line, or from a classes.json."""
+    """Class names from a text file, one on each line, or from a classes.json, whose checksum is compared if it has one.
+
+    Raises:
+        InputError: no such file, no list, or not what a download wrote.
+    """
     cure = "Cure: one name on each line, in the order that the model was trained with."
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text)["classes"] if path.suffix == ".json" else text.splitlines()
+        record = json.loads(text) if path.suffix == ".json" else {"classes": text.splitlines()}
+        names = read_classes(path) if KEY in record else record["classes"]
         return tuple(str(name).strip() for name in names if str(name).strip())
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}. {cure}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -218,9 +227,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _labels(config: dict[str, Any]) -> dict[str, Any]:
-    """Class names of a Hugging Face configuration, unless they are the placeholders that it fills in, or numbered
-    otherwise than from 0 on.
-    """
+    """Class names of a Hugging Face configuration; {} where they are its placeholders, or not numbered from 0 on."""
     named = config.get("id2label")
     if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
         return {}

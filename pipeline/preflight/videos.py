@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -177,8 +176,8 @@ def _of_manifest(path: Path, _written: int) -> Videos:
         listed[row["split"]] += row["count_all"]
         if row["label"] >= 0:
             labelled.setdefault(row["split"], Counter())[row["label"]] += row["count_all"]
-    names = path.with_name("classes.json")
-    classes = json.loads(names.read_text(encoding="utf-8"))["classes"] if names.exists() else ()
+    names = path.with_name(manifest.CLASSES)
+    classes = manifest.read_classes(names) if names.exists() else ()
     return Videos(str(path), labelled, listed, tuple(classes))
 
 

@@ -25,7 +25,7 @@ from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
 from pipeline.system.disk import DiskFullError
 from pipeline.system.files import free_bytes, locked, write_text
-from pipeline.system.text import printable, storable
+from pipeline.system.text import printable
 from pipeline.tracking import stage_run
 from pipeline.tracking.headline import headline
 
@@ -98,8 +98,7 @@ def _write(
 ) -> None:
     folder = layout.manifest_dir(benchmark)
     write_text(folder / "quarantine.csv", quarantine)
-    classes = storable({"classes": listing.classes, "problems": listing.problems})
-    write_text(folder / manifest.CLASSES, json.dumps(classes, indent=1, ensure_ascii=False) + "\n")
+    manifest.save_classes(folder, listing.classes, listing.problems)
     manifest.save(manifest.from_rows(rows), folder / "manifest.parquet")
     write_text(layout.metrics_file("download", benchmark), json.dumps(headline(_tracked(metrics)), indent=1) + "\n")
 

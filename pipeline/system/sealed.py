@@ -106,10 +106,14 @@ def _place(content: bytearray) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def sealed_json(values: Mapping[str, Any]) -> str:
-    """A JSON record with the checksum of its entries."""
+def sealed_json(values: Mapping[str, Any], readable: bool = False) -> str:
+    """A JSON record with the checksum of its entries.
+
+    Args:
+        readable: text outside ASCII stays as it is; all of it must be UTF-8.
+    """
     rest = {name: value for name, value in values.items() if name != KEY}
-    return json.dumps({**rest, KEY: _checksum(rest)}, indent=1) + "\n"
+    return json.dumps({**rest, KEY: _checksum(rest)}, indent=1, ensure_ascii=not readable) + "\n"
 
 
 def is_whole(values: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def moving_frames(seed: int, frames: int, height: int = SIZE, width: int = SIZE)
 def name_classes(names: list[str], name: str = "small") -> None:
     """Write the list of classes beside the manifest, as the download does."""
     layout.manifest_dir(name).mkdir(parents=True, exist_ok=True)
-    (layout.manifest_dir(name) / manifest.CLASSES).write_text(json.dumps({"classes": names, "problems": []}))
+    manifest.save_classes(layout.manifest_dir(name), names, [])
 
 
 def make(

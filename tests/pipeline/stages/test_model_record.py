@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from small_training import ready, small_benchmark
 
+from models.convert import to_official
 from models.weights import read_info, write_info
 from pipeline import layout
-from pipeline.errors import InputError
+from pipeline.data import manifest
+from pipeline.errors import DamagedError, EverestError, InputError
+from pipeline.inference.convert import convert
 from pipeline.inference.predict import command
+from pipeline.preflight.videos import known
 from pipeline.stages import evaluate, finetune, pretrain
 
 TRAINED = ["jump", "lift", "mow", "nod", "open", "push", "quit", "run"]
@@ -86,6 +92,30 @@ def test_classes_that_do_not_fit_are_refused_before_the_first_step(here: Path) -
         finetune.run(params, "small")
     assert not Path("outputs").exists()
     assert not Path(".work/finetune").exists()
+
+
+def test_a_flipped_byte_of_the_list_of_classes_is_refused_wherever_it_is_read(here: Path) -> None:
+    params = ready(finetune__init="scratch")
+    small_benchmark.name_classes(TRAINED)
+    path = layout.manifest_dir("small") / "classes.json"
+    written = path.read_bytes()
+    for place in range(len(written)):
+        path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+        with pytest.raises(EverestError, match=r"classes\.json is (not what was written|no list of classes)"):
+            manifest.read_classes(path)
+    path.write_bytes(written.replace(b"jump", b"junp", 1))
+    state = timm.create_model("everest_tiny_patch16_224", num_classes=8).state_dict()
+    torch.save({"model": to_official(state)}, here / "model.pth")
+    for read in (
+        lambda: finetune.run(params, "small"),
+        lambda: manifest.class_names(path.parent, 8),
+        lambda: known(params, "small", chain=False),
+        lambda: convert(here / "model.pth", here / "out", classes=path),
+    ):
+        with pytest.raises(DamagedError, match=r"classes\.json is not what was written.*Cure: `everest download"):
+            read()
+    path.write_text(json.dumps({"classes": TRAINED, "problems": []}))  # as a former version wrote it
+    assert manifest.class_names(path.parent, 8) == TRAINED
 
 
 def test_a_model_of_other_clips_or_pixels_is_not_evaluated(here: Path) -> None:
