@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -76,6 +77,26 @@ def test_a_job_stopped_in_every_stage_goes_on_each_time(root: Path, tmp_path: Pa
     assert "RUNNING" not in _statuses(project)
 
 
+def test_a_flow_run_goes_on_from_what_another_worktree_saved(project: Project) -> None:
+    words = ["python", "-c", "from flows.experiment import experiment; experiment()"]
+    first = project.start(*words)
+    wait_for(".work/pretrain/all/*/checkpoints/step-*", project.root)
+    first.send_signal(signal.SIGINT)  # not to the group, in which Prefect's embedded server is
+    first.communicate(timeout=120)
+    saved = sorted(project.root.glob(".work/pretrain/all/*/checkpoints/step-*"))
+    assert saved
+    (left,) = (project.root / ".work" / "worktrees").iterdir()
+    assert not (left / "outputs" / "pretrain").exists()
+    shutil.rmtree(left)
+
+    second = project.run(*words, timeout=580)
+    assert not list((project.root / ".work" / "worktrees").iterdir())
+    (report,) = (project.root / "reports").iterdir()
+    assert (report / "report.html").exists(), second.stderr[-2000:]
+    assert len(list(project.root.glob(".work/pretrain/all/*"))) == 1, "one training, in one place"
+    assert sorted(_runs(project)["pretrain"]) == ["FINISHED", "KILLED"], "each flow run tracks its own part"
+
+
 def _wait_for_process(job: subprocess.Popen[str], stage: str, seconds: float = 240) -> None:
     """Until a process below the job runs `everest <stage>`, and a little longer, so that it is at work."""
     deadline = time.monotonic() + seconds
@@ -92,8 +113,16 @@ def _wait_for_process(job: subprocess.Popen[str], stage: str, seconds: float = 2
 
 
 def _statuses(project: Project) -> set[str]:
+    return {status for statuses in _runs(project).values() for status in statuses}
+
+
+def _runs(project: Project) -> dict[str, list[str]]:
+    """The status of every tracked run, by its name."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("everest-demo")
-    return {run.info.status for run in client.search_runs([experiment.experiment_id])}
+    statuses: dict[str, list[str]] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        statuses.setdefault(run.info.run_name, []).append(run.info.status)
+    return statuses
