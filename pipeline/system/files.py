@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.errors import BusyError, InputError
+from pipeline.errors import BusyError, EverestError
 from pipeline.system.disk import writing
 from pipeline.system.text import shortened
 
@@ -125,11 +125,11 @@ def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20)
     """Refuse to start what cannot end.
 
     Raises:
-        InputError: fewer than `needed` + `reserve` bytes are free where `folder` lies.
+        EverestError: fewer than `needed` + `reserve` bytes are free where `folder` lies.
     """
     free = free_bytes(folder)
     if free < needed + reserve:
-        raise InputError(
+        raise EverestError(
             f"{what} needs {needed / 2**30:.2f} GiB in {folder} and {reserve >> 20} MiB to spare, "
             f"{free / 2**30:.2f} GiB are free. "
             "Cure: free some space, or set EVEREST_DATA to a folder on a larger disk."

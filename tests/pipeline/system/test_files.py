@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BusyError, InputError
+from pipeline.errors import BusyError, EverestError
 from pipeline.system.files import atomic_path, locked, require_space
 
 HOLD = (
@@ -69,5 +69,6 @@ def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
 
 def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "there", 1, "it")
-    with pytest.raises(InputError, match="it needs 1000000"):
+    with pytest.raises(EverestError, match="it needs 1000000") as caught:
         require_space(tmp_path, 10**6 * 2**30, "it")
+    assert caught.value.exit_code == 1, "a full disk is no fault of what was given"

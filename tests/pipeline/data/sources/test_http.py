@@ -207,7 +207,7 @@ def test_a_plan_tells_sizes_and_fetches_nothing(site: Site, tmp_path: Path) -> N
 
 def test_a_download_larger_than_the_disk_is_not_started(site: Site, tmp_path: Path) -> None:
     file = RemoteFile("a.bin", (Address(f"{site.url}/untold.bin"),), bytes=10**18)  # what the catalogue says
-    with pytest.raises(InputError, match="GiB are free"):
+    with pytest.raises(EverestError, match="GiB are free"):
         Downloader(tmp_path / "raw", patience=QUICK).fetch([file])
     assert site.gets("/a.bin") == []
 
