@@ -12,7 +12,7 @@ import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
-from flows.gate import LIMIT
+from flows.chain.gate import LIMIT
 from pipeline.errors import EverestError
 from pipeline.system.text import visible
 

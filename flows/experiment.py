@@ -12,11 +12,11 @@ from typing import Any
 from prefect import flow
 
 from flows.artifacts import publish_results, publish_stages
+from flows.chain.run import run_stages, task_runner
+from flows.chain.stages import chain
 from flows.isolated import isolated
 from flows.names import run_name
 from flows.overrides import Overrides
-from flows.run import run_stages, task_runner
-from flows.stages import chain
 
 
 @flow(name="experiment", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)

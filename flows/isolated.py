@@ -14,8 +14,8 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from flows.repro import workspace
-from flows.run import identity
+from flows.chain.repro import workspace
+from flows.chain.run import identity
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace, environment
 from pipeline.params import Params, load_params

@@ -14,10 +14,10 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.chain.repro import workspace
+from flows.chain.run import identity, run_stages, task_runner
+from flows.chain.stages import COMPARE, Stage, chain
 from flows.names import committed
-from flows.repro import workspace
-from flows.run import identity, run_stages, task_runner
-from flows.stages import COMPARE, Stage, chain
 from pipeline.errors import EverestError
 from pipeline.params import load_params
 from pipeline.system.progress import Line

@@ -87,7 +87,7 @@ def test_what_dvc_notes_in_the_last_moment_is_found_by_the_flow_and_by_the_next_
 
     # The flow computes it again, which also leaves the right one for DVC to restore.
     code = (
-        "import pathlib; from flows.repro import *; from flows.guard import Children; "
+        "import pathlib; from flows.chain.repro import *; from flows.chain.guard import Children; "
         "print(repro('preprocess@motion', workspace(pathlib.Path.cwd(), 'x', {}), Children()))"
     )
     assert "RAN" in project.run("python", "-c", code).stdout

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.chain.repro import workspace
 from flows.isolated import checked, create, preflight
 from flows.overrides import benchmark_names
-from flows.repro import workspace
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace
 from pipeline.system import worktree

@@ -17,8 +17,7 @@ from typing import Any
 
 from pipeline.bench.gpu.checks import BROKEN
 from pipeline.bench.gpu.machine import machine
-from pipeline.bench.gpu.page import page
-from pipeline.bench.gpu.rows import Row, append, read
+from pipeline.bench.gpu.rows import Row, append, page, read
 from pipeline.errors import InputError
 
 #: Shares of the time that is left when a part begins; what one leaves goes to those after it.

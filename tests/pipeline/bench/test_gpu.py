@@ -14,8 +14,7 @@ import torch
 
 from pipeline.bench.gpu import checks, floor, right, run, timing
 from pipeline.bench.gpu.machine import machine
-from pipeline.bench.gpu.page import page
-from pipeline.bench.gpu.rows import Row, append, read
+from pipeline.bench.gpu.rows import Row, append, page, read
 from pipeline.bench.gpu.setting import setting_of
 from pipeline.efficiency.meters import DEVICES
 from pipeline.errors import InputError

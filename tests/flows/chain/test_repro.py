@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.guard import Children
-from flows.repro import Outcome, StageFailed, _last_error, failure, repro, workspace
+from flows.chain.guard import Children
+from flows.chain.repro import Outcome, StageFailed, _last_error, failure, repro, workspace
 from pipeline.experiments.workspace import Workspace
 
 STAGES = """

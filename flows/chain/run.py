@@ -12,11 +12,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.gate import training_turn
-from flows.guard import Children, guard
-from flows.repro import Outcome, repro
-from flows.stages import Stage
-from flows.telling import told
+from flows.chain.gate import training_turn
+from flows.chain.guard import Children, guard
+from flows.chain.repro import Outcome, repro
+from flows.chain.stages import Stage
+from flows.chain.telling import told
 from pipeline.experiments.workspace import Workspace
 from pipeline.params import Params
 

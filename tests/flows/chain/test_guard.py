@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.guard import Children
+from flows.chain.guard import Children
 
 SAVES_ON_SIGINT = """
 import pathlib, signal, sys, time
@@ -27,7 +27,7 @@ time.sleep(60)
 
 FLOW = """
 import pathlib, sys, threading
-from flows.guard import guard
+from flows.chain.guard import guard
 with guard() as children, open(sys.argv[2] + ".log", "wb") as log:
     command = [sys.executable, "-c", pathlib.Path(sys.argv[1]).read_text(), sys.argv[2]]
     code = children.run(command, pathlib.Path.cwd(), dict(__import__("os").environ), log)

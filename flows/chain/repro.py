@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.guard import Children
-from flows.lines import told_lines_of
+from flows.chain.guard import Children
+from flows.chain.lines import told_lines_of
 from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.params.declared import misrecorded

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.lines import told_lines_of
-from flows.repro import Outcome, StageFailed, StageStopped
-from flows.telling import told
+from flows.chain.lines import told_lines_of
+from flows.chain.repro import Outcome, StageFailed, StageStopped
+from flows.chain.telling import told
 from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.layout import metrics_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stages import COMPARE, chain, comparison_chain, data_chain
+from flows.chain.stages import COMPARE, chain, comparison_chain, data_chain
 from pipeline.params import load_params
 
 

@@ -6,8 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from flows.lines import say
-from flows.repro import Outcome, StageStopped
+from flows.chain.lines import say
+from flows.chain.repro import Outcome, StageStopped
 from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.system.progress import clock, stage_line
