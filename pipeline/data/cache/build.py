@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.data.arrays import U8
 from pipeline.data.cache.maps import MapBuilder, num_places
 from pipeline.data.cache.read import MAPS, VERSION
-from pipeline.data.cache.write import Rows, ShardWriter, disk_full_said, jpeg
+from pipeline.data.cache.write import Rows, ShardWriter, disk_full_error, jpeg
 from pipeline.data.video import VideoError, VideoReader, open_video
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import DamagedError
@@ -133,7 +133,7 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
     parts = unit.missing(store)
     if not parts:
         return 0
-    with disk_full_said(store):
+    with disk_full_error(store):
         store.mkdir(parents=True, exist_ok=True)
         writers = {
             part: ShardWriter(

@@ -18,7 +18,7 @@ from pipeline.data import manifest
 from pipeline.data.cache.build import FrameRule, MapRule, Unit, Video, build_unit, plan, read_unit, total_failed
 from pipeline.data.cache.maps import trained_embedding
 from pipeline.data.cache.read import INDEX, INFO, VERSION
-from pipeline.data.cache.write import disk_full_said
+from pipeline.data.cache.write import disk_full_error
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.system.files import checksum_of, fsync_folder
@@ -219,7 +219,7 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
         )
     building, _ = leftovers(final)
     shutil.rmtree(building, ignore_errors=True)
-    with disk_full_said(building):
+    with disk_full_error(building):
         building.mkdir(parents=True)
         for part in records:
             for record in records[part]:

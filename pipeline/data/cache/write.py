@@ -141,7 +141,7 @@ def jpeg(frame_HWC: U8, quality: int) -> bytes:
 
 
 @contextmanager
-def disk_full_said(folder: Path) -> Iterator[None]:
+def disk_full_error(folder: Path) -> Iterator[None]:
     """Turns "no space left" and "read-only" into an error that says what was kept and how to go on."""
     try:
         yield
