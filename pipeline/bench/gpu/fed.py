@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+try:
+    import simplejpeg
+except ImportError:  # a bare machine
+    simplejpeg = None
+
 from pipeline.bench.gpu.checks import Check, expect
 from pipeline.bench.gpu.setting import MemoryVideos, Setting, engine_of, params_of, task_of
 from pipeline.bench.gpu.timing import median_seconds
@@ -85,13 +90,11 @@ def _encoded(frame: np.ndarray) -> bytes:
 
 def decode(data: np.ndarray) -> np.ndarray:
     """One JPEG on the CPU: with simplejpeg, as the cache does, where it is installed; else with torchvision."""
-    try:
-        import simplejpeg
-    except ImportError:
-        from torchvision.io import ImageReadMode, decode_jpeg
+    if simplejpeg is not None:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+    from torchvision.io import ImageReadMode, decode_jpeg
 
-        return decode_jpeg(torch.from_numpy(data.copy()), ImageReadMode.RGB).permute(1, 2, 0).numpy()
-    return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+    return decode_jpeg(torch.from_numpy(data.copy()), ImageReadMode.RGB).permute(1, 2, 0).numpy()
 
 
 @dataclass
@@ -178,9 +181,7 @@ def loading(setting: Setting, store: str, threads: int) -> dict[str, Any]:
 
 
 def _decoder() -> str:
-    import importlib.util
-
-    return "simplejpeg" if importlib.util.find_spec("simplejpeg") else "torchvision"
+    return "torchvision" if simplejpeg is None else "simplejpeg"
 
 
 def decoders(setting: Setting) -> dict[str, Any]:

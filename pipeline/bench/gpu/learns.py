@@ -36,7 +36,7 @@ def checks(setting: Setting) -> Iterator[Check]:
         yield Check(
             name,
             lambda name=name, number=number: contestant(  # type: ignore[misc]
-                setting, name, min(SECONDS, 0.9 * setting.left() / (len(CONTESTANTS) - number))
+                setting, name, min(SECONDS if setting.cuda else 4.0, 0.9 * setting.left() / (len(CONTESTANTS) - number))
             ),
             setting.needs(15),
         )  # fmt: skip
