@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.bench.gpu.run import PARTS, command
 from pipeline.errors import EverestError, InputError
+from pipeline.system.text import printable, visible
 
 
 def main() -> int:
@@ -21,9 +22,9 @@ def main() -> int:
     try:
         result = command(wish.minutes, wish.device, wish.only, wish.out)
     except EverestError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{visible(str(error))}\n")
         return 2 if isinstance(error, InputError) else 1
-    sys.stdout.write(f"{result['summary']}\n{result['page']}\n")
+    sys.stdout.write(f"{visible(result['summary'])}\n{printable(result['page'])}\n")
     return 1 if result["failed"] else 0
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from models.cost import multiply_adds
 from models.registry import SIZES
 from models.selection import Grid
+from pipeline.system.text import visible
 
 #: [FLOP/s] dense bf16 and [byte/s], rounded from the data sheet of an H100 SXM.
 PEAK, BANDWIDTH = 990e12, 3.3e12
@@ -178,4 +179,4 @@ def tables(size: str = "base", clips: int = 256) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(tables(sys.argv[1] if len(sys.argv) > 1 else "base"))
+    sys.stdout.write(visible(tables(sys.argv[1] if len(sys.argv) > 1 else "base")))

@@ -26,7 +26,7 @@ from rar_writer import STAND_IN, entries_of, install, rar5
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.archives.rar import available_tools
-from pipeline.data.sources import official as official_source
+from pipeline.data.sources import fetcher as fetching
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.part import Patience, RemoteFile
 from pipeline.data.sources.transfer import Downloader
@@ -47,15 +47,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("EVEREST_DATA", raising=False)
     # Tracking has tests of its own; here it would start a database for every miniature.
     monkeypatch.setattr(download, "stage_run", silent)
-    monkeypatch.setattr(official_source, "Downloader", functools.partial(Downloader, patience=QUICK))
-    monkeypatch.setattr(official_source.Fetcher, "remote", without_internet(official_source.Fetcher.remote))
+    monkeypatch.setattr(fetching, "Downloader", functools.partial(Downloader, patience=QUICK))
+    monkeypatch.setattr(fetching.Fetcher, "remote", without_internet(fetching.Fetcher.remote))
     return folder
 
 
 def without_internet(remote: Callable[..., RemoteFile]) -> Callable[..., RemoteFile]:
     """The publishers' own addresses lead nowhere in a test."""
 
-    def local(fetcher: official_source.Fetcher, item: Item) -> RemoteFile:
+    def local(fetcher: fetching.Fetcher, item: Item) -> RemoteFile:
         file = remote(fetcher, item)
         addresses = [
             replace(one, url="http://127.0.0.1:9/") if one.url.startswith("https://") else one for one in file.addresses
