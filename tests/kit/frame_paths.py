@@ -126,7 +126,9 @@ class Matrix:
         """The same for the windows that show draws: from the start of the video, its middle and its end."""
         with unverified() as isolated:
             return {
-                name: sum(self._window_differs(isolated, name, start) for start in (0.0, None, 1.0))
+                name: sum(
+                    self._window_differs(isolated, name, start) for start in (0.0, None, 0.9 * self._seconds(name))
+                )
                 for name in self.files
             }
 
@@ -190,6 +192,9 @@ class Matrix:
     def _views(self, name: str, how: dict[str, int], short_side: int = 1024) -> np.ndarray:
         truth = self.pictures[name]
         return video_views(lambda wanted: shrink(np.stack([truth[n] for n in wanted]), short_side), len(truth), **how)
+
+    def _seconds(self, name: str) -> float:
+        return len(self.pictures[name]) / self.rates[name]
 
     def _window_differs(self, isolated: IsolatedFrames, name: str, start: float | None) -> bool:
         truth, count, step, size = self.pictures[name], 24, 2, 64
