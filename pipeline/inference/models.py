@@ -12,7 +12,6 @@ the one that the version's tag records, too.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
 from pipeline.model_folder import FILES, describe, sha256
-from pipeline.system.files import sha256_of
+from pipeline.system.files import link, sha256_of
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
@@ -175,10 +174,7 @@ def prepare(source: Path, target: Path, info: ModelInfo) -> Path:
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    try:
-        os.link(source / FILES[0], target / FILES[0])
-    except OSError:
-        shutil.copy2(source / FILES[0], target / FILES[0])
+    link(source / FILES[0], target / FILES[0])
     write_info(target, info.as_dict())
     sha256(target)
     return target

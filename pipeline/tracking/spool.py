@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.system.files import link
 from pipeline.system.redact import redact, redact_value
 from pipeline.system.text import storable
 
@@ -122,9 +123,9 @@ class Spool:
             raise FileNotFoundError(f"{source}: no such file to keep with the run")
         target = self._new_hold() / source.name
         if source.is_dir():
-            shutil.copytree(source, target, copy_function=_link_or_copy)
+            shutil.copytree(source, target, copy_function=link)
         else:
-            _link_or_copy(str(source), str(target))
+            link(source, target)
         return target
 
 
@@ -155,11 +156,3 @@ def as_text(value: Any) -> str:
     """A parameter or tag as the store keeps it: strings as they are, everything else as JSON."""
     text = storable(value)
     return text if isinstance(text, str) else json.dumps(text, default=str)
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target

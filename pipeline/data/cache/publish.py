@@ -21,7 +21,7 @@ from pipeline.data.cache.read import INDEX, INFO, VERSION
 from pipeline.data.cache.write import disk_full_error
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
-from pipeline.system.files import checksum_of, fsync_folder
+from pipeline.system.files import checksum_of, fsync_folder, link
 from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
 
@@ -224,7 +224,7 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
         for part in records:
             for record in records[part]:
                 for shard in record["shards"]:
-                    _link(store / shard["file"], building / shard["file"])
+                    link(store / shard["file"], building / shard["file"])
         write_table(pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX)
         info = {
             "version": VERSION,
@@ -247,14 +247,6 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
 def _part(params: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     shards = [shard for record in records for shard in record["shards"]]
     return {"params": params, "bytes": sum(int(shard["bytes"]) for shard in shards), "shards": shards}
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, or one without hard links.
-        shutil.copy2(source, target)
 
 
 def leftovers(final: Path) -> tuple[Path, Path]:

@@ -278,9 +278,3 @@ def share_of_each_class(rows: Ints, source: Source, fraction: float) -> Ints:
 
     chosen = [row for own in by_class.values() for row in sorted(own, key=place)[: max(1, round(fraction * len(own)))]]
     return np.asarray(sorted(chosen), dtype=np.int64)
-
-
-def cache_member(folder: Path, split: str | None, step: int) -> Member:
-    """All videos of one split of a cache (of every split: None)."""
-    cache = Cache.open(folder)
-    return Member(cache, np.asarray(cache.rows(split), dtype=np.int64), step)
