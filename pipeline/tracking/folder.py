@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
+from pipeline.system.files import link
 from pipeline.system.text import storable
-from pipeline.tracking.spool import Spool
+from pipeline.tracking.spool import Spool, read_records
 
 Status = str  # RUNNING, FINISHED, FAILED, KILLED: MLflow's own words
 
@@ -79,6 +81,14 @@ class RunFolder:
 
     def records(self) -> Spool:
         return Spool(self.spool)
+
+    def copy_records(self, other: RunFolder) -> None:
+        """Take over another run's records and the files that go with them, all but models for the registry."""
+        if (other.path / "held").exists():
+            shutil.copytree(other.path / "held", self.path / "held", copy_function=link)
+        records, _ = read_records(other.spool, limit=sys.maxsize)
+        with self.records() as spool:
+            spool.copy(record for record in records if record.get("k") != "r")
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -211,32 +211,49 @@ def _open(
     with runs_lock():
         earlier = RunFolder(runs_dir() / str(named))
         parent_id, parent = _parent(recipe, whole, key)
-        if earlier.about().get("status") in ("FAILED", "KILLED") and earlier.about().get("parent") == parent_id:
+        stopped = earlier.about().get("status") in ("FAILED", "KILLED")
+        if stopped and earlier.about().get("parent") == parent_id:
             folder = earlier
             folder.update(status="RUNNING", owner=this_process(), ended=None)
             _note_resumption(folder, {**context.code_tags(), **tags})
+            return folder, parent
+        all_tags = {**context.stage_tags(stage, benchmark), **tags, "everest.stage": stage}
+        if benchmark:
+            all_tags["everest.benchmark"] = benchmark
+        folder = RunFolder.create(
+            {
+                "kind": "stage",
+                "experiment": f"everest-{recipe}",
+                "name": f"{stage} {benchmark}" if benchmark else stage,
+                "parent": parent_id,
+                "tags": {name: as_text(redact_value(name, value)) for name, value in all_tags.items()},
+                "inputs": context.stage_inputs(stage, benchmark),
+            }
+        )
+        if stopped:
+            _take_up(earlier, folder, {**context.code_tags(), **tags})
         else:
-            all_tags = {**context.stage_tags(stage, benchmark), **tags, "everest.stage": stage}
-            if benchmark:
-                all_tags["everest.benchmark"] = benchmark
-            folder = RunFolder.create(
-                {
-                    "kind": "stage",
-                    "experiment": f"everest-{recipe}",
-                    "name": f"{stage} {benchmark}" if benchmark else stage,
-                    "parent": parent_id,
-                    "tags": {name: as_text(redact_value(name, value)) for name, value in all_tags.items()},
-                    "inputs": context.stage_inputs(stage, benchmark),
-                }
-            )
             with folder.records() as records:
                 records.params(flat)
                 records.text(yaml.safe_dump(redact_value("", dict(flat)), sort_keys=True), "params.yaml")
                 # What `everest reproduce` starts from; the group `compute` may differ from the parent's.
                 _record_params_file(records, "code")
                 _record_code(records)
-            write_json(work / "tracking.json", {"run": folder.id})
+        write_json(work / "tracking.json", {"run": folder.id})
     return folder, parent
+
+
+def _take_up(earlier: RunFolder, folder: RunFolder, tags: Mapping[str, Any]) -> None:
+    """Begin a run of another experiment with all that a stopped run of the same saved work recorded.
+
+    Its points with their steps and times, its parameters and its code describe the part that is not computed again:
+    without them the run would be neither complete nor reproducible. Models are left out, each registers its own.
+    """
+    before = earlier.about()
+    began = {name: value for name, value in before["tags"].items() if name in tags or name.startswith("git.")}
+    folder.update(started=before["started"], tags={**folder.about()["tags"], **began})
+    folder.copy_records(earlier)
+    _note_resumption(folder, tags)
 
 
 def _note_resumption(folder: RunFolder, tags: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ class Spool:
                 "aliases": list(aliases),
             }
         )
+
+    def copy(self, records: Iterable[dict[str, Any]]) -> None:
+        """Append records of another spool, with the times that they have."""
+        for record in records:
+            self._append(record)
 
     def sync(self) -> None:
         """Flush to the disk."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -94,7 +95,9 @@ def test_a_flow_run_goes_on_from_what_another_worktree_saved(project: Project) -
     (report,) = (project.root / "reports").iterdir()
     assert (report / "report.html").exists(), second.stderr[-2000:]
     assert len(list(project.root.glob(".work/pretrain/all/*"))) == 1, "one training, in one place"
-    assert sorted(_runs(project)["pretrain"]) == ["FINISHED", "KILLED"], "each flow run tracks its own part"
+    assert sorted(_runs(project)["pretrain"]) == ["FINISHED", "KILLED"], "each flow run has a run of its own"
+    # Complete, with the steps that the first flow run made: the same code gives the same numbers.
+    project.run("everest", "reproduce", _finished(project, "pretrain"))
 
 
 def _wait_for_process(job: subprocess.Popen[str], stage: str, seconds: float = 240) -> None:
@@ -118,11 +121,20 @@ def _statuses(project: Project) -> set[str]:
 
 def _runs(project: Project) -> dict[str, list[str]]:
     """The status of every tracked run, by its name."""
+    statuses: dict[str, list[str]] = {}
+    for run in _tracked(project):
+        statuses.setdefault(run.info.run_name, []).append(run.info.status)
+    return statuses
+
+
+def _finished(project: Project, name: str) -> str:
+    """The id of the finished run with this name."""
+    (run,) = (run for run in _tracked(project) if (run.info.run_name, run.info.status) == (name, "FINISHED"))
+    return str(run.info.run_id)
+
+
+def _tracked(project: Project) -> list[Any]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("everest-demo")
-    statuses: dict[str, list[str]] = {}
-    for run in client.search_runs([experiment.experiment_id]):
-        statuses.setdefault(run.info.run_name, []).append(run.info.status)
-    return statuses
+    return list(client.search_runs([client.get_experiment_by_name("everest-demo").experiment_id]))

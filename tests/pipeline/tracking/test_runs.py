@@ -151,6 +151,42 @@ def test_a_run_resumed_with_other_code_or_ranks_says_so_beside_what_it_began_wit
     assert (tags["world_size"], tags["resumed.world_size"]) == ("2", "4")
 
 
+def test_saved_work_that_another_experiment_takes_up_gives_a_complete_run(
+    store: Store, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the next flow run does: its parent is another one, and the saved work tells of the run that it is from."""
+    for flow, commit, loss, steps in (("one", "1" * 40, 1.0, range(5)), ("two", "2" * 40, 2.0, range(3, 8))):
+        monkeypatch.setattr("pipeline.tracking.context.code_tags", lambda commit=commit: {"git.commit": commit})
+        monkeypatch.setenv("EVEREST_PARENT_RUN", open_parent(flow))
+        (project / "params.yaml").write_text(f"recipe: demo\nseed: 0\ncompute: {{ranks: 2}}  # {flow}\n")
+        with (
+            contextlib.suppress(Interrupted),
+            stage_run("finetune", "motion", {"a": 1}, WORK, {"world_size": 2}) as run,
+        ):
+            for step in steps:
+                run.metrics({"train/loss": loss * step, "step/whole_seconds": 0.1}, step)
+            if flow == "one":
+                run.model(WORK, "m", {})
+                raise Interrupted("stopped")
+            run.metrics({"train/loss": 0.5})
+        close_parent(os.environ["EVEREST_PARENT_RUN"], "KILLED" if flow == "one" else "FINISHED")
+    runs = {run["status"]: run for run in store.search() if run["tags"].get("everest.stage") == "finetune"}
+    first, second = runs["KILLED"], runs["FINISHED"]
+    began, points = (store.client.get_metric_history(runs[s]["id"], "train/loss") for s in ("KILLED", "FINISHED"))
+    assert [(p.step, p.value) for p in points if p.value != 0.5] == [
+        *((s, float(s)) for s in range(5)),
+        *((s, 2.0 * s) for s in range(5, 8)),
+    ]
+    assert [p.timestamp for p in points][:5] == [p.timestamp for p in began], "when they were measured"
+    assert second["start"] == first["start"]
+    assert second["params"] == first["params"] == {"a": "1"}
+    assert second["tags"]["mlflow.parentRunId"] != first["tags"]["mlflow.parentRunId"]
+    assert (second["tags"]["git.commit"], second["tags"]["resumed.git.commit"]) == ("1" * 40, "2" * 40)
+    assert "resumed.world_size" not in second["tags"]
+    assert "# one" in store.download(second["id"], "code/params.yaml", project / "fetched").read_text()
+    assert [v["run"] for v in store.versions("m")] == [first["id"]], "what it has registered it need not again"
+
+
 CHILD = """
 import os, sys, time
 from pathlib import Path
