@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.data.ingest.verdicts import REASONS, judge
 from pipeline.data.video import VideoError, open_video
+from pipeline.data.video.jumps import prove
 from pipeline.data.video.listing import refusal
 from pipeline.data.video.stream import sniff
-from pipeline.data.video.survey import confirm, prove, survey
+from pipeline.data.video.survey import confirm, survey
 from pipeline.params.declared import versions
 from pipeline.system.files import sha256_of
 

@@ -7,6 +7,6 @@ PyAV crashes on. Both return RGB as shown: turned and mirrored by the display ma
 from pipeline.data.video.choose import open_video, preload
 from pipeline.data.video.decord_reader import plain_frames
 from pipeline.data.video.reader import VideoError, VideoReader
-from pipeline.data.video.write import X264, write_video
+from pipeline.data.video.write import write_video
 
-__all__ = ["X264", "VideoError", "VideoReader", "open_video", "plain_frames", "preload", "write_video"]
+__all__ = ["VideoError", "VideoReader", "open_video", "plain_frames", "preload", "write_video"]

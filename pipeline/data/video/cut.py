@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.data.video import X264, VideoError
+from pipeline.data.video.reader import VideoError, first_line
+from pipeline.data.video.stream import best_stream
+from pipeline.data.video.write import BITEXACT, encoder
 from pipeline.system.files import atomic_path
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer, OutputContainer
 
 
 def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps: int, crf: int = 18) -> int:
@@ -37,49 +43,48 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
             with av.open(str(temporary)) as check:
                 counted = sum(1 for _ in check.decode(video=0))
         except (av.FFmpegError, OSError) as error:
-            raise VideoError("undecodable", f"{source.name} cannot be cut: {str(error).splitlines()[0]}") from None
+            raise VideoError("undecodable", f"{source.name} cannot be cut: {first_line(error)}") from None
         if counted != wanted:
             raise VideoError("declared_more_than_decoded", f"{target.name}: wrote {wanted} frames, {counted} decode")
     return wanted
 
 
-def _copy(video: Any, target: Path, start: int, end: int, fps: int, crf: int) -> int:
+def _copy(video: InputContainer, target: Path, start: int, end: int, fps: int, crf: int) -> int:
     import av
 
-    stream = video.streams.best("video")
-    if stream is None:
-        raise VideoError("no_video_stream", "the file holds no video stream")
+    stream = best_stream(video)
     origin = stream.start_time or 0
     # A second early: seeking lands on a key frame at or before the wanted time.
-    before = max(0, Fraction(start, fps) - 1)
-    video.seek(origin + int(before / stream.time_base), stream=stream, backward=True)
+    before, tick = max(Fraction(0), Fraction(start, fps) - 1), stream.time_base or Fraction(1, fps)
+    video.seek(origin + int(before / tick), stream=stream, backward=True)
     position = start
-    with av.open(str(target), "w", format="mp4", options={"fflags": "+bitexact"}) as output:
-        encoder: Any = output.add_stream("libx264", rate=fps)
-        encoder.options = X264 | {"threads": "1", "flags": "+bitexact", "crf": str(crf), "preset": "veryfast"}
-        encoder.pix_fmt = "yuv420p"
-        held: Any = None
+    with av.open(str(target), "w", format="mp4", options=BITEXACT) as output:
+        target_stream = encoder(output, "libx264", fps, crf, "veryfast")
+        target_stream.pix_fmt = "yuv420p"
+        held: VideoFrame | None = None
         for frame in video.decode(stream):
-            index = round((frame.pts - origin) * stream.time_base * fps)
+            if frame.pts is None:
+                raise VideoError("undecodable", "a frame of it has no time")
+            index = round((frame.pts - origin) * tick * fps)
             # The frame before stays on screen until this one: it fills the gaps of a variable rate.
             while held is not None and position < min(index, end):
-                position += _encode(output, encoder, held, position - start, fps)
+                position += _encode(output, target_stream, held, position - start, fps)
             if index >= end:
                 break
             held = frame if index >= start or position == start else held
         if held is not None and position == end - 1:
-            position += _encode(output, encoder, held, position - start, fps)
+            position += _encode(output, target_stream, held, position - start, fps)
         if position > start:
-            output.mux(encoder.encode())
+            output.mux(target_stream.encode())
     return position - start
 
 
-def _encode(output: Any, encoder: Any, frame: Any, number: int, fps: int) -> int:
+def _encode(output: OutputContainer, stream: VideoStream, frame: VideoFrame, number: int, fps: int) -> int:
     # Even sides: H.264 with 4:2:0 colour has no others.
     picture = frame.reformat(width=frame.width // 2 * 2, height=frame.height // 2 * 2, format="yuv420p")
     if number == 0:
-        encoder.width, encoder.height = picture.width, picture.height
+        stream.width, stream.height = picture.width, picture.height
     picture.pict_type = 0  # or the source's key frames would be forced on the encoder
     picture.pts, picture.time_base = number, Fraction(1, fps)
-    output.mux(encoder.encode(picture))
+    output.mux(stream.encode(picture))
     return 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.video.reader import VideoError, VideoReader, first_line, missing_frame
+from pipeline.data.arrays import U8
+from pipeline.data.video.reader import VideoError, VideoReader, first_line, picked
+
+if TYPE_CHECKING:
+    import decord
 
 
 class DecordReader(VideoReader):
@@ -26,63 +31,42 @@ class DecordReader(VideoReader):
         decord.logging.set_level(decord.logging.QUIET)
         self.reader = "decord"
         self.rotation = 0  # decord turns pictures and does not say by how much
-        try:
+        with _refusing("open it"):
             # One thread: files are spread over processes, and it bounds the memory.
-            self._video = decord.VideoReader(path, num_threads=1)
+            self._video: decord.VideoReader = decord.VideoReader(path, num_threads=1)
             self.num_frames = len(self._video)
             if not self.num_frames:
                 raise VideoError("no_frames", f"{path}: decord finds no frame")
             self.fps = float(self._video.get_avg_fps())
-        except (decord.DECORDError, IndexError, RuntimeError, UnicodeEncodeError) as error:
-            raise VideoError("undecodable", f"decord cannot open it: {first_line(error)}") from None
         self.height, self.width = self._first().shape[:2]
 
-    def all_frames(self) -> Iterator[np.ndarray]:
-        import decord
-
+    def all_frames(self) -> Iterator[U8]:
         # The next frame is each time the one after: `_first` leaves off behind frame 0.
         yield self._first()
         for number in range(1, self.num_frames):
             try:
-                frame = np.asarray(_Borrowed(self._video.next()))
+                with _refusing("decode a frame"):
+                    frame = np.asarray(_Borrowed(self._video.next()))
             except StopIteration:
-                told = f"decord finds {number} of {self.num_frames} frames"
-                raise VideoError("undecodable", told) from None
-            except (decord.DECORDError, RuntimeError) as error:
-                raise VideoError("undecodable", f"decord cannot decode a frame: {first_line(error)}") from None
+                message = f"decord finds {number} of {self.num_frames} frames"
+                raise VideoError("undecodable", message) from None
             yield frame
 
-    def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-        waiting = iter(wanted)
-        upcoming = next(waiting, None)
-        if upcoming is None:
-            return
-        for number, frame in enumerate(self.all_frames()):
-            if number == upcoming:
-                yield frame
-                upcoming = next(waiting, None)
-                if upcoming is None:
-                    return
-        raise missing_frame(upcoming)
+    def pick(self, wanted: Sequence[int]) -> Iterator[U8]:
+        return picked(self.all_frames(), wanted)
 
     def close(self) -> None:
         self._video = None
 
-    def _first(self) -> np.ndarray:
-        import decord
-
-        try:
-            # As a batch: it goes back to the start, and some widths (48) fail there only.
-            first: np.ndarray = self._video.get_batch([0]).asnumpy()[0]
-        except (decord.DECORDError, IndexError, RuntimeError) as error:
-            raise VideoError("undecodable", f"decord cannot decode a frame: {first_line(error)}") from None
-        return first
+    def _first(self) -> U8:
+        # As a batch: it goes back to the start, and some widths (48) fail there only.
+        return _batch(self._video, [0])[0]
 
 
 class _Borrowed:
     """decord's own memory of a uint8 frame, for `np.asarray`: the array keeps this, and this keeps the frame."""
 
-    def __init__(self, frame: Any) -> None:
+    def __init__(self, frame: decord.ndarray.NDArray) -> None:
         held = frame.handle.contents
         self._frame = frame
         self.__array_interface__ = {
@@ -93,7 +77,7 @@ class _Borrowed:
         }
 
 
-def plain_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
+def plain_frames(path: Path, indices: Sequence[int]) -> U8:
     """Frames as one reads them without this package: open with decord, take a batch. For benchmarks.
 
     Raises:
@@ -101,8 +85,23 @@ def plain_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
     """
     import decord
 
-    try:
-        frames: np.ndarray = decord.VideoReader(str(path), num_threads=1).get_batch(list(indices)).asnumpy()
-    except (decord.DECORDError, IndexError, RuntimeError) as error:
-        raise VideoError("undecodable", f"decord cannot decode a frame: {first_line(error)}") from None
+    with _refusing("decode a frame"):
+        video = decord.VideoReader(str(path), num_threads=1)
+    return _batch(video, indices)
+
+
+def _batch(video: decord.VideoReader, indices: Sequence[int]) -> U8:
+    with _refusing("decode a frame"):
+        frames: U8 = video.get_batch(list(indices)).asnumpy()
     return frames
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turns decord's errors into a video's."""
+    import decord
+
+    try:
+        yield
+    except (decord.DECORDError, IndexError, RuntimeError, UnicodeEncodeError) as error:
+        raise VideoError("undecodable", f"decord cannot {what}: {first_line(error)}") from None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from pipeline.data.arrays import U8
 from pipeline.data.video.reader import VideoError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.sidedata.sidedata import SideData
 
 #: [degrees] A matrix that is off a quarter turn by more is refused.
 TOLERANCE = 1.0
@@ -26,7 +32,7 @@ class Orientation:
     def swaps_sides(self) -> bool:
         return self.rotation in (90, 270)
 
-    def shown(self, picture_HWC: np.ndarray) -> np.ndarray:
+    def shown(self, picture_HWC: U8) -> U8:
         """The picture as it is shown."""
         if not self.rotation and not self.mirrored:
             return picture_HWC
@@ -37,10 +43,10 @@ class Orientation:
 UPRIGHT = Orientation()
 
 
-def display_matrix(frame: Any) -> bytes:
+def display_matrix(frame: VideoFrame) -> bytes:
     """The display matrix of a decoded picture as stored, b"" where it has none."""
     # Most pictures have none, and asking costs less than looking for it.
-    for data in frame.side_data:
+    for data in cast("Iterable[SideData]", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
             return bytes(data)
     return b""

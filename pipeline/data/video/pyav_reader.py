@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.data.video.display import UPRIGHT, Orientation, display_matrix, orientation
+from pipeline.data.arrays import U8
+from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
-from pipeline.data.video.reader import VideoError, VideoReader, first_line, missing_frame
-from pipeline.data.video.stream import open_stream, packets, pictures, rate
+from pipeline.data.video.reader import VideoError, VideoReader, first_line, missing_frame, picked
+from pipeline.data.video.stream import enter, open_stream, packets, pictures, plane_rows, rate, rate_of
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+    from pipeline.data.video.stream import VideoPacket
 
 
 class PyavReader(VideoReader):
@@ -35,9 +39,9 @@ class PyavReader(VideoReader):
         self._frames = frames
         self._jumps = jumps or Jumps()
         self._size: tuple[int, int] | None = None
-        self._orientation: Orientation = UPRIGHT
+        self._orientation = UPRIGHT
         #: A pass that has given its first picture only, to be gone on with.
-        self._begun: Iterator[Any] | None = None
+        self._begun: Iterator[VideoFrame] | None = None
         self._fresh = True
         self._container, self._stream = open_stream(path)
         self._fps = rate(self._stream)
@@ -76,35 +80,22 @@ class PyavReader(VideoReader):
         self._look()
         return self._orientation.rotation
 
-    def all_frames(self) -> Iterator[np.ndarray]:
+    def all_frames(self) -> Iterator[U8]:
         for picture in self._pass():
             yield self._rgb(picture)
 
-    def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    def pick(self, wanted: Sequence[int]) -> Iterator[U8]:
         if not len(wanted):
             return
-        picked = self._jump(wanted) if self._jumps else self._count(wanted)
-        for picture in picked:
+        for picture in self._jump(wanted) if self._jumps else picked(self._pass(), wanted):
             yield self._rgb(picture)
 
     def close(self) -> None:
         self._begun = None
         self._container.close()
 
-    def _count(self, wanted: Sequence[int]) -> Iterator[Any]:
-        waiting = iter(wanted)
-        upcoming = next(waiting, None)
-        for number, picture in enumerate(self._pass()):
-            if number == upcoming:
-                yield picture
-                upcoming = next(waiting, None)
-                if upcoming is None:
-                    return
-        assert upcoming is not None
-        raise missing_frame(upcoming)
-
-    def _jump(self, wanted: Sequence[int]) -> Iterator[Any]:
-        """As `_count`, from the last proven entry on.
+    def _jump(self, wanted: Sequence[int]) -> Iterator[VideoFrame]:
+        """The pictures of these numbers, from the last proven entry on.
 
         Frame n is the one with the n-th time of all packets; one that is not wanted is skipped by the decoder where no
         other refers to it (most B-frames), which in H.264 changes no other picture.
@@ -113,7 +104,7 @@ class PyavReader(VideoReader):
         self._reopen()
         if first:
             self._enter(start)
-        stored: list[Any] = []
+        stored: list[VideoPacket] = []
         times: list[int] = []
         # Pictures are stored out of order, by so many places at most: beyond those no earlier time can come.
         enough = wanted[-1] - first + 2 * self._jumps.reorder + 2
@@ -126,20 +117,18 @@ class PyavReader(VideoReader):
         times.sort()
         if not times or times[0] != start:
             raise VideoError("undecodable", f"{self._path} is not the file that was verified: no frame at its entry")
-        missing = next((number for number in wanted if number - first >= len(times)), None)
         waiting = [times[number - first] for number in wanted if number - first < len(times)]
-        needed, place = set(waiting), 0
-        codec = self._stream.codec_context
+        place = 0
         try:
-            for picture in chain(self._decoded(stored, needed), self._flushed(stored)):
+            for picture in self._decoded(stored, set(waiting)):
                 if place < len(waiting) and picture.pts == waiting[place]:
                     yield picture
                     place += 1
-                    if place == len(waiting) and missing is None:
+                    if place == len(wanted):
                         return
         finally:
-            codec.skip_frame = "DEFAULT"
-        raise missing_frame(wanted[place] if missing is None else missing)
+            self._stream.codec_context.skip_frame = "DEFAULT"
+        raise missing_frame(wanted[place])
 
     def _enter(self, time: int) -> None:
         import av
@@ -149,30 +138,30 @@ class PyavReader(VideoReader):
         except av.FFmpegError as error:
             raise VideoError("undecodable", f"{self._path} cannot be entered at {time}: {error}") from None
 
-    def _decoded(self, stored: Sequence[Any], needed: set[int]) -> Iterator[Any]:
-        if not self._jumps.skippable:
-            yield from pictures(iter(stored), self._path)
-            return
-        codec = self._stream.codec_context
+    def _decoded(self, stored: Sequence[VideoPacket], needed: set[int]) -> Iterator[VideoFrame]:
+        """The pictures of packets, and those that the decoder still holds back where the packets end before the file.
 
-        def watched() -> Iterator[Any]:
-            for packet in stored:
-                codec.skip_frame = "DEFAULT" if packet.pts in needed or not packet.size else "NONREF"
-                yield packet
-
-        yield from pictures(watched(), self._path)
-
-    def _flushed(self, stored: Sequence[Any]) -> Iterator[Any]:
-        """What the decoder still holds back, where packets were not read to the end."""
+        Args:
+            needed: times of the pictures that must not be skipped.
+        """
         import av
 
+        codec = self._stream.codec_context
+
+        def marked() -> Iterator[VideoPacket]:
+            for packet in stored:
+                if self._jumps.skippable:
+                    codec.skip_frame = "DEFAULT" if packet.pts in needed or not packet.size else "NONREF"
+                yield packet
+
+        yield from pictures(marked(), self._path)
         if stored and stored[-1].size:
             try:
-                yield from self._stream.codec_context.decode(None)
+                yield from codec.decode(None)
             except av.FFmpegError as error:
                 raise VideoError("undecodable", f"PyAV cannot decode it: {first_line(error)}") from None
 
-    def _pass(self) -> Iterator[Any]:
+    def _pass(self) -> Iterator[VideoFrame]:
         """The pictures of a pass from the start."""
         if self._begun is not None:
             begun, self._begun = self._begun, None
@@ -192,7 +181,7 @@ class PyavReader(VideoReader):
         assert self._size is not None
         return self._size
 
-    def _see(self, picture: Any) -> None:
+    def _see(self, picture: VideoFrame) -> None:
         self._size = (picture.width, picture.height)
         self._orientation = orientation(display_matrix(picture))
 
@@ -204,7 +193,7 @@ class PyavReader(VideoReader):
             self._container, self._stream = open_stream(self._path)
         self._fresh = False
 
-    def _rgb(self, picture: Any) -> np.ndarray:
+    def _rgb(self, picture: VideoFrame) -> U8:
         if self._size is None:
             self._see(picture)
         assert self._size is not None
@@ -212,21 +201,5 @@ class PyavReader(VideoReader):
         # One thread: the default takes every core, and on a busy machine waits for them.
         rgb = self._reformatter.reformat(picture, self._size[0], self._size[1], format="rgb24", threads=1)
         # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
-        plane: Any = rgb.planes[0]
-        rows: np.ndarray = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        stored = rows[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+        stored = plane_rows(rgb.planes[0])[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
         return self._orientation.shown(stored)
-
-
-def enter(container: Any, stream: Any, time: int) -> None:
-    """Go to the keyframe at or before a time; on a container just opened, as ingest does it when it proves entries."""
-    container.seek(time, stream=stream, any_frame=False, backward=True)
-
-
-def rate_of(times: Sequence[int | None], stream: Any) -> float:
-    """Frames per second that pictures were shown at; 0 where they have no times."""
-    known = [time for time in times if time is not None]
-    if len(known) < 2 or len(known) < len(times) or not stream.time_base:
-        return 0.0
-    span = (max(known) - min(known)) * stream.time_base
-    return float((len(known) - 1) / span) if span > 0 else 0.0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from pipeline.data.arrays import U8
 from pipeline.errors import EverestError
 
 ReaderName = Literal["pyav", "decord"]
+Picture = TypeVar("Picture")
 
 
 class VideoError(EverestError):
@@ -40,11 +42,11 @@ class VideoReader:
     height: int
     rotation: int
 
-    def all_frames(self) -> Iterator[np.ndarray]:
+    def all_frames(self) -> Iterator[U8]:
         """Every frame in order, uint8 RGB [H, W, 3], perhaps read-only, in one pass; read nothing else meanwhile."""
         raise NotImplementedError
 
-    def pick(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    def pick(self, wanted: Sequence[int]) -> Iterator[U8]:
         """The frames of these ascending numbers, uint8 RGB [H, W, 3], in one pass; no other frame becomes RGB.
 
         Raises:
@@ -52,7 +54,7 @@ class VideoReader:
         """
         raise NotImplementedError
 
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
+    def frames(self, indices: Sequence[int]) -> U8:
         """uint8 RGB [len(indices), H, W, 3]; indices in any order, repeats allowed.
 
         Raises:
@@ -65,7 +67,7 @@ class VideoReader:
             raise missing_frame(min(wanted))
         numbers = sorted(set(wanted))
         rows = {number: row for row, number in enumerate(numbers)}
-        pictures: np.ndarray | None = None
+        pictures: U8 | None = None
         for row, picture in enumerate(self.pick(numbers)):
             if pictures is None:
                 pictures = np.empty((len(numbers), *picture.shape), np.uint8)
@@ -81,6 +83,25 @@ class VideoReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def picked(pictures: Iterator[Picture], wanted: Sequence[int]) -> Iterator[Picture]:
+    """Those of a pass's pictures that have these ascending numbers; the pass ends with the last of them.
+
+    Raises:
+        VideoError: the pass ends before.
+    """
+    waiting = iter(wanted)
+    upcoming = next(waiting, None)
+    if upcoming is None:
+        return
+    for number, picture in enumerate(pictures):
+        if number == upcoming:
+            yield picture
+            upcoming = next(waiting, None)
+            if upcoming is None:
+                return
+    raise missing_frame(upcoming)
 
 
 def missing_frame(number: int) -> VideoError:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias, cast
 
+import numpy as np
+
+from pipeline.data.arrays import U8
 from pipeline.data.video.reader import VideoError, first_line
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.plane import VideoPlane
+
+    VideoPacket: TypeAlias = Packet[VideoStream]
 
 #: Text files that FFmpeg would follow to other files or to the network.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
 
 
-def open_stream(path: str) -> tuple[Any, Any]:
+def open_stream(path: str) -> tuple[InputContainer, VideoStream]:
     """An open container and its best video stream, which decodes in one thread.
 
     Args:
@@ -27,18 +38,30 @@ def open_stream(path: str) -> tuple[Any, Any]:
         container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError, UnicodeEncodeError) as error:
         raise VideoError(_why(error, path), f"PyAV cannot open it: {first_line(error)}") from None
-    stream: Any = container.streams.best("video")
-    if stream is None:
+    try:
+        stream = best_stream(container)
+        if stream.codec_context is None:
+            raise VideoError("unsupported_codec", "PyAV has no decoder for its codec")
+    except VideoError:
         container.close()
-        raise VideoError("no_video_stream", "the file holds no video stream")
-    if stream.codec_context is None:
-        container.close()
-        raise VideoError("unsupported_codec", "PyAV has no decoder for its codec")
+        raise
     stream.codec_context.thread_count = 1
     return container, stream
 
 
-def packets(container: Any, stream: Any, path: str) -> Iterator[Any]:
+def best_stream(container: InputContainer) -> VideoStream:
+    """The video stream that FFmpeg takes for the main one.
+
+    Raises:
+        VideoError: there is none.
+    """
+    stream = cast("VideoStream | None", container.streams.best("video"))
+    if stream is None:
+        raise VideoError("no_video_stream", "the file holds no video stream")
+    return stream
+
+
+def packets(container: InputContainer, stream: VideoStream, path: str) -> Iterator[VideoPacket]:
     """The stream's packets as stored; the last one is empty and flushes the decoder.
 
     Raises:
@@ -52,7 +75,7 @@ def packets(container: Any, stream: Any, path: str) -> Iterator[Any]:
         raise _undecodable(error, path) from None
 
 
-def pictures(packets: Iterator[Any], path: str) -> Iterator[Any]:
+def pictures(packets: Iterator[VideoPacket], path: str) -> Iterator[VideoFrame]:
     """The decoded pictures of packets in the order of presentation.
 
     What stands before the first keyframe may not decode (recordings and clips cut by stream copy begin so): it is left
@@ -68,24 +91,44 @@ def pictures(packets: Iterator[Any], path: str) -> Iterator[Any]:
     for packet in packets:
         started = started or packet.is_keyframe
         try:
-            found = packet.decode()
+            decoded_now = packet.decode()
         except av.FFmpegError as error:
             if started:
                 raise _undecodable(error, path) from None
             failure = failure or error
             continue
-        decoded = decoded or bool(found)
-        yield from found
+        decoded = decoded or bool(decoded_now)
+        yield from decoded_now
     if failure is not None and not decoded:
         raise _undecodable(failure, path) from None
 
 
-def rate(stream: Any) -> float:
+def enter(container: InputContainer, stream: VideoStream, time: int) -> None:
+    """Go to the keyframe at or before a time; on a container just opened, as ingest does it when it proves entries."""
+    container.seek(time, stream=stream, any_frame=False, backward=True)
+
+
+def plane_rows(plane: VideoPlane) -> U8:
+    """The bytes of one plane as they lie in memory, [rows, bytes of a row]: FFmpeg pads both."""
+    # A plane is a buffer, which its type does not say.
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+
+
+def rate(stream: VideoStream) -> float:
     """Frames per second as the header says, 0 where it does not: FFmpeg then guesses one frame a tick of the clock."""
     guessed = stream.guessed_rate
     if guessed and stream.time_base and guessed * stream.time_base == 1:
-        guessed = 0
+        guessed = None
     return float(stream.average_rate or guessed or 0)
+
+
+def rate_of(times: Sequence[int | None], stream: VideoStream) -> float:
+    """Frames per second that pictures were shown at; 0 where they have no times."""
+    known = [time for time in times if time is not None]
+    if len(known) < 2 or len(known) < len(times) or not stream.time_base:
+        return 0.0
+    span = (max(known) - min(known)) * stream.time_base
+    return float((len(known) - 1) / span) if span > 0 else 0.0
 
 
 def sniff(path: str) -> None:
@@ -123,7 +166,7 @@ def _why(error: Exception, path: str) -> str:
         return "unsupported_codec"
     if isinstance(error, (av.InvalidDataError, av.EOFError, ValueError)):
         return "truncated" if _looks_like_video(path) else "not_a_video"
-    if isinstance(error, av.OSError if hasattr(av, "OSError") else OSError):
+    if isinstance(error, av.OSError):
         return "unreadable"
     return "undecodable"
 
