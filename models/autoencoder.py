@@ -51,7 +51,8 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(width)
 
     def forward(self, tokens_BVD: Tensor, valid_BV: Tensor | None = None) -> Tensor:
-        return self.norm(self.blocks(tokens_BVD, valid_BV))
+        latent_BVD: Tensor = self.norm(self.blocks(tokens_BVD, valid_BV))
+        return latent_BVD
 
 
 class Decoder(nn.Module):
@@ -64,7 +65,8 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, values)
 
     def forward(self, tokens_BKE: Tensor, predict: int, valid_BK: Tensor | None = None) -> Tensor:
-        return self.head(self.norm(self.blocks(tokens_BKE, valid_BK)[:, -predict:]))
+        prediction_BRP: Tensor = self.head(self.norm(self.blocks(tokens_BKE, valid_BK)[:, -predict:]))
+        return prediction_BRP
 
 
 class EverestAutoencoder(nn.Module):
@@ -197,7 +199,8 @@ class EverestAutoencoder(nn.Module):
     def encode(self, tubelets_BNP: Tensor, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
         visible_BVD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, split.visible_BV)
         position_BVD = self.encoder.positions(split.visible_BV, embedded_BND.shape[1])
-        return self.encoder(visible_BVD + position_BVD, split.visible_valid_BV)
+        latent_BVD: Tensor = self.encoder(visible_BVD + position_BVD, split.visible_valid_BV)
+        return latent_BVD
 
     def decode(self, latent_BVD: Tensor, split: TokenSplit, grid: Grid) -> Tensor:
         shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(split.visible_BV, grid.tokens)
@@ -205,7 +208,8 @@ class EverestAutoencoder(nn.Module):
         valid_BK = None
         if split.visible_valid_BV is not None and split.reconstruct_valid_BR is not None:
             valid_BK = torch.cat([split.visible_valid_BV, split.reconstruct_valid_BR], dim=1)
-        return self.decoder(torch.cat([shown_BVE, hidden_BRE], dim=1), hidden_BRE.shape[1], valid_BK)
+        prediction_BRP: Tensor = self.decoder(torch.cat([shown_BVE, hidden_BRE], dim=1), hidden_BRE.shape[1], valid_BK)
+        return prediction_BRP
 
     def compare(
         self, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, prediction_BRP: Tensor, valid_BR: Tensor | None

@@ -37,7 +37,8 @@ class AttentivePool(nn.Module):
         query_BX1Y = self.query.expand(len(x_BKD), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
         mask = None if valid_BK is None else valid_BK[:, None, None, :]
         pooled_BX1Y = F.scaled_dot_product_attention(query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask)
-        return self.proj(pooled_BX1Y.flatten(1))
+        pooled_BD: Tensor = self.proj(pooled_BX1Y.flatten(1))
+        return pooled_BD
 
 
 class EverestClassifier(nn.Module):
@@ -92,7 +93,8 @@ class EverestClassifier(nn.Module):
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [B, classes] of a normalised clip."""
-        return self.head(self.fc_drop(self.fc_norm(self.forward_features(clip_BCTHW))))
+        logits_BK: Tensor = self.head(self.fc_drop(self.fc_norm(self.forward_features(clip_BCTHW))))
+        return logits_BK
 
     def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
         """Pooled features [B, D]: embed, keep the informative tokens, encode, pool."""
@@ -101,9 +103,8 @@ class EverestClassifier(nn.Module):
         kept_BK, valid_BK = self.select(embedded_BND, grid)
         tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
         encoded_BKD = self.blocks(tokens_BKD, valid_BK)
-        if self.pool is not None:
-            return self.pool(encoded_BKD, valid_BK)
-        return _mean_pool(encoded_BKD, valid_BK)
+        pooled_BD: Tensor = (self.pool or mean_pool)(encoded_BKD, valid_BK)
+        return pooled_BD
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         """Tubelets [B, N, P], in the type that products take, and their grid.
@@ -156,7 +157,8 @@ class EverestClassifier(nn.Module):
         return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}
 
 
-def _mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+def mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+    """The mean [B, D] of a clip's real tokens."""
     if valid_BK is None:
         return x_BKD.mean(dim=1)
     return (x_BKD * valid_BK[..., None]).sum(dim=1) / valid_BK.sum(dim=1, keepdim=True)

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from timm.models import register_model
+from timm.models import create_model, register_model
 from torch import nn
 
 from models.autoencoder import EverestAutoencoder
@@ -47,6 +47,13 @@ def architecture(size: str, pretrain: bool) -> str:
     if size not in SIZES:
         raise ValueError(f"size = {size!r}, expected one of {', '.join(SIZES)}. Cure: choose one of them.")
     return f"everest_{'pretrain_' if pretrain else ''}{size}_patch16_224"
+
+
+def create_classifier(name: str, arguments: Mapping[str, Any]) -> EverestClassifier:
+    """`timm.create_model` of a classifier's name."""
+    model = create_model(name, **arguments)
+    assert isinstance(model, EverestClassifier), f"{name} is no classifier"
+    return model
 
 
 def _autoencoder(name: str, pretrained: bool, **kwargs: Any) -> EverestAutoencoder:

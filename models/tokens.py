@@ -163,7 +163,8 @@ def predicted_pixels(prediction_BRP: Tensor, tubelets_BRP: Tensor, channels: int
     mean_BRC1, _, deviation_BRC1 = _statistics(tubelets_BRP, channels)
     prediction_BRCX = prediction_BRP.float().unflatten(2, (-1, channels)).transpose(2, 3)
     normal_BRCX = prediction_BRCX * (deviation_BRC1 + 1e-6 / std_C1) + mean_BRC1
-    return (normal_BRCX * std_C1 + _column(IMAGENET_MEAN, tubelets_BRP)).clamp(0, 1).flatten(2)
+    pixel_BRCX: Tensor = normal_BRCX * std_C1 + _column(IMAGENET_MEAN, tubelets_BRP)
+    return pixel_BRCX.clamp(0, 1).flatten(2)
 
 
 def _statistics(tubelets_BRP: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,7 +35,8 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BN3XY = F.linear(x_BND, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
         mixed_BXNY = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN)
-        return self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
+        projected_BND: Tensor = self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
+        return projected_BND
 
 
 def attend(qkv_3BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
@@ -50,7 +51,7 @@ def attend(qkv_3BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         return F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
     # One copy puts the heads apart for all products, here and in the backward pass.
     q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.contiguous().unbind(0)
-    score_BXNN = (q_BXNY * q_BXNY.shape[-1] ** -0.5) @ k_BXNY.transpose(-1, -2)
+    score_BXNN: Tensor = (q_BXNY * q_BXNY.shape[-1] ** -0.5) @ k_BXNY.transpose(-1, -2)
     if mask is not None:
         score_BXNN = score_BXNN.masked_fill(~mask, -torch.inf)
     return score_BXNN.softmax(dim=-1) @ v_BXNY
@@ -63,7 +64,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BND)))
+        mapped_BND: Tensor = self.fc2(F.gelu(self.fc1(x_BND)))
+        return mapped_BND
 
 
 class Block(nn.Module):
@@ -80,9 +82,9 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None, keep_2B11: Tensor | None = None) -> Tensor:
-        mixed_BND = self.attn(self.norm1(x_BND), valid_BN)
+        mixed_BND: Tensor = self.attn(self.norm1(x_BND), valid_BN)
         x_BND = x_BND + (mixed_BND if keep_2B11 is None else mixed_BND * keep_2B11[0])
-        mapped_BND = self.mlp(self.norm2(x_BND))
+        mapped_BND: Tensor = self.mlp(self.norm2(x_BND))
         return x_BND + (mapped_BND if keep_2B11 is None else mapped_BND * keep_2B11[1])
 
 
@@ -131,12 +133,14 @@ class TubeletEmbedding(nn.Module):
 
     def forward(self, tubelets_BNP: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.proj(tubelets_BNP)
+            embedded_BND: Tensor = self.proj(tubelets_BNP)
+        return embedded_BND
 
     def used(self, tubelets_BNP: Tensor, embedded_BND: Tensor, index_BV: Tensor) -> Tensor:
         """The embedded tokens at `index_BV` [B, V, D], with the gradient of the linear map."""
         rows = take(tubelets_BNP, index_BV), self.proj.weight, self.proj.bias, take(embedded_BND, index_BV)
-        return _LinearAlreadyDone.apply(*rows)
+        used_BVD: Tensor = _LinearAlreadyDone.apply(*rows)
+        return used_BVD
 
 
 class _LinearAlreadyDone(torch.autograd.Function):

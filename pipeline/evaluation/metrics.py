@@ -34,7 +34,7 @@ def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def average_views(logits_XC: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Probabilities [C] of one video: softmax of each view, then their mean, in fp32 (METHOD section 7)."""
-    return softmax(logits_XC).mean(axis=0, dtype=np.float32)
+    return np.asarray(softmax(logits_XC).mean(axis=0), dtype=np.float32)
 
 
 def hits(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, k: int = 1) -> Bools:
@@ -58,7 +58,8 @@ def per_class(counts_CC: npt.ArrayLike) -> Floats:
     """Accuracy [C] of each true class; NaN where it has no video."""
     counts = np.asarray(counts_CC, dtype=np.float64)
     total = counts.sum(axis=1)
-    return np.divide(counts.diagonal(), total, out=np.full(len(total), np.nan), where=total > 0)
+    accuracy_C: Floats = np.divide(counts.diagonal(), total, out=np.full(len(total), np.nan), where=total > 0)
+    return accuracy_C
 
 
 def calibration_error(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, bins: int = 15) -> float:

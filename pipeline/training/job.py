@@ -35,7 +35,7 @@ NO_PRETRAINING = {"pretrain/efficiency/gmacs_per_clip": 0.0, "pretrain/efficienc
 
 def train(
     stage: str, benchmark: str | None, params: Params, values: dict[str, Any], inputs: dict[str, str]
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Run one training to the end and publish its model, history and metrics.
 
     Args:
@@ -70,11 +70,11 @@ def train(
         if not (work / "final" / "metrics.json").exists():
             _ranks(work, compute, lock)
         check_unchanged()
-        metrics = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
+        metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
-        run.metrics({name: float(value) for name, value in metrics.items()})
+        run.metrics(metrics)
         prefix = f"{benchmark}/{stage}" if benchmark else stage
-        run.summary({f"{prefix}/{name}": float(value) for name, value in metrics.items()})
+        run.summary({f"{prefix}/{name}": value for name, value in metrics.items()})
         if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
             run.summary(NO_PRETRAINING)
         digest = model_folder.sha256(work / "final")  # before the model in place gives way to a damaged one
@@ -102,7 +102,7 @@ def _ranks(work: Path, compute: ComputeParams, lock: int) -> None:
     )
 
 
-def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, Any]) -> None:
+def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, float]) -> None:
     final, place = work / "final", layout.output_dir(stage, benchmark)
     status.write(final / "metrics.json", metrics)
     thin_history(final / "history.csv", layout.metrics_file(stage, benchmark).with_suffix(".csv"))

@@ -17,7 +17,7 @@ from torch import nn
 import models  # noqa: F401 - registers the names with timm
 from models.cost import Cost
 from models.info import ModelInfo, Pixels, Views
-from models.registry import architecture
+from models.registry import architecture, create_classifier
 from models.weights import init_from, save_model
 from pipeline import layout
 from pipeline.data import manifest
@@ -153,7 +153,7 @@ class FinetuneTask:
         self.arguments = classifier_arguments(stage, clip, data.classes)
         self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, names)
         torch.manual_seed(params.seed)
-        classifier = timm.create_model(self.name, **self.arguments)
+        classifier = create_classifier(self.name, self.arguments)
         if stage.init != SCRATCH:
             _start_from(classifier, Path(stage.init))
         _switch(classifier, params.compute)
@@ -199,7 +199,7 @@ class FinetuneTask:
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
         """Save the finished classifier; of a probe the one with the head that won."""
-        classifier = timm.create_model(self.name, **self.arguments)
+        classifier = create_classifier(self.name, self.arguments)
         if isinstance(self.model, Probes):
             probes = Probes(classifier)
             probes.load_state_dict(tensors)

@@ -61,7 +61,7 @@ class CudaClock:
         return event
 
     def seconds(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
-        return before.elapsed_time(after) / 1e3
+        return float(before.elapsed_time(after)) / 1e3
 
 
 class NoClock:

@@ -106,7 +106,7 @@ def test_probes_train_several_rates_at_once_over_a_frozen_encoder(here: Path) ->
     assert rates == set(LR_FACTORS)
     engine = _train(task, here / "work")
     assert torch.equal(before, task.model.classifier.blocks[0].mlp.fc1.weight)
-    heads = [head["head"].weight for head in task.model.heads]
+    heads = [head.head.weight for head in task.model.heads]
     assert all(not torch.equal(heads[0], other) for other in heads[1:])
     task.export(engine.result(), here / "out")
     chosen = load_model(here / "out").state_dict()["head.weight"]
@@ -119,11 +119,11 @@ def test_every_probe_learns_as_if_it_were_alone(here: Path) -> None:
     assert isinstance(task.model, Probes)
     batch = next(iter(task.loader.epoch(0)))
     task.loss(task.model, batch, 0).backward()
-    together = task.model.heads[0]["head"].weight.grad.clone()
+    together = task.model.heads[0].head.weight.grad.clone()
     task.model.zero_grad()
     clip_BCTHW, targets_BK = task.transform(batch, "cpu")
     torch.nn.functional.cross_entropy(task.model(clip_BCTHW)[0], targets_BK).backward()
-    assert torch.allclose(together, task.model.heads[0]["head"].weight.grad, atol=1e-7)
+    assert torch.allclose(together, task.model.heads[0].head.weight.grad, atol=1e-7)
 
 
 def test_official_weights_are_converted_and_fine_tuned(here: Path) -> None:
