@@ -75,7 +75,7 @@ def lineage(
 ) -> None:
     """Say where a file, a model or a score comes from: data, code, parameters, parents."""
     from pipeline.experiments.lineage import command
-    from pipeline.report.lineage_text import describe
+    from pipeline.experiments.lineage_text import describe
     from pipeline.system.terminal import echo
 
     found = command(target)

@@ -10,8 +10,9 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
 from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
@@ -23,20 +24,35 @@ from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
 from pipeline.system.processes import die_with_parent
 
+if TYPE_CHECKING:
+    from pipeline.report.comparison import StrategyCost, StrategyResult, Summary
+    from pipeline.report.sentences import Difference
+
 RESULTS = layout.output_dir("compare")
 METRICS = layout.metrics_file("compare")
 PLOTS = Path("metrics/compare")
 
 
-def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> dict[str, Any]:
+#: A row for the terminal: heading -> value.
+Shown = dict[str, str | int | float | None]
+
+
+class Outcome(TypedDict):
+    """What a comparison says, or, of a dry run, `trials`: what would be trained."""
+
+    trials: NotRequired[list[Shown]]
+    sentences: NotRequired[list[str]]
+    results: NotRequired[list[Shown]]
+    differences: NotRequired[list[Difference]]
+    report: NotRequired[str]
+
+
+def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False) -> Outcome:
     """Run the comparison of params.yaml and write its report to outputs/compare, its plots to metrics/compare.
 
     Args:
         overrides: dotted keys of params.yaml, such as `compare.seeds`.
         dry_run: only plan.
-
-    Returns:
-        trials (what is run), and after a run also sentences, results, differences and the report's path.
 
     Raises:
         InputError: unknown names, or data that `dvc repro` has not made yet.
@@ -72,10 +88,9 @@ def command(overrides: dict[str, Any] | None = None, dry_run: bool = False) -> d
     }
 
 
-def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
+def _run(params: Params, trials: list[Trial]) -> Summary:
     from pipeline.report.comparison import summarise
-    from pipeline.report.comparison_page import write_comparison
-    from pipeline.report.comparison_plots import write_plots
+    from pipeline.report.comparison_page import write_comparison, write_plots
     from pipeline.system.terminal import say
     from pipeline.tracking import stage_run
 
@@ -102,13 +117,13 @@ def _run(params: Params, trials: list[Trial]) -> dict[str, Any]:
     return summary
 
 
-def numbers(summary: dict[str, Any]) -> dict[str, float]:
+def numbers(summary: Summary) -> dict[str, float]:
     """The comparison's scores as tracked: `<strategy>/<benchmark>/top1` and differences, as shares."""
     scored = {f"{row['strategy']}/{row['benchmark']}/top1": row["top1"] / 100 for row in summary["results"]}
     return scored | {
-        f"{row['a']}-minus-{row['b']}/{row['benchmark']}/{name}": row[name] / 100
+        f"{row['a']}-minus-{row['b']}/{row['benchmark']}/{name}": points / 100
         for row in summary["differences"]
-        for name in ("difference", "low", "high")
+        for name, points in (("difference", row["difference"]), ("low", row["low"]), ("high", row["high"]))
     }
 
 
@@ -116,20 +131,21 @@ def _rates(params: Params) -> dict[str, float] | None:
     """[clips/s] of each strategy, measured once: a second start must plan the same trainings."""
     if params.compare.equal != "wall-time":
         return None
-    found: dict[str, float] = {}
-    for arm, own in arms_of(params).items():
-        if own.finetune.init == SCRATCH:
+    rates: dict[str, float] = {}
+    for arm, trained in arms_of(params).items():
+        if trained.finetune.init == SCRATCH:
             continue
-        stage = own.pretrain.model_dump(mode="json", exclude={"epochs"})
-        path = cells_root() / "rates" / f"{layout.fingerprint([stage, own.clip.model_dump(), own.compute.device])}.json"
+        values = [trained.pretrain.model_dump(mode="json", exclude={"epochs"}), trained.clip.model_dump()]
+        path = cells_root() / "rates" / f"{layout.fingerprint([*values, trained.compute.device])}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"clips_per_second": training_rate(own), "measured": time.time()}))
-        found[arm] = json.loads(path.read_text())["clips_per_second"]
-    return found
+            path.write_text(json.dumps({"clips_per_second": training_rate(trained), "measured": time.time()}))
+        rates[arm] = json.loads(path.read_text())["clips_per_second"]
+    return rates
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: Trial) -> Shown:
+    """A planned training for the terminal."""
     return {
         "strategy": trial.arm,
         "seed": trial.seed,
@@ -139,7 +155,7 @@ def _row(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _short(row: dict[str, Any], costs: list[dict[str, Any]]) -> dict[str, Any]:
+def _short(row: StrategyResult, costs: Sequence[StrategyCost]) -> Shown:
     """A result for the terminal."""
     cost = next(cost for cost in costs if cost["strategy"] == row["strategy"])
     return {

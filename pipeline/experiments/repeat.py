@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
 from pipeline.errors import InputError
@@ -31,6 +31,9 @@ from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import data_versions
 from pipeline.planning.equal import with_overrides
 from pipeline.system.processes import run_child
+
+if TYPE_CHECKING:
+    from pipeline.report.repetition import Repeated, RepetitionScore
 
 #: Datasets with three official splits.
 SPLIT = ("ucf101", "hmdb51")
@@ -66,18 +69,33 @@ class Repetition:
         return (FOLDER / f"split{self.split}-{layout.fingerprint([values, data_versions()])}").absolute() / "data"
 
 
+class Planned(TypedDict):
+    """One experiment of a repetition and its folder."""
+
+    split: int | None
+    seed: int
+    folder: str
+
+
+class Outcome(TypedDict):
+    """The experiments and, after a run, what they say."""
+
+    report: NotRequired[str]
+    results: NotRequired[list[Repeated]]
+    scores: NotRequired[list[RepetitionScore]]
+    sentences: NotRequired[list[str]]
+    repetitions: list[Planned]
+
+
 def command(
     splits: Sequence[int] | None = None, seeds: Sequence[int] = (0,), dry_run: bool = False, run: Run = run_child
-) -> dict[str, Any]:
+) -> Outcome:
     """Repeat the experiment and write outputs/repeat: report.html, report.md, summary.json.
 
     Args:
         splits: official splits; all three by default where the data set has them.
         seeds: one experiment of each split for each.
         dry_run: only say what would run.
-
-    Returns:
-        repetitions (split, seed, folder), and after a run also results, sentences and the report's path.
 
     Raises:
         InputError: splits of a data set that has none, or lists with repeated or unknown entries.
@@ -86,7 +104,9 @@ def command(
     """
     params = load_params()
     repetitions = plan(params, splits, seeds)
-    rows = [{"split": r.split or None, "seed": r.seed, "folder": os.path.relpath(r.folder)} for r in repetitions]
+    rows: list[Planned] = [
+        {"split": r.split or None, "seed": r.seed, "folder": os.path.relpath(r.folder)} for r in repetitions
+    ]
     if dry_run:
         return {"repetitions": rows}
     for repetition in repetitions:
@@ -104,12 +124,24 @@ def command(
         for file in write_report(summary, RESULTS):
             tracked.artifact(file, "report")
         tracked.metrics(
-            {f"{row['benchmark']}/top1_{name}": row[name] / 100
-             for row in summary["results"] for name in ("mean", "between_splits", "between_seeds")
-             if row[name] is not None}
-        )  # fmt: skip
-    shown = {name: summary[name] for name in ("results", "scores", "sentences")}
-    return {"report": str(RESULTS / "report.html"), **shown, "repetitions": rows}
+            {
+                f"{row['benchmark']}/top1_{name}": value / 100
+                for row in summary["results"]
+                for name, value in (
+                    ("mean", row["mean"]),
+                    ("between_splits", row["between_splits"]),
+                    ("between_seeds", row["between_seeds"]),
+                )
+                if value is not None
+            }
+        )
+    return {
+        "report": str(RESULTS / "report.html"),
+        "results": summary["results"],
+        "scores": summary["scores"],
+        "sentences": summary["sentences"],
+        "repetitions": rows,
+    }
 
 
 def plan(params: Params, splits: Sequence[int] | None, seeds: Sequence[int]) -> list[Repetition]:

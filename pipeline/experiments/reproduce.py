@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
@@ -15,7 +15,7 @@ from pipeline.experiments.workspace import Report, Workspace, environment
 from pipeline.tracking.context import UNKNOWN
 
 if TYPE_CHECKING:
-    from pipeline.tracking.store import Store
+    from pipeline.tracking.store import Store, TrackedRun
 
 #: Measured costs differ from run to run; everything else has to be equal.
 MEASURED = ("efficiency/", "step/")
@@ -25,16 +25,40 @@ STAGES = ("pretrain", "finetune", "evaluate")
 FOLDER = layout.WORK / "reproduce"
 
 
-def command(run: str, keep: bool = False) -> dict[str, Any]:
+class Comparison(TypedDict):
+    """One metric of both runs: how many points the first has, and the last value of each."""
+
+    metric: str
+    points: int
+    then: float | str | None
+    now: float | str | None
+    equal: bool
+
+
+class DataHash(TypedDict):
+    """A DVC output that was restored."""
+
+    path: str
+    hash: str
+
+
+class Reproduction(TypedDict):
+    """The outcome; `equal` where all of it is bit-equal, `folder` the worktree where it was kept."""
+
+    equal: bool
+    stage: str
+    commit: str
+    folder: str | None
+    metrics: list[Comparison]
+    data: list[DataHash]
+
+
+def command(run: str, keep: bool = False) -> Reproduction:
     """Run a tracked stage again and compare every metric at every step.
 
     Args:
         run: id of a finished run of pretrain, finetune or evaluate.
         keep: leave the worktree behind, to look at.
-
-    Returns:
-        equal (all of it is bit-equal), stage, commit, metrics (metric, points, then, now, equal; the last value of
-        each), data (path, hash), folder.
 
     Raises:
         InputError: no such run, or its code or data are not here.
@@ -46,60 +70,60 @@ def command(run: str, keep: bool = False) -> dict[str, Any]:
     from pipeline.tracking.store import Store
 
     store = Store.existing()
-    found = store.run(run)
-    _check_run(found)
-    tags = found["tags"]
+    tracked = store.run(run)
+    _check_run(tracked)
+    tags = tracked["tags"]
     stage, benchmark = tags["everest.stage"], tags.get("everest.benchmark")
     root = Path.cwd()
     with only_one(f"reproduce-{run}"), code_of(tags["git.commit"], (FOLDER / run).absolute(), keep) as folder:
-        _restore_code(store, found, folder)
-        for path, digest in found["inputs"].items():
+        _restore_code(store, run, folder)
+        for path, digest in tracked["inputs"].items():
             restore(path, digest, folder)
         check_files(json.loads(tags.get("everest.inputs", "{}")), folder, root)
         _run_stage(stage, benchmark, folder)
-        rows = compare(store, found, *_again(folder, stage))
+        rows = compare(store, tracked, *_again(folder, stage))
     return {
         "equal": all(row["equal"] for row in rows),
         "stage": f"{stage} {benchmark}" if benchmark else stage,
         "commit": tags["git.commit"],
         "folder": str(folder) if keep else None,
         "metrics": rows,
-        "data": [{"path": path, "hash": digest} for path, digest in found["inputs"].items()],
+        "data": [{"path": path, "hash": digest} for path, digest in tracked["inputs"].items()],
     }
 
 
-def _check_run(found: dict[str, Any]) -> None:
-    tags, run = found["tags"], found["id"]
+def _check_run(tracked: TrackedRun) -> None:
+    """Refuse a run that no single version of code and data made, or that has no result."""
+    run, status, tags = tracked["id"], tracked["status"], tracked["tags"]
     stage = tags.get("everest.stage")
     if stage not in STAGES:
         what = f"of the stage {stage}" if stage else "an experiment's, not a stage's"
         raise InputError(f"run {run} is {what}. Cure: name a run of {', '.join(STAGES)} (its children on the page).")
-    if found["status"] != "FINISHED":
-        raise InputError(f"run {run} is {found['status']}, so it has no result to compare. Cure: name a finished run.")
+    if status != "FINISHED":
+        raise InputError(f"run {run} is {status}, so it has no result to compare. Cure: name a finished run.")
     unknown = [name for name in ("git.commit", "git.dirty") if tags.get(name) == UNKNOWN]
     if "git.commit" not in tags:
         unknown.append("git.commit")
     if unknown:
-        why = tags.get("git.unknown", "it was made outside of a git repository")
+        reason = tags.get("git.unknown", "it was made outside of a git repository")
         raise InputError(
-            f"run {run}: {' and '.join(unknown)} unknown ({why}), so its code is not known. Cure: name another run."
+            f"run {run}: {' and '.join(unknown)} unknown ({reason}), so its code is not known. Cure: name another run."
         )
     if "resumed.git.commit" in tags:
         raise InputError(
             f"run {run} was begun with the code of {tags['git.commit'][:12]} and resumed with that of "
             f"{tags['resumed.git.commit'][:12]}: no single version made it. Cure: name another run."
         )
-    if not found["inputs"]:
+    if not tracked["inputs"]:
         raise InputError(
             f"run {run} recorded no data hashes: it was made before `dvc repro` had written dvc.lock. "
             "Cure: name a run that `dvc repro` or `everest run` made."
         )
 
 
-def _restore_code(store: Store, found: dict[str, Any], folder: Path) -> None:
+def _restore_code(store: Store, run: str, folder: Path) -> None:
     """Uncommitted changes and params.yaml, as the run had them."""
     kept = folder / layout.WORK / "artifacts"
-    run = found["id"]
     names = store.artifacts(run, "code")
     if "code/uncommitted.txt" in names:
         status = store.download(run, "code/uncommitted.txt", kept).read_text(encoding="utf-8")
@@ -120,7 +144,7 @@ def _restore_code(store: Store, found: dict[str, Any], folder: Path) -> None:
     shutil.copy(store.download(run, "code/params.yaml", kept), folder / "params.yaml")
 
 
-def _again(folder: Path, stage: str) -> tuple[Store, dict[str, Any]]:
+def _again(folder: Path, stage: str) -> tuple[Store, TrackedRun]:
     """The store of the worktree, and the run that was just made there."""
     from pipeline.tracking.store import Store
 
@@ -131,12 +155,12 @@ def _again(folder: Path, stage: str) -> tuple[Store, dict[str, Any]]:
     return store, made[0]
 
 
-def compare(store: Store, then: dict[str, Any], other: Store, now: dict[str, Any]) -> list[dict[str, Any]]:
+def compare(store: Store, then: TrackedRun, other: Store, now: TrackedRun) -> list[Comparison]:
     """Compare every metric of two runs at all steps, but for measured costs, and what their files hold.
 
     Equal means the same bits. A metric that only one of them has is different.
     """
-    rows = []
+    rows: list[Comparison] = []
     for name in sorted(n for n in then["metrics"] | now["metrics"] if not n.startswith(MEASURED)):
         before, after = store.history(then["id"], name), other.history(now["id"], name)
         rows.append(
@@ -149,10 +173,10 @@ def compare(store: Store, then: dict[str, Any], other: Store, now: dict[str, Any
             }
         )
     for tag, title in DIGESTS.items():
-        before_, after_ = then["tags"].get(tag), now["tags"].get(tag)
-        if before_ is not None:
-            short = (before_[:12], (after_ or "-")[:12])
-            rows.append({"metric": title, "points": 1, "then": short[0], "now": short[1], "equal": before_ == after_})
+        if (digest := then["tags"].get(tag)) is not None:
+            again = now["tags"].get(tag, "-")
+            equal = digest == again
+            rows.append({"metric": title, "points": 1, "then": digest[:12], "now": again[:12], "equal": equal})
     return rows
 
 

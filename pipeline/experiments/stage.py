@@ -7,7 +7,6 @@ import importlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline import preflight
 from pipeline.distributed.nodes import this_node
@@ -17,7 +16,7 @@ from pipeline.system.locks import held
 from pipeline.system.processes import die_with_parent
 
 
-def run_stage(name: str, benchmark: str | None) -> Any:
+def run_stage(name: str, benchmark: str | None) -> object:
     """Run a stage in the current folder; returns what it returns.
 
     Raises:

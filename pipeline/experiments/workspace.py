@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
@@ -153,7 +152,7 @@ def training_steps(benchmarks: Iterable[str], pretrains: bool) -> list[Step]:
     return first + [(stage, name) for name in benchmarks for stage in ("finetune", "evaluate")]
 
 
-def result_values(params: Params) -> dict[str, Any]:
+def result_values(params: Params) -> dict[str, object]:
     """The parameters that decide what a training gives."""
     return params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
 

@@ -25,7 +25,7 @@ from pipeline.system.files import link, sha256_of
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
-    from pipeline.tracking.store import Store
+    from pipeline.tracking.store import RegisteredVersion, Store
 
 #: Pickles, under the names that torch, scikit-learn, MLflow and others give them, and Python itself.
 CARRY_CODE = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".dill", ".py")
@@ -72,7 +72,7 @@ def resolve(model: str) -> Path:
     raise InputError(f"model {model!r} is no folder, no run and no models:/ address. Cure: name one of these.")
 
 
-def _fetch(store: Store, version: dict[str, Any]) -> Path:
+def _fetch(store: Store, version: RegisteredVersion) -> Path:
     target = layout.WORK / "models" / f"{version['name']}-{version['version']}"
     expected = version["tags"].get("sha256")
     if expected and _holds(target, expected):

@@ -6,6 +6,7 @@ Imports only pydantic and PyYAML, so that flows can validate without torch.
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -18,7 +19,7 @@ from pipeline.params.file import parse_mapping, read_text
 from pipeline.params.schema import Params
 
 
-def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | None = None) -> Params:
+def load_params(path: Path | str = "params.yaml", overrides: Mapping[str, object] | None = None) -> Params:
     """Read and check a params file.
 
     Args:
@@ -32,7 +33,7 @@ def load_params(path: Path | str = "params.yaml", overrides: dict[str, Any] | No
     return params_from_text(read_text(path), path, overrides)
 
 
-def params_from_text(text: str, path: Path, overrides: dict[str, Any] | None = None) -> Params:
+def params_from_text(text: str, path: Path, overrides: Mapping[str, object] | None = None) -> Params:
     """Parse and check the text of a params file; see :func:`load_params`."""
     raw = parse_mapping(text, path)
     for key, value in (overrides or {}).items():

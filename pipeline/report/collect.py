@@ -1,35 +1,91 @@
-"""Everything the report says, as one JSON-able mapping: `summary.json`. Reads files, draws nothing."""
+"""The numbers of an experiment's report, as one JSON-able summary. Reads files, draws nothing."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from pipeline import layout
+from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
-from pipeline.report.sentences import sentences
-from pipeline.report.versions import data_versions, versions
+from pipeline.report.sentences import BenchmarkResult, Measured, sentences
 from pipeline.strategies import strategy_facts
+from pipeline.tracking.context import code_tags, dvc_hashes
 
-#: efficiency/* names of the table of stages, in its order.
-EFFICIENCY = (
-    "gmacs_per_clip",
-    "tokens_per_clip",
-    "peak_memory_gib",
-    "clips_per_second",
-    "mfu",
-    "loader_wait_fraction",
-    "energy_wh",
-    "wall_seconds",
-)
+#: Packages that decide a result.
+PACKAGES = ("torch", "timm", "numpy", "decord", "av", "dvc", "mlflow", "prefect")
 
 
-def collect(params: Params) -> dict[str, Any]:
+class Split(TypedDict):
+    """One dataset over its official splits: mean and sample deviation of top-1 in percent."""
+
+    dataset: str
+    splits: list[int]
+    top1_mean: float
+    top1_deviation: float | None
+
+
+class StageCost(Measured):
+    """One training or test."""
+
+    stage: str
+    gmacs_per_clip: float | None
+    loader_wait_fraction: float | None
+
+
+class ModelCost(TypedDict):
+    """[G multiply-adds] of one clip, computed and, for a model of the papers, as published."""
+
+    size: str
+    clip: str
+    finetune_all: float
+    finetune_everest: float
+    pretrain_tube: float
+    pretrain_everest: float
+    finetune_all_published: NotRequired[float]
+    finetune_everest_published: NotRequired[float]
+    pretrain_tube_published: NotRequired[float]
+    pretrain_everest_published: NotRequired[float]
+
+
+class DataVersion(TypedDict):
+    """Videos of each split, quarantined ones with their reasons, and hashes; counts are absent without a manifest."""
+
+    benchmark: str
+    train: NotRequired[int]
+    val: NotRequired[int]
+    test: NotRequired[int]
+    quarantined: NotRequired[int]
+    reasons: NotRequired[dict[str, int]]
+    manifest_hash: str
+    cache_hash: str
+
+
+class Summary(TypedDict):
+    """An experiment's summary.json."""
+
+    recipe: str
+    seed: int
+    results: list[BenchmarkResult]
+    pretrained_here: bool
+    splits: list[Split]
+    sentences: list[str]
+    stages: list[StageCost]
+    cost: list[ModelCost]
+    data: list[DataVersion]
+    versions: dict[str, str]
+
+
+def collect(params: Params) -> Summary:
     """The summary of the experiment in the current folder.
 
     Raises:
@@ -44,26 +100,19 @@ def collect(params: Params) -> dict[str, Any]:
         "splits": _splits(params, results),
         "sentences": sentences(results, params),
         "stages": _stages(params),
-        "cost": cost_rows(params),
-        "data": data_versions(list(params.benchmarks)),
+        "cost": model_costs(params),
+        "data": data_versions(params.benchmarks),
         "versions": versions(),
     }
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """The numbers of a metrics file, flat, under `group/name`; {} where there is no file."""
+    """The finite numbers of a stage's metrics.json; {} where there is no file."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {k: float(v) for k, v in _flat(raw, "").items() if isinstance(v, int | float) and math.isfinite(v)}
-
-
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -79,19 +128,28 @@ def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def _result(params: Params, benchmark: str) -> dict[str, Any]:
+def measured(metrics: Mapping[str, float]) -> Measured:
+    """The costs among a stage's metrics."""
+    cost = {name.removeprefix("efficiency/"): value for name, value in metrics.items()}
+    return {
+        "tokens_per_clip": cost.get("tokens_per_clip"),
+        "peak_memory_gib": cost.get("peak_memory_gib"),
+        "clips_per_second": cost.get("clips_per_second"),
+        "mfu": cost.get("mfu"),
+        "energy_wh": cost.get("energy_wh"),
+        "wall_seconds": cost.get("wall_seconds"),
+    }
+
+
+def _result(params: Params, benchmark: str) -> BenchmarkResult:
     path = layout.results_file("evaluate", benchmark)
     scores = read_metrics(path)
     if "eval/top1" not in scores:
         raise InputError(f"{path} has no eval/top1. Cure: `everest evaluate {benchmark}` first.")
-    training = read_metrics(layout.results_file("finetune", benchmark))
-
-    def efficiency(name: str) -> float | None:
-        # A model that was not trained here has only what its test cost.
-        return training.get(f"efficiency/{name}", scores.get(f"efficiency/{name}"))
-
-    finetune = params.finetune_of(benchmark)
-    row = {
+    finetune, tests = params.finetune_of(benchmark), params.evaluate_of(benchmark)
+    # A model that was not trained here has only what its test cost.
+    metrics = scores | read_metrics(layout.results_file("finetune", benchmark))
+    return {
         "benchmark": benchmark,
         "strategy": _strategy(params, finetune.init),
         "keep_ratio": finetune.keep_ratio if strategy_facts()[finetune.strategy].uses_keep_ratio else 1.0,
@@ -104,10 +162,12 @@ def _result(params: Params, benchmark: str) -> dict[str, Any]:
         "chance": 100 / params.benchmark(benchmark).data.classes,
         "videos_ok": int(scores["eval/videos_ok"]),
         "videos_total": int(scores["eval/videos_total"]),
-        "views": params.evaluate_of(benchmark).segments * params.evaluate_of(benchmark).crops,
+        "views": tests.segments * tests.crops,
+        "gmacs_per_clip": metrics.get("efficiency/gmacs_per_clip"),
+        "peak_memory_gib": metrics.get("efficiency/peak_memory_gib"),
+        "clips_per_second": metrics.get("efficiency/clips_per_second"),
+        "wall_seconds": metrics.get("efficiency/wall_seconds"),
     }
-    names = ("gmacs_per_clip", "peak_memory_gib", "clips_per_second", "wall_seconds")
-    return row | {name: efficiency(name) for name in names}
 
 
 def _strategy(params: Params, init: str) -> str:
@@ -121,44 +181,43 @@ def starts_from_own(params: Params) -> bool:
     return Path(params.finetune.init) == layout.output_dir("pretrain")
 
 
-def _splits(params: Params, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _splits(params: Params, results: list[BenchmarkResult]) -> list[Split]:
     """Mean and deviation over the official splits of one dataset, where several were run."""
-    groups: dict[str, dict[int, float]] = {}
+    top1: dict[str, dict[int, float]] = {}
     for row in results:
         data = params.benchmark(row["benchmark"]).data
         if data.source.kind == "official" or data.dataset != "folder":
-            groups.setdefault(data.dataset, {})[data.split] = row["top1"]
-    rows = []
-    for dataset, by_split in groups.items():
+            top1.setdefault(data.dataset, {})[data.split] = row["top1"]
+    rows: list[Split] = []
+    for dataset, by_split in top1.items():
         if len(by_split) > 1:
             mean, deviation = mean_and_deviation(list(by_split.values()))
             rows.append(
+                {"dataset": dataset, "splits": sorted(by_split), "top1_mean": mean, "top1_deviation": deviation}
+            )
+    return rows
+
+
+def _stages(params: Params) -> list[StageCost]:
+    """What each training and test cost, as measured."""
+    stages: list[tuple[str, str | None]] = [(s, b) for b in params.benchmarks for s in ("finetune", "evaluate")]
+    if starts_from_own(params):
+        stages.insert(0, ("pretrain", None))
+    rows: list[StageCost] = []
+    for stage, benchmark in stages:
+        if metrics := read_metrics(layout.results_file(stage, benchmark)):
+            rows.append(
                 {
-                    "dataset": dataset,
-                    "splits": sorted(by_split),
-                    "top1_mean": mean,
-                    "top1_deviation": deviation,
+                    "stage": f"{stage} {benchmark}" if benchmark else stage,
+                    "gmacs_per_clip": metrics.get("efficiency/gmacs_per_clip"),
+                    "loader_wait_fraction": metrics.get("efficiency/loader_wait_fraction"),
+                    **measured(metrics),
                 }
             )
     return rows
 
 
-def _stages(params: Params) -> list[dict[str, Any]]:
-    """What each training and test cost, as measured."""
-    files: list[tuple[str, str | None]] = [(s, b) for b in params.benchmarks for s in ("finetune", "evaluate")]
-    if starts_from_own(params):
-        files.insert(0, ("pretrain", None))
-    rows = []
-    for stage, benchmark in files:
-        metrics = read_metrics(layout.results_file(stage, benchmark))
-        if metrics:
-            row: dict[str, Any] = {"stage": f"{stage} {benchmark}" if benchmark else stage}
-            rows.append(row | {name: metrics.get(f"efficiency/{name}") for name in EFFICIENCY})
-    return rows
-
-
-#: G multiply-adds of one 16 x 224 x 224 clip as published (METHOD section 6): size -> fine-tune with all
-#: tokens,
+#: [G multiply-adds] of one 16 x 224 x 224 clip as published (METHOD section 6): size -> fine-tune with all tokens,
 #: fine-tune with 0.6 of them, pre-train with tube masking 0.9, pre-train EVEREST.
 PUBLISHED = {
     "small": (56.9, 29.0, 11.5, 5.7),
@@ -167,30 +226,75 @@ PUBLISHED = {
 }
 
 
-def cost_rows(params: Params) -> list[dict[str, Any]]:
-    """G multiply-adds a clip, computed beside published, for this experiment's and the papers' models."""
+def model_costs(params: Params) -> list[ModelCost]:
+    """Multiply-adds of this experiment's model, then of the papers' beside what was published."""
+    pretrain, clip = params.pretrain, params.clip
+    rows = [
+        _model_cost(
+            pretrain.size,
+            clip.frames,
+            clip.resolution,
+            kept=params.finetune.keep_ratio,
+            keep=pretrain.keep_ratio,
+            visible=pretrain.visible_ratio,
+            depth=pretrain.decoder_depth,
+        )
+    ]
+    for size, (finetune_all, finetune_everest, pretrain_tube, pretrain_everest) in PUBLISHED.items():
+        row = _model_cost(size, 16, 224, kept=0.6, keep=0.3, visible=0.1, depth=4)
+        row["finetune_all_published"] = finetune_all
+        row["finetune_everest_published"] = finetune_everest
+        row["pretrain_tube_published"] = pretrain_tube
+        row["pretrain_everest_published"] = pretrain_everest
+        rows.append(row)
+    return rows
+
+
+def _model_cost(
+    size: str, frames: int, resolution: int, *, kept: float, keep: float, visible: float, depth: int
+) -> ModelCost:
+    """Computed multiply-adds: `kept` of the tokens in fine-tuning; `keep` and `visible` in pre-training."""
     from models.cost import multiply_adds
 
-    def row(size: str, frames: int, resolution: int, depth: int, published: tuple[float, ...] | None) -> dict[str, Any]:
-        clip: dict[str, Any] = {"frames": frames, "resolution": resolution}
-        own = published is None
-        keep, visible = (
-            params.pretrain.keep_ratio if own else 0.3,
-            params.pretrain.visible_ratio if own else 0.1,
-        )
-        kept = params.finetune.keep_ratio if own else 0.6
-        computed = (
-            multiply_adds(size, "finetune", strategy="none", **clip),
-            multiply_adds(size, "finetune", strategy="everest", keep_ratio=kept, **clip),
-            multiply_adds(size, "pretrain", strategy="tube", keep_ratio=1.0, visible_ratio=visible,
-                          decoder_depth=depth, **clip),
-            multiply_adds(size, "pretrain", strategy="everest", keep_ratio=keep, visible_ratio=visible,
-                          decoder_depth=depth, **clip),
-        )  # fmt: skip
-        names = ("finetune_all", "finetune_everest", "pretrain_tube", "pretrain_everest")
-        values = {name: cost.multiply_adds / 1e9 for name, cost in zip(names, computed, strict=True)}
-        beside = {f"{name}_published": value for name, value in zip(names, published or (), strict=False)}
-        return {"size": size, "clip": f"{frames} x {resolution} px", **values, **beside}
+    cost = functools.partial(multiply_adds, size, frames=frames, resolution=resolution)
+    pretrain = functools.partial(cost, "pretrain", visible_ratio=visible, decoder_depth=depth)
+    return {
+        "size": size,
+        "clip": f"{frames} x {resolution} px",
+        "finetune_all": cost("finetune", strategy="none").multiply_adds / 1e9,
+        "finetune_everest": cost("finetune", strategy="everest", keep_ratio=kept).multiply_adds / 1e9,
+        "pretrain_tube": pretrain(strategy="tube", keep_ratio=1.0).multiply_adds / 1e9,
+        "pretrain_everest": pretrain(strategy="everest", keep_ratio=keep).multiply_adds / 1e9,
+    }
 
-    own = row(params.pretrain.size, params.clip.frames, params.clip.resolution, params.pretrain.decoder_depth, None)
-    return [own, *(row(size, 16, 224, 4, published) for size, published in PUBLISHED.items())]
+
+def versions() -> dict[str, str]:
+    """Commit, interpreter and the packages that decide a result."""
+    installed = code_tags() | {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def data_versions(benchmarks: Iterable[str]) -> list[DataVersion]:
+    """Counts and content hashes of each benchmark's data."""
+    hashes = dvc_hashes()
+    rows = []
+    for benchmark in benchmarks:
+        row: DataVersion = {
+            "benchmark": benchmark,
+            "manifest_hash": hashes.get(str(layout.manifest_dir(benchmark)), ""),
+            "cache_hash": hashes.get(str(layout.cache_dir(benchmark)), ""),
+        }
+        path = layout.manifest_dir(benchmark) / "manifest.parquet"
+        if path.exists():
+            table = manifest.load(path, ["split", "status", "reason"], status=None).to_pylist()
+            good = [video["split"] for video in table if video["status"] == "ok"]
+            bad = [video["reason"] for video in table if video["status"] != "ok"]
+            row |= {"train": good.count("train"), "val": good.count("val"), "test": good.count("test")}
+            row |= {"quarantined": len(bad), "reasons": {reason: bad.count(reason) for reason in sorted(set(bad))}}
+        rows.append(row)
+    return rows

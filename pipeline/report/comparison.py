@@ -1,10 +1,10 @@
-"""What a comparison says: strategies at equal cost, with intervals over videos and seeds, as one JSON-able mapping."""
+"""The numbers of a comparison: strategies at equal cost, with intervals over videos and seeds, as one summary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,17 +13,73 @@ from pipeline.errors import EverestError
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import hits, mean_and_deviation, seeds_interval, strategy_difference
 from pipeline.planning.equal import Trial
-from pipeline.report.collect import cost_rows, read_history, read_metrics
-from pipeline.report.sentences import comparison_sentences
-from pipeline.report.versions import data_versions, versions
+from pipeline.report.collect import (
+    DataVersion,
+    ModelCost,
+    data_versions,
+    measured,
+    model_costs,
+    read_history,
+    read_metrics,
+    versions,
+)
+from pipeline.report.sentences import Difference, StrategyCost, TestScore, comparison_sentences
 
-#: efficiency/* names of a pre-training that are averaged over the seeds.
-MEASURED = ("tokens_per_clip", "peak_memory_gib", "clips_per_second", "mfu", "energy_wh", "wall_seconds")
 #: Clips drawn for each strategy.
 PICTURES = 1
 
 
-def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> dict[str, Any]:
+class StrategyResult(TestScore):
+    """A strategy's tests on one benchmark over its seeds, in percent."""
+
+    benchmark: str
+    strategy: str
+    seeds: int
+    top1_deviation: float | None
+    videos: int
+    finetune_seconds: float | None
+    chance: float
+
+
+class TokenPicture(TypedDict):
+    """A file that shows which tokens of a clip a strategy's pre-training uses."""
+
+    strategy: str
+    path: str
+
+
+class Training(TypedDict):
+    """One training of a comparison; `folder` is the name of its own."""
+
+    strategy: str
+    seed: int
+    folder: str
+    epochs: int
+
+
+#: Strategy -> validation top-1 in percent over steps.
+Curves = dict[str, list[tuple[float, float]]]
+
+
+class Summary(TypedDict):
+    """A comparison's summary.json."""
+
+    recipe: str
+    equal: str
+    seeds: list[int]
+    results: list[StrategyResult]
+    differences: list[Difference]
+    costs: list[StrategyCost]
+    curves: dict[str, Curves]
+    published: list[ModelCost]
+    pictures: list[TokenPicture]
+    trainings: list[Training]
+    data: list[DataVersion]
+    versions: dict[str, str]
+    sentences: list[str]
+
+
+def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     """Results of every strategy and benchmark, differences to the first strategy, costs, curves, versions.
 
     Args:
@@ -35,43 +91,52 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> dict[str, A
     params = trials[0].params
     arms = list(dict.fromkeys(trial.arm for trial in trials))
     folders = {arm: [cells[t.name] for t in trials if t.arm == arm] for arm in arms}
-    results: list[dict[str, Any]] = []
-    differences: list[dict[str, Any]] = []
+    results: list[StrategyResult] = []
+    differences: list[Difference] = []
     for benchmark in trials[0].benchmarks:
         scored = {arm: _hits(folders[arm], benchmark) for arm in arms}
         draws = params.evaluate_of(benchmark).bootstrap
         chance = 100 / params.benchmark(benchmark).data.classes
-        results += [_result(arm, benchmark, scored[arm], draws, folders[arm]) | {"chance": chance} for arm in arms]
+        results += [_result(arm, benchmark, scored[arm], draws, folders[arm], chance) for arm in arms]
         differences += [_difference(benchmark, arms[0], other, scored, draws) for other in arms[1:]]
-    summary = {
+    costs = [_cost([trial for trial in trials if trial.arm == arm], folders[arm]) for arm in arms]
+    equal, seeds = params.compare.equal, list(params.compare.seeds)
+    return {
         "recipe": params.recipe,
-        "equal": params.compare.equal,
-        "seeds": list(params.compare.seeds),
+        "equal": equal,
+        "seeds": seeds,
         "results": results,
         "differences": differences,
-        "costs": [_cost(arm, [t for t in trials if t.arm == arm], folders[arm]) for arm in arms],
-        "curves": {b: _curves(folders, b) for b in trials[0].benchmarks},
-        "published": cost_rows(params),
+        "costs": costs,
+        "curves": {benchmark: _curves(folders, benchmark) for benchmark in trials[0].benchmarks},
+        "published": model_costs(params),
         "pictures": [picture for arm in arms for picture in _pictures(arm, folders[arm][0])],
         "trainings": [
             {"strategy": t.arm, "seed": t.seed, "folder": cells[t.name].name, "epochs": t.epochs} for t in trials
         ],
         "data": data_versions(sorted({*trials[0].benchmarks, *params.pretrain.corpus})),
         "versions": versions(),
+        "sentences": comparison_sentences(differences, costs, equal, len(seeds)),
     }
-    return summary | {"sentences": comparison_sentences(summary)}
 
 
-def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, np.ndarray], draws: int) -> dict[str, Any]:
+def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, np.ndarray], draws: int) -> Difference:
     """first - other in percentage points, on the same videos."""
     mean, (low, high) = strategy_difference(scored[first], scored[other], draws)
-    row: dict[str, Any] = {"benchmark": benchmark, "a": first, "b": other, "difference": 100 * mean}
-    return row | {"low": 100 * low, "high": 100 * high, "seeds": len(scored[other])}
+    return {
+        "benchmark": benchmark,
+        "a": first,
+        "b": other,
+        "difference": 100 * mean,
+        "low": 100 * low,
+        "high": 100 * high,
+        "seeds": len(scored[other]),
+    }
 
 
 def _hits(folders: Sequence[Path], benchmark: str) -> np.ndarray:
     """Hits [S, V] of the trainings, on the same videos in the same order."""
-    found, names = [], None
+    rows, names = [], None
     for folder in folders:
         table = read_predictions(folder / layout.output_dir("evaluate", benchmark) / "predictions.parquet")
         if names is not None and table["video_id"] != names:
@@ -80,11 +145,13 @@ def _hits(folders: Sequence[Path], benchmark: str) -> np.ndarray:
                 "Cure: delete that folder's outputs and metrics, and run the comparison again."
             )
         names = table["video_id"]
-        found.append(hits(table["probabilities"], table["label"]))
-    return np.stack(found)
+        rows.append(hits(table["probabilities"], table["label"]))
+    return np.stack(rows)
 
 
-def _result(arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: Sequence[Path]) -> dict[str, Any]:
+def _result(
+    arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: Sequence[Path], chance: float
+) -> StrategyResult:
     mean, deviation = mean_and_deviation(list(scored.mean(axis=1)))
     low, high = seeds_interval(scored, draws)
     return {
@@ -96,30 +163,34 @@ def _result(arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: S
         "top1_ci_low": 100 * low,
         "top1_ci_high": 100 * high,
         "videos": int(scored.shape[1]),
-        "finetune_seconds": _mean(folders, "finetune", benchmark, "wall_seconds"),
+        "finetune_seconds": _means(folders, "finetune", benchmark).get("efficiency/wall_seconds"),
+        "chance": chance,
     }
 
 
-def _mean(folders: Sequence[Path], stage: str, benchmark: str | None, name: str) -> float | None:
-    found = [read_metrics(f / layout.results_file(stage, benchmark)).get(f"efficiency/{name}") for f in folders]
-    values = [value for value in found if value is not None]
-    return sum(values) / len(values) if values else None
+def _means(folders: Sequence[Path], stage: str, benchmark: str | None) -> dict[str, float]:
+    """Each metric of a stage, averaged over the trainings that have it."""
+    values: dict[str, list[float]] = {}
+    for folder in folders:
+        for name, value in read_metrics(folder / layout.results_file(stage, benchmark)).items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
-def _cost(arm: str, trials: Sequence[Trial], folders: Sequence[Path]) -> dict[str, Any]:
+def _cost(trials: Sequence[Trial], folders: Sequence[Path]) -> StrategyCost:
     """What a strategy's pre-training costs: planned multiply-adds, and the means of what was measured."""
     trial = trials[0]
     clips = sum(_corpus_size(name) for name in trial.params.pretrain.corpus)
-    row = {
-        "strategy": arm,
+    # Without pre-training it has spent nothing.
+    means = _means(folders, "pretrain", None) if trial.epochs else {"efficiency/wall_seconds": 0.0}
+    return {
+        "strategy": trial.arm,
         "epochs": trial.epochs,
         "gmacs_per_clip": trial.gmacs_per_clip,
         "gmacs_per_corpus_clip": trial.pretrain_gmacs,
         "tmacs_total": trial.pretrain_gmacs * clips / 1000,
+        **measured(means),
     }
-    if not trial.epochs:
-        return row | dict.fromkeys(MEASURED) | {"wall_seconds": 0.0}
-    return row | {name: _mean(folders, "pretrain", None, name) for name in MEASURED}
 
 
 def _corpus_size(name: str) -> int:
@@ -128,20 +199,20 @@ def _corpus_size(name: str) -> int:
     return int(pq.read_metadata(layout.corpus_file(name)).num_rows)
 
 
-def _curves(folders: Mapping[str, Sequence[Path]], benchmark: str) -> dict[str, list[tuple[float, float]]]:
+def _curves(folders: Mapping[str, Sequence[Path]], benchmark: str) -> Curves:
     """Validation top-1 in percent over steps, mean over the seeds."""
-    found = {}
+    curves = {}
     for arm, cells in folders.items():
         by_step: dict[float, list[float]] = {}
         for folder in cells:
             history = read_history(folder / layout.output_dir("finetune", benchmark) / "history.csv")
             for step, value in history.get("val_top1", []):
                 by_step.setdefault(step, []).append(100 * value)
-        found[arm] = [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
-    return found
+        curves[arm] = [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
+    return curves
 
 
-def _pictures(arm: str, folder: Path) -> list[dict[str, str]]:
+def _pictures(arm: str, folder: Path) -> list[TokenPicture]:
     """What the first clips of a pre-training show, hide and reconstruct; the same clips for every strategy."""
-    found = sorted((folder / layout.output_dir("pretrain") / "pictures").glob("*.png"))[:PICTURES]
-    return [{"strategy": arm, "path": str(path)} for path in found]
+    files = sorted((folder / layout.output_dir("pretrain") / "pictures").glob("*.png"))[:PICTURES]
+    return [{"strategy": arm, "path": str(path)} for path in files]

@@ -1,18 +1,30 @@
-"""The comparison's page, from its summary."""
+"""The comparison's page and plots, from its summary: HTML and Markdown, SVG, and CSV for `dvc plots`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.report.comparison_plots import draw
-from pipeline.report.experiment import published_costs, where_from
-from pipeline.report.page import Section, Table, duration, number
-from pipeline.report.writing import write_pages
+from pipeline.report.comparison import StrategyResult, Summary
+from pipeline.report.experiment import MEASURED_COLUMNS, SCORE_COLUMNS, published_costs, shown_costs, where_from
+from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
+from pipeline.report.plots import Score, curves, intervals
+from pipeline.report.sentences import Difference, StrategyCost
 from pipeline.strategies import compared_facts
+from pipeline.system.csv_files import Writer
+from pipeline.system.files import atomic_path, write_text
+
+#: A cost of pre-training, the name of its file, its axis. One that no strategy has measured is left out.
+COSTS: tuple[tuple[Callable[[StrategyCost], float | None], str, str], ...] = (
+    (lambda cost: cost["gmacs_per_clip"], "multiply-adds", "pre-training, G multiply-adds per clip"),
+    (lambda cost: cost["wall_seconds"], "time", "pre-training, wall time (s)"),
+    (lambda cost: cost["peak_memory_gib"], "memory", "pre-training, peak memory (GiB)"),
+    (lambda cost: cost["energy_wh"], "energy", "pre-training, energy (Wh)"),
+)
 
 
-def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
+def write_comparison(summary: Summary, folder: Path) -> list[Path]:
     """Write report.html, report.md, summary.json and plots; the files."""
     plots = draw(summary)
 
@@ -31,72 +43,126 @@ def write_comparison(summary: dict[str, Any], folder: Path) -> list[Path]:
         _costs(summary),
         _strategies(summary),
         _tokens(summary),
-        where_from(summary),
+        where_from(summary["data"], summary["versions"]),
     ]
     seeds = ", ".join(map(str, summary["seeds"]))
     subtitle = (
         f"Recipe {summary['recipe']}; seed{'s' * (len(summary['seeds']) > 1)} {seeds}; each strategy is pre-trained "
         f"with equal {summary['equal']}, then fine-tuned and tested alike."
     )
-    return write_pages(folder, "Comparison of pre-training strategies", subtitle, summary, sections, plots)
+    title = "Comparison of pre-training strategies"
+    return write_pages(folder, title, subtitle, summary["sentences"], summary, sections, plots)
 
 
-def _results(summary: dict[str, Any]) -> Section:
-    head = ("benchmark", "strategy", "top-1 %", "95 % interval", "deviation over seeds", "chance %", "test videos",
-            "fine-tuning time")  # fmt: skip
-    rows = [
-        [
-            row["benchmark"],
-            row["strategy"],
-            number(row["top1"]),
-            f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
-            number(row["top1_deviation"]),
-            number(row["chance"]),
-            str(row["videos"]),
-            duration(row["finetune_seconds"]),
-        ]
-        for row in summary["results"]
-    ]
-    note = "Means over the seeds. Intervals: bootstrap over test videos and seeds."
-    section = Section("Results", note, [Table(head, rows, text=frozenset({0, 1}))])
-    if summary["differences"]:
-        rows = [
-            [
-                row["benchmark"],
-                f"{row['a']} minus {row['b']}",
-                f"{row['difference']:+.1f}",
-                f"{row['low']:+.1f} to {row['high']:+.1f}",
-                "yes" if row["low"] > 0 or row["high"] < 0 else "no",
+def draw(summary: Summary) -> dict[str, str]:
+    """Accuracy against each cost, and learning curves, by file name."""
+    costs = {row["strategy"]: row for row in summary["costs"]}
+    styles = {strategy: index for index, strategy in enumerate(costs)}
+    plots = {}
+    for benchmark, by_strategy in summary["curves"].items():
+        results = [row for row in summary["results"] if row["benchmark"] == benchmark]
+        for cost_of, name, axis in COSTS:
+            scores: list[Score] = [
+                {
+                    "name": row["strategy"],
+                    "x": cost,
+                    "y": row["top1"],
+                    "low": row["top1_ci_low"],
+                    "high": row["top1_ci_high"],
+                    "style": styles[row["strategy"]],
+                }
+                for row in results
+                if (cost := cost_of(costs[row["strategy"]])) is not None
             ]
-            for row in summary["differences"]
-        ]
-        head_of = ("benchmark", "strategies", "difference in points", "95 % interval", "told apart")
-        section.tables.append(Table(head_of, rows, "Differences on the same test videos", frozenset({0, 1, 4})))
+            if any(score["x"] for score in scores):
+                plots[f"pareto_{name}_{benchmark}"] = intervals(
+                    scores, title=f"{benchmark}: accuracy against {name}", x=axis, y="test top-1 (%)"
+                )
+        series = {strategy: points for strategy, points in by_strategy.items() if points}
+        if series:
+            plots[f"curve_{benchmark}"] = curves(
+                series, title=f"{benchmark}: fine-tuning", x="optimizer step", y="validation top-1 (%)", markers=True
+            )
+    return plots
+
+
+def write_plots(summary: Summary, metrics: Path, folder: Path) -> None:
+    """Numbers for `dvc metrics show`, and accuracy.csv and curves.csv for `dvc plots show`."""
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary["results"]:
+        scores.setdefault(row["benchmark"], {})[row["strategy"]] = {"top1": row["top1"] / 100}
+    write_text(metrics, json.dumps(scores, indent=1) + "\n")
+    costs = {row["strategy"]: row for row in summary["costs"]}
+    _write_csv(
+        folder / "accuracy.csv",
+        ("benchmark", "strategy", "gmacs_per_clip", "pretrain_seconds", "peak_memory_gib", "top1", "low", "high"),
+        [
+            (row["benchmark"], row["strategy"], cost["gmacs_per_clip"], cost["wall_seconds"], cost["peak_memory_gib"],
+             row["top1"], row["top1_ci_low"], row["top1_ci_high"])
+            for row in summary["results"] for cost in [costs[row["strategy"]]]
+        ],
+    )  # fmt: skip
+    _write_csv(
+        folder / "curves.csv",
+        ("benchmark", "strategy", "step", "top1"),
+        [
+            (benchmark, strategy, step, top1)
+            for benchmark, by_strategy in summary["curves"].items()
+            for strategy, points in by_strategy.items()
+            for step, top1 in points
+        ],
+    )
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = Writer(file)
+        writer.row(head)
+        writer.rows(rows)
+
+
+def _results(summary: Summary) -> Section:
+    columns: Columns[StrategyResult] = {
+        "benchmark": lambda row: row["benchmark"],
+        "strategy": lambda row: row["strategy"],
+        **SCORE_COLUMNS,
+        "deviation over seeds": lambda row: number(row["top1_deviation"]),
+        "chance %": lambda row: number(row["chance"]),
+        "test videos": lambda row: str(row["videos"]),
+        "fine-tuning time": lambda row: duration(row["finetune_seconds"]),
+    }
+    note = "Means over the seeds. Intervals: bootstrap over test videos and seeds."
+    section = Section("Results", note, [Table.of(summary["results"], columns, text=(0, 1))])
+    differences: Columns[Difference] = {
+        "benchmark": lambda row: row["benchmark"],
+        "strategies": lambda row: f"{row['a']} minus {row['b']}",
+        "difference in points": lambda row: f"{row['difference']:+.1f}",
+        "95 % interval": lambda row: f"{row['low']:+.1f} to {row['high']:+.1f}",
+        "told apart": lambda row: "yes" if row["low"] > 0 or row["high"] < 0 else "no",
+    }
+    if summary["differences"]:
+        caption = "Differences on the same test videos"
+        section.tables.append(Table.of(summary["differences"], differences, caption, text=(0, 1, 4)))
     return section
 
 
-def _costs(summary: dict[str, Any]) -> Section:
-    columns = {
+def _costs(summary: Summary) -> Section:
+    columns: Columns[StrategyCost] = {
+        "strategy": lambda row: row["strategy"],
         "epochs": lambda row: str(row["epochs"]),
         "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
         "T mult-adds in all": lambda row: number(row["tmacs_total"], 2),
-        "tokens / clip": lambda row: number(row["tokens_per_clip"], 0),
-        "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
-        "clips / s": lambda row: number(row["clips_per_second"], 0),
-        "MFU": lambda row: number(row["mfu"], 1, percent=True),
-        "energy Wh": lambda row: number(row["energy_wh"], 1),
-        "wall time": lambda row: duration(row["wall_seconds"]),
+        **MEASURED_COLUMNS,
     }
-    if not any(row["energy_wh"] for row in summary["costs"]):
-        del columns["energy Wh"]  # few machines tell it: no column of dashes elsewhere
-    rows = [[row["strategy"], *(text(row) for text in columns.values())] for row in summary["costs"]]
     caption = (
         "Pre-training: multiply-adds of forward passes, from the configuration; the rest as measured, mean over seeds"
     )
-    return Section("Cost", tables=[Table(("strategy", *columns), rows, caption), published_costs(summary["published"])])
+    measured = Table.of(summary["costs"], shown_costs(columns, summary["costs"]), caption)
+    return Section("Cost", tables=[measured, published_costs(summary["published"])])
 
 
-def _strategies(summary: dict[str, Any]) -> Section:
+def _strategies(summary: Summary) -> Section:
     rows = [
         [row["strategy"], facts.sentence, facts.source]
         for row in summary["costs"]
@@ -106,7 +172,7 @@ def _strategies(summary: dict[str, Any]) -> Section:
     return Section("Strategies", tables=[Table(head, rows, text=frozenset({0, 1, 2}))] if rows else [])
 
 
-def _tokens(summary: dict[str, Any]) -> Section:
+def _tokens(summary: Summary) -> Section:
     section = Section(
         "Tokens",
         "What each pre-training shows its encoder, hides and reconstructs, on its first clip with its first seed.",

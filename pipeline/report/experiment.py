@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pipeline import layout
 from pipeline.evaluation.files import read_confusion
-from pipeline.report.collect import read_history
-from pipeline.report.lineage_text import uncommitted
-from pipeline.report.page import Section, Table, duration, number
+from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
+from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
-from pipeline.report.writing import write_pages
+from pipeline.report.sentences import BenchmarkResult, Measured, TestScore
+from pipeline.tracking.context import uncommitted
 
 PICTURES = (".png", ".jpg", ".gif", ".svg")
 #: Larger pictures stay in their folder: the page must open quickly.
 PICTURE_BYTES = 4 << 20
 MOST_PICTURES = 6
 
+#: Columns that the tables of an experiment and of a comparison share.
+SCORE_COLUMNS: Columns[TestScore] = {
+    "top-1 %": lambda row: number(row["top1"]),
+    "95 % interval": lambda row: f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
+}
+MEASURED_COLUMNS: Columns[Measured] = {
+    "tokens / clip": lambda row: number(row["tokens_per_clip"], 0),
+    "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
+    "clips / s": lambda row: number(row["clips_per_second"], 0),
+    "MFU": lambda row: number(row["mfu"], 1, percent=True),
+    "energy Wh": lambda row: number(row["energy_wh"], 1),
+    "wall time": lambda row: duration(row["wall_seconds"]),
+}
 
-def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
+Row = TypeVar("Row")
+
+
+def shown_costs(columns: Columns[Row], rows: Sequence[Measured]) -> Columns[Row]:
+    """The columns without energy where no machine tells it: a column of dashes says nothing."""
+    hidden = set() if any(row["energy_wh"] for row in rows) else {"energy Wh"}
+    return {head: cell for head, cell in columns.items() if head not in hidden}
+
+
+def write_report(summary: Summary, folder: Path) -> list[Path]:
     """Write report.html, report.md, summary.json and the plots into `folder`; the files."""
     plots = draw(summary)
     sections = [
@@ -28,22 +51,22 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         _confusions(summary),
         _tokens(summary),
         _costs(summary),
-        where_from(summary),
+        where_from(summary["data"], summary["versions"]),
     ]
     title = f"Experiment {summary['recipe']}"
     commit = summary["versions"].get("git.commit", "unknown")[:10]
     dirty = uncommitted(summary["versions"])
     subtitle = f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
-    return write_pages(folder, title, subtitle, summary, sections, plots)
+    return write_pages(folder, title, subtitle, summary["sentences"], summary, sections, plots)
 
 
-def draw(summary: dict[str, Any]) -> dict[str, str]:
+def draw(summary: Summary) -> dict[str, str]:
     """Learning curves by file name; one that has no history is left out."""
     benchmarks = [row["benchmark"] for row in summary["results"]]
-    found: dict[str, str] = {}
+    plots: dict[str, str] = {}
     pretrain = read_history(layout.output_dir("pretrain") / "history.csv") if summary["pretrained_here"] else {}
     if pretrain.get("loss"):
-        found["pretrain_loss"] = curves(
+        plots["pretrain_loss"] = curves(
             {"loss": pretrain["loss"]},
             title="Pre-training loss",
             x="optimizer step",
@@ -53,57 +76,44 @@ def draw(summary: dict[str, Any]) -> dict[str, str]:
     histories = {b: read_history(layout.output_dir("finetune", b) / "history.csv") for b in benchmarks}
     loss = {b: h["loss"] for b, h in histories.items() if h.get("loss")}
     if loss:
-        found["finetune_loss"] = curves(
+        plots["finetune_loss"] = curves(
             loss, title="Fine-tuning loss", x="optimizer step", y="cross-entropy", smooth=10
         )
     top1 = {b: [(s, 100 * v) for s, v in h["val_top1"]] for b, h in histories.items() if h.get("val_top1")}
     if top1:
-        found["validation_top1"] = curves(
+        plots["validation_top1"] = curves(
             top1, title="Validation top-1", x="optimizer step", y="top-1 (%)", markers=True
         )
-    return found
+    return plots
 
 
-def _results(summary: dict[str, Any]) -> Section:
-    head: tuple[str, ...] = (
-        "benchmark", "pre-training", "top-1 %", "95 % interval", "top-5 %", "chance %", "videos", "G "
-        "mult-adds / clip",
-        "peak memory GiB", "clips / s", "wall time",
-    )  # fmt: skip
-    rows = [
-        [
-            row["benchmark"],
-            row["strategy"],
-            number(row["top1"]),
-            f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
-            number(row["top5"]),
-            number(row["chance"]),
-            f"{row['videos_ok']} of {row['videos_total']}",
-            number(row["gmacs_per_clip"], 3),
-            number(row["peak_memory_gib"], 2),
-            number(row["clips_per_second"], 0),
-            duration(row["wall_seconds"]),
-        ]
-        for row in summary["results"]
-    ]
+def _results(summary: Summary) -> Section:
+    columns: Columns[BenchmarkResult] = {
+        "benchmark": lambda row: row["benchmark"],
+        "pre-training": lambda row: row["strategy"],
+        **SCORE_COLUMNS,
+        "top-5 %": lambda row: number(row["top5"]),
+        "chance %": lambda row: number(row["chance"]),
+        "videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
+        "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
+        "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
+        "clips / s": lambda row: number(row["clips_per_second"], 0),
+        "wall time": lambda row: duration(row["wall_seconds"]),
+    }
     views = ", ".join(f"{row['benchmark']} {row['views']}" for row in summary["results"])
     note = (
         "Test accuracy beside what the fine-tuned model costs: multiply-adds of one forward of one clip; memory, rate "
         f"and time of its fine-tuning. Intervals: bootstrap over videos. Views averaged for each video: {views}."
     )
-    section = Section("Results", note, [Table(head, rows, text=frozenset({0, 1}))])
+    section = Section("Results", note, [Table.of(summary["results"], columns, text=(0, 1))])
+    splits: Columns[Split] = {
+        "dataset": lambda row: row["dataset"],
+        "splits": lambda row: ", ".join(map(str, row["splits"])),
+        "mean top-1 %": lambda row: number(row["top1_mean"]),
+        "deviation": lambda row: number(row["top1_deviation"]),
+    }
     if summary["splits"]:
-        rows = [
-            [
-                row["dataset"],
-                ", ".join(map(str, row["splits"])),
-                number(row["top1_mean"]),
-                number(row["top1_deviation"]),
-            ]
-            for row in summary["splits"]
-        ]
-        head = ("dataset", "splits", "mean top-1 %", "deviation")
-        section.tables.append(Table(head, rows, "Mean over the official splits"))
+        section.tables.append(Table.of(summary["splits"], splits, "Mean over the official splits"))
     return section
 
 
@@ -112,7 +122,7 @@ def _learning(plots: dict[str, str]) -> Section:
     return Section("Learning curves", note, plots=list(plots.values()))
 
 
-def _confusions(summary: dict[str, Any]) -> Section:
+def _confusions(summary: Summary) -> Section:
     section = Section("Confusion matrices", "Videos by true class (rows) and predicted class (columns).")
     for row in summary["results"]:
         path = layout.output_dir("evaluate", row["benchmark"]) / "confusion.csv"
@@ -121,7 +131,7 @@ def _confusions(summary: dict[str, Any]) -> Section:
     return section
 
 
-def _tokens(summary: dict[str, Any]) -> Section:
+def _tokens(summary: Summary) -> Section:
     section = Section("Tokens", "What the model looks at. Dimmed tokens are dropped before the first block.")
     for row in summary["results"]:
         for path in sorted((layout.output_dir("evaluate", row["benchmark"]) / "pictures").glob("*.png")):
@@ -135,75 +145,58 @@ def _tokens(summary: dict[str, Any]) -> Section:
     return section
 
 
-def _costs(summary: dict[str, Any]) -> Section:
-    head: tuple[str, ...] = (
-        "stage", "G mult-adds / clip", "tokens / clip", "peak memory GiB", "clips / s", "MFU", "data wait",
-        "energy Wh", "wall time",
-    )  # fmt: skip
-    # Few machines tell their energy: no column of dashes elsewhere.
-    shown = [index for index in range(len(head)) if index != 7 or any(r["energy_wh"] for r in summary["stages"])]
-    rows = [
-        [
-            row["stage"],
-            number(row["gmacs_per_clip"], 3),
-            number(row["tokens_per_clip"], 0),
-            number(row["peak_memory_gib"], 2),
-            number(row["clips_per_second"], 0),
-            number(row["mfu"], 1, percent=True),
-            number(row["loader_wait_fraction"], 1, percent=True),
-            number(row["energy_wh"], 1),
-            duration(row["wall_seconds"]),
-        ]
-        for row in summary["stages"]
-    ]
-    measured = Table([head[i] for i in shown], [[r[i] for i in shown] for r in rows], "As measured in this experiment")
-    section = Section("Cost", tables=[measured])
-    section.tables.append(published_costs(summary["cost"]))
-    return section
+def _costs(summary: Summary) -> Section:
+    measured = dict(MEASURED_COLUMNS)
+    after_wait = {head: measured.pop(head) for head in ("energy Wh", "wall time")}
+    columns: Columns[StageCost] = {
+        "stage": lambda row: row["stage"],
+        "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
+        **measured,
+        "data wait": lambda row: number(row["loader_wait_fraction"], 1, percent=True),
+        **after_wait,
+    }
+    costs = Table.of(summary["stages"], shown_costs(columns, summary["stages"]), "As measured in this experiment")
+    return Section("Cost", tables=[costs, published_costs(summary["cost"])])
 
 
-def published_costs(cost: list[dict[str, Any]]) -> Table:
+def published_costs(costs: Sequence[ModelCost]) -> Table:
     """Computed multiply-adds beside the published ones."""
-    names = ("finetune_all", "finetune_everest", "pretrain_tube", "pretrain_everest")
-    head = (
-        "model", "clip", "fine-tune, all tokens", "fine-tune, EVEREST", "pre-train, tube masking",
-        "pre-train, EVEREST",
-    )  # fmt: skip
-    rows = [[f"{row['size']}", row["clip"], *(_beside(row, name) for name in names)] for row in cost]
+    columns: Columns[ModelCost] = {
+        "model": lambda row: row["size"],
+        "clip": lambda row: row["clip"],
+        "fine-tune, all tokens": lambda row: _beside(row["finetune_all"], row.get("finetune_all_published")),
+        "fine-tune, EVEREST": lambda row: _beside(row["finetune_everest"], row.get("finetune_everest_published")),
+        "pre-train, tube masking": lambda row: _beside(row["pretrain_tube"], row.get("pretrain_tube_published")),
+        "pre-train, EVEREST": lambda row: _beside(row["pretrain_everest"], row.get("pretrain_everest_published")),
+    }
     caption = (
         "G multiply-adds of one forward of one clip, computed from the configuration (published value in brackets). "
         "First row: this experiment's model and ratios."
     )
-    return Table(head, rows, caption, frozenset({0, 1}))
+    return Table.of(costs, columns, caption, text=(0, 1))
 
 
-def _beside(row: dict[str, Any], name: str) -> str:
-    value = number(row[name], 3 if row[name] < 1 else 1)
-    published = row.get(f"{name}_published")
+def _beside(computed: float, published: float | None) -> str:
+    value = number(computed, 3 if computed < 1 else 1)
     return value if published is None else f"{value} ({published:.1f})"
 
 
-def where_from(summary: dict[str, Any]) -> Section:
+def where_from(data: Sequence[DataVersion], versions: Mapping[str, str]) -> Section:
     """Videos with their content hashes, and the code that made the numbers."""
-    section = Section("Data and code")
-    rows = [
-        [
-            row["benchmark"],
-            *(str(row.get(split, "–")) for split in ("train", "val", "test")),
-            _quarantine(row),
-            row["manifest_hash"][:12] or "–",
-            row["cache_hash"][:12] or "–",
-        ]
-        for row in summary["data"]
-    ]
-    head = ("benchmark", "train", "val", "test", "quarantined", "manifest", "cache")
-    section.tables.append(Table(head, rows, "Videos, and content hashes as DVC knows them"))
-    pairs = [[name, str(value)] for name, value in summary["versions"].items()]
-    section.tables.append(Table(("what", "version"), pairs, "Code", frozenset({0, 1})))
-    return section
+    columns: Columns[DataVersion] = {
+        "benchmark": lambda row: row["benchmark"],
+        "train": lambda row: str(row.get("train", "–")),
+        "val": lambda row: str(row.get("val", "–")),
+        "test": lambda row: str(row.get("test", "–")),
+        "quarantined": _quarantine,
+        "manifest": lambda row: row["manifest_hash"][:12] or "–",
+        "cache": lambda row: row["cache_hash"][:12] or "–",
+    }
+    videos = Table.of(data, columns, "Videos, and content hashes as DVC knows them")
+    pairs = [[name, str(value)] for name, value in versions.items()]
+    return Section("Data and code", tables=[videos, Table(("what", "version"), pairs, "Code", frozenset({0, 1}))])
 
 
-def _quarantine(row: dict[str, Any]) -> str:
-    reasons = row.get("reasons", {})
-    detail = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+def _quarantine(row: DataVersion) -> str:
+    detail = ", ".join(f"{reason} {count}" for reason, count in row.get("reasons", {}).items())
     return f"{row.get('quarantined', '–')}" + (f" ({detail})" if detail else "")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.report.plots import heat, in_page
+from pipeline.report.plots import as_file, heat, in_page
+from pipeline.system.files import write_text
 from pipeline.system.text import markdown as escaped
-from pipeline.system.text import printable
+from pipeline.system.text import printable, storable
 
 #: Confusion matrices up to this many classes are tables with numbers, larger ones pictures.
 READABLE_CLASSES = 16
+
+Row = TypeVar("Row")
+#: Heading of each column and the text of its cell in a row.
+Columns = Mapping[str, Callable[[Row], str]]
 
 
 @dataclass
@@ -27,15 +33,45 @@ class Table:
     caption: str = ""
     text: frozenset[int] = frozenset({0})
 
+    @classmethod
+    def of(cls, rows: Sequence[Row], columns: Columns[Row], caption: str = "", text: Sequence[int] = (0,)) -> Table:
+        """A line for each row, a cell for each column."""
+        return cls(list(columns), [[cell(row) for cell in columns.values()] for row in rows], caption, frozenset(text))
+
+
+class Cell(NamedTuple):
+    """Videos of one true class that were given one class, and their share of the true class."""
+
+    videos: int
+    percent: int
+
+
+@dataclass
+class Matrix:
+    """A confusion matrix; a row holds the name of a true class and its cells."""
+
+    title: str
+    names: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+class Picture(NamedTuple):
+    """`data`: an address that holds the bytes themselves."""
+
+    data: str
+    caption: str
+
 
 @dataclass
 class Section:
+    """A part of a page, under a heading."""
+
     title: str
     note: str = ""
     tables: list[Table] = field(default_factory=list)
     plots: list[str] = field(default_factory=list)
-    matrices: list[dict[str, Any]] = field(default_factory=list)
-    pictures: list[dict[str, str]] = field(default_factory=list)
+    matrices: list[Matrix] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
     def add_confusion(self, title: str, names: list[str], counts: np.ndarray) -> None:
         """A confusion matrix: rows the true class."""
@@ -43,23 +79,39 @@ class Section:
             self.plots.append(heat(counts, title=title))
             return
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        rows = [
-            {
-                "name": name,
-                "cells": [
-                    {"count": int(count), "percent": round(100 * float(part))}
-                    for count, part in zip(count_C, share_C, strict=True)
-                ],
-            }
-            for name, count_C, share_C in zip(names, counts, share, strict=True)
+        cells = [
+            [Cell(int(count), round(100 * float(part))) for count, part in zip(count_C, share_C, strict=True)]
+            for count_C, share_C in zip(counts, share, strict=True)
         ]
-        self.matrices.append({"title": title, "names": names, "rows": rows})
+        self.matrices.append(Matrix(title, names, list(zip(names, cells, strict=True))))
 
     def add_picture(self, path: Path, caption: str) -> None:
         """A PNG, JPEG, GIF or SVG file, its bytes inside the page."""
         kind = {".svg": "svg+xml", ".jpg": "jpeg"}.get(path.suffix, path.suffix.removeprefix("."))
         data = base64.b64encode(path.read_bytes()).decode()
-        self.pictures.append({"data": f"data:image/{kind};base64,{data}", "caption": caption})
+        self.pictures.append(Picture(f"data:image/{kind};base64,{data}", caption))
+
+
+def write_pages(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    sentences: Sequence[str],
+    summary: Mapping[str, object],
+    sections: Sequence[Section],
+    plots: Mapping[str, str],
+) -> list[Path]:
+    """Write report.html, report.md, summary.json and `<name>.svg` of each plot; empty sections are left out."""
+    shown = [s for s in sections if s.tables or s.plots or s.matrices or s.pictures]
+    texts = {
+        "report.html": html(title, subtitle, sentences, shown),
+        "report.md": markdown(title, subtitle, sentences, shown),
+        "summary.json": json.dumps(storable(summary), indent=1) + "\n",
+        **{f"{name}.svg": as_file(svg) for name, svg in plots.items()},
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
 
 
 def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence[Section]) -> str:
@@ -73,7 +125,7 @@ def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is marked safe is no str
     )
-    drawn = [{**vars(section), "plots": [in_page(plot) for plot in section.plots]} for section in sections]
+    drawn = [replace(section, plots=[in_page(plot) for plot in section.plots]) for section in sections]
     page = environment.get_template("page.html.j2")
     return page.render(title=title, subtitle=subtitle, sentences=sentences, sections=drawn)
 
@@ -92,9 +144,9 @@ def markdown(title: str, subtitle: str, sentences: Sequence[str], sections: Sequ
                 lines += [escaped(table.caption), ""]
             lines += _markdown_table(table.head, table.rows, table.text)
         for matrix in section.matrices:
-            rows = [[row["name"], *(str(cell["count"]) for cell in row["cells"])] for row in matrix["rows"]]
-            lines += [f"### {escaped(matrix['title'])}", ""]
-            lines += _markdown_table(["true \\ predicted", *matrix["names"]], rows, frozenset({0}))
+            rows = [[name, *(str(cell.videos) for cell in cells)] for name, cells in matrix.rows]
+            lines += [f"### {escaped(matrix.title)}", ""]
+            lines += _markdown_table(["true \\ predicted", *matrix.names], rows, frozenset({0}))
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,12 +9,39 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline.system.text import printable
 
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Points = Sequence[tuple[float, float]]
+Dash = str | tuple[int, tuple[int, ...]]
+
+
+class Look(TypedDict):
+    """How matplotlib draws one series."""
+
+    color: str
+    marker: str
+    linestyle: Dash
+
+
+class Score(TypedDict):
+    """A score `y` with its interval against a cost `x`; `style` where a name keeps its look over several plots."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    style: NotRequired[int]
+
 
 #: Stand-in -> (CSS variable, colour on a light page).
 INK = {
@@ -30,10 +57,10 @@ INK = {
 }
 SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+DASHES: tuple[Dash, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
-def style(index: int) -> dict[str, Any]:
+def style(index: int) -> Look:
     """Colour, marker and dash of the series with this number."""
     place = index % len(SERIES)
     return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
@@ -56,40 +83,30 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
     return _finish(figure, axes, title, x, y)
 
 
-def intervals(rows: Sequence[Mapping[str, Any]], *, title: str, x: str, y: str) -> str:
-    """Draw points with 95 % intervals against a cost.
+def intervals(scores: Sequence[Score], *, title: str, x: str, y: str) -> str:
+    """Draw scores with 95 % intervals against a cost.
 
-    Rows have name, x, y, low, high, and `style` where a name keeps its look over several plots. The dashed line joins
-    those of which no other is better and cheaper (the Pareto front).
+    The dashed line joins those of which no other is better and cheaper (the Pareto front).
     """
     figure, axes = _figure(6.4, 4.0)
-    for index, row in enumerate(rows):
-        look = style(row.get("style", index))
-        error = [[row["y"] - row["low"]], [row["high"] - row["y"]]]
-        look = {**look, "linestyle": "none", "linewidth": 1.5, "markersize": 7, "capsize": 4}
-        axes.errorbar(row["x"], row["y"], yerr=error, label=str(index), **look)
-    front = pareto([(row["x"], row["y"]) for row in rows])
+    for index, score in enumerate(scores):
+        look = style(score.get("style", index))
+        error = [[score["y"] - score["low"]], [score["high"] - score["y"]]]
+        axes.errorbar(score["x"], score["y"], yerr=error, label=str(index), color=look["color"], marker=look["marker"],
+                      linestyle="none", linewidth=1.5, markersize=7, capsize=4)  # fmt: skip
+    front = pareto([(score["x"], score["y"]) for score in scores])
     if len(front) > 1:
-        axes.plot(
-            [p[0] for p in front],
-            [p[1] for p in front],
-            color="#020202",
-            linestyle="--",
-            linewidth=1,
-            zorder=0,
-        )
-    _legend(figure, [row["name"] for row in rows])
+        xs, ys = zip(*front, strict=True)
+        axes.plot(xs, ys, color="#020202", linestyle="--", linewidth=1, zorder=0)
+    _legend(figure, [score["name"] for score in scores])
     axes.margins(x=0.12)
     return _finish(figure, axes, title, x, y)
 
 
-def heat(counts: Any, *, title: str) -> str:
+def heat(counts: np.ndarray, *, title: str) -> str:
     """A large confusion matrix as a picture: share of each true class, row by row."""
     figure, axes = _figure(5.6, 5.2)
-    import numpy as np
-
-    share = np.asarray(counts, dtype=float)
-    share = share / np.maximum(share.sum(axis=1, keepdims=True), 1)
+    share = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.046)
     bar.set_label("share of the true class", color="#010101")
@@ -132,7 +149,7 @@ def in_page(svg: str) -> str:
     return svg
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -148,7 +165,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(figure: Any, names: Sequence[str]) -> None:
+def _legend(figure: Figure, names: Sequence[str]) -> None:
     """Below the plot, where it hides nothing."""
     columns = min(len(names), 4)
     legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor="#010101", fontsize=9)
@@ -157,7 +174,7 @@ def _legend(figure: Any, names: Sequence[str]) -> None:
         entry.set_text(printable(name))
 
 
-def _finish(figure: Any, axes: Any, title: str, x: str, y: str) -> str:
+def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> str:
     title, x, y = printable(title), printable(x), printable(y)
     axes.set_title(title, color="#010101", fontsize=11, loc="left")
     axes.set_xlabel(x, color="#010101")
@@ -175,12 +192,5 @@ def _finish(figure: Any, axes: Any, title: str, x: str, y: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)\sheight="[\d.]+pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?)\swidth="([\d.]+)pt"', r'\1 width="100%"', svg, count=1)
     # Ids are made by content; two plots in one page must not share clip paths.
-    unique = f"p{abs(hash_of(title + x + y)):x}"
+    unique = f"p{zlib.crc32((title + x + y).encode()):x}"
     return re.sub(r'(id="|url\(#|href="#)', rf"\1{unique}-", svg)
-
-
-def hash_of(text: str) -> int:
-    """A small number of a text, the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())

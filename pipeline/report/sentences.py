@@ -2,13 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 from pipeline.params import Params
 
+#: Below this many trainings a bootstrap over them understates their spread noticeably.
+ENOUGH_SEEDS = 5
 
-def sentences(results: list[dict[str, Any]], params: Params) -> list[str]:
+
+class TestScore(TypedDict):
+    """Top-1 in percent with its 95 % interval."""
+
+    top1: float
+    top1_ci_low: float
+    top1_ci_high: float
+
+
+class BenchmarkResult(TestScore):
+    """A model's test on one benchmark, scores in percent, beside what its training cost."""
+
+    benchmark: str
+    strategy: str
+    keep_ratio: float
+    top5: float | None
+    class_mean: float
+    calibration_error: float
+    chance: float
+    videos_ok: int
+    videos_total: int
+    views: int
+    gmacs_per_clip: float | None
+    peak_memory_gib: float | None
+    clips_per_second: float | None
+    wall_seconds: float | None
+
+
+class Measured(TypedDict):
+    """What a stage or a strategy cost, as measured; None where nothing was."""
+
+    tokens_per_clip: float | None
+    peak_memory_gib: float | None
+    clips_per_second: float | None
+    mfu: float | None
+    energy_wh: float | None
+    wall_seconds: float | None
+
+
+class StrategyCost(Measured):
+    """A strategy's pre-training: planned multiply-adds of a clip, of all passes over it, and of the whole corpus."""
+
+    strategy: str
+    epochs: int
+    gmacs_per_clip: float
+    gmacs_per_corpus_clip: float
+    tmacs_total: float
+
+
+class Difference(TypedDict):
+    """Strategy `a` minus `b` on one benchmark, in points of top-1, with its 95 % interval."""
+
+    benchmark: str
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    seeds: int
+
+
+def sentences(results: Sequence[BenchmarkResult], params: Params) -> list[str]:
     """One statement for each benchmark, and what it leaves open."""
     lines = [_one(row) for row in results]
     lines.append(
@@ -19,7 +82,7 @@ def sentences(results: list[dict[str, Any]], params: Params) -> list[str]:
     return lines
 
 
-def _one(row: dict[str, Any]) -> str:
+def _one(row: BenchmarkResult) -> str:
     score = f"{row['top1']:.1f} % top-1 (95 % interval {row['top1_ci_low']:.1f} to {row['top1_ci_high']:.1f})"
     videos = f"{row['videos_ok']} of {row['videos_total']} test videos"
     chance = f"chance ({row['chance']:.1f} %)"
@@ -37,19 +100,23 @@ def _one(row: dict[str, Any]) -> str:
     )
 
 
-def comparison_sentences(summary: dict[str, Any]) -> list[str]:
-    """The verdict for each pair and benchmark, its cost, and what the data leave open."""
-    lines = [
-        f"{row['benchmark']}. {difference(row, summary['equal'])}{_resolution(row)}" for row in summary["differences"]
-    ]
-    lines += _costs(summary)
-    spent = [row["tmacs_total"] for row in summary["costs"] if row["epochs"]]
-    if summary["equal"] == "multiply-adds" and spent and max(spent) > 1.05 * min(spent):
+def comparison_sentences(
+    differences: Sequence[Difference], costs: Sequence[StrategyCost], equal: str, seeds: int
+) -> list[str]:
+    """The verdict for each pair and benchmark, its cost, and what the data leave open.
+
+    Args:
+        equal: what the pre-trainings spent alike, as in `compare.equal`.
+        seeds: how many each strategy was trained with.
+    """
+    lines = [f"{row['benchmark']}. {difference(row, equal)}{_resolution(row)}" for row in differences]
+    lines += _relative_costs(costs)
+    budgets = [row["tmacs_total"] for row in costs if row["epochs"]]
+    if equal == "multiply-adds" and budgets and max(budgets) > 1.05 * min(budgets):
         lines.append(
-            f"Whole epochs make the budgets unequal: {min(spent):.3g} to {max(spent):.3g} T multiply-adds. "
+            f"Whole epochs make the budgets unequal: {min(budgets):.3g} to {max(budgets):.3g} T multiply-adds. "
             "With more epochs they come closer."
         )
-    seeds = len(summary["seeds"])
     if seeds == 1:
         lines.append("One seed for each strategy: the intervals hold the choice of test videos, not the chance in "
                      "training. Another seed may turn the verdict.")  # fmt: skip
@@ -59,12 +126,8 @@ def comparison_sentences(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-#: Below this many trainings a bootstrap over them understates their spread noticeably.
-ENOUGH_SEEDS = 5
-
-
-def difference(row: Mapping[str, Any], equal: str) -> str:
-    """The verdict over two strategies: `a`, `b`, `difference` with `low` and `high` in points, `seeds`."""
+def difference(row: Difference, equal: str) -> str:
+    """The verdict over two strategies."""
     a, b, seeds = row["a"], row["b"], row["seeds"]
     spread = (
         f"{row['difference']:+.1f} points top-1 (95 % interval {row['low']:+.1f} to {row['high']:+.1f}, "
@@ -80,15 +143,15 @@ def difference(row: Mapping[str, Any], equal: str) -> str:
     return f"{given}, these data do not tell {a} from {b}: {spread}."
 
 
-def _resolution(row: Mapping[str, Any]) -> str:
+def _resolution(row: Difference) -> str:
     if row["low"] > 0 or row["high"] < 0:
         return ""
     return f" A true difference of up to about {max(-row['low'], row['high']):.0f} points could hide in this."
 
 
-def _costs(summary: dict[str, Any]) -> list[str]:
+def _relative_costs(costs: Sequence[StrategyCost]) -> list[str]:
     """What a clip costs with the first strategy against each of the others."""
-    trained = [row for row in summary["costs"] if row["epochs"]]
+    trained = [row for row in costs if row["epochs"]]
     if len(trained) < 2:
         return []
     first = trained[0]

@@ -7,15 +7,18 @@ Reads the metrics and histories in outputs/pretrain, outputs/finetune and output
 from __future__ import annotations
 
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import layout
 from pipeline.params import Params
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
 
+if TYPE_CHECKING:
+    from pipeline.report.collect import Summary
 
-def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
+
+def run(params: Params, benchmark: str | None = None) -> Summary:
     """Write the report; returns its summary.
 
     Raises:
@@ -39,12 +42,12 @@ def run(params: Params, benchmark: str | None = None) -> dict[str, Any]:
         for file in files:
             tracked.parent_artifact(final / file.name, "report")
         tracked.artifact(final / "report.html", "report")
-        own = read_metrics(layout.results_file("pretrain")) if summary["pretrained_here"] else {}
-        numbers = {f"pretrain/{k}": v for k, v in own.items()}
+        pretrain = read_metrics(layout.results_file("pretrain")) if summary["pretrained_here"] else {}
+        numbers = {f"pretrain/{name}": value for name, value in pretrain.items()}
         for name in params.benchmarks:
             for stage, prefix in (("finetune", f"{name}/finetune/"), ("evaluate", f"{name}/")):
-                found = read_metrics(layout.results_file(stage, name))
-                numbers |= {f"{prefix}{key}": value for key, value in found.items()}
+                metrics = read_metrics(layout.results_file(stage, name))
+                numbers |= {f"{prefix}{key}": value for key, value in metrics.items()}
         tracked.summary(numbers)
         tracked.metrics({f"{row['benchmark']}/top1_percent": row["top1"] for row in summary["results"]})
     return summary

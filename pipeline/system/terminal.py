@@ -5,6 +5,7 @@ The only module that knows rich: whatever a name holds (markup, emoji codes, esc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -94,7 +95,7 @@ def show_results(
     console.print(_NEXT, soft_wrap=True)
 
 
-def show_comparison(found: dict[str, Any]) -> None:
+def show_comparison(found: Mapping[str, Any]) -> None:
     """The end of a comparison: results beside their cost, differences, and what they say in words."""
     console = _console()
     console.print(table(found["results"], "Comparison"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -45,6 +46,16 @@ def code_tags() -> dict[str, str]:
     return tags | ({"git.unknown": "; ".join(reasons)} if reasons else {})
 
 
+def uncommitted(tags: Mapping[str, str]) -> str:
+    """What the tags of a run say of uncommitted changes, as the end of a sentence; empty where there were none."""
+    if tags.get("git.dirty") == "false":
+        return ""
+    if tags.get("git.dirty") == "true":
+        return ", with uncommitted changes"
+    reason = tags.get("git.unknown")
+    return ", uncommitted changes unknown" + (f": {reason}" if reason else "")
+
+
 def dirty_files() -> tuple[list[str] | None, str]:
     """Lines of `git status --porcelain`; None, with the reason, where git cannot tell.
 
@@ -61,10 +72,35 @@ def dirty_diff() -> git.Answer:
     return git.ask("diff", "HEAD", "--", ":(top)", *(f":(top,exclude){name}" for name in GENERATED))
 
 
+class LockedFile(TypedDict, total=False):
+    """A dependency or an output in dvc.lock; its hash is `md5`, or `hash_value` where DVC made another."""
+
+    path: str
+    md5: str
+    hash_value: str
+
+
+class LockedStage(TypedDict, total=False):
+    """What dvc.lock notes of a stage: its command, files, and parameters by params file."""
+
+    cmd: str
+    deps: list[LockedFile]
+    outs: list[LockedFile]
+    params: dict[str, dict[str, object]]
+
+
+def dvc_stages(lock: Path = Path("dvc.lock")) -> dict[str, LockedStage]:
+    """The stages in dvc.lock; {} where there is none yet, or a part of one."""
+    try:
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError):
+        return {}
+    return content.get("stages", {}) if isinstance(content, dict) else {}
+
+
 def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
-    """Path -> content hash of every output in dvc.lock; {} where there is none yet."""
-    content = _yaml(lock)
-    outs = [out for stage in content.get("stages", {}).values() for out in stage.get("outs", [])]
+    """Path -> content hash of every output in dvc.lock."""
+    outs = [out for stage in dvc_stages(lock).values() for out in stage.get("outs", [])]
     return {out["path"]: out.get("md5") or out.get("hash_value", "") for out in outs if "path" in out}
 
 
@@ -155,11 +191,3 @@ def environment_lock() -> str:
     """`name==version` of every installed package, sorted."""
     pairs = {(dist.metadata["Name"] or "").lower(): dist.version for dist in metadata.distributions()}
     return "".join(f"{name}=={version}\n" for name, version in sorted(pairs.items()) if name)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}

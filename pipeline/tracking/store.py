@@ -14,9 +14,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pipeline.errors import EverestError, InputError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
 
 # Our own uploader tries again, patiently; the client's default is to block for minutes on a dead server.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -37,6 +42,33 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 T = TypeVar("T")
+
+
+class TrackedRun(TypedDict):
+    """A run on the server: times in ms, `inputs` content hashes by the name of the data."""
+
+    id: str
+    name: str
+    status: str
+    experiment: str
+    start: int
+    end: int | None
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    inputs: dict[str, str]
+
+
+class RegisteredVersion(TypedDict):
+    """A version of a registered model; `source` is where its files lie."""
+
+    name: str
+    version: str
+    run: str | None
+    source: str | None
+    tags: dict[str, str]
+    aliases: list[str]
+    model_id: str | None
 
 
 class StoreError(EverestError):
@@ -71,7 +103,7 @@ class Store:
             file = sqlite_file(self.uri)
             if file is not None and not file.exists():
                 self._call(lambda: _make_whole(file))
-            self.client: Any = self._call(lambda: MlflowClient(self.uri, self.uri))
+            self.client: MlflowClient = self._call(lambda: MlflowClient(self.uri, self.uri))
             self._call(lambda: self.client.search_experiments(max_results=1))
         self._experiments: dict[str, str] = {}
 
@@ -175,11 +207,11 @@ class Store:
         if entries:
             self._call(lambda: self.client.log_inputs(run, entries))
 
-    def get_run(self, run: str) -> dict[str, Any]:
-        """A run as plain values: id, name, status, experiment, params, metrics, tags, inputs, start, end."""
-        return _plain(self._call(lambda: self.client.get_run(run)))
+    def get_run(self, run: str) -> TrackedRun:
+        """A run as plain values."""
+        return _tracked_run(self._call(lambda: self.client.get_run(run)))
 
-    def run(self, run: str) -> dict[str, Any]:
+    def run(self, run: str) -> TrackedRun:
         """As :meth:`get_run`, of a run that a user names.
 
         Raises:
@@ -194,17 +226,19 @@ class Store:
                 f"{run!r} is no run of {self.uri}. Cure: copy the id from the page of the run (`make ui`)."
             ) from None
 
-    def search(self, experiment: str | None = None, query: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+    def search(self, experiment: str | None = None, query: str = "", limit: int = 1000) -> list[TrackedRun]:
         """Runs of one experiment (or of all), newest first, that fit MLflow's filter `query`."""
         if experiment is None:
             ids = [e.experiment_id for e in self._call(lambda: self.client.search_experiments())]
         else:
             ids = [self.experiment(experiment)]
-        return [_plain(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
+        return [_tracked_run(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
 
-    def search_in(self, experiment: str, query: str) -> list[dict[str, Any]]:
+    def search_in(self, experiment: str, query: str) -> list[TrackedRun]:
         """The newest run of an experiment, given by its id, that fits `query`; none or one."""
-        return [_plain(run) for run in self._call(lambda: self.client.search_runs([experiment], query, max_results=1))]
+        return [
+            _tracked_run(run) for run in self._call(lambda: self.client.search_runs([experiment], query, max_results=1))
+        ]
 
     def history(self, run: str, name: str) -> list[tuple[int, float]]:
         """One metric's points (step, value), in order of the steps."""
@@ -281,22 +315,22 @@ class Store:
             if "ALREADY_EXISTS" not in str(error):
                 raise
 
-    def versions(self, name: str) -> list[dict[str, Any]]:
-        """All versions of a registered model: version, run, source, tags, aliases, model_id."""
+    def versions(self, name: str) -> list[RegisteredVersion]:
+        """All versions of a registered model."""
         found = self._call(lambda: self.client.search_model_versions(f"name = '{name}'"))
-        return [_plain_version(version) for version in found]
+        return [_registered(version) for version in found]
 
-    def versions_of_run(self, run: str) -> list[dict[str, Any]]:
+    def versions_of_run(self, run: str) -> list[RegisteredVersion]:
         """All model versions that a run registered, oldest first."""
         found = self._call(lambda: self.client.search_model_versions(f"run_id = '{run}'"))
-        return sorted((_plain_version(version) for version in found), key=lambda v: int(v["version"]))
+        return sorted((_registered(version) for version in found), key=lambda v: int(v["version"]))
 
-    def versions_with(self, tag: str, value: str) -> list[dict[str, Any]]:
+    def versions_with(self, tag: str, value: str) -> list[RegisteredVersion]:
         """Versions of any registered model that carry a tag."""
         found = self._call(lambda: self.client.search_model_versions(f"tags.`{tag}` = '{value}'"))
-        return [_plain_version(version) for version in found]
+        return [_registered(version) for version in found]
 
-    def version(self, name: str, which: str) -> dict[str, Any]:
+    def version(self, name: str, which: str) -> RegisteredVersion:
         """One version by its number or alias.
 
         Raises:
@@ -304,8 +338,8 @@ class Store:
         """
         try:
             if which.isdigit():
-                return _plain_version(self._call(lambda: self.client.get_model_version(name, which)))
-            return _plain_version(self._call(lambda: self.client.get_model_version_by_alias(name, which)))
+                return _registered(self._call(lambda: self.client.get_model_version(name, which)))
+            return _registered(self._call(lambda: self.client.get_model_version_by_alias(name, which)))
         except StoreError as error:
             if not error.permanent:
                 raise
@@ -325,7 +359,7 @@ class Store:
     def _model_names(self) -> list[str]:
         return [model.name for model in self._call(lambda: self.client.search_registered_models(max_results=20))]
 
-    def download_model(self, version: Mapping[str, Any], target: Path) -> Path:
+    def download_model(self, version: RegisteredVersion, target: Path) -> Path:
         """Fetch a version's files into `target`."""
         from mlflow.artifacts import download_artifacts
 
@@ -418,7 +452,7 @@ def _one_migration_at_a_time(uri: str) -> Iterator[None]:
         yield
 
 
-def _plain(run: Any) -> dict[str, Any]:
+def _tracked_run(run: Run) -> TrackedRun:
     return {
         "id": run.info.run_id,
         "name": run.info.run_name,
@@ -433,7 +467,7 @@ def _plain(run: Any) -> dict[str, Any]:
     }
 
 
-def _plain_version(version: Any) -> dict[str, Any]:
+def _registered(version: ModelVersion) -> RegisteredVersion:
     return {
         "name": version.name,
         "version": str(version.version),

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.experiments.lineage import command
-from pipeline.report.lineage_text import describe
+from pipeline.experiments.lineage_text import describe
 from pipeline.system.files import sha256_of
 from pipeline.tracking.store import Store
 

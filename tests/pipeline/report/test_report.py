@@ -59,7 +59,7 @@ def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_na
         {"strategy": name, "epochs": 2, "tmacs_total": total, "gmacs_per_clip": gmacs, "clips_per_second": rate}
         for name, total, gmacs, rate in (("everest", 1.0, 0.05, 200.0), ("tube", 1.2, 0.1, 100.0))
     ]
-    said = comparison_sentences({"differences": [row], "costs": costs, "equal": "multiply-adds", "seeds": [0, 1]})
+    said = comparison_sentences([row], costs, "multiply-adds", 2)
     assert "A true difference of up to about 4 points could hide in this." in said[0]
     assert said[1].startswith(
         "One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times as many clips passed"

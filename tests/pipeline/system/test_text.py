@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.report.page import Section, Table, html, markdown
+from pipeline.report.page import Cell, Matrix, Section, Table, html, markdown
 from pipeline.report.plots import as_file, curves, intervals
 from pipeline.system.csv_files import Writer, guarded, read_rows, unguarded
 from pipeline.system.text import code, original, printable, shortened, storable, visible
@@ -99,8 +99,7 @@ def shown_by(page: str) -> tuple[str, list[str]]:
 def test_a_page_of_markdown_shows_every_name_as_it_is_and_makes_nothing_of_it() -> None:
     names = [name for name in HOSTILE if name.strip()]
     section = Section(names[0], names[1], [Table(["name", *names[:3]], [[n, n, n, n] for n in names], names[2])])
-    section.matrices = [{"title": names[3], "names": names[:2],
-                         "rows": [{"name": n, "cells": [{"count": 1}, {"count": 2}]} for n in names[:2]]}]  # fmt: skip
+    section.matrices = [Matrix(names[3], names[:2], [(n, [Cell(1, 33), Cell(2, 67)]) for n in names[:2]])]
     page = markdown("# [title]", names[1], names, [section])
     text, kinds = shown_by(page)
     assert not {"image", "link_open", "code_inline", "html_inline", "html_block", "em_open", "strong_open", "s_open",
