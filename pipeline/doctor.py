@@ -14,7 +14,7 @@ from typing import Literal
 
 from pipeline.errors import EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
-from pipeline.params import declared, load_params
+from pipeline.params import declared, load_params, records
 from pipeline.system import git
 
 Status = Literal["ok", "warn", "fail"]
@@ -178,7 +178,7 @@ def _data() -> list[Check]:
     checks = [_check("raw videos", "ok", str(data_root() / "raw"))]
     for stage in declared.stages(params.model_dump(mode="json")):
         file = declared.file_of(stage.name)
-        wrong = declared.misrecorded(f"{file}:{stage.address}")
+        wrong = records.misrecorded(f"{file}:{stage.address}")
         if wrong:
             target = stage.address if file == "dvc.yaml" else f"{file}:{stage.address}"
             cure = f"dvc repro --force --single-item {target}"

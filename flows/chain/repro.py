@@ -16,7 +16,7 @@ from flows.chain.guard import Children
 from flows.chain.lines import told_lines_of
 from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Workspace
-from pipeline.params.declared import misrecorded
+from pipeline.params.records import misrecorded
 
 log = logging.getLogger(__name__)
 

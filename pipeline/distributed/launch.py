@@ -99,7 +99,8 @@ def launch(
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
-            log.warning("ranks: %s Starting again from the newest checkpoint (%s).", end.message, count)
+            what, _, _ = end.message.partition(" Cure: ")  # none is asked for
+            log.warning("ranks: %s Starting again from the newest checkpoint (%s).", what, count)
     _raise(end, work)
 
 

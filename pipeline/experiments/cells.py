@@ -20,7 +20,8 @@ from pathlib import Path
 from pipeline import layout
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
 from pipeline.params import SCRATCH, load_params
-from pipeline.params.declared import address, finished
+from pipeline.params.declared import address
+from pipeline.params.records import finished
 from pipeline.planning.equal import Trial
 from pipeline.system.files import link
 from pipeline.system.processes import run_child

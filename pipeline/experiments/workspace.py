@@ -18,7 +18,8 @@ from pathlib import Path
 from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.params import Params
-from pipeline.params.declared import address, finished, reads_any
+from pipeline.params.declared import address, reads_any
+from pipeline.params.records import finished
 from pipeline.params.write import write_params
 from pipeline.system.processes import STOPPED, run_child
 from pipeline.tracking.headline import ran

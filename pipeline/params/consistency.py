@@ -13,7 +13,7 @@ from pipeline.params import names
 from pipeline.strategies import strategy_facts
 
 if TYPE_CHECKING:
-    from pipeline.params.groups import FinetuneParams, PretrainParams
+    from pipeline.params.groups import TrainingParams
     from pipeline.params.schema import Params
 
 PRETRAINED = "outputs/pretrain"
@@ -108,7 +108,7 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
         )
 
 
-def _schedule(stage: PretrainParams | FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
+def _schedule(stage: TrainingParams, named: Callable[[str], str]) -> Iterator[str]:
     if stage.warmup_epochs > stage.epochs:
         yield (
             f"{named('warmup_epochs')} = {stage.warmup_epochs:g} is longer than {named('epochs')} = {stage.epochs}: "

@@ -7,17 +7,15 @@ the stage fails before it publishes anything, so that nothing is noted; its fini
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import EverestError, InputError
-from pipeline.layout import record_file
-from pipeline.params import declared
+from pipeline.params import declared, records
 from pipeline.params.file import read_text
+from pipeline.params.keys import replace
 from pipeline.params.load import params_from_text
 
 PARAMS = Path("params.yaml")
@@ -36,7 +34,7 @@ class Frozen:
         values: the values of all keys that the stage depends on.
     """
 
-    def __init__(self, stage: str, key: str | None, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, stage: str, key: str | None, overrides: Mapping[str, object] | None = None) -> None:
         self.stage, self.key, self.overrides = stage, key, dict(overrides or {})
         self.text = read_text(PARAMS)
         self.params = params_from_text(self.text, PARAMS, self.overrides)
@@ -59,12 +57,14 @@ class Frozen:
         try:
             now = declared.values(self.stage, self.key, self._parse(read_text(PARAMS)))
         except (InputError, YAMLError, AttributeError, TypeError) as error:
-            raise self._changed(f"it can no longer be read ({error})") from None
+            raise self._changed([str(PARAMS)], f"it can no longer be read ({error})") from None
         present = declared.read_versions()
         now |= {key: present.get(key.removeprefix("versions.")) for key in now if key.startswith("versions.")}
-        said = [f"{key} was {then!r} and is {new!r} now" for key, then, new in declared.differences(self.values, now)]
-        if said:
-            raise self._changed("; ".join(said))
+        changes = list(records.differences(self.values, now))
+        if changes:
+            files = dict.fromkeys(self._file_of(key) for key, _, _ in changes)
+            lines = [f"{key} was {then!r} and is {new!r} now" for key, then, new in changes]
+            raise self._changed(files, "; ".join(lines))
 
     def conclude(self) -> None:
         """Leave a record of the values beside the outputs, after one more comparison.
@@ -72,9 +72,7 @@ class Frozen:
         Raises:
             ParamsChangedError: see :meth:`check`; what was published is taken back.
         """
-        record = record_file(self.stage, self.key)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(self.values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        record = records.write_record(self.stage, self.key, self.values)
         try:
             self.check()
         except ParamsChangedError:
@@ -91,33 +89,35 @@ class Frozen:
         """
         stage = declared.declared(self.stage, self.key)
         for source in declared.sources(stage, self.content):
-            record = declared.read_record(source.name, source.key)
+            record = records.read_record(source.name, source.key)
             if record is None:  # made outside of the chain
                 continue
             now = declared.values(source.name, source.key, self.content)
-            said = [f"{key} = {then!r}, now {new!r}" for key, then, new in declared.differences(record, now)]
-            if said:
+            lines = [f"{key} = {then!r}, now {new!r}" for key, then, new in records.differences(record, now)]
+            if lines:
                 raise InputError(
-                    f"{stage.address} reads {source.outs[0]}, which {source.address} computed with {'; '.join(said)}. "
+                    f"{stage.address} reads {source.outs[0]}, which {source.address} computed with {'; '.join(lines)}. "
                     f"Cure: `dvc repro {source.address}`; if DVC holds it to be up to date, `dvc repro --force "
                     f"--single-item {source.address}`."
                 )
 
-    def _parse(self, text: str) -> dict[str, Any]:
+    def _parse(self, text: str) -> dict[str, object]:
         content = declared.parse(text)
         for dotted, value in self.overrides.items():
-            *groups, last = dotted.split(".")
-            node = content
-            for group in groups:
-                node = node[group]
-            node[last] = value
+            replace(content, dotted, value)
         return content
 
-    def _changed(self, said: str) -> ParamsChangedError:
+    def _file_of(self, key: str) -> str:
+        """Where a value that has changed stands."""
+        if key.startswith("versions."):
+            return declared.VERSIONS
+        return str(self.values.get(key.removesuffix(".sha256"))) if key.endswith(".sha256") else str(PARAMS)
+
+    def _changed(self, files: Iterable[str], what: str) -> ParamsChangedError:
         return ParamsChangedError(
-            f"params.yaml changed while {declared.address(self.stage, self.key)} ran: {said}. Nothing was recorded; "
-            "finished work is kept in .work. Cure: put the old values back and start again, which continues from "
-            "there, or start again as it is now, which computes with the new ones."
+            f"{' and '.join(files)} changed while {declared.address(self.stage, self.key)} ran: {what}. Nothing was "
+            "recorded; finished work is kept in .work. Cure: put the old values back and start again, which continues "
+            "from there, or start again as it is now, which computes with the new ones."
         )
 
 
@@ -125,7 +125,7 @@ _process: Frozen | None = None
 
 
 @contextlib.contextmanager
-def frozen(stage: str, key: str | None, overrides: Mapping[str, Any] | None = None) -> Iterator[Frozen]:
+def frozen(stage: str, key: str | None, overrides: Mapping[str, object] | None = None) -> Iterator[Frozen]:
     """Freeze the parameters for this process; the body runs the stage.
 
     Raises:
@@ -158,7 +158,7 @@ def params_text() -> str | None:
     return PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else None
 
 
-def params_content() -> dict[str, Any]:
+def params_content() -> dict[str, object]:
     """:func:`params_text`, parsed; {} where there is none."""
     text = params_text()
     content = declared.parse(text) if text else None

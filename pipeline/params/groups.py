@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from pipeline.params import names, rand_augment
 from pipeline.strategies import strategy_facts
+
+#: [px], [frame] of a token's edge and depth.
+PATCH, TUBELET = 16, 2
+
+
+def _whole_number(value: object) -> object:
+    """`Literal[1, 3]` alone would take `true` and `1.0`, which are equal to 1."""
+    if type(value) is not int:
+        raise PydanticKnownError("literal_error", {"expected": "1 or 3"})
+    return value
+
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -21,15 +33,15 @@ Workers = Annotated[int, Field(ge=1, le=1024)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Repeats = Annotated[int, Field(ge=1, le=100)]
+Segments = Annotated[int, Field(ge=1, le=1000)]
+Crops = Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
 #: A folder or a file, wherever it lies.
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(names.printable_text)]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
 #: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
 SCRATCH = "scratch"
-#: Class counts that the publishers fix (DATASETS: UCF101, HMDB51, Kinetics-400, SSv2, Ego4D OSCC).
-PUBLISHED_CLASSES = {"ucf101": 101, "hmdb51": 51, "k400": 400, "ssv2": 174, "oscc": 2}
-GENERATED_CLASSES = {"motion": 8, "state_change": 2}
 #: Names of the strategies that `models/strategies` holds for pre-training, and for fine-tuning.
 PRETRAINING = tuple(name for name, facts in strategy_facts().items() if facts.ratios)
 FINETUNING = tuple(name for name, facts in strategy_facts().items() if facts.finetune_ratio)
@@ -39,17 +51,20 @@ if TYPE_CHECKING:
 else:
     PretrainStrategy, FinetuneStrategy = Literal[PRETRAINING], Literal[FINETUNING]
 
+#: Dotted key of params.yaml -> the value that an arm of a comparison has there.
+Overrides: TypeAlias = dict[str, str | float]
 
-def compared_strategies() -> dict[str, dict[str, Any]]:
+
+def compared_strategies() -> dict[str, Overrides]:
     """Name in a comparison -> overrides of params.yaml. Fine-tuning is the same for all: only the pre-training differs.
 
     Strategies that do not select frames see the clip as it comes, and the ratio of kept tokens is 1 where it means
     nothing. Those whose compute it bounds are also compared with another one: `everest-keep-0.4`.
     """
-    arms: dict[str, dict[str, Any]] = {}
+    arms: dict[str, Overrides] = {}
     for name in PRETRAINING:
         facts = strategy_facts()[name]
-        overrides: dict[str, Any] = {"pretrain.strategy": name}
+        overrides: Overrides = {"pretrain.strategy": name}
         if not facts.uses_keep_ratio:
             overrides["pretrain.keep_ratio"] = 1.0
         if facts.selects_frames:
@@ -81,119 +96,6 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class GeneratedSource(Group):
-    """Videos drawn by this project as real H.264 files, the same for the same seed."""
-
-    kind: Literal["generated"]
-    task: Literal["motion", "state_change"]
-    seed: Seed
-    train: Count
-    val: Count
-    test: Count
-    frames: Annotated[int, Field(ge=4, le=10_000)]
-    size: Annotated[int, Field(ge=32, le=512)]
-
-
-class FolderSource(Group):
-    """Videos that already lie in a folder; `annotations` is a CSV/Parquet file, or None for a folder per class."""
-
-    kind: Literal["folder"]
-    path: Place
-    annotations: Place | None = None
-
-
-class OfficialSource(Group):
-    """The publisher's own addresses (or `mirrors`, tried first); `limit` fetches that many videos only."""
-
-    kind: Literal["official"]
-    mirrors: Annotated[list[Place], Field(max_length=100)] = []
-    profile: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    limit: Count | None = None
-
-    @field_validator("mirrors")
-    @classmethod
-    def _no_logins(cls, mirrors: list[str]) -> list[str]:
-        for number, mirror in enumerate(mirrors):
-            if "@" in mirror.partition("://")[2].partition("/")[0]:
-                raise ValueError(
-                    f"address {number} holds a login, which git, dvc.lock and every tracked run would keep. "
-                    "Cure: put it into ~/.netrc, and only the host here."
-                )
-        return mirrors
-
-
-class DataParams(Group):
-    """What one benchmark's videos are and how a clip is cut from them."""
-
-    dataset: Literal["generated", "folder", "ucf101", "hmdb51", "k400", "ssv2", "oscc"]
-    raw: Annotated[str, AfterValidator(names.folder_below)] | None = None
-    split: Annotated[int, Field(ge=1, le=3)]
-    classes: Annotated[int, Field(ge=2, le=100_000)]
-    frame_step: Annotated[int, Field(ge=1, le=10_000)]
-    source: Annotated[GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")]
-
-    @model_validator(mode="after")
-    def _classes_fit_the_dataset(self) -> DataParams:
-        source = self.source
-        if isinstance(source, GeneratedSource):
-            expected, what = GENERATED_CLASSES[source.task], f"the generated task {source.task!r}"
-        elif self.dataset in PUBLISHED_CLASSES:
-            expected, what = PUBLISHED_CLASSES[self.dataset], f"dataset {self.dataset!r}"
-        else:
-            return self
-        if self.classes != expected:
-            raise ValueError(
-                f"classes = {self.classes} does not fit {what}, which has {expected} classes. "
-                f"Cure: set classes to {expected}."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _source_fits_the_dataset(self) -> DataParams:
-        if (self.dataset == "generated") != (self.source.kind == "generated"):
-            raise ValueError(
-                f"dataset = {self.dataset!r} with source.kind = {self.source.kind!r}: generated videos need both "
-                "to be 'generated'. Cure: change one of them."
-            )
-        return self
-
-
-class FinetuneOverrides(Group):
-    """Fields of `finetune` that one benchmark sets for itself; what is absent comes from `finetune`."""
-
-    epochs: Count | None = None
-    base_lr: Positive | None = None
-    warmup_epochs: NonNegative | None = None
-    batch: Count | None = None
-    flip: Probability | None = None
-    mixup: NonNegative | None = None
-    cutmix: NonNegative | None = None
-    drop_path: Probability | None = None
-    fc_dropout: Probability | None = None
-    layer_decay: Ratio | None = None
-    repeated_augmentation: Annotated[int, Field(ge=1, le=100)] | None = None
-    keep_ratio: Ratio | None = None
-    label_fraction: Ratio | None = None
-    validate_split: Literal["val", "test"] | None = None
-    select: Literal["last", "best"] | None = None
-
-
-class EvaluateOverrides(Group):
-    """Fields of `evaluate` that one benchmark sets for itself."""
-
-    split: Literal["test", "val"] | None = None
-    segments: Annotated[int, Field(ge=1, le=1000)] | None = None
-    crops: Literal[1, 3] | None = None
-
-
-class BenchmarkParams(Group):
-    """All three groups are written out, if only as `{}`: DVC watches each of them."""
-
-    data: DataParams
-    finetune: FinetuneOverrides
-    evaluate: EvaluateOverrides
-
-
 class ClipParams(Group):
     """The clip that every model of the experiment sees; `source` is where all stages read its frames."""
 
@@ -203,10 +105,10 @@ class ClipParams(Group):
 
     @model_validator(mode="after")
     def _whole_tokens(self) -> ClipParams:
-        if self.frames % 2:
+        if self.frames % TUBELET:
             raise ValueError(f"frames = {self.frames} must be even: a tubelet takes two. Cure: {self.frames + 1}.")
-        if self.resolution % 16:
-            cure = max(32, round(self.resolution / 16) * 16)
+        if self.resolution % PATCH:
+            cure = max(32, round(self.resolution / PATCH) * PATCH)
             raise ValueError(f"resolution = {self.resolution} must be a multiple of the 16-pixel patch. Cure: {cure}.")
         return self
 
@@ -248,14 +150,10 @@ class FrameSelection(Group):
     window: Literal["grow", "fixed"]
 
 
-class PretrainParams(Group):
-    corpus: Annotated[list[str], Field(min_length=1)]
-    size: Size
-    decoder_depth: Annotated[int, Field(ge=1, le=100)]
-    strategy: PretrainStrategy
+class TrainingParams(Group):
+    """What pre-training and fine-tuning have in common: schedule, optimizer, augmentation, what a bad step does."""
+
     keep_ratio: Ratio
-    visible_ratio: Ratio
-    frame_selection: FrameSelection
     epochs: Count
     warmup_epochs: NonNegative
     batch: Count
@@ -266,9 +164,8 @@ class PretrainParams(Group):
     eps: Positive
     weight_decay: NonNegative
     clip_grad: Positive | None
-    scales: Annotated[list[Ratio], Field(min_length=1, max_length=100)]
     flip: Probability
-    repeated_augmentation: Annotated[int, Field(ge=1, le=100)]
+    repeated_augmentation: Repeats
     precision: Literal["fp32", "bf16", "fp16"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     checkpoint_every_steps: Count
@@ -276,25 +173,24 @@ class PretrainParams(Group):
     max_nonfinite: Count
 
 
-class FinetuneParams(Group):
+class PretrainParams(TrainingParams):
+    corpus: Annotated[list[str], Field(min_length=1)]
+    size: Size
+    decoder_depth: Annotated[int, Field(ge=1, le=100)]
+    strategy: PretrainStrategy
+    visible_ratio: Ratio
+    frame_selection: FrameSelection
+    scales: Annotated[list[Ratio], Field(min_length=1, max_length=100)]
+
+
+class FinetuneParams(TrainingParams):
     """`label_fraction`: share of each class's training videos that is used (low-shot protocol); 1 is all."""
 
     init: Annotated[Place, AfterValidator(_inside_or_absolute)]
     strategy: FinetuneStrategy
-    keep_ratio: Ratio
     head: Literal["mean", "attentive"]
     frozen: bool
     label_fraction: Ratio
-    epochs: Count
-    warmup_epochs: NonNegative
-    batch: Count
-    accumulate: Count
-    base_lr: Positive
-    min_lr: NonNegative
-    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
-    eps: Positive
-    weight_decay: NonNegative
-    clip_grad: Positive | None
     layer_decay: Ratio
     drop_path: Probability
     fc_dropout: Probability
@@ -305,16 +201,9 @@ class FinetuneParams(Group):
     random_erasing: Probability
     crop_scale: Annotated[list[Ratio], Field(min_length=2, max_length=2)]
     crop_ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    flip: Probability
-    repeated_augmentation: Annotated[int, Field(ge=1, le=100)]
-    precision: Literal["fp32", "bf16", "fp16"]
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     validate_split: Literal["val", "test"]
     validate_every_epochs: Count
     select: Literal["last", "best"]
-    checkpoint_every_steps: Count
-    on_nonfinite: Literal["stop", "skip", "rollback"]
-    max_nonfinite: Count
 
 
 class EvaluateParams(Group):
@@ -322,7 +211,7 @@ class EvaluateParams(Group):
 
     split: Literal["test", "val"]
     segments: Annotated[int, Field(ge=1, le=1000)]
-    crops: Literal[1, 3]
+    crops: Crops
     batch: Count
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     failure_budget: Probability

@@ -5,17 +5,16 @@ Imports only pydantic and PyYAML, so that flows can validate without torch.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import InputError
-from pipeline.params import names
 from pipeline.params.consistency import faults
 from pipeline.params.file import parse_mapping, read_text
+from pipeline.params.keys import nearest_key, replace
 from pipeline.params.schema import Params
 
 
@@ -35,59 +34,30 @@ def load_params(path: Path | str = "params.yaml", overrides: Mapping[str, object
 
 def params_from_text(text: str, path: Path, overrides: Mapping[str, object] | None = None) -> Params:
     """Parse and check the text of a params file; see :func:`load_params`."""
-    raw = parse_mapping(text, path)
+    return check_params(parse_mapping(text, path), str(path), overrides)
+
+
+def with_overrides(params: Params, overrides: Mapping[str, object]) -> Params:
+    """Parameters with dotted keys replaced, checked again."""
+    return check_params(params.model_dump(mode="json"), "comparison", overrides)
+
+
+def check_params(
+    content: dict[str, object], origin: str = "params", overrides: Mapping[str, object] | None = None
+) -> Params:
+    """Validate an already parsed mapping, overrides put in; see :func:`load_params`."""
     for key, value in (overrides or {}).items():
-        _set_dotted(raw, key, value)
-    return check_params(raw, str(path))
-
-
-def check_params(raw: dict[str, Any], origin: str = "params") -> Params:
-    """Validate an already parsed mapping; see :func:`load_params`."""
+        replace(content, key, value)
     try:
-        params = Params.model_validate(raw)
+        params = Params.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(origin, item) for item in error.errors()]
-        raise InputError("\n".join(lines)) from None
-    if found := faults(params):
-        raise InputError("\n".join(f"{origin}: {line}" for line in found))
+        raise InputError("\n".join(_explain(origin, item) for item in error.errors())) from None
+    if lines := faults(params):
+        raise InputError("\n".join(f"{origin}: {line}" for line in lines))
     return params
 
 
-def known_keys() -> list[str]:
-    """All dotted keys of params.yaml; `benchmarks.*` stands for any benchmark."""
-    return sorted(_walk(Params, ""))
-
-
-def flatten(params: BaseModel | dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay whole."""
-    items = params.model_dump() if isinstance(params, BaseModel) else params
-    flat: dict[str, Any] = {}
-    for key, value in items.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def nearest_key(key: str) -> str:
-    """A cure for an unknown dotted key: the nearest one that exists."""
-    return names.nearest(key, known_keys())
-
-
-def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    node: Any = raw
-    for part in parents:
-        # A missing group is created, so that validation names it; its keys are checked there.
-        if isinstance(node, dict) and not isinstance(node.get(part), dict):
-            node[part] = {}
-        node = node[part]
-    node[last] = value
-
-
-def _explain(origin: str, item: Any) -> str:
+def _explain(origin: str, item: ErrorDetails) -> str:
     parts = [str(part) for part in item["loc"]]
     # The kind of a source stands behind `source` in pydantic's place, and is no key.
     kept = [part for before, part in zip(["", *parts], parts, strict=False) if before != "source" or len(parts) < 5]
@@ -108,7 +78,7 @@ def _explain(origin: str, item: Any) -> str:
     return f"{origin}: {key} = {shown}: {message}. Cure: {_cure(key, item['input'], item['type'])}"
 
 
-def _cure(key: str, value: Any, fault: str) -> str:
+def _cure(key: str, value: object, fault: str) -> str:
     if fault in ("float_type", "int_type") and isinstance(value, str):
         try:
             number = float(value)
@@ -116,23 +86,3 @@ def _cure(key: str, value: Any, fault: str) -> str:
             return f"set {key} to a number."
         return f"YAML reads {value} as text: write {int(number) if fault == 'int_type' else format(number, '.1e')}."
     return f"set {key} within that bound."
-
-
-def _walk(group: type[BaseModel], prefix: str) -> list[str]:
-    keys: list[str] = []
-    for name, field in group.model_fields.items():
-        models = _models_in(field.annotation)
-        if not models:
-            keys.append(f"{prefix}{name}")
-        middle = "*." if get_origin(field.annotation) is dict or "dict[" in str(field.annotation) else ""
-        for model in models:
-            keys += _walk(model, f"{prefix}{name}.{middle}")
-    return list(dict.fromkeys(keys))
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType, dict, Annotated, list):
-        return [model for part in get_args(annotation) for model in _models_in(part)]
-    return []

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 
 from pipeline.errors import InputError
 from pipeline.params import names
+from pipeline.params.benchmarks import BenchmarkParams
 from pipeline.params.groups import (
-    BenchmarkParams,
     ClipParams,
     CompareParams,
     ComputeParams,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from pipeline.params.keys import replace
 from pipeline.params.load import load_params
 from pipeline.params.schema import Params
 
@@ -17,17 +18,13 @@ def write_params(path: Path, params: Params) -> None:
     path.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
-def write_overrides(path: Path, overrides: dict[str, Any]) -> None:
+def write_overrides(path: Path, overrides: Mapping[str, object]) -> None:
     """Set dotted keys in a params file, keeping its comments; checked before the file is touched."""
     load_params(path, overrides)
     if not overrides:
         return
     from dvc.utils.serialize import modify_yaml
 
-    with modify_yaml(str(path)) as data:
+    with modify_yaml(str(path)) as content:
         for dotted, value in overrides.items():
-            *parents, last = dotted.split(".")
-            node = data
-            for part in parents:
-                node = node.setdefault(part, {})
-            node[last] = value
+            replace(content, dotted, value)

@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not found.keys() >= KEYS:
             raise ValueError(f"it has no {', '.join(sorted(KEYS))}")
-        wrong = [name for name, share in found["shares"].items() if not 0 < float(share) <= 1]
+        wrong = [n for n, share in found["shares"].items() if isinstance(share, bool) or not 0 < float(share) <= 1]
         if wrong:
             raise ValueError(f"shares outside (0, 1]: {', '.join(wrong)}")
     except (OSError, ValueError, TypeError, AttributeError) as error:

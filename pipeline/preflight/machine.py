@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 
 from pipeline.distributed.nodes import this_node
-from pipeline.params import FinetuneParams, PretrainParams
-from pipeline.preflight.places import PATCH, TUBELET
+from pipeline.params import PATCH, TUBELET, PretrainParams, TrainingParams
 from pipeline.preflight.problem import Problem, Scope
 from pipeline.strategies import strategy_facts
 
@@ -42,7 +41,7 @@ def ranks(scope: Scope) -> Iterator[Problem]:
         yield Problem("compute.data_parallel", "= 'fsdp' needs several ranks", "raise compute.ranks, or use ddp.")
 
 
-def _shares(where: str, stage: PretrainParams | FinetuneParams, world: int) -> Iterator[Problem]:
+def _shares(where: str, stage: TrainingParams, world: int) -> Iterator[Problem]:
     if stage.batch % (world * stage.accumulate):
         step = world * stage.accumulate
         yield Problem(

@@ -14,13 +14,11 @@ from typing import Any
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.errors import EverestError, InputError
-from pipeline.params import SCRATCH, Params
+from pipeline.params import PATCH, SCRATCH, TUBELET, Params
 from pipeline.params.consistency import PRETRAINED
 from pipeline.preflight.problem import Problem, Scope
-from pipeline.system.files import free_bytes
+from pipeline.system.files import free_bytes, size_text
 
-#: Pixels and frames of a token.
-PATCH, TUBELET = 16, 2
 #: [s] for a server to accept a connection.
 CONNECT_SECONDS = 3.0
 #: [byte] that stay free beside a planned cache: checkpoints, records, the system.
@@ -174,9 +172,9 @@ def disk(scope: Scope) -> Iterator[Problem]:
     if total and free < total + RESERVE:
         names = ", ".join(key for key, size in needed.items() if size)
         yield Problem(
-            "preprocess", f": the caches of {names} take about {total / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "
-            f"free in {Path('data/cache').absolute()}", "free some space, store: jpeg, or a smaller short_side.",
-            "failure",
+            "preprocess", f": the caches of {names} take about {size_text(total)}, {RESERVE >> 20} MiB must stay free "
+            f"beside them, and {size_text(free)} are free in {Path('data/cache').absolute()}",
+            "free some space, store: jpeg, or a smaller short_side.", "failure",
         )  # fmt: skip
 
 

@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pipeline import layout
 from pipeline.data import manifest
@@ -17,6 +14,7 @@ from pipeline.data.annotations.classes import count_fault
 from pipeline.data.sources.folder import listing_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
+from pipeline.params.records import differences, noted
 from pipeline.preflight.problem import Problem, Scope
 
 #: Splits with public labels where no list is at hand yet (DATASETS: UCF101 and HMDB51 publish no validation split,
@@ -183,37 +181,12 @@ def _of_manifest(path: Path, _written: int) -> Videos:
 
 def _is_current(params: Params, key: str) -> bool:
     """Whether DVC has the download with these parameters on record, so that it will not run again."""
-    recorded = locked_params(f"download@{key}")
-    now = flatten({"benchmarks": {key: {"data": params.benchmarks[key].data.model_dump(mode="json")}}})
-    return recorded is not None and flatten(recorded.get("benchmarks", {}), "benchmarks.") == now
-
-
-def locked_params(stage: str) -> dict[str, Any] | None:
-    """The parameters with which dvc.lock has a stage; None where it has none."""
-    path = Path("dvc.lock")
-    if not path.exists():
-        return None
-    entry = _stages(path, path.stat().st_mtime_ns).get(stage)
-    if entry is None:
-        return None
-    # DVC records a group that is watched whole under its dotted name.
-    raw: dict[str, Any] = {}
-    for key, value in entry.get("params", {}).get("params.yaml", {}).items():
-        node = raw
-        *parents, last = key.split(".")
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return raw
-
-
-@functools.lru_cache(maxsize=2)
-def _stages(path: Path, _written: int) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:  # DVC names it
-        return {}
-    return dict((found or {}).get("stages", {}))
+    values = noted(Path("dvc.lock"), f"download@{key}")
+    if values is None:
+        return False
+    group = f"benchmarks.{key}.data."
+    recorded = {name: value for name, value in values.items() if name.startswith(group)}
+    return not any(differences(recorded, flatten(params.benchmarks[key].data, group)))
 
 
 def _without_cure(error: Exception) -> str:

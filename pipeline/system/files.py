@@ -121,6 +121,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(probe).free
 
 
+def size_text(count: float) -> str:
+    """A number of bytes for people: in the largest unit of which there is at least one."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << power:
+            return f"{count / (1 << power):.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20) -> None:
     """Refuse to start what cannot end.
 
@@ -130,8 +138,8 @@ def require_space(folder: Path, needed: int, what: str, reserve: int = 64 << 20)
     free = free_bytes(folder)
     if free < needed + reserve:
         raise EverestError(
-            f"{what} needs {needed / 2**30:.2f} GiB in {folder} and {reserve >> 20} MiB to spare, "
-            f"{free / 2**30:.2f} GiB are free. "
+            f"{what} needs {size_text(needed)} in {folder} and {reserve >> 20} MiB to spare, "
+            f"{size_text(free)} are free. "
             "Cure: free some space, or set EVEREST_DATA to a folder on a larger disk."
         )
 

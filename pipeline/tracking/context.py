@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import yaml
 
+from pipeline.params import lookup
 from pipeline.params.frozen import params_content
 from pipeline.system import git
 from pipeline.system.text import printable
@@ -114,8 +115,9 @@ def stage_inputs(stage: str, benchmark: str | None) -> dict[str, str]:
     hashes = dvc_hashes(lock)
     root = lock.resolve().parent
     params = params_content()
-    corpora = params.get("pretrain", {}).get("corpus", [])
-    init = params.get("finetune", {}).get("init", "")
+    named = lookup(params, "pretrain.corpus")
+    corpora = named if isinstance(named, list) else []
+    init = lookup(params, "finetune.init") or ""
     wanted = [
         pattern.format(b=benchmark, c=corpus, init=init)
         for pattern in STAGE_INPUTS.get(stage, ())

@@ -7,9 +7,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from flows.overrides import Overrides, json_schema
+from flows.overrides import Overrides
 
 
 class Parameters(BaseModel):
@@ -23,7 +23,7 @@ def _in_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_good_overrides_pass_both_checks() -> None:
     good = {"finetune.epochs": 2, "benchmarks.motion.finetune.base_lr": 0.01, "pretrain.clip_grad": None}
-    jsonschema.validate(good, json_schema())
+    jsonschema.validate(good, TypeAdapter(Overrides).json_schema())
     assert Parameters(overrides=good).overrides == good
 
 
@@ -38,7 +38,7 @@ def test_good_overrides_pass_both_checks() -> None:
 )
 def test_the_schema_refuses_a_bad_override_at_submission(bad: dict[str, Any], words: str) -> None:
     with pytest.raises(jsonschema.ValidationError, match=words):
-        jsonschema.validate(bad, json_schema())
+        jsonschema.validate(bad, TypeAdapter(Overrides).json_schema())
 
 
 def test_the_flow_names_the_nearest_key() -> None:

@@ -125,11 +125,16 @@ def test_a_users_mistake_keeps_its_exit_code_and_is_not_retried(tmp_path: Path) 
     assert _starts(tmp_path) == 1
 
 
-def test_a_rank_that_dies_without_a_word_is_started_again_a_bounded_number_of_times(tmp_path: Path) -> None:
+def test_a_rank_that_dies_without_a_word_is_started_again_a_bounded_number_of_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(EverestError, match=r"SIGKILL.*without an account"):
         launch(PUPPET, ["die"], ranks=1, work=tmp_path, watch=Watch(60, max_restarts=2))
     assert _starts(tmp_path) == 3
     assert status.read(tmp_path / "status.json")["attempt"] == 2
+    again = [record.getMessage() for record in caplog.records if "Starting again" in record.getMessage()]
+    assert len(again) == 2
+    assert not any("Cure" in line for line in again), "nobody has to do anything"
 
 
 def test_a_good_end_is_quiet(tmp_path: Path) -> None:

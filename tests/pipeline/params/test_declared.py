@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from pipeline.params import Params, declared, load_params
+from pipeline.params import Params, declared, load_params, records
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("download", "preprocess", "corpus", "pretrain", "finetune", "evaluate", "report")
@@ -144,3 +145,40 @@ def test_unfinished_work_is_named_by_what_its_stage_declares(
     names = {name: None if name == "pretrain" else "motion" for name in STAGES if name != "report"}
     moved = {n for n, b in names.items() if declared.work_key(n, b, before) != declared.work_key(n, b, after)}
     assert moved == stages
+
+
+def with_weights(root: Path) -> Params:
+    return changed(root, preprocess__map_source="embedding", preprocess__map_weights="weights")
+
+
+def test_other_weights_for_the_maps_are_other_work_and_no_finished_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params, file = with_weights(root), tmp_path / "weights" / "model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"first")
+    before = declared.work_key("preprocess", "motion", params)
+    values = declared.values("preprocess", "motion", params)
+    records.write_record("preprocess", "motion", values)
+    noted = {key: value for key, value in values.items() if not key.endswith(".sha256")}
+    versions = {key.removeprefix("versions."): noted.pop(key) for key in list(noted) if key.startswith("versions.")}
+    entry = {"params": {"params.yaml": noted, "versions.yaml": versions}}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"preprocess@motion": entry}}))
+    assert records.misrecorded("preprocess@motion", tmp_path) is None
+    file.write_bytes(b"second")
+    assert declared.work_key("preprocess", "motion", params) != before
+    text = records.misrecorded("preprocess@motion", tmp_path)
+    assert text is not None
+    assert "preprocess@motion was computed with preprocess.map_weights.sha256 = " in text
+
+
+def test_weights_that_no_map_is_made_with_are_not_looked_at(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "weights" / "model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"first")
+    assert declared.weights({"preprocess.map_weights": "weights", "preprocess.map_source": "pixels"}) == {}
+    assert declared.weights({"preprocess.map_weights": None, "preprocess.map_source": "embedding"}) == {}

@@ -15,7 +15,7 @@ import yaml
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.stage import run_stage
-from pipeline.params import Params, declared, frozen
+from pipeline.params import Params, declared, frozen, lookup, records
 from pipeline.params.frozen import ParamsChangedError, check_unchanged, params_text
 from pipeline.params.write import write_overrides
 
@@ -112,10 +112,25 @@ def test_a_raised_version_fails_a_stage_that_ran_with_the_one_before(
 ) -> None:
     raised = {**declared.versions(), "selection": 99}
     monkeypatch.setattr(declared, "read_versions", lambda: raised)
-    with pytest.raises(ParamsChangedError, match=r"versions\.selection was 1 and is 99 now"):
+    with pytest.raises(ParamsChangedError, match=r"^versions\.yaml changed .*versions\.selection was 1 and is 99 now"):
         stage(lambda params: None)
+    with pytest.raises(ParamsChangedError, match=r"^params\.yaml and versions\.yaml changed"):
+        stage(lambda params: edit(seed=3))
+    edit(seed=0)
     monkeypatch.setattr(declared, "read_versions", lambda: {**declared.versions(), "drawing": 99})
     stage(lambda params: None)
+
+
+def test_weights_that_change_meanwhile_are_named_by_their_folder(tmp_path: Path) -> None:
+    edit(preprocess__map_source="embedding", preprocess__map_weights="weights")
+    file = tmp_path / "weights" / "model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"first")
+    with frozen.frozen("preprocess", "motion") as now:
+        now.check()
+        file.write_bytes(b"second")
+        with pytest.raises(ParamsChangedError, match=r"^weights changed .*preprocess\.map_weights\.sha256 was"):
+            now.check()
 
 
 def test_tracking_keeps_the_text_that_was_read(stage: Callable[[Body], None]) -> None:
@@ -147,7 +162,7 @@ def test_an_output_of_other_parameters_is_not_read(stage: Callable[[Body], None]
 def lock(**changed: object) -> None:
     raw = yaml.safe_load(PARAMS.read_text())
     stage = declared.declared("pretrain", None)
-    noted = {key: declared.lookup(raw, key) for key in stage.params} | changed
+    noted = {key: lookup(raw, key) for key in stage.params} | changed
     versions = {part: declared.versions()[part] for part in stage.versions}
     entry = {"cmd": "everest pretrain", "params": {"params.yaml": noted, "versions.yaml": versions}}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"pretrain": entry}}))
@@ -156,15 +171,15 @@ def lock(**changed: object) -> None:
 def test_what_dvc_noted_wrongly_is_told_from_what_was_computed() -> None:
     from pipeline.doctor import _data
 
-    assert declared.misrecorded("pretrain") is None
+    assert records.misrecorded("pretrain") is None
     lock()
-    assert declared.misrecorded("pretrain") is None, "nothing says what it was computed with"
+    assert records.misrecorded("pretrain") is None, "nothing says what it was computed with"
     record = layout.record_file("pretrain")
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps(declared.values("pretrain", None, yaml.safe_load(PARAMS.read_text()))))
-    assert declared.misrecorded("pretrain") is None
+    assert records.misrecorded("pretrain") is None
     lock(seed=5)
-    assert declared.misrecorded("pretrain") == "pretrain was computed with seed = 0, noted as 5"
+    assert records.misrecorded("pretrain") == "pretrain was computed with seed = 0, noted as 5"
     check = next(check for check in _data() if check["check"] == "parameters of pretrain")
     assert check["status"] == "fail"
     assert "dvc repro --force --single-item pretrain" in check["cure"]
@@ -179,8 +194,8 @@ def test_a_lock_file_that_dvc_is_just_writing_is_waited_for(part: float, monkeyp
     path = Path("dvc.lock")
     text = path.read_text()
     path.write_text(text[: int(part * len(text))])
-    monkeypatch.setattr(declared.time, "sleep", lambda seconds: path.write_text(text))
-    assert declared.misrecorded("pretrain") is None
+    monkeypatch.setattr(records.time, "sleep", lambda seconds: path.write_text(text))
+    assert records.misrecorded("pretrain") is None
 
 
 def test_numbers_are_compared_as_dvc_reads_them() -> None:

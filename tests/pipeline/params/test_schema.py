@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.params import Params, check_params, flatten, known_keys, load_params
+from pipeline.params import Params, check_params, flatten, key_schemas, known_keys, load_params
 
 
 @pytest.fixture
@@ -30,6 +31,8 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"clip.frames": 15}, ["clip.frames = 15", "even"]),
         ({"pretrain.base_lr": float("nan")}, ["pretrain.base_lr", "finite"]),
         ({"seed": True}, ["seed = True", "integer"]),
+        ({"evaluate.crops": True}, ["evaluate.crops = True: expected 1 or 3. Cure"]),
+        ({"benchmarks.motion.evaluate.crops": True}, ["evaluate.crops = True: expected 1 or 3. Cure"]),
         ({"preprocess.short_side": 32}, ["preprocess.short_side = 32", "clip.resolution"]),
         ({"recipe": "../x"}, ["recipe: '../x' is no recipe's name"]),
         ({"compute.ranks": 10**6}, ["compute.ranks = 1000000", "less than or equal to 1024"]),
@@ -102,6 +105,19 @@ def test_every_number_has_an_upper_bound() -> None:
         return here + [key for name, entry in node.items() for key in unbounded(entry, f"{path}.{name}")]
 
     assert unbounded(Params.model_json_schema(), "") == []
+
+
+def test_no_number_may_be_a_boolean(root: Path) -> None:
+    def takes_booleans(schema: object) -> bool:
+        nodes = schema.get("anyOf", [schema]) if isinstance(schema, dict) else []
+        return any(node.get("type") == "boolean" for node in nodes)
+
+    content = yaml.safe_load((root / "params.yaml").read_text())
+    keys = [key for key, schema in key_schemas().items() if not takes_booleans(schema)]
+    for dotted in (key.replace("*", "motion") for key in keys):
+        for value in (True, [True]):
+            with pytest.raises(InputError):
+                check_params(deepcopy(content), overrides={dotted: value})
 
 
 def test_every_fault_gets_its_own_line(params_file: Path) -> None:

@@ -187,6 +187,15 @@ def test_a_cache_that_the_disk_cannot_hold_is_said_before_anything_is_drawn(
     text = said(demo(root, benchmarks__motion__data__source__train=20_000))
     assert "the caches of motion, state_change take about" in text
     assert f"free in {here}/data/cache" in text
+    monkeypatch.setattr(places, "free_bytes", lambda _: 30_000)
+    small = {"train": 8, "val": 2, "test": 2}
+    sizes = {
+        f"benchmarks__{key}__data__source__{split}": n
+        for key in ("motion", "state_change")
+        for split, n in small.items()
+    }
+    text = said(demo(root, **sizes))
+    assert "take about 6.8 MiB, 256 MiB must stay free beside them, and 29.3 KiB are free in" in text
 
 
 def test_an_expired_profile_is_said_before_the_download(

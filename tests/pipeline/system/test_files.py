@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BusyError, EverestError
-from pipeline.system.files import atomic_path, locked, require_space
+from pipeline.system.files import atomic_path, locked, require_space, size_text
 
 HOLD = (
     "import os, sys, time; from pathlib import Path; from pipeline.system.files import locked\n"
@@ -18,6 +18,11 @@ HOLD = (
     "    os.fork() or time.sleep(60)\n"
     "    print('held', flush=True); time.sleep(60)"
 )
+
+
+def test_a_size_is_told_in_a_unit_of_which_there_is_one() -> None:
+    sizes = {0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 3 << 20: "3.0 MiB", 5 << 29: "2.5 GiB"}
+    assert {count: size_text(count) for count in sizes} == sizes
 
 
 def write_half(path: Path) -> None:
@@ -69,6 +74,6 @@ def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
 
 def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "there", 1, "it")
-    with pytest.raises(EverestError, match="it needs 1000000") as caught:
+    with pytest.raises(EverestError, match="it needs 1000000.0 GiB") as caught:
         require_space(tmp_path, 10**6 * 2**30, "it")
     assert caught.value.exit_code == 1, "a full disk is no fault of what was given"
