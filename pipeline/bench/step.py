@@ -11,23 +11,14 @@ import multiprocessing
 import os
 import platform
 import statistics
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from functools import partial
 
-from pipeline.bench.contestants import (
-    DECODER_DEPTH,
-    FRAMES,
-    KEEP,
-    RESOLUTION,
-    VISIBLE,
-    Setting,
-    product_shapes,
-    serve,
-)
+from pipeline.bench.contestants import YARDSTICKS, Contest, Reply, serve, step_multiply_adds
+from pipeline.bench.harness import Figures, take_turns
 from pipeline.errors import EverestError, InputError
 
 CONTESTANTS = ("ours", "huggingface", "plain")
-#: Bare products beside them: the linears of our step, and a large square one.
-YARDSTICKS = ("matmul", "peak")
 PRECISIONS = ("fp32", "bf16")
 #: What the rows are.
 MEANING = {
@@ -37,12 +28,18 @@ MEANING = {
 }
 
 
-class Reply(NamedTuple):
-    """Of one turn: seconds on the clock, seconds of CPU time, peak memory above the idle process."""
+@dataclass(frozen=True)
+class Row:
+    """One contestant in one precision."""
 
-    wall: float
-    cpu: float
-    peak_gib: float
+    model: str
+    precision: str
+    step_seconds: float
+    step_seconds_best: float
+    cpu_seconds: float
+    clips_per_second: float
+    peak_memory_gib: float
+    gmacs_per_step: float
 
 
 def command(
@@ -53,8 +50,7 @@ def command(
     threads: int | None = None,
     compiled: bool = False,
     same_allocator: bool = False,
-    contestants: tuple[str, ...] = CONTESTANTS,
-) -> dict[str, Any]:
+) -> Figures:
     """Measure and return medians, ratios and the share of the matmul rate measured in the same run.
 
     `compiled` compiles ours alone; `same_allocator` lets all contestants keep freed memory on a CPU. Raises
@@ -75,16 +71,18 @@ def command(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch sees no GPU. Cure: device 'cpu', or `everest doctor`.")
     load_before = os.getloadavg()[0]
-    setting = Setting(size, batch, device, threads, compiled, same_allocator)
-    workers = {name: _Worker(name, setting) for name in (*contestants, *YARDSTICKS)}
+    contest = Contest(size, batch, device, threads, compiled, same_allocator)
+    workers = {name: _Worker(name, contest) for name in (*CONTESTANTS, *YARDSTICKS)}
     try:
-        replies = _rounds(workers, steps)
+        replies = take_turns(
+            {(name, how): partial(workers[name].turn, how) for how in PRECISIONS for name in workers}, steps
+        )
     finally:
         for worker in workers.values():
             worker.close()
-    rows = [_row(name, precision, replies[name, precision], size, batch) for name, precision in replies]
-    bare = {(r["model"], r["precision"]): r for r in rows if r["model"] in YARDSTICKS}
-    steps_rows = [r for r in rows if r["model"] not in YARDSTICKS]
+    all_rows = [_row(name, precision, turns, size, batch) for (name, precision), turns in replies.items()]
+    rows = [row for row in all_rows if row.model in CONTESTANTS]
+    bare = [row for row in all_rows if row.model in YARDSTICKS]
     return {
         "size": size,
         "batch": batch,
@@ -95,110 +93,78 @@ def command(
         "same_allocator": same_allocator,
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
         "meaning": MEANING,
-        "steps": [r | _shares(r, bare) for r in steps_rows],
-        "bare_products": list(bare.values()),
-        "ratios": _ratios(steps_rows),
+        "steps": [asdict(row) | _shares(row, bare) for row in rows],
+        "bare_products": [asdict(row) for row in bare],
+        "ratios": _ratios(rows),
     }
 
 
-def _rounds(workers: dict[str, _Worker], steps: int) -> dict[tuple[str, str], list[Reply]]:
-    """One step of every contestant and precision a round; the first round warms up and is not counted."""
-    turns = [(name, precision) for precision in PRECISIONS for name in workers]
-    replies: dict[tuple[str, str], list[Reply]] = {turn: [] for turn in turns}
-    for round_number in range(steps + 1):
-        for name, precision in turns:
-            reply = workers[name].turn(precision)
-            if round_number:
-                replies[name, precision].append(reply)
-    return replies
-
-
-def step_multiply_adds(name: str, size: str, batch: int) -> int:
-    """Multiply-adds of one step that the contestant really does.
-
-    The gradient of pixels is never taken, and ours takes that of the embedding for visible tokens only.
-    """
-    from models.cost import multiply_adds
-
-    if name in YARDSTICKS:
-        return sum(m * k * n * count * products for m, k, n, count, products in product_shapes(name, size, batch))
-    tube = name == "huggingface"
-    cost = multiply_adds(
-        size,
-        "pretrain",
-        strategy="tube" if tube else "everest",
-        keep_ratio=KEEP,
-        visible_ratio=VISIBLE,
-        frames=FRAMES,
-        resolution=RESOLUTION,
-        decoder_depth=DECODER_DEPTH,
-    )
-    tokens = FRAMES // 2 * (RESOLUTION // 16) ** 2
-    embed_back = cost.embed * cost.encoder_tokens // tokens if name == "ours" else cost.embed
-    return batch * (3 * (cost.encoder + cost.decoder + cost.head) + cost.embed + embed_back)
-
-
-def _row(name: str, precision: str, replies: list[Reply], size: str, batch: int) -> dict[str, Any]:
+def _row(name: str, precision: str, replies: list[Reply], size: str, batch: int) -> Row:
     wall = statistics.median(reply.wall for reply in replies)
-    return {
-        "model": name,
-        "precision": precision,
-        "step_seconds": round(wall, 4),
-        "step_seconds_best": round(min(reply.wall for reply in replies), 4),
-        "cpu_seconds": round(statistics.median(reply.cpu for reply in replies), 4),
-        "clips_per_second": round(batch / wall, 3),
-        "peak_memory_gib": round(max(reply.peak_gib for reply in replies), 3),
-        "gmacs_per_step": round(step_multiply_adds(name, size, batch) / 1e9, 2),
-    }
+    return Row(
+        model=name,
+        precision=precision,
+        step_seconds=round(wall, 4),
+        step_seconds_best=round(min(reply.wall for reply in replies), 4),
+        cpu_seconds=round(statistics.median(reply.cpu for reply in replies), 4),
+        clips_per_second=round(batch / wall, 3),
+        peak_memory_gib=round(max(reply.peak_gib for reply in replies), 3),
+        gmacs_per_step=round(step_multiply_adds(name, size, batch) / 1e9, 2),
+    )
 
 
-def _shares(row: dict[str, Any], bare: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+def _shares(row: Row, bare: list[Row]) -> dict[str, float]:
     """The step's rate over that of bare products measured in the same rounds.
 
     The products have the same shapes, or are one large product. From medians of the clock, and again from CPU time,
     which a busy machine distorts less.
     """
-    shares: dict[str, Any] = {}
-    for name in YARDSTICKS:
-        yard = bare[name, row["precision"]]
-        work = row["gmacs_per_step"] / yard["gmacs_per_step"]
-        for suffix, key in (("", "step_seconds"), ("_cpu", "cpu_seconds")):
-            shares[f"share_of_{name}{suffix}"] = round(work * yard[key] / row[key], 3)
+    shares = {}
+    for yard in bare:
+        if yard.precision == row.precision:
+            work, name = row.gmacs_per_step / yard.gmacs_per_step, f"share_of_{yard.model}"
+            shares[name] = round(work * yard.step_seconds / row.step_seconds, 3)
+            shares[f"{name}_cpu"] = round(work * yard.cpu_seconds / row.cpu_seconds, 3)
     return shares
 
 
-def _ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ratios(rows: list[Row]) -> list[Figures]:
     """How many times faster ours in a precision is than each of the others in theirs."""
     return [
         {
-            "ours": our_row["precision"],
-            "against": f"{other['model']} {other['precision']}",
-            "times_faster": round(other["step_seconds"] / our_row["step_seconds"], 2),
-            "times_faster_best": round(other["step_seconds_best"] / our_row["step_seconds_best"], 2),
-            "times_less_cpu_time": round(other["cpu_seconds"] / our_row["cpu_seconds"], 2),
+            "ours": ours.precision,
+            "against": f"{other.model} {other.precision}",
+            "times_faster": round(other.step_seconds / ours.step_seconds, 2),
+            "times_faster_best": round(other.step_seconds_best / ours.step_seconds_best, 2),
+            "times_less_cpu_time": round(other.cpu_seconds / ours.cpu_seconds, 2),
         }
-        for our_row in rows
-        if our_row["model"] == "ours"
+        for ours in rows
+        if ours.model == "ours"
         for other in rows
-        if other["model"] != "ours"
+        if other.model != "ours"
     ]
 
 
 class _Worker:
     """A contestant in its process."""
 
-    def __init__(self, name: str, setting: Setting) -> None:
+    def __init__(self, name: str, contest: Contest) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.connection, far = context.Pipe()
-        self.process = context.Process(target=serve, args=(far, name, setting), daemon=True)
+        self.process = context.Process(target=serve, args=(far, name, contest), daemon=True)
         self.process.start()
         far.close()
 
-    def turn(self, precision: str) -> Reply:
+    def turn(self, precision: str, _: int) -> Reply:
+        """One step.
+
+        Raises:
+            EverestError: it failed, or its process died.
+        """
         try:
             self.connection.send(precision)
-            answer = self.connection.recv()
+            answer: Reply | str = self.connection.recv()
         except (EOFError, BrokenPipeError):
             self.process.join(5)
             raise EverestError(
@@ -207,7 +173,7 @@ class _Worker:
             ) from None
         if isinstance(answer, str):
             raise EverestError(f"bench step: {self.name} failed: {answer}. Cure: a smaller --batch, or the dev extras.")
-        return Reply(*answer)
+        return answer
 
     def close(self) -> None:
         self.connection.close()

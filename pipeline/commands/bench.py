@@ -46,8 +46,7 @@ def gpu(
     from pipeline.bench.gpu.run import command
 
     result = command(minutes, device, only, out)
-    rows = result.pop("rows")
-    emit(result | {"rows": rows} if as_json else result, as_json, "GPU")
+    emit(result if as_json else {key: value for key, value in result.items() if key != "rows"}, as_json, "GPU")
     if result["failed"]:
         raise typer.Exit(1)
 

@@ -6,10 +6,10 @@ import gc
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pipeline.bench.gpu.rows import Row, append
+from pipeline.bench.gpu.rows import Row, append, read
+from pipeline.bench.gpu.setting import Setting
+from pipeline.bench.harness import Figures
 
 #: Exit code of a part whose process cannot use the device any more; the rest of it runs in a new one.
 BROKEN = 3
@@ -20,21 +20,21 @@ STICKY = ("CUDA error", "device-side assert", "illegal memory access", "unspecif
 class CheckFailed(Exception):
     """A check saw something else than it expected; `values` are what it saw."""
 
-    def __init__(self, expected: str, values: dict[str, Any] | None = None) -> None:
+    def __init__(self, expected: str, values: Figures | None = None) -> None:
         super().__init__(expected)
         self.values = values or {}
 
 
 @dataclass(frozen=True)
 class Check:
-    """A name, what to do, and the [s] without which it is not begun."""
+    """A name, the [s] without which a GPU does not begin it, and what to do."""
 
     name: str
-    run: Callable[[], dict[str, Any]]
-    needs: float = 1.0
+    needs: float
+    run: Callable[[Setting], Figures]
 
 
-def expect(true: bool, expected: str, values: dict[str, Any]) -> dict[str, Any]:
+def expect(true: bool, expected: str, values: Figures) -> Figures:
     """The values, if what was expected of them is true.
 
     Raises:
@@ -45,35 +45,37 @@ def expect(true: bool, expected: str, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def run_all(part: str, checks: Iterable[Check], results: Path, until: float, known: set[str]) -> bool:
-    """Run the checks that are not `known` until the monotonic time `until`; False when the device is lost."""
+def run_all(part: str, checks: Iterable[Check], setting: Setting) -> bool:
+    """Run the checks that have no row yet until the part's time is up; False when the device is lost."""
+    known = {row.name for row in read(setting.results) if row.part == part}
     for check in checks:
         if check.name in known:
             continue
-        left = until - time.monotonic()
-        if left < check.needs:
-            why = f"{left:.0f} s left, {check.needs:.0f} needed"
-            append(results, Row(part, check.name, "left out", error=why))
+        left, needs = setting.left(), setting.needs(check.needs)
+        if left < needs:
+            why = f"{left:.0f} s left, {needs:.0f} needed"
+            append(setting.results, Row(part, check.name, "left out", error=why))
             continue
-        append(results, Row(part, check.name, "begun"))
-        row = _row(part, check)
-        append(results, row)
+        append(setting.results, Row(part, check.name, "begun"))
+        row = _row(part, check, setting)
+        append(setting.results, row)
         _clean()
         if any(sign in row.error for sign in STICKY) and "out of memory" not in row.error:
             return False
     return True
 
 
-def _row(part: str, check: Check) -> Row:
+def _row(part: str, check: Check, setting: Setting) -> Row:
     began = time.monotonic()
+    values: Figures = {}
+    error = ""
     try:
-        values = check.run()
+        values = check.run(setting)
     except CheckFailed as failure:
-        return Row(part, check.name, "failed", failure.values, str(failure), round(time.monotonic() - began, 2))
-    except Exception as error:  # noqa: BLE001 - one mistake costs one row, and the row says what it was
-        text = f"{type(error).__name__}: {error}"
-        return Row(part, check.name, "failed", {}, text[:2000], round(time.monotonic() - began, 2))
-    return Row(part, check.name, "ok", values, "", round(time.monotonic() - began, 2))
+        values, error = failure.values, str(failure)
+    except Exception as mistake:  # noqa: BLE001 - one mistake costs one row, and the row says what it was
+        error = f"{type(mistake).__name__}: {mistake}"[:2000]
+    return Row(part, check.name, "failed" if error else "ok", values, error, round(time.monotonic() - began, 2))
 
 
 def _clean() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cache, partial
 
 import torch
+from torch import Tensor
 
+from models.classifier import EverestClassifier
 from models.cost import multiply_adds
-from models.registry import SIZES, architecture
+from models.registry import SIZES
 from pipeline.bench import contestants
 from pipeline.bench.gpu.checks import Check
-from pipeline.bench.gpu.setting import Setting, params_of, resident_engine
+from pipeline.bench.gpu.setting import Setting, params_of, resident
 from pipeline.bench.gpu.timing import (
     copy_bytes,
     largest_batch,
@@ -22,8 +24,8 @@ from pipeline.bench.gpu.timing import (
     reset_peak,
     upload_bytes,
 )
-from pipeline.bench.step import step_multiply_adds
-from pipeline.efficiency.meters import known_device, mfu
+from pipeline.bench.harness import Figures, autoencoder, classifier
+from pipeline.efficiency.meters import mfu
 
 #: Goals on an H100: share of the data sheet's peak by size, and clips a second over Hugging Face's at equal batch.
 MFU_GOALS = {"base": 0.45, "large": 0.55}
@@ -33,157 +35,139 @@ START = {
     ("pretrain", "small"): 1024, ("pretrain", "base"): 512, ("pretrain", "large"): 256, ("pretrain", "huge"): 128,
     ("finetune", "small"): 256, ("finetune", "base"): 128, ("finetune", "large"): 64, ("finetune", "huge"): 32,
 }  # fmt: skip
-#: What the measured peak of products is kept as, for the rows after it.
-CEILINGS: dict[str, float] = {}
 
 
 def checks(setting: Setting) -> Iterator[Check]:
     """The rows, those that others are read against first."""
     first, *others = setting.sizes
-    slow = setting.needs(25)
-    yield Check("ceilings", lambda: ceilings(setting), setting.needs(2))
-    yield Check(f"equal batch: {first}", lambda: equal_batch(setting, first), slow)
+    yield Check("ceilings", 2, ceilings)
+    yield Check(f"equal batch: {first}", 25, partial(equal_batch, size=first))
     for size in setting.sizes[:2]:
-        yield _step(setting, "pretrain", size, compiled=True)
-    yield _step(setting, "pretrain", first, compiled=False)
-    yield _step(setting, "finetune", first, compiled=True)
-    yield _step(setting, "finetune", first, compiled=False)
-    yield _step(setting, "finetune", first, compiled=True, tokens="all", finetune__strategy="none")
-    yield Check("evaluation views", lambda: views(setting, first), setting.needs(5))
-    yield Check("budgets of their own, padded", lambda: budgets(setting, first), setting.needs(5))
-    yield Check("one small batch: launches", lambda: small_batch(setting, first), setting.needs(5))
+        yield _step("pretrain", size, compiled=True)
+    yield _step("pretrain", first, compiled=False)
+    yield _step("finetune", first, compiled=True)
+    yield _step("finetune", first, compiled=False)
+    yield _step("finetune", first, compiled=True, all_tokens=True)
+    yield Check("evaluation views", 5, partial(views, size=first))
+    yield Check("budgets of their own, padded", 5, partial(budgets, size=first))
+    yield Check("one small batch: launches", 5, partial(small_batch, size=first))
     for size in others[1:]:
-        yield _step(setting, "pretrain", size, compiled=True)
+        yield _step("pretrain", size, compiled=True)
     for size in others:
-        yield _step(setting, "finetune", size, compiled=True)
+        yield _step("finetune", size, compiled=True)
     for size in others:
-        yield _step(setting, "pretrain", size, compiled=False)
+        yield _step("pretrain", size, compiled=False)
     for size in others[:1]:
-        yield _step(setting, "finetune", size, compiled=True, tokens="all", finetune__strategy="none")
+        yield _step("finetune", size, compiled=True, all_tokens=True)
     # Last: a capture that fails may take the device along.
-    yield Check("one small batch: CUDA graph", lambda: graph(setting, first), setting.needs(8))
+    yield Check("one small batch: CUDA graph", 8, partial(graph, size=first))
 
 
-def _step(setting: Setting, stage: str, size: str, compiled: bool, tokens: str = "", **changes: Any) -> Check:
-    name = f"{stage} {size}{', all tokens' if tokens else ''}, {'compiled' if compiled else 'eager'}"
-    needs = setting.needs(30 if compiled else 10)
-    return Check(name, lambda: step(setting, stage, size, compiled, **changes), needs)
+def _step(stage: str, size: str, compiled: bool, all_tokens: bool = False) -> Check:
+    name = f"{stage} {size}{', all tokens' if all_tokens else ''}, {'compiled' if compiled else 'eager'}"
+    run = partial(step, stage=stage, size=size, compiled=compiled, all_tokens=all_tokens)
+    return Check(name, 30 if compiled else 10, run)
 
 
-def ceilings(setting: Setting) -> dict[str, Any]:
+def milliseconds(run: Callable[[], object], setting: Setting) -> float:
+    """[ms] of a call, the median of the setting's count."""
+    return round(1e3 * median_seconds(run, setting.device, setting.count), 2)
+
+
+@cache
+def product_peak(device: torch.device) -> float:
+    """[FLOP/s] of bf16 products here, measured once."""
+    return matmul_flops(device)
+
+
+def ceilings(setting: Setting) -> Figures:
     """What products and copies reach here, on random data."""
-    CEILINGS["bf16"] = matmul_flops(setting.device)
-    single = matmul_flops(setting.device, kind=torch.float32)
-    known = known_device(torch.cuda.get_device_name(setting.device)) if setting.cuda else None
+    device, known = setting.device, setting.known
     return {
-        "matmul_bf16_tflops": round(CEILINGS["bf16"] / 1e12, 1),
-        "matmul_tf32_tflops": round(single / 1e12, 1),
+        "matmul_bf16_tflops": round(product_peak(device) / 1e12, 1),
+        "matmul_tf32_tflops": round(matmul_flops(device, torch.float32) / 1e12, 1),
         "data_sheet_bf16_tflops": round(known.half / 1e12, 1) if known else None,
-        "device_copy_gb_per_s": round(copy_bytes(setting.device) / 1e9, 1),
-        "upload_pinned_gb_per_s": round(upload_bytes(setting.device, True) / 1e9, 2),
-        "upload_pageable_gb_per_s": round(upload_bytes(setting.device, False) / 1e9, 2),
+        "device_copy_gb_per_s": round(copy_bytes(device) / 1e9, 1),
+        "upload_pinned_gb_per_s": round(upload_bytes(device, True) / 1e9, 2),
+        "upload_pageable_gb_per_s": round(upload_bytes(device, False) / 1e9, 2),
     }
 
 
-def _shares(setting: Setting, gmacs: float, rate: float) -> dict[str, Any]:
-    """Useful FLOP/s (three forwards a step) over the data sheet's peak and over the measured one."""
-    known = known_device(torch.cuda.get_device_name(setting.device)) if setting.cuda else None
-    peak = CEILINGS.setdefault("bf16", matmul_flops(setting.device))
-    return {
-        "tflops": round(6e-3 * gmacs * rate, 2),
-        "mfu": round(mfu(gmacs, rate, known.half), 4) if known else None,
-        "share_of_measured_peak": round(mfu(gmacs, rate, peak), 4),
-    }
-
-
-def step(setting: Setting, stage: str, size: str, compiled: bool, **changes: Any) -> dict[str, Any]:
+def step(setting: Setting, stage: str, size: str, compiled: bool, all_tokens: bool) -> Figures:
     """The engine's step (crops, forward, backward, norm, AdamW) on resident clips, at the largest batch that fits."""
     started = time.monotonic()
+    device, known = setting.device, setting.known
+    changes = {"finetune__strategy": "none"} if all_tokens else {}
 
-    def measured(batch: int) -> dict[str, Any]:
-        params = params_of(setting, size, batch, **changes)
-        engine, batches = resident_engine(setting, stage, params, compiled)
-        reset_peak(setting.device)
+    def measured(batch: int) -> Figures:
+        training = resident(setting, stage, params_of(setting, size, batch, **changes), compiled)
+        reset_peak(device)
         began = time.monotonic()
-        engine.advance(batches, 0, at_once=True)
+        training.losses(1)
         first = time.monotonic() - began
-
-        def once() -> None:
-            engine._train_step(batches, 0)
-            engine.step += 1
-            engine._unread.clear()
-
-        seconds = median_seconds(once, setting.device, setting.count)
-        peak = peak_gib(setting.device)
-        cost = engine.task.cost  # type: ignore[attr-defined]
+        seconds = median_seconds(training.step, device, setting.count)
+        cost, rate = training.task.cost, batch / seconds
         gmacs = cost.multiply_adds / 1e9
-        return {
+        share = mfu(gmacs, rate, known.half) if known else None
+        figures: Figures = {
             "stage": stage, "size": size, "compiled": compiled, "clips": batch, "tokens": cost.encoder_tokens,
-            "step_ms": round(1e3 * seconds, 2), "clips_per_second": round(batch / seconds, 1),
-            "peak_gib": None if peak is None else round(peak, 2), "first_step_seconds": round(first, 1),
-            "gmacs_per_clip": round(gmacs, 2), **_shares(setting, gmacs, batch / seconds),
+            "step_ms": round(1e3 * seconds, 2), "clips_per_second": round(rate, 1), "peak_gib": peak_gib(device),
+            "first_step_seconds": round(first, 1), "gmacs_per_clip": round(gmacs, 2),
+            "tflops": round(6e-3 * gmacs * rate, 2), "mfu": None if share is None else round(share, 4),
+            "share_of_measured_peak": round(mfu(gmacs, rate, product_peak(device)), 4),
+            "search_seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
+        goal = MFU_GOALS.get(size) if stage == "pretrain" else None
+        if goal and share is not None:
+            figures["goal"] = f"MFU >= {goal:.2f}: {'met' if share >= goal else 'missed'}"
+        return figures
 
-    start = START[stage, size] if setting.cuda else 4
-    values = largest_batch(measured, start)[1] | {"search_seconds": round(time.monotonic() - started, 1)}
-    goal = MFU_GOALS.get(size) if stage == "pretrain" else None
-    if goal and values["mfu"] is not None:
-        values["goal"] = f"MFU >= {goal:.2f}: {'met' if values['mfu'] >= goal else 'missed'}"
-    return values
+    return largest_batch(measured, START[stage, size] if setting.cuda else 4)
 
 
-def equal_batch(setting: Setting, size: str) -> dict[str, Any]:
+def equal_batch(setting: Setting, size: str) -> Figures:
     """Model, backward and AdamW at one batch: ours eager and compiled, Hugging Face's VideoMAE, plain EVEREST; bf16."""
-    found: dict[str, Any] = {"size": size, "clips": setting.equal}
-    for name, kind, compiled in (
-        ("ours", "ours", False), ("ours_compiled", "ours", True), ("huggingface", "huggingface", False),
-        ("plain", "plain", False),
-    ):  # fmt: skip
+    figures: Figures = {"size": size, "clips": setting.equal}
+    times: dict[str, float] = {}
+    for name in ("ours", "ours_compiled", "huggingface", "plain"):
+        compiled = name == "ours_compiled"
         if compiled and not setting.cuda:
             continue  # minutes of a C++ compiler for a model that no GPU sees
+        kind = "ours" if compiled else name
+        contest = contestants.Contest(size, setting.equal, setting.device.type, None, compiled, False)
+        reset_peak(setting.device)
         try:
-            found |= _contestant(setting, name, kind, size, compiled)
+            run = contestants.contestant(kind, contest)
         except ImportError as error:
-            found[f"{name}_error"] = str(error)
-    ours = found.get("ours_compiled_ms") or found["ours_ms"]
-    for other in ("huggingface", "plain"):
-        if f"{other}_ms" in found:
-            found[f"times_{other}"] = round(found[f"{other}_ms"] / ours, 2)
-    if setting.cuda and "times_huggingface" in found:
-        met = found["times_huggingface"] >= TIMES_HUGGINGFACE
-        found["goal"] = f">= {TIMES_HUGGINGFACE:g} times Hugging Face's clips/s: {'met' if met else 'missed'}"
-    return found
+            figures[f"{name}_error"] = str(error)
+            continue
+        times[name] = seconds = median_seconds(partial(run, "bf16"), setting.device, setting.count)
+        flops = 2 * contestants.step_multiply_adds(kind, size, setting.equal)
+        figures |= {
+            f"{name}_ms": round(1e3 * seconds, 2),
+            f"{name}_clips_per_second": round(setting.equal / seconds, 1),
+            f"{name}_tflops": round(flops / seconds / 1e12, 2),
+            f"{name}_peak_gib": peak_gib(setting.device),
+        }
+    ours = times.get("ours_compiled", times["ours"])
+    figures |= {f"times_{other}": round(times[other] / ours, 2) for other in ("huggingface", "plain") if other in times}
+    if setting.cuda and "huggingface" in times:
+        met = times["huggingface"] / ours >= TIMES_HUGGINGFACE
+        figures["goal"] = f">= {TIMES_HUGGINGFACE:g} times Hugging Face's clips/s: {'met' if met else 'missed'}"
+    return figures
 
 
-def _contestant(setting: Setting, name: str, kind: str, size: str, compiled: bool) -> dict[str, Any]:
-    wish = contestants.Setting(size, setting.equal, setting.device.type, None, compiled, False)
-    reset_peak(setting.device)
-    run = contestants.contestant(kind, wish)
-    seconds = median_seconds(lambda: run("bf16"), setting.device, setting.count)
-    peak = peak_gib(setting.device)
-    flops = 2 * step_multiply_adds(kind, size, setting.equal)
-    return {
-        f"{name}_ms": round(1e3 * seconds, 2),
-        f"{name}_clips_per_second": round(setting.equal / seconds, 1),
-        f"{name}_tflops": round(flops / seconds / 1e12, 2),
-        f"{name}_peak_gib": None if peak is None else round(peak, 2),
-    }
+def _classifier(setting: Setting, size: str, score_share: float | None = None) -> EverestClassifier:
+    shape = {"img_size": setting.resolution, "num_frames": setting.frames, "num_classes": 400}
+    return classifier(size, **shape, keep_ratio=0.6, score_share=score_share).to(setting.device)
 
 
-def _classifier(setting: Setting, size: str, **more: Any) -> Any:
-    import timm
-
-    shape: dict[str, Any] = {"img_size": setting.resolution, "num_frames": setting.frames, "num_classes": 400}
-    shape |= {"keep_ratio": 0.6}
-    return timm.create_model(architecture(size, pretrain=False), **shape | more).to(setting.device)
-
-
-def _clips(setting: Setting, count: int) -> torch.Tensor:
+def _clips(setting: Setting, count: int) -> Tensor:
     shape = (count, 3, setting.frames, setting.resolution, setting.resolution)
     return torch.randn(shape, device=setting.device)
 
 
-def views(setting: Setting, size: str) -> dict[str, Any]:
+def views(setting: Setting, size: str) -> Figures:
     """Test views a second, forward only, bf16."""
     model, count = _classifier(setting, size).eval(), 64 if setting.cuda else 4
     clips = _clips(setting, count)
@@ -198,7 +182,7 @@ def views(setting: Setting, size: str) -> dict[str, Any]:
     return {"size": size, "views": count, "views_per_second": round(count / seconds, 1), "tflops": round(tflops, 2)}
 
 
-def budgets(setting: Setting, size: str) -> dict[str, Any]:
+def budgets(setting: Setting, size: str) -> Figures:
     """Forward and backward with a budget for each clip, padded to the longest, against a fixed one.
 
     Packing is not built; the share of padding is what it could save.
@@ -207,53 +191,43 @@ def budgets(setting: Setting, size: str) -> dict[str, Any]:
     strength = torch.linspace(0.05, 1, len(clips), device=setting.device)[:, None, None, None, None]
     steps = torch.rand(1, 1, setting.frames, 1, 1, device=setting.device) < 0.5
     clips = torch.where(steps, clips, clips[:, :, :1] + strength * clips)
-    found: dict[str, Any] = {"size": size, "clips": len(clips)}
-    for name, more in (("fixed", {}), ("padded", {"score_share": 0.6})):
-        model = _classifier(setting, size, **more).train()
-        found[f"{name}_ms"] = round(1e3 * median_seconds(_training(model, clips), setting.device, setting.count), 2)
-        if name == "padded":
-            with torch.no_grad():
-                tubelets, grid = model.cut(clips)
-                _, valid = model.select(model.patch_embed(tubelets), grid)
-            found["padding_percent"] = round(100 * (1 - float(valid.float().mean())), 1)
-    return found | {"packed": "not built"}
+
+    def step_ms(model: EverestClassifier) -> float:
+        def run() -> None:
+            with torch.autocast(setting.device.type, torch.bfloat16):
+                loss = model(clips).float().square().mean()
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+
+        return milliseconds(run, setting)
+
+    fixed_ms = step_ms(_classifier(setting, size))
+    model = _classifier(setting, size, score_share=0.6)
+    padded_ms = step_ms(model)
+    with torch.no_grad():
+        tubelets, grid = model.cut(clips)
+        _, valid = model.select(model.patch_embed(tubelets), grid)
+    assert valid is not None  # a budget of its own says which tokens are real
+    return {
+        "size": size, "clips": len(clips), "fixed_ms": fixed_ms, "padded_ms": padded_ms,
+        "padding_percent": round(100 * (1 - float(valid.float().mean())), 1), "packed": "not built",
+    }  # fmt: skip
 
 
-def _training(model: Any, clips: torch.Tensor) -> Callable[[], None]:
-    def run() -> None:
-        with torch.autocast(clips.device.type, torch.bfloat16):
-            loss = model(clips).float().square().mean()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-
-    return run
-
-
-def small_batch(setting: Setting, size: str) -> dict[str, Any]:
+def small_batch(setting: Setting, size: str) -> Figures:
     """Two clips' step, which launches bound: what CUDA graphs could win at small batches."""
-    depth = SIZES[size].depth
-    found: dict[str, Any] = {"size": size, "blocks": depth}
-    for name, compiled in (("eager", False), ("compiled", True)):
-        engine, batches = resident_engine(setting, "pretrain", params_of(setting, size, 2), compiled)
-
-        def once(engine: Any = engine, batches: Any = batches) -> None:
-            engine._train_step(batches, 0)
-            engine.step += 1
-            engine._unread.clear()
-
-        found[f"{name}_ms"] = round(1e3 * median_seconds(once, setting.device, setting.count), 2)
-    return found
+    params = params_of(setting, size, 2)
+    eager, compiled = (
+        milliseconds(resident(setting, "pretrain", params, switch).step, setting) for switch in (False, True)
+    )
+    return {"size": size, "blocks": SIZES[size].depth, "eager_ms": eager, "compiled_ms": compiled}
 
 
-def graph(setting: Setting, size: str) -> dict[str, Any]:
+def graph(setting: Setting, size: str) -> Figures:
     """Forward and backward of two clips, replayed as one CUDA graph."""
-    import timm
-
     if not setting.cuda:
         return {"size": size, "graph_ms": None}
-
-    shape: dict[str, Any] = {"img_size": setting.resolution, "num_frames": setting.frames}
-    model: Any = timm.create_model(architecture(size, pretrain=True), **shape).to(setting.device).train()
+    model = autoencoder(size, img_size=setting.resolution, num_frames=setting.frames).to(setting.device)
     clips = _clips(setting, 2)
     noise = torch.rand(2, 1568, device=setting.device)
 
@@ -268,9 +242,8 @@ def graph(setting: Setting, size: str) -> dict[str, Any]:
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(side)
-    for parameter in model.parameters():
-        parameter.grad = None
+    model.zero_grad(set_to_none=True)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
         run()
-    return {"size": size, "graph_ms": round(1e3 * median_seconds(captured.replay, setting.device, setting.count), 2)}
+    return {"size": size, "graph_ms": milliseconds(captured.replay, setting)}

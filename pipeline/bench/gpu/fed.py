@@ -6,9 +6,9 @@ import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,42 +19,37 @@ except ImportError:  # a bare machine
     simplejpeg = None
 
 from pipeline.bench.gpu.checks import Check, expect
-from pipeline.bench.gpu.setting import MemoryVideos, Setting, engine_of, params_of, task_of
+from pipeline.bench.gpu.setting import MemoryVideos, Setting, Training, params_of, task_of, texture
 from pipeline.bench.gpu.timing import median_seconds
+from pipeline.bench.harness import Figures
+from pipeline.data.arrays import U8
 
 THREADS = (8, 16, 4, 2)
 #: Share of the step for which the device may wait, with 8 threads.
 WAIT = 0.05
 QUALITY = 90
+#: What decodes a JPEG on the CPU: simplejpeg, as in the cache, where it is installed.
+DECODER = "torchvision" if simplejpeg is None else "simplejpeg"
 
 
 def checks(setting: Setting) -> Iterator[Check]:
     """Shards first, then each store with each number of threads, then the device's own decoder."""
-    threads = THREADS if setting.cuda else (2,)
-    yield Check("write shards", lambda: write(setting), setting.needs(5))
-    for count in threads:
+    yield Check("write shards", 5, write)
+    for threads in THREADS if setting.cuda else (2,):
         for store in ("raw", "jpeg"):
-            yield Check(
-                f"{store}, {count} threads",
-                lambda store=store, count=count: loading(setting, store, count),  # type: ignore[misc]
-                setting.needs(8),
-            )
-    yield Check("JPEG decoders", lambda: decoders(setting), setting.needs(4))
+            yield Check(f"{store}, {threads} threads", 8, partial(loading, store=store, threads=threads))
+    yield Check("JPEG decoders", 4, decoders)
 
 
-def _shape(setting: Setting) -> tuple[int, int, int, int, int]:
-    videos, length = (64, 61) if setting.cuda else (4, 2 * setting.frames)
-    return videos, length, setting.height, setting.width, 3
-
-
-def write(setting: Setting) -> dict[str, Any]:
+def write(setting: Setting) -> Figures:
     """Frames of moving textures as `.npy`: raw, and as JPEG of quality 90 one after the other with their offsets."""
     began = time.perf_counter()
-    videos, length, height, width, _ = shape = _shape(setting)
+    videos, length = (64, 61) if setting.cuda else (4, 2 * setting.frames)
+    shape = (videos, length, setting.height, setting.width, 3)
     raw = np.lib.format.open_memmap(setting.work / "raw.npy", "w+", np.uint8, shape)
 
     def one(row: int) -> list[bytes]:
-        raw[row] = texture(row, length, height, width)
+        raw[row] = texture(row, length, setting.height, setting.width)
         return [_encoded(frame) for frame in raw[row]]
 
     with ThreadPoolExecutor(16) as pool:
@@ -69,18 +64,7 @@ def write(setting: Setting) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def texture(seed: int, length: int, height: int, width: int) -> np.ndarray:
-    """A smooth picture with grain that pans: JPEGs of it are about as large as a film's."""
-    rng = np.random.default_rng(seed)
-    size = (height + 2 * length, width + 2 * length)
-    coarse = torch.from_numpy(rng.random((1, 3, 20, 24), dtype=np.float32))
-    wide = torch.nn.functional.interpolate(coarse, size, mode="bicubic")[0].permute(1, 2, 0).mul(255).numpy()
-    wide = wide + rng.normal(0, 6, (*size, 1)).astype(np.float32)
-    wide = np.clip(wide, 0, 255).astype(np.uint8)
-    return np.stack([wide[2 * t : 2 * t + height, t : t + width] for t in range(length)])
-
-
-def _encoded(frame: np.ndarray) -> bytes:
+def _encoded(frame: U8) -> bytes:
     from PIL import Image
 
     target = io.BytesIO()
@@ -88,127 +72,93 @@ def _encoded(frame: np.ndarray) -> bytes:
     return target.getvalue()
 
 
-def decode(data: np.ndarray) -> np.ndarray:
-    """One JPEG on the CPU: with simplejpeg, as the cache does, where it is installed; else with torchvision."""
+def decode(data: U8) -> U8:
+    """One JPEG on the CPU."""
     if simplejpeg is not None:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+        return cast("U8", simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False))
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    return decode_jpeg(torch.from_numpy(data.copy()), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    return cast("U8", decode_jpeg(torch.from_numpy(data.copy()), ImageReadMode.RGB).permute(1, 2, 0).numpy())
 
 
-@dataclass
-class JpegVideos:
-    """The videos of a folder whose frames are JPEGs; the rest as of raw ones."""
+class JpegVideos(MemoryVideos):
+    """The same videos, whose frames are decoded from JPEG."""
 
-    folder: Path
-    raw: MemoryVideos
-    grid: int = 1
-    ids: list[str] = field(default_factory=list)
+    def __init__(self, folder: Path, raw: MemoryVideos) -> None:
+        super().__init__(raw.frames, raw.labels, raw.short_side)
+        self._data = np.load(folder / "jpeg.npy", mmap_mode="r")
+        self._offsets = np.load(folder / "offsets.npy")
 
-    def __post_init__(self) -> None:
-        self.ids = self.raw.ids
-        self.short_side = self.raw.short_side
-        self._data = np.load(self.folder / "jpeg.npy", mmap_mode="r")
-        self._offsets = np.load(self.folder / "offsets.npy")
+    def encoded(self, row: int, frame: int) -> U8:
+        """The bytes of one frame."""
+        place = row * self.num_frames(row) + frame
+        data: U8 = self._data[self._offsets[place] : self._offsets[place + 1]]
+        return data
 
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def num_frames(self, row: int) -> int:
-        return self.raw.num_frames(row)
-
-    def size(self, row: int) -> tuple[int, int]:
-        return self.raw.size(row)
-
-    def label(self, row: int) -> int:
-        return self.raw.label(row)
-
-    def rows(self, split: str | None = None) -> list[int]:
-        return self.raw.rows(split)
-
-    def fill(self, row: int, frame_indices: Any, target_THWC: Any) -> None:
-        height, width = self.size(row)
-        for frame, target in zip(frame_indices, target_THWC, strict=True):
-            target[:height, :width] = decode(self.picture(row, int(frame)))
-
-    def picture(self, row: int, frame: int) -> np.ndarray:
-        place = row * self.raw.num_frames(row) + frame
-        return self._data[self._offsets[place] : self._offsets[place + 1]]
-
-    def maps(self, row: int) -> None:
-        return None
+    def picture(self, row: int, frame: int) -> U8:
+        return decode(self.encoded(row, frame))
 
 
-def source_of(setting: Setting, store: str) -> Any:
+def _raw(setting: Setting) -> MemoryVideos:
     """The shards that `write` left."""
     frames = np.load(setting.work / "raw.npy", mmap_mode="r")
-    raw = MemoryVideos(frames, np.arange(len(frames)) % 2, setting.height)
-    return raw if store == "raw" else JpegVideos(setting.work, raw)
+    return MemoryVideos(frames, np.arange(len(frames)) % 2, setting.height)
 
 
-def loading(setting: Setting, store: str, threads: int) -> dict[str, Any]:
+def loading(setting: Setting, store: str, threads: int) -> Figures:
     """The real loader and engine for some steps of base: the share of the step for which the device waited."""
     size, batch = ("base", 256) if setting.cuda else ("tiny", 4)
     params = params_of(setting, size, batch, compute__loader_workers=threads)
-    source = source_of(setting, store)
-    task = task_of(setting, "pretrain", params, source, times=-(-batch * 12 // len(source)))
-    engine = engine_of(setting, task)
-    engine.model.train()
-    batches = iter(task.loader.epoch(0))
-    for _ in range(2):
-        engine.advance(batches, 0, at_once=True)
+    raw = _raw(setting)
+    source = raw if store == "raw" else JpegVideos(setting.work, raw)
+    training = Training(setting, task_of(setting, "pretrain", params, source, times=-(-batch * 12 // len(source))))
+    engine = training.engine
+    training.losses(2)
     engine.spent = type(engine.spent)()
     engine._since = time.perf_counter()
     until, steps = time.monotonic() + (5.0 if setting.cuda else 0.3), 0
     while steps < 8 and (time.monotonic() < until or steps < 2):
-        engine.advance(batches, 0)
+        engine.advance(training.batches, 0)
         steps += 1
     engine._settle(0, at_once=True)
     engine._count_time()
     spent = engine.spent
     wait = spent.loader / max(spent.train, 1e-9)
     read = batch * setting.frames * setting.height * setting.width * 3
-    values = {
+    values: Figures = {
         "store": store, "threads": threads, "clips": batch, "steps": steps,
         "clips_per_second": round(steps * batch / spent.train, 1), "wait_percent": round(100 * wait, 2),
         "upload_gb_per_s": round(steps * read / spent.train / 1e9, 3),
-        "pinned": bool(setting.cuda), "decoder": _decoder() if store == "jpeg" else "none",
+        "pinned": setting.cuda, "decoder": DECODER if store == "jpeg" else "none",
     }  # fmt: skip
-    if setting.cuda and threads == 8:
-        return expect(wait <= WAIT, f"at most {100 * WAIT:.0f} % of the step waiting", values)
-    return values
+    held = not setting.cuda or threads != 8 or wait <= WAIT
+    return expect(held, f"at most {100 * WAIT:.0f} % of the step waiting", values)
 
 
-def _decoder() -> str:
-    return "torchvision" if simplejpeg is None else "simplejpeg"
-
-
-def decoders(setting: Setting) -> dict[str, Any]:
+def decoders(setting: Setting) -> Figures:
     """Frames a second of one core and of the device's own decoder (nvJPEG)."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    source = source_of(setting, "jpeg")
-    rows, length = len(source), source.num_frames(0)
-    count = 256 if setting.cuda else 8
-    places = [(number % rows, number // rows % length) for number in range(count)]
-    pictures = [np.array(source.picture(*place)) for place in places]
+    source = JpegVideos(setting.work, _raw(setting))
+    rows, length, count = len(source), source.num_frames(0), 256 if setting.cuda else 8
+    pictures = [np.array(source.encoded(number % rows, number // rows % length)) for number in range(count)]
     began = time.perf_counter()
     for picture in pictures:
         decode(picture)
     core = count / (time.perf_counter() - began)
-    found: dict[str, Any] = {"frames": count, "decoder": _decoder(), "frames_per_second_of_a_core": round(core, 1)}
+    values: Figures = {"frames": count, "decoder": DECODER, "frames_per_second_of_a_core": round(core, 1)}
     if not setting.cuda:
-        return found | {"nvjpeg": "no GPU"}
+        return values | {"nvjpeg": "no GPU"}
     tensors = [torch.from_numpy(picture) for picture in pictures]
 
-    def run() -> Any:
-        return decode_jpeg(tensors, ImageReadMode.RGB, device=setting.device)
+    def run() -> list[torch.Tensor]:
+        decoded: list[torch.Tensor] = decode_jpeg(tensors, ImageReadMode.RGB, device=setting.device)
+        return decoded
 
     seconds = median_seconds(run, setting.device, 5, 1)
     expected = torch.from_numpy(decode(pictures[0])).permute(2, 0, 1).int()
     difference = (run()[0].cpu().int() - expected).abs()
-    return found | {
+    return values | {
         "nvjpeg_frames_per_second": round(count / seconds, 1),
         "nvjpeg_clips_per_second": round(count / seconds / setting.frames, 1),
         "nvjpeg_mean_grey_levels": round(float(difference.float().mean()), 3),

@@ -4,63 +4,77 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import TypedDict, cast
 
 from pipeline.bench.gpu.checks import Check
-from pipeline.bench.gpu.machine import machine
 from pipeline.bench.gpu.rows import read
+from pipeline.bench.gpu.run import machine
 from pipeline.bench.gpu.setting import Setting, params_of
-from pipeline.efficiency.meters import known_device
+from pipeline.bench.harness import Figures
 from pipeline.planning.calibration import key
 from pipeline.planning.plan import ASSUMED_MFU, memory_of, model_of
 
 
+class Step(TypedDict):
+    """What the planner reads of a row that `fast.step` measured."""
+
+    stage: str
+    size: str
+    compiled: bool
+    clips: int
+    tokens: int
+    step_ms: float
+    peak_gib: float | None
+    gmacs_per_clip: float
+    mfu: float | None
+    share_of_measured_peak: float
+
+
 def checks(setting: Setting) -> Iterator[Check]:
     """The shares first: they are what stays. Then a row for each measured step."""
-    steps = [
-        row.values for row in read(setting.out / "results.jsonl") if row.part == "fast" and "step_ms" in row.values
-    ]
-    yield Check("calibrate", lambda: calibrate(setting, steps), setting.needs(0.5))
+    rows = read(setting.results)
+    steps = [cast("Step", row.values) for row in rows if row.part == "fast" and "step_ms" in row.values]
+    yield Check("calibrate", 0.5, partial(calibrate, steps=steps))
     for step in steps:
         name = f"{step['stage']} {step['size']}, {step['tokens']} tokens, {'compiled' if step['compiled'] else 'eager'}"
-        yield Check(name, lambda step=step: compared(setting, step), setting.needs(4))  # type: ignore[misc]
+        yield Check(name, 4, partial(compared, step=step))
 
 
-def calibrate(setting: Setting, steps: list[dict[str, Any]]) -> dict[str, Any]:
+def calibrate(setting: Setting, steps: list[Step]) -> Figures:
     """Write calibration.json: shares of the data sheet's peak by stage, size and way of running, with their origin.
 
     A rehearsal's shares are of the measured peak of its CPU, and no plan takes them: no GPU has that name.
     """
-    about = machine(setting.device.type)
-    recipe = params_of(setting, setting.sizes[0], 2)
     shares = {
         key(step["stage"], step["size"], step["compiled"]): step["mfu"] or step["share_of_measured_peak"]
         for step in reversed(steps)  # where a stage was measured with several budgets, the recipe's own is first
         if step["mfu"] or step["share_of_measured_peak"]
     }
-    document = {**about, "recipe": recipe.recipe, "shares": shares}
+    recipe = params_of(setting, setting.sizes[0], 2).recipe
+    document = {**machine(setting.device.type), "recipe": recipe, "shares": shares}
     (setting.out / "calibration.json").write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
     return {"shares": len(shares), "assumed_until_now": ASSUMED_MFU}
 
 
-def compared(setting: Setting, step: dict[str, Any]) -> dict[str, Any]:
+def compared(setting: Setting, step: Step) -> Figures:
     """Step time at the assumed share and memory, predicted and measured."""
-    import torch
-
-    pretrain = step["stage"] == "pretrain"
     params = params_of(setting, step["size"], max(2, step["clips"]))
-    benchmark = None if pretrain else "k400"
-    found: dict[str, Any] = {"clips": step["clips"], "measured_ms": step["step_ms"]}
-    known = known_device(torch.cuda.get_device_name(setting.device)) if setting.cuda else None
-    if known:
+    benchmark = None if step["stage"] == "pretrain" else "k400"
+    figures: Figures = {"clips": step["clips"], "measured_ms": step["step_ms"]}
+    if known := setting.known:
         flops = 6e9 * step["gmacs_per_clip"] * step["clips"]
-        found["predicted_ms"] = round(1e3 * flops / (known.half * ASSUMED_MFU), 2)
-        found["time_error_percent"] = round(100 * (found["predicted_ms"] / step["step_ms"] - 1), 1)
+        predicted = 1e3 * flops / (known.half * ASSUMED_MFU)
+        error = round(100 * (predicted / step["step_ms"] - 1), 1)
+        figures |= {"predicted_ms": round(predicted, 2), "time_error_percent": error}
     _, per_clip, fixed = memory_of(model_of(benchmark, params), "bf16", params, 1)
-    found["predicted_gib"] = round((fixed + per_clip * step["clips"]) / 2**30, 3)
-    found["measured_gib"] = step["peak_gib"]
+    predicted = (fixed + per_clip * step["clips"]) / 2**30
+    figures |= {"predicted_gib": round(predicted, 3), "measured_gib": None}
     if step["peak_gib"]:
         frames = 2 * step["clips"] * setting.frames * setting.height * setting.width * 3 / 2**30
-        found["measured_gib"] = round(step["peak_gib"] - frames, 3)  # without the benchmark's own clips
-        found["memory_error_percent"] = round(100 * (found["predicted_gib"] / found["measured_gib"] - 1), 1)
-    return found
+        measured = step["peak_gib"] - frames  # without the benchmark's own clips
+        figures |= {
+            "measured_gib": round(measured, 3),
+            "memory_error_percent": round(100 * (predicted / measured - 1), 1),
+        }
+    return figures

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pipeline.bench.harness import Figure, Figures
 from pipeline.system.text import markdown
 
 TITLES = {
@@ -32,7 +33,7 @@ class Row:
     part: str
     name: str
     status: Status
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Figures = field(default_factory=dict)
     error: str = ""
     seconds: float = 0.0
 
@@ -57,7 +58,7 @@ def read(path: Path) -> list[Row]:
     return list(rows.values())
 
 
-def page(about: dict[str, Any], rows: Sequence[Row]) -> str:
+def page(about: Figures, rows: Sequence[Row]) -> str:
     """The page of one run."""
     lines = [f"## {about['device']}, {about['date']}", ""]
     known = [key for key in about if key not in ("device", "date", "command")]
@@ -89,7 +90,7 @@ def _line(cells: Sequence[object]) -> str:
     return "| " + " | ".join(markdown(cell) for cell in cells) + " |"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Figure) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -12,22 +14,34 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.bench.gpu.checks import BROKEN
-from pipeline.bench.gpu.machine import machine
 from pipeline.bench.gpu.rows import Row, append, page, read
+from pipeline.bench.harness import Figures
 from pipeline.errors import InputError
 
 #: Shares of the time that is left when a part begins; what one leaves goes to those after it.
 SHARES = {"right": 0.26, "fast": 0.40, "planner": 0.04, "fed": 0.14, "learns": 0.16}
 PARTS = tuple(SHARES)
+#: Whose versions belong to the results.
+PACKAGES = ("torch", "torchvision", "triton", "timm", "transformers", "numpy")
 #: [s] after its deadline in which a part may still end by itself.
 GRACE = 3.0
 
 
-def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) -> dict[str, Any]:
+class Result(TypedDict):
+    """What a run tells: a line, failed rows by part and name, where its page lies, and all rows."""
+
+    summary: str
+    failed: list[str]
+    page: str
+    rows: list[dict[str, object]]
+
+
+def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) -> Result:
     """Run the parts and leave results.jsonl, results.json and gpu.md in `out`.
 
     Raises:
@@ -114,9 +128,48 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         process.wait()
 
 
-def _write(out: Path, about: dict[str, Any], rows: list[Row]) -> None:
+def _write(out: Path, about: Figures, rows: list[Row]) -> None:
     document = {"machine": about, "rows": [asdict(row) for row in rows]}
     for name, text in (("results.json", json.dumps(document, indent=1, default=str)), ("gpu.md", page(about, rows))):
         new = out / f"{name}.new"
         new.write_text(text, encoding="utf-8")
         new.replace(out / name)
+
+
+def machine(device: str) -> Figures:
+    """What there is to say of this machine.
+
+    Raises:
+        InputError: a GPU is asked for and torch sees none.
+    """
+    import torch
+
+    about: Figures = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "device": f"CPU {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            about[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            about[package] = "not installed"
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda, but torch sees no GPU. Cure: --device cpu rehearses the whole.")
+        properties = torch.cuda.get_device_properties(0)
+        about["device"] = properties.name
+        about["memory_gib"] = round(properties.total_memory / 2**30, 1)
+        about["multiprocessors"] = properties.multi_processor_count
+        about["cuda"] = torch.version.cuda
+        about["driver"] = _driver()
+    return about
+
+
+def _driver() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return "unknown: no nvidia-smi"
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "unknown"

@@ -7,16 +7,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
-from pipeline.data.clips.loader import Batch
+from pipeline.data.arrays import U8, Ints
+from pipeline.data.batch import Batch
+from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, Source
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
+from pipeline.efficiency.meters import Device, known_device
 from pipeline.params import Params, load_params
 from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress
@@ -56,8 +57,17 @@ class Setting:
         return self.device.type == "cuda"
 
     @property
+    def known(self) -> Device | None:
+        """The device's data sheet."""
+        return known_device(torch.cuda.get_device_name(self.device)) if self.cuda else None
+
+    @property
     def ranks(self) -> Ranks:
         return Ranks(0, 1, 0, self.device)
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results.jsonl"
 
     @property
     def work(self) -> Path:
@@ -68,7 +78,7 @@ class Setting:
 
     def needs(self, seconds: float) -> float:
         """[s] without which a check is not begun; a rehearsal's are all short."""
-        return seconds if self.cuda else 0.5
+        return seconds if self.cuda else seconds / 100
 
     def left(self) -> float:
         """[s] that this part still has."""
@@ -84,9 +94,9 @@ def setting_of(device: str, out: Path, until: float) -> Setting:
     return Setting(torch.device("cpu"), out, until, ("tiny",), 8, 32, 40, 48, 2, 1)
 
 
-def params_of(setting: Setting, size: str, batch: int, **changes: Any) -> Params:
+def params_of(setting: Setting, size: str, batch: int, **changes: object) -> Params:
     """The recipe for K400 with a size, a batch and further changes (`pretrain__precision="fp32"`)."""
-    overrides: dict[str, Any] = {
+    overrides: dict[str, object] = {
         "clip.frames": setting.frames, "clip.resolution": setting.resolution, "preprocess.short_side": setting.height,
         "ingest.min_frames": setting.frames, "pretrain.size": size, "pretrain.batch": batch, "finetune.batch": batch,
         "finetune.init": "scratch", "compute.ranks": 1, "compute.device": setting.device.type,
@@ -102,13 +112,13 @@ def params_of(setting: Setting, size: str, batch: int, **changes: Any) -> Params
 
 @dataclass
 class MemoryVideos:
-    """A source whose videos are an array uint8 [V, T, H, W, 3] in memory, or mapped from a file."""
+    """A source whose videos are an array [V, T, H, W, 3] in memory, or mapped from a file."""
 
-    frames: Any
-    labels: Any
+    frames: U8
+    labels: Ints
     short_side: int
     grid: int = 1
-    ids: list[str] = field(default_factory=list)
+    ids: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.ids = [f"video-{row}" for row in range(len(self.frames))]
@@ -128,42 +138,50 @@ class MemoryVideos:
     def rows(self, split: str | None = None) -> list[int]:
         return list(range(len(self.frames)))
 
-    def fill(self, row: int, frame_indices: Any, target_THWC: Any) -> None:
+    def picture(self, row: int, frame: int) -> U8:
+        """One frame [H, W, 3]."""
+        return self.frames[row, frame]
+
+    def fill(self, row: int, frame_indices: Ints, target_THWC: U8) -> None:
         height, width = self.size(row)
-        for place, frame in zip(frame_indices, target_THWC, strict=True):
-            place_HWC = self.frames[row, int(place)]
-            frame[:height, :width] = place_HWC
+        for frame, target_HWC in zip(frame_indices, target_THWC, strict=True):
+            target_HWC[:height, :width] = self.picture(row, int(frame))
 
     def maps(self, row: int) -> None:
         return None
 
 
-def dataset_of(source: Any, frames: int, random: bool = True, times: int = 1, step: int = 1) -> ClipDataset:
+def texture(seed: int, length: int, height: int, width: int) -> U8:
+    """A smooth picture with grain that pans, [T, H, W, 3]: JPEGs of it are about as large as a film's."""
+    rng = np.random.default_rng(seed)
+    size = (height + 2 * length, width + 2 * length)
+    coarse = torch.from_numpy(rng.random((1, 3, 20, 24), dtype=np.float32))
+    wide = torch.nn.functional.interpolate(coarse, size, mode="bicubic")[0].permute(1, 2, 0).mul(255).numpy()
+    wide = wide + rng.normal(0, 6, (*size, 1)).astype(np.float32)
+    wide = np.clip(wide, 0, 255).astype(np.uint8)
+    return np.stack([wide[2 * t : 2 * t + height, t : t + width] for t in range(length)])
+
+
+def textures(setting: Setting, count: int, seed: int = 0) -> MemoryVideos:
+    """Videos as long as a clip: no timing is of constant data."""
+    seeds = range(1000 * seed, 1000 * seed + count)
+    frames = np.stack([texture(one, setting.frames, setting.height, setting.width) for one in seeds])
+    return MemoryVideos(frames, np.arange(count) % 2, setting.height)
+
+
+def dataset_of(source: Source, frames: int, random: bool = True, times: int = 1) -> ClipDataset:
     """All videos of a source, each so often in an epoch."""
     rows = np.tile(np.arange(len(source), dtype=np.int64), times)
-    return ClipDataset([Member(source, rows, step)], ClipRule(frames, random=random))
-
-
-def noise_videos(setting: Setting, count: int, seed: int) -> MemoryVideos:
-    """Random frames with something that moves: no timing is of constant data."""
-    rng = np.random.default_rng(seed)
-    shape = (count, setting.frames, setting.height, setting.width, 3)
-    frames = np.repeat(rng.integers(0, 256, (count, 1, *shape[2:]), dtype=np.uint8), setting.frames, axis=1)
-    side = setting.height // 3
-    for row in range(count):
-        for time_ in range(setting.frames):
-            place = (time_ * 3) % (setting.height - side)
-            frames[row, time_, place : place + side, place : place + side] = rng.integers(0, 256, dtype=np.uint8)
-    return MemoryVideos(frames, rng.integers(0, 2, count), setting.height)
+    return ClipDataset([Member(source, rows, 1)], ClipRule(frames, random=random))
 
 
 class Resident:
-    """A loader whose batches lie on the device, of fresh random frames: a step then waits for no data."""
+    """A loader whose batches lie on the device, of random frames: a step then waits for no data."""
 
     steps_per_epoch = 10**6
 
-    def __init__(self, setting: Setting, clips: int, seed: int = 0) -> None:
-        self._batches = [self._batch(setting, clips, seed + number) for number in range(2)]
+    def __init__(self, setting: Setting, clips: int) -> None:
+        self._batches = [self._batch(setting, clips, seed) for seed in range(2)]
 
     @staticmethod
     def _batch(setting: Setting, clips: int, seed: int) -> Batch:
@@ -172,57 +190,60 @@ class Resident:
         frames = torch.randint(0, 256, shape, generator=generator, device=setting.device, dtype=torch.uint8)
         index = torch.arange(clips)
         sizes = torch.tensor([[setting.height, setting.width]] * clips)
-        labels = torch.arange(clips) % 2
         numbers = torch.arange(setting.frames).expand(clips, -1)
-        return Batch(frames, sizes, labels, index, index + seed * clips, numbers, 0, 0)
+        return Batch(frames, sizes, torch.arange(clips) % 2, index, index + seed * clips, numbers, 0, 0)
 
     def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Batch]:
         while True:
             yield from self._batches
 
 
-def task_of(setting: Setting, stage: str, params: Params, source: Any = None, times: int = 1) -> TrainingTask:
-    """The task of a stage as a training builds it, over clips in memory."""
-    source = source or noise_videos(setting, max(2, min(8, params.pretrain.batch)), 0)
+def task_of(setting: Setting, stage: str, params: Params, source: Source, times: int = 1) -> TrainingTask:
+    """The task of a stage as a training builds it, over the videos of a source, each at least so often in an epoch."""
     batch = params.pretrain.batch if stage == "pretrain" else params.finetune.batch
-    times = max(times, -(-batch // len(source)))
-    clips = dataset_of(source, setting.frames, times=times)
+    clips = dataset_of(source, setting.frames, times=max(times, -(-batch // len(source))))
     if stage == "pretrain":
         return PretrainTask(params, setting.ranks, clips)
     return FinetuneTask(params, BENCHMARK, setting.ranks, clips, dataset_of(source, setting.frames, random=False))
 
 
-def engine_of(setting: Setting, task: TrainingTask, work: Path | None = None) -> Engine:
-    """The engine over a task, as a rank builds it, without anyone to tell."""
-    work = work or Path(tempfile.mkdtemp(dir=setting.work))
-    work.mkdir(parents=True, exist_ok=True)
-    return Engine(
-        task, task.settings, setting.ranks, work, journal=Journal(None, NoSink()), pulse=Pulse(None),
-        stop=StopRequest(), progress=Progress("", False),
-    )  # fmt: skip
+class Training:
+    """The engine over a task, as a rank builds it, without anyone to tell; and its steps."""
+
+    def __init__(self, setting: Setting, task: TrainingTask, work: Path | None = None) -> None:
+        self.task, self.work = task, work or Path(tempfile.mkdtemp(dir=setting.work))
+        self.engine = Engine(
+            task, task.settings, setting.ranks, self.work, journal=Journal(None, NoSink()), pulse=Pulse(None),
+            stop=StopRequest(), progress=Progress("", False),
+        )  # fmt: skip
+        self.begin(0)
+
+    def begin(self, epoch: int, micro_step: int = 0) -> None:
+        """Take the next batches from this place on."""
+        self.engine.model.train()
+        self.batches = iter(self.task.loader.epoch(epoch, micro_step))
+
+    def losses(self, steps: int) -> list[float]:
+        """The losses of the next steps."""
+        losses = []
+        for _ in range(steps):
+            self.engine.advance(self.batches, 0, at_once=True)
+            losses.append(self.engine.last_loss)
+        return losses
+
+    def step(self) -> None:
+        """One step whose loss nobody reads: what is timed."""
+        self.engine._train_step(self.batches, 0)
+        self.engine.step += 1
+        self.engine._unread.clear()
 
 
-def resident_engine(
-    setting: Setting, stage: str, params: Params, compiled: bool = False
-) -> tuple[Engine, Iterator[Batch]]:
-    """An engine whose batches lie on the device, and those batches."""
-    task = task_of(setting, stage, params)
-    batch = params.pretrain.batch if stage == "pretrain" else params.finetune.batch
-    loader = Resident(setting, batch)
-    task.loader = loader  # type: ignore[assignment]
+def resident(setting: Setting, stage: str, params: Params, compiled: bool = False) -> Training:
+    """A training whose batches lie on the device."""
+    task = task_of(setting, stage, params, textures(setting, 2))
+    task.loader = Resident(setting, params.pretrain.batch if stage == "pretrain" else params.finetune.batch)  # type: ignore[assignment]
     if compiled:
         # The rehearsal traces as a GPU's run does, and leaves out a C++ compiler's minutes.
         backend = {} if setting.cuda else {"backend": "eager"}
         task.model.compile_parts(fullgraph=True, dynamic=False, **backend)  # type: ignore[operator]
-    engine = engine_of(setting, task)
-    engine.model.train()
-    return engine, loader.epoch(0)
-
-
-def losses_of(engine: Engine, batches: Iterator[Batch], steps: int) -> list[float]:
-    """The losses of the next steps."""
-    found = []
-    for _ in range(steps):
-        engine.advance(batches, 0, at_once=True)
-        found.append(engine.last_loss)
-    return found
+    return Training(setting, task)

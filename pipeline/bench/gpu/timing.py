@@ -6,41 +6,37 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 
+Result = TypeVar("Result")
 GIB = 2**30
 
 
-def step_seconds(run: Callable[[], Any], device: torch.device, count: int, warm_up: int = 3) -> list[float]:
-    """[s] of each of `count` calls after some that warm up, on the device's own clock."""
+def median_seconds(run: Callable[[], object], device: torch.device, count: int, warm_up: int = 3) -> float:
+    """[s] of a call, the median of `count` after some that warm up, on the device's own clock."""
     for _ in range(warm_up):
         run()
     if device.type != "cuda":
-        found = []
+        marks = [time.perf_counter()]
         for _ in range(count):
-            began = time.perf_counter()
             run()
-            found.append(time.perf_counter() - began)
-        return found
+            marks.append(time.perf_counter())
+        return statistics.median(after - before for before, after in itertools.pairwise(marks))
     torch.cuda.synchronize(device)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    events[0].record()
+    for event in events[1:]:
         run()
-        mark.record()
+        event.record()
     torch.cuda.synchronize(device)
-    return [before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(marks)]
+    return statistics.median(before.elapsed_time(after) / 1e3 for before, after in itertools.pairwise(events))
 
 
-def median_seconds(run: Callable[[], Any], device: torch.device, count: int, warm_up: int = 3) -> float:
-    return statistics.median(step_seconds(run, device, count, warm_up))
-
-
-def matmul_flops(device: torch.device, size: int = 8192, kind: torch.dtype = torch.bfloat16) -> float:
+def matmul_flops(device: torch.device, kind: torch.dtype = torch.bfloat16) -> float:
     """[FLOP/s] of a large product of random matrices."""
-    size = size if device.type == "cuda" else 256
+    size = 8192 if device.type == "cuda" else 256
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, device, 10)
 
@@ -69,18 +65,18 @@ def reset_peak(device: torch.device) -> None:
 
 def peak_gib(device: torch.device) -> float | None:
     """[GiB] the most that was allocated on the device since `reset_peak`; None on a CPU, which does not count it."""
-    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+    return round(torch.cuda.max_memory_allocated(device) / GIB, 3) if device.type == "cuda" else None
 
 
-def largest_batch(run: Callable[[int], Any], start: int) -> tuple[int, Any]:
-    """The first of `start`, its half and so on that fits in memory, and what `run` gave for it.
+def largest_batch(run: Callable[[int], Result], start: int) -> Result:
+    """What `run` gave for the first of `start`, its half and so on that fits in memory.
 
     Raises:
         RuntimeError: not even one clip fits, or it is not for want of memory.
     """
     while True:
         try:
-            return start, run(start)
+            return run(start)
         except RuntimeError as error:
             full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)  # the second is cuBLAS's
             if start == 1 or not full:

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from pipeline.bench.gpu import checks, floor, right, run, timing
-from pipeline.bench.gpu.machine import machine
 from pipeline.bench.gpu.rows import Row, append, page, read
-from pipeline.bench.gpu.setting import setting_of
+from pipeline.bench.gpu.setting import Setting, setting_of
 from pipeline.efficiency.meters import DEVICES
 from pipeline.errors import InputError
 from pipeline.planning import calibration
@@ -117,17 +116,17 @@ def test_a_part_that_does_not_begin_says_why(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_failed_check_costs_its_own_row(tmp_path: Path) -> None:
-    def wrong() -> dict[str, object]:
+    def wrong(_: Setting) -> dict[str, object]:
         return checks.expect(False, "errors below 1", {"error": 2})
 
-    def broken() -> dict[str, object]:
+    def broken(_: Setting) -> dict[str, object]:
         raise RuntimeError("no such kernel")
 
-    results = tmp_path / "results.jsonl"
-    all_checks = [checks.Check("wrong", wrong), checks.Check("broken", broken), checks.Check("long", dict, 1e9),
-                  checks.Check("good", lambda: {"a": 1})]  # fmt: skip
-    assert checks.run_all("right", all_checks, results, time.monotonic() + 1000, set())
-    rows = {row.name: row for row in read(results)}
+    all_checks = [checks.Check("wrong", 1, wrong), checks.Check("broken", 1, broken),
+                  checks.Check("long", 1e9, lambda _: {}), checks.Check("good", 1, lambda _: {"a": 1})]  # fmt: skip
+    setting = setting_of("cpu", tmp_path, time.monotonic() + 1000)
+    assert checks.run_all("right", all_checks, setting)
+    rows = {row.name: row for row in read(setting.results)}
     assert [row.status for row in rows.values()] == ["failed", "failed", "left out", "ok"]
     assert (rows["wrong"].error, rows["wrong"].values) == ("expected errors below 1", {"error": 2})
     assert rows["broken"].error == "RuntimeError: no such kernel"
@@ -135,14 +134,13 @@ def test_a_failed_check_costs_its_own_row(tmp_path: Path) -> None:
 
 
 def test_an_error_that_takes_the_device_along_ends_the_process(tmp_path: Path) -> None:
-    def lost() -> dict[str, object]:
+    def lost(_: Setting) -> dict[str, object]:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    after = checks.Check("after", dict)
-    assert not checks.run_all(
-        "right", [checks.Check("lost", lost), after], tmp_path / "r", time.monotonic() + 99, set()
-    )
-    assert [row.name for row in read(tmp_path / "r")] == ["lost"]
+    setting = setting_of("cpu", tmp_path, time.monotonic() + 99)
+    all_checks = [checks.Check("lost", 1, lost), checks.Check("after", 1, lambda _: {})]
+    assert not checks.run_all("right", all_checks, setting)
+    assert [row.name for row in read(setting.results)] == ["lost"]
 
 
 def test_the_largest_batch_is_found_by_halving() -> None:
@@ -154,7 +152,7 @@ def test_the_largest_batch_is_found_by_halving() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return f"{batch} clips"
 
-    assert timing.largest_batch(measured, 96) == (24, "24 clips")
+    assert timing.largest_batch(measured, 96) == "24 clips"
     assert tried == [96, 48, 24]
     with pytest.raises(torch.OutOfMemoryError):
         timing.largest_batch(lambda batch: measured(100), 2)
@@ -176,7 +174,7 @@ def test_bad_wishes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run.command(1, "tpu", None, tmp_path)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"torch sees no GPU.*Cure"):
-            machine("cuda")
+            run.machine("cuda")
     (tmp_path / "results.jsonl").touch()
     with pytest.raises(InputError, match=r"results of another run.*Cure"):
         run.command(1, "cpu", None, tmp_path)

@@ -8,8 +8,9 @@ import torch
 
 from models.convert import to_official
 from models.selection import Grid
+from pipeline.bench.contestants import step_multiply_adds
 from pipeline.bench.plain import PlainAutoencoder
-from pipeline.bench.step import command, step_multiply_adds
+from pipeline.bench.step import command
 from pipeline.errors import InputError
 
 
