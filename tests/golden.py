@@ -53,11 +53,11 @@ def ingest() -> Result:
 
 def reading() -> Result:
     benchmark()
-    from pipeline.data.clips.dataset import open_source, read_frames
+    from pipeline.data.clips.dataset import open_source
 
     source = open_source(small().params(clip__source="videos", pretrain__frame_selection__mode="none"), "small")
     sizes = [[source.num_frames(row), *source.size(row), source.label(row)] for row in range(len(source))]
-    return sizes, [blocks(read_frames(source, row, [7, 0, 18, 7])) for row in (0, 3)], 1.0
+    return sizes, [blocks(source.frames(row, [7, 0, 18, 7])) for row in (0, 3)], 1.0
 
 
 def cache() -> Result:
@@ -280,9 +280,9 @@ def cached() -> Any:
 
     benchmark()
     params, store, final = small().params(), store_dir("small"), layout.cache_dir("small")
-    units, table = units_of(params, "small")
-    build(units, store, layout.raw_dir("small"), 1)
-    publish("small", units, table, store, final)
+    units = units_of(params, "small")
+    build(units, store, 1)
+    publish("small", units, store, final)
     return Cache.open(final)
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.cache.build import FrameRule, MapRule, Unit, Video, plan
+from pipeline.data.cache.build import FrameRule, MapRule, Unit, plan
 from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
-from pipeline.data.clips.videos import VideoFile
+from pipeline.data.frame_source import VideoFile
 from pipeline.data.ingest.measure import measure
 from pipeline.data.video import VideoError, plain_frames, write_video
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
-from pipeline.system.files import sha256_of
 
 VIDEOS, LENGTH, HEIGHT, WIDTH, SEED = 8, 150, 256, 340, 20
 #: [pixels] of cached frames, as in the recipes.
@@ -52,6 +51,8 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
                     found.frames_decoded,
                     found.height,
                     found.width,
+                    found.sha256,
+                    label=0,
                     reader=found.reader,
                     jumps=found.jumps,
                 )
@@ -92,43 +93,18 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def units_for(files: list[VideoFile], store: str, step: int, resolution: int, keep_every: int = 1) -> list[Unit]:
     """These files as one shard unit, as a large benchmark's units are: some thousand frames, not one video each."""
-    videos = [
-        Video(
-            file.video_id,
-            str(file.path),
-            sha256_of(file.path),
-            file.frames,
-            file.height,
-            file.width,
-            file.reader,
-            file.jumps,
-        )
-        for file in files
-    ]
     frames = FrameRule(store, 90, SHORT_SIDE, keep_every)
     # Planned together, but not cut into the many small units that a small benchmark gets for its workers.
-    cut = plan(videos, frames, MapRule("pixels", step, resolution, SHORT_SIDE), 512 << 20)
-    return [replace(cut[0], videos=tuple(videos))]
+    cut = plan(files, frames, MapRule("pixels", step, resolution, SHORT_SIDE), 512 << 20)
+    return [replace(cut[0], videos=tuple(files))]
 
 
 def caches_of(files: list[VideoFile], scratch: Path, step: int = 4, resolution: int = 224) -> tuple[Cache, Cache]:
     """(raw, JPEG quality 90) caches of these files."""
-    import pyarrow as pa
-
-    table = pa.table(
-        {
-            "video_id": [file.video_id for file in files],
-            "split": ["train"] * len(files),
-            "splits": ["train"] * len(files),
-            "label": [0] * len(files),
-            "sha256": [sha256_of(file.path) for file in files],
-            "frames_decoded": [file.frames for file in files],
-        }
-    )
-    found = []
+    caches = []
     for store in ("raw", "jpeg"):
         units = units_for(files, store, step, resolution)
-        build(units, scratch / f"store-{store}", Path("/"), 1)
-        publish("bench", units, table, scratch / f"store-{store}", scratch / store)
-        found.append(Cache.open(scratch / store))
-    return found[0], found[1]
+        build(units, scratch / f"store-{store}", 1)
+        publish("bench", units, scratch / f"store-{store}", scratch / store)
+        caches.append(Cache.open(scratch / store))
+    return caches[0], caches[1]

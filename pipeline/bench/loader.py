@@ -20,7 +20,8 @@ import numpy as np
 
 from pipeline.bench.clips import bench_clips, caches_of
 from pipeline.data.cache.read import Cache
-from pipeline.data.clips.videos import VideoFile, VideoSource
+from pipeline.data.clips.videos import VideoSource
+from pipeline.data.frame_source import VideoFile
 
 FRAMES, STEP, RESOLUTION = 16, 4, 224
 SCALES = (1.0, 0.875, 0.75, 0.66)

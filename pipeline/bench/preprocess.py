@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.bench.clips import SHORT_SIDE, bench_clips, units_for
 from pipeline.data.cache.build import Unit, build_unit
 from pipeline.data.cache.publish import build
-from pipeline.data.clips.videos import VideoFile
+from pipeline.data.frame_source import VideoFile
 from pipeline.data.video import open_video
 from pipeline.data.video.shrink import shrunk_size
 
@@ -113,7 +113,7 @@ def _decode(files: list[VideoFile], reader: Any) -> None:
 def _stage(units: list[Unit], store: Path) -> Callable[[], None]:
     def run() -> None:
         for unit in units:
-            build_unit(unit, store, Path("/"))
+            build_unit(unit, store)
 
     return run
 
@@ -136,7 +136,7 @@ def _scaling(files: list[VideoFile], scratch: Path) -> dict[str, float]:
     for workers in (1, 2):
         store = scratch / f"scaling-{workers}"
         began = time.perf_counter()
-        build(units, store, Path("/"), workers)
+        build(units, store, workers)
         seconds[str(workers)] = round(time.perf_counter() - began, 2)
         shutil.rmtree(store)
     return seconds | {"speed_up": round(seconds["1"] / seconds["2"], 2)}

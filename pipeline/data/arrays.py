@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
+Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

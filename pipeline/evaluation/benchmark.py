@@ -119,7 +119,7 @@ def evaluate(
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
     """Number of a test video -> its views, uint8 [X, T, s, s, 3]; an EverestError says why not."""
-    from pipeline.data.clips.dataset import open_source, read_frames
+    from pipeline.data.clips.dataset import open_source
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
     source = open_source(params, benchmark)
@@ -133,7 +133,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
             raise EverestError(f"not in the {params.clip.source}")
         row = row_of[video]
         return video_views(
-            lambda numbers: read_frames(source, row, numbers),
+            lambda numbers: source.frames(row, numbers),
             source.num_frames(row),
             frames=params.clip.frames,
             step=data.frame_step,

@@ -62,17 +62,16 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
 def _run(params: Params, benchmark: str) -> dict[str, Any]:
     started = time.perf_counter()
     store = store_dir(benchmark)
-    raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
-    units, table = units_of(params, benchmark)
+    units = units_of(params, benchmark)
     with _turn(store.parent / "lock", benchmark):
         forget_damaged(store, has_its_size)
         reused = sum(not unit.missing(store) for unit in units)
         with cluster.executor(params.compute.cluster) as executor:
             progress = counter(f"preprocess {benchmark}")
-            decoded = build(units, store, raw, params.preprocess.workers, progress, executor)
+            decoded = build(units, store, params.preprocess.workers, progress, executor)
         check_failures(benchmark, units, store, params.ingest.failure_budget)
         check_unchanged()
-        info = publish(benchmark, units, table, store, layout.cache_dir(benchmark))
+        info = publish(benchmark, units, store, layout.cache_dir(benchmark))
     failed = info["failed"]
     seconds = time.perf_counter() - started
     return {

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from small_benchmark import params
 from video_matrix import Kind, reference
 
 from pipeline import layout
 from pipeline.data import manifest
-from pipeline.data.cache.build import FrameRule, MapRule, Video, plan
+from pipeline.data.cache.build import FrameRule, MapRule, plan
 from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
-from pipeline.data.clips.dataset import Source, read_frames
-from pipeline.data.clips.videos import VideoFile, VideoSource
+from pipeline.data.clips.videos import VideoSource
+from pipeline.data.frame_source import FrameSource, VideoFile
 from pipeline.data.ingest.ingest import verdict
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.ingest.measure import measure
@@ -50,7 +49,6 @@ class Matrix:
         self.files: dict[str, VideoFile] = {}
         self.pictures: dict[str, list[np.ndarray]] = {}
         self.refused: dict[str, str] = {}
-        self.hashes: dict[str, str] = {}
         self.rates: dict[str, float] = {}
         for place, (name, kind) in enumerate(kinds.items()):
             path = folder / f"{place:03d}{kind.suffix}"
@@ -62,10 +60,17 @@ class Matrix:
             if reason:
                 continue
             self.pictures[name] = reference(path, kind.shown)
-            self.hashes[name] = found.sha256
             self.rates[name] = found.fps
             self.files[name] = VideoFile(
-                name, path, found.frames_decoded, found.height, found.width, reader=found.reader, jumps=found.jumps
+                name,
+                path,
+                found.frames_decoded,
+                found.height,
+                found.width,
+                found.sha256,
+                label=0,
+                reader=found.reader,
+                jumps=found.jumps,
             )
 
     @property
@@ -94,23 +99,14 @@ class Matrix:
     def wrong_by_cache(self, keep_every: int) -> dict[str, int]:
         """The same for a raw cache that keeps every so many frames."""
         scratch = self.folder / f"cache-{keep_every}"
-        videos = [
-            Video(
-                name, str(file.path), self.hashes[name], file.frames, file.height, file.width, file.reader, file.jumps
-            )
-            for name, file in self.files.items()
-        ]
-        units = plan(videos, FrameRule("raw", 90, 1024, keep_every), MapRule("pixels", STEP, 64, 1024), 64 << 20)
-        build(units, scratch / "store", Path("/"), 1)
-        table = {
-            "video_id": list(self.files),
-            "split": ["train"] * len(videos),
-            "splits": ["train"] * len(videos),
-            "label": [0] * len(videos),
-            "sha256": list(self.hashes.values()),
-            "frames_decoded": [file.frames for file in self.files.values()],
-        }
-        publish("matrix", units, pa.table(table), scratch / "store", scratch / "cache")
+        units = plan(
+            list(self.files.values()),
+            FrameRule("raw", 90, 1024, keep_every),
+            MapRule("pixels", STEP, 64, 1024),
+            64 << 20,
+        )
+        build(units, scratch / "store", 1)
+        publish("matrix", units, scratch / "store", scratch / "cache")
         return self._wrong_in(Cache.open(scratch / "cache"))
 
     def wrong_by_predict(self) -> dict[str, int]:
@@ -176,7 +172,7 @@ class Matrix:
                 "path": file.path.name,
                 "split": "test",
                 "splits": "test",
-                "sha256": self.hashes[name],
+                "sha256": file.sha256,
                 "frames_decoded": file.frames,
                 "width": file.width,
                 "height": file.height,
@@ -206,12 +202,12 @@ class Matrix:
         expected = model_pixels(torch.from_numpy(np.stack([truth[n] for n in numbers]))[None], size, "cpu")
         return not torch.equal(found, expected)
 
-    def _wrong_in(self, source: Source) -> dict[str, int]:
+    def _wrong_in(self, source: FrameSource) -> dict[str, int]:
         wrong = dict.fromkeys(self.files, 0)
         for row, name in enumerate(source.ids):
             truth = self.pictures[name]
             for wanted in patterns(len(truth), source.grid):
-                wrong[name] += _differ(read_frames(source, row, wanted), truth, wanted)
+                wrong[name] += _differ(source.frames(row, wanted), truth, wanted)
         return wrong | {name: 1 for name in self.files if name not in source.ids}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from pipeline import layout
 from pipeline.data.cache.publish import (
@@ -18,24 +18,62 @@ from pipeline.data.cache.publish import (
     store_dir,
     units_of,
 )
-from pipeline.data.cache.read import INDEX, INFO, read_info
+from pipeline.data.cache.records import INFO, FrameKey, MapKey, ShardRecord, files_of, read_info
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.system.files import checksum_of, locked
 
 
-def ls() -> dict[str, Any]:
+class DamagedFile(TypedDict):
+    file: str
+    reason: str
+
+
+class Listed(TypedDict):
+    """What `ls` says of one cache; of one whose cache.json cannot be read only what is always there."""
+
+    videos: NotRequired[int]
+    frames_bytes: NotRequired[int]
+    maps_bytes: NotRequired[int]
+    shards: NotRequired[int]
+    frames: NotRequired[FrameKey]
+    maps: NotRequired[MapKey]
+    videos_failed: NotRequired[int]
+    damaged: list[DamagedFile]
+    reclaimable_bytes: int
+
+
+class Checked(TypedDict):
+    """What `verify` says of one cache."""
+
+    files: int
+    bytes: int
+    damaged: list[DamagedFile]
+    repaired: NotRequired[bool]
+
+
+class Removed(TypedDict):
+    removed: int
+    bytes: int
+    dry_run: bool
+
+
+def ls() -> dict[str, dict[str, Listed]]:
     """Every cache: videos, bytes, how it was made, and how many bytes of its store `gc` would free.
 
     What is missing or has another size is listed as damaged; `verify` looks into the files, too.
     """
-    found = {}
+    caches: dict[str, Listed] = {}
     for name in _names():
-        checked = _check(layout.cache_dir(name), has_its_size)
-        entry: dict[str, Any] = {}
+        folder = layout.cache_dir(name)
+        checked = _check(folder, has_its_size)
+        state: Listed = {
+            "damaged": checked["damaged"],
+            "reclaimable_bytes": sum(path.stat().st_size for path in _unneeded(name, None)),
+        }
         if checked["files"]:
-            info = read_info(layout.cache_dir(name))
-            entry = {
+            info = read_info(folder)
+            state = {
                 "videos": info["videos"],
                 "frames_bytes": info["frames"]["bytes"],
                 "maps_bytes": info["maps"]["bytes"],
@@ -43,21 +81,19 @@ def ls() -> dict[str, Any]:
                 "frames": info["frames"]["params"],
                 "maps": info["maps"]["params"],
                 "videos_failed": len(info["failed"]),
+                **state,
             }
-        entry["damaged"] = checked["damaged"]
-        entry["reclaimable_bytes"] = sum(path.stat().st_size for path in _unneeded(name, None))
-        found[name] = entry
-    return {"caches": found}
+        caches[name] = state
+    return {"caches": caches}
 
 
-def verify(benchmark: str | None = None, *, repair: bool = False, params: Params | None = None) -> dict[str, Any]:
+def verify(
+    benchmark: str | None = None, *, repair: bool = False, params: Params | None = None
+) -> dict[str, dict[str, Checked]]:
     """Compare every file of a cache (of all caches: None) with its recorded size and checksum.
 
     Args:
         repair: make damaged or missing shards anew from the videos; needs `params`.
-
-    Returns:
-        {"caches": {name: {"files", "bytes", "damaged": [{file, reason}], "repaired"}}}
 
     Raises:
         EverestError: something is damaged, or is still so after `repair`; names the files.
@@ -66,7 +102,7 @@ def verify(benchmark: str | None = None, *, repair: bool = False, params: Params
     names = [benchmark] if benchmark else _names()
     if benchmark and not layout.cache_dir(benchmark).is_dir() and not repair:
         read_info(layout.cache_dir(benchmark))
-    result: dict[str, Any] = {}
+    result: dict[str, Checked] = {}
     for name in names:
         checked = _check(layout.cache_dir(name), _unchanged)
         if checked["damaged"] and repair:
@@ -75,8 +111,9 @@ def verify(benchmark: str | None = None, *, repair: bool = False, params: Params
             _repair(name, params)
             again = _check(layout.cache_dir(name), _unchanged)
             if again["damaged"]:
+                first = _first_damaged({name: again})
                 raise EverestError(
-                    f"the cache of {name} is damaged again right after it was made anew: {_said({name: again})}. "
+                    f"the cache of {name} is damaged again right after it was made anew: {first}. "
                     "Cure: look at this disk (`dmesg`), and move data/ and .work/ to another one."
                 )
             checked["repaired"] = True
@@ -85,19 +122,19 @@ def verify(benchmark: str | None = None, *, repair: bool = False, params: Params
     if bad and not repair:
         command = f"everest cache verify {benchmark or ''}".strip()
         raise EverestError(
-            f"{bad} damaged {'file' if bad == 1 else 'files'}: {_said(result)}. "
+            f"{bad} damaged {'file' if bad == 1 else 'files'}: {_first_damaged(result)}. "
             f"Cure: `{command} --repair` makes them anew from the videos."
         )
     return {"caches": result}
 
 
-def _said(result: dict[str, Any]) -> str:
+def _first_damaged(result: dict[str, Checked]) -> str:
     """The first damaged files with their reasons."""
-    bad = [f"{name}/{item['file']}: {item['reason']}" for name, found in result.items() for item in found["damaged"]]
-    return "; ".join(bad[:5])
+    damaged = [f"{name}/{file['file']}: {file['reason']}" for name, each in result.items() for file in each["damaged"]]
+    return "; ".join(damaged[:5])
 
 
-def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]:
+def gc(params: Params | None = None, *, dry_run: bool = False) -> Removed:
     """Remove leftovers, and shards that neither the cache in place nor the current parameters need.
 
     Returns:
@@ -121,44 +158,43 @@ def gc(params: Params | None = None, *, dry_run: bool = False) -> dict[str, Any]
 def _names() -> list[str]:
     caches = layout.cache_dir("x").parent
     stores = store_dir("x").parent.parent
-    found = {path.name for path in caches.glob("[!.]*") if path.is_dir()}
-    return sorted(found | {path.parent.name for path in stores.glob("*/shards")})
+    in_place = {path.name for path in caches.glob("[!.]*") if path.is_dir()}
+    return sorted(in_place | {path.parent.name for path in stores.glob("*/shards")})
 
 
-def _check(folder: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> dict[str, Any]:
+def _check(folder: Path, whole: Callable[[Path, ShardRecord], bool]) -> Checked:
     try:
         info = read_info(folder)
     except InputError as error:
         # Who lists several says the cure once.
         reason = str(error).partition(". Cure: ")[0].removeprefix(f"{folder / INFO}: ")
         return {"files": 0, "bytes": 0, "damaged": [{"file": INFO, "reason": reason}]}
-    files = [*info["frames"]["shards"], *info["maps"]["shards"], info["index"] | {"file": INDEX}]
-    damaged = []
-    for entry in files:
-        path = folder / entry["file"]
+    files = files_of(info)
+    damaged: list[DamagedFile] = []
+    for record in files:
+        path, reason = folder / record["file"], ""
         if not path.is_file():
-            damaged.append({"file": entry["file"], "reason": "missing"})
-        elif not has_its_size(path, entry):
-            reason = f"{path.stat().st_size} bytes, expected {entry['bytes']}"
-            damaged.append({"file": entry["file"], "reason": reason})
-        elif not whole(path, entry):
-            damaged.append({"file": entry["file"], "reason": "its checksum differs from the recorded one"})
-    return {"files": len(files), "bytes": sum(int(e["bytes"]) for e in files), "damaged": damaged}
+            reason = "missing"
+        elif not has_its_size(path, record):
+            reason = f"{path.stat().st_size} bytes, expected {record['bytes']}"
+        elif not whole(path, record):
+            reason = "its checksum differs from the recorded one"
+        if reason:
+            damaged.append({"file": record["file"], "reason": reason})
+    return {"files": len(files), "bytes": sum(record["bytes"] for record in files), "damaged": damaged}
 
 
 def _repair(name: str, params: Params) -> None:
     """Forget the damaged units of the store (it may share its bytes with the cache), make what is missing, publish."""
-    store = store_dir(name)
-    units, table = units_of(params, name)
+    store, units = store_dir(name), units_of(params, name)
     with locked(store.parent / "lock", f"the preprocess stage of {name}"):
         forget_damaged(store, _unchanged)
-        raw = layout.raw_dir(params.benchmark(name).data.raw or name)
-        build(units, store, raw, params.preprocess.workers)
+        build(units, store, params.preprocess.workers)
         check_failures(name, units, store, params.ingest.failure_budget)
-        publish(name, units, table, store, layout.cache_dir(name))
+        publish(name, units, store, layout.cache_dir(name))
 
 
-def _unchanged(path: Path, shard: dict[str, Any]) -> bool:
+def _unchanged(path: Path, shard: ShardRecord) -> bool:
     # A store may still hold units of another version, whose records have other checksums.
     return has_its_size(path, shard) and checksum_of(path) == shard.get("xxh3")
 
@@ -169,13 +205,12 @@ def _unneeded(name: str, params: Params | None) -> list[Path]:
     needed: set[str] = set()
     try:
         info = read_info(layout.cache_dir(name))
-        needed |= {_unit(shard["file"]) for part in ("frames", "maps") for shard in info[part]["shards"]}
+        needed |= {_unit(record["file"]) for record in files_of(info)}
     except InputError:
         # Without a readable cache everything that is finished may still be of use.
         needed |= {path.stem for path in store.glob("*.json")}
     if params is not None and name in params.benchmarks:
-        units, _ = units_of(params, name)
-        needed |= {f"frames-{unit.frames_key}" for unit in units} | {f"maps-{unit.maps_key}" for unit in units}
+        needed |= {stem for unit in units_of(params, name) for stem in unit.stems.values()}
     return sorted(path for path in store.glob("*") if path.is_file() and _unit(path.name) not in needed)
 
 

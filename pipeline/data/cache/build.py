@@ -10,18 +10,29 @@ again, after an interruption as well as after a change. Units lie in the store
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.data.arrays import U8
-from pipeline.data.cache.maps import MapBuilder, num_places
-from pipeline.data.cache.read import MAPS, VERSION
+from pipeline.data.arrays import U8, Halves
+from pipeline.data.cache.maps import MapBuilder
+from pipeline.data.cache.records import (
+    MAPS,
+    VERSION,
+    FailedVideo,
+    FrameKey,
+    FrameRow,
+    MapKey,
+    MapRow,
+    Part,
+    UnitRecord,
+)
 from pipeline.data.cache.write import Rows, ShardWriter, disk_full_error, jpeg
-from pipeline.data.video import VideoError, VideoReader, open_video
+from pipeline.data.frame_source import VideoFile
+from pipeline.data.video import VideoError
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import DamagedError
 from pipeline.layout import fingerprint
@@ -40,20 +51,6 @@ MAX_VIDEO_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Video:
-    """What building needs to know about one video of the manifest."""
-
-    video_id: str
-    path: str
-    sha256: str
-    frames: int
-    height: int
-    width: int
-    reader: str = "pyav"
-    jumps: str = ""
-
-
-@dataclass(frozen=True)
 class FrameRule:
     """How frames are stored. A change makes all frame shards missing."""
 
@@ -62,9 +59,11 @@ class FrameRule:
     short_side: int
     keep_every: int
 
-    def key(self) -> dict[str, Any]:
-        values = {"store": self.store, "short_side": self.short_side, "keep_every": self.keep_every}
-        return values | ({"jpeg_quality": self.jpeg_quality} if self.store == "jpeg" else {})
+    def key(self) -> FrameKey:
+        values: FrameKey = {"store": self.store, "short_side": self.short_side, "keep_every": self.keep_every}
+        if self.store == "jpeg":
+            values["jpeg_quality"] = self.jpeg_quality
+        return values
 
 
 @dataclass(frozen=True)
@@ -79,33 +78,44 @@ class MapRule:
     weights: str | None = None
     weights_sha256: str | None = None
 
-    def key(self) -> dict[str, Any]:
-        values = {name: value for name, value in self.__dict__.items() if not name.startswith("weights")}
-        return values | ({"weights_sha256": self.weights_sha256} if self.weights else {})
+    def key(self) -> MapKey:
+        values: MapKey = {
+            "source": self.source,
+            "frame_step": self.frame_step,
+            "resolution": self.resolution,
+            "short_side": self.short_side,
+        }
+        if self.weights:
+            values["weights_sha256"] = self.weights_sha256
+        return values
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Some videos and the names of their frame and map shards; a part is None where it exists already."""
+    """Some videos, and what the shards of their frames and of their maps are named by."""
 
-    videos: tuple[Video, ...]
+    videos: tuple[VideoFile, ...]
     frames_key: str
     maps_key: str
     frame_rule: FrameRule
     map_rule: MapRule
     bound: int
 
-    def missing(self, store: Path) -> list[str]:
+    @property
+    def stems(self) -> dict[Part, str]:
+        """The name of each part: its record is `<stem>.json`, its shards `<stem>-0.arrow` and so on."""
+        return {"frames": f"frames-{self.frames_key}", "maps": f"maps-{self.maps_key}"}
+
+    def missing(self, store: Path) -> list[Part]:
         """The parts that the store does not hold."""
-        keys = {"frames": self.frames_key, "maps": self.maps_key}
-        return [part for part, key in keys.items() if not _record(store, part, key).is_file()]
+        return [part for part, stem in self.stems.items() if not (store / f"{stem}.json").is_file()]
 
 
-def plan(videos: Sequence[Video], frame_rule: FrameRule, map_rule: MapRule, shard_bytes: int) -> list[Unit]:
+def plan(videos: Sequence[VideoFile], frame_rule: FrameRule, map_rule: MapRule, shard_bytes: int) -> list[Unit]:
     """Cut the videos, in order, into units of at most about `shard_bytes`."""
     sizes = [int(video.height * video.width * video.frames * JPEG_BYTES_PER_PIXEL) for video in videos]
     target = min(shard_bytes, max(MIN_UNIT, sum(sizes) // MIN_UNITS))
-    groups: list[list[Video]] = [[]]
+    groups: list[list[VideoFile]] = [[]]
     filled = 0
     for video, size in zip(videos, sizes, strict=True):
         if groups[-1] and filled + size > target:
@@ -124,7 +134,7 @@ def plan(videos: Sequence[Video], frame_rule: FrameRule, map_rule: MapRule, shar
     return units
 
 
-def build_unit(unit: Unit, store: Path, raw: Path) -> int:
+def build_unit(unit: Unit, store: Path) -> int:
     """Decode the unit's videos once and write its missing parts; returns the number of frames decoded.
 
     Videos that do not decode are listed in the unit's record with their reason. Safe to repeat: a part is
@@ -135,78 +145,94 @@ def build_unit(unit: Unit, store: Path, raw: Path) -> int:
         return 0
     with disk_full_error(store):
         store.mkdir(parents=True, exist_ok=True)
-        writers = {
-            part: ShardWriter(
-                store,
-                f"{part}-{getattr(unit, part + '_key')}",
-                "frame" if part == "frames" else part,
-                unit.bound,
-            )
-            for part in parts
-        }
-        rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
-        failed: list[dict[str, str]] = []
-        decoded, scratch = 0, Scratch()
+        columns = {"frames": "frame", "maps": "maps"}
+        writers = {part: ShardWriter(store, unit.stems[part], columns[part], unit.bound) for part in parts}
         try:
-            maps: list[tuple[dict[str, Any], bytes, int]] = []
-            for video in unit.videos:
-                try:
-                    frames, distance, size, count = _decode(video, unit, raw, parts, scratch)
-                except VideoError as error:
-                    failed.append({"video_id": video.video_id, "reason": f"{error.reason}: {error}"})
-                    continue
-                decoded += count
-                if "frames" in parts:
-                    sums = [row_checksum(frame, video.sha256, place) for place, frame in enumerate(frames)]
-                    name, batch = writers["frames"].add(frames, sums)
-                    rows["frames"].append(
-                        {"video_id": video.video_id, "file": name, "batch": batch, "stored": len(frames)}
-                        | {"height": size[0], "width": size[1]}
-                    )
-                if "maps" in parts:
-                    row = {
-                        "video_id": video.video_id,
-                        "places": distance.shape[1],
-                        "starts": distance.shape[0],
-                    }
-                    data = distance.tobytes()
-                    maps.append((row, data, row_checksum(data, video.sha256, MAPS)))
-            if maps:
-                name, _ = writers["maps"].add([data for _, data, _ in maps], [checksum for _, _, checksum in maps])
-                rows["maps"] = [row | {"file": name, "row": place} for place, (row, _, _) in enumerate(maps)]
-            for part in parts:
-                record = {"shards": writers[part].finish(), "rows": rows[part], "failed": failed}
-                write_text(_record(store, part, getattr(unit, part + "_key")), sealed_json(record))
+            return _write(unit, store, writers)
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
             raise
+
+
+def _write(unit: Unit, store: Path, writers: dict[Part, ShardWriter]) -> int:
+    frames: list[FrameRow] = []
+    maps: list[tuple[VideoFile, Halves]] = []
+    failed: list[FailedVideo] = []
+    decoded, scratch = 0, Scratch()
+    for video in unit.videos:
+        try:
+            content = _decode(video, unit, writers.keys(), scratch)
+        except VideoError as error:
+            failed.append({"video_id": video.video_id, "reason": f"{error.reason}: {error}"})
+            continue
+        decoded += content.decoded
+        if "frames" in writers:
+            sums = [row_checksum(frame, video.sha256, place) for place, frame in enumerate(content.rows)]
+            file, batch = writers["frames"].add(content.rows, sums)
+            height, width = content.size
+            frames.append(
+                {
+                    "video_id": video.video_id,
+                    "file": file,
+                    "batch": batch,
+                    "stored": len(content.rows),
+                    "height": height,
+                    "width": width,
+                }
+            )
+        maps.append((video, content.maps))
+    rows: dict[Part, list[FrameRow] | list[MapRow]] = {"frames": frames}
+    if "maps" in writers:
+        rows["maps"] = _write_maps(maps, writers["maps"])
+    for part, writer in writers.items():
+        record = {"shards": writer.finish(), "rows": rows[part], "failed": failed}
+        write_text(store / f"{unit.stems[part]}.json", sealed_json(record))
     return decoded
 
 
-def read_unit(store: Path, part: str, key: str) -> dict[str, Any]:
-    """The record of a finished part: its shards, its rows and the videos that failed.
+def _write_maps(maps: Sequence[tuple[VideoFile, Halves]], writer: ShardWriter) -> list[MapRow]:
+    """Write the maps of all videos as one batch."""
+    if not maps:
+        return []
+    content = [values.tobytes() for _, values in maps]
+    sums = [row_checksum(data, video.sha256, MAPS) for data, (video, _) in zip(content, maps, strict=True)]
+    file, _ = writer.add(content, sums)
+    return [
+        {
+            "video_id": video.video_id,
+            "places": values.shape[1],
+            "starts": values.shape[0],
+            "file": file,
+            "row": row,
+        }
+        for row, (video, values) in enumerate(maps)
+    ]
+
+
+def read_unit(store: Path, stem: str) -> UnitRecord[Any]:
+    """The record of a finished part.
 
     Raises:
         DamagedError: it is not what was written.
     """
-    path = _record(store, part, key)
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    path = store / f"{stem}.json"
+    record: UnitRecord[Any] = json.loads(path.read_text(encoding="utf-8"))
     if not is_whole(record):
         raise DamagedError(f"{path} is damaged: its entries do not have the checksum that it records. Cure: remove it.")
     return record
 
 
-def _record(store: Path, part: str, key: str) -> Path:
-    return store / f"{part}-{key}.json"
+class _Decoded(NamedTuple):
+    """What one pass over a video gives: rows of the frame shard, maps [J, L], (height, width), frames decoded."""
+
+    rows: Rows
+    maps: Halves
+    size: tuple[int, int]
+    decoded: int
 
 
-def _decode(video: Video, unit: Unit, raw: Path, parts: Sequence[str], scratch: Scratch) -> _Decoded:
-    with open_video(raw / video.path, video.reader, video.frames, video.jumps) as reader:
-        return _one_pass(video, unit, reader, parts, scratch)
-
-
-def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str], scratch: Scratch) -> _Decoded:
+def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scratch) -> _Decoded:
     rule, step = unit.frame_rule, unit.map_rule.frame_step
     stored = range(0, video.frames, rule.keep_every) if "frames" in parts else range(0)
     mapped = range(0, video.frames, step) if "maps" in parts else range(0)
@@ -215,12 +241,14 @@ def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str
     block: U8 | None = None
     held, size = 0, (0, 0)
     wanted = sorted({*stored, *mapped})
-    for number, full in zip(wanted, reader.pick(wanted), strict=True):
-        frame = shrink(full[None], rule.short_side)[0]
-        size = (frame.shape[0], frame.shape[1])
-        if number in mapped:
-            builder.add(frame)
-        if number in stored:
+    with video.open() as reader:
+        for number, full in zip(wanted, reader.pick(wanted), strict=True):
+            frame = shrink(full[None], rule.short_side)[0]
+            size = (frame.shape[0], frame.shape[1])
+            if number in mapped:
+                builder.add(frame)
+            if number not in stored:
+                continue
             if rule.store == "jpeg":
                 blobs.append(jpeg(frame, rule.jpeg_quality))
                 held += len(blobs[-1])
@@ -231,17 +259,7 @@ def _one_pass(video: Video, unit: Unit, reader: VideoReader, parts: Sequence[str
             if rule.store == "raw":
                 block = scratch.take(len(stored), frame.size) if block is None else block
                 block[number // rule.keep_every].reshape(frame.shape)[...] = frame
-    distance = builder.maps() if "maps" in parts else np.zeros((0, num_places(unit.map_rule.resolution)))
-    return _Decoded(blobs if block is None else block, distance, size, len(wanted))
-
-
-class _Decoded(NamedTuple):
-    """What one pass over a video gives: rows of the frame shard, maps [J, L], (height, width), frames decoded."""
-
-    rows: Rows
-    maps: np.ndarray
-    size: tuple[int, int]
-    decoded: int
+    return _Decoded(blobs if block is None else block, builder.maps(), size, len(wanted))
 
 
 class Scratch:
@@ -255,8 +273,3 @@ class Scratch:
         if len(self._memory) < rows * row_bytes:
             self._memory = np.empty(rows * row_bytes, np.uint8)
         return self._memory[: rows * row_bytes].reshape(rows, row_bytes)
-
-
-def total_failed(records: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """video_id -> reason over unit records; a video fails once, whichever parts were being made."""
-    return {item["video_id"]: item["reason"] for record in records for item in record["failed"]}

@@ -14,30 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, model_folder
-from pipeline.data import manifest
-from pipeline.data.cache.build import FrameRule, MapRule, Unit, Video, build_unit, plan, read_unit, total_failed
+from pipeline.data.cache.build import FrameRule, MapRule, Unit, build_unit, plan, read_unit
 from pipeline.data.cache.maps import trained_embedding
-from pipeline.data.cache.read import INDEX, INFO, VERSION
+from pipeline.data.cache.records import (
+    INDEX,
+    INFO,
+    VERSION,
+    CacheInfo,
+    FileRecord,
+    FrameRow,
+    IndexRow,
+    MapRow,
+    ShardRecord,
+    UnitRecord,
+    index_schema,
+)
 from pipeline.data.cache.write import disk_full_error
+from pipeline.data.frame_source import usable_videos
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.system.files import checksum_of, fsync_folder, link
 from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
-
-COLUMNS = [
-    "video_id",
-    "path",
-    "sha256",
-    "split",
-    "splits",
-    "label",
-    "frames_decoded",
-    "height",
-    "width",
-    "reader",
-    "jumps",
-]
 
 
 def store_dir(benchmark: str) -> Path:
@@ -51,43 +49,36 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
     Raises:
         InputError: `preprocess.map_weights` holds no embedding.
     """
-    own, step = params.preprocess, params.benchmark(benchmark).data.frame_step
-    keep_every = step if own.frames == "informative" else own.keep_every if own.frames == "every" else 1
-    frames = FrameRule(own.store, own.jpeg_quality, own.short_side, keep_every)
+    chosen, step = params.preprocess, params.benchmark(benchmark).data.frame_step
+    keep_every = step if chosen.frames == "informative" else chosen.keep_every if chosen.frames == "every" else 1
+    frames = FrameRule(chosen.store, chosen.jpeg_quality, chosen.short_side, keep_every)
     weights, digest = None, None
-    if own.map_source == "embedding" and own.map_weights is not None:
-        trained_embedding(Path(own.map_weights))  # refused here, before any video is decoded
-        weights, digest = str(Path(own.map_weights).resolve()), model_folder.sha256(Path(own.map_weights))
-    return frames, MapRule(own.map_source, step, params.clip.resolution, own.short_side, weights, digest)
+    if chosen.map_source == "embedding" and chosen.map_weights is not None:
+        trained_embedding(Path(chosen.map_weights))  # refused here, before any video is decoded
+        weights, digest = str(Path(chosen.map_weights).resolve()), model_folder.sha256(Path(chosen.map_weights))
+    return frames, MapRule(chosen.map_source, step, params.clip.resolution, chosen.short_side, weights, digest)
 
 
-def units_of(params: Params, benchmark: str) -> tuple[list[Unit], Any]:
-    """The shard units that the current parameters ask for, and the manifest rows they are made from."""
-    table = manifest.load(layout.manifest_dir(benchmark) / "manifest.parquet", columns=COLUMNS)
-    table = table.filter([split != "unused" for split in table["split"].to_pylist()])
-    videos = [
-        Video(
-            row["video_id"],
-            row["path"],
-            row["sha256"],
-            row["frames_decoded"],
-            row["height"],
-            row["width"],
-            row["reader"],
-            row["jumps"],
-        )
-        for row in table.to_pylist()
-    ]
+def units_of(params: Params, benchmark: str) -> list[Unit]:
+    """The shard units that the current parameters ask for.
+
+    Raises:
+        InputError: no manifest, or no usable video in it.
+    """
+    folder = layout.manifest_dir(benchmark)
+    raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
+    # Absolute: the processes of a cluster have their own current folder.
+    videos = [v for v in usable_videos(folder / "manifest.parquet", raw.absolute()) if v.split != "unused"]
     if not videos:
         raise InputError(
-            f"the manifest of {benchmark} lists no usable video. Cure: look into "
-            f"{layout.manifest_dir(benchmark) / 'quarantine.csv'} and run `everest download {benchmark}` again."
+            f"the manifest of {benchmark} lists no usable video. Cure: look into {folder / 'quarantine.csv'} "
+            f"and run `everest download {benchmark}` again."
         )
     frame_rule, map_rule = rules(params, benchmark)
-    return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20), table
+    return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20)
 
 
-def forget_damaged(store: Path, whole: Callable[[Path, dict[str, Any]], bool]) -> None:
+def forget_damaged(store: Path, whole: Callable[[Path, ShardRecord], bool]) -> None:
     """Remove from a store every unit whose record does not parse or whose shards are not `whole`.
 
     It then counts as missing and is made anew.
@@ -112,9 +103,9 @@ def check_failures(benchmark: str, units: Sequence[Unit], store: Path, budget: f
     Raises:
         EverestError: more than `budget` of the videos failed; names some with their reasons.
     """
-    keys = {*(("frames", unit.frames_key) for unit in units), *(("maps", unit.maps_key) for unit in units)}
-    records = {f"{part}-{key}": read_unit(store, part, key) for part, key in sorted(keys)}
-    failed = total_failed(records.values())
+    stems = sorted({stem for unit in units for stem in unit.stems.values()})
+    records = {stem: read_unit(store, stem) for stem in stems}
+    failed = _failed(records.values())
     total = sum(len(unit.videos) for unit in units)
     if len(failed) <= budget * total:
         return
@@ -129,13 +120,18 @@ def check_failures(benchmark: str, units: Sequence[Unit], store: Path, budget: f
     )
 
 
+def _failed(records: Iterable[UnitRecord[Any]]) -> dict[str, str]:
+    """video_id -> reason; a video fails once, whichever parts were being made."""
+    return {video["video_id"]: video["reason"] for record in records for video in record["failed"]}
+
+
 def _forget(store: Path, stem: str) -> None:
     for shard in store.glob(f"{stem}-*.arrow"):
         shard.unlink()
     (store / f"{stem}.json").unlink()
 
 
-def has_its_size(path: Path, shard: dict[str, Any]) -> bool:
+def has_its_size(path: Path, shard: FileRecord) -> bool:
     """Whether a shard is there in its recorded length: what can be asked before every run, at the cost of a `stat`."""
     return path.is_file() and path.stat().st_size == shard["bytes"]
 
@@ -143,9 +139,8 @@ def has_its_size(path: Path, shard: dict[str, Any]) -> bool:
 def build(
     units: Sequence[Unit],
     store: Path,
-    raw: Path,
     workers: int,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
     executor: Executor | None = None,
 ) -> int:
     """Make the missing parts of all units; returns the number of frames decoded.
@@ -160,12 +155,12 @@ def build(
     missing = [unit for unit in units if unit.missing(store)]
     wrap = progress or (lambda items, total: items)
     if executor is None and (workers == 1 or len(missing) <= 1):
-        return sum(wrap((build_unit(unit, store, raw) for unit in missing), len(missing)))
+        return sum(wrap((build_unit(unit, store) for unit in missing), len(missing)))
     if executor is not None:
-        return sum(wrap(_gather(executor, missing, store, raw), len(missing)))
+        return sum(wrap(_gather(executor, missing, store), len(missing)))
     # Spawned, not forked: the caller may hold threads and locks of other libraries.
     with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn"), _begin, (os.getpid(),)) as pool:
-        return sum(wrap(_gather(pool, missing, store, raw), len(missing)))
+        return sum(wrap(_gather(pool, missing, store), len(missing)))
 
 
 def _begin(parent: int) -> None:
@@ -178,8 +173,8 @@ def _begin(parent: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -> Iterator[int]:
-    futures = [executor.submit(build_unit, unit, store.resolve(), raw.resolve()) for unit in units]
+def _gather(executor: Executor, units: Sequence[Unit], store: Path) -> Iterator[int]:
+    futures = [executor.submit(build_unit, unit, store.resolve()) for unit in units]
     try:
         for future in as_completed(futures):
             yield future.result()
@@ -193,45 +188,59 @@ def _gather(executor: Executor, units: Sequence[Unit], store: Path, raw: Path) -
             future.cancel()
 
 
-def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, final: Path) -> dict[str, Any]:
+def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> CacheInfo:
     """Link the units' shards into a folder with its index and cache.json, and put it in place."""
     import pyarrow as pa
 
-    records = {
-        "frames": [read_unit(store, "frames", unit.frames_key) for unit in units],
-        "maps": [read_unit(store, "maps", unit.maps_key) for unit in units],
-    }
-    failed = total_failed(records["frames"] + records["maps"])
-    frames = {row["video_id"]: row for record in records["frames"] for row in record["rows"]}
-    maps = {row["video_id"]: row for record in records["maps"] for row in record["rows"]}
-    rows = []
-    for video in table.to_pylist():
-        name = video["video_id"]
-        if name in failed:
-            continue
-        mine, own = frames[name], maps[name]
-        rows.append(
-            {key: video[key] for key in ("video_id", "split", "splits", "label", "sha256")}
-            | {"frames": video["frames_decoded"], "stored": mine["stored"]}
-            | {"height": mine["height"], "width": mine["width"]}
-            | {"frame_file": mine["file"], "batch": mine["batch"]}
-            | {"map_file": own["file"], "map_row": own["row"], "places": own["places"]}
+    frames: list[UnitRecord[FrameRow]] = [read_unit(store, unit.stems["frames"]) for unit in units]
+    maps: list[UnitRecord[MapRow]] = [read_unit(store, unit.stems["maps"]) for unit in units]
+    failed = _failed([*frames, *maps])
+    frame_rows = {row["video_id"]: row for record in frames for row in record["rows"]}
+    map_rows = {row["video_id"]: row for record in maps for row in record["rows"]}
+    index: list[IndexRow] = []
+    for video in (video for unit in units for video in unit.videos if video.video_id not in failed):
+        frame_row, map_row = frame_rows[video.video_id], map_rows[video.video_id]
+        index.append(
+            {
+                "video_id": video.video_id,
+                "split": video.split,
+                "splits": video.splits,
+                "sha256": video.sha256,
+                "frame_file": frame_row["file"],
+                "map_file": map_row["file"],
+                "label": video.label,
+                "frames": video.frames,
+                "stored": frame_row["stored"],
+                "height": frame_row["height"],
+                "width": frame_row["width"],
+                "batch": frame_row["batch"],
+                "map_row": map_row["row"],
+                "places": map_row["places"],
+            }
         )
+    frame_shards = [shard for record in frames for shard in record["shards"]]
+    map_shards = [shard for record in maps for shard in record["shards"]]
     building, _ = leftovers(final)
     shutil.rmtree(building, ignore_errors=True)
     with disk_full_error(building):
         building.mkdir(parents=True)
-        for part in records:
-            for record in records[part]:
-                for shard in record["shards"]:
-                    link(store / shard["file"], building / shard["file"])
-        write_table(pa.Table.from_pylist(rows, schema=_index_schema()), building / INDEX)
-        info = {
+        for shard in frame_shards + map_shards:
+            link(store / shard["file"], building / shard["file"])
+        write_table(pa.Table.from_pylist(index, schema=index_schema()), building / INDEX)
+        info: CacheInfo = {
             "version": VERSION,
             "benchmark": benchmark,
-            "videos": len(rows),
-            "frames": _part(units[0].frame_rule.key(), records["frames"]),
-            "maps": _part(units[0].map_rule.key(), records["maps"]),
+            "videos": len(index),
+            "frames": {
+                "params": units[0].frame_rule.key(),
+                "bytes": sum(shard["bytes"] for shard in frame_shards),
+                "shards": frame_shards,
+            },
+            "maps": {
+                "params": units[0].map_rule.key(),
+                "bytes": sum(shard["bytes"] for shard in map_shards),
+                "shards": map_shards,
+            },
             "index": {"bytes": (building / INDEX).stat().st_size, "xxh3": checksum_of(building / INDEX)},
             "failed": failed,
         }
@@ -242,11 +251,6 @@ def publish(benchmark: str, units: Sequence[Unit], table: Any, store: Path, fina
         fsync_folder(building)
         _swap(building, final)
     return info
-
-
-def _part(params: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    shards = [shard for record in records for shard in record["shards"]]
-    return {"params": params, "bytes": sum(int(shard["bytes"]) for shard in shards), "shards": shards}
 
 
 def leftovers(final: Path) -> tuple[Path, Path]:
@@ -266,11 +270,3 @@ def _swap(building: Path, final: Path) -> None:
     building.replace(final)
     fsync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _index_schema() -> Any:
-    import pyarrow as pa
-
-    text = ("video_id", "split", "splits", "sha256", "frame_file", "map_file")
-    numbers = ("label", "frames", "stored", "height", "width", "batch", "map_row", "places")
-    return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int32()) for name in numbers])

@@ -8,14 +8,18 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from xxhash import xxh3_128
 
 from pipeline.data.arrays import U8
+from pipeline.data.cache.records import ShardRecord
 from pipeline.errors import EverestError
 from pipeline.system.files import begin_writeback, fsync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Name of the column of checksums.
 CHECKSUM = "xxh3"
@@ -33,7 +37,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, stem: str, column: str, bound: int) -> None:
         self._folder, self._stem, self._column, self._bound = folder, stem, column, bound
-        self._done: list[dict[str, Any]] = []
+        self._done: list[ShardRecord] = []
         self._file: _HashingFile | None = None
         self._batches = 0
 
@@ -56,8 +60,8 @@ class ShardWriter:
         self._batches += 1
         return self._name, self._batches - 1
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Complete the last file and give all files their names: [{file, bytes, xxh3}]."""
+    def finish(self) -> list[ShardRecord]:
+        """Complete the last file and give all files their names."""
         self._close()
         for entry in self._done:
             temporary = self._folder / f".{entry['file']}.part"
@@ -104,7 +108,7 @@ class _HashingFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]  # what pyarrow hands over
         view = memoryview(data).cast("B")
         self.digest.update(view)
         done = 0
@@ -117,13 +121,13 @@ class _HashingFile(io.RawIOBase):
         return self.size
 
 
-def _binary_array(rows: Rows) -> Any:
+def _binary_array(rows: Rows) -> pa.LargeBinaryArray:
     """A large_binary array of the rows; a block of memory is not copied."""
     import pyarrow as pa
 
     if isinstance(rows, np.ndarray):
         offsets = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
-        data: Any = rows
+        data: bytes | U8 = rows
     else:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])

@@ -13,16 +13,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import layout
 from pipeline.data import sampling
 from pipeline.data.arrays import TUBELET, U8, Ints
 from pipeline.data.cache.maps import window_maps
 from pipeline.data.cache.read import Cache
+from pipeline.data.clips.videos import VideoSource
+from pipeline.data.frame_source import FrameSource, usable_videos
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.system.sealed import read_table
@@ -30,22 +31,6 @@ from pipeline.system.sealed import read_table
 Selection = Literal["none", "cached", "online"]
 #: In the metadata of a corpus file: frames between those of a clip.
 FRAME_STEP = "frame_step"
-
-
-class Source(Protocol):
-    """Frames of the videos of one benchmark: a cache, or the files themselves."""
-
-    ids: list[str]
-    grid: int
-    short_side: int
-
-    def __len__(self) -> int: ...
-    def num_frames(self, row: int) -> int: ...
-    def size(self, row: int) -> tuple[int, int]: ...
-    def label(self, row: int) -> int: ...
-    def rows(self, split: str | None = None) -> list[int]: ...
-    def fill(self, row: int, frame_indices: Any, target_THWC: U8) -> None: ...
-    def maps(self, row: int) -> npt.NDArray[np.float16] | None: ...
 
 
 @dataclass(frozen=True)
@@ -67,19 +52,12 @@ class ClipRule:
     keep_ratio: float = 0.3
     random: bool = True
 
-    @property
-    def frames_read(self) -> int:
-        """Frames of a clip as loaded: all candidates in `online` selection."""
-        if self.selection == "online":
-            return TUBELET * sampling.candidate_slots(self.frames, self.oversample)
-        return self.frames
-
 
 @dataclass(frozen=True)
 class Member:
     """Some rows of one source, at its frame step."""
 
-    source: Source
+    source: FrameSource
     rows: Ints
     step: int
 
@@ -103,35 +81,38 @@ class ClipDataset:
         return self.members[self._member[row]], int(self._row[row])
 
     def video_id(self, row: int) -> str:
-        member, own = self.locate(row)
-        return member.source.ids[own]
+        member, place = self.locate(row)
+        return member.source.ids[place]
 
     def label(self, row: int) -> int:
-        member, own = self.locate(row)
-        return member.source.label(own)
+        member, place = self.locate(row)
+        return member.source.label(place)
 
     def size(self, row: int) -> tuple[int, int]:
         """(height, width) of a video's frames as read."""
-        member, own = self.locate(row)
-        return member.source.size(own)
+        member, place = self.locate(row)
+        return member.source.size(place)
 
     def frame_indices(self, rows: Ints, seed: int, epoch: int, samples: Ints) -> Ints:
         """The frame numbers [B, T] of these rows' clips; see :class:`ClipRule`."""
         rule = self.rule
-        place_B = sampling.uniforms(seed, epoch, samples, "window", 1)[:, 0]
-        found = []
-        for row, u in zip(rows, place_B, strict=True):
-            member, own = self.locate(int(row))
-            count, grid = member.source.num_frames(own), self._grid(member)
-            u = float(u) if rule.random else 0.5
+        places_B = (
+            sampling.uniforms(seed, epoch, samples, "window", 1)[:, 0] if rule.random else np.full(len(rows), 0.5)
+        )
+        clips = []
+        for row, u in zip(rows, places_B.tolist(), strict=True):
+            member, place = self.locate(int(row))
+            count, grid = member.source.num_frames(place), self._grid(member)
             if rule.selection == "none":
-                found.append(sampling.uniform_clip(count, rule.frames, member.step, u, grid))
+                clips.append(sampling.uniform_clip(count, rule.frames, member.step, u, grid))
             else:
-                how = {"oversample": rule.oversample, "window": rule.window, "grid": grid}
-                found.append(sampling.candidate_clip(count, rule.frames, member.step, u, **how))  # type: ignore[arg-type]
-        if rule.selection == "cached":
-            return self._chosen(rows, np.stack(found), seed, epoch, samples)
-        return np.stack(found)
+                clips.append(
+                    sampling.candidate_clip(
+                        count, rule.frames, member.step, u, oversample=rule.oversample, window=rule.window, grid=grid
+                    )
+                )
+        clips_BN = np.stack(clips)
+        return self._chosen(rows, clips_BN, seed, epoch, samples) if rule.selection == "cached" else clips_BN
 
     def fill(self, row: int, frame_indices: Ints, target_THWC: U8) -> None:
         """Write the frames of one clip, of :meth:`size`, into the top left of uint8 [T, H, W, 3].
@@ -139,8 +120,8 @@ class ClipDataset:
         Raises:
             ClipError: naming the video and the reason.
         """
-        member, own = self.locate(row)
-        member.source.fill(own, frame_indices, target_THWC)
+        member, place = self.locate(row)
+        member.source.fill(place, frame_indices, target_THWC)
 
     def _chosen(self, rows: Ints, candidates_BN: Ints, seed: int, epoch: int, samples: Ints) -> Ints:
         import torch
@@ -150,8 +131,8 @@ class ClipDataset:
         rule = self.rule
         maps = []
         for row, numbers in zip(rows, candidates_BN, strict=True):
-            member, own = self.locate(int(row))
-            stored = member.source.maps(own)
+            member, place = self.locate(int(row))
+            stored = member.source.maps(place)
             if stored is None:
                 raise InputError("frame selection needs distance maps. Cure: read from a cache, or mode: online.")
             maps.append(window_maps(stored, numbers[::TUBELET], member.step))
@@ -172,13 +153,12 @@ class ClipDataset:
                 f"a frame step of {member.step} needs frames that the cache does not hold (it holds every "
                 f"{source.grid}.). Cure: preprocess with a keep_every that divides the frame step."
             )
-        if self.rule.selection == "cached":
-            map_step = getattr(source, "map_step", 0)
-            if map_step != member.step:
-                raise InputError(
-                    f"the distance maps were made for frame step {map_step or 'none'}, the clips have {member.step}. "
-                    "Cure: `everest preprocess` again; for clip.source: videos, frame_selection.mode: none or online."
-                )
+        if self.rule.selection == "cached" and source.map_step != member.step:
+            made_for = source.map_step or "none"
+            raise InputError(
+                f"the distance maps were made for frame step {made_for}, the clips have {member.step}. "
+                "Cure: `everest preprocess` again; for clip.source: videos, frame_selection.mode: none or online."
+            )
 
 
 def pretraining_clips(params: Params) -> ClipDataset:
@@ -216,7 +196,7 @@ def _frame_step(metadata: dict[bytes, bytes] | None, path: Path, name: str) -> i
     return int(step)
 
 
-def open_source(params: Params, benchmark: str) -> Source:
+def open_source(params: Params, benchmark: str) -> FrameSource:
     """Where `clip.source` says that the benchmark's frames are read: its cache, or its video files.
 
     Raises:
@@ -224,25 +204,9 @@ def open_source(params: Params, benchmark: str) -> Source:
     """
     if params.clip.source == "cache":
         return Cache.open(layout.cache_dir(benchmark))
-    from pipeline.data.clips.videos import VideoSource
-
-    return VideoSource.open(
-        layout.manifest_dir(benchmark) / "manifest.parquet",
-        layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark),
-        params.preprocess.short_side,
-    )
-
-
-def read_frames(source: Source, row: int, frame_indices: npt.ArrayLike) -> U8:
-    """Frames of one video by number, uint8 RGB [n, h, w, 3].
-
-    Raises:
-        ClipError: naming the video and the reason.
-    """
-    wanted = np.asarray(frame_indices, dtype=np.int64)
-    found = np.empty((len(wanted), *source.size(row), 3), np.uint8)
-    source.fill(row, wanted, found)
-    return found
+    manifest_path = layout.manifest_dir(benchmark) / "manifest.parquet"
+    raw = layout.raw_dir(params.benchmark(benchmark).data.raw or benchmark)
+    return VideoSource(usable_videos(manifest_path, raw), params.preprocess.short_side)
 
 
 def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, fraction: float = 1.0) -> ClipDataset:
@@ -265,7 +229,7 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
     return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
 
 
-def share_of_each_class(rows: Ints, source: Source, fraction: float) -> Ints:
+def share_of_each_class(rows: Ints, source: FrameSource, fraction: float) -> Ints:
     """A share of each class's rows, at least one, chosen by the videos' ids alone and kept in order."""
     if fraction == 1.0:
         return rows
@@ -276,5 +240,9 @@ def share_of_each_class(rows: Ints, source: Source, fraction: float) -> Ints:
     def place(row: int) -> bytes:
         return hashlib.sha256(source.ids[row].encode()).digest()
 
-    chosen = [row for own in by_class.values() for row in sorted(own, key=place)[: max(1, round(fraction * len(own)))]]
+    chosen = [
+        row
+        for members in by_class.values()
+        for row in sorted(members, key=place)[: max(1, round(fraction * len(members)))]
+    ]
     return np.asarray(sorted(chosen), dtype=np.int64)

@@ -22,8 +22,8 @@ import torch
 from pipeline.data import sampling
 from pipeline.data.arrays import Ints
 from pipeline.data.batch import Batch
-from pipeline.data.cache.read import ClipError
 from pipeline.data.clips.dataset import ClipDataset
+from pipeline.data.frame_source import ClipError
 from pipeline.data.pixels.buffers import Buffers
 from pipeline.errors import EverestError, InputError
 

@@ -11,7 +11,8 @@ from small_benchmark import make, params
 from pipeline import layout
 from pipeline.data.cache import admin as cache_admin
 from pipeline.data.cache.publish import store_dir
-from pipeline.data.cache.read import VERSION, Cache
+from pipeline.data.cache.read import Cache
+from pipeline.data.cache.records import VERSION
 from pipeline.errors import EverestError, InputError
 from pipeline.stages import preprocess
 from pipeline.system.sealed import sealed_json

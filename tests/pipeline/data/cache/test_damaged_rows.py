@@ -56,8 +56,8 @@ class Constant(torch.nn.Module):
 
 def place_of(cache: Cache, row: int, frame: int) -> tuple[Path, int]:
     """The shard of a stored frame, and a byte in the middle of the frame there."""
-    shard = FOLDER / str(cache._frame_files[cache._frame_file[row]])
-    stored = cache._frame_buffers(row).row(frame).tobytes()
+    shard = cache.shard(row)
+    stored = cache._frame_rows(row).row(frame).tobytes()
     return shard, shard.read_bytes().index(stored) + len(stored) // 2
 
 
@@ -138,7 +138,7 @@ def test_whatever_byte_of_a_shard_changes_no_other_pixel_or_map_is_handed_out(st
 def test_a_row_of_another_video_is_refused_although_it_is_whole() -> None:
     prepared("raw")
     cache = Cache.open(FOLDER)
-    cache._column["batch"][[1, 2]] = cache._column["batch"][[2, 1]]
+    cache.columns.batch[[1, 2]] = cache.columns.batch[[2, 1]]
     with pytest.raises(DamagedError, match=cache.ids[1]):
         cache.frames(1, [0])
 

@@ -15,7 +15,7 @@ from torch import nn
 from models.info import ModelInfo, Pixels, Views
 from pipeline import layout
 from pipeline.data.cache.read import Cache
-from pipeline.data.clips.dataset import labelled_clips, open_source, read_frames
+from pipeline.data.clips.dataset import labelled_clips, open_source
 from pipeline.data.clips.loader import ClipLoader
 from pipeline.data.pixels.normalise import denormalise, model_pixels, normalise
 from pipeline.data.pixels.transforms import EvalTransform
@@ -127,7 +127,7 @@ def test_a_cached_frame_is_the_shrunk_frame_of_its_video(params: Any) -> None:
         params.model_copy(update={"clip": params.clip.model_copy(update={"source": "videos"})}), "small"
     )
     for row in range(4):
-        assert np.array_equal(cache.frames(row, [0, 7, 19]), read_frames(source, row, [0, 7, 19]))
+        assert np.array_equal(cache.frames(row, [0, 7, 19]), source.frames(row, [0, 7, 19]))
 
 
 def test_normalising_and_back_gives_the_pixels() -> None:

@@ -1,0 +1,159 @@
+"""The usable videos of a benchmark, and how frames are read by number: from a cache, or from the files themselves.
+
+Shapes: T frames, H x W pixels, J distance maps of a video, L places.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data import manifest
+from pipeline.data.arrays import U8, Halves, Ints
+from pipeline.data.video import VideoReader, open_video
+from pipeline.errors import EverestError
+
+#: What is read of the manifest.
+COLUMNS = [
+    "video_id",
+    "path",
+    "sha256",
+    "split",
+    "splits",
+    "label",
+    "frames_decoded",
+    "height",
+    "width",
+    "reader",
+    "jumps",
+]
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """One video: its file and what the manifest knows of it."""
+
+    video_id: str
+    path: Path
+    frames: int
+    height: int
+    width: int
+    sha256: str = ""
+    label: int = -1
+    split: str = "train"
+    splits: str = "train"
+    reader: str = "pyav"
+    jumps: str = ""
+
+    def open(self) -> VideoReader:
+        """The file, by the reader that ingest has proven for it.
+
+        Raises:
+            VideoError: it does not open.
+        """
+        return open_video(self.path, self.reader, self.frames, self.jumps)
+
+
+def usable_videos(manifest_path: Path, raw: Path) -> list[VideoFile]:
+    """The videos that a manifest lists as good, in its order.
+
+    Args:
+        raw: the folder that its paths are relative to.
+
+    Raises:
+        InputError: no such manifest.
+    """
+    return [
+        VideoFile(
+            video_id=row["video_id"],
+            path=raw / row["path"],
+            frames=row["frames_decoded"],
+            height=row["height"],
+            width=row["width"],
+            sha256=row["sha256"],
+            label=row["label"],
+            split=row["split"],
+            splits=row["splits"],
+            reader=row["reader"],
+            jumps=row["jumps"],
+        )
+        for row in manifest.load(manifest_path, columns=COLUMNS).to_pylist()
+    ]
+
+
+class ClipError(EverestError):
+    """One video's frames cannot be had. `video_id` and `reason` say which and why."""
+
+    def __init__(self, video_id: str, reason: str) -> None:
+        super().__init__(f"video {video_id}: {reason}")
+        self.video_id = video_id
+        self.reason = reason
+
+
+class FrameSource(ABC):
+    """Videos by row, numbered from 0 in the manifest's order; reading is safe from several threads.
+
+    Attributes:
+        ids, splits: by row.
+        labels: class numbers by row, -1 where there is none.
+        lengths: frames of each video, of which every `grid`-th can be read.
+        short_side: [pixels] larger frames are shrunk to it.
+        map_step: frame step of the distance maps, 0 where there are none.
+    """
+
+    ids: Sequence[str]
+    splits: Sequence[str]
+    labels: Sequence[int] | Ints
+    lengths: Sequence[int] | Ints
+    grid: int = 1
+    short_side: int
+    map_step: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, split: str | None = None) -> list[int]:
+        """Rows of one split, in order."""
+        return [row for row, name in enumerate(self.splits) if split is None or name == split]
+
+    def split(self, row: int) -> str:
+        return self.splits[row]
+
+    def label(self, row: int) -> int:
+        return int(self.labels[row])
+
+    def num_frames(self, row: int) -> int:
+        return int(self.lengths[row])
+
+    @abstractmethod
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) of a video's frames as they are read, in pixels."""
+
+    @abstractmethod
+    def fill(self, row: int, frame_indices: npt.ArrayLike, target_THWC: U8) -> None:
+        """Write the frames of these numbers, in any order, into the top left of uint8 [T, H, W, 3].
+
+        Raises:
+            ClipError: they cannot be had; names the video and the reason.
+            DamagedError: they are not what was written into the cache.
+        """
+
+    def frames(self, row: int, frame_indices: npt.ArrayLike) -> U8:
+        """As :meth:`fill`, in memory of their own: uint8 RGB [T, h, w, 3]."""
+        wanted = np.asarray(frame_indices, dtype=np.int64)
+        pictures = np.empty((len(wanted), *self.size(row), 3), np.uint8)
+        self.fill(row, wanted, pictures)
+        return pictures
+
+    def maps(self, row: int) -> Halves | None:
+        """Distance maps [J, L] fp16 of a video, or None.
+
+        Raises:
+            DamagedError: they are not what was written into the cache.
+        """
+        return None
