@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EverestError, InputError
+from pipeline.tracking.names import TRAIN_LOSS
 
 #: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
 #: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
@@ -76,7 +77,7 @@ def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
         spent = _cpu_seconds(pid) - spent
         alone = added_calls(Path(temporary) / "alone.jsonl")
         written = WARM_UP + len(tracked.seconds) if spool else 0
-        kept = sum(1 for line in spool.read_text().splitlines() if '"train/loss"' in line) if spool else 0
+        kept = sum(1 for line in spool.read_text().splitlines() if f'"{TRAIN_LOSS}"' in line) if spool else 0
         return {
             "store": store,
             "steps": len(tracked.seconds),

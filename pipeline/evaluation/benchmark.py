@@ -18,6 +18,7 @@ from pipeline.evaluation.inference import Answer, gather, infer, names_once
 from pipeline.evaluation.metrics import scores
 from pipeline.evaluation.views import video_views
 from pipeline.params import Params
+from pipeline.tracking import names
 
 if TYPE_CHECKING:
     import torch
@@ -186,8 +187,8 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
                 f"{model_dir}/model.json: {key} = {found}, expected {value} of {where}. "
                 f"Cure: `everest finetune {benchmark}` with these parameters first."
             )
-    names = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
-    for number, (trained, listed) in enumerate(zip(info.classes or (), names, strict=False)):
+    classes = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
+    for number, (trained, listed) in enumerate(zip(info.classes or (), classes, strict=False)):
         if trained != listed:
             raise InputError(
                 f"{model_dir}/model.json: class {number} was trained as {trained!r}, the manifest's is {listed!r}. "
@@ -199,12 +200,11 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
 
 
 def cost(info: ModelInfo) -> dict[str, float]:
-    """efficiency/gmacs_per_clip and tokens_per_clip of a saved classifier: one view, one forward."""
+    """Multiply-adds and tokens a clip of a saved classifier: one view, one forward."""
     from models.cost import multiply_adds
 
     kwargs = info.kwargs
-    names = ("strategy", "keep_ratio", "num_classes", "head")
-    given = {name: kwargs[name] for name in names if name in kwargs}
+    given = {name: kwargs[name] for name in ("strategy", "keep_ratio", "num_classes", "head") if name in kwargs}
     found = multiply_adds(
         info.architecture.split("_")[1],
         "finetune",
@@ -213,8 +213,8 @@ def cost(info: ModelInfo) -> dict[str, float]:
         **{"strategy": "everest", "keep_ratio": 0.6, **given},
     )
     return {
-        "efficiency/gmacs_per_clip": found.multiply_adds / 1e9,
-        "efficiency/tokens_per_clip": float(found.encoder_tokens),
+        names.GMACS_PER_CLIP: found.multiply_adds / 1e9,
+        names.TOKENS_PER_CLIP: float(found.encoder_tokens),
     }
 
 

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import layout
-
-#: The validation score's name in a fine-tuning's metrics.
-NAME = "val/top1"
+from pipeline.tracking.names import VAL_TOP1
 
 
 def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
@@ -36,7 +34,7 @@ def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -
         "finetune", benchmark
     )  # not the headline in metrics/, which DVC brings to no other checkout
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    score = metrics.get(NAME)
+    score = metrics.get(VAL_TOP1)
     return (float(score), "") if isinstance(score, int | float) else (None, f"{path} has no validation score")
 
 

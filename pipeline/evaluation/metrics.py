@@ -1,4 +1,4 @@
-"""Scores as pure functions of probabilities and labels. NumPy only.
+"""Scores as pure functions of probabilities and labels.
 
 Legend: V videos, X views of a video, C classes, K draws of the bootstrap. Accuracies are shares in [0, 1].
 """
@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.tracking import names
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -133,21 +135,21 @@ def scores(
     label = np.asarray(label_V)
     first = hits(probability, label)
     interval = share_interval(first, draws, seed)
-    found = {
-        "eval/top1": float(first.mean()),
-        "eval/top1_ci_low": interval.low,
-        "eval/top1_ci_high": interval.high,
-        "eval/class_mean": float(
+    metrics = {
+        names.EVAL_TOP1: float(first.mean()),
+        names.EVAL_TOP1_LOW: interval.low,
+        names.EVAL_TOP1_HIGH: interval.high,
+        names.EVAL_CLASS_MEAN: float(
             np.nanmean(per_class(confusion(probability.argmax(axis=1), label, probability.shape[1])))
         ),
-        "eval/calibration_error": calibration_error(probability, label),
-        "eval/videos_ok": float(len(label)),
-        "eval/videos_total": float(total),
+        names.EVAL_CALIBRATION_ERROR: calibration_error(probability, label),
+        names.EVAL_VIDEOS_OK: float(len(label)),
+        names.EVAL_VIDEOS_TOTAL: float(total),
     }
     if probability.shape[1] > 5:
         # Of five classes or fewer every prediction is right within five.
-        found["eval/top5"] = float(hits(probability, label, 5).mean())
-    return found
+        metrics[names.EVAL_TOP5] = float(hits(probability, label, 5).mean())
+    return metrics
 
 
 def strategy_difference(a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:

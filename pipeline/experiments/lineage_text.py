@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.experiments.lineage import Lineage, RunFacts
 from pipeline.params import flatten
 from pipeline.system.text import printable
+from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
 #: Digits of a hash that are shown; `--json` has all of them.
@@ -55,7 +56,7 @@ def _run(run: RunFacts) -> Iterator[str]:
         yield f"  weights  of run {earlier['id']}  {earlier['name']}"
     for address in run["models"]:
         yield f"  model    {address}"
-    scores = {name: value for name, value in run["metrics"].items() if name.startswith(("eval/", "val/", "train/loss"))}
+    scores = {name: value for name, value in run["metrics"].items() if name.startswith(names.RESULTS)}
     for name, score in sorted(scores.items()):
         yield f"  metric   {name} = {score:.6g}"
     yield from _params(run["params"])

@@ -13,12 +13,11 @@ from pipeline.errors import EverestError, InputError
 from pipeline.experiments.restore import apply_patch, check_files, code_of, restore, tracked_changes, unknown_code
 from pipeline.experiments.workspace import Report, Workspace, environment
 from pipeline.tracking.context import UNKNOWN
+from pipeline.tracking.names import MEASURED
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store, TrackedRun
 
-#: Measured costs differ from run to run; everything else has to be equal.
-MEASURED = ("efficiency/", "step/")
 #: What a stage computes besides its metrics, as tags of its run.
 DIGESTS = {"everest.weights_sha256": "SHA-256 of the weights", "everest.predictions_sha256": "SHA-256 of predictions"}
 STAGES = ("pretrain", "finetune", "evaluate")

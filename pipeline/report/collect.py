@@ -19,6 +19,7 @@ from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
 from pipeline.report.sentences import BenchmarkResult, Measured, sentences
 from pipeline.strategies import strategy_facts
+from pipeline.tracking import names
 from pipeline.tracking.context import code_tags, dvc_hashes
 
 #: Packages that decide a result.
@@ -116,21 +117,22 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Curves of a history.csv: column -> points (step, value); {} where there is no file."""
+    """Curves of a history.csv: metric -> points (step, value); {} where there is no file."""
     if not path.exists():
         return {}
+    metric_of = {column: name for name, column in names.HISTORY_COLUMNS.items()}
     curves: dict[str, list[tuple[float, float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            for name, text in row.items():
-                if name not in ("step", "epoch") and text and math.isfinite(float(text)):
-                    curves.setdefault(name, []).append((float(row["step"]), float(text)))
+            for column, text in row.items():
+                if column in metric_of and text and math.isfinite(float(text)):
+                    curves.setdefault(metric_of[column], []).append((float(row["step"]), float(text)))
     return curves
 
 
 def measured(metrics: Mapping[str, float]) -> Measured:
     """The costs among a stage's metrics."""
-    cost = {name.removeprefix("efficiency/"): value for name, value in metrics.items()}
+    cost = {name.removeprefix(names.efficiency("")): value for name, value in metrics.items()}
     return {
         "tokens_per_clip": cost.get("tokens_per_clip"),
         "peak_memory_gib": cost.get("peak_memory_gib"),
@@ -144,8 +146,8 @@ def measured(metrics: Mapping[str, float]) -> Measured:
 def _result(params: Params, benchmark: str) -> BenchmarkResult:
     path = layout.results_file("evaluate", benchmark)
     scores = read_metrics(path)
-    if "eval/top1" not in scores:
-        raise InputError(f"{path} has no eval/top1. Cure: `everest evaluate {benchmark}` first.")
+    if names.EVAL_TOP1 not in scores:
+        raise InputError(f"{path} has no {names.EVAL_TOP1}. Cure: `everest evaluate {benchmark}` first.")
     finetune, tests = params.finetune_of(benchmark), params.evaluate_of(benchmark)
     # A model that was not trained here has only what its test cost.
     metrics = scores | read_metrics(layout.results_file("finetune", benchmark))
@@ -153,20 +155,20 @@ def _result(params: Params, benchmark: str) -> BenchmarkResult:
         "benchmark": benchmark,
         "strategy": _strategy(params, finetune.init),
         "keep_ratio": finetune.keep_ratio if strategy_facts()[finetune.strategy].uses_keep_ratio else 1.0,
-        "top1": 100 * scores["eval/top1"],
-        "top1_ci_low": 100 * scores["eval/top1_ci_low"],
-        "top1_ci_high": 100 * scores["eval/top1_ci_high"],
-        "top5": 100 * scores["eval/top5"] if "eval/top5" in scores else None,
-        "class_mean": 100 * scores["eval/class_mean"],
-        "calibration_error": scores["eval/calibration_error"],
+        "top1": 100 * scores[names.EVAL_TOP1],
+        "top1_ci_low": 100 * scores[names.EVAL_TOP1_LOW],
+        "top1_ci_high": 100 * scores[names.EVAL_TOP1_HIGH],
+        "top5": 100 * scores[names.EVAL_TOP5] if names.EVAL_TOP5 in scores else None,
+        "class_mean": 100 * scores[names.EVAL_CLASS_MEAN],
+        "calibration_error": scores[names.EVAL_CALIBRATION_ERROR],
         "chance": 100 / params.benchmark(benchmark).data.classes,
-        "videos_ok": int(scores["eval/videos_ok"]),
-        "videos_total": int(scores["eval/videos_total"]),
+        "videos_ok": int(scores[names.EVAL_VIDEOS_OK]),
+        "videos_total": int(scores[names.EVAL_VIDEOS_TOTAL]),
         "views": tests.segments * tests.crops,
-        "gmacs_per_clip": metrics.get("efficiency/gmacs_per_clip"),
-        "peak_memory_gib": metrics.get("efficiency/peak_memory_gib"),
-        "clips_per_second": metrics.get("efficiency/clips_per_second"),
-        "wall_seconds": metrics.get("efficiency/wall_seconds"),
+        "gmacs_per_clip": metrics.get(names.GMACS_PER_CLIP),
+        "peak_memory_gib": metrics.get(names.PEAK_MEMORY_GIB),
+        "clips_per_second": metrics.get(names.CLIPS_PER_SECOND),
+        "wall_seconds": metrics.get(names.WALL_SECONDS),
     }
 
 
@@ -209,8 +211,8 @@ def _stages(params: Params) -> list[StageCost]:
             rows.append(
                 {
                     "stage": f"{stage} {benchmark}" if benchmark else stage,
-                    "gmacs_per_clip": metrics.get("efficiency/gmacs_per_clip"),
-                    "loader_wait_fraction": metrics.get("efficiency/loader_wait_fraction"),
+                    "gmacs_per_clip": metrics.get(names.GMACS_PER_CLIP),
+                    "loader_wait_fraction": metrics.get(names.efficiency("loader_wait_fraction")),
                     **measured(metrics),
                 }
             )

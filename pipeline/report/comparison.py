@@ -24,6 +24,7 @@ from pipeline.report.collect import (
     versions,
 )
 from pipeline.report.sentences import Difference, StrategyCost, TestScore, comparison_sentences
+from pipeline.tracking import names
 
 #: Clips drawn for each strategy.
 PICTURES = 1
@@ -163,7 +164,7 @@ def _result(
         "top1_ci_low": 100 * low,
         "top1_ci_high": 100 * high,
         "videos": int(scored.shape[1]),
-        "finetune_seconds": _means(folders, "finetune", benchmark).get("efficiency/wall_seconds"),
+        "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
         "chance": chance,
     }
 
@@ -182,7 +183,7 @@ def _cost(trials: Sequence[Trial], folders: Sequence[Path]) -> StrategyCost:
     trial = trials[0]
     clips = sum(_corpus_size(name) for name in trial.params.pretrain.corpus)
     # Without pre-training it has spent nothing.
-    means = _means(folders, "pretrain", None) if trial.epochs else {"efficiency/wall_seconds": 0.0}
+    means = _means(folders, "pretrain", None) if trial.epochs else {names.WALL_SECONDS: 0.0}
     return {
         "strategy": trial.arm,
         "epochs": trial.epochs,
@@ -206,7 +207,7 @@ def _curves(folders: Mapping[str, Sequence[Path]], benchmark: str) -> Curves:
         by_step: dict[float, list[float]] = {}
         for folder in cells:
             history = read_history(folder / layout.output_dir("finetune", benchmark) / "history.csv")
-            for step, value in history.get("val_top1", []):
+            for step, value in history.get(names.VAL_TOP1, []):
                 by_step.setdefault(step, []).append(100 * value)
         curves[arm] = [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
     return curves

@@ -12,6 +12,7 @@ from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Su
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
 from pipeline.report.sentences import BenchmarkResult, Measured, TestScore
+from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
 PICTURES = (".png", ".jpg", ".gif", ".svg")
@@ -65,21 +66,22 @@ def draw(summary: Summary) -> dict[str, str]:
     benchmarks = [row["benchmark"] for row in summary["results"]]
     plots: dict[str, str] = {}
     pretrain = read_history(layout.output_dir("pretrain") / "history.csv") if summary["pretrained_here"] else {}
-    if pretrain.get("loss"):
+    if pretrain.get(names.TRAIN_LOSS):
         plots["pretrain_loss"] = curves(
-            {"loss": pretrain["loss"]},
+            {"loss": pretrain[names.TRAIN_LOSS]},
             title="Pre-training loss",
             x="optimizer step",
             y="mean squared error",
             smooth=10,
         )
     histories = {b: read_history(layout.output_dir("finetune", b) / "history.csv") for b in benchmarks}
-    loss = {b: h["loss"] for b, h in histories.items() if h.get("loss")}
+    loss = {b: h[names.TRAIN_LOSS] for b, h in histories.items() if h.get(names.TRAIN_LOSS)}
     if loss:
         plots["finetune_loss"] = curves(
             loss, title="Fine-tuning loss", x="optimizer step", y="cross-entropy", smooth=10
         )
-    top1 = {b: [(s, 100 * v) for s, v in h["val_top1"]] for b, h in histories.items() if h.get("val_top1")}
+    validated = {b: h[names.VAL_TOP1] for b, h in histories.items() if h.get(names.VAL_TOP1)}
+    top1 = {b: [(step, 100 * value) for step, value in points] for b, points in validated.items()}
     if top1:
         plots["validation_top1"] = curves(
             top1, title="Validation top-1", x="optimizer step", y="top-1 (%)", markers=True

@@ -12,6 +12,7 @@ from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import Params
 from pipeline.report.collect import read_metrics, versions
 from pipeline.report.page import Columns, Section, Table, number, write_pages
+from pipeline.tracking import names
 
 
 class RepetitionScore(TypedDict):
@@ -63,9 +64,11 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
         for split, seed, folder in cells:
             path = folder / layout.results_file("evaluate", benchmark)
             metrics = read_metrics(path)
-            if "eval/top1" not in metrics:
-                raise EverestError(f"{path} has no eval/top1. Cure: delete it and start the same command again.")
-            top1 = 100 * metrics["eval/top1"]
+            if names.EVAL_TOP1 not in metrics:
+                raise EverestError(
+                    f"{path} has no {names.EVAL_TOP1}. Cure: delete it and start the same command again."
+                )
+            top1 = 100 * metrics[names.EVAL_TOP1]
             by_split.setdefault(split, []).append(top1)
             scores.append(
                 {
@@ -73,8 +76,8 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
                     "split": split or None,
                     "seed": seed,
                     "top1": top1,
-                    "videos_ok": int(metrics["eval/videos_ok"]),
-                    "videos_total": int(metrics["eval/videos_total"]),
+                    "videos_ok": int(metrics[names.EVAL_VIDEOS_OK]),
+                    "videos_total": int(metrics[names.EVAL_VIDEOS_TOTAL]),
                 }
             )
         pairs = [mean_and_deviation(values) for values in by_split.values()]

@@ -26,7 +26,7 @@ from pipeline.params.frozen import check_unchanged
 from pipeline.system.disk import DiskFullError
 from pipeline.system.files import free_bytes, locked, write_text
 from pipeline.system.text import printable
-from pipeline.tracking import stage_run
+from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
     named = {f"data/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
     named |= {f"data/{split}/{name}": n for split, counts in metrics["splits"].items() for name, n in counts.items()}
     named |= {f"data/reasons/{reason}": count for reason, count in metrics["reasons"].items()}
-    named["efficiency/wall_seconds"] = named.pop("data/seconds")
+    named[names.WALL_SECONDS] = named.pop("data/seconds")
     return {name: float(value) for name, value in named.items()}
 
 

@@ -21,6 +21,7 @@ from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
 from pipeline.system.csv_files import Writer
 from pipeline.system.files import sha256_of
+from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
@@ -63,15 +64,15 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
         outcome = _outcome(params, benchmark, tests, work, ranks)
         within_budget(outcome.answers, tests, how.failure_budget, benchmark)
         metrics: dict[str, float] = scored(outcome, tests, how.bootstrap, params.seed) | cost(info)
-        metrics["efficiency/peak_memory_gib"] = outcome.peak_memory_gib
-        metrics["efficiency/clips_per_second"] = outcome.clips / outcome.seconds
-        metrics["efficiency/wall_seconds"] = time.perf_counter() - began
+        metrics[names.PEAK_MEMORY_GIB] = outcome.peak_memory_gib
+        metrics[names.CLIPS_PER_SECOND] = outcome.clips / outcome.seconds
+        metrics[names.WALL_SECONDS] = time.perf_counter() - began
         if outcome.energy_wh is not None:
-            metrics["efficiency/energy_wh"] = outcome.energy_wh
+            metrics[names.ENERGY_WH] = outcome.energy_wh
         folder = _write(params, outcome.answers, tests, benchmark, metrics, work, list(info.classes or ()))
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
-        tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
+        tracked.summary(names.of_experiment("evaluate", benchmark, metrics))
         tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
         tracked.artifact(folder / "pictures", "pictures")
@@ -86,7 +87,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
             registered_name(params.recipe, benchmark),
             {
                 **choice,
-                "eval.top1": metrics["eval/top1"],
+                "eval.top1": metrics[names.EVAL_TOP1],
                 "benchmark": benchmark,
                 "sha256": model_folder.sha256(registered),
                 "strategy": info.kwargs["strategy"],
@@ -150,8 +151,8 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
 
 def _model_facts(info: ModelInfo) -> dict[str, Any]:
     kwargs = info.kwargs
-    names = ("strategy", "keep_ratio", "head")
-    return {"model.architecture": info.architecture} | {f"model.{n}": kwargs[n] for n in names if n in kwargs}
+    facts = {f"model.{name}": kwargs[name] for name in ("strategy", "keep_ratio", "head") if name in kwargs}
+    return {"model.architecture": info.architecture} | facts
 
 
 def _write(
@@ -161,7 +162,7 @@ def _write(
     benchmark: str,
     metrics: dict[str, float],
     work: Path,
-    names: list[str],
+    classes: list[str],
 ) -> Path:
     """Write all outputs beside their final places, then move them there."""
     from pipeline.evaluation import files
@@ -173,7 +174,7 @@ def _write(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     files.write_predictions(building / "predictions.parquet", tests, answers)
-    files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, names)
+    files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
     draw_examples(params, benchmark, tests, answers, building / "pictures")
     write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     check_unchanged()
@@ -188,5 +189,5 @@ def _write(
         writer.row(["actual", "predicted"])
         for label, answer in zip(tests.labels, answers, strict=True):
             if answer.probability is not None:
-                writer.row([names[label], names[int(answer.probability.argmax())]])
+                writer.row([classes[label], classes[int(answer.probability.argmax())]])
     return final

@@ -32,7 +32,7 @@ from pipeline.params.frozen import check_unchanged
 from pipeline.system.files import locked, write_text
 from pipeline.system.progress import counter
 from pipeline.system.terminal import say
-from pipeline.tracking import stage_run
+from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
 
 
@@ -102,7 +102,7 @@ def _turn(lock: Path, benchmark: str) -> Iterator[None]:
 def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
     """The stage's numbers under the names that runs are compared by."""
     named = {f"preprocess/{name}": float(value) for name, value in metrics.items()}
-    named["efficiency/wall_seconds"] = named.pop("preprocess/wall_seconds")
+    named[names.WALL_SECONDS] = named.pop("preprocess/wall_seconds")
     failed = named.pop("preprocess/videos_failed")
     total = named.pop("preprocess/videos")
-    return named | {"data/videos_ok": total - failed, "data/videos_total": total}
+    return named | {names.DATA_VIDEOS_OK: total - failed, names.DATA_VIDEOS_TOTAL: total}

@@ -26,7 +26,7 @@ def run(params: Params, benchmark: str | None = None) -> Summary:
     """
     from pipeline.report.collect import collect, read_metrics
     from pipeline.report.experiment import write_report
-    from pipeline.tracking import stage_run
+    from pipeline.tracking import names, stage_run
 
     summary = collect(params)
     work = layout.work_dir("report", None, work_key("report", None, params))
@@ -42,12 +42,9 @@ def run(params: Params, benchmark: str | None = None) -> Summary:
         for file in files:
             tracked.parent_artifact(final / file.name, "report")
         tracked.artifact(final / "report.html", "report")
-        pretrain = read_metrics(layout.results_file("pretrain")) if summary["pretrained_here"] else {}
-        numbers = {f"pretrain/{name}": value for name, value in pretrain.items()}
-        for name in params.benchmarks:
-            for stage, prefix in (("finetune", f"{name}/finetune/"), ("evaluate", f"{name}/")):
-                metrics = read_metrics(layout.results_file(stage, name))
-                numbers |= {f"{prefix}{key}": value for key, value in metrics.items()}
-        tracked.summary(numbers)
+        stages: list[tuple[str, str | None]] = [("pretrain", None)] if summary["pretrained_here"] else []
+        stages += [(stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate")]
+        for stage, name in stages:  # those that were up to date have told this experiment's run nothing yet
+            tracked.summary(names.of_experiment(stage, name, read_metrics(layout.results_file(stage, name))))
         tracked.metrics({f"{row['benchmark']}/top1_percent": row["top1"] for row in summary["results"]})
     return summary

@@ -9,12 +9,13 @@ from typing import Any
 
 from pipeline.layout import metrics_file
 from pipeline.system.progress import clock
+from pipeline.tracking import names
 
 #: Accuracy with its interval and what it counts, loss, multiply-adds, memory, time.
 HEADLINE = (
-    "eval/top1", "eval/top1_ci_low", "eval/top1_ci_high", "eval/videos_ok", "eval/videos_total", "val/top1",
-    "train/loss", "data/videos_ok", "data/videos_total", "efficiency/gmacs_per_clip", "efficiency/peak_memory_gib",
-    "efficiency/wall_seconds",
+    names.EVAL_TOP1, names.EVAL_TOP1_LOW, names.EVAL_TOP1_HIGH, names.EVAL_VIDEOS_OK, names.EVAL_VIDEOS_TOTAL,
+    names.VAL_TOP1, names.TRAIN_LOSS, names.DATA_VIDEOS_OK, names.DATA_VIDEOS_TOTAL, names.GMACS_PER_CLIP,
+    names.PEAK_MEMORY_GIB, names.WALL_SECONDS,
 )  # fmt: skip
 
 
@@ -29,19 +30,23 @@ def words(stage: str, benchmark: str | None, folder: Path = Path()) -> str:
         metrics = json.loads((folder / metrics_file(stage, benchmark)).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return ""
-    told = []
-    if "eval/top1" in metrics:
-        told.append(f"top-1 {100 * metrics['eval/top1']:.1f} %")
-    if {"eval/top1", "eval/top1_ci_low", "eval/top1_ci_high"} <= metrics.keys():
-        low, high = 100 * metrics["eval/top1_ci_low"], 100 * metrics["eval/top1_ci_high"]
-        told[-1] += f" (95 % interval {low:.1f} to {high:.1f})"
-    if "train/loss" in metrics:
-        told.append(f"loss {metrics['train/loss']:.3f}")
-    if "val/top1" in metrics:
-        told.append(f"validation top-1 {100 * metrics['val/top1']:.1f} %")
-    groups = [g for g in ("data", "eval") if {f"{g}/videos_ok", f"{g}/videos_total"} <= metrics.keys()]
-    told += [f"{metrics[f'{g}/videos_ok']:.0f} of {metrics[f'{g}/videos_total']:.0f} videos" for g in groups]
-    return ", ".join(told)
+    parts = []
+    if names.EVAL_TOP1 in metrics:
+        parts.append(f"top-1 {100 * metrics[names.EVAL_TOP1]:.1f} %")
+    if {names.EVAL_TOP1, names.EVAL_TOP1_LOW, names.EVAL_TOP1_HIGH} <= metrics.keys():
+        low, high = 100 * metrics[names.EVAL_TOP1_LOW], 100 * metrics[names.EVAL_TOP1_HIGH]
+        parts[-1] += f" (95 % interval {low:.1f} to {high:.1f})"
+    if names.TRAIN_LOSS in metrics:
+        parts.append(f"loss {metrics[names.TRAIN_LOSS]:.3f}")
+    if names.VAL_TOP1 in metrics:
+        parts.append(f"validation top-1 {100 * metrics[names.VAL_TOP1]:.1f} %")
+    for ok, total in (
+        (names.DATA_VIDEOS_OK, names.DATA_VIDEOS_TOTAL),
+        (names.EVAL_VIDEOS_OK, names.EVAL_VIDEOS_TOTAL),
+    ):
+        if {ok, total} <= metrics.keys():
+            parts.append(f"{metrics[ok]:.0f} of {metrics[total]:.0f} videos")
+    return ", ".join(parts)
 
 
 def ran(stage: str, benchmark: str | None, folder: Path, seconds: float) -> str:

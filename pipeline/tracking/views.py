@@ -10,11 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.tracking import names
+
 #: The name of the view in the page's address.
 VIEW = "accuracy-against-cost"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 #: Costs on the horizontal axis: pre-training's, as tracked on the run of an experiment.
-COSTS = ("pretrain/efficiency/gmacs_per_clip", "pretrain/efficiency/wall_seconds")
+COSTS = tuple(names.of_experiment("pretrain", None, {names.GMACS_PER_CLIP: 0.0, names.WALL_SECONDS: 0.0}))
 
 
 def accuracy_against_cost(benchmarks: Sequence[str]) -> dict[str, str]:
@@ -29,7 +31,7 @@ def accuracy_against_cost(benchmarks: Sequence[str]) -> dict[str, str]:
             "deleted": False,
             "isGenerated": False,
             "xaxis": {"key": cost, "type": "METRIC"},
-            "yaxis": {"key": f"{benchmark}/eval/top1", "type": "METRIC"},
+            "yaxis": {"key": f"{benchmark}/{names.EVAL_TOP1}", "type": "METRIC"},
         }
         for benchmark in benchmarks
         for number, cost in enumerate(COSTS)

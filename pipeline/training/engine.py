@@ -23,6 +23,7 @@ from pipeline.distributed.groups import Ranks, parallel, reduce_gradients, whole
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
+from pipeline.tracking import names
 from pipeline.training import snapshot
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
 from pipeline.training.journal import Journal, Progress
@@ -63,7 +64,7 @@ class Task(Protocol):
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         """Scores after an epoch, the same on all ranks; {} where there is nothing to do.
 
-        `alive` is called for each batch, so that a long validation is not taken for a stall. Keys start with `val_`.
+        `alive` is called for each batch, so that a long validation is not taken for a stall.
         """
 
 
@@ -461,7 +462,7 @@ class Engine:
             self.journal.validation(self.step, epoch, scores)
             self.progress.note(epoch, scores)
             if self.settings.select == "best":
-                self.save(score=scores["val_top1"])
+                self.save(score=scores[names.VAL_TOP1])
 
     def result(self) -> dict[str, torch.Tensor]:
         """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""

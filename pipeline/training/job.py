@@ -22,7 +22,7 @@ from pipeline.distributed.nodes import this_node
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, on_change
-from pipeline.tracking import stage_run
+from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 #: Points in the history that `dvc plots` draws; the whole of it is in the output's history.csv.
 PLOT_ROWS = 500
 #: What training from scratch has spent on pre-training, so that it stands beside the others in a chart.
-NO_PRETRAINING = {"pretrain/efficiency/gmacs_per_clip": 0.0, "pretrain/efficiency/wall_seconds": 0.0}
+NO_PRETRAINING = {names.GMACS_PER_CLIP: 0.0, names.WALL_SECONDS: 0.0}
 
 
 def train(
@@ -71,12 +71,11 @@ def train(
             _ranks(work, compute, lock)
         check_unchanged()
         metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
-        metrics["efficiency/stage_seconds"] = round(time.time() - began, 3)
+        metrics[names.efficiency("stage_seconds")] = round(time.time() - began, 3)
         run.metrics(metrics)
-        prefix = f"{benchmark}/{stage}" if benchmark else stage
-        run.summary({f"{prefix}/{name}": value for name, value in metrics.items()})
+        run.summary(names.of_experiment(stage, benchmark, metrics))
         if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
-            run.summary(NO_PRETRAINING)
+            run.summary(names.of_experiment("pretrain", None, NO_PRETRAINING))
         digest = model_folder.sha256(work / "final")  # before the model in place gives way to a damaged one
         _publish(work, stage, benchmark, metrics)
         run.tags({"everest.weights_sha256": digest})

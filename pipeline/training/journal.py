@@ -13,8 +13,9 @@ from typing import Protocol
 
 from pipeline.system.progress import Line, clock
 from pipeline.system.text import visible
+from pipeline.tracking import names
 
-COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "val_loss", "val_top1", "val_top5", "seconds")
+COLUMNS = ("step", "epoch", *names.HISTORY_COLUMNS.values(), "seconds")
 #: How long rows may wait in memory. Before each checkpoint all are written.
 FLUSH_SECONDS = 2.0
 
@@ -43,7 +44,8 @@ class Journal:
         self.every = every
         self._rows: list[dict[str, float]] = []
         self._flushed = time.monotonic()
-        self._scores: dict[str, float] = {}
+        #: The newest validation's.
+        self.scores: dict[str, float] = {}
         self._parts: dict[str, float] = {}
         self._counted = 0
 
@@ -60,31 +62,29 @@ class Journal:
         """Note one optimizer step, counted from 1.
 
         `parts`: [s] of loader, forward and so on. The sink gets their means over the steps since its last record, as
-        `step/<part>_seconds`.
+        `names.part_seconds`.
         """
-        self._add(step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, seconds=round(seconds, 5))
+        metrics = {names.TRAIN_LOSS: loss, names.TRAIN_LR: lr, names.TRAIN_GRAD_NORM: grad_norm}
+        self._add(step, epoch, metrics, seconds=round(seconds, 5))
         for part, value in {**parts, "whole": seconds}.items():
             self._parts[part] = self._parts.get(part, 0.0) + value
         self._counted += 1
         if step % self.every == 0:
-            means = {f"step/{part}_seconds": total / self._counted for part, total in self._parts.items()}
-            self.sink.metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **means}, step)
+            means = {names.part_seconds(part): total / self._counted for part, total in self._parts.items()}
+            self.sink.metrics({**metrics, **means}, step)
             self._parts, self._counted = {}, 0
 
     def validation(self, step: int, epoch: int, scores: dict[str, float]) -> None:
-        """Scores such as {"val_top1": 0.5} after optimizer step `step`."""
-        self._add(step=step, epoch=epoch, **{key: scores[key] for key in scores if key in COLUMNS})
-        self._scores = scores
-        self.sink.metrics({key.replace("val_", "val/", 1): value for key, value in scores.items()}, step)
+        """Scores under their tracked names, after optimizer step `step`."""
+        self._add(step, epoch, scores)
+        self.scores = scores
+        self.sink.metrics(scores, step)
 
-    def final_scores(self) -> dict[str, float]:
-        """The newest validation's scores as metrics (`val/top1`)."""
-        return {key.replace("val_", "val/", 1): value for key, value in self._scores.items()}
-
-    def _add(self, **row: float) -> None:
+    def _add(self, step: int, epoch: int, metrics: Mapping[str, float], **more: float) -> None:
         if self.path is None:
             return
-        self._rows.append(row)
+        columns = {column: metrics[name] for name, column in names.HISTORY_COLUMNS.items() if name in metrics}
+        self._rows.append({"step": step, "epoch": epoch, **columns, **more})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -150,8 +150,8 @@ class Progress:
 
     def note(self, epoch: int, scores: dict[str, float]) -> None:
         """Keep the newest validation score at the end of the line."""
-        if "val_top1" in scores:
-            self._note = f"  val {100 * scores['val_top1']:.1f} % (epoch {epoch + 1})"
+        if names.VAL_TOP1 in scores:
+            self._note = f"  val {100 * scores[names.VAL_TOP1]:.1f} % (epoch {epoch + 1})"
 
     def say(self, text: str) -> None:
         """Whole lines, below the bar."""

@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING
 
 from pipeline.distributed.groups import Ranks, waiting_share
 from pipeline.efficiency.meters import mfu, peak_flops, peak_memory_gib
+from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from pipeline.training.engine import Engine, Spent
     from pipeline.training.tasks import TrainingTask
+
+#: The parts of a step in words, and in the names of their shares.
+PART_LABELS = {
+    "loader": "loader_wait", "forward": "forward", "backward": "backward",
+    "communication": "communication", "optimizer": "optimizer", "other": "other",
+}  # fmt: skip
 
 
 def measured(
@@ -27,38 +34,38 @@ def measured(
          engine.settings.accumulate), energy_wh, peak_flops(ranks.device, engine.settings.precision))
     )  # fmt: skip
     clips, memory, parts, energies, peaks = zip(*everyone, strict=True)
-    found = {
-        "train/loss": engine.last_loss,
-        "train/steps": float(engine.step),
-        "train/nonfinite_steps": float(engine.nonfinite),
-        **engine.journal.final_scores(),
-        "efficiency/gmacs_per_clip": task.cost.multiply_adds / 1e9,
-        "efficiency/tokens_per_clip": float(task.cost.encoder_tokens),
-        "efficiency/peak_memory_gib": max(memory),
-        "efficiency/checkpoint_wait_fraction": spent.save / max(spent.train + spent.save, 1e-9),
-        "efficiency/train_seconds": spent.first + spent.train,
-        "efficiency/first_step_seconds": spent.first,
-        "efficiency/validate_seconds": spent.validate,
-        "efficiency/wall_seconds": seconds,
-        "efficiency/world_size": float(ranks.world),
+    metrics = {
+        names.TRAIN_LOSS: engine.last_loss,
+        names.TRAIN_STEPS: float(engine.step),
+        names.TRAIN_NONFINITE_STEPS: float(engine.nonfinite),
+        **engine.journal.scores,
+        names.GMACS_PER_CLIP: task.cost.multiply_adds / 1e9,
+        names.TOKENS_PER_CLIP: float(task.cost.encoder_tokens),
+        names.PEAK_MEMORY_GIB: max(memory),
+        names.efficiency("checkpoint_wait_fraction"): spent.save / max(spent.train + spent.save, 1e-9),
+        names.efficiency("train_seconds"): spent.first + spent.train,
+        names.efficiency("first_step_seconds"): spent.first,
+        names.efficiency("validate_seconds"): spent.validate,
+        names.WALL_SECONDS: seconds,
+        names.efficiency("world_size"): float(ranks.world),
     }
     if spent.steps:
         rate = sum(clips) / spent.train
-        found |= {
-            "efficiency/step_seconds": spent.train / spent.steps,
-            "efficiency/clips_per_second": rate,
-            "efficiency/tokens_per_second": rate * task.cost.encoder_tokens,
+        metrics |= {
+            names.efficiency("step_seconds"): spent.train / spent.steps,
+            names.CLIPS_PER_SECOND: rate,
+            names.efficiency("tokens_per_second"): rate * task.cost.encoder_tokens,
         }
         for part in parts[0]:
             each = [share[part] for share in parts]
-            name = "loader_wait" if part == "loader" else part
-            found[f"efficiency/{name}_fraction"] = max(each) if part == "loader" else sum(each) / len(each)
+            name = names.efficiency(f"{PART_LABELS[part]}_fraction")
+            metrics[name] = max(each) if part == "loader" else sum(each) / len(each)
         if all(peak is not None for peak in peaks):
-            found["efficiency/mfu"] = mfu(task.cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
+            metrics[names.efficiency("mfu")] = mfu(task.cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
     if all(energy is not None for energy in energies):
         # RAPL counts a whole package for every rank of a machine; NVML counts each GPU for its own rank.
-        found["efficiency/energy_wh"] = sum(energies) if ranks.device.type == "cuda" else max(energies)
-    return {name: value for name, value in found.items() if value == value}
+        metrics[names.ENERGY_WH] = sum(energies) if ranks.device.type == "cuda" else max(energies)
+    return {name: value for name, value in metrics.items() if value == value}
 
 
 def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, float]:
@@ -85,19 +92,19 @@ def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, fl
 def sentence(label: str, metrics: dict[str, float]) -> str:
     """The end of a training in a few lines for the terminal; what was not measured is not in them."""
 
-    def told(name: str, text: str, factor: float = 1.0) -> list[str]:
-        value = metrics.get(f"efficiency/{name}")
+    def words(name: str, text: str, factor: float = 1.0) -> list[str]:
+        value = metrics.get(names.efficiency(name))
         return [] if value is None else [text.format(factor * value)]
 
     cost = [
-        *told("step_seconds", "{:.4g} s a step"),
-        *told("clips_per_second", "{:.4g} clips/s"),
-        *told("tokens_per_second", "{:.4g} tokens/s"),
-        *told("mfu", "MFU {:.1f} %", 100),
-        *told("peak_memory_gib", "peak memory {:.2f} GiB"),
-        *(told("energy_wh", "energy {:.3f} Wh") or ["energy not measured: no counter that may be read"]),
+        *words("step_seconds", "{:.4g} s a step"),
+        *words("clips_per_second", "{:.4g} clips/s"),
+        *words("tokens_per_second", "{:.4g} tokens/s"),
+        *words("mfu", "MFU {:.1f} %", 100),
+        *words("peak_memory_gib", "peak memory {:.2f} GiB"),
+        *(words("energy_wh", "energy {:.3f} Wh") or ["energy not measured: no counter that may be read"]),
     ]
-    names = {"loader_wait": "loader", "forward": "forward", "backward": "backward",
-             "communication": "communication", "optimizer": "optimizer", "other": "other"}  # fmt: skip
-    split = [part for key, what in names.items() for part in told(f"{key}_fraction", f"{what} {{:.1f}} %", 100)]
+    split = [
+        text for part, name in PART_LABELS.items() for text in words(f"{name}_fraction", f"{part} {{:.1f}} %", 100)
+    ]
     return f"{label}: {', '.join(cost)}" + (f"\n{label}: of a step {', '.join(split)}" if split else "")

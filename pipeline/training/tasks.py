@@ -37,6 +37,7 @@ from pipeline.efficiency.clip_cost import (
 )
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
+from pipeline.tracking import names
 from pipeline.training.optim import parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
@@ -127,10 +128,10 @@ class FinetuneTask:
         self.passes = 1.0 if stage.frozen else 3.0
         select = "best" if stage.frozen else stage.select
         self.settings = settings_of(stage, params.compute, params.seed, select)
-        names: tuple[str, ...] | None = None
+        classes: tuple[str, ...] | None = None
         if training is None:
             training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
-            names = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
+            classes = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
         self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True), ranks)
         if held_out is None:
             held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
@@ -151,7 +152,7 @@ class FinetuneTask:
         size = params.pretrain.size
         self.name = architecture(size, pretrain=False)
         self.arguments = classifier_arguments(stage, clip, data.classes)
-        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, names)
+        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, classes)
         torch.manual_seed(params.seed)
         classifier = create_classifier(self.name, self.arguments)
         if stage.init != SCRATCH:
@@ -191,11 +192,11 @@ class FinetuneTask:
     def _report(self, sums_P4: torch.Tensor) -> dict[str, float]:
         top1_P, top5_P, loss_P = (sums_P4[:, :3] / sums_P4[:, 3:]).T.tolist()
         best = max(range(len(top1_P)), key=lambda head: (top1_P[head], -loss_P[head]))
-        found = {"val_top1": top1_P[best], "val_top5": top5_P[best], "val_loss": loss_P[best]}
+        scores = {names.VAL_TOP1: top1_P[best], names.VAL_TOP5: top5_P[best], names.VAL_LOSS: loss_P[best]}
         if isinstance(self.model, Probes):
-            found["val_probe_lr_factor"] = self.model.factors[best]
+            scores[names.VAL_PROBE_LR_FACTOR] = self.model.factors[best]
             self.model.chosen.fill_(best)
-        return found
+        return scores
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
         """Save the finished classifier; of a probe the one with the head that won."""
@@ -289,8 +290,8 @@ def _info(
 
     Views are those of its validation: one clip from the middle, its centre.
     """
-    names = [dataset] if isinstance(dataset, str) else dataset
-    steps = {name: member.step for name, member in zip(names, clips.members, strict=True)}
+    datasets = [dataset] if isinstance(dataset, str) else dataset
+    steps = {name: member.step for name, member in zip(datasets, clips.members, strict=True)}
     sides = {member.source.short_side for member in clips.members}
     if len(sides) > 1:
         raise InputError(

@@ -15,6 +15,7 @@ from pipeline.bench.gpu.setting import BENCHMARK, MemoryVideos, Setting, Trainin
 from pipeline.bench.harness import Figures
 from pipeline.data.arrays import U8
 from pipeline.data.sources.draw import MOTIONS, draw_motion
+from pipeline.tracking.names import VAL_TOP1
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask
 
 #: [s] of each contestant at most, and shares of them: pre-training, probe of the frozen encoder, fine-tuning.
@@ -155,5 +156,5 @@ def _classified(
         scores = training.task.validate(0, True, lambda: None)
     return {
         f"{name}_first_loss": losses[0], f"{name}_last_loss": losses[-1], f"{name}_clips": len(losses) * batch,
-        f"{name}_top1": round(scores["val_top1"], 4),
+        f"{name}_top1": round(scores[VAL_TOP1], 4),
     }  # fmt: skip

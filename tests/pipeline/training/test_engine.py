@@ -215,7 +215,7 @@ def test_the_best_and_the_last_are_kept_and_the_chosen_one_is_the_result(tmp_pat
 
     def validate(epoch: int, last: bool, alive: object) -> dict[str, float]:
         seen.append({name: p.detach().clone() for name, p in engine.model.named_parameters()})
-        return {"val_top1": scores[epoch]}
+        return {"val/top1": scores[epoch]}
 
     engine.task.validate = validate  # type: ignore[method-assign]
     engine.run()

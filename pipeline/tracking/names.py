@@ -1,0 +1,55 @@
+"""The names of metrics, each spelled here alone: the same on MLflow, in metrics files, for DVC and in the report.
+
+Whoever measures names its numbers by these, whoever compares or shows them looks them up by these; a test holds that
+no other module spells one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TRAIN_LOSS, TRAIN_LR, TRAIN_GRAD_NORM = "train/loss", "train/lr", "train/grad_norm"
+TRAIN_STEPS, TRAIN_NONFINITE_STEPS = "train/steps", "train/nonfinite_steps"
+VAL_LOSS, VAL_TOP1, VAL_TOP5 = "val/loss", "val/top1", "val/top5"
+#: Factor on the learning rate of the probe's head that won.
+VAL_PROBE_LR_FACTOR = "val/probe_lr_factor"
+EVAL_TOP1, EVAL_TOP1_LOW, EVAL_TOP1_HIGH = "eval/top1", "eval/top1_ci_low", "eval/top1_ci_high"
+EVAL_TOP5, EVAL_CLASS_MEAN, EVAL_CALIBRATION_ERROR = "eval/top5", "eval/class_mean", "eval/calibration_error"
+EVAL_VIDEOS_OK, EVAL_VIDEOS_TOTAL = "eval/videos_ok", "eval/videos_total"
+DATA_VIDEOS_OK, DATA_VIDEOS_TOTAL = "data/videos_ok", "data/videos_total"
+
+
+def efficiency(name: str) -> str:
+    """What was spent, by its name in tables (`wall_seconds`)."""
+    return f"efficiency/{name}"
+
+
+def part_seconds(part: str) -> str:
+    """[s] of a part of a training step (`loader`), or of all of it (`whole`)."""
+    return f"step/{part}_seconds"
+
+
+GMACS_PER_CLIP, TOKENS_PER_CLIP = efficiency("gmacs_per_clip"), efficiency("tokens_per_clip")
+PEAK_MEMORY_GIB, ENERGY_WH = efficiency("peak_memory_gib"), efficiency("energy_wh")
+WALL_SECONDS, CLIPS_PER_SECOND = efficiency("wall_seconds"), efficiency("clips_per_second")
+
+#: Beginnings of measured costs, which differ from run to run; everything else has to be equal.
+MEASURED = (efficiency(""), "step/")
+#: Beginnings of the scores and of the loss.
+RESULTS = ("eval/", "val/", TRAIN_LOSS)
+#: Columns of history.csv. They are not the names above: finished runs, their plots and their readers have these.
+HISTORY_COLUMNS = {
+    TRAIN_LOSS: "loss",
+    TRAIN_LR: "lr",
+    TRAIN_GRAD_NORM: "grad_norm",
+    VAL_LOSS: "val_loss",
+    VAL_TOP1: "val_top1",
+    VAL_TOP5: "val_top5",
+}
+
+
+def of_experiment(stage: str, benchmark: str | None, metrics: Mapping[str, float]) -> dict[str, float]:
+    """A stage's metrics under their names on the experiment's run: `motion/finetune/train/loss`, `motion/eval/top1`."""
+    parts = (benchmark, None if stage == "evaluate" else stage)
+    prefix = "".join(f"{part}/" for part in parts if part)
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
