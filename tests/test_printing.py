@@ -38,7 +38,7 @@ SINKS: dict[str, tuple[str, ...] | None] = {
     "update": ("description",),
 }
 #: What one process of ours prints for another, or into a file: not for eyes.
-MACHINES = {("pipeline/bench/overhead.py", "run.spool")}
+MACHINES = {("pipeline/bench/overhead.py", "run.path")}
 
 
 def sinks(tree: ast.AST) -> Iterator[tuple[ast.Call, ast.AST]]:

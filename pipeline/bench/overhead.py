@@ -264,7 +264,7 @@ import sys
 from pathlib import Path
 from pipeline.tracking import stage_run
 with stage_run("pretrain", None, {}, Path("work")) as run:
-    print(run.spool, flush=True)
+    print(run.path, flush=True)
     sys.stdin.read()
 """
 

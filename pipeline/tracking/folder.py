@@ -18,10 +18,10 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 from pipeline import layout
 from pipeline.system.files import link
@@ -29,6 +29,48 @@ from pipeline.system.text import storable
 from pipeline.tracking.spool import Spool, read_records
 
 Status = str  # RUNNING, FINISHED, FAILED, KILLED: MLflow's own words
+
+
+class ProcessIdentity(TypedDict):
+    """What tells a process from a later one with the same number: its start time and the machine's boot."""
+
+    pid: int
+    start: int | None
+    boot: str
+    host: str
+
+
+class RunRecord(TypedDict, total=False):
+    """A run's run.json.
+
+    `kind` is "stage" or "parent"; `parent` another run's id, here or, given by a flow, on the server; times are in ms.
+    Of a parent alone: `key` of its parameters, whether its stages manage it, and tags for its experiment.
+    """
+
+    kind: str
+    experiment: str
+    name: str
+    parent: str | None
+    tags: dict[str, str]
+    inputs: dict[str, str]
+    started: int
+    ended: int | None
+    status: Status
+    owner: ProcessIdentity | None
+    key: str
+    managed: bool
+    experiment_tags: dict[str, str]
+
+
+class Remote(TypedDict, total=False):
+    """A run's remote.json: what the server at the address with fingerprint `where` has, and what it refused."""
+
+    where: str
+    run_id: str
+    status: Status
+    offset: int
+    steps: dict[str, int]
+    refused: list[str]
 
 
 class RunFolder:
@@ -46,27 +88,29 @@ class RunFolder:
         return self.path / "spool.jsonl"
 
     @classmethod
-    def create(cls, about: dict[str, Any]) -> RunFolder:
+    def create(cls, about: RunRecord) -> RunFolder:
         """A new run: `about` holds at least experiment, name, tags and parent (another run's id or None)."""
         folder = cls(runs_dir() / uuid.uuid4().hex)
         folder.path.mkdir(parents=True)
-        folder.write({**storable(about), "started": now_ms(), "status": "RUNNING", "owner": this_process()})
+        folder.write(
+            {**storable(about), "started": now_ms(), "status": "RUNNING", "owner": process_identity(os.getpid())}
+        )
         return folder
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> RunRecord:
         """run.json, or {} where it is absent or unreadable."""
-        return read_json(self.path / "run.json")
+        return cast(RunRecord, read_json(self.path / "run.json"))
 
-    def write(self, about: dict[str, Any]) -> None:
+    def write(self, about: RunRecord) -> None:
         write_json(self.path / "run.json", about)
 
-    def update(self, **values: Any) -> None:
+    def update(self, **values: Unpack[RunRecord]) -> None:
         self.write({**self.about(), **values})
 
-    def remote(self) -> dict[str, Any]:
-        return read_json(self.path / "remote.json")
+    def remote(self) -> Remote:
+        return cast(Remote, read_json(self.path / "remote.json"))
 
-    def write_remote(self, values: dict[str, Any]) -> None:
+    def write_remote(self, values: Remote) -> None:
         write_json(self.path / "remote.json", values)
 
     def sent(self) -> bool:
@@ -88,7 +132,7 @@ class RunFolder:
             shutil.copytree(other.path / "held", self.path / "held", copy_function=link)
         records, _ = read_records(other.spool, limit=sys.maxsize)
         with self.records() as spool:
-            spool.copy(record for record in records if record.get("k") != "r")
+            spool.copy(record for record in records if record["k"] != "r")
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -132,23 +176,19 @@ def runs_lock() -> Iterator[None]:
         yield
 
 
-def this_process() -> dict[str, Any]:
-    return process_identity(os.getpid())
-
-
-def process_identity(pid: int) -> dict[str, Any]:
-    """What tells a process from a later one with the same number: its start time and the machine's boot."""
+def process_identity(pid: int) -> ProcessIdentity:
+    """The identity of a process that runs now."""
     return {"pid": pid, "start": _start_ticks(pid), "boot": _boot_id(), "host": socket.gethostname()}
 
 
-def is_alive(owner: dict[str, Any]) -> bool:
+def is_alive(owner: ProcessIdentity) -> bool:
     """Whether the process lives. One of another machine is taken to live: it cannot be asked from here."""
-    if owner.get("host") != socket.gethostname():
+    if owner["host"] != socket.gethostname():
         return True
-    if owner.get("boot") != _boot_id():
+    if owner["boot"] != _boot_id():
         return False
-    start = _start_ticks(int(owner.get("pid", -1)))
-    return start is not None and start == owner.get("start")
+    start = _start_ticks(owner["pid"])
+    return start is not None and start == owner["start"]
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -180,7 +220,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Replace the file whole: a reader sees the old or the new text, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
     with temporary.open("w", encoding="utf-8") as file:

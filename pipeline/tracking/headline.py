@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.layout import metrics_file
 from pipeline.system.progress import clock
@@ -19,7 +18,7 @@ HEADLINE = (
 )  # fmt: skip
 
 
-def headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def headline(metrics: Mapping[str, float]) -> dict[str, float]:
     """Those of a stage's metrics that are in its file for DVC."""
     return {name: metrics[name] for name in HEADLINE if name in metrics}
 

@@ -6,11 +6,12 @@ Written when the run is made on the server: only then are the ids known that lin
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.system.text import code, markdown
 
 if TYPE_CHECKING:
+    from pipeline.tracking.folder import RunRecord
     from pipeline.tracking.store import Store
 
 #: The tag that MLflow's page shows as the description, in Markdown.
@@ -19,7 +20,7 @@ NOTE = "mlflow.note.content"
 DIGITS = 12
 
 
-def description(about: dict[str, Any], experiment: str, run: str, parent: str | None, store: Store) -> str:
+def description(about: RunRecord, experiment: str, run: str, parent: str | None, store: Store) -> str:
     """The Markdown text of one run.
 
     Args:
@@ -36,9 +37,9 @@ def description(about: dict[str, Any], experiment: str, run: str, parent: str | 
         ]
     else:
         stage, benchmark = tags.get("everest.stage", "?"), tags.get("everest.benchmark")
-        whole = _link("experiment", _page(experiment, parent))
+        link = _link("experiment", _page(experiment, parent))
         what = f"Stage {code(stage)} on {code(benchmark)}" if benchmark else f"Stage {code(stage)}"
-        lines = [f"{what}, part of this {whole}. Its result is in the {report}."]
+        lines = [f"{what}, part of this {link}. Its result is in the {report}."]
     lines += [f"- read {code(path)} {code(digest[:DIGITS])}" for path, digest in about.get("inputs", {}).items()]
     makers = _makers(about, experiment, store)
     if makers:
@@ -54,15 +55,15 @@ def description(about: dict[str, Any], experiment: str, run: str, parent: str | 
     return "\n".join(lines)
 
 
-def _makers(about: dict[str, Any], experiment: str, store: Store) -> list[str]:
+def _makers(about: RunRecord, experiment: str, store: Store) -> list[str]:
     """Links to the runs that made the cached data that this one reads."""
     caches = [path for path in about.get("inputs", {}) if path.startswith("data/cache/")]
-    found = []
+    links = []
     for path in caches:
         stage = f"preprocess@{path.removeprefix('data/cache/')}"
         runs = store.search_in(experiment, f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'")
-        found += [_link(stage, _page(experiment, run["id"])) for run in runs]
-    return found
+        links += [_link(stage, _page(experiment, run["id"])) for run in runs]
+    return links
 
 
 def _page(experiment: str, run: str) -> str:

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 from pipeline.system.files import link
 from pipeline.system.redact import redact, redact_value
@@ -32,6 +32,43 @@ from pipeline.system.text import storable
 #: Seconds between two flushes to the disk itself. What a killed process wrote is safe without (the system
 #: holds it); this bounds what a power cut takes.
 SYNC_SECONDS = 2.0
+
+
+class Metrics(TypedDict):
+    """Values by name at a time in ms and a step; a summary's step is None."""
+
+    k: Literal["m"]
+    t: int
+    s: int | None
+    v: dict[str, float]
+
+
+class Texts(TypedDict):
+    """Parameters ("p") or tags ("g") by name."""
+
+    k: Literal["p", "g"]
+    v: dict[str, str]
+
+
+class Artifact(TypedDict):
+    """A file or folder beside the spool, to be kept under `folder`."""
+
+    k: Literal["a"]
+    path: str
+    folder: str
+
+
+class Model(TypedDict):
+    """A model folder beside the spool, to become the next version of `name`."""
+
+    k: Literal["r"]
+    path: str
+    name: str
+    tags: dict[str, str]
+    aliases: NotRequired[list[str]]
+
+
+Record = Metrics | Texts | Artifact | Model
 
 
 class Spool:
@@ -52,13 +89,13 @@ class Spool:
         if finite:
             self._append({"k": "m", "t": time.time_ns() // 1_000_000, "s": step, "v": finite})
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Record parameters. A name's first value stays: the store refuses a change."""
-        self._append({"k": "p", "v": {name: as_text(redact_value(name, v)) for name, v in values.items()}})
+        self._append({"k": "p", "v": as_texts(values)})
 
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Record tags; a later value replaces an earlier one."""
-        self._append({"k": "g", "v": {name: as_text(redact_value(name, v)) for name, v in values.items()}})
+        self._append({"k": "g", "v": as_texts(values)})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Keep a file, or all files of a folder, with the run under `folder`.
@@ -78,7 +115,7 @@ class Spool:
         held.write_text(redact(text), encoding="utf-8", errors="backslashreplace")
         self._append({"k": "a", "path": str(held.relative_to(self.path.parent)), "folder": folder})
 
-    def model(self, path: Path | str, name: str, tags: Mapping[str, Any], aliases: tuple[str, ...] = ()) -> None:
+    def model(self, path: Path | str, name: str, tags: Mapping[str, object], aliases: tuple[str, ...] = ()) -> None:
         """Hand a model folder (safetensors and JSON) to the registry as the next version of `name`."""
         held = self._hold(Path(path))
         self._append(
@@ -91,7 +128,7 @@ class Spool:
             }
         )
 
-    def copy(self, records: Iterable[dict[str, Any]]) -> None:
+    def copy(self, records: Iterable[Record]) -> None:
         """Append records of another spool, with the times that they have."""
         for record in records:
             self._append(record)
@@ -113,7 +150,7 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Record) -> None:
         os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
@@ -134,13 +171,21 @@ class Spool:
         return target
 
 
-def read_records(path: Path, offset: int = 0, limit: int = 2000) -> tuple[list[dict[str, Any]], int]:
+def read_records(path: Path, offset: int = 0, limit: int = 2000) -> tuple[list[Record], int]:
     """Records after `offset` and the offset behind the last of them. A last line still being written is left."""
-    pairs = list(_lines(path, offset, limit))
-    return [record for record, _ in pairs], pairs[-1][1] if pairs else offset
+    records: list[Record] = []
+    for line in _lines(path, offset, limit):
+        offset += len(line)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # torn by a crash
+        if isinstance(record, dict) and "k" in record:
+            records.append(record)  # type: ignore[arg-type]
+    return records, offset
 
 
-def _lines(path: Path, offset: int, limit: int) -> Iterator[tuple[dict[str, Any], int]]:
+def _lines(path: Path, offset: int, limit: int) -> Iterator[bytes]:
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -149,15 +194,15 @@ def _lines(path: Path, offset: int, limit: int) -> Iterator[tuple[dict[str, Any]
             line = file.readline()
             if not line.endswith(b"\n"):
                 return
-            offset += len(line)
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = {}
-            yield (record if isinstance(record, dict) else {}), offset
+            yield line
 
 
-def as_text(value: Any) -> str:
+def as_texts(values: Mapping[str, object]) -> dict[str, str]:
+    """Parameters or tags as the store keeps them, with secrets removed."""
+    return {name: as_text(redact_value(name, value)) for name, value in values.items()}
+
+
+def as_text(value: object) -> str:
     """A parameter or tag as the store keeps it: strings as they are, everything else as JSON."""
     text = storable(value)
     return text if isinstance(text, str) else json.dumps(text, default=str)

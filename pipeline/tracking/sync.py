@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pipeline.tracking.folder import RunFolder, all_runs, is_alive
 from pipeline.tracking.runs import sweep
@@ -16,13 +16,27 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 
 
-def command() -> dict[str, Any]:
-    """Replay every unsent record, and close the runs of dead processes.
+class Sent(TypedDict):
+    """What `everest sync` did.
 
-    Returns:
-        runs (ids on the server of what was sent), killed (runs of dead processes), records (how many were
-        sent), waiting (records of runs that are still going), busy (runs that another process is sending),
-        refused (what the server would not take).
+    Attributes:
+        runs: ids on the server of what was sent.
+        killed: runs of dead processes.
+        records, waiting: how many were sent; how many wait of runs that are still going.
+        busy: runs that another process is sending.
+        refused: what the server would not take.
+    """
+
+    runs: list[str | None]
+    killed: list[str]
+    records: int
+    waiting: int
+    busy: int
+    refused: list[str]
+
+
+def command() -> Sent:
+    """Replay every unsent record, and close the runs of dead processes.
 
     Raises:
         StoreError: the server cannot be reached; nothing is lost.
@@ -35,7 +49,8 @@ def command() -> dict[str, Any]:
 
     store = Store()
     before = unsent(folders)
-    sent, refused = [], []
+    sent: list[str | None] = []
+    refused: list[str] = []
     busy = 0
     for folder in folders:
         if not _drained(folder, store):

@@ -11,14 +11,15 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import layout
 from pipeline.system.files import sha256_of
-from pipeline.tracking.folder import RunFolder, all_runs, is_alive, runs_dir
+from pipeline.tracking.folder import Remote, RunFolder, RunRecord, all_runs, is_alive, runs_dir
 from pipeline.tracking.notes import NOTE, description
-from pipeline.tracking.spool import read_records
+from pipeline.tracking.spool import Artifact, Metrics, Model, read_records
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
@@ -62,7 +63,7 @@ def drain(folder: RunFolder, store: Store) -> bool:
         return True
 
 
-def _create(folder: RunFolder, about: dict[str, Any], store: Store) -> str:
+def _create(folder: RunFolder, about: RunRecord, store: Store) -> str:
     tags = dict(about.get("tags", {}))
     parent = about.get("parent")
     if parent:
@@ -86,21 +87,21 @@ def _parent_on_server(parent: str, store: Store) -> str:
     return str(folder.remote()["run_id"])
 
 
-def _send_chunk(folder: RunFolder, remote: dict[str, Any], store: Store) -> bool:
-    records, offset = read_records(folder.spool, int(remote.get("offset", 0)), CHUNK)
-    if not records:
+def _send_chunk(folder: RunFolder, remote: Remote, store: Store) -> bool:
+    before = remote.get("offset", 0)
+    records, offset = read_records(folder.spool, before, CHUNK)
+    if offset == before:
         return False
     points: list[tuple[str, float, int, int]] = []
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
     steps: dict[str, int] = dict(remote.get("steps", {}))
     for record in records:
-        kind = record.get("k")
-        if kind == "m":
+        if record["k"] == "m":
             points += _new_points(record, steps)
-        elif kind == "p":
+        elif record["k"] == "p":
             params = {**record["v"], **params}
-        elif kind == "g":
+        elif record["k"] == "g":
             tags |= record["v"]
     run = remote["run_id"]
     if points:
@@ -110,14 +111,14 @@ def _send_chunk(folder: RunFolder, remote: dict[str, Any], store: Store) -> bool
     if tags:
         _unless_refused(remote, lambda: store.tags(run, tags))
     for record in records:
-        if record.get("k") in ("a", "r"):
+        if record["k"] == "a" or record["k"] == "r":
             _send_held(folder, remote, record, store)
     remote["steps"] = steps
     remote["offset"] = offset
     return True
 
 
-def _new_points(record: dict[str, Any], steps: dict[str, int]) -> list[tuple[str, float, int, int]]:
+def _new_points(record: Metrics, steps: dict[str, int]) -> list[tuple[str, float, int, int]]:
     step = record["s"]
     new = []
     for name, value in record["v"].items():
@@ -129,21 +130,21 @@ def _new_points(record: dict[str, Any], steps: dict[str, int]) -> list[tuple[str
     return new
 
 
-def _send_held(folder: RunFolder, remote: dict[str, Any], record: dict[str, Any], store: Store) -> None:
+def _send_held(folder: RunFolder, remote: Remote, record: Artifact | Model, store: Store) -> None:
     path = folder.path / record["path"]
     if not path.exists():
         # Sent by an earlier call that was stopped before it could note the offset.
         return
-    if record["k"] == "a":
-        _unless_refused(remote, lambda: store.artifact(remote["run_id"], path, record["folder"]))
-    else:
-        key = f"{folder.id}:{record['path']}"
+    run, key = remote["run_id"], f"{folder.id}:{record['path']}"
 
-        def register() -> None:
+    def send() -> None:
+        if record["k"] == "a":
+            store.artifact(run, path, record["folder"])
+        else:
             _check_held(path, record["tags"].get("sha256"))
-            store.register(remote["run_id"], key, path, record["name"], record["tags"], record.get("aliases", []))
+            store.register(run, key, path, record["name"], record["tags"], record.get("aliases", []))
 
-        _unless_refused(remote, register)
+    _unless_refused(remote, send)
 
 
 def _check_held(folder: Path, expected: str | None) -> None:
@@ -158,7 +159,7 @@ def _check_held(folder: Path, expected: str | None) -> None:
         )
 
 
-def _unless_refused(remote: dict[str, Any], send: Any) -> None:
+def _unless_refused(remote: Remote, send: Callable[[], object]) -> None:
     """A record that the server will never take must not hold up the ones behind it; it is reported instead."""
     from pipeline.tracking.store import StoreError
 
@@ -183,9 +184,9 @@ def tidy(folder: RunFolder) -> None:
 class Uploader(threading.Thread):
     """Sends the given runs, and unsent ones of earlier processes, while a stage works."""
 
-    def __init__(self, own: list[RunFolder]) -> None:
+    def __init__(self, folders: list[RunFolder]) -> None:
         super().__init__(name="tracking-upload", daemon=True)
-        self.own = own
+        self.folders = folders
         self.failure: str | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -202,7 +203,7 @@ class Uploader(threading.Thread):
             closing = self._closing.is_set()
             try:
                 store = store or Store()
-                for folder in self.own:
+                for folder in self.folders:
                     drain(folder, store)
                 if closing and self._all_sent():
                     return
@@ -230,13 +231,13 @@ class Uploader(threading.Thread):
         return self._all_sent()
 
     def _all_sent(self) -> bool:
-        return all(folder.sent() for folder in self.own)
+        return all(folder.sent() for folder in self.folders)
 
     def _send_left_behind(self, store: Store) -> None:
-        own = {folder.id for folder in self.own}
+        given = {folder.id for folder in self.folders}
         for folder in all_runs():
             owner = folder.about().get("owner")
-            if folder.id not in own and not folder.sent() and not (owner and is_alive(owner)):
+            if folder.id not in given and not folder.sent() and not (owner and is_alive(owner)):
                 drain(folder, store)
                 tidy(folder)
 
@@ -245,7 +246,7 @@ def unsent(folders: list[RunFolder]) -> int:
     """How many records wait in the given runs' spools."""
     count = 0
     for folder in folders:
-        offset = int(folder.remote().get("offset", 0))
+        offset = folder.remote().get("offset", 0)
         count += _count_lines(folder.spool, offset)
     return count
 

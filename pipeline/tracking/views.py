@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from pipeline.tracking import names
 
@@ -36,7 +35,7 @@ def accuracy_against_cost(benchmarks: Sequence[str]) -> dict[str, str]:
         for benchmark in benchmarks
         for number, cost in enumerate(COSTS)
     ]
-    state: dict[str, Any] = {
+    state = {
         "searchFilter": "tags.`everest.kind` = 'experiment'",
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,

@@ -64,7 +64,7 @@ def train(
             "stage": stage,
             "benchmark": benchmark,
             "params": params.model_dump(mode="json"),
-            "spool": str(run.spool),
+            "spool": str(run.path),
         }
         status.write(work / "job.json", job)
         if not (work / "final" / "metrics.json").exists():

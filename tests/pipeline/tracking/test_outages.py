@@ -152,7 +152,7 @@ def server(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def train(server: Server, moods: dict[int, str]) -> list[float]:
     """Steps of about 5 ms, each with a record; the server changes its mood before the given steps. Seconds a step."""
     seconds = []
-    with stage_run("pretrain", None, {}, Path(".work/pretrain")) as run, Spool(run.spool) as rank:
+    with stage_run("pretrain", None, {}, Path(".work/pretrain")) as run, Spool(run.path) as rank:
         for step in range(POINTS):
             server.mood = moods.get(step, server.mood)
             began = time.perf_counter()
@@ -253,10 +253,10 @@ def test_a_real_server_killed_in_the_middle_and_back_later_has_everything_once(
     (model / "model.json").write_text("{}")
     first = serve(port, project)
     try:
-        with stage_run("evaluate", "motion", {"a": 1}, Path(".work/evaluate")) as run, Spool(run.spool) as rank:
+        with stage_run("evaluate", "motion", {"a": 1}, Path(".work/evaluate")) as run, Spool(run.path) as rank:
             for step in range(POINTS):
                 if step == 60:
-                    while run.run_id is None:  # the server knows of the run before it dies
+                    while run.folder.remote().get("run_id") is None:  # the server knows of the run before it dies
                         time.sleep(0.05)
                     kill(first)
                 rank.metrics({"train/loss": 1.0 / (step + 1)}, step)
