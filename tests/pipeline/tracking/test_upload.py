@@ -1,0 +1,131 @@
+"""What reaches the server, asked of a store that only writes down what it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.folder import RunFolder, RunRecord
+from pipeline.tracking.store import StoreError
+from pipeline.tracking.upload import drain, tidy, unsent
+
+ABOUT: RunRecord = {"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}}
+
+
+class Notebook:
+    """In place of the server: `calls` by name; those named in `failing` raise."""
+
+    def __init__(self, uri: str = "here") -> None:
+        self.uri = uri
+        self.calls: list[tuple[str, Any]] = []
+        self.failing: dict[str, StoreError] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> str:
+            if name in self.failing:
+                raise self.failing[name]
+            self.calls.append((name, arguments))
+            return "run-1"
+
+        return call
+
+    def named(self, name: str) -> list[Any]:
+        return [arguments for each, arguments in self.calls if each == name]
+
+
+@pytest.fixture
+def folder(project: Path) -> RunFolder:
+    return RunFolder.create(ABOUT)
+
+
+@pytest.fixture
+def store() -> Any:
+    return Notebook()
+
+
+def test_a_run_is_made_once_and_each_record_is_sent_once(folder: RunFolder, store: Any) -> None:
+    for step in range(2):
+        with folder.records() as records:
+            records.metrics({"a": float(step)}, step)
+        assert drain(folder, store)
+    assert len(store.named("create_run")) == 1
+    assert [[point[:2] for point in points] for _, points in store.named("metrics")] == [[("a", 0.0)], [("a", 1.0)]]
+
+
+def test_steps_that_a_resumed_training_made_again_are_left_out(folder: RunFolder, store: Any) -> None:
+    with folder.records() as records:
+        for step in (1, 2, 3, 2, 3, 4):
+            records.metrics({"a": float(step)}, step)
+        records.metrics({"a": 9.0})  # a summary has no step and is always sent
+    drain(folder, store)
+    ((_, points),) = store.named("metrics")
+    assert [(value, step) for _, value, _, step in points] == [(1, 1), (2, 2), (3, 3), (4, 4), (9, 0)]
+
+
+def test_the_status_is_sent_after_all_records_and_only_then_is_a_run_tidied_away(folder: RunFolder, store: Any) -> None:
+    with folder.records() as records:
+        records.tags({"x": "1"})
+    folder.update(status="FINISHED", ended=7)
+    tidy(folder)
+    assert folder.path.exists(), "nothing of it is sent"
+    drain(folder, store)
+    assert [name for name, _ in store.calls][-2:] == ["tags", "status"]
+    assert store.named("status") == [("run-1", "FINISHED", 7)]
+    tidy(folder)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_can_be_continued_stays(folder: RunFolder, store: Any, status: str) -> None:
+    folder.update(status=status, ended=7)
+    drain(folder, store)
+    tidy(folder)
+    assert folder.path.exists()
+
+
+def test_a_record_that_the_server_will_never_take_is_noted_and_the_next_ones_are_sent(
+    folder: RunFolder, store: Any
+) -> None:
+    with folder.records() as records:
+        records.params({"p": "1"})
+        records.tags({"x": "1"})
+    store.failing["params"] = StoreError("too long", permanent=True)
+    drain(folder, store)
+    assert folder.remote()["refused"] == ["too long"]
+    assert ("run-1", {"x": "1"}) in store.named("tags")
+
+
+def test_a_server_that_dies_keeps_what_it_has_and_the_rest_waits(folder: RunFolder, store: Any) -> None:
+    with folder.records() as records:
+        records.metrics({"a": 1.0}, 1)
+    store.failing["metrics"] = StoreError("dead")
+    with pytest.raises(StoreError, match="dead"):
+        drain(folder, store)
+    assert (folder.remote()["run_id"], unsent([folder])) == ("run-1", 1)
+    store.failing.clear()
+    drain(folder, store)
+    assert unsent([folder]) == 0
+
+
+def test_another_server_gets_a_run_of_its_own_from_the_beginning(folder: RunFolder, store: Any) -> None:
+    with folder.records() as records:
+        records.metrics({"a": 1.0}, 1)
+    drain(folder, store)
+    other: Any = Notebook("there")
+    drain(folder, other)
+    assert len(other.named("create_run")) == len(other.named("metrics")) == 1
+
+
+def test_a_child_waits_for_its_parents_id_on_the_server(folder: RunFolder, store: Any) -> None:
+    child = RunFolder.create({**ABOUT, "parent": folder.id})
+    drain(child, store)
+    assert [arguments[1] for arguments in store.named("create_run")] == [folder.id, child.id], "the parent first"
+    assert store.named("create_run")[1][4]["mlflow.parentRunId"] == "run-1"
+
+
+def test_a_run_that_another_process_sends_is_left_to_it(folder: RunFolder, store: Any) -> None:
+    with folder.upload_lock():
+        assert not drain(folder, store)
+    assert store.calls == []
