@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,6 @@ from pipeline.data import manifest
 from pipeline.data.arrays import U8, Halves, Ints
 from pipeline.data.video import VideoReader, open_video
 from pipeline.errors import EverestError
-
-#: What is read of the manifest.
-COLUMNS = [
-    "video_id",
-    "path",
-    "sha256",
-    "split",
-    "splits",
-    "label",
-    "frames_decoded",
-    "height",
-    "width",
-    "reader",
-    "jumps",
-]
 
 
 @dataclass(frozen=True)
@@ -68,22 +53,11 @@ def usable_videos(manifest_path: Path, raw: Path) -> list[VideoFile]:
     Raises:
         InputError: no such manifest.
     """
-    return [
-        VideoFile(
-            video_id=row["video_id"],
-            path=raw / row["path"],
-            frames=row["frames_decoded"],
-            height=row["height"],
-            width=row["width"],
-            sha256=row["sha256"],
-            label=row["label"],
-            split=row["split"],
-            splits=row["splits"],
-            reader=row["reader"],
-            jumps=row["jumps"],
-        )
-        for row in manifest.load(manifest_path, columns=COLUMNS).to_pylist()
-    ]
+    columns = ["frames_decoded" if field.name == "frames" else field.name for field in fields(VideoFile)]
+    rows = manifest.load(manifest_path, columns=columns).to_pylist()
+    for row in rows:
+        row["path"], row["frames"] = raw / row["path"], row.pop("frames_decoded")
+    return [VideoFile(**row) for row in rows]
 
 
 class ClipError(EverestError):

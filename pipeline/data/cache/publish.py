@@ -24,7 +24,9 @@ from pipeline.data.cache.records import (
     FileRecord,
     FrameRow,
     IndexRow,
+    Key,
     MapRow,
+    PartInfo,
     ShardRecord,
     UnitRecord,
     index_schema,
@@ -218,29 +220,20 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
                 "places": map_row["places"],
             }
         )
-    frame_shards = [shard for record in frames for shard in record["shards"]]
-    map_shards = [shard for record in maps for shard in record["shards"]]
+    parts = _part(units[0].frame_rule.key(), frames), _part(units[0].map_rule.key(), maps)
     building, _ = leftovers(final)
     shutil.rmtree(building, ignore_errors=True)
     with disk_full_error(building):
         building.mkdir(parents=True)
-        for shard in frame_shards + map_shards:
+        for shard in parts[0]["shards"] + parts[1]["shards"]:
             link(store / shard["file"], building / shard["file"])
         write_table(pa.Table.from_pylist(index, schema=index_schema()), building / INDEX)
         info: CacheInfo = {
             "version": VERSION,
             "benchmark": benchmark,
             "videos": len(index),
-            "frames": {
-                "params": units[0].frame_rule.key(),
-                "bytes": sum(shard["bytes"] for shard in frame_shards),
-                "shards": frame_shards,
-            },
-            "maps": {
-                "params": units[0].map_rule.key(),
-                "bytes": sum(shard["bytes"] for shard in map_shards),
-                "shards": map_shards,
-            },
+            "frames": parts[0],
+            "maps": parts[1],
             "index": {"bytes": (building / INDEX).stat().st_size, "xxh3": checksum_of(building / INDEX)},
             "failed": failed,
         }
@@ -251,6 +244,11 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
         fsync_folder(building)
         _swap(building, final)
     return info
+
+
+def _part(params: Key, records: Iterable[UnitRecord[Any]]) -> PartInfo[Key]:
+    shards = [shard for record in records for shard in record["shards"]]
+    return {"params": params, "bytes": sum(shard["bytes"] for shard in shards), "shards": shards}
 
 
 def leftovers(final: Path) -> tuple[Path, Path]:

@@ -100,14 +100,13 @@ class MapKey(TypedDict):
     weights_sha256: NotRequired[str | None]
 
 
-class FramesInfo(TypedDict):
-    params: FrameKey
-    bytes: int
-    shards: list[ShardRecord]
+Key = TypeVar("Key", FrameKey, MapKey)
 
 
-class MapsInfo(TypedDict):
-    params: MapKey
+class PartInfo(TypedDict, Generic[Key]):
+    """All shards of one part of a cache, and what their bytes depend on."""
+
+    params: Key
     bytes: int
     shards: list[ShardRecord]
 
@@ -118,8 +117,8 @@ class CacheInfo(TypedDict):
     version: int
     benchmark: str
     videos: int
-    frames: FramesInfo
-    maps: MapsInfo
+    frames: PartInfo[FrameKey]
+    maps: PartInfo[MapKey]
     index: FileRecord
     failed: dict[str, str]
 

@@ -109,17 +109,17 @@ class ClipLoader:
             ClipError: a clip cannot be read and may not be replaced.
             EverestError: too many cannot be read, or reading stalls.
         """
-        wanted = self._micro_rows(epoch, start_micro_step)
+        micro_rows = self._micro_rows(epoch, start_micro_step)
         if not self.workers:
-            for rows in wanted:
-                yield self._begin(rows, epoch, None).finish()
+            for rows in micro_rows:
+                yield _Pending(self, rows, epoch, None).finish()
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
         waiting: deque[_Pending] = deque()
         try:
-            for rows in wanted:
-                waiting.append(self._begin(rows, epoch, self._pool))
+            for rows in micro_rows:
+                waiting.append(_Pending(self, rows, epoch, self._pool))
                 if len(waiting) > PREFETCH:
                     yield waiting.popleft().finish()
             while waiting:
@@ -140,12 +140,9 @@ class ClipLoader:
         for micro in range(start, self.steps_per_epoch * self.accumulate):
             step, turn = divmod(micro, self.accumulate)
             rows = order[step * self.global_batch : (step + 1) * self.global_batch]
-            own = np.array_split(rows, parts)[turn * self.world + self.rank]
-            if len(own):
-                yield own
-
-    def _begin(self, rows: Ints, epoch: int, pool: ThreadPoolExecutor | None) -> _Pending:
-        return _Pending(self, rows, epoch, pool)
+            share = np.array_split(rows, parts)[turn * self.world + self.rank]
+            if len(share):
+                yield share
 
 
 class _Pending:
@@ -154,8 +151,7 @@ class _Pending:
     def __init__(self, loader: ClipLoader, rows: Ints, epoch: int, pool: ThreadPoolExecutor | None) -> None:
         self._loader, self._epoch = loader, epoch
         repeated = loader.repeated
-        # Repetitions follow each other in blocks, so that neighbours (which mixup pairs) are different
-        # videos.
+        # Repetitions follow each other in blocks, so that neighbours (which mixup pairs) are different videos.
         self._rows = np.tile(rows, repeated)
         self._samples = self._rows * repeated + np.repeat(np.arange(repeated), len(rows))
         dataset = loader.dataset

@@ -100,10 +100,15 @@ class PyavReader(VideoReader):
         Frame n is the one with the n-th time of all packets; one that is not wanted is skipped by the decoder where no
         other refers to it (most B-frames), which in H.264 changes no other picture.
         """
+        import av
+
         first, start = self._jumps.before(wanted[0])
         self._reopen()
         if first:
-            self._enter(start)
+            try:
+                enter(self._container, self._stream, start)
+            except av.FFmpegError as error:
+                raise VideoError("undecodable", f"{self._path} cannot be entered at {start}: {error}") from None
         stored: list[VideoPacket] = []
         times: list[int] = []
         # Pictures are stored out of order, by so many places at most: beyond those no earlier time can come.
@@ -129,14 +134,6 @@ class PyavReader(VideoReader):
         finally:
             self._stream.codec_context.skip_frame = "DEFAULT"
         raise missing_frame(wanted[place])
-
-    def _enter(self, time: int) -> None:
-        import av
-
-        try:
-            enter(self._container, self._stream, time)
-        except av.FFmpegError as error:
-            raise VideoError("undecodable", f"{self._path} cannot be entered at {time}: {error}") from None
 
     def _decoded(self, stored: Sequence[VideoPacket], needed: set[int]) -> Iterator[VideoFrame]:
         """The pictures of packets, and those that the decoder still holds back where the packets end before the file.
