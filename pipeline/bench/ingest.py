@@ -22,7 +22,8 @@ from typing import Any
 from pipeline.bench.clips import bench_clips
 from pipeline.data import manifest
 from pipeline.data.ingest.ingest import NOTES, ingest
-from pipeline.data.ingest.pool import Limits, measure_files
+from pipeline.data.ingest.pool import measure_files
+from pipeline.data.ingest.process import Limits
 from pipeline.params import IngestParams
 
 UNCHANGED, ROWS = 10_000, 240_000
@@ -106,10 +107,31 @@ def _unchanged(scratch: Path, video: Path) -> float:
 def _manifest(scratch: Path) -> dict[str, float]:
     """Seconds and peak memory of a fresh process that reads a manifest whole; importing pyarrow comes before."""
     path = scratch / "manifest.parquet"
-    row = {
+    manifest.save(manifest.from_rows([_row(number) for number in range(ROWS)]), path)
+    code = (
+        "import re, sys, time; from pathlib import Path; from pipeline.data import manifest\n"
+        "import pyarrow.parquet, pyarrow.dataset\n"
+        "began = time.perf_counter(); table = manifest.load(Path(sys.argv[1])); seconds = time.perf_counter() - began\n"
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
+        "print(table.num_rows, seconds, peak)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    count, seconds, peak_kib = done.stdout.split()
+    assert int(count) == ROWS
+    return {"manifest_seconds": round(float(seconds), 3), "manifest_mib": round(int(peak_kib) / 1024)}
+
+
+def _row(number: int) -> manifest.Row:
+    """A row as Kinetics-400 has it."""
+    return {
+        "video_id": f"{number:011d}_000001_000011",
+        "path": f"videos/train_part_{number // 1000}/{number:011d}_000001_000011.mp4",
         "split": "train",
         "splits": "train",
+        "label": number % 400,
+        "label_name": f"class number {number % 400}",
         "source": "official:k400",
+        "sha256": f"{number * 2654435761:064x}",
         "bytes": 1_500_000,
         "frames_declared": 300,
         "frames_decoded": 300,
@@ -123,26 +145,3 @@ def _manifest(scratch: Path) -> dict[str, float]:
         "status": "ok",
         "reason": "",
     }
-    rows = [
-        row
-        | {
-            "video_id": f"{number:011d}_000001_000011",
-            "path": f"videos/train_part_{number // 1000}/{number:011d}_000001_000011.mp4",
-            "label": number % 400,
-            "label_name": f"class number {number % 400}",
-            "sha256": f"{number * 2654435761:064x}",
-        }
-        for number in range(ROWS)
-    ]
-    manifest.save(manifest.from_rows(rows), path)
-    code = (
-        "import re, sys, time; from pathlib import Path; from pipeline.data import manifest\n"
-        "import pyarrow.parquet, pyarrow.dataset\n"
-        "began = time.perf_counter(); table = manifest.load(Path(sys.argv[1])); seconds = time.perf_counter() - began\n"
-        "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
-        "print(table.num_rows, seconds, peak)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    count, seconds, peak_kib = done.stdout.split()
-    assert int(count) == ROWS
-    return {"manifest_seconds": round(float(seconds), 3), "manifest_mib": round(int(peak_kib) / 1024)}

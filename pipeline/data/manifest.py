@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, get_type_hints
 
 from pipeline.errors import DamagedError, InputError
 from pipeline.system.files import atomic_path, write_text
@@ -22,32 +22,44 @@ if TYPE_CHECKING:
 #: The file beside the manifest that names the classes.
 CLASSES = "classes.json"
 
-#: Columns and their Arrow types. `label` is -1 where the publisher gives none; `split` is the one of
-#: `data.split`,
-#: `splits` all of them, comma-separated; `path` is relative to the folder of raw videos; `jumps` are the frames that
-#: the file may be entered at, as ingest has proven ("": it is read from its start).
-SCHEMA: dict[str, str] = {
-    "video_id": "string",
-    "path": "string",
-    "split": "string",
-    "splits": "string",
-    "label": "int32",
-    "label_name": "string",
-    "source": "string",
-    "sha256": "string",
-    "bytes": "int64",
-    "frames_declared": "int32",
-    "frames_decoded": "int32",
-    "fps": "double",
-    "width": "int32",
-    "height": "int32",
-    "rotation": "int32",
-    "reader": "string",
-    "jumps": "string",
-    "repeated_run": "int32",
-    "status": "string",
-    "reason": "string",
-}
+String = Annotated[str, "string"]
+Int32 = Annotated[int, "int32"]
+Int64 = Annotated[int, "int64"]
+Double = Annotated[float, "double"]
+
+
+class Row(TypedDict):
+    """One video: the columns, with their Arrow types.
+
+    `path` is relative to the folder of raw videos; `split` is the one of `data.split`, `splits` are all of them,
+    comma-separated; `label` is -1 where the publisher gives none; `jumps` are the frames that the file may be entered
+    at, as ingest has proven ("": it is read from its start).
+    """
+
+    video_id: String
+    path: String
+    split: String
+    splits: String
+    label: Int32
+    label_name: String
+    source: String
+    sha256: String
+    bytes: Int64
+    frames_declared: Int32
+    frames_decoded: Int32
+    fps: Double
+    width: Int32
+    height: Int32
+    rotation: Int32
+    reader: String
+    jumps: String
+    repeated_run: Int32
+    status: String
+    reason: String
+
+
+#: Columns and their Arrow types.
+SCHEMA: dict[str, str] = {name: hint.__metadata__[0] for name, hint in get_type_hints(Row, include_extras=True).items()}
 
 STATUS = ("ok", "quarantined")
 SPLITS = ("train", "val", "test", "unused")
@@ -60,8 +72,8 @@ def arrow_schema() -> pa.Schema:
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()])
 
 
-def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """A manifest from dictionaries with the keys of SCHEMA; sorted, so that equal videos give an equal file."""
+def from_rows(rows: Sequence[Row]) -> pa.Table:
+    """A manifest from its rows; sorted, so that equal videos give an equal file."""
     import pyarrow as pa
 
     ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))

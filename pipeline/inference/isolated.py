@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.data.arrays import U8
-from pipeline.data.ingest.isolated import Accepted, IsolatedFrames
+from pipeline.data.ingest.isolated import IsolatedFrames
+from pipeline.data.ingest.reading import Accepted
 from pipeline.evaluation.views import video_views, view_frames
 
 

@@ -6,11 +6,9 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.ingest.rules import ingest_rules
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 from pipeline.system.csv_files import Writer
@@ -59,12 +57,9 @@ def command(
     _check_places(out, pictures)
     if batch < 1:
         raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
-    from pipeline.data.video.process import Limits
     from pipeline.inference.isolated import IsolatedViews
 
-    own = ingest_rules()
-    limits = Limits(own.deadline_seconds, int(own.memory_gib * 2**30))
-    with closing(IsolatedViews(limits, rule=(own.min_frames, own.max_repeated_run))) as reader:
+    with IsolatedViews.by_params() as reader:
         return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device)
 
 

@@ -8,8 +8,7 @@ Shapes: A candidate slots, S slots, L places, N tokens, P values of a tubelet, T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
     from models import EverestAutoencoder
     from models.info import ModelInfo
     from models.selection import Grid, TokenSplit
-    from pipeline.data.ingest.isolated import Accepted, IsolatedFrames
+    from pipeline.data.ingest.isolated import IsolatedFrames
+    from pipeline.data.ingest.reading import Accepted
 
 Animation = Literal["gif", "webp", "none"]
 PATCH, TUBELET = 16, 2
@@ -60,6 +60,7 @@ def show(
 
     from models.frames import num_candidates
     from models.weights import load_model
+    from pipeline.data.ingest.isolated import IsolatedFrames
     from pipeline.data.video import VideoError
     from pipeline.model_folder import describe
     from pipeline.pictures.draw import save_pictures
@@ -73,7 +74,7 @@ def show(
         candidates = num_candidates(num_slots, oversample)
         step = frame_step or (FRAME_STEP if info is None else _trained_step(info, model_dir))
         short_side = None if info is None else info.pixels.short_side
-        with unverified() as reader:
+        with IsolatedFrames.by_params(workers=1) as reader:
             clip, times = read_window(reader, video, candidates * TUBELET, step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
         found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
@@ -116,19 +117,6 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
     finally:
         model.train(training)
     return save_pictures(found, path, title, "gif")
-
-
-@contextmanager
-def unverified() -> Iterator[IsolatedFrames]:
-    """A reader of videos that nobody has verified, under the limits and rules of ingest."""
-    from pipeline.data.ingest.isolated import IsolatedFrames
-    from pipeline.data.ingest.rules import ingest_rules
-    from pipeline.data.video.process import Limits
-
-    rules = ingest_rules()
-    limits = Limits(rules.deadline_seconds, int(rules.memory_gib * 2**30))
-    with closing(IsolatedFrames(limits, 1, (rules.min_frames, rules.max_repeated_run))) as reader:
-        yield reader
 
 
 def read_window(

@@ -24,8 +24,9 @@ from rar_writer import entries_of, rar4, rar5
 from pipeline.data.archives.rar import available_tools
 from pipeline.data.archives.rules import Caps, HostileArchive
 from pipeline.data.archives.unpack import unpack
-from pipeline.data.ingest.ingest import ingest, verdict
+from pipeline.data.ingest.ingest import ingest
 from pipeline.data.ingest.rows import manifest_rows
+from pipeline.data.ingest.verdicts import verdict
 from pipeline.data.sources import ListedVideo, Listing, s3
 from pipeline.data.sources.part import Address, Patience, RemoteFile
 from pipeline.data.sources.transfer import Downloader

@@ -20,18 +20,18 @@ from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import FrameSource, VideoFile
-from pipeline.data.ingest.ingest import verdict
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.ingest.measure import measure
+from pipeline.data.ingest.process import Limits
+from pipeline.data.ingest.verdicts import verdict
 from pipeline.data.pixels.normalise import model_pixels
 from pipeline.data.video import open_video
-from pipeline.data.video.process import Limits
 from pipeline.data.video.shrink import shrink
 from pipeline.evaluation.benchmark import TestSet, reader
 from pipeline.evaluation.views import video_views
 from pipeline.inference.isolated import IsolatedViews
 from pipeline.params import IngestParams
-from pipeline.pictures.look import read_window, unverified
+from pipeline.pictures.look import read_window
 
 STEP = 4
 
@@ -120,7 +120,7 @@ class Matrix:
 
     def wrong_by_show(self) -> dict[str, int]:
         """The same for the windows that show draws: from the start of the video, its middle and its end."""
-        with unverified() as isolated:
+        with IsolatedFrames.by_params() as isolated:
             return {
                 name: sum(
                     self._window_differs(isolated, name, start) for start in (0.0, None, 0.9 * self._seconds(name))

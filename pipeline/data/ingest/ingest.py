@@ -13,12 +13,16 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipeline.data.ingest.measure import VERSION, Measurement
-from pipeline.data.ingest.pool import Limits, measure_files
-from pipeline.data.ingest.verdicts import judge
+from pydantic import TypeAdapter
+
+from pipeline.data.ingest.measure import VERSION
+from pipeline.data.ingest.pool import measure_files, measure_on_cluster
+from pipeline.data.ingest.process import Limits
+from pipeline.data.ingest.verdicts import Measurement, verdict
 from pipeline.data.video.listing import VIDEO_SUFFIXES, video_files
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
@@ -49,9 +53,9 @@ def ingest(
         cluster: address of a Dask scheduler whose workers see the same folder; None measures here.
 
     Returns:
-        path -> measurement, for every path, with a reason where it is not usable (see :func:`verdict`).
+        path -> measurement, for every path, with a reason where measuring it failed.
     """
-    limits = Limits(params.deadline_seconds, int(params.memory_gib * 2**30))
+    limits = Limits.of(params)
     memory = _Memory(root, limits)
     result: dict[str, Measurement] = {}
     todo: list[str] = []
@@ -64,27 +68,33 @@ def ingest(
             todo.append(path)
     with memory:
         finished = _measure(root, todo, limits, params.workers, cluster)
-        for path, found in counter("checking videos")(finished, len(todo)):
-            memory.note(path, found)
-            result[path] = found
+        for path, measurement in counter("checking videos")(finished, len(todo)):
+            memory.note(path, measurement)
+            result[path] = measurement
     return result
 
 
-def verdict(found: Measurement, params: IngestParams) -> str:
-    """The reason against a measured video under these parameters, or ""."""
-    return found.reason or judge(
-        declared=found.frames_declared,
-        decoded=found.frames_decoded,
-        width=found.width,
-        height=found.height,
-        fps=found.fps,
-        repeated_run=found.repeated_run,
-        min_frames=params.min_frames,
-        max_repeated_run=params.max_repeated_run,
-    )
+class Quarantined(TypedDict):
+    """A video that cannot be used, as `everest ingest` prints it."""
+
+    path: str
+    reason: str
+    message: str
 
 
-def command(folder: Path, params: IngestParams, cluster: str | None = None) -> dict[str, Any]:
+class Report(TypedDict):
+    """What `everest ingest` prints of a folder."""
+
+    folder: str
+    videos_total: int
+    videos_ok: int
+    other_files: int
+    seconds: float
+    reasons: dict[str, int]
+    quarantined: list[Quarantined]
+
+
+def command(folder: Path, params: IngestParams, cluster: str | None = None) -> Report:
     """`everest ingest DIR`: which files below a folder can be used, and why the others cannot."""
     started = time.monotonic()
     paths, others = video_files(folder)
@@ -94,22 +104,17 @@ def command(folder: Path, params: IngestParams, cluster: str | None = None) -> d
             "Cure: name the folder that holds the videos."
         )
     measured = ingest(folder, paths, params, cluster)
-    reasons = {path: verdict(found, params) for path, found in measured.items()}
+    reasons = {path: reason for path, video in sorted(measured.items()) if (reason := verdict(video, params))}
     return {
         "folder": str(folder),
         "videos_total": len(paths),
-        "videos_ok": sum(not reason for reason in reasons.values()),
+        "videos_ok": len(measured) - len(reasons),
         "other_files": others,
         "seconds": round(time.monotonic() - started, 2),
-        "reasons": dict(sorted(Counter(reason for reason in reasons.values() if reason).items())),
+        "reasons": dict(sorted(Counter(reasons.values()).items())),
         "quarantined": [
-            {
-                "path": storable(path),
-                "reason": reason,
-                "message": measured[path].message,
-            }
-            for path, reason in sorted(reasons.items())
-            if reason
+            {"path": storable(path), "reason": reason, "message": measured[path].message}
+            for path, reason in reasons.items()
         ],
     }
 
@@ -118,12 +123,10 @@ def _measure(
     root: Path, paths: list[str], limits: Limits, workers: int, cluster: str | None
 ) -> Iterator[tuple[str, Measurement]]:
     if cluster and paths:
-        from pipeline.data.ingest.cluster_pool import measure_on_cluster
-
         yield from measure_on_cluster(cluster, root.absolute(), paths, limits)
         return
-    for index, found in measure_files([root / path for path in paths], limits, workers):
-        yield paths[index], found
+    for index, measurement in measure_files([root / path for path in paths], limits, workers):
+        yield paths[index], measurement
 
 
 def _is_utf8(path: str) -> bool:
@@ -134,6 +137,19 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Note:
+    """A line of the notes: a file's measurement, under which limits (seconds, bytes) and by which version."""
+
+    path: str
+    version: str
+    limits: tuple[float, int]
+    found: Measurement
+
+
+_NOTE = TypeAdapter(Note)
+
+
 class _Memory:
     """The measurements of earlier calls. Lines are appended whole; a torn last line is ignored."""
 
@@ -141,55 +157,48 @@ class _Memory:
         self._root = root
         self._limits = limits
         self._file = root / NOTES / "ingest.jsonl"
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Note] = {}
         self._stale = 0
         self._descriptor: int | None = None
         if self._file.exists():
             for line in self._file.read_bytes().splitlines():
-                self._read(line)
+                try:
+                    self._keep(_NOTE.validate_python(json.loads(line)))
+                except ValueError:
+                    self._stale += 1
 
-    def _read(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-            path = entry["path"]
-        except (ValueError, KeyError, TypeError):
-            self._stale += 1
-            return
-        self._stale += path in self._known
-        self._known[path] = entry
+    def _keep(self, note: Note) -> None:
+        self._stale += note.path in self._known
+        self._known[note.path] = note
 
     def recall(self, path: str) -> Measurement | None:
-        entry = self._known.get(path)
-        if entry is None or entry["version"] != VERSION:
+        """The measurement of an unchanged file, if one was taken by this version and under limits not below today's."""
+        note = self._known.get(path)
+        if note is None or note.version != VERSION:
             return None
-        found = Measurement(**entry["found"])
-        if found.reason in _LIMITED:
-            deadline, memory = entry["limits"]
+        if note.found.reason in _LIMITED:
+            deadline, memory = note.limits
             if self._limits.deadline_seconds > deadline or self._limits.memory_bytes > memory:
                 return None
         try:
             now = os.stat(f"{self._root}/{path}")  # noqa: PTH116 - ten thousand Paths would cost a second
         except OSError:
             return None
-        return found if (now.st_size, now.st_mtime_ns) == (found.bytes, found.mtime_ns) else None
+        return note.found if (now.st_size, now.st_mtime_ns) == (note.found.bytes, note.found.mtime_ns) else None
 
-    def note(self, path: str, found: Measurement) -> None:
-        if found.reason in _PASSING:
+    def note(self, path: str, measurement: Measurement) -> None:
+        """Remember a measurement, unless its reason may pass by itself."""
+        if measurement.reason in _PASSING:
             return
-        self._stale += path in self._known
-        self._known[path] = self._entry(path, found)
-        line = json.dumps(self._known[path]) + "\n"
+        note = Note(path, VERSION, (self._limits.deadline_seconds, self._limits.memory_bytes), measurement)
+        self._keep(note)
         if self._descriptor is None:
             return
         try:
-            os.write(self._descriptor, line.encode())  # one write of one line: writers side by side do not mix
+            os.write(self._descriptor, _line(note).encode())  # one write of one line: writers side by side do not mix
         except OSError as error:
             self.__exit__()
             self._warn(error)
-
-    def _entry(self, path: str, found: Measurement) -> dict[str, Any]:
-        limits = [self._limits.deadline_seconds, self._limits.memory_bytes]
-        return {"path": path, "version": VERSION, "limits": limits, "found": found.as_dict()}
 
     def __enter__(self) -> _Memory:
         try:
@@ -216,10 +225,13 @@ class _Memory:
             locked(self._file.with_suffix(".lock"), str(self._file), wait=True),
             atomic_path(self._file) as new,
         ):
-            lines = (json.dumps(entry) + "\n" for entry in self._known.values())
-            new.write_text("".join(lines), encoding="utf-8")
+            new.write_text("".join(map(_line, self._known.values())), encoding="utf-8")
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _line(note: Note) -> str:
+    return json.dumps(asdict(note)) + "\n"

@@ -7,49 +7,26 @@ alone.
 
 from __future__ import annotations
 
-import os
-import queue
-import select
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Self
 
 import numpy as np
 
 from pipeline.data.arrays import U8
+from pipeline.data.ingest import reading
+from pipeline.data.ingest.process import Decoder, DecoderEnded, Decoders, Limits
+from pipeline.data.ingest.reading import Accepted
+from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
 from pipeline.data.video.listing import refusal
-from pipeline.data.video.process import DecoderProcess, Limits
 from pipeline.data.video.shrink import shrink
-from pipeline.errors import EverestError
-
-_MODULE = "pipeline.data.ingest.frames_worker"
-#: Every length, and any repetition.
-NO_RULE = (1, 1 << 30)
-
-
-@dataclass
-class _Seat:
-    """A process, started again where it was ended, and the memory that its frames come through."""
-
-    memory: IO[bytes]
-    process: DecoderProcess | None = None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What ingest's measuring found in a video that it accepts."""
-
-    frames: int
-    fps: float
-    jumps: str
-
+from pipeline.params import IngestParams, load_params
+from pipeline.recipes import PARAMS, recipe_path
 
 #: Numbers of the frames that are wanted of a video.
 Choice = Callable[[Accepted], Sequence[int]]
+ANYTHING = Rule()
 
 
 class IsolatedFrames:
@@ -57,28 +34,28 @@ class IsolatedFrames:
 
     Args:
         limits: of one video.
-        rule: the fewest frames, and the longest run of equal ones, that ingest accepts.
         workers: processes side by side; more threads than that wait for one another.
+        rule: what ingest accepts.
     """
 
-    def __init__(self, limits: Limits, workers: int = 2, rule: tuple[int, int] = NO_RULE) -> None:
+    def __init__(self, limits: Limits, workers: int = 2, rule: IngestParams | Rule = ANYTHING) -> None:
         self._limits = limits
-        self._rule = (limits.deadline_seconds, *rule)
+        self._rule = rule
+        self._decoders = Decoders(limits, workers)
         self._accepted: dict[Path, Accepted] = {}
-        self._seats = [_Seat(os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)) for _ in range(workers)]
-        self._free: queue.SimpleQueue[_Seat] = queue.SimpleQueue()
         self._refused: dict[Path, VideoError] = {}
-        # The kernel ends a process with the thread that started it: those that read come and go.
-        self._starter = ThreadPoolExecutor(1)
-        for seat in self._seats:
-            self._start(seat)
-            self._free.put(seat)
 
-    def frames(self, file: Path, choose: Choice, short_side: int | None = None) -> tuple[Accepted, U8]:
+    @classmethod
+    def by_params(cls, workers: int = 2) -> Self:
+        """Under the limits and rules of params.yaml's group `ingest`; without one, of the published recipes'."""
+        params = load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
+        return cls(Limits.of(params), workers, params)
+
+    def frames(self, file: Path, choice: Choice, short_side: int | None = None) -> tuple[Accepted, U8]:
         """What is known of one video, and some of its frames, uint8 RGB [n, H, W, 3].
 
         Args:
-            choose: the numbers of the frames, ascending and each once.
+            choice: gives the numbers of the frames, ascending and each once.
             short_side: [pixels] larger frames are shrunk to it, as the cache's were.
 
         Raises:
@@ -86,98 +63,59 @@ class IsolatedFrames:
         """
         if file in self._refused:
             raise self._refused[file]
-        seat = self._free.get()
         try:
             if refused := refusal(file):
                 raise VideoError(*refused)
-            try:
-                return self._ask(seat, file, "pyav", choose, short_side)
-            except VideoError as error:
-                if error.reason != "crashed":
-                    raise
-                return self._ask(seat, file, "decord", choose, short_side)
+            with self._decoders.borrow() as decoder:
+                try:
+                    return self._read(decoder, file, "pyav", choice, short_side)
+                except VideoError as error:
+                    if error.reason != "crashed":
+                        raise
+                    return self._read(decoder, file, "decord", choice, short_side)
         except VideoError as error:
             self._refused[file] = error
             raise
-        finally:
-            self._free.put(seat)
 
     def close(self) -> None:
         """End all processes; whoever waits for one gets an error."""
-        for seat in self._seats:
-            if seat.process is not None:
-                seat.process.kill()
-        self._starter.shutdown()
+        self._decoders.close()
 
-    def _start(self, seat: _Seat) -> DecoderProcess:
-        start = self._starter.submit(DecoderProcess, _MODULE, self._limits, (seat.memory.fileno(),))
-        seat.process = start.result()
-        return seat.process
+    def __enter__(self) -> Self:
+        return self
 
-    def _ask(self, seat: _Seat, file: Path, reader: str, choose: Choice, short_side: int | None) -> tuple[Accepted, U8]:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(
+        self, decoder: Decoder, file: Path, reader: str, choice: Choice, short_side: int | None
+    ) -> tuple[Accepted, U8]:
         """As :meth:`frames`, by one reader; frames are shrunk as they come."""
-        process = seat.process or self._start(seat)
+        seconds, known = self._limits.deadline_seconds, self._accepted.get(file)
         try:
-            if not process.ready:
-                self._wait(process)
-                process.ready = True
-            known = self._accepted.get(file)
-            opened = self._request(process, ["open", os.fspath(file), reader, known and asdict(known), self._rule])
-            self._accepted[file] = accepted = Accepted(**opened)
-            numbers = list(choose(accepted))
-            self._request(process, ["pick", numbers])
+            accepted = decoder.ask(decoder.begin(), reading.open_accepted, file, reader, seconds, self._rule, known)
+            self._accepted[file] = accepted
+            numbers = list(choice(accepted))
+            # Being accepted may take what it may at ingest; reading as long once more, all portions together.
+            due = decoder.begin()
+            decoder.ask(due, reading.choose, numbers)
             portions: list[U8] = []
-            due = None
             while (have := sum(map(len, portions))) < len(numbers):
-                # Being accepted may take what it may at ingest; reading as long once more, all portions together.
-                shape = self._request(process, ["next", seat.memory.fileno()], due)["shape"]
-                due = process.due
+                shape = decoder.ask(due, reading.next_frames, decoder.memory_number)
                 if not shape[0]:
                     raise VideoError("undecodable", f"{file}: {have} of {len(numbers)} frames came")
-                portions.append(self._portion(seat, shape, short_side))
+                portions.append(_portion(decoder, shape, short_side))
                 if portions[-1][0].nbytes * len(numbers) > self._limits.memory_bytes:
-                    raise VideoError("memory", f"{file}: {self._limits.said('memory')}")
-            return accepted, np.concatenate(portions)
-        except (TimeoutError, EOFError) as end:
-            reason = "deadline" if isinstance(end, TimeoutError) else process.died_of()
-            complaint = process.complaint()
-            process.kill()
-            seat.process = None
-            if not process.ready:
-                raise EverestError(
-                    f"a decoding process did not start: {complaint[-400:]} Cure: `everest doctor`."
-                ) from None
-            raise VideoError(reason, f"{file}: {self._limits.said(reason)}") from None
+                    raise VideoError("memory", f"{file}: {self._limits.message('memory')}")
+        except DecoderEnded as end:
+            raise VideoError(end.reason, f"{file}: {end}") from None
+        return accepted, np.concatenate(portions)
 
-    def _request(self, process: DecoderProcess, request: list[Any], due: float | None = None) -> dict[str, Any]:
-        """The answer to a request; with `due` its clock goes on instead of starting."""
-        process.send(request)
-        process.due = due or process.due
-        answer = self._wait(process)
-        if "error" in answer:
-            raise VideoError(answer["reason"], answer["error"])
-        return answer
 
-    @staticmethod
-    def _portion(seat: _Seat, shape: list[int], short_side: int | None) -> U8:
-        """Frames from the seat's memory, which the next portion is written to: shrunk, or copied."""
-        # Mapped privately, so that torch may have it without a warning.
-        mapped = np.memmap(f"/proc/self/fd/{seat.memory.fileno()}", np.uint8, "c", shape=tuple(shape))
-        pictures = np.asarray(mapped)
-        shrunk = pictures if short_side is None else shrink(pictures, short_side)
-        return shrunk.copy() if shrunk is pictures else shrunk
-
-    def _wait(self, process: DecoderProcess) -> dict[str, Any]:
-        """Its next answer.
-
-        Raises:
-            TimeoutError: none until it is due.
-            EOFError: it has ended.
-        """
-        while True:
-            found, _, _ = select.select([process.output], [], [], max(0.0, process.due - time.monotonic()))
-            if not found:
-                raise TimeoutError
-            answer = process.receive()
-            if answer is not None:
-                return answer
+def _portion(decoder: Decoder, shape: list[int], short_side: int | None) -> U8:
+    """Frames from the decoder's memory, which the next portion is written to: shrunk, or copied."""
+    # Mapped privately, so that torch may have it without a warning.
+    mapped = np.memmap(f"/proc/self/fd/{decoder.memory_number}", np.uint8, "c", shape=tuple(shape))
+    pictures = np.asarray(mapped)
+    shrunk = pictures if short_side is None else shrink(pictures, short_side)
+    return shrunk.copy() if shrunk is pictures else shrunk

@@ -1,40 +1,26 @@
-"""Measures many files in worker processes that take one file after another and are killed when they must be.
+"""Measures many files side by side, each in a process that is killed when it must be, here or on a cluster.
 
-Nothing less than killing a process stops a decoder that spins while it holds Python's lock, so every file has
-a deadline on the parent's clock. A worker that exceeds it, crashes or runs out of memory is replaced; only
-the file it was busy with bears the consequence.
+Only the file that a process was busy with bears the consequence of its end. On a cluster one bad file costs its
+deadline and never a Dask worker.
 """
 
 from __future__ import annotations
 
-import os
-import selectors
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from pipeline.data.ingest.measure import Measurement
-from pipeline.data.video.process import START_SECONDS, DecoderProcess, Limits
+from pipeline.data.ingest.cluster import connected
+from pipeline.data.ingest.measure import file_facts, measure
+from pipeline.data.ingest.process import Decoder, DecoderEnded, Decoders, Limits
+from pipeline.data.ingest.verdicts import Measurement
+from pipeline.data.video import VideoError
 from pipeline.errors import EverestError
 
-
-@dataclass
-class _Job:
-    index: int
-    path: Path
-    reader: str = "pyav"
-
-
-class _Worker(DecoderProcess):
-    """One process. `job` is what it is busy with."""
-
-    job: _Job | None = None
-
-    def take(self, job: _Job) -> None:
-        self.job = job
-        self.send([os.fspath(job.path), job.reader, self.limits.deadline_seconds])
+#: Files of one task of a cluster: enough to outweigh starting a process, few enough to spread evenly and to retry.
+FILES_PER_TASK = 64
 
 
 def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterator[tuple[int, Measurement]]:
@@ -42,85 +28,77 @@ def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterat
 
     Args:
         paths: files, of any kind and quality.
-        limits: of one file; its worker is killed `deadline_seconds` after the file was handed over.
+        limits: of one file; its process is killed `deadline_seconds` after the file was handed over.
         workers: processes side by side.
 
     Raises:
-        EverestError: worker processes cannot start at all.
+        EverestError: processes cannot start at all.
     """
-    queue = deque(_Job(index, path) for index, path in enumerate(paths))
-    pool: list[_Worker] = []
-    with selectors.DefaultSelector() as selector:
+    workers = min(workers, len(paths))
+    if not workers:
+        return
+    decoders = Decoders(limits, workers)
 
-        def start() -> None:
-            worker = _Worker("pipeline.data.ingest.worker", limits)
-            pool.append(worker)
-            selector.register(worker.output, selectors.EVENT_READ, worker)
+    def measure_one(index: int) -> tuple[int, Measurement]:
+        with decoders.borrow() as decoder:
+            return index, _measure(decoder, paths[index])
 
-        def retire(worker: _Worker) -> None:
-            selector.unregister(worker.output)
-            worker.kill()
-            pool.remove(worker)
-            for other in pool:  # those that had nothing left to do, when its file gets a second chance
-                if other.ready and other.job is None and queue:
-                    other.take(queue.popleft())
-            if len(queue) > sum(other.job is None for other in pool):
-                start()
-
+    with ThreadPoolExecutor(workers) as threads:
+        indices = iter(range(len(paths)))
+        running: set[Future[tuple[int, Measurement]]] = set()
         try:
-            for _ in range(min(workers, len(queue))):
-                start()
-            while queue or any(worker.job for worker in pool):
-                pause = max(
-                    0.0,
-                    min(worker.due for worker in pool if worker.job or not worker.ready) - time.monotonic(),
-                )
-                for key, _ in selector.select(pause):
-                    worker = key.data
-                    try:
-                        answer = worker.receive()
-                    except EOFError:
-                        yield from _after_death(worker, queue, limits)
-                        retire(worker)
-                        continue
-                    if answer is not None:
-                        worker.ready = True
-                        if worker.job:
-                            yield worker.job.index, Measurement(**answer)
-                            worker.job = None
-                        if queue:
-                            worker.take(queue.popleft())
-                for worker in [one for one in pool if (one.job or not one.ready) and one.due <= time.monotonic()]:
-                    if not worker.ready:
-                        raise EverestError(f"a decoding process did not start within {START_SECONDS:.0f} s.")
-                    assert worker.job is not None
-                    yield worker.job.index, _failed(worker.job.path, "deadline", limits)
-                    retire(worker)
+            while True:
+                # Some wait, so that no process does; not all, since there may be a hundred thousand.
+                running |= {threads.submit(measure_one, index) for index in islice(indices, 2 * workers - len(running))}
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
         finally:
-            for worker in pool:
-                worker.kill()
+            decoders.close()
 
 
-def _after_death(worker: _Worker, queue: deque[_Job], limits: Limits) -> Iterator[tuple[int, Measurement]]:
-    """What becomes of the file that a process died over: a second chance with decord, or a reason."""
-    job = worker.job
-    if job is None:
-        raise EverestError(
-            f"a decoding process ended by itself (exit code {worker.process.wait()}): {worker.complaint()[-400:]} "
-            "Cure: raise ingest.memory_gib, and see what `everest doctor` says of the decoders."
-        )
-    reason = worker.died_of()
-    if reason == "crashed" and job.reader == "pyav":
-        queue.append(_Job(job.index, job.path, "decord"))
-    else:
-        yield job.index, _failed(job.path, reason, limits)
+def measure_on_cluster(address: str, root: Path, paths: list[str], limits: Limits) -> Iterator[tuple[str, Measurement]]:
+    """Measure files on the cluster at `address`; yields (path, measurement) as tasks finish.
+
+    Raises:
+        InputError: Dask is not installed or no scheduler answers.
+        EverestError: a task failed for another reason than a bad video.
+    """
+    with connected(address) as client:
+        from distributed import as_completed
+
+        chunks = [paths[start : start + FILES_PER_TASK] for start in range(0, len(paths), FILES_PER_TASK)]
+        tasks = [client.submit(_measure_chunk, root, chunk, limits, pure=False) for chunk in chunks]
+        for task in as_completed(tasks):
+            if task.status != "finished":
+                raise EverestError(
+                    f"a task of the cluster at {address} failed: {task.exception()}. "
+                    "Cure: see the worker's log; what was measured is kept, so start again."
+                )
+            yield from task.result()
+            task.release()
 
 
-def _failed(path: Path, reason: str, limits: Limits) -> Measurement:
-    """A measurement that only tells why there is none; size and time let it be remembered."""
-    message = limits.said(reason)
+def _measure_chunk(root: Path, paths: list[str], limits: Limits) -> list[tuple[str, Measurement]]:
+    """What one task does, on the cluster's machine."""
+    return [(paths[index], result) for index, result in measure_files([root / path for path in paths], limits, 1)]
+
+
+def _measure(decoder: Decoder, path: Path) -> Measurement:
+    """One file's measurement: by decord where PyAV crashes on it, and with a reason where its process had to end."""
+    seconds = decoder.limits.deadline_seconds
     try:
-        found = path.stat()
-    except OSError:
-        return Measurement(reason=reason, message=message)
-    return Measurement(bytes=found.st_size, mtime_ns=found.st_mtime_ns, reason=reason, message=message)
+        try:
+            return decoder.ask(decoder.begin(), measure, path, "pyav", seconds)
+        except DecoderEnded as end:
+            if end.reason != "crashed":
+                raise
+            return decoder.ask(decoder.begin(), measure, path, "decord", seconds)
+    except DecoderEnded as end:
+        try:
+            known = file_facts(path)  # size and time let the failure be remembered
+        except (OSError, VideoError):
+            known = Measurement()
+        return replace(known, reason=end.reason, message=str(end))

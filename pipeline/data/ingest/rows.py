@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
 
 from pipeline.data.annotations.listing import ListedVideo, Listing
-from pipeline.data.ingest.ingest import verdict
-from pipeline.data.ingest.measure import Measurement
+from pipeline.data.ingest.verdicts import Measurement, verdict
+from pipeline.data.manifest import Row
 from pipeline.params import IngestParams
+from pipeline.system.csv_files import Writer
 from pipeline.system.text import printable
 
 #: Of equal files one is kept: a scored one before one to train on, so that no test video is trained on.
@@ -16,32 +17,28 @@ _KEEP_ORDER = {"test": 0, "val": 1, "train": 2, "unused": 3}
 
 def manifest_rows(
     listing: Listing, measured: dict[str, Measurement], split: int, params: IngestParams
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Rows for :func:`pipeline.data.manifest.from_rows`, and a message for each quarantined video_id.
+) -> tuple[list[Row], dict[str, str]]:
+    """The manifest's rows, and a message for each quarantined video_id.
 
     Args:
         split: which of the publisher's splits is in use, from 1.
     """
-    rows, messages = [], {}
+    rows: list[Row] = []
+    messages: dict[str, str] = {}
     for video in listing.videos:
-        found = measured[video.path]
-        reason = verdict(found, params)
-        if not reason and video.sha256 and video.sha256.lower() != found.sha256:
+        measurement = measured[video.path]
+        reason = verdict(measurement, params)
+        if not reason and video.sha256 and video.sha256.lower() != measurement.sha256:
             reason = "wrong_hash"
-        row = _row(video, found, split, reason)
         if reason:
-            messages[row["video_id"]] = found.message
-        rows.append(row)
+            messages[video.video_id] = measurement.message
+        rows.append(_row(video, measurement, split, reason))
     messages |= _refuse_duplicates(rows)
     return rows, messages
 
 
-def quarantine_csv(rows: list[dict[str, Any]], messages: dict[str, str]) -> str:
+def quarantine_csv(rows: list[Row], messages: dict[str, str]) -> str:
     """quarantine.csv: one line for each video that is not used, sorted by path."""
-    import io
-
-    from pipeline.system.csv_files import Writer
-
     text = io.StringIO()
     writer = Writer(text, lineterminator="\n")
     writer.row(["path", "video_id", "split", "reason", "message"])
@@ -52,7 +49,7 @@ def quarantine_csv(rows: list[dict[str, Any]], messages: dict[str, str]) -> str:
     return text.getvalue()
 
 
-def _row(video: ListedVideo, found: Measurement, split: int, reason: str) -> dict[str, Any]:
+def _row(video: ListedVideo, measurement: Measurement, split: int, reason: str) -> Row:
     chosen = video.splits[min(split, len(video.splits)) - 1]
     return {
         "video_id": video.video_id,
@@ -62,26 +59,26 @@ def _row(video: ListedVideo, found: Measurement, split: int, reason: str) -> dic
         "label": video.label,
         "label_name": video.label_name,
         "source": video.source,
-        "sha256": found.sha256,
-        "bytes": found.bytes,
-        "frames_declared": found.frames_declared,
-        "frames_decoded": found.frames_decoded,
-        "fps": found.fps,
-        "width": found.width,
-        "height": found.height,
-        "rotation": found.rotation,
-        "reader": found.reader,
-        "jumps": found.jumps,
-        "repeated_run": found.repeated_run,
+        "sha256": measurement.sha256,
+        "bytes": measurement.bytes,
+        "frames_declared": measurement.frames_declared,
+        "frames_decoded": measurement.frames_decoded,
+        "fps": measurement.fps,
+        "width": measurement.width,
+        "height": measurement.height,
+        "rotation": measurement.rotation,
+        "reader": measurement.reader,
+        "jumps": measurement.jumps,
+        "repeated_run": measurement.repeated_run,
         "status": "quarantined" if reason else "ok",
         "reason": reason,
     }
 
 
-def _refuse_duplicates(rows: list[dict[str, Any]]) -> dict[str, str]:
+def _refuse_duplicates(rows: list[Row]) -> dict[str, str]:
     """Quarantines all but one of files with equal bytes; returns the messages."""
-    messages: dict[str, str] = {}
-    kept: dict[str, dict[str, Any]] = {}
+    messages = {}
+    kept: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: (_KEEP_ORDER[row["split"]], row["path"], row["video_id"])):
         if row["reason"]:
             continue

@@ -1,8 +1,11 @@
-"""Why a video is not used: the codes in the manifest's `reason` column, and what each means to a person."""
+"""What is measured of a video, and why it is not used: the codes in the manifest's `reason` column."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pipeline.data.video.survey import MISSING_SHARE
+from pipeline.params import IngestParams
 
 REASONS: dict[str, str] = {
     "missing": "listed in the annotations, but not on disk",
@@ -33,28 +36,53 @@ REASONS: dict[str, str] = {
 MIN_SIDE = 16
 
 
-def judge(
-    *,
-    declared: int,
-    decoded: int,
-    width: int,
-    height: int,
-    fps: float,
-    repeated_run: int,
-    min_frames: int,
-    max_repeated_run: int,
-) -> str:
-    """The reason against a video that decoded to its end, or "" if there is none."""
-    if decoded == 0:
+@dataclass(frozen=True)
+class Measurement:
+    """One file's facts. `reason` is set only where measuring itself failed; frames are 0 then.
+
+    `frames_declared` are the pictures that the header promises: without those that it marks as not to be shown, empty
+    chunks and what stands before the first keyframe. `repeated_run` is the length of the longest run of equal
+    neighbouring frames: 1 where all differ. `jumps` are the proven entries (`pipeline.data.video.jumps`).
+    """
+
+    bytes: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    frames_declared: int = 0
+    frames_decoded: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    rotation: int = 0
+    reader: str = ""
+    jumps: str = ""
+    repeated_run: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is accepted: at least so many frames, and no longer run of equal ones. By default anything."""
+
+    min_frames: int = 1
+    max_repeated_run: int = 1 << 30
+
+
+def verdict(video: Measurement, rule: IngestParams | Rule) -> str:
+    """The reason against a measured video, or "" if there is none."""
+    if video.reason:
+        return video.reason
+    if video.frames_decoded == 0:
         return "no_frames"
-    if min(width, height) < MIN_SIDE:
+    if min(video.width, video.height) < MIN_SIDE:
         return "too_small"
-    if decoded < declared * (1 - MISSING_SHARE):
+    if video.frames_decoded < video.frames_declared * (1 - MISSING_SHARE):
         return "declared_more_than_decoded"
-    if repeated_run > max_repeated_run:
+    if video.repeated_run > rule.max_repeated_run:
         return "repeated_frames"
-    if decoded < min_frames:
+    if video.frames_decoded < rule.min_frames:
         return "too_short"
-    if not 0 < fps < float("inf"):
+    if not 0 < video.fps < float("inf"):
         return "no_duration"
     return ""

@@ -33,10 +33,10 @@ from pipeline import layout
 from pipeline.cli import app
 from pipeline.data.cache.read import Cache
 from pipeline.data.ingest import ingest
-from pipeline.data.ingest.frames_worker import PORTION
+from pipeline.data.ingest.process import Limits
+from pipeline.data.ingest.reading import PORTION
 from pipeline.data.ingest.verdicts import REASONS
 from pipeline.data.video import open_video, write_video
-from pipeline.data.video.process import Limits
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.views import video_views
@@ -123,7 +123,7 @@ def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
     for row in found["predictions"]:  # crash.mp4 among them: decord reads what PyAV fell over
         assert row["probability"] == told[Path(row["video"]).name]
     assert len(list(Path("pictures").iterdir())) == 3
-    assert [child for child in psutil.Process().children() if "frames_worker" in str(child.cmdline())] == []
+    assert [child for child in psutil.Process().children() if "ingest.worker" in str(child.cmdline())] == []
 
 
 def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> None:
@@ -187,7 +187,7 @@ def test_frames_are_shrunk_as_they_come(tmp_path: Path) -> None:
     with closing(IsolatedViews(limits, workers=1)) as reader:
         views = reader.read(video, how, short_side=64)
         assert views.shape == (8, 8, 64, 64, 3)
-        assert os.fstat(reader._seats[0].memory.fileno()).st_size <= PORTION
+        assert os.fstat(reader._decoders._all[0].memory.fileno()).st_size <= PORTION
         again = reader.read(video, {**how, "segments": 1}, short_side=64)
     with closing(IsolatedViews(Limits(120, 160 << 20), workers=1)) as reader, pytest.raises(EverestError):
         reader.read(video, how)  # unshrunk they are more than the limit, wherever they lie

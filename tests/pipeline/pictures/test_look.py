@@ -13,10 +13,11 @@ from PIL import Image, ImageSequence
 
 from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
+from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
 from pipeline.pictures.draw import draw_grid, summary
-from pipeline.pictures.look import look, picture_of, read_window, show, unverified
+from pipeline.pictures.look import look, picture_of, read_window, show
 from tests.pipeline.data.ingest.test_ingest import BAD_AV
 
 
@@ -69,7 +70,7 @@ def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_i
 
 
 def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
-    with unverified() as reader:
+    with IsolatedFrames.by_params() as reader:
         clip, times = read_window(reader, video, 24, 2, 0.0, 64)
     assert times == pytest.approx([2 * i / 25 for i in range(24)])
     found = look(None, clip, 8, torch.Generator().manual_seed(0))
@@ -85,7 +86,7 @@ def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
 
 
 def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
-    with unverified() as reader:
+    with IsolatedFrames.by_params() as reader:
         clip, _ = read_window(reader, video, 16, 1, 0.0, 64)
     found = look(None, clip, None, torch.Generator().manual_seed(0))
     assert found.pixels_TCHW.shape == (16, 3, 64, 64)
@@ -93,7 +94,7 @@ def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
 
 
 def test_a_video_shorter_than_the_window_shrinks_the_step(video: Path) -> None:
-    with unverified() as reader:
+    with IsolatedFrames.by_params() as reader:
         _, times = read_window(reader, video, 24, 30, None, 64)
     assert times[0] == 0
     assert times[-1] == pytest.approx(59 / 25)

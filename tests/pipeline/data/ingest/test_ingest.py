@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import sample_videos
 
-from pipeline.data.ingest.ingest import NOTES, command, ingest, verdict
-from pipeline.data.ingest.measure import VERSION, Measurement
+from pipeline.data.ingest.ingest import NOTES, command, ingest
+from pipeline.data.ingest.measure import VERSION
 from pipeline.data.ingest.rows import manifest_rows, quarantine_csv
+from pipeline.data.ingest.verdicts import Measurement, verdict
 from pipeline.data.sources import ListedVideo, Listing
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
@@ -181,7 +183,7 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path, limits: IngestParams
 def test_a_deadline_that_was_raised_is_tried_again(tmp_path: Path, limits: IngestParams) -> None:
     path = sample_videos.write(tmp_path / "clip.mp4")
     found = Measurement(bytes=path.stat().st_size, mtime_ns=path.stat().st_mtime_ns, reason="deadline")
-    entry = {"path": "clip.mp4", "version": VERSION, "limits": [5.0, 2**31], "found": found.as_dict()}
+    entry = {"path": "clip.mp4", "version": VERSION, "limits": [5.0, 2**31], "found": asdict(found)}
     (tmp_path / NOTES).mkdir()
     (tmp_path / NOTES / "ingest.jsonl").write_text(json.dumps(entry) + '\n{"path": "torn')
     assert ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=5.0))["clip.mp4"].reason == "deadline"
@@ -197,7 +199,7 @@ def test_ten_thousand_unchanged_files_take_less_than_five_seconds(tmp_path: Path
     with (tmp_path / NOTES / "ingest.jsonl").open("a") as notes:
         for name in names:
             os.link(source, tmp_path / name)
-            entry = {"path": name, "version": VERSION, "limits": [60.0, 2**31], "found": found.as_dict()}
+            entry = {"path": name, "version": VERSION, "limits": [60.0, 2**31], "found": asdict(found)}
             notes.write(json.dumps(entry) + "\n")
     started = time.monotonic()
     measured = ingest(tmp_path, names, limits)

@@ -17,6 +17,7 @@ from pipeline import layout
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import labelled_clips, open_source
 from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.pixels.normalise import denormalise, model_pixels, normalise
 from pipeline.data.pixels.transforms import EvalTransform
 from pipeline.data.sampling import centre_clip
@@ -24,7 +25,7 @@ from pipeline.data.video.shrink import shrink
 from pipeline.evaluation.benchmark import TestSet, reader
 from pipeline.evaluation.inference import infer
 from pipeline.inference.predict import command
-from pipeline.pictures.look import read_window, unverified
+from pipeline.pictures.look import read_window
 from pipeline.stages import preprocess
 
 CPU = torch.device("cpu")
@@ -99,7 +100,7 @@ def test_validation_test_prediction_and_pictures_see_the_same_pixels_to_the_bit(
         video = layout.raw_dir("small") / f"v{number:03d}.mp4"
         # The window of a picture begins where it is told to; frames 6 to 13 are the middle of 20.
         start = centre_clip(20, 8, 1)[0] / 12
-        with unverified() as reader:
+        with IsolatedFrames.by_params() as reader:
             window, _ = read_window(reader, video, 8, 1, start, 48, params.preprocess.short_side)
         assert torch.equal(window[0], clip)
 

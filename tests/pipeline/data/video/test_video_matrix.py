@@ -7,8 +7,8 @@ import pytest
 from frame_paths import Matrix
 from video_matrix import TURNS, Kind, kinds, matrix, reference
 
-from pipeline.data.ingest.ingest import verdict
 from pipeline.data.ingest.measure import measure
+from pipeline.data.ingest.verdicts import verdict
 from pipeline.data.video import open_video
 from pipeline.params import IngestParams
 
