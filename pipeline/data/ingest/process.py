@@ -220,24 +220,25 @@ def serve() -> None:
     """The process's side: answer requests until the parent closes the pipe. torch is never imported."""
     memory_bytes = int(sys.argv[1])
     die_with_parent(signal.SIGKILL)  # a decoder that never returns would not notice
-    # Answers go to the real standard output; what libraries print goes where errors go.
-    with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)
-        preload()
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _answer(answers, None, None)
-        while True:
-            try:
-                function, arguments = pickle.load(sys.stdin.buffer)
-            except EOFError:
-                return
-            try:
-                result = function(*arguments)
-            except VideoError as error:
-                _answer(answers, (error.reason, str(error)), None)
-            else:
-                _answer(answers, None, result)
+    # Answers go to the real standard output, which stays open until a traceback has been written: the parent takes its
+    # end for the process's. What libraries print goes where errors go.
+    answers: IO[bytes] = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    preload()
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _answer(answers, None, None)
+    while True:
+        try:
+            function, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            result = function(*arguments)
+        except VideoError as error:
+            _answer(answers, (error.reason, str(error)), None)
+        else:
+            _answer(answers, None, result)
 
 
 def _answer(answers: IO[bytes], error: tuple[str, str] | None, result: object) -> None:
