@@ -25,10 +25,9 @@ def annotations_of(
     """Parse and check a benchmark's splits without any video."""
     from pipeline.data import annotations as parsers
 
-    found = parsers.annotations(benchmark, root)
-    if not as_json:
-        found = {name: value for name, value in found.items() if name != "class_names"}
-    emit(found, as_json, f"Annotations of {benchmark}")
+    summary = parsers.summary(benchmark, root)
+    shown = {name: value for name, value in summary.items() if as_json or name != "class_names"}
+    emit(shown, as_json, f"Annotations of {benchmark}")
 
 
 @app.command()

@@ -94,7 +94,7 @@ def plan(params: Params, benchmark: str) -> dict[str, Any]:
 
 
 def _write(
-    benchmark: str, listing: Listing, rows: list[dict[str, Any]], quarantine: str, metrics: dict[str, Any]
+    benchmark: str, listing: Listing, rows: list[manifest.Row], quarantine: str, metrics: dict[str, Any]
 ) -> None:
     folder = layout.manifest_dir(benchmark)
     write_text(folder / "quarantine.csv", quarantine)
@@ -112,7 +112,7 @@ def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in named.items()}
 
 
-def _metrics(rows: list[dict[str, Any]], listing: Listing, seconds: float) -> dict[str, Any]:
+def _metrics(rows: list[manifest.Row], listing: Listing, seconds: float) -> dict[str, Any]:
     reasons = Counter(row["reason"] for row in rows if row["reason"])
     splits: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -141,7 +141,7 @@ def _check_classes(listing: Listing, expected: int, benchmark: str) -> None:
 
 
 def _check_budget(
-    rows: list[dict[str, Any]], listing: Listing, budget: float, quarantine: str, work: Path, benchmark: str
+    rows: list[manifest.Row], listing: Listing, budget: float, quarantine: str, work: Path, benchmark: str
 ) -> None:
     """Duplicates are no failures, nor are as many absent files as the publisher's copy lacks."""
     by_design = round(listing.missing_by_design * len(rows))

@@ -1,13 +1,16 @@
 """What the publishers say about their videos: one parser for each benchmark, and one for your own."""
 
+from __future__ import annotations
+
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipeline.data.annotations.base import Annotated, Annotations
+from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.annotations.k400 import PUBLISHED_ROWS
 from pipeline.errors import InputError
 
-__all__ = ["PUBLISHED", "Annotated", "Annotations", "annotations", "read"]
+__all__ = ["ListedVideo", "Listing", "Summary", "read", "summary"]
 
 BENCHMARKS = ("ucf101", "hmdb51", "k400", "ssv2", "oscc")
 
@@ -19,11 +22,11 @@ PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
         "3": {"train": 9624, "test": 3696},
     },
     "hmdb51": {split: {"train": 3570, "test": 1530, "unused": 1666} for split in ("1", "2", "3")},
-    "k400": {"1": {"train": 246_534, "val": 19_906, "test": 39_805}},
+    "k400": {"1": PUBLISHED_ROWS},
 }
 
 
-def read(benchmark: str, root: Path) -> Annotations:
+def read(benchmark: str, root: Path) -> Listing:
     """Parse a benchmark's annotation files below `root`.
 
     Raises:
@@ -31,11 +34,26 @@ def read(benchmark: str, root: Path) -> Annotations:
     """
     if benchmark not in BENCHMARKS:
         raise InputError(f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(BENCHMARKS)}, folder.")
-    found: Annotations = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read(root)
-    return found
+    listing: Listing = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read(root)
+    return listing
 
 
-def annotations(benchmark: str, root: Path) -> dict[str, Any]:
+class Summary(TypedDict):
+    """What `everest annotations` prints. `as_published` is None where no counts are published."""
+
+    benchmark: str
+    classes: int
+    videos: int
+    without_label: int
+    splits: dict[str, dict[str, int]]
+    published: dict[str, dict[str, int]] | None
+    as_published: bool | None
+    notes: dict[str, int]
+    problems: list[str]
+    class_names: list[str]
+
+
+def summary(benchmark: str, root: Path) -> Summary:
     """`everest annotations BENCH --root DIR`: counts for each split, classes and problems, without any video.
 
     Args:
@@ -45,25 +63,20 @@ def annotations(benchmark: str, root: Path) -> dict[str, Any]:
     if benchmark == "folder":
         from pipeline.data.annotations.own import from_folders, from_table
 
-        own = from_table(root, root.parent) if root.is_file() else from_folders(root)
-        videos = [Annotated(v.video_id, v.path, v.label, v.label_name, v.splits) for v in own.videos]
-        found = Annotations(own.classes, videos, own.problems)
+        listing = from_table(root, root.parent) if root.is_file() else from_folders(root)
     else:
-        found = read(benchmark, root)
-    counts = found.counts()
+        listing = read(benchmark, root)
     published = PUBLISHED.get(benchmark)
-    result: dict[str, Any] = {
+    splits = listing.counts()
+    return {
         "benchmark": benchmark,
-        "classes": len(found.classes),
-        "videos": len(found.videos),
-        "without_label": sum(video.label < 0 for video in found.videos),
-        "splits": counts,
+        "classes": len(listing.classes),
+        "videos": len(listing.videos),
+        "without_label": sum(video.label < 0 for video in listing.videos),
+        "splits": splits,
         "published": published,
-        "as_published": None
-        if published is None
-        else counts == {s: dict(sorted(c.items())) for s, c in published.items()},
-        "notes": found.notes,
-        "problems": found.problems,
-        "class_names": found.classes,
+        "as_published": None if published is None else splits == published,
+        "notes": listing.notes,
+        "problems": listing.problems,
+        "class_names": listing.classes,
     }
-    return result

@@ -1,7 +1,8 @@
-"""What every parser of a publisher's annotations gives."""
+"""What every parser of annotations gives, and what several of them read files with."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -15,31 +16,41 @@ SEARCH_DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """One annotated video.
+class ListedVideo:
+    """One video as its publisher lists it.
 
     Attributes:
         video_id: unique within the benchmark.
-        file: the publisher's name for the file: "class/name.avi" or "name.mp4".
-        label: class number from 0, -1 where none is given.
+        path: of the file, which need not exist: the publisher's name for it ("class/name.avi" or "name.mp4"), or
+            relative to the raw folder once its source has placed it there.
         splits: its role in each of the publisher's splits: "train", "val", "test" or "unused".
+        label: class number from 0, -1 where the publisher gives none.
+        source: where the bytes came from, without secrets.
+        sha256: the expected hash, where one is known.
     """
 
     video_id: str
-    file: str
+    path: str
+    splits: tuple[str, ...]
     label: int
     label_name: str
-    splits: tuple[str, ...]
+    source: str = ""
+    sha256: str | None = None
 
 
 @dataclass
-class Annotations:
-    """All that one benchmark's annotation files say. `notes` are counts worth reporting that are no fault."""
+class Listing:
+    """All that one benchmark's annotations say. `classes[label]` is a class's name.
+
+    `notes` are counts worth reporting that are no fault. `missing_by_design` is the share of listed videos that the
+    publisher's own copy lacks: so many absent files do not count against the failure budget.
+    """
 
     classes: list[str]
-    videos: list[Annotated]
+    videos: list[ListedVideo]
     problems: list[str] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+    missing_by_design: float = 0.0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Videos by split number and role: {"1": {"test": 3783, "train": 9537}}."""
@@ -77,3 +88,16 @@ def lines_of(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text. Cure: fetch it again.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> object:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: it is no JSON.
+    """
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}. Cure: fetch it again.") from None
+    return content

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pipeline.data.annotations.base import Annotated, Annotations, find_folder, lines_of
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, lines_of
 from pipeline.errors import InputError
 
 CURE = "name the folder with <class>_test_split1.txt ... (testTrainMulti_7030_splits)."
@@ -21,7 +21,7 @@ LIST_NAME = re.compile(r"(.+)_test_split([123])\.txt")
 TRAIN_PER_CLASS, TEST_PER_CLASS = 70, 30
 
 
-def read(root: Path) -> Annotations:
+def read(root: Path) -> Listing:
     """Parse the official lists below `root`.
 
     Raises:
@@ -41,25 +41,25 @@ def read(root: Path) -> Annotations:
             entries = [_entry(lists[name, split], line) for line in lines_of(lists[name, split])]
             for file, role in entries:
                 roles.setdefault((name, file), ["unused"] * len(SPLITS))[position] = role
-            found = Counter(role for _, role in entries)
-            if (found["train"], found["test"]) != (TRAIN_PER_CLASS, TEST_PER_CLASS):
+            counts = Counter(role for _, role in entries)
+            if (counts["train"], counts["test"]) != (TRAIN_PER_CLASS, TEST_PER_CLASS):
                 problems.append(
-                    f"{name}, split {split}: {found['train']} train and {found['test']} test videos, "
+                    f"{name}, split {split}: {counts['train']} train and {counts['test']} test videos, "
                     f"published {TRAIN_PER_CLASS} and {TEST_PER_CLASS}"
                 )
     repeated = Counter(file for _, file in roles)
     videos = [
-        Annotated(
+        ListedVideo(
             video_id=file.rsplit(".", 1)[0] if repeated[file] == 1 else f"{name}/{file.rsplit('.', 1)[0]}",
-            file=f"{name}/{file}",
+            path=f"{name}/{file}",
+            splits=tuple(splits),
             label=classes.index(name),
             label_name=name,
-            splits=tuple(own),
         )
-        for (name, file), own in sorted(roles.items())
+        for (name, file), splits in sorted(roles.items())
     ]
     shared = sum(count > 1 for count in repeated.values())
-    return Annotations(classes, videos, problems, {"file_names_in_several_classes": shared})
+    return Listing(classes, videos, problems, {"file_names_in_several_classes": shared})
 
 
 def _entry(path: Path, line: str) -> tuple[str, str]:

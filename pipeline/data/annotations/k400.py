@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from pipeline.data.annotations.base import Annotated, Annotations, find_folder
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder
 from pipeline.errors import InputError
 
 CURE = "name the folder with train.csv, val.csv and test.csv (the publisher's annotations)."
@@ -21,7 +21,7 @@ PUBLISHED_ROWS = {"train": 246_534, "val": 19_906, "test": 39_805}
 PUBLISHED_FILES = {"train": 240_258, "val": 19_881, "test": 38_685}
 
 
-def read(root: Path) -> Annotations:
+def read(root: Path) -> Listing:
     """Parse the CSV files below `root`; a split whose file is absent is named among the problems.
 
     Raises:
@@ -47,20 +47,27 @@ def read(root: Path) -> Annotations:
             rows.append((file, name, split))
     classes = sorted({name for _, name, _ in rows if name})
     number = {name: index for index, name in enumerate(classes)}
-    videos: dict[str, Annotated] = {}
+    videos: dict[str, ListedVideo] = {}
     for file, name, split in rows:
         video_id = file.rsplit(".", 1)[0]
         if video_id in videos:
             first = videos[video_id]
             problems.append(f"{file} is listed twice: {first.splits[0]} {first.label_name!r} and {split} {name!r}")
             continue
-        videos[video_id] = Annotated(video_id, file, number.get(name, -1), name, (split,))
-    return Annotations(classes, list(videos.values()), problems, {"labels_with_extra_quotes": quoted})
+        videos[video_id] = ListedVideo(video_id, file, (split,), number.get(name, -1), name)
+    notes = {"labels_with_extra_quotes": quoted}
+    return Listing(classes, list(videos.values()), problems, notes, _missing_by_design({split for _, _, split in rows}))
 
 
 def file_name(youtube_id: str, start: float, end: float) -> str:
     """The publisher's name of a clip; times are whole seconds."""
     return f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
+
+
+def _missing_by_design(splits: set[str]) -> float:
+    """The share of these splits' videos that the publisher's copy lacks."""
+    rows = sum(PUBLISHED_ROWS[split] for split in splits)
+    return 1 - sum(PUBLISHED_FILES[split] for split in splits) / rows if rows else 0.0
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
@@ -69,7 +76,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
         lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if lacking:
             raise InputError(f"{path} lacks the column {', '.join(lacking)}. Cure: fetch it again.")
-        found = []
+        rows = []
         for row in reader:
             try:
                 name = file_name(row["youtube_id"], float(row["time_start"]), float(row["time_end"]))
@@ -78,5 +85,5 @@ def _rows(path: Path) -> list[tuple[str, str]]:
                     f"{path}, line {reader.line_num}: times {row['time_start']!r}, {row['time_end']!r} are no numbers. "
                     "Cure: fetch it again."
                 ) from None
-            found.append((name, row.get("label") or ""))
-        return found
+            rows.append((name, row.get("label") or ""))
+        return rows

@@ -7,12 +7,11 @@ change.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipeline.data.annotations.base import Annotated, Annotations, find_folder
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, read_json
 from pipeline.errors import InputError
 
 CURE = "name the folder with fho_oscc-pnr_train.json, fho_oscc-pnr_val.json (and ..._test_unannotated.json)."
@@ -26,6 +25,18 @@ CLASSES = ["no state change", "state change"]
 #: Frames per second that the annotations count in ("canonical" videos).
 FPS = 30
 USUAL_FRAMES = 8 * FPS
+
+
+class Clip(TypedDict, total=False):
+    """The entries that are read of a list's clip; frames are those of the whole video."""
+
+    unique_id: str
+    video_uid: str
+    parent_start_frame: int
+    parent_end_frame: int
+    parent_start_sec: float
+    parent_end_sec: float
+    state_change: bool
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,19 @@ class Window:
         return f"{self.unique_id}.mp4"
 
 
-def read(root: Path) -> Annotations:
+def read(root: Path) -> Listing:
     """Parse the lists below `root`; see :func:`read_windows`."""
     return read_windows(root)[0]
 
 
-def read_windows(root: Path) -> tuple[Annotations, list[Window]]:
+def read_windows(root: Path) -> tuple[Listing, list[Window]]:
     """The annotations, and the window of each video in the same order.
 
     Raises:
         InputError: no list at all, one is not JSON of the expected form, or a window has no frames.
     """
     folder = find_folder(root, lambda names: any(name in names for name in FILES.values()), FILES["train"], CURE)
-    videos: dict[str, Annotated] = {}
+    videos: dict[str, ListedVideo] = {}
     windows: dict[str, Window] = {}
     problems: list[str] = []
     notes = {"state_change_missing": 0, "windows_not_8_seconds": 0, "seconds_and_frames_disagree": 0}
@@ -78,22 +89,19 @@ def read_windows(root: Path) -> tuple[Annotations, list[Window]]:
             seconds = float(clip.get("parent_end_sec") or 0) - float(clip.get("parent_start_sec") or 0)
             notes["seconds_and_frames_disagree"] += seconds > 0 and abs(seconds * FPS - frames) > 1
             windows[key] = window
-            videos[key] = Annotated(key, window.file, label, CLASSES[label] if label >= 0 else "", (split,))
-    return Annotations(list(CLASSES), list(videos.values()), problems, notes), list(windows.values())
+            videos[key] = ListedVideo(key, window.file, (split,), label, CLASSES[label] if label >= 0 else "")
+    return Listing(list(CLASSES), list(videos.values()), problems, notes), list(windows.values())
 
 
-def _clips(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}. Cure: fetch it again.") from None
+def _clips(path: Path) -> list[Clip]:
+    content = read_json(path)
     clips = content.get("clips") if isinstance(content, dict) else None
     if not isinstance(clips, list):
         raise InputError(f"{path}: expected an object with a list 'clips'. Cure: fetch it again.")
     return clips
 
 
-def _window(clip: dict[str, Any], path: Path) -> Window:
+def _window(clip: Clip, path: Path) -> Window:
     try:
         window = Window(
             str(clip["unique_id"]),

@@ -15,8 +15,8 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.data.annotations.base import ListedVideo, Listing
 from pipeline.data.annotations.classes import alike_fault, counted_from_one
-from pipeline.data.annotations.listing import ListedVideo, Listing
 from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
 from pipeline.system.text import printable

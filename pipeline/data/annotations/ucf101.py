@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.annotations.base import Annotated, Annotations, find_folder, lines_of
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, lines_of
 from pipeline.errors import InputError
 
 CURE = "name the folder with classInd.txt, trainlist01.txt and testlist01.txt (ucfTrainTestlist)."
 SPLITS = (1, 2, 3)
 
 
-def read(root: Path) -> Annotations:
+def read(root: Path) -> Listing:
     """Parse the official lists below `root`.
 
     Raises:
@@ -38,16 +38,16 @@ def read(root: Path) -> Annotations:
                     raise InputError(f"{path}: {file!r} lies in no class of classInd.txt. Cure: fetch the lists again.")
                 if label is not None and label != number[name] + 1:
                     problems.append(f"{path.name}: {file} has label {label}, its folder is class {number[name] + 1}")
-                own = roles.setdefault(file, ["unused"] * len(SPLITS))
-                if own[position] != "unused":
+                assigned = roles.setdefault(file, ["unused"] * len(SPLITS))
+                if assigned[position] != "unused":
                     problems.append(f"{file} is listed twice in split {split}")
-                own[position] = role
+                assigned[position] = role
     videos = []
     for file in sorted(roles):
         name = file.split("/", 1)[0]
         video_id = file.rsplit("/", 1)[1].rsplit(".", 1)[0]
-        videos.append(Annotated(video_id, file, number[name], name, tuple(roles[file])))
-    return Annotations(classes, videos, problems)
+        videos.append(ListedVideo(video_id, file, tuple(roles[file]), number[name], name))
+    return Listing(classes, videos, problems)
 
 
 def _classes(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing
 from pipeline.data.ingest.verdicts import Measurement, verdict
 from pipeline.data.manifest import Row
 from pipeline.params import IngestParams

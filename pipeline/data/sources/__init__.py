@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing
 from pipeline.data.sources.base import PlannedFile, Source
 from pipeline.params import DataParams, FolderSource, GeneratedSource
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.data.annotations.listing import Listing
+from pipeline.data.annotations.base import Listing
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.data.annotations import Annotated
 from pipeline.data.archives.unpack import unpack
 from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.part import Address, RemoteFile, safe_url
 from pipeline.data.sources.transfer import Downloader
-from pipeline.data.video.listing import video_files
 from pipeline.errors import EverestError
 from pipeline.params import OfficialSource
 
@@ -100,32 +98,6 @@ class Fetcher:
         path.unlink()
         pairs = (line.split(None, 1) for line in lines if line.strip())
         return {name.lstrip("*./"): digest for digest, name in pairs}
-
-
-class _Disk:
-    """Video files below the raw folder, found by the publisher's names wherever an archive put them."""
-
-    def __init__(self, raw: Path, dataset: str, prefix: str) -> None:
-        folder = raw / prefix
-        paths = video_files(folder)[0] if folder.is_dir() else []
-        self.count = len(paths)
-        self._two = dataset in ("ucf101", "hmdb51")
-        self._paths: dict[str, str] = {}
-        replacements: dict[str, str] = {}
-        for path in paths:
-            parts = path.split("/")
-            if dataset == "k400" and any("replacement" in part for part in parts[:-1]):
-                replacements[parts[-1][:11]] = prefix + path
-            else:
-                self._paths.setdefault("/".join(parts[-2:] if self._two else parts[-1:]), prefix + path)
-        self._replacements = replacements
-
-    def find(self, video: Annotated) -> str | None:
-        """Path of a video's file relative to the raw folder. Kinetics: a replacement comes first."""
-        # The publisher names replacements by the video's id, the first 11 characters of a file's name.
-        if self._replacements and (path := self._replacements.get(video.video_id[:11])):
-            return path
-        return self._paths.get(video.file)
 
 
 def _only_hash(item: Item) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.annotations.base import Listing
 from pipeline.data.annotations.own import from_folders, from_table
 from pipeline.data.sources.base import PlannedFile
 from pipeline.errors import InputError
@@ -29,7 +30,7 @@ class Folder:
     def prepare(self, raw: Path) -> Listing:
         listing = listing_of(self._source)
         prefix = reach(raw, folder_of(self._source))
-        listing.videos = [_moved(video, prefix) for video in listing.videos]
+        listing.videos = [replace(video, path=f"{prefix}{video.path}") for video in listing.videos]
         return listing
 
 
@@ -61,10 +62,6 @@ def folder_of(source: FolderSource) -> Path:
     if not folder.is_dir():
         raise InputError(f"source.path = {source.path!r} is not a folder. Cure: set it to the folder of your videos.")
     return folder
-
-
-def _moved(video: ListedVideo, prefix: str) -> ListedVideo:
-    return ListedVideo(**(video.__dict__ | {"path": f"{prefix}{video.path}"}))
 
 
 def reach(raw: Path, folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing
 from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.generate import generate, plan
 from pipeline.params import GeneratedSource

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.data.annotations import Annotations, read
-from pipeline.data.annotations.listing import ListedVideo, Listing
+from pipeline.data.annotations import ListedVideo, Listing, read
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.catalogue import Item
-from pipeline.data.sources.fetcher import DOWNLOADS, Fetcher, _Disk
+from pipeline.data.sources.fetcher import DOWNLOADS, Fetcher
 from pipeline.data.sources.folder import folder_of, reach
 from pipeline.data.sources.part import Address
 from pipeline.data.video.listing import video_files
@@ -118,32 +118,50 @@ class Official:
 
     def _list(self, raw: Path, annotations: Path, prefix: str, limit: int | None) -> Listing:
         """Match annotated videos with files below `prefix`; the others get the path where they should be."""
-        found = read(self._dataset, annotations)
+        listing = read(self._dataset, annotations)
         disk = _Disk(raw, self._dataset, prefix)
-        videos = found.videos
+        videos = listing.videos
         if limit is not None:
             ranked = sorted(videos, key=lambda video: hashlib.sha256(video.video_id.encode()).digest())
             videos = [video for video in ranked if disk.find(video)][:limit]
-        kind = "folder" if isinstance(self._source, FolderSource) else "official"
-        listed = [
-            ListedVideo(
-                video.video_id,
-                disk.find(video) or f"{prefix}{video.file}",
-                video.splits,
-                video.label,
-                video.label_name,
-                f"{kind}:{self._dataset}",
-            )
-            for video in videos
-        ]
         absent = sum(disk.find(video) is None for video in videos)
-        problems = list(found.problems)
         if absent:
-            problems.append(f"{absent} of {len(videos)} listed videos are not on disk")
+            listing.problems.append(f"{absent} of {len(videos)} listed videos are not on disk")
         expected = catalogue.VIDEO_COUNTS.get(self._dataset)
         if expected and limit is None and disk.count != expected:
-            problems.append(f"{disk.count} video files are on disk, a whole copy has {expected}")
-        return Listing(found.classes, listed, problems, _missing_by_design(self._dataset, found))
+            listing.problems.append(f"{disk.count} video files are on disk, a whole copy has {expected}")
+        kind = "folder" if isinstance(self._source, FolderSource) else "official"
+        listing.videos = [
+            replace(video, path=disk.find(video) or f"{prefix}{video.path}", source=f"{kind}:{self._dataset}")
+            for video in videos
+        ]
+        return listing
+
+
+class _Disk:
+    """Video files below the raw folder, found by the publisher's names wherever an archive put them."""
+
+    def __init__(self, raw: Path, dataset: str, prefix: str) -> None:
+        folder = raw / prefix
+        paths = video_files(folder)[0] if folder.is_dir() else []
+        self.count = len(paths)
+        self._two = dataset in ("ucf101", "hmdb51")
+        self._paths: dict[str, str] = {}
+        replacements: dict[str, str] = {}
+        for path in paths:
+            parts = path.split("/")
+            if dataset == "k400" and any("replacement" in part for part in parts[:-1]):
+                replacements[parts[-1][:11]] = prefix + path
+            else:
+                self._paths.setdefault("/".join(parts[-2:] if self._two else parts[-1:]), prefix + path)
+        self._replacements = replacements
+
+    def find(self, video: ListedVideo) -> str | None:
+        """Path of a video's file relative to the raw folder. Kinetics: a replacement comes first."""
+        # The publisher names replacements by the video's id, the first 11 characters of a file's name.
+        if self._replacements and (path := self._replacements.get(video.video_id[:11])):
+            return path
+        return self._paths.get(video.path)
 
 
 def k400_parts(raw: Path, split: str) -> list[Item]:
@@ -156,13 +174,3 @@ def k400_parts(raw: Path, split: str) -> list[Item]:
         name = Path(key).name.split(".")[0]
         items.append(Item(key=key, addresses=(Address(line),), into=f"{VIDEOS}/{split}_{name}"))
     return items
-
-
-def _missing_by_design(dataset: str, found: Annotations) -> float:
-    if dataset != "k400":
-        return 0.0
-    from pipeline.data.annotations.k400 import PUBLISHED_FILES, PUBLISHED_ROWS
-
-    splits = {video.splits[0] for video in found.videos}
-    rows = sum(PUBLISHED_ROWS[split] for split in splits)
-    return 1 - sum(PUBLISHED_FILES[split] for split in splits) / rows if rows else 0.0

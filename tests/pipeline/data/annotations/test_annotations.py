@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.annotations import annotations, read
+from pipeline.data.annotations import read, summary
 from pipeline.data.annotations.oscc import read_windows
 from pipeline.data.annotations.own import from_folders, from_table, split_by_hash
 from pipeline.errors import InputError
 
 
 def test_ucf101_has_the_published_counts(shared_dir: Path) -> None:
-    found = annotations("ucf101", shared_dir / "annotations")
+    found = summary("ucf101", shared_dir / "annotations")
     assert (found["classes"], found["videos"]) == (101, 13_320)
     assert found["splits"] == {
         "1": {"test": 3783, "train": 9537},
@@ -25,13 +25,13 @@ def test_ucf101_has_the_published_counts(shared_dir: Path) -> None:
 
 
 def test_hmdb51_has_the_published_counts(shared_dir: Path) -> None:
-    found = annotations("hmdb51", shared_dir / "annotations")
+    found = summary("hmdb51", shared_dir / "annotations")
     assert (found["classes"], found["videos"]) == (51, 6766)
     assert found["splits"] == {str(split): {"test": 1530, "train": 3570, "unused": 1666} for split in (1, 2, 3)}
     assert found["as_published"]
     assert found["problems"] == []
     videos = read("hmdb51", shared_dir / "annotations").videos
-    assert sum(any(sign in video.file for sign in "!()#&;[]+~@") for video in videos) == 536
+    assert sum(any(sign in video.path for sign in "!()#&;[]+~@") for video in videos) == 536
 
 
 def test_ucf101_takes_the_class_from_the_folder(shared_dir: Path) -> None:
@@ -85,7 +85,7 @@ def hmdb(folder: Path) -> Path:
 def test_hmdb51_names_may_hold_blanks_and_signs(tmp_path: Path) -> None:
     found = read("hmdb51", hmdb(tmp_path))
     assert found.counts()["3"] == {"test": 30, "train": 70, "unused": 2}
-    assert found.videos[0].file == "brush_hair/clip 0 #(a)&[b];+~@!.avi"
+    assert found.videos[0].path == "brush_hair/clip 0 #(a)&[b];+~@!.avi"
     assert found.problems == []
     (tmp_path / "brush_hair_test_split2.txt").write_text("clip.avi 3\n")
     with pytest.raises(InputError, match="flag 0, 1 or 2"):
@@ -108,7 +108,7 @@ def k400(folder: Path) -> Path:
 def test_kinetics_reads_quoted_labels_and_unlabelled_tests(tmp_path: Path) -> None:
     found = read("k400", k400(tmp_path))
     assert found.classes == ["massaging person's head", "petting animal (not cat)", "playing, drums"]
-    assert [video.file for video in found.videos] == [
+    assert [video.path for video in found.videos] == [
         "---QUuC4vJs_000084_000094.mp4",
         "-0aBcDeFgHi_000000_000010.mp4",
         "abcdefghijk_000100_000110.mp4",
@@ -155,7 +155,7 @@ def ssv2(folder: Path, newer: bool) -> Path:
 def test_something_something_is_read_under_both_names(tmp_path: Path, newer: bool) -> None:
     found = read("ssv2", ssv2(tmp_path, newer))
     assert found.classes == ["Approaching something", "Holding something next to something"]
-    assert [(video.video_id, video.file, video.label, video.splits) for video in found.videos] == [
+    assert [(video.video_id, video.path, video.label, video.splits) for video in found.videos] == [
         ("78687", "78687.webm", 1, ("train",)),
         ("74225", "74225.webm", 0, ("val",)),
         ("1420", "1420.webm", -1, ("test",)),

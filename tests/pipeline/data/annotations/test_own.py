@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.data.annotations import annotations
+from pipeline.data.annotations import summary
 from pipeline.errors import InputError
 
 ROWS: list[dict[str, Any]] = [
@@ -94,9 +94,7 @@ def test_listed_videos_that_are_missing_are_counted_and_no_error(tmp_path: Path)
 
 
 def test_class_numbers_take_their_names_from_label_name(tmp_path: Path) -> None:
-    found = annotations(
-        "folder", table(tmp_path, "path,label,label_name,split\na.mp4,1,dog,train\nb.mp4,0,cat,train\n")
-    )
+    found = summary("folder", table(tmp_path, "path,label,label_name,split\na.mp4,1,dog,train\nb.mp4,0,cat,train\n"))
     assert found["class_names"] == ["cat", "dog"]
 
 
@@ -123,20 +121,20 @@ def test_a_table_that_cannot_be_understood_names_the_row_and_the_cure(
     tmp_path: Path, content: bytes | str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        annotations("folder", table(tmp_path, content))
+        summary("folder", table(tmp_path, content))
 
 
 def test_a_parquet_label_that_is_no_class_number_names_its_row(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"row 2: label = 1\.5"):
-        annotations("folder", parquet(tmp_path, [{"path": "a.mp4", "label": None}, {"path": "b.mp4", "label": 1.5}]))
+        summary("folder", parquet(tmp_path, [{"path": "a.mp4", "label": None}, {"path": "b.mp4", "label": 1.5}]))
 
 
 def test_a_root_that_is_missing_or_holds_no_video_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.csv does not exist. Cure: name the videos' folder, or their CSV"):
-        annotations("folder", tmp_path / "nowhere.csv")
+        summary("folder", tmp_path / "nowhere.csv")
     (tmp_path / "stray.mp4").touch()
     with pytest.raises(InputError, match="holds no video. Cure: put them in a folder for each class"):
-        annotations("folder", tmp_path)
+        summary("folder", tmp_path)
 
 
 def test_one_class_number_with_two_names_is_refused(tmp_path: Path) -> None:
@@ -144,4 +142,4 @@ def test_one_class_number_with_two_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"row 4: label 1 has label_name 'cat', an earlier row has 'dog'\. Cure: one name"
     ):
-        annotations("folder", table(tmp_path, rows))
+        summary("folder", table(tmp_path, rows))
