@@ -7,6 +7,7 @@ alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,7 @@ from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
 from pipeline.data.video.listing import refusal
 from pipeline.data.video.shrink import shrink
-from pipeline.params import IngestParams, load_params
+from pipeline.params import load_params
 from pipeline.recipes import PARAMS, recipe_path
 
 #: Numbers of the frames that are wanted of a video.
@@ -38,7 +39,7 @@ class IsolatedFrames:
         rule: what ingest accepts.
     """
 
-    def __init__(self, limits: Limits, workers: int = 2, rule: IngestParams | Rule = ANYTHING) -> None:
+    def __init__(self, limits: Limits, workers: int = 2, rule: Rule = ANYTHING) -> None:
         self._limits = limits
         self._rule = rule
         self._decoders = Decoders(limits, workers)
@@ -49,7 +50,7 @@ class IsolatedFrames:
     def by_params(cls, workers: int = 2) -> Self:
         """Under the limits and rules of params.yaml's group `ingest`; without one, of the published recipes'."""
         params = load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
-        return cls(Limits.of(params), workers, params)
+        return cls(Limits.of(params), workers, Rule(params.min_frames, params.max_repeated_run))
 
     def frames(self, file: Path, choice: Choice, short_side: int | None = None) -> tuple[Accepted, U8]:
         """What is known of one video, and some of its frames, uint8 RGB [n, H, W, 3].
@@ -93,7 +94,8 @@ class IsolatedFrames:
         """As :meth:`frames`, by one reader; frames are shrunk as they come."""
         seconds, known = self._limits.deadline_seconds, self._accepted.get(file)
         try:
-            accepted = decoder.ask(decoder.begin(), reading.open_accepted, file, reader, seconds, self._rule, known)
+            due = decoder.begin()
+            accepted = decoder.ask(due, reading.open_accepted, os.fspath(file), reader, seconds, self._rule, known)
             self._accepted[file] = accepted
             numbers = list(choice(accepted))
             # Being accepted may take what it may at ingest; reading as long once more, all portions together.

@@ -26,7 +26,7 @@ VERSION = f"{versions()['ingest']}.{versions()['reading']}"
 PROOF_SHARE = 0.7
 
 
-def measure(path: Path, reader: str = "pyav", seconds: float = float("inf")) -> Measurement:
+def measure(path: str | Path, reader: str = "pyav", seconds: float = float("inf")) -> Measurement:
     """Measure one file. Never raises for a bad file: the measurement's `reason` says what is wrong.
 
     Args:
@@ -34,7 +34,7 @@ def measure(path: Path, reader: str = "pyav", seconds: float = float("inf")) -> 
         reader: "decord" for a file that PyAV has crashed on.
         seconds: after which the caller stops waiting: a file that takes most of it gets no proven entries.
     """
-    known = Measurement()
+    path, known = Path(path), Measurement()
     try:
         known = file_facts(path)
         known = replace(known, sha256=sha256_of(path))

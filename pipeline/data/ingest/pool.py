@@ -6,6 +6,7 @@ deadline and never a Dask worker.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -91,11 +92,11 @@ def _measure(decoder: Decoder, path: Path) -> Measurement:
     seconds = decoder.limits.deadline_seconds
     try:
         try:
-            return decoder.ask(decoder.begin(), measure, path, "pyav", seconds)
+            return decoder.ask(decoder.begin(), measure, os.fspath(path), "pyav", seconds)
         except DecoderEnded as end:
             if end.reason != "crashed":
                 raise
-            return decoder.ask(decoder.begin(), measure, path, "decord", seconds)
+            return decoder.ask(decoder.begin(), measure, os.fspath(path), "decord", seconds)
     except DecoderEnded as end:
         try:
             known = file_facts(path)  # size and time let the failure be remembered

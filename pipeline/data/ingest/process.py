@@ -1,30 +1,32 @@
 """Processes that decode videos for this one and are killed when they must be: their start, protocol and end.
 
 Nothing less than killing a process stops a decoder that spins while it holds Python's lock, so every request has a
-deadline on the parent's clock. A request is a function and its arguments, the answer what the function returns, both
-pickled with their length before them; what libraries print goes where errors go.
+deadline on the parent's clock. A request names a function and gives its arguments, the answer is what the function
+returns, each a line of JSON; what libraries print goes where errors go.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import json
 import os
-import pickle
 import queue
 import resource
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import IO, TypeVar, TypeVarTuple
+from typing import IO, TypeVar, TypeVarTuple, cast, get_type_hints
+
+from pydantic import TypeAdapter
 
 from pipeline.data.video import VideoError, preload
 from pipeline.errors import EverestError
@@ -36,8 +38,6 @@ Result = TypeVar("Result")
 
 #: A process loads two decoders before its first file; a machine that takes longer for that is in trouble.
 START_SECONDS = 120.0
-#: What stands before an answer: its length in bytes.
-_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Decoder:
         return time.monotonic() + self.limits.deadline_seconds
 
     def ask(self, due: float, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """What a module's function returns in the process.
+        """What a module's function of plain arguments returns in the process: plain values or a dataclass of them.
 
         Args:
             due: when the process is killed, on the monotonic clock; :meth:`begin` gives it.
@@ -122,7 +122,8 @@ class Decoder:
         assert self._process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # it died while idle: noticed by its closed output
-                pickle.dump((function, arguments), self._process.stdin)
+                request = [function.__module__, function.__name__, arguments]
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
                 self._process.stdin.flush()
             answer = self._receive(due)
         except TimeoutError:
@@ -131,11 +132,10 @@ class Decoder:
             signs = ("bad_alloc", "annot allocate memory", "MemoryError")
             reason = "memory" if any(sign in self._complaint() for sign in signs) else "crashed"
         else:
-            error, result = pickle.loads(answer)
+            error, content = json.loads(answer)
             if error is not None:
                 raise VideoError(*error)
-            returned: Result = result
-            return returned
+            return cast(Result, _returned(function).validate_python(content))
         self._process.kill()
         self._process.wait()
         raise DecoderEnded(reason, self.limits.message(reason))
@@ -172,14 +172,14 @@ class Decoder:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         answer = b""
-        while len(answer) < _LENGTH.size or len(answer) < _LENGTH.size + _LENGTH.unpack_from(answer)[0]:
+        while not answer.endswith(b"\n"):
             if not select.select([output], [], [], max(0.0, due - time.monotonic()))[0]:
                 raise TimeoutError
             block = os.read(output, 1 << 16)
             if not block:
                 raise EOFError
             answer += block
-        return answer[_LENGTH.size :]
+        return answer
 
     def _complaint(self) -> str:
         """The end of what the process wrote to standard error."""
@@ -228,11 +228,9 @@ def serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _answer(answers, None, None)
-    while True:
-        try:
-            function, arguments = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
+    for line in sys.stdin.buffer:
+        module, name, arguments = json.loads(line)
+        function = getattr(importlib.import_module(module), name)
         try:
             result = function(*arguments)
         except VideoError as error:
@@ -242,9 +240,15 @@ def serve() -> None:
 
 
 def _answer(answers: IO[bytes], error: tuple[str, str] | None, result: object) -> None:
-    content = pickle.dumps((error, result))
-    answers.write(_LENGTH.pack(len(content)) + content)
+    content = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    answers.write(json.dumps([error, content]).encode() + b"\n")
     answers.flush()
+
+
+@functools.cache
+def _returned(function: Callable[..., object]) -> TypeAdapter[object]:
+    """Reads what a function returns."""
+    return TypeAdapter(get_type_hints(function)["return"])
 
 
 @functools.cache

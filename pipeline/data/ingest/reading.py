@@ -7,22 +7,20 @@ until all has come: so few frames at a time that neither side ever holds those o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.data.ingest.measure import accept
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoReader, open_video
-from pipeline.params import IngestParams
 
 #: [bytes] of frames that are handed over together, and at least one frame.
 PORTION = 64 << 20
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """What ingest's measuring finds in a video that it accepts."""
 
     frames: int
@@ -35,9 +33,13 @@ _pictures: Iterator[np.ndarray] = iter(())
 
 
 def open_accepted(
-    file: Path, reader: str, seconds: float, rule: IngestParams | Rule, known: Accepted | None
+    file: str, reader: str, seconds: float, rule: tuple[int, int], known: tuple[int, float, str] | None
 ) -> Accepted:
-    """Open a video that ingest accepts under a rule; `known` is what this returned when it did so before.
+    """Open a video that ingest accepts.
+
+    Args:
+        rule: the values of a :class:`pipeline.data.ingest.verdicts.Rule`.
+        known: the values of what this returned before for the same video.
 
     Raises:
         VideoError: it cannot be read, or ingest does not accept it.
@@ -48,10 +50,11 @@ def open_accepted(
         _video.close()
         _video = None
     if known is None:
-        facts = accept(file, reader, seconds, rule)
-        known = Accepted(facts.frames_decoded, facts.fps, facts.jumps)
-    _video = open_video(file, reader, known.frames, known.jumps)
-    return known
+        facts = accept(Path(file), reader, seconds, Rule(*rule))
+        known = (facts.frames_decoded, facts.fps, facts.jumps)
+    accepted = Accepted(*known)
+    _video = open_video(file, reader, accepted.frames, accepted.jumps)
+    return accepted
 
 
 def choose(numbers: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.data.video.survey import MISSING_SHARE
 from pipeline.params import IngestParams
@@ -61,8 +62,7 @@ class Measurement:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What is accepted: at least so many frames, and no longer run of equal ones. By default anything."""
 
     min_frames: int = 1
