@@ -12,7 +12,7 @@ __all__ = ["ListedVideo", "Listing", "PlannedFile", "Source", "source_of"]
 def source_of(data: DataParams) -> Source:
     """The source that a benchmark's parameters describe."""
     if isinstance(data.source, GeneratedSource):
-        from pipeline.data.sources.generated import Generated
+        from pipeline.data.sources.generate import Generated
 
         return Generated(data.source)
     if isinstance(data.source, FolderSource) and data.dataset == "folder":

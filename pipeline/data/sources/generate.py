@@ -9,26 +9,56 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.draw import MOTIONS, STATES, draw_motion, draw_state_change
 from pipeline.data.video import write_video
 from pipeline.params import GeneratedSource
 from pipeline.params.declared import versions
+from pipeline.system.files import require_space
 from pipeline.system.processes import die_with_parent
+from pipeline.system.progress import counter
 
 SPLITS = ("train", "val", "test")
 FRAMES_PER_SECOND = 12
 #: Raised when a drawing changes, so that old files are not taken for new ones.
 DRAWING_VERSION = versions()["drawing"]
 
+#: Bytes of one pixel of one frame in the written H.264 files, rounded up; for the check of free space only.
+BYTES_PER_PIXEL = 0.2
+
 _CLASSES = {"motion": MOTIONS, "state_change": STATES}
 _DRAW = {"motion": draw_motion, "state_change": draw_state_change}
+
+
+class Generated:
+    """The source that draws its videos itself: no network, no licence."""
+
+    def __init__(self, source: GeneratedSource) -> None:
+        self._source = source
+
+    def plan(self, raw: Path) -> list[PlannedFile]:
+        size = int(self._source.frames * self._source.size**2 * BYTES_PER_PIXEL)
+        return [PlannedFile(video.path, "generated", size, (raw / video.path).exists()) for video in plan(self._source)]
+
+    def prepare(self, raw: Path) -> Listing:
+        needed = sum(file.bytes or 0 for file in self.plan(raw) if not file.present)
+        require_space(raw, needed, "writing the generated videos")
+        videos = generate(self._source, raw)
+        names = {video.label: video.label_name for video in videos}
+        origin = f"generated:{self._source.task}:{self._source.seed}"
+        listed = [
+            ListedVideo(Path(v.path).with_suffix("").as_posix(), v.path, (v.split,), v.label, v.label_name, origin)
+            for v in videos
+        ]
+        return Listing([names[label] for label in sorted(names)], listed)
 
 
 @dataclass(frozen=True)
@@ -55,11 +85,7 @@ def plan(source: GeneratedSource) -> list[GeneratedVideo]:
     return videos
 
 
-def generate(
-    source: GeneratedSource,
-    out_dir: Path,
-    progress: Callable[[Iterable[None], int], Iterable[None]] | None = None,
-) -> list[GeneratedVideo]:
+def generate(source: GeneratedSource, out_dir: Path) -> list[GeneratedVideo]:
     """Write the videos that are not there yet under `out_dir` and return all of them.
 
     Each file appears under its name only when it is whole, so an interrupted call is continued by the next one.
@@ -67,14 +93,12 @@ def generate(
     Args:
         source: what to draw.
         out_dir: the raw folder of the benchmark.
-        progress: wraps the iterator of finished files, with their count, to show a bar.
     """
     videos = plan(source)
     missing = [video for video in videos if not (out_dir / video.path).exists()]
     for folder in {(out_dir / video.path).parent for video in missing}:
         folder.mkdir(parents=True, exist_ok=True)
-    finished = _write_all(source, out_dir, missing)
-    for _ in progress(finished, len(missing)) if progress else finished:
+    for _ in counter("drawing videos")(_write_all(source, out_dir, missing), len(missing)):
         pass
     return videos
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, Version, safe_url
 from pipeline.errors import InputError
 
 #: Statuses that pass by themselves.
@@ -136,7 +136,7 @@ class Http:
         """Decide whether the body continues our bytes or replaces them."""
         etag = answer.headers.get("etag", "")
         encoded = answer.headers.get("content-encoding", "identity").lower() not in ("", "identity")
-        version = {
+        version: Version = {
             "url": safe_url(address.url),
             "etag": "" if etag.startswith("W/") else etag,
             "modified": answer.headers.get("last-modified", ""),

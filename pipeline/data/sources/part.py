@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 from urllib.parse import urlsplit
 
 from pipeline.errors import EverestError
@@ -67,6 +67,20 @@ class Throttle:
             time.sleep(pause)
 
 
+class Version(TypedDict, total=False):
+    """Where a part's bytes came from, as its note says; empty where nothing is known.
+
+    `url` is without secrets; `etag` and `modified` are the server's; `whole_only` bytes cannot be continued; `bytes` is
+    the size of an object in S3.
+    """
+
+    url: str
+    etag: str
+    modified: str
+    whole_only: bool
+    bytes: int
+
+
 @dataclass
 class Part:
     """A file in the making. `version` names the bytes' origin; they are dropped when it changes."""
@@ -76,7 +90,7 @@ class Part:
     throttle: Throttle
     stop: threading.Event
     report: Callable[[int, int | None], None]
-    version: dict[str, Any] = field(default_factory=dict)
+    version: Version = field(default_factory=Version)
     total: int | None = None
 
     def load(self) -> None:
@@ -90,7 +104,7 @@ class Part:
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def restart(self, version: dict[str, Any]) -> None:
+    def restart(self, version: Version) -> None:
         """Drop all bytes; what follows belongs to `version`."""
         self.path.unlink(missing_ok=True)
         self.version = version

@@ -12,10 +12,13 @@ import hashlib
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import unquote, urlsplit
 
-from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, Version, safe_url
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 EXPIRED = {
     "ExpiredToken",
@@ -32,6 +35,16 @@ GONE = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 CHANGED = {"PreconditionFailed", "412", "InvalidRange", "416"}
 PLAIN_ETAG = re.compile(r"[0-9a-f]{32}")
 PARTS_ETAG = re.compile(r"([0-9a-f]{32})-(\d+)")
+
+
+class Head(TypedDict, total=False):
+    """What the server says of an object; the first two entries always."""
+
+    ContentLength: int
+    ETag: str
+    ChecksumSHA256: str
+    ServerSideEncryption: str
+    SSECustomerAlgorithm: str
 
 
 class S3:
@@ -61,7 +74,7 @@ class S3:
             response_checksum_validation="when_required",
         )
         region = session.region_name or "us-east-1"
-        self._client: Any = session.client("s3", config=config, region_name=region)
+        self._client: BaseClient = session.client("s3", config=config, region_name=region)
 
     def size(self, url: str) -> int | None:
         return int(self._head(url)["ContentLength"])
@@ -93,9 +106,9 @@ class S3:
                 raise AddressFailed(f"{safe_url(address.url)}: {why} ({failed} attempts)")
             part.stop.wait(self._patience.backoff_seconds * 2 ** (failed - 1) * random.uniform(0.5, 1.0))
 
-    def _transfer(self, url: str, head: dict[str, Any], part: Part) -> None:
+    def _transfer(self, url: str, head: Head, part: Part) -> None:
         bucket, key = _split(url)
-        version = {"url": safe_url(url), "etag": head["ETag"], "bytes": head["ContentLength"]}
+        version: Version = {"url": safe_url(url), "etag": head["ETag"], "bytes": head["ContentLength"]}
         if part.version != version or part.size > head["ContentLength"]:
             part.restart(version)
         part.total = head["ContentLength"]
@@ -108,7 +121,7 @@ class S3:
         if part.size < part.total:
             raise OSError("the body ended early")
 
-    def _wrong_bytes(self, url: str, head: dict[str, Any], path: Path) -> str:
+    def _wrong_bytes(self, url: str, head: Head, path: Path) -> str:
         """What is wrong with the bytes on disk by the server's own hashes, or ""."""
         if path.stat().st_size != head["ContentLength"]:
             return f"{path.stat().st_size} bytes came, the object has {head['ContentLength']}"
@@ -138,12 +151,12 @@ class S3:
         except ClientError:
             return None  # a server that does not know part numbers
 
-    def _head(self, url: str) -> dict[str, Any]:
+    def _head(self, url: str) -> Head:
         from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, key = _split(url)
         try:
-            head: dict[str, Any] = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            head: Head = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
             return head
         except (ClientError, BotoCoreError) as error:
             raise AddressFailed(_explain(url, error)) from None
@@ -154,7 +167,7 @@ def _split(url: str) -> tuple[str, str]:
     return parts.netloc, unquote(parts.path.lstrip("/"))
 
 
-def _code(error: Any) -> str:
+def _code(error: Exception) -> str:
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
 
 
