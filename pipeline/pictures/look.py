@@ -77,18 +77,18 @@ def show(
         with IsolatedFrames.by_params(workers=1) as reader:
             clip, times = read_window(reader, video, candidates * TUBELET, step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
-        found = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
+        picture = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
         about = "" if str(error).startswith(str(video)) else f"{video}: "
         raise InputError(f"{about}{error}. Cure: a video that plays; `everest ingest` checks a folder.") from None
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
-    slots = [] if found.slots_S is None else found.slots_S.tolist()
+    slots = [] if picture.slots_S is None else picture.slots_S.tolist()
     chosen = [times[TUBELET * slot + i] for slot in slots for i in range(TUBELET)]
     title = f"{printable(video.name)}, {times[0]:.1f} to {times[-1]:.1f} s"
     scored = f"scores by {printable(model_dir)}" if model_dir is not None else "no model: scores by raw pixels"
     path = out / shortened(video.stem, PICTURE_NAME)
-    return save_pictures(found._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
+    return save_pictures(picture._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
 
 
 def _trained_step(info: ModelInfo, model_dir: Path | None) -> int:
@@ -113,10 +113,10 @@ def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed
     training = model.training
     model.eval()
     try:
-        found = look(model, clip_CTHW[None], None, torch.Generator().manual_seed(seed))
+        picture = look(model, clip_CTHW[None], None, torch.Generator().manual_seed(seed))
     finally:
         model.train(training)
-    return save_pictures(found, path, title, "gif")
+    return save_pictures(picture, path, title, "gif")
 
 
 def read_window(
@@ -140,23 +140,23 @@ def read_window(
 
     from pipeline.data.pixels.normalise import model_pixels
 
-    def window(found: Accepted) -> list[int]:
-        length = min((count - 1) * frame_step, found.frames - 1)
-        if start is not None and not 0 <= start * found.fps < found.frames:
+    def window(accepted: Accepted) -> list[int]:
+        length = min((count - 1) * frame_step, accepted.frames - 1)
+        if start is not None and not 0 <= start * accepted.fps < accepted.frames:
             raise InputError(
-                f"start = {start} s lies outside {video.name}, which lasts {found.frames / found.fps:.1f} s. "
+                f"start = {start} s lies outside {video.name}, which lasts {accepted.frames / accepted.fps:.1f} s. "
                 "Cure: within it."
             )
-        first = (found.frames - 1 - length) // 2 if start is None else round(start * found.fps)
-        first = min(first, found.frames - 1 - length)
+        first = (accepted.frames - 1 - length) // 2 if start is None else round(start * accepted.fps)
+        first = min(first, accepted.frames - 1 - length)
         numbers: list[int] = np.linspace(first, first + length, count).round().astype(int).tolist()
         return numbers
 
-    found, frames_THWC = reader.frames(video, lambda found: sorted(set(window(found))), short_side)
-    numbers = window(found)
+    accepted, frames_THWC = reader.frames(video, lambda accepted: sorted(set(window(accepted))), short_side)
+    numbers = window(accepted)
     places = np.searchsorted(sorted(set(numbers)), numbers)
     clip_BTHWC = torch.from_numpy(frames_THWC[places])[None]
-    return model_pixels(clip_BTHWC, size, "cpu"), [number / found.fps for number in numbers]
+    return model_pixels(clip_BTHWC, size, "cpu"), [number / accepted.fps for number in numbers]
 
 
 def look(

@@ -142,18 +142,18 @@ def split_by_hash(path: str) -> str:
 
 def suspicions(classes: list[str], videos: list[ListedVideo]) -> list[str]:
     """Classes without training videos, and recordings that seem to lie in more than one split."""
-    found = []
+    problems = []
     trained = {video.label for video in videos if video.splits[0] == "train"}
     for label, name in enumerate(classes):
         if label not in trained:
-            found.append(f"class {name!r} has no training video")
+            problems.append(f"class {name!r} has no training video")
     where: dict[tuple[str, str], set[str]] = defaultdict(set)
     for video in videos:
         where[video.label_name, PurePosixPath(video.path).name].add(video.splits[0])
     leaks = sorted(name for (_, name), splits in where.items() if len(splits - {"unused"}) > 1)
     if leaks:
-        found.append(f"{len(leaks)} file names occur in more than one split (leak?), the first is {leaks[0]!r}")
-    return found
+        problems.append(f"{len(leaks)} file names occur in more than one split (leak?), the first is {leaks[0]!r}")
+    return problems
 
 
 def _identities(paths: list[str]) -> dict[str, str]:
@@ -193,10 +193,10 @@ def _read_parquet(table: Path) -> tuple[list[str], list[tuple[int, dict[str, Any
     import pyarrow.parquet as pq
 
     try:
-        found = pq.read_table(table)
+        content = pq.read_table(table)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{table} is not a readable Parquet file: {error}.") from None
-    return found.column_names, list(enumerate(found.to_pylist(), 1))
+    return content.column_names, list(enumerate(content.to_pylist(), 1))
 
 
 def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

@@ -89,12 +89,12 @@ def _unrar(archive: Path, folder: Path, meter: Meter) -> None:
 
 def _checked_entries(archive: Path, folder: Path, meter: Meter) -> list[RarEntry]:
     """The files that the headers list, after the rules and caps."""
-    found = entries(archive)
-    meter.entry(len(found))
-    for entry in found:
+    listed = entries(archive)
+    meter.entry(len(listed))
+    for entry in listed:
         checked_path(folder, entry.name, archive.name, plain=entry.plain, mode=entry.mode)
         meter.grow(entry.bytes or 0)
-    files = [entry for entry in found if not entry.folder]
+    files = [entry for entry in listed if not entry.folder]
     if not files:
         raise InputError(f"{archive.name} holds no file. Cure: fetch it again.")
     return files
@@ -107,10 +107,10 @@ def _difference(folder: Path, listed: list[RarEntry]) -> str:
         return f"{len(paths)} of {len(listed)} files came out"
     by_sum = all(entry.crc32 is not None for entry in listed)
     wanted = Counter((entry.bytes, entry.crc32 if by_sum else None) for entry in listed)
-    found: Counter[tuple[int | None, int | None]] = Counter(
+    present: Counter[tuple[int | None, int | None]] = Counter(
         (path.stat().st_size, _crc32(path) if by_sum else None) for path in paths
     )
-    wrong = found - wanted
+    wrong = present - wanted
     return f"{wrong.total()} of {len(listed)} files came out damaged" if wrong else ""
 
 

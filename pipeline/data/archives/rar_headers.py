@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -128,8 +128,8 @@ def _file_5(fields: _Fields, linked: bool) -> RarEntry:
     fields.number()  # method
     unix = fields.number() == UNIX_5
     name = fields.take(fields.number()).decode()
-    found = _entry(name, None if flags & 8 else size, crc, unix=unix, mode=mode, folder=bool(flags & 1))
-    return RarEntry(found.name, found.bytes, found.crc32, found.folder, found.plain and not linked, found.mode)
+    entry = _entry(name, None if flags & 8 else size, crc, unix=unix, mode=mode, folder=bool(flags & 1))
+    return replace(entry, plain=entry.plain and not linked)
 
 
 def _records_5(fields: _Fields) -> Iterator[tuple[int, bytes]]:
@@ -173,11 +173,11 @@ class _Fields:
         self.position += count
 
     def take(self, count: int) -> bytes:
-        found = self.content[self.position : self.position + count]
-        if len(found) < count:
+        content = self.content[self.position : self.position + count]
+        if len(content) < count:
             raise IndexError
         self.position += count
-        return found
+        return content
 
 
 def _refuse(name: str, *, encrypted: int | bool, volume: int | bool) -> None:

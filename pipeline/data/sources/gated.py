@@ -181,18 +181,18 @@ def _bucket_manifest(fetcher: Fetcher) -> dict[str, str]:
     fetcher.bring([Item(key="manifest.csv", place=place, addresses=(address,))])
     with (fetcher.raw / place).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for row in rows:
         where = row.get("canonical_s3_location") or row.get("s3_path") or ""
         uid = row.get("video_uid") or row.get("file_uid") or Path(where).stem
         if where.startswith("s3://"):
-            found[uid] = where
-    if not found:
+            places[uid] = where
+    if not places:
         raise InputError(
             f"{fetcher.raw / place} names no s3:// address in canonical_s3_location or s3_path. Cure: remove the file "
             "and start again."
         )
-    return found
+    return places
 
 
 def _fetch_parts(fetcher: Fetcher, parts: list[Item]) -> None:
@@ -209,8 +209,8 @@ def _fetch_parts(fetcher: Fetcher, parts: list[Item]) -> None:
 def _parts(downloads: Path) -> list[Path]:
     if not downloads.is_dir():
         return []
-    found = [path for path in downloads.iterdir() if re.fullmatch(catalogue.SSV2_PART, path.name)]
-    return sorted(found, key=lambda path: path.name)
+    parts = [path for path in downloads.iterdir() if re.fullmatch(catalogue.SSV2_PART, path.name)]
+    return sorted(parts, key=lambda path: path.name)
 
 
 def _missing_parts(downloads: Path) -> list[str]:
@@ -227,7 +227,7 @@ def _from_zips(downloads: Path, zips: list[Path]) -> list[Path]:
         folder = downloads / f"{path.name}{UNWRAPPED}"
         if not folder.exists():
             unpack(path, folder)
-        parts += [found for found in sorted(folder.rglob("*")) if found.is_file()]
+        parts += [file for file in sorted(folder.rglob("*")) if file.is_file()]
     return sorted(parts, key=lambda path: path.name)
 
 

@@ -134,8 +134,8 @@ class S3:
         encrypted = head.get("ServerSideEncryption") == "aws:kms" or "SSECustomerAlgorithm" in head
         if PLAIN_ETAG.fullmatch(etag) and not encrypted:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "md5").hexdigest()
-            return "" if found == etag else "its MD5 is not the object's ETag"
+                digest_md5 = hashlib.file_digest(file, "md5").hexdigest()
+            return "" if digest_md5 == etag else "its MD5 is not the object's ETag"
         if (match := PARTS_ETAG.fullmatch(etag)) and not encrypted:
             size = self._part_size(url)
             if size and _parts_etag(path, size) != match[0]:

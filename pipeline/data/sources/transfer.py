@@ -202,10 +202,10 @@ class LocalCopy:
         return self._path(url).stat().st_size
 
     def fetch(self, address: Address, part: Part) -> None:
-        found = self._path(address.url)
+        source = self._path(address.url)
         part.restart({"url": safe_url(address.url)})
-        part.total = found.stat().st_size
-        with found.open("rb") as file:
+        part.total = source.stat().st_size
+        with source.open("rb") as file:
             while block := file.read(1 << 20):
                 part.append(block)
         if not part.total:
@@ -223,9 +223,9 @@ def _wrong_hash(path: Path, address: Address) -> str:
     for kind, expected in (("sha256", address.sha256), ("md5", address.md5)):
         if expected:
             with path.open("rb") as file:
-                found = file_digest(file, kind).hexdigest()
-            if found != expected.lower():
-                return f"{kind} is {found}, expected {expected}"
+                digest = file_digest(file, kind).hexdigest()
+            if digest != expected.lower():
+                return f"{kind} is {digest}, expected {expected}"
     return ""
 
 
