@@ -1,0 +1,143 @@
+"""What trivial models reach on a benchmark: a score that does not beat them says nothing about video.
+
+Each video is its middle clip, made small and grey. Logistic regression and nearest neighbours look at one frame, at the
+differences between frames, or at both, after a principal component analysis; the majority class looks at nothing.
+
+Legend: V videos, T frames of a clip, s the side of a small picture, F features.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data import sampling
+from pipeline.data.arrays import U8
+from pipeline.evaluation.metrics import Interval, share_interval
+
+Pictures = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+#: [pixels] of a small picture's side.
+SIDE = 16
+COMPONENTS = 60
+NEIGHBOURS = 5
+#: Inverse strengths of the regression's penalty; the validation split chooses among them.
+STRENGTHS = (0.01, 0.1, 1.0)
+#: At most so many videos are looked at, so that a large benchmark takes seconds too.
+MOST = {"train": 4000, "val": 2000, "test": 4000}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Small clips of one split, grey, [V, T, s, s] in [0, 1], and their labels [V]."""
+
+    pictures: Pictures
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The accuracy of one trivial model on the reported split, with its 95 % interval; shares in [0, 1]."""
+
+    name: str
+    top1: float
+    interval: Interval
+
+
+def small_grey(frames: U8, side: int = SIDE) -> Pictures:
+    """The centre square of frames [T, h, w, 3], as means over a grid of side x side: [T, s, s] in [0, 1]."""
+    height, width = frames.shape[1:3]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    grey = frames[:, top : top + edge, left : left + edge].astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    bounds = np.linspace(0, edge, side + 1).astype(np.int64)
+    rows = np.add.reduceat(grey, bounds[:-1], axis=1) / np.maximum(np.diff(bounds), 1)[None, :, None]
+    cells = np.add.reduceat(rows, bounds[:-1], axis=2) / np.maximum(np.diff(bounds), 1)[None, None, :]
+    return np.asarray(cells / 255, dtype=np.float32)
+
+
+def middle_clip(read: Callable[[npt.NDArray[np.int64]], U8], num_frames: int, frames: int, step: int) -> Pictures:
+    """The small pictures [T, s, s] of a video's middle clip; `read` gives frames by number."""
+    return small_grey(read(sampling.centre_clip(num_frames, frames, step)))
+
+
+def baselines(train: Clips, test: Clips, val: Clips | None, *, draws: int, seed: int = 0) -> list[Baseline]:
+    """Every trivial model's score on `test`, the majority class first.
+
+    Args:
+        val: chooses the regression's penalty; without it the middle one is taken.
+        draws: of the bootstrap that makes the intervals.
+
+    Raises:
+        ValueError: the training split has fewer than two classes.
+    """
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError("the training videos are of one class. Cure: trivial models need two classes or more.")
+    majority = np.bincount(train.labels).argmax()
+    answers = [("majority", np.full(len(test.labels), majority))]
+    answers += _predictions(train, test, val, seed)
+    return [
+        Baseline(name, float((predicted == test.labels).mean()), share_interval(predicted == test.labels, draws, seed))
+        for name, predicted in answers
+    ]
+
+
+def _predictions(train: Clips, test: Clips, val: Clips | None, seed: int) -> Iterator[tuple[str, Labels]]:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    for name, features in FEATURES.items():
+        projected = _projected([features(part.pictures) for part in (train, test, *([val] if val else []))], seed)
+        yield f"{name}, logistic regression", _regression(projected, train.labels, val.labels if val else None)
+        neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train.labels)), metric="cosine")
+        yield f"{name}, nearest neighbours", neighbours.fit(projected[0], train.labels).predict(projected[1])
+
+
+def _projected(parts: list[npt.NDArray[np.float32]], seed: int) -> list[npt.NDArray[np.float32]]:
+    """Principal components [V, F] of each part, standardised, all fitted on the first."""
+    from sklearn.decomposition import PCA
+
+    most = min(COMPONENTS, *parts[0].shape)
+    fitted = PCA(most, whiten=True, svd_solver="randomized", random_state=seed).fit(parts[0])
+    return [fitted.transform(part) for part in parts]
+
+
+def _regression(
+    parts: list[npt.NDArray[np.float32]], train_labels: Labels, val_labels: Labels | None
+) -> Labels:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    def fitted(strength: float) -> LogisticRegression:
+        with warnings.catch_warnings():
+            # A regression that stops early is a baseline too; its score is what counts.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(C=strength, max_iter=300).fit(parts[0], train_labels)
+
+    if val_labels is None:
+        return np.asarray(fitted(STRENGTHS[1]).predict(parts[1]))
+    best = max((fitted(strength) for strength in STRENGTHS), key=lambda model: model.score(parts[2], val_labels))
+    return np.asarray(best.predict(parts[1]))
+
+
+def _one_frame(pictures: Pictures) -> npt.NDArray[np.float32]:
+    return pictures[:, pictures.shape[1] // 2].reshape(len(pictures), -1)
+
+
+def _differences(pictures: Pictures) -> npt.NDArray[np.float32]:
+    return np.diff(pictures, axis=1).reshape(len(pictures), -1)
+
+
+def _both(pictures: Pictures) -> npt.NDArray[np.float32]:
+    return np.concatenate([_one_frame(pictures), _differences(pictures)], axis=1)
+
+
+FEATURES: dict[str, Callable[[Pictures], npt.NDArray[np.float32]]] = {
+    "one frame": _one_frame,
+    "frame differences": _differences,
+    "both": _both,
+}
