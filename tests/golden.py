@@ -20,6 +20,7 @@ import numpy as np
 
 RECORDED = Path(__file__).with_name("golden.json")
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests" / "kit"))  # as pytest has it, for `python -m tests.golden`
 #: Whole numbers and words; floats; how far a float may be off.
 Result = tuple[list[Any], Any, float]
 
@@ -203,10 +204,24 @@ def scoring() -> Result:
     return sorted(found), [[found[name] for name in sorted(found)]], 1e-6
 
 
+def baselines() -> Result:
+    from pipeline.evaluation.baselines import Clips, small_grey
+    from pipeline.evaluation.baselines import baselines as score
+
+    rng = np.random.default_rng(6)
+    labels = np.arange(60) % 3
+    pictures = rng.random((60, 4, 16, 16), dtype=np.float32) * 0.2
+    pictures += (labels[:, None] * np.arange(4) / 8)[..., None, None].astype(np.float32)
+    parts = [Clips(pictures[first::2], labels[first::2]) for first in (0, 1)]
+    results = score(parts[0], parts[1], None, draws=200)
+    small = small_grey(rng.integers(0, 255, (2, 37, 52, 3), dtype=np.uint8))
+    return [result.key for result in results], [[result.top1 for result in results], small[:, ::5, ::5]], 0.05
+
+
 PARTS: dict[str, Callable[[], Result]] = {
     "drawing": drawing, "ingest": ingest, "reading": reading, "cache": cache, "corpus": corpus, "sampling": sampling,
     "augmentation": augmentation, "views": views, "selection": selection, "networks": networks,
-    "optimisation": optimisation, "scoring": scoring,
+    "optimisation": optimisation, "scoring": scoring, "baselines": baselines,
 }  # fmt: skip
 
 

@@ -51,5 +51,7 @@ def chain(params: Params) -> list[Stage]:
     for key in params.benchmarks:
         stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))
         stages.append(Stage(f"evaluate@{key}", (f"finetune@{key}",)))
-    stages.append(Stage("report", tuple(f"evaluate@{key}" for key in params.benchmarks)))
+        stages.append(Stage(f"baseline@{key}", (f"preprocess@{key}",)))
+    last = tuple(f"{name}@{key}" for key in params.benchmarks for name in ("baseline", "evaluate"))
+    stages.append(Stage("report", last))
     return stages

@@ -77,6 +77,12 @@ def corpus(benchmark: Benchmark) -> None:
 
 
 @app.command()
+def baseline(benchmark: Benchmark, as_json: Json = False) -> None:
+    """Stage: what trivial models reach, from small frames and their differences."""
+    emit(_stage("baseline", benchmark), as_json, f"Trivial models on {benchmark}")
+
+
+@app.command()
 def pretrain() -> None:
     """Stage: pre-train on the corpora that params.yaml names."""
     _stage("pretrain", None)

@@ -220,13 +220,22 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
     """
     data = params.benchmark(benchmark).data
     source = open_source(params, benchmark)
+    rows = share_of_each_class(labelled_rows(source, benchmark, split), source, fraction)
+    return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
+
+
+def labelled_rows(source: Source, benchmark: str, split: str) -> Ints:
+    """The rows of one split that have a label.
+
+    Raises:
+        InputError: there is none.
+    """
     rows = np.asarray([row for row in source.rows(split) if source.label(row) >= 0], dtype=np.int64)
     if not len(rows):
         raise InputError(
             f"{benchmark} has no labelled video in the split {split!r}. Cure: another split, or check data.split."
         )
-    rows = share_of_each_class(rows, source, fraction)
-    return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
+    return rows
 
 
 def share_of_each_class(rows: Ints, source: FrameSource, fraction: float) -> Ints:

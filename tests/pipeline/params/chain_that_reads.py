@@ -55,7 +55,7 @@ def main() -> None:
     data = {f"benchmarks__small__data__source__{name}": count for name, count in generated.items()}
     mode = "cached" if SOURCE == "cache" else "online"
     values = params(SOURCE, **data, pretrain__frame_selection__mode=mode)
-    for stage in ("download", "preprocess", "corpus"):
+    for stage in ("download", "preprocess", "baseline", "corpus"):
         run(stage, "small", values)
     run("pretrain", None, values)
     for stage in ("finetune", "evaluate"):

@@ -15,7 +15,7 @@ import yaml
 from pipeline.params import Params, declared, load_params, records
 
 HERE = Path(__file__).resolve().parent
-STAGES = ("download", "preprocess", "corpus", "pretrain", "finetune", "evaluate", "report")
+STAGES = ("download", "preprocess", "baseline", "corpus", "pretrain", "finetune", "evaluate", "report")
 
 
 def noted(folder: Path, root: Path, store: str, source: str) -> dict[str, set[str]]:
@@ -131,9 +131,9 @@ def changed(root: Path, **values: Any) -> Params:
     ("pretrain__size", "small", {"pretrain", "finetune"}),
     ("finetune__epochs", 3, {"finetune"}),
     ("finetune__precision", "bf16", {"finetune", "evaluate"}),
-    ("seed", 4, {"pretrain", "finetune", "evaluate"}),
+    ("seed", 4, {"baseline", "pretrain", "finetune", "evaluate"}),
     ("ingest__failure_budget", 0.1, {"download", "preprocess"}),
-    ("benchmarks__motion__data__frame_step", 2, {"download", "preprocess", "corpus", "finetune", "evaluate"}),
+    ("benchmarks__motion__data__frame_step", 2, {"download", "preprocess", "baseline", "corpus", "finetune", "evaluate"}),
     ("benchmarks__state_change__finetune__epochs", 2, set()),
     ("compute__ranks", 7, set()),
     ("preprocess__workers", 7, set()),

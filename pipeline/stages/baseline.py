@@ -1,0 +1,102 @@
+"""Stage `baseline`: what trivial models reach on a benchmark, so that its scores can be judged.
+
+Reads data/cache/<bench> and its manifest; writes outputs/baseline/<bench>/baselines.json and
+metrics/baseline/<bench>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import layout
+from pipeline.errors import EverestError, InputError
+from pipeline.params import Params
+from pipeline.params.declared import work_key
+from pipeline.params.frozen import check_unchanged
+
+if TYPE_CHECKING:
+    from pipeline.data.clips.dataset import Source
+    from pipeline.evaluation.baselines import Clips
+
+log = logging.getLogger(__name__)
+
+
+def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
+    """Score every trivial model on the split that `evaluate` reports; returns a row for each.
+
+    Raises:
+        InputError: no cache, or a split without labelled videos.
+        EverestError: more videos than `evaluate.failure_budget` allows cannot be read.
+    """
+    if benchmark is None:
+        raise InputError("baseline needs a benchmark. Cure: `everest baseline NAME`.")
+    from pipeline.data.clips.dataset import open_source
+    from pipeline.evaluation.baselines import baselines
+    from pipeline.system.files import write_text
+    from pipeline.tracking import stage_run
+
+    how = params.evaluate_of(benchmark)
+    work = layout.work_dir("baseline", benchmark, work_key("baseline", benchmark, params))
+    with stage_run("baseline", benchmark, {"seed": params.seed, "evaluate.split": how.split}, work) as tracked:
+        source = open_source(params, benchmark)
+        train = _clips(params, benchmark, source, "train")
+        val = _clips(params, benchmark, source, "val") if how.split != "val" and source.rows("val") else None
+        results = baselines(
+            train, _clips(params, benchmark, source, how.split), val, draws=how.bootstrap, seed=params.seed
+        )
+        metrics = {f"baseline/{result.key}": result.top1 for result in results}
+        metrics["baseline/best"] = max(result.top1 for result in results)
+        tracked.metrics(metrics)
+        tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
+        rows: list[dict[str, object]] = [
+            {
+                "model": result.name,
+                "top1": 100 * result.top1,
+                "top1_ci_low": 100 * result.interval.low,
+                "top1_ci_high": 100 * result.interval.high,
+            }
+            for result in results
+        ]
+        check_unchanged()
+        write_text(layout.output_dir("baseline", benchmark) / "baselines.json", json.dumps(rows, indent=1) + "\n")
+        write_text(layout.metrics_file("baseline", benchmark), json.dumps(metrics, indent=1) + "\n")
+    return rows
+
+
+def _clips(params: Params, benchmark: str, source: Source, split: str) -> Clips:
+    """Small clips of the labelled videos of one split; at most so many, spread over the classes."""
+    from pipeline.data.cache.read import ClipError
+    from pipeline.data.clips.dataset import labelled_rows, read_frames, share_of_each_class
+    from pipeline.evaluation.baselines import MOST, Clips, middle_clip
+    from pipeline.system.progress import Bar
+
+    rows = labelled_rows(source, benchmark, split)
+    chosen = share_of_each_class(rows, source, min(1.0, MOST / len(rows)))
+    pictures, labels, failed = [], [], []
+    step, progress = params.benchmark(benchmark).data.frame_step, Bar(f"baseline {benchmark} {split}")
+    for done, row in enumerate(chosen.tolist(), 1):
+        try:
+            clip = middle_clip(
+                lambda numbers, row=row: read_frames(source, row, numbers),  # type: ignore[misc]
+                source.num_frames(row),
+                params.clip.frames,
+                step,
+                source.grid,
+            )
+        except ClipError as error:
+            failed.append(str(error))
+            continue
+        pictures.append(clip)
+        labels.append(source.label(row))
+        progress(done, len(chosen))
+    budget = params.evaluate_of(benchmark).failure_budget
+    if len(failed) > budget * len(chosen):
+        raise EverestError(
+            f"{benchmark}: {len(failed)} of {len(chosen)} {split} videos cannot be read, more than "
+            f"evaluate.failure_budget = {budget} allows ({failed[0]}). Cure: `dvc repro preprocess@{benchmark}`."
+        )
+    return Clips(np.stack(pictures), np.asarray(labels, dtype=np.int64))
