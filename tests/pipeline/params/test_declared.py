@@ -133,7 +133,7 @@ def changed(root: Path, **values: Any) -> Params:
     ("finetune__precision", "bf16", {"finetune", "evaluate"}),
     ("seed", 4, {"baseline", "pretrain", "finetune", "evaluate"}),
     ("ingest__failure_budget", 0.1, {"download", "preprocess"}),
-    ("benchmarks__motion__data__frame_step", 2, {"download", "preprocess", "baseline", "corpus", "finetune", "evaluate"}),
+    ("benchmarks__motion__data__frame_step", 2, set(STAGES) - {"pretrain", "report"}),
     ("benchmarks__state_change__finetune__epochs", 2, set()),
     ("compute__ranks", 7, set()),
     ("preprocess__workers", 7, set()),
