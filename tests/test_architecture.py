@@ -154,8 +154,10 @@ def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
     import sys
 
     declared = (root / "pyproject.toml").read_text().replace("-", "_").lower()
-    aliases = {"pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml",
-               "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask"}  # fmt: skip
+    aliases = {
+        "pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml", "sklearn": "scikit_learn",
+        "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask",
+    }  # fmt: skip
     for path in sources(root):
         for module in rooms.imports(path):
             top = module.split(".")[0].lower()

@@ -25,11 +25,12 @@ class Stage:
 
 
 def data_chain(params: Params) -> list[Stage]:
-    """The stages that make the data ready: every benchmark's cache, and the corpora of pre-training."""
+    """The stages before the trainings: each benchmark's cache, what trivial models reach, corpora."""
     stages: list[Stage] = []
     for key in params.benchmarks:
         stages.append(Stage(f"download@{key}", fetches=True))
         stages.append(Stage(f"preprocess@{key}", (f"download@{key}",)))
+        stages.append(Stage(f"baseline@{key}", (f"preprocess@{key}",)))
     return stages + [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
 
 
@@ -51,7 +52,6 @@ def chain(params: Params) -> list[Stage]:
     for key in params.benchmarks:
         stages.append(Stage(f"finetune@{key}", (*starts_from, f"preprocess@{key}"), trains=True))
         stages.append(Stage(f"evaluate@{key}", (f"finetune@{key}",)))
-        stages.append(Stage(f"baseline@{key}", (f"preprocess@{key}",)))
     last = tuple(f"{name}@{key}" for key in params.benchmarks for name in ("baseline", "evaluate"))
     stages.append(Stage("report", last))
     return stages

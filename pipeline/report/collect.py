@@ -17,7 +17,7 @@ from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
-from pipeline.report.sentences import BenchmarkResult, Measured, sentences
+from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, sentences
 from pipeline.strategies import strategy_facts
 from pipeline.tracking import names
 from pipeline.tracking.context import code_tags, dvc_hashes
@@ -116,6 +116,16 @@ def read_metrics(path: Path) -> dict[str, float]:
     return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
+def best_trivial(benchmark: str) -> TrivialScore | None:
+    """The best of a benchmark's trivial models; None where the stage `baseline` has not run."""
+    path = layout.output_dir("baseline", benchmark) / "baselines.json"
+    try:
+        rows: list[TrivialScore] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return max(rows, key=lambda row: row["top1"])
+
+
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
     """Curves of a history.csv: metric -> points (step, value); {} where there is no file."""
     if not path.exists():
@@ -162,6 +172,7 @@ def _result(params: Params, benchmark: str) -> BenchmarkResult:
         "class_mean": 100 * scores[names.EVAL_CLASS_MEAN],
         "calibration_error": scores[names.EVAL_CALIBRATION_ERROR],
         "chance": 100 / params.benchmark(benchmark).data.classes,
+        "trivial": best_trivial(benchmark),
         "videos_ok": int(scores[names.EVAL_VIDEOS_OK]),
         "videos_total": int(scores[names.EVAL_VIDEOS_TOTAL]),
         "views": tests.segments * tests.crops,

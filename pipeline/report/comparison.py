@@ -16,6 +16,7 @@ from pipeline.planning.equal import Trial
 from pipeline.report.collect import (
     DataVersion,
     ModelCost,
+    best_trivial,
     data_versions,
     measured,
     model_costs,
@@ -23,7 +24,7 @@ from pipeline.report.collect import (
     read_metrics,
     versions,
 )
-from pipeline.report.sentences import Difference, StrategyCost, TestScore, comparison_sentences
+from pipeline.report.sentences import Difference, StrategyCost, TestScore, TrivialScore, comparison_sentences
 from pipeline.tracking import names
 
 #: Clips drawn for each strategy.
@@ -40,6 +41,7 @@ class StrategyResult(TestScore):
     videos: int
     finetune_seconds: float | None
     chance: float
+    trivial: TrivialScore | None
 
 
 class TokenPicture(TypedDict):
@@ -166,6 +168,7 @@ def _result(
         "videos": int(scored.shape[1]),
         "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
         "chance": chance,
+        "trivial": best_trivial(benchmark),
     }
 
 

@@ -129,6 +129,7 @@ def _results(summary: Summary) -> Section:
         **SCORE_COLUMNS,
         "deviation over seeds": lambda row: number(row["top1_deviation"]),
         "chance %": lambda row: number(row["chance"]),
+        "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
         "test videos": lambda row: str(row["videos"]),
         "fine-tuning time": lambda row: duration(row["finetune_seconds"]),
     }

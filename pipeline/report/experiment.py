@@ -96,6 +96,7 @@ def _results(summary: Summary) -> Section:
         **SCORE_COLUMNS,
         "top-5 %": lambda row: number(row["top5"]),
         "chance %": lambda row: number(row["chance"]),
+        "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
         "videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
         "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
         "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
@@ -105,7 +106,9 @@ def _results(summary: Summary) -> Section:
     views = ", ".join(f"{row['benchmark']} {row['views']}" for row in summary["results"])
     note = (
         "Test accuracy beside what the fine-tuned model costs: multiply-adds of one forward of one clip; memory, rate "
-        f"and time of its fine-tuning. Intervals: bootstrap over videos. Views averaged for each video: {views}."
+        "and time of its fine-tuning. Intervals: bootstrap over videos. Trivial model: the best of regressions and "
+        "nearest neighbours on grey pictures of 16 pixels and their differences. "
+        f"Views averaged for each video: {views}."
     )
     section = Section("Results", note, [Table.of(summary["results"], columns, text=(0, 1))])
     splits: Columns[Split] = {

@@ -19,6 +19,12 @@ class TestScore(TypedDict):
     top1_ci_high: float
 
 
+class TrivialScore(TestScore):
+    """What a model that knows nothing of video reaches (`everest baseline`)."""
+
+    model: str
+
+
 class BenchmarkResult(TestScore):
     """A model's test on one benchmark, scores in percent, beside what its training cost."""
 
@@ -29,6 +35,7 @@ class BenchmarkResult(TestScore):
     class_mean: float
     calibration_error: float
     chance: float
+    trivial: TrivialScore | None
     videos_ok: int
     videos_total: int
     views: int
@@ -73,7 +80,7 @@ class Difference(TypedDict):
 
 def sentences(results: Sequence[BenchmarkResult], params: Params) -> list[str]:
     """One statement for each benchmark, and what it leaves open."""
-    lines = [_one(row) for row in results]
+    lines = [text for row in results for text in (_one(row), _beside_trivial(row)) if text]
     lines.append(
         f"One training with one seed ({params.seed}): the intervals cover the choice of test videos, not the chance in "
         "the training. A comparison over several seeds (everest compare) says whether one strategy is better than "
@@ -98,6 +105,20 @@ def _one(row: BenchmarkResult) -> str:
         f"{row['benchmark']}: the model ({row['strategy']}, keeping {row['keep_ratio']:g} of the tokens) reaches "
         f"{score} on {videos}, {verdict}.{left_out}"
     )
+
+
+def _beside_trivial(row: BenchmarkResult) -> str:
+    """Whether the model beats the best trivial one; nothing where none was scored."""
+    trivial = row["trivial"]
+    if trivial is None:
+        return ""
+    interval = f"{trivial['top1_ci_low']:.1f} to {trivial['top1_ci_high']:.1f}"
+    reached = f"{trivial['top1']:.1f} % ({interval}) by {trivial['model']}"
+    if row["top1_ci_low"] > trivial["top1_ci_high"]:
+        return f"{row['benchmark']}: that is more than the best trivial model reaches, {reached}."
+    if row["top1_ci_high"] < trivial["top1_ci_low"]:
+        return f"{row['benchmark']}: a trivial model is better: {reached}. Do not build on this result."
+    return f"{row['benchmark']}: the intervals do not tell the model from the best trivial one, {reached}."
 
 
 def comparison_sentences(

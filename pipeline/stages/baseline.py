@@ -6,6 +6,7 @@ metrics/baseline/<bench>.json.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
+from pipeline.tracking import names
 
 if TYPE_CHECKING:
-    from pipeline.data.clips.dataset import Source
+    from pipeline.data.frame_source import FrameSource
     from pipeline.evaluation.baselines import Clips
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
         results = baselines(
             train, _clips(params, benchmark, source, how.split), val, draws=how.bootstrap, seed=params.seed
         )
-        metrics = {f"baseline/{result.key}": result.top1 for result in results}
-        metrics["baseline/best"] = max(result.top1 for result in results)
+        metrics = {names.baseline(result.key): result.top1 for result in results}
+        metrics[names.BASELINE_BEST] = max(result.top1 for result in results)
         tracked.metrics(metrics)
         tracked.summary({f"{benchmark}/{name}": value for name, value in metrics.items()})
         rows: list[dict[str, object]] = [
@@ -67,10 +69,10 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
     return rows
 
 
-def _clips(params: Params, benchmark: str, source: Source, split: str) -> Clips:
+def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> Clips:
     """Small clips of the labelled videos of one split; at most so many, spread over the classes."""
-    from pipeline.data.cache.read import ClipError
-    from pipeline.data.clips.dataset import labelled_rows, read_frames, share_of_each_class
+    from pipeline.data.clips.dataset import labelled_rows, share_of_each_class
+    from pipeline.data.frame_source import ClipError
     from pipeline.evaluation.baselines import MOST, Clips, middle_clip
     from pipeline.system.progress import Bar
 
@@ -81,7 +83,7 @@ def _clips(params: Params, benchmark: str, source: Source, split: str) -> Clips:
     for done, row in enumerate(chosen.tolist(), 1):
         try:
             clip = middle_clip(
-                lambda numbers, row=row: read_frames(source, row, numbers),  # type: ignore[misc]
+                functools.partial(source.frames, row),
                 source.num_frames(row),
                 params.clip.frames,
                 step,

@@ -77,6 +77,7 @@ def show_results(
             "benchmark": row["benchmark"],
             "strategy": row["strategy"],
             "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+            "trivial model": _number(row["trivial"] and row["trivial"]["top1"], 1),
             "G multiply-adds/clip": _number(row["gmacs_per_clip"], 3),
             "peak memory GiB": _number(row["peak_memory_gib"], 2),
             "clips/s": _number(row["clips_per_second"], 0),

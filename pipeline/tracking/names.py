@@ -16,12 +16,19 @@ VAL_PROBE_LR_FACTOR = "val/probe_lr_factor"
 EVAL_TOP1, EVAL_TOP1_LOW, EVAL_TOP1_HIGH = "eval/top1", "eval/top1_ci_low", "eval/top1_ci_high"
 EVAL_TOP5, EVAL_CLASS_MEAN, EVAL_CALIBRATION_ERROR = "eval/top5", "eval/class_mean", "eval/calibration_error"
 EVAL_VIDEOS_OK, EVAL_VIDEOS_TOTAL = "eval/videos_ok", "eval/videos_total"
+#: Of the best trivial model.
+BASELINE_BEST = "baseline/best"
 DATA_VIDEOS_OK, DATA_VIDEOS_TOTAL = "data/videos_ok", "data/videos_total"
 
 
 def efficiency(name: str) -> str:
     """What was spent, by its name in tables (`wall_seconds`)."""
     return f"efficiency/{name}"
+
+
+def baseline(model: str) -> str:
+    """Top-1 of a trivial model."""
+    return f"baseline/{model}"
 
 
 def part_seconds(part: str) -> str:

@@ -16,7 +16,7 @@ from tests.e2e.conftest import Project
 
 pytestmark = pytest.mark.e2e
 
-STAGES = 13  # the chain's twelve and the comparison
+STAGES = 15  # the chain's fourteen and the comparison
 BENCHMARKS = ("motion", "state_change")
 
 

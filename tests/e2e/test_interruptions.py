@@ -74,7 +74,7 @@ def test_a_job_stopped_in_every_stage_goes_on_each_time(root: Path, tmp_path: Pa
         measured = [name for name in recorded if not name.startswith(("corpus", "report"))]
         files = ["metrics/" + name.replace("@", "/") + ".json" for name in measured]
         made = {name: (project.root / name).stat().st_mtime_ns for name in files}
-    assert "of 13 stages ran" in project.run("everest", "demo", timeout=580).stdout
+    assert "of 15 stages ran" in project.run("everest", "demo", timeout=580).stdout
     assert "RUNNING" not in _statuses(project)
 
 

@@ -224,7 +224,7 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
     return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
 
 
-def labelled_rows(source: Source, benchmark: str, split: str) -> Ints:
+def labelled_rows(source: FrameSource, benchmark: str, split: str) -> Ints:
     """The rows of one split that have a label.
 
     Raises:

@@ -29,7 +29,7 @@ def params(root: Path) -> Params:
 
 
 def row(low: float, top1: float, high: float) -> dict[str, object]:
-    values = {"benchmark": "motion", "strategy": "everest", "keep_ratio": 0.6, "chance": 12.5}
+    values = {"benchmark": "motion", "strategy": "everest", "keep_ratio": 0.6, "chance": 12.5, "trivial": None}
     values |= {"top1": top1, "top1_ci_low": low, "top1_ci_high": high, "videos_ok": 380, "videos_total": 384}
     return values
 
@@ -39,6 +39,16 @@ def test_the_sentence_says_what_the_interval_allows_and_counts_what_is_missing(p
     assert "81.0 % top-1 (95 % interval 77.0 to 85.0) on 380 of 384 test videos, above chance (12.5 %)" in said
     assert "4 could not be read" in said
     assert "not distinguishable from chance" in sentences([row(10.0, 14.0, 18.0)], params)[0]
+
+
+@pytest.mark.parametrize(("trivial", "verdict"), [
+    (60.0, "that is more than the best trivial model reaches, 60.0 % (58.0 to 62.0) by one frame"),
+    (82.0, "do not tell the model from the best trivial one"),
+    (95.0, "a trivial model is better: 95.0 %"),
+])  # fmt: skip
+def test_a_score_is_set_beside_what_a_trivial_model_reaches(params: Params, trivial: float, verdict: str) -> None:
+    model = {"model": "one frame", "top1": trivial, "top1_ci_low": trivial - 2, "top1_ci_high": trivial + 2}
+    assert verdict in sentences([row(77.0, 81.0, 85.0) | {"trivial": model}], params)[1]
 
 
 @pytest.mark.parametrize(
