@@ -155,8 +155,8 @@ def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
 
     declared = (root / "pyproject.toml").read_text().replace("-", "_").lower()
     aliases = {
-        "pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml", "sklearn": "scikit_learn",
-        "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask",
+        "pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml",
+        "sklearn": "scikit_learn", "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask",
     }  # fmt: skip
     for path in sources(root):
         for module in rooms.imports(path):
