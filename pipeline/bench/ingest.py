@@ -21,7 +21,8 @@ from typing import Any
 
 from pipeline.bench.clips import bench_clips
 from pipeline.data import manifest
-from pipeline.data.ingest.ingest import NOTES, ingest
+from pipeline.data.ingest.ingest import ingest
+from pipeline.data.ingest.memory import NOTES
 from pipeline.data.ingest.pool import measure_files
 from pipeline.data.ingest.process import Limits
 from pipeline.params import IngestParams

@@ -150,7 +150,26 @@ def footprint(
     fake: bool = True,
     gpu: bool = False,
 ) -> Footprint:
-    """The line through two micro-batches: memory is linear in the number of clips."""
+    """The line through two micro-batches: memory is linear in the number of clips. Followed once in a process."""
+    key = (name, tuple(sorted(arguments.items())), clip, precision, recompute, fake, gpu)
+    if key not in _FOLLOWED:
+        _FOLLOWED[key] = _followed(name, arguments, clip, precision, recompute, fake, gpu)
+    return _FOLLOWED[key]
+
+
+#: Arguments of :func:`footprint` -> its result, which takes seconds.
+_FOLLOWED: dict[tuple[object, ...], Footprint] = {}
+
+
+def _followed(
+    name: str,
+    arguments: dict[str, Any],
+    clip: tuple[int, int],
+    precision: str,
+    recompute: bool,
+    fake: bool,
+    gpu: bool,
+) -> Footprint:
     few, more = 4, 8
     parameters, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake, gpu)
     _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake, gpu)

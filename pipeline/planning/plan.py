@@ -69,20 +69,17 @@ def plan(
     Raises:
         InputError: an unknown device, or no devices.
     """
-    if gpu != "cpu" and gpu not in DEVICES:
-        raise InputError(f"gpu = {gpu!r}, expected one of {', '.join([*DEVICES, 'cpu'])}. Cure: choose one of them.")
-    if gpus < 1:
-        raise InputError(f"gpus = {gpus}, expected at least 1. Cure: give the number of devices.")
+    check_device(gpu, gpus)
     from pipeline.recipes import recipe_path
 
     params = load_params(recipe_path(recipe) if recipe else Path("params.yaml"))
     if mfu is not None and not 0 < mfu <= 1:
         raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
-    device = _this_cpu(gpus) if gpu == "cpu" else DEVICES[gpu]
+    device = device_of(gpu, gpus)
     known = given(videos or [], params)
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}
     rows = [
-        _stage_row(
+        stage_row(
             "pretrain" if name is None else "finetune", name, params, counts, device, gpus, mfu, memory, calibration
         )
         for name in (None, *params.benchmarks)
@@ -111,6 +108,23 @@ def _count_row(name: str, counts: Counts) -> dict[str, Any]:
     return {**row, "from": counts.origin, "cure": unknown}
 
 
+def check_device(gpu: str, gpus: int) -> None:
+    """Refuse a device that nothing is known of.
+
+    Raises:
+        InputError: an unknown device, or no devices.
+    """
+    if gpu != "cpu" and gpu not in DEVICES:
+        raise InputError(f"gpu = {gpu!r}, expected one of {', '.join([*DEVICES, 'cpu'])}. Cure: choose one of them.")
+    if gpus < 1:
+        raise InputError(f"gpus = {gpus}, expected at least 1. Cure: give the number of devices.")
+
+
+def device_of(gpu: str, gpus: int) -> Device:
+    """The device of a key of DEVICES, or this machine's CPU shared by `gpus` processes."""
+    return _this_cpu(gpus) if gpu == "cpu" else DEVICES[gpu]
+
+
 def _this_cpu(processes: int) -> Device:
     """One of several processes that share this machine, as a device of the table; its peaks are measured."""
     import psutil
@@ -136,7 +150,7 @@ def _threads(processes: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _stage_row(
+def stage_row(
     stage: str,
     benchmark: str | None,
     params: Params,
@@ -147,6 +161,7 @@ def _stage_row(
     memory: bool,
     calibration: Path | None,
 ) -> dict[str, Any]:
+    """One stage's prediction; arguments and result as in :func:`plan`, `benchmark` None for pre-training."""
     found: PretrainParams | FinetuneParams
     if benchmark is None:
         found = params.pretrain

@@ -16,7 +16,8 @@ from typing import Any
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.annotations.classes import count_fault
-from pipeline.data.ingest.ingest import NOTES, ingest
+from pipeline.data.ingest.ingest import ingest
+from pipeline.data.ingest.memory import NOTES
 from pipeline.data.ingest.rows import manifest_rows, quarantine_csv
 from pipeline.data.sources import Listing, source_of
 from pipeline.errors import EverestError, InputError

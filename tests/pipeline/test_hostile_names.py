@@ -22,7 +22,7 @@ from models.weights import save_model
 from pipeline import layout
 from pipeline.cli import app
 from pipeline.data import manifest
-from pipeline.data.ingest.ingest import NOTES
+from pipeline.data.ingest.memory import NOTES
 from pipeline.params import check_params
 from pipeline.stages import download
 from pipeline.system.csv_files import read_rows

@@ -7,38 +7,22 @@ killed.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from pydantic import TypeAdapter
-
 from pipeline.data.ingest.measure import VERSION
+from pipeline.data.ingest.memory import Memory
 from pipeline.data.ingest.pool import measure_files, measure_on_cluster
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Measurement, verdict
 from pipeline.data.video.listing import VIDEO_SUFFIXES, video_files
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
-from pipeline.system.files import atomic_path, locked
 from pipeline.system.progress import counter
 from pipeline.system.text import storable
-
-log = logging.getLogger(__name__)
-
-#: The folder beside the videos for what this project notes about them.
-NOTES = ".everest"
-
-#: Reasons that may pass by themselves, so they are never remembered.
-_PASSING = frozenset({"missing", "unreadable", "crashed", "not_a_file", "bad_name"})
-#: Reasons that depend on the limits: measured again when the limits were raised.
-_LIMITED = frozenset({"deadline", "memory"})
 
 
 def ingest(
@@ -56,7 +40,7 @@ def ingest(
         path -> measurement, for every path, with a reason where measuring it failed.
     """
     limits = Limits.of(params)
-    memory = _Memory(root, limits)
+    memory = remembered(root, limits)
     result: dict[str, Measurement] = {}
     todo: list[str] = []
     for path in dict.fromkeys(paths):
@@ -72,6 +56,11 @@ def ingest(
             memory.note(path, measurement)
             result[path] = measurement
     return result
+
+
+def remembered(root: Path, limits: Limits) -> Memory[Measurement]:
+    """What ingest knows of a folder's files."""
+    return Memory(root, "ingest.jsonl", VERSION, limits, Measurement, lambda measurement: measurement)
 
 
 class Quarantined(TypedDict):
@@ -135,103 +124,3 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line of the notes: a file's measurement, under which limits (seconds, bytes) and by which version."""
-
-    path: str
-    version: str
-    limits: tuple[float, int]
-    found: Measurement
-
-
-_NOTE = TypeAdapter(Note)
-
-
-class _Memory:
-    """The measurements of earlier calls. Lines are appended whole; a torn last line is ignored."""
-
-    def __init__(self, root: Path, limits: Limits) -> None:
-        self._root = root
-        self._limits = limits
-        self._file = root / NOTES / "ingest.jsonl"
-        self._known: dict[str, Note] = {}
-        self._stale = 0
-        self._descriptor: int | None = None
-        if self._file.exists():
-            for line in self._file.read_bytes().splitlines():
-                try:
-                    self._keep(_NOTE.validate_python(json.loads(line)))
-                except ValueError:
-                    self._stale += 1
-
-    def _keep(self, note: Note) -> None:
-        self._stale += note.path in self._known
-        self._known[note.path] = note
-
-    def recall(self, path: str) -> Measurement | None:
-        """The measurement of an unchanged file, if one was taken by this version and under limits not below today's."""
-        note = self._known.get(path)
-        if note is None or note.version != VERSION:
-            return None
-        if note.found.reason in _LIMITED:
-            deadline, memory = note.limits
-            if self._limits.deadline_seconds > deadline or self._limits.memory_bytes > memory:
-                return None
-        try:
-            now = os.stat(f"{self._root}/{path}")  # noqa: PTH116 - ten thousand Paths would cost a second
-        except OSError:
-            return None
-        return note.found if (now.st_size, now.st_mtime_ns) == (note.found.bytes, note.found.mtime_ns) else None
-
-    def note(self, path: str, measurement: Measurement) -> None:
-        """Remember a measurement, unless its reason may pass by itself."""
-        if measurement.reason in _PASSING:
-            return
-        note = Note(path, VERSION, (self._limits.deadline_seconds, self._limits.memory_bytes), measurement)
-        self._keep(note)
-        if self._descriptor is None:
-            return
-        try:
-            os.write(self._descriptor, _line(note).encode())  # one write of one line: writers side by side do not mix
-        except OSError as error:
-            self.__exit__()
-            self._warn(error)
-
-    def __enter__(self) -> _Memory:
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            if self._stale > len(self._known):
-                self._compact()
-            self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            if self._file.stat().st_size and not self._file.read_bytes().endswith(b"\n"):
-                os.write(self._descriptor, b"\n")  # the last writer was killed within a line
-        except OSError as error:  # a folder of somebody else's, or a full disk: measuring needs neither
-            self.__exit__()
-            self._warn(error)
-        return self
-
-    def _warn(self, error: OSError) -> None:
-        log.warning(
-            "%s cannot be written (%s): what is measured now will be measured again next time",
-            self._file,
-            error.strerror,
-        )
-
-    def _compact(self) -> None:
-        with (
-            locked(self._file.with_suffix(".lock"), str(self._file), wait=True),
-            atomic_path(self._file) as new,
-        ):
-            new.write_text("".join(map(_line, self._known.values())), encoding="utf-8")
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _line(note: Note) -> str:
-    return json.dumps(asdict(note)) + "\n"

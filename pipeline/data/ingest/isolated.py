@@ -8,7 +8,7 @@ alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
 from pipeline.data.video.listing import refusal
 from pipeline.data.video.shrink import shrink
-from pipeline.params import load_params
+from pipeline.params import IngestParams, load_params
 from pipeline.recipes import PARAMS, recipe_path
 
 #: Numbers of the frames that are wanted of a video.
@@ -37,20 +37,27 @@ class IsolatedFrames:
         limits: of one video.
         workers: processes side by side; more threads than that wait for one another.
         rule: what ingest accepts.
+        accepted: what is known of videos that ingest has accepted before, so that they are not decoded whole again.
     """
 
-    def __init__(self, limits: Limits, workers: int = 2, rule: Rule = ANYTHING) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        workers: int = 2,
+        rule: Rule = ANYTHING,
+        accepted: Mapping[Path, Accepted] | None = None,
+    ) -> None:
         self._limits = limits
         self._rule = rule
         self._decoders = Decoders(limits, workers)
-        self._accepted: dict[Path, Accepted] = {}
+        self._accepted: dict[Path, Accepted] = dict(accepted or {})
         self._refused: dict[Path, VideoError] = {}
 
     @classmethod
-    def by_params(cls, workers: int = 2) -> Self:
-        """Under the limits and rules of params.yaml's group `ingest`; without one, of the published recipes'."""
-        params = load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
-        return cls(Limits.of(params), workers, Rule(params.min_frames, params.max_repeated_run))
+    def by_params(cls, workers: int = 2, accepted: Mapping[Path, Accepted] | None = None) -> Self:
+        """Under the limits and rules of :func:`ingest_params`."""
+        params = ingest_params()
+        return cls(Limits.of(params), workers, Rule(params.min_frames, params.max_repeated_run), accepted)
 
     def frames(self, file: Path, choice: Choice, short_side: int | None = None) -> tuple[Accepted, U8]:
         """What is known of one video, and some of its frames, uint8 RGB [n, H, W, 3].
@@ -112,6 +119,11 @@ class IsolatedFrames:
         except DecoderEnded as end:
             raise VideoError(end.reason, f"{file}: {end}") from None
         return accepted, np.concatenate(portions)
+
+
+def ingest_params() -> IngestParams:
+    """The group `ingest` of params.yaml; without one, of the published recipes."""
+    return load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
 
 
 def _portion(decoder: Decoder, shape: list[int], short_side: int | None) -> U8:

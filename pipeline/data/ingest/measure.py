@@ -14,7 +14,7 @@ from pipeline.data.video import VideoError, open_video
 from pipeline.data.video.jumps import prove
 from pipeline.data.video.listing import refusal
 from pipeline.data.video.stream import sniff
-from pipeline.data.video.survey import confirm, survey
+from pipeline.data.video.survey import Watcher, confirm, survey
 from pipeline.params import IngestParams
 from pipeline.params.declared import versions
 from pipeline.system.files import sha256_of
@@ -26,19 +26,22 @@ VERSION = f"{versions()['ingest']}.{versions()['reading']}"
 PROOF_SHARE = 0.7
 
 
-def measure(path: str | Path, reader: str = "pyav", seconds: float = float("inf")) -> Measurement:
+def measure(
+    path: str | Path, reader: str = "pyav", seconds: float = float("inf"), watcher: Watcher | None = None
+) -> Measurement:
     """Measure one file. Never raises for a bad file: the measurement's `reason` says what is wrong.
 
     Args:
         path: any file.
         reader: "decord" for a file that PyAV has crashed on.
         seconds: after which the caller stops waiting: a file that takes most of it gets no proven entries.
+        watcher: sees the frames of the first pass as they come.
     """
     path, known = Path(path), Measurement()
     try:
         known = file_facts(path)
         known = replace(known, sha256=sha256_of(path))
-        decoded = _decode(path, reader, seconds)
+        decoded = _decode(path, reader, seconds, watcher)
         return replace(decoded, bytes=known.bytes, mtime_ns=known.mtime_ns, sha256=known.sha256)
     except VideoError as error:
         return replace(known, reason=error.reason, message=str(error))
@@ -73,15 +76,15 @@ def file_facts(path: Path) -> Measurement:
     return Measurement(bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-def _decode(path: Path, reader: str, seconds: float) -> Measurement:
-    return _by_decord(path) if reader == "decord" else _by_pyav(path, seconds)
+def _decode(path: Path, reader: str, seconds: float, watcher: Watcher | None = None) -> Measurement:
+    return _by_decord(path, watcher) if reader == "decord" else _by_pyav(path, seconds, watcher)
 
 
-def _by_pyav(path: Path, seconds: float) -> Measurement:
+def _by_pyav(path: Path, seconds: float, watcher: Watcher | None) -> Measurement:
     name = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
     sniff(name)
     until = time.monotonic() + PROOF_SHARE * seconds
-    pictures = survey(name)
+    pictures = survey(name, watcher)
     count = len(pictures.digests)
     jumps = prove(name, pictures, until - time.monotonic())
     if not jumps:
@@ -99,13 +102,17 @@ def _by_pyav(path: Path, seconds: float) -> Measurement:
     )
 
 
-def _by_decord(path: Path) -> Measurement:
+def _by_decord(path: Path, watcher: Watcher | None) -> Measurement:
     """For what PyAV crashes on. Where frames do not decode decord repeats others silently, so it may repeat none."""
     with open_video(path, "decord") as video:
         run = longest = count = 0
         previous: np.ndarray | None = None
+        if watcher is not None:
+            watcher.begin(video.fps, video.num_frames)
         for frame in video.all_frames():
             run = run + 1 if previous is not None and np.array_equal(frame, previous) else 1
+            if watcher is not None and watcher.wants(count):
+                watcher.frame(frame)
             longest, previous, count = max(longest, run), frame, count + 1
         if longest > 1:
             raise VideoError("crashed", "PyAV crashed, and decord repeats frames that may stand for missing ones")

@@ -7,11 +7,12 @@ deadline and never a Dask worker.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.data.ingest.cluster import connected
 from pipeline.data.ingest.measure import file_facts, measure
@@ -19,6 +20,8 @@ from pipeline.data.ingest.process import Decoder, DecoderEnded, Decoders, Limits
 from pipeline.data.ingest.verdicts import Measurement
 from pipeline.data.video import VideoError
 from pipeline.errors import EverestError
+
+Found = TypeVar("Found")
 
 #: Files of one task of a cluster: enough to outweigh starting a process, few enough to spread evenly and to retry.
 FILES_PER_TASK = 64
@@ -35,18 +38,35 @@ def measure_files(paths: Sequence[Path], limits: Limits, workers: int) -> Iterat
     Raises:
         EverestError: processes cannot start at all.
     """
+    return look_at_files(paths, limits, workers, measure, lambda measurement: measurement)
+
+
+def look_at_files(
+    paths: Sequence[Path],
+    limits: Limits,
+    workers: int,
+    look: Callable[[str, str, float], Found],
+    failed: Callable[[Measurement], Found],
+) -> Iterator[tuple[int, Found]]:
+    """As :func:`measure_files`, by another function.
+
+    Args:
+        look: called in the processes with a file's path, the reader, and the seconds that it may take, as
+            :func:`pipeline.data.ingest.measure.measure` has them.
+        failed: what stands for a file that a process died over, of which only the reason is known.
+    """
     workers = min(workers, len(paths))
     if not workers:
         return
     decoders = Decoders(limits, workers)
 
-    def measure_one(index: int) -> tuple[int, Measurement]:
+    def measure_one(index: int) -> tuple[int, Found]:
         with decoders.borrow() as decoder:
-            return index, _measure(decoder, paths[index])
+            return index, _measure(decoder, paths[index], look, failed)
 
     with ThreadPoolExecutor(workers) as threads:
         indices = iter(range(len(paths)))
-        running: set[Future[tuple[int, Measurement]]] = set()
+        running: set[Future[tuple[int, Found]]] = set()
         try:
             while True:
                 # Some wait, so that no process does; not all, since there may be a hundred thousand.
@@ -87,19 +107,24 @@ def _measure_chunk(root: Path, paths: list[str], limits: Limits) -> list[tuple[s
     return [(paths[index], result) for index, result in measure_files([root / path for path in paths], limits, 1)]
 
 
-def _measure(decoder: Decoder, path: Path) -> Measurement:
+def _measure(
+    decoder: Decoder,
+    path: Path,
+    look: Callable[[str, str, float], Found],
+    failed: Callable[[Measurement], Found],
+) -> Found:
     """One file's measurement: by decord where PyAV crashes on it, and with a reason where its process had to end."""
     seconds = decoder.limits.deadline_seconds
     try:
         try:
-            return decoder.ask(decoder.begin(), measure, os.fspath(path), "pyav", seconds)
+            return decoder.ask(decoder.begin(), look, os.fspath(path), "pyav", seconds)
         except DecoderEnded as end:
             if end.reason != "crashed":
                 raise
-            return decoder.ask(decoder.begin(), measure, os.fspath(path), "decord", seconds)
+            return decoder.ask(decoder.begin(), look, os.fspath(path), "decord", seconds)
     except DecoderEnded as end:
         try:
             known = file_facts(path)  # size and time let the failure be remembered
         except (OSError, VideoError):
             known = Measurement()
-        return replace(known, reason=end.reason, message=str(end))
+        return failed(replace(known, reason=end.reason, message=str(end)))

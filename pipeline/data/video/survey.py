@@ -7,12 +7,14 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import xxhash
 
+from pipeline.data.arrays import U8
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.reader import VideoError, first_line
+from pipeline.data.video.shrink import shrunk_size
 from pipeline.data.video.stream import open_stream, packets, pictures, plane_rows, rate, rate_of
 
 if TYPE_CHECKING:
@@ -111,8 +113,24 @@ class Survey:
         return max(sum(1 for _ in run) for _, run in itertools.groupby(self.digests))
 
 
-def survey(path: str) -> Survey:
-    """Decode a file from its first picture to its last.
+class Watcher(Protocol):
+    """Somebody who sees some frames of a pass while they are there, so that they need not be decoded again."""
+
+    #: [pixels] Larger frames may be shrunk to it before they are shown.
+    short_side: int
+
+    def begin(self, rate: float, expected: int) -> None:
+        """Told first: frames per second and number of frames as the header says, 0 where it does not."""
+
+    def wants(self, number: int) -> bool:
+        """Whether the frame of this number is to be shown."""
+
+    def frame(self, frame_HWC: U8) -> None:
+        """A frame as it is shown, uint8 RGB [H, W, 3]; it may be read until this returns."""
+
+
+def survey(path: str, watcher: Watcher | None = None) -> Survey:
+    """Decode a file from its first picture to its last; the watcher sees those that it wants.
 
     Raises:
         VideoError: it does not open, does not decode to its end, has no picture, or is turned askew.
@@ -125,6 +143,8 @@ def survey(path: str) -> Survey:
         (width, height), turn = (0, 0), UPRIGHT
         progressive, damaged = True, 0
         digest, tally = PictureDigest(), PacketTally()
+        if watcher is not None:
+            watcher.begin(rate(stream), _declared(container, stream))
         try:
             for picture in pictures(tally.count(packets(container, stream, path)), path):
                 shape = (picture.width, picture.height, display_matrix(picture))
@@ -132,6 +152,8 @@ def survey(path: str) -> Survey:
                     turn = orientation(shape[2])
                     width, height = shape[1::-1] if turn.swaps_sides else shape[:2]
                     digest.rgb(picture)  # readers will: a format or a size that cannot become RGB is found now
+                if watcher is not None and watcher.wants(len(digests)):
+                    watcher.frame(turn.shown(_small_rgb(picture, watcher.short_side)))
                 shapes.add(shape)
                 times.append(picture.pts)
                 digests.append(digest(picture))
@@ -181,6 +203,13 @@ def confirm(path: str, first: Survey, seconds: float) -> None:
                 raise VideoError("undecodable", f"two passes over it give different pictures from frame {number} on")
             if time.monotonic() > give_up:
                 return
+
+
+def _small_rgb(picture: VideoFrame, short_side: int) -> U8:
+    """A picture as RGB as it is stored, its short side at most so many pixels."""
+    height, width = shrunk_size(picture.height, picture.width, short_side)
+    small = picture.reformat(width, height, format="rgb24", interpolation="AREA", threads=1)
+    return plane_rows(small.planes[0])[:height, : 3 * width].reshape(height, width, 3)
 
 
 def _declared(container: InputContainer, stream: VideoStream) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import sample_videos
 
-from pipeline.data.ingest.ingest import NOTES, command, ingest
+from pipeline.data.ingest.ingest import command, ingest
 from pipeline.data.ingest.measure import VERSION
+from pipeline.data.ingest.memory import NOTES
 from pipeline.data.ingest.rows import manifest_rows, quarantine_csv
 from pipeline.data.ingest.verdicts import Measurement, verdict
 from pipeline.data.sources import ListedVideo, Listing
@@ -149,11 +150,28 @@ def test_an_unchanged_file_is_not_decoded_again(tmp_path: Path, limits: IngestPa
     assert ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"].frames_decoded == 30
 
 
-def test_a_folder_that_takes_no_notes_is_measured_all_the_same(
-    tmp_path: Path, limits: IngestParams, caplog: pytest.LogCaptureFixture
+def test_what_a_read_only_folder_cannot_keep_is_kept_in_the_project(
+    tmp_path: Path, limits: IngestParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, project = tmp_path / "videos", tmp_path / "project"
+    sample_videos.write(videos / "clip.mp4")
+    (videos / NOTES).touch()  # a file where the folder should be: no user may make one there
+    project.mkdir()
+    monkeypatch.chdir(project)
+    assert command(videos, limits)["videos_ok"] == 1
+    (notes,) = project.glob(".work/notes/*/ingest.jsonl")
+    before = notes.read_text()
+    assert command(videos, limits)["videos_ok"] == 1
+    assert notes.read_text() == before  # nothing was measured again
+
+
+def test_a_folder_that_takes_no_notes_anywhere_is_measured_all_the_same(
+    tmp_path: Path, limits: IngestParams, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample_videos.write(tmp_path / "clip.mp4")
-    (tmp_path / NOTES).touch()  # a file where the folder should be: no user may make one there
+    monkeypatch.chdir(tmp_path)
+    for name in (NOTES, ".work"):
+        (tmp_path / name).touch()
     assert command(tmp_path, limits)["videos_ok"] == 1
     assert "cannot be written" in caplog.text
 

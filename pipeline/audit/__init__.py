@@ -1,0 +1,1 @@
+"""`everest audit`: how redundant a folder of videos is, before any model."""
