@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adaptive import adaptive_split
+from models.backbone import Backbone, KeptTokens
 from models.frames import choose_slots
-from models.selection import Grid, TokenSplit, rero_scores, slot_distances
+from models.selection import Grid, TokenSplit, floor_share, rero_scores, slot_distances
 from models.strategies import STRATEGIES, pretraining_rules, token_budget
+from models.strategies.none import every_token
 from models.tokens import (
     check_clip,
     check_pixels,
@@ -48,7 +50,7 @@ class Encoder(nn.Module):
         self.patch_embed = TubeletEmbedding(values, width)
         self.positions = Positions(tokens, width)
         self.blocks = Blocks(width, depth, heads, drop_path=drop_path)
-        self.norm = LayerNorm(width)
+        self.norm: nn.Module = LayerNorm(width)
 
     def forward(self, tokens_BVD: Tensor, valid_BV: Tensor | None = None) -> Tensor:
         latent_BVD: Tensor = self.norm(self.blocks(tokens_BVD, valid_BV))
@@ -69,12 +71,15 @@ class Decoder(nn.Module):
         return prediction_BRP
 
 
-class EverestAutoencoder(nn.Module):
+class EverestAutoencoder(Backbone):
     """Masked autoencoder over a chosen subset of tokens.
 
     `strategy` names one of `models.strategies`; `keep_ratio` and `visible_ratio` are shares of all tokens.
     `score_share` replaces the fixed budget by each clip's own (`models.adaptive`) where the strategy reads scores.
     Clips of other sizes and lengths than `img_size` and `num_frames` work: counts follow the clip.
+
+    As a backbone (`models.backbone`) the encoder sees `feature_ratio` of the tokens: what the strategy keeps in
+    fine-tuning, all where it has no rule for that.
     """
 
     def __init__(
@@ -100,6 +105,8 @@ class EverestAutoencoder(nn.Module):
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
         self.strategy, self.keep_ratio, self.visible_ratio = strategy, keep_ratio, visible_ratio
         self.score_share = score_share
+        self.num_features, self.num_classes = embed_dim, 0
+        self.feature_ratio = STRATEGIES[strategy].finetune_ratio or 1.0
         grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
         token_budget(strategy, grid, keep_ratio, visible_ratio)  # refuses impossible ratios now, not at the first step
         if score_share is not None and not STRATEGIES[strategy].reads_scores:
@@ -217,6 +224,33 @@ class EverestAutoencoder(nn.Module):
         """The loss of what was predicted for the tubelets at `source_BR` of the clip."""
         true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
         return reconstruction_loss(prediction_BRP, normalised_targets(true_BRP, self.channels), valid_BR)
+
+    def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
+        tubelets_BNP, grid = self.cut(clip_BCTHW)
+        embedded_BND = self.encoder.patch_embed(tubelets_BNP)
+        keep = STRATEGIES[self.strategy].keep or every_token
+        scores_BN = rero_scores(embedded_BND, grid.slots)
+        kept_BK = keep(scores_BN, max(1, floor_share(self.feature_ratio, grid.tokens)))
+        tokens_BKD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK)
+        return KeptTokens(tokens_BKD + self.encoder.positions(kept_BK, grid.tokens), kept_BK, None, grid)
+
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False) -> Tensor:
+        """The mean [B, D] of the tokens of `forward_features`; there are no classes."""
+        return x_BKD.mean(dim=1)
+
+    def encoder_blocks(self) -> Blocks:
+        return self.encoder.blocks
+
+    def encoder_norm(self) -> nn.Module:
+        return self.encoder.norm
+
+    def prune_norm(self) -> None:
+        self.encoder.norm = nn.Identity()
+
+    def prune_head(self) -> None:
+        """Remove the decoder: what is left gives features only."""
+        for name in ("encoder_to_decoder", "decoder_positions", "decoder"):
+            setattr(self, name, nn.Identity())
 
     def compile_parts(self, **options: Any) -> None:
         """Compile each block, and the cutting and the loss around them: a few small graphs that equal blocks share."""

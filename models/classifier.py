@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
+from models.backbone import Backbone, KeptTokens
 from models.selection import Grid, rero_scores
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
@@ -41,7 +42,7 @@ class AttentivePool(nn.Module):
         return pooled_BD
 
 
-class EverestClassifier(nn.Module):
+class EverestClassifier(Backbone):
     """ViT classifier over `keep_ratio` of the tokens (`strategy` everest) or all of them (`none`).
 
     `head` is "mean" (mean-pool, norm, linear; the paper's) or "attentive". `score_share` gives each clip its
@@ -81,30 +82,55 @@ class EverestClassifier(nn.Module):
         self.patch_embed = TubeletEmbedding(in_chans * tubelet_size * patch_size**2, embed_dim)
         self.positions = Positions(grid.tokens, embed_dim)
         self.blocks = Blocks(embed_dim, depth, num_heads, drop_path=drop_path_rate)
+        self.norm = nn.Identity()  # as in timm where the norm stands behind the pooling
         self.pool = AttentivePool(embed_dim, num_heads) if head == "attentive" else None
-        self.fc_norm = LayerNorm(embed_dim)
+        self.fc_norm: nn.Module = LayerNorm(embed_dim)
         self.fc_drop = nn.Dropout(fc_drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes)
+        head_of_classes = nn.Linear(embed_dim, num_classes)
+        self.head: nn.Module = head_of_classes
         for module in (self.blocks, self.pool, self.head):
             if module is not None:
                 module.apply(trunc_normal_init)
         with torch.no_grad():
-            self.head.weight.mul_(init_scale)
+            head_of_classes.weight.mul_(init_scale)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [B, classes] of a normalised clip."""
-        logits_BK: Tensor = self.head(self.fc_drop(self.fc_norm(self.forward_features(clip_BCTHW))))
+        kept = self.embed_kept(clip_BCTHW)
+        return self.forward_head(self.blocks(kept.tokens_BKD, kept.valid_BK), valid_BK=kept.valid_BK)
+
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+        """Logits of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D] (timm's interface).
+
+        Args:
+            valid_BK: which tokens are real, where the budget differs by clip (`embed_kept`).
+        """
+        pooled_BD: Tensor = (self.pool or mean_pool)(x_BKD, valid_BK)
+        features_BD: Tensor = self.fc_drop(self.fc_norm(pooled_BD))
+        if pre_logits:
+            return features_BD
+        logits_BK: Tensor = self.head(features_BD)
         return logits_BK
 
-    def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
-        """Pooled features [B, D]: embed, keep the informative tokens, encode, pool."""
+    def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.patch_embed(tubelets_BNP)
         kept_BK, valid_BK = self.select(embedded_BND, grid)
         tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
-        encoded_BKD = self.blocks(tokens_BKD, valid_BK)
-        pooled_BD: Tensor = (self.pool or mean_pool)(encoded_BKD, valid_BK)
-        return pooled_BD
+        return KeptTokens(tokens_BKD, kept_BK, valid_BK, grid)
+
+    def encoder_blocks(self) -> Blocks:
+        return self.blocks
+
+    def encoder_norm(self) -> nn.Module:
+        return self.norm
+
+    def prune_norm(self) -> None:
+        self.norm = nn.Identity()
+
+    def prune_head(self) -> None:
+        self.pool, self.fc_norm = None, nn.Identity()
+        self.reset_classifier(0)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
         """Tubelets [B, N, P], in the type that products take, and their grid.
@@ -128,10 +154,11 @@ class EverestClassifier(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of classes (timm's interface)."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head for another number of classes, 0 for none (timm's interface; the pooling stays)."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes).to(self.head.weight)
+        weight = self.patch_embed.proj.weight
+        self.head = nn.Linear(self.num_features, num_classes).to(weight) if num_classes else nn.Identity()
         self.head.apply(trunc_normal_init)
 
     def compile_parts(self, **options: Any) -> None:

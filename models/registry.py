@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from timm.models import create_model, register_model
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from models.autoencoder import EverestAutoencoder
@@ -57,26 +58,34 @@ def create_classifier(name: str, arguments: Mapping[str, Any]) -> EverestClassif
 
 
 def _autoencoder(name: str, pretrained: bool, **kwargs: Any) -> EverestAutoencoder:
-    kwargs = _own_arguments(name, pretrained, kwargs)
+    kwargs, features = _own_arguments(name, pretrained, kwargs)
     size = SIZES[name.split("_")[2]]
-    return _remember(EverestAutoencoder(**(size._asdict() | kwargs)), name, kwargs)
+    return _features(_remember(EverestAutoencoder(**(size._asdict() | kwargs)), name, kwargs), features)
 
 
 def _classifier(name: str, pretrained: bool, **kwargs: Any) -> EverestClassifier:
-    kwargs = _own_arguments(name, pretrained, kwargs)
+    kwargs, features = _own_arguments(name, pretrained, kwargs)
     size = SIZES[name.split("_")[1]]
     own = {"embed_dim": size.embed_dim, "depth": size.depth, "num_heads": size.num_heads}
-    return _remember(EverestClassifier(**(own | kwargs)), name, kwargs)
+    return _features(_remember(EverestClassifier(**(own | kwargs)), name, kwargs), features)
 
 
-def _own_arguments(name: str, pretrained: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _features(model: M, features: Mapping[str, Any] | None) -> M:
+    """The model, or where `features_only=True` was asked for, timm's wrapper that gives its intermediates."""
+    return model if features is None else cast(M, FeatureGetterNet(model, **features))
+
+
+def _own_arguments(name: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The model's arguments, and those of timm's `features_only`, where it is asked for."""
     if pretrained:
         raise ValueError(
             f"{name}: pretrained=True has nothing to download. Cure: convert an official checkpoint with "
             "`everest convert-checkpoint` and load it with models.weights.load_model."
         )
-    timms = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-    return {key: value for key, value in kwargs.items() if key not in timms}
+    timms = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices")
+    features = {"out_indices": kwargs["out_indices"]} if "out_indices" in kwargs else {}
+    rest = {key: value for key, value in kwargs.items() if key not in timms}
+    return rest, features if kwargs.get("features_only") else None
 
 
 def _remember(model: M, name: str, kwargs: dict[str, Any]) -> M:

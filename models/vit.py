@@ -98,12 +98,18 @@ class Blocks(nn.ModuleList):
         self.rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
-        for block, rate in zip(self, self.rates, strict=True):
-            keep_2B11 = drop_path(x_BND, rate) if self.training and rate else None
-            if self.checkpointing and torch.is_grad_enabled():
-                x_BND = checkpoint(block, x_BND, valid_BN, keep_2B11, use_reentrant=False)
-            else:
-                x_BND = block(x_BND, valid_BN, keep_2B11)
+        for number in range(len(self)):
+            x_BND = self.run(number, x_BND, valid_BN)
+        return x_BND
+
+    def run(self, number: int, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+        """One block."""
+        rate = self.rates[number]
+        keep_2B11 = drop_path(x_BND, rate) if self.training and rate else None
+        if self.checkpointing and torch.is_grad_enabled():
+            x_BND = checkpoint(self[number], x_BND, valid_BN, keep_2B11, use_reentrant=False)
+        else:
+            x_BND = self[number](x_BND, valid_BN, keep_2B11)
         return x_BND
 
 

@@ -1,0 +1,169 @@
+"""timm's conventions for backbones: any code that takes a timm ViT's features takes ours.
+
+As in `timm.models.vision_transformer`: `forward_features` gives all tokens that were computed, `forward_head` pools and
+classifies them, `forward_intermediates` gives what chosen blocks gave, `prune_intermediate_layers` removes the blocks
+behind those, `feature_info` describes them. A video has one dimension more: a map is [B, D, S, h, w].
+
+Maps are whole: tokens that the model drops are 0 in them. `strategy="none"` (a model made so, or
+`load_model(folder, strategy="none")`) computes every token.
+
+Shapes: B clips, N tokens = S slots x h x w places, K kept ones, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from models.selection import Grid
+
+#: Formats of intermediates: maps [B, D, S, h, w] (timm's name for channels first), or [B, N, D].
+FORMATS = ("NCHW", "NLC")
+
+
+class KeptTokens(NamedTuple):
+    """A clip's tokens before the first block [B, K, D], their places [B, K], which are real (None: all), the grid."""
+
+    tokens_BKD: Tensor
+    kept_BK: Tensor
+    valid_BK: Tensor | None
+    grid: Grid
+
+
+class Backbone(nn.Module):
+    """What a model needs for these conventions: `embed_kept`, and its encoder's blocks and last norm."""
+
+    num_features: int
+    patch: int
+
+    def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
+        """The kept tokens of a normalised clip, embedded and with their positions."""
+        raise NotImplementedError
+
+    def encoder_blocks(self) -> Any:
+        """The encoder's blocks (`models.vit.Blocks`)."""
+        raise NotImplementedError
+
+    def encoder_norm(self) -> nn.Module:
+        """The norm behind the encoder's last block; Identity where the norm stands behind the pooling."""
+        raise NotImplementedError
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Name, channels and reduction of each block, as `timm.create_model(features_only=True)` reads them."""
+        prefix = next(name for name, module in self.named_modules() if module is self.encoder_blocks())
+        width, patch = self.num_features, self.patch
+        return [
+            {"module": f"{prefix}.{block}", "num_chs": width, "reduction": patch}
+            for block in range(len(self.encoder_blocks()))
+        ]
+
+    def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
+        """Tokens [B, K, D] behind the encoder's last block and norm, in the order in which they are kept."""
+        kept = self.embed_kept(clip_BCTHW)
+        encoded_BKD: Tensor = self.encoder_norm()(self.encoder_blocks()(kept.tokens_BKD, kept.valid_BK))
+        return encoded_BKD
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | dict[str, Any]:
+        """What chosen blocks gave, with timm's arguments and results.
+
+        Args:
+            x: normalised clip [B, C, T, H, W].
+            indices: the last so many blocks, or these (from the end where negative); None: all.
+            return_prefix_tokens: changes nothing: there are no class tokens.
+            norm: apply the encoder's last norm to intermediates.
+            stop_early: compute no block behind the last that is asked for.
+            output_fmt: "NCHW": maps [B, D, S, h, w]; "NLC": [B, N, D]. Tokens that were dropped are 0 in both.
+            intermediates_only: only the list.
+            output_dict: a dictionary with `image_intermediates`, `image_features` and `image_kept` [B, N], which says
+                what tokens were computed.
+
+        Returns:
+            (features [B, K, D] as of :meth:`forward_features`, intermediates), or what was asked for.
+
+        Raises:
+            ValueError: no such block or format.
+        """
+        if output_fmt not in FORMATS:
+            raise ValueError(f"output_fmt = {output_fmt!r}, expected NCHW or NLC. Cure: choose one of them.")
+        blocks = self.encoder_blocks()
+        take, last = _taken(len(blocks), indices)
+        kept = self.embed_kept(x)
+        tokens_BKD, found = kept.tokens_BKD, {}
+        stop = last + 1 if stop_early else len(blocks)
+        for number in range(stop):
+            tokens_BKD = blocks.run(number, tokens_BKD, kept.valid_BK)
+            if number in take:
+                found[number] = self.encoder_norm()(tokens_BKD) if norm else tokens_BKD
+        maps = [whole(found[number], kept, output_fmt) for number in sorted(found)]
+        if output_dict:
+            told: dict[str, Any] = {"image_intermediates": maps, "image_kept": kept_mask(kept)}
+            return told if intermediates_only else {**told, "image_features": self.encoder_norm()(tokens_BKD)}
+        return maps if intermediates_only else (self.encoder_norm()(tokens_BKD), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the blocks behind the last that is asked for; returns the indices of those asked for."""
+        blocks = self.encoder_blocks()
+        take, last = _taken(len(blocks), indices)
+        del blocks[last + 1 :]
+        del blocks.rates[last + 1 :]
+        if prune_norm:
+            self.prune_norm()
+        if prune_head:
+            self.prune_head()
+        return take
+
+    def prune_norm(self) -> None:
+        """Remove the encoder's last norm."""
+        raise NotImplementedError
+
+    def prune_head(self) -> None:
+        """Remove what stands behind the encoder."""
+        raise NotImplementedError
+
+
+def kept_mask(kept: KeptTokens) -> Tensor:
+    """Which tokens of the grid were computed: bool [B, N]."""
+    real_BK = torch.ones_like(kept.kept_BK) if kept.valid_BK is None else kept.valid_BK.long()
+    counts_BN = kept.kept_BK.new_zeros(len(kept.kept_BK), kept.grid.tokens)
+    mask_BN: Tensor = counts_BN.scatter_add(1, kept.kept_BK, real_BK) > 0
+    return mask_BN
+
+
+def whole(tokens_BKD: Tensor, kept: KeptTokens, output_fmt: str) -> Tensor:
+    """Kept tokens at their places, 0 elsewhere: [B, D, S, h, w], or [B, N, D]."""
+    if kept.valid_BK is not None:
+        tokens_BKD = tokens_BKD * kept.valid_BK[..., None]
+    index_BKD = kept.kept_BK[..., None].expand_as(tokens_BKD)
+    empty_BND = tokens_BKD.new_zeros(len(tokens_BKD), kept.grid.tokens, tokens_BKD.shape[2])
+    # Added, not set: what pads a row has a real token's place.
+    tokens_BND = empty_BND.scatter_add(1, index_BKD, tokens_BKD)
+    if output_fmt == "NLC":
+        return tokens_BND
+    maps_BDSHW: Tensor = tokens_BND.transpose(1, 2).unflatten(2, tuple(kept.grid)).contiguous()
+    return maps_BDSHW
+
+
+def _taken(blocks: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    try:
+        taken, last = feature_take_indices(blocks, list(indices) if isinstance(indices, Sequence) else indices)
+    except AssertionError as error:
+        cure = f"Cure: numbers from 0 to {blocks - 1}, or how many of the last."
+        raise ValueError(f"indices = {indices!r}: {error}. {cure}") from None
+    return list(taken), int(last)
