@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.distributed.groups import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def infer(
 
     model = model.to(device).eval()
     answers: dict[int, Answer] = {}
-    groups = _groups(read, count, max(1, batch // views), ranks, workers)
+    groups = read_groups(read, count, max(1, batch // views), ranks, workers)
     autocast: Any = (
         torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
         if precision != "fp32"
@@ -88,16 +90,16 @@ def infer(
     return answers
 
 
-def _groups(
-    read: Callable[[int], U8], count: int, size: int, ranks: Ranks | None, workers: int
-) -> Iterator[tuple[list[int], list[U8 | str]]]:
-    """This rank's groups of `size` videos with their views (or a reason), read up to two groups ahead."""
+def read_groups(
+    read: Callable[[int], T], count: int, size: int, ranks: Ranks | None, workers: int
+) -> Iterator[tuple[list[int], list[T | str]]]:
+    """This rank's groups of `size` videos with what was read of each (or a reason), up to two groups ahead."""
     groups = [list(range(start, min(count, start + size))) for start in range(0, count, size)]
     if ranks is not None:
         groups = groups[ranks.rank :: ranks.world]
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        waiting: deque[tuple[list[int], list[Future[U8 | str]]]] = deque()
+        waiting: deque[tuple[list[int], list[Future[T | str]]]] = deque()
         for numbers in groups:
             waiting.append((numbers, [pool.submit(_attempt, read, number) for number in numbers]))
             if len(waiting) > 2:
@@ -111,7 +113,7 @@ def _groups(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attempt(read: Callable[[int], U8], number: int) -> U8 | str:
+def _attempt(read: Callable[[int], T], number: int) -> T | str:
     try:
         return read(number)
     except DamagedError:

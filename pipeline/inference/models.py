@@ -150,15 +150,25 @@ def load(model: str) -> tuple[Path, ModelInfo, Any]:
     Raises:
         InputError: no such model, one without classes, or files that are broken or do not belong together.
     """
+    folder, info, network = load_any(model)
+    if not info.num_classes:
+        raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
+    return folder, info, network
+
+
+def load_any(model: str, **overrides: Any) -> tuple[Path, ModelInfo, Any]:
+    """As :func:`load`, a pre-training model too; `overrides` change arguments that decide no weights.
+
+    Raises:
+        InputError: no such model, or files that are broken or do not belong together.
+    """
     from models.weights import check_whole, load_model
 
     folder = resolve(model)
     info = describe(folder)
     try:
         check_whole(info.notes, folder)
-        if not info.num_classes:
-            raise InputError(f"{folder} holds a pre-training model, which has no classes. Cure: name a fine-tuned one.")
-        return folder, info, load_model(folder).eval()
+        return folder, info, load_model(folder, **overrides).eval()
     except (ValueError, RuntimeError, TypeError) as error:
         # timm refuses an unknown name or argument by these.
         raise InputError(f"{folder}: {error}") from None

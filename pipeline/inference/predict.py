@@ -6,8 +6,11 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
@@ -24,7 +27,72 @@ FORMATS = (".csv", ".json", ".parquet")
 FIXED_COLUMNS = ("video", "predicted", "reason")
 
 
-def command(
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of a video: its number, name and probability."""
+
+    video: str
+    predicted: int
+    class_name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A video without a prediction, and why."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The result of :func:`predict`.
+
+    Attributes:
+        predictions: of the videos that could be read, in order.
+        failed: the others.
+        videos_total: that were asked for.
+        model: the folder of the model.
+        seconds: that it took.
+        classes: names by class number.
+        probabilities: float32 [predictions, classes].
+    """
+
+    predictions: list[Prediction]
+    failed: list[Failed]
+    videos_total: int
+    model: str
+    seconds: float
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+
+    @property
+    def videos_ok(self) -> int:
+        return len(self.predictions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the command prints: predictions (video, predicted, class, probability), failed ones, counts."""
+        rows = [
+            {"video": one.video, "predicted": one.predicted, "class": one.class_name, "probability": one.probability}
+            for one in self.predictions
+        ]
+        return {
+            "predictions": rows,
+            "failed": [asdict(one) for one in self.failed],
+            "videos_ok": self.videos_ok,
+            "videos_total": self.videos_total,
+            "model": self.model,
+            "seconds": self.seconds,
+        }
+
+
+def command(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """As :func:`predict`, with the result as the command line prints it."""
+    return predict(*arguments, **options).as_dict()
+
+
+def predict(
     videos: Sequence[str],
     model: str,
     out: str | None = None,
@@ -34,7 +102,7 @@ def command(
     crops: int | None = None,
     frame_step: int | None = None,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> Predictions:
     """Classify videos.
 
     Args:
@@ -46,9 +114,8 @@ def command(
         segments, crops, frame_step: views; by default those that the model was tested with.
 
     Returns:
-        predictions (video, predicted, class, probability), failed (video, reason), videos_ok, videos_total, model,
-        seconds. A video that cannot be read within the limits of params.yaml's group `ingest` is among the failed ones
-        and costs no other its prediction.
+        The predictions. A video that cannot be read within the limits of params.yaml's group `ingest` is among the
+        failed ones and costs no other its prediction.
 
     Raises:
         InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
@@ -74,7 +141,7 @@ def _predict(
     crops: int | None,
     frame_step: int | None,
     device: str,
-) -> dict[str, Any]:
+) -> Predictions:
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.inference import infer
     from pipeline.inference.models import load
@@ -109,34 +176,25 @@ def _predict(
         probability = answers[number].probability
         if probability is not None:
             best = int(probability.argmax())
-            rows.append(
-                {
-                    "video": str(file),
-                    "predicted": best,
-                    "class": names[best],
-                    "probability": float(probability[best]),
-                }
-            )
+            rows.append(Prediction(str(file), best, names[best], float(probability[best])))
             if pictures is not None:
                 view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side)[0]
                 # The number keeps equal names of different folders apart, and those that differ only at their ends.
                 target = Path(pictures) / f"{number:05d}-{shortened(file.stem, 200)}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)
-    failed = [
-        {"video": str(file), "reason": answers[n].reason}
-        for n, file in enumerate(files)
-        if answers[n].probability is None
-    ]
+    failed = [Failed(str(file), answers[n].reason) for n, file in enumerate(files) if answers[n].probability is None]
     if out is not None:
         write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names)
-    return {
-        "predictions": rows,
-        "failed": failed,
-        "videos_ok": len(rows),
-        "videos_total": len(files),
-        "model": str(folder),
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+    known = [answer.probability for _, answer in sorted(answers.items()) if answer.probability is not None]
+    return Predictions(
+        predictions=rows,
+        failed=failed,
+        videos_total=len(files),
+        model=str(folder),
+        seconds=round(time.perf_counter() - began, 3),
+        classes=names,
+        probabilities=np.stack(known) if known else np.zeros((0, len(names)), np.float32),
+    )
 
 
 def _check_places(out: str | None, pictures: str | None) -> None:
@@ -144,12 +202,17 @@ def _check_places(out: str | None, pictures: str | None) -> None:
     if out is not None and Path(out).suffix not in FORMATS:
         raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
     if out is not None:
-        _make(Path(out).parent)
+        make_folder(Path(out).parent)
     if pictures is not None:
-        _make(Path(pictures))
+        make_folder(Path(pictures))
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder to write results to.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
