@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.commands import bench, chain, data, looking, planning
+from pipeline.commands import bench, chain, data, looking, own, planning
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, full_places, is_full
 from pipeline.system.redact import guard_output, redact
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (chain, planning, data, looking):
+for part in (chain, planning, data, own, looking):
     app.add_typer(part.app)
 app.add_typer(bench.app, name="bench")
 

@@ -48,11 +48,20 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify videos with a registered or local model."""
-    from pipeline.inference.predict import command
+    from pipeline import api
 
-    found = command(videos, model, out, pictures, batch, segments, crops, frame_step)
-    emit(found, as_json, "Predictions")
-    if not found["predictions"]:
+    found = api.predict(
+        videos,
+        model,
+        out=out,
+        pictures=pictures,
+        batch=batch,
+        segments=segments,
+        crops=crops,
+        frame_step=frame_step,
+    )
+    emit(found.as_dict(), as_json, "Predictions")
+    if not found.predictions:
         raise typer.Exit(1)
 
 

@@ -1,0 +1,87 @@
+"""Your own videos: what a folder holds, and what a model makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, commands, emit
+
+app = commands()
+
+
+@app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(help="Searched for videos, with its subfolders.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("outputs/audit/audit.html"),
+    gpu: Annotated[
+        str, typer.Option(help="Predict hours and memory for it: h100, h200, a100-80, a100-40, a6000, 4090, or cpu.")
+    ] = "h100",
+    gpus: Annotated[int, typer.Option(help="How many.")] = 1,
+    size: Annotated[str, typer.Option(help="Model to predict for: tiny, small, base, large or huge.")] = "base",
+    as_json: Json = False,
+) -> None:
+    """Say how redundant a folder's videos are, what EVEREST would drop of them, and what a training takes."""
+    from pipeline import api
+    from pipeline.system.terminal import echo
+
+    found = api.audit(folder, out=out, gpu=gpu, gpus=gpus, size=size)
+    if as_json:
+        return emit(found.as_dict(), as_json)
+    for sentence in found.sentences:
+        echo(sentence)
+    return echo(f"page: {found.page}")
+
+
+@app.command()
+def embed(
+    videos: Annotated[list[str], typer.Argument(help="Files, folders that are searched, or a benchmark's name.")],
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, a run's id, or a folder: a pre-trained model or a classifier.")
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(help="A .parquet or .npz file; by default in outputs/embed, named by the model's hash."),
+    ] = None,
+    pool: Annotated[str, typer.Option(help="A row holds: clip (pooled), slots (of time), or tokens.")] = "clip",
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips over time; as tested if left out.")] = None,
+    frame_step: Annotated[int | None, typer.Option(min=1, help="Frames between two of a clip; as trained.")] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of tokens that the encoder sees; its own.")] = None,
+    batch: Annotated[int, typer.Option(help="Clips that go through the model together.")] = 32,
+    near: Annotated[str | None, typer.Option(help="Draw the nearest neighbours of this video.")] = None,
+    top: Annotated[int, typer.Option(help="How many neighbours.")] = 8,
+    picture: Annotated[str, typer.Option(help="The picture of the neighbours.")] = "outputs/embed/neighbours.png",
+    as_json: Json = False,
+) -> None:
+    """Write features of videos, from a pre-trained model or a classifier; draw what is near a video."""
+    from dataclasses import asdict
+
+    from pipeline import api
+
+    found = api.embed(
+        videos,
+        model,
+        out=out,
+        pool=pool,  # type: ignore[arg-type]
+        clips=clips,
+        frame_step=frame_step,
+        keep=keep,
+        batch=batch,
+        near=near,
+        top=top,
+        picture=picture,
+    )
+    told = asdict(found)
+    if not as_json:
+        del told["about"]
+        near_rows = told.pop("neighbours")
+        emit(told, as_json, "Features")
+        if near_rows is not None:
+            emit(near_rows["nearest"], as_json, f"Nearest to {near_rows['video']}")
+            emit([{"file": near_rows["picture"]}], as_json, "Written")
+    else:
+        emit(told, as_json)
+    if not found.videos_ok:
+        raise typer.Exit(1)
