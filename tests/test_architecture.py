@@ -15,7 +15,7 @@ DOCS = Path(rooms.__file__).parent
 OWNERS = {
     "decord": ("pipeline/data/video",),
     "av": ("pipeline/data/video",),
-    "mlflow": ("pipeline/tracking/store.py",),
+    "mlflow": ("pipeline/tracking/store/",),
     "boto3": ("pipeline/data/sources/s3.py",),
     "torch.distributed": ("pipeline/distributed/groups.py",),
 }

@@ -195,7 +195,7 @@ def _run_with(tag: str, folder: Path, name: str = FILES[0]) -> RunFacts:
     runs = store.search(query=f"tags.`{tag}` = '{digest}'", limit=1)
     if runs:
         return run_facts(runs[0]["id"])
-    versions = store.versions_with("sha256", digest)
+    versions = store.models.with_tag("sha256", digest)
     run = versions[0]["run"] if versions else None
     return run_facts(run) if run else {}
 
@@ -232,5 +232,5 @@ def run_facts(run: str) -> RunFacts:
         "metrics": tracked["metrics"],
         "parent": None if parent is None else {"id": parent, "name": store.get_run(parent)["name"]},
         "flow_run": tags.get("prefect.flow_run_id"),
-        "models": [f"models:/{v['name']}/{v['version']}" for v in store.versions_of_run(run)],
+        "models": [f"models:/{v['name']}/{v['version']}" for v in store.models.of_run(run)],
     }

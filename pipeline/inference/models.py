@@ -51,7 +51,7 @@ def resolve(model: str) -> Path:
         from pipeline.tracking.store import Store
 
         store = Store.existing()
-        return _fetch(store, store.version(match["name"], match["alias"] or match["version"]))
+        return _fetch(store, store.models.version(match["name"], match["alias"] or match["version"]))
     folder = Path(model)
     if folder.is_file() and folder.name in FILES:
         folder = folder.parent
@@ -65,7 +65,7 @@ def resolve(model: str) -> Path:
         from pipeline.tracking.store import Store
 
         store = Store.existing()
-        versions = store.versions_of_run(model)
+        versions = store.models.of_run(model)
         if not versions:
             raise InputError(f"run {model} registered no model. Cure: name a run of the stage evaluate.")
         return _fetch(store, versions[-1])
@@ -80,7 +80,7 @@ def _fetch(store: Store, version: RegisteredVersion) -> Path:
     title = f"version {version['version']} of {version['name']}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        found = store.download_model(version, Path(folder) / "fetched")
+        found = store.models.download(version, Path(folder) / "fetched")
         _refuse_code(found, title)
         whole = Path(folder) / "whole"
         whole.mkdir()

@@ -61,7 +61,7 @@ def _makers(about: RunRecord, experiment: str, store: Store) -> list[str]:
     links = []
     for path in caches:
         stage = f"preprocess@{path.removeprefix('data/cache/')}"
-        runs = store.search_in(experiment, f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'")
+        runs = store.search(f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'", experiment, limit=1)
         links += [_link(stage, _page(experiment, run["id"])) for run in runs]
     return links
 

@@ -142,7 +142,7 @@ def _send_held(folder: RunFolder, remote: Remote, record: Artifact | Model, stor
             store.artifact(run, path, record["folder"])
         else:
             _check_held(path, record["tags"].get("sha256"))
-            store.register(run, key, path, record["name"], record["tags"], record.get("aliases", []))
+            store.models.register(run, key, path, record["name"], record["tags"], record.get("aliases", []))
 
     _unless_refused(remote, send)
 

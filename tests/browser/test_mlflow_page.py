@@ -75,8 +75,9 @@ def tracked(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
         project.run("everest", "demo")
         folder = str(project.root)
     store = Store(f"sqlite:///{folder}/mlflow.db")
+    experiment = store.experiment("everest-demo")
     summary = json.loads((Path(folder) / "outputs" / "compare" / "summary.json").read_text())
-    return Tracked(Path(folder), store.experiment("everest-demo"), store.search("everest-demo"), summary)
+    return Tracked(Path(folder), experiment, store.search(experiment=experiment), summary)
 
 
 @pytest.fixture(scope="module")

@@ -372,7 +372,7 @@ def test_registered_models_are_found_by_alias_version_and_run(
     store = Store()
     run = store.create_run("predicting", "key", "evaluate", 0, {})
     tags = {"score": "0.5", "sha256": sha256(model)}
-    assert store.register(run, "k1", model, "three-ways", tags, ["best", "candidate"]) == "1"
+    assert store.models.register(run, "k1", model, "three-ways", tags, ["best", "candidate"]) == "1"
     plain = command([str(videos)], str(model))["predictions"]
     for address in ("models:/three-ways@best", "models:/three-ways/1", run):
         found = command([str(videos)], address)
@@ -388,13 +388,13 @@ def test_registered_models_are_found_by_alias_version_and_run(
     other = nowhere / "other"
     shutil.copytree(model, other)
     (other / "python_model.pkl").write_bytes(pickle.dumps(Mischief()))
-    store.register(run, "k2", other, "three-ways", tags, [])
+    store.models.register(run, "k2", other, "three-ways", tags, [])
     with pytest.raises(InputError, match=r"version 2 of three-ways carries python_model\.pkl"):
         command([str(videos)], "models:/three-ways/2")
     assert not Path("executed").exists()
 
     (other / "python_model.pkl").unlink()
-    store.register(run, "k3", other, "three-ways", {**tags, "sha256": "0" * 64}, [])
+    store.models.register(run, "k3", other, "three-ways", {**tags, "sha256": "0" * 64}, [])
     with pytest.raises(EverestError, match=r"version 3 of three-ways are not those that were registered"):
         command([str(videos)], "models:/three-ways/3")
     assert sorted(path.name for path in Path(".work/models").iterdir()) == ["three-ways-1"]

@@ -180,7 +180,7 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     classifier(params, validate_split="test", select="last", frozen=True)
     evaluate.run(params, "small")
     store = Store.existing()
-    version = store.version("everest-choosing-small", "candidate")
+    version = store.models.version("everest-choosing-small", "candidate")
     assert version["aliases"] == ["candidate"]
     assert "score" not in version["tags"]
     assert "both test" in version["tags"]["not_best"]
@@ -189,7 +189,7 @@ def test_only_a_validation_score_of_another_split_moves_the_alias_best(
     classifier(params, validate_split="val", select="best")
     layout.results_file("finetune", "small").write_text(json.dumps({"val/top1": 0.4}))
     evaluate.run(params, "small")
-    version = store.version("everest-choosing-small", "best")
+    version = store.models.version("everest-choosing-small", "best")
     assert (version["version"], version["tags"]["score"]) == ("2", "0.4")
 
 

@@ -275,8 +275,8 @@ def test_a_real_server_killed_in_the_middle_and_back_later_has_everything_once(
         assert [(run["status"], run["metrics"]["eval/top1"]) for run in children] == [("FINISHED", 0.5)]
         assert store.history(children[0]["id"], "train/loss") == EXPECTED
         assert "pictures/tokens.png" in store.artifacts(children[0]["id"])
-        assert [v["version"] for v in store.versions("everest-motion")] == ["1"]
-        assert store.version("everest-motion", "best")["version"] == "1"
+        assert [v["version"] for v in store.models.versions("everest-motion")] == ["1"]
+        assert store.models.version("everest-motion", "best")["version"] == "1"
         parents = store.search(query="tags.`everest.kind` = 'experiment'")
         assert [run["status"] for run in parents] == ["FINISHED"]
     finally:

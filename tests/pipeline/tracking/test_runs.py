@@ -184,7 +184,7 @@ def test_saved_work_that_another_experiment_takes_up_gives_a_complete_run(
     assert (second["tags"]["git.commit"], second["tags"]["resumed.git.commit"]) == ("1" * 40, "2" * 40)
     assert "resumed.world_size" not in second["tags"]
     assert "# one" in store.download(second["id"], "code/params.yaml", project / "fetched").read_text()
-    assert [v["run"] for v in store.versions("m")] == [first["id"]], "what it has registered it need not again"
+    assert [v["run"] for v in store.models.versions("m")] == [first["id"]], "what it has registered it need not again"
 
 
 CHILD = """
@@ -255,7 +255,7 @@ def test_sending_again_after_a_crash_before_the_offset_was_noted_doubles_nothing
     drain(folder, store)
     assert folder.remote()["run_id"] == run
     assert store.history(run, "a") == [(s, float(s)) for s in range(50)]
-    assert [v["version"] for v in store.versions("demo-motion")] == ["1"]
+    assert [v["version"] for v in store.models.versions("demo-motion")] == ["1"]
 
 
 def test_the_alias_best_stays_with_the_highest_score(store: Store, project: Path) -> None:
@@ -268,10 +268,10 @@ def test_the_alias_best_stays_with_the_highest_score(store: Store, project: Path
             spool.model(model, "m", {} if score is None else {"score": score}, ("candidate", "best"))
         spool.model(project / "model3", "unscored", {}, ("candidate", "best"))
     drain(folder, store)
-    assert store.version("m", "best")["version"] == "2"
-    assert store.version("m", "candidate")["version"] == "4"
-    assert store.version("unscored", "candidate")["aliases"] == ["candidate"]
-    fetched = store.download_model(store.version("m", "best"), project / "fetched")
+    assert store.models.version("m", "best")["version"] == "2"
+    assert store.models.version("m", "candidate")["version"] == "4"
+    assert store.models.version("unscored", "candidate")["aliases"] == ["candidate"]
+    fetched = store.models.download(store.models.version("m", "best"), project / "fetched")
     assert (fetched / "model.safetensors").read_bytes() == bytes([1])
 
 
@@ -359,6 +359,6 @@ def test_a_model_is_registered_whatever_its_recipe_is_called(project: Path, stor
     (project / "model").mkdir()
     (project / "model" / "model.json").write_text("{}")
     name = registered_name(recipe, "motion")
-    version = store.register(run, "key", project / "model", name, {"score": "0.5"}, ["candidate", "best"])
-    assert store.version(name, "best")["version"] == version
+    version = store.models.register(run, "key", project / "model", name, {"score": "0.5"}, ["candidate", "best"])
+    assert store.models.version(name, "best")["version"] == version
     assert _ADDRESS.fullmatch(f"models:/{name}@best"), "a user can name it"

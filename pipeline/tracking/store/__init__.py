@@ -1,4 +1,4 @@
-"""The tracking server: the only module that imports mlflow.
+"""The tracking server: only this folder imports mlflow.
 
 Every call may take seconds (a database migration, a slow server), so nothing here runs in a stage's own
 thread. Failures come out as :class:`StoreError`, which says whether trying again can help.
@@ -11,17 +11,19 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import InputError
+from pipeline.tracking.store.models import Models
+from pipeline.tracking.store.records import RegisteredVersion, StoreError, TrackedRun, tracked_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+
+__all__ = ["RegisteredVersion", "Store", "StoreError", "TrackedRun"]
 
 # Our own uploader tries again, patiently; the client's default is to block for minutes on a dead server.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -44,41 +46,6 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 T = TypeVar("T")
 
 
-class TrackedRun(TypedDict):
-    """A run on the server: times in ms, `inputs` content hashes by the name of the data."""
-
-    id: str
-    name: str
-    status: str
-    experiment: str
-    start: int
-    end: int | None
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-    inputs: dict[str, str]
-
-
-class RegisteredVersion(TypedDict):
-    """A version of a registered model; `source` is where its files lie."""
-
-    name: str
-    version: str
-    run: str | None
-    source: str | None
-    tags: dict[str, str]
-    aliases: list[str]
-    model_id: str | None
-
-
-class StoreError(EverestError):
-    """A call to the tracking server failed; `permanent` where the same call can never succeed."""
-
-    def __init__(self, message: str, permanent: bool = False) -> None:
-        super().__init__(message)
-        self.permanent = permanent
-
-
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the project's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
@@ -97,7 +64,7 @@ class Store:
             from mlflow.tracking import MlflowClient
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
-            # A retry that fails comes out as our own error; one that helps is nobody's business.
+            # A retry that fails comes out as our own error; one that helps needs no words.
             logging.getLogger("urllib3").setLevel(logging.ERROR)
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
             file = sqlite_file(self.uri)
@@ -105,6 +72,7 @@ class Store:
                 self._call(lambda: _make_whole(file))
             self.client: MlflowClient = self._call(lambda: MlflowClient(self.uri, self.uri))
             self._call(lambda: self.client.search_experiments(max_results=1))
+        self.models = Models(self.uri, self.client, self._call)
         self._experiments: dict[str, str] = {}
 
     @classmethod
@@ -122,18 +90,16 @@ class Store:
             )
         return cls()
 
-    # -- runs -----------------------------------------------------------------------------------------------
-
     def experiment(self, name: str) -> str:
         """The id of the experiment, created where it is missing."""
         if name not in self._experiments:
             with _one_migration_at_a_time(self.uri):
-                found = self._call(lambda: self.client.get_experiment_by_name(name))
-                if found is None:
+                known = self._call(lambda: self.client.get_experiment_by_name(name))
+                if known is None:
                     where = _artifact_location(self.uri)
                     identity = self._call(lambda: self.client.create_experiment(name, where, KIND))
                 else:
-                    identity = found.experiment_id
+                    identity = known.experiment_id
             self._experiments[name] = identity
         return self._experiments[name]
 
@@ -146,11 +112,10 @@ class Store:
         """A run's id; the run that an interrupted earlier call made under the same `key` is found again."""
         identity = self.experiment(experiment)
         query = f"tags.`everest.key` = '{key}'"
-        found = self._call(lambda: self.client.search_runs([identity], query, max_results=1))
-        if found:
-            return str(found[0].info.run_id)
-        every = {**tags, "everest.key": key}
-        short = {k: str(v)[:MAX_TAG] for k, v in every.items()}
+        earlier = self._call(lambda: self.client.search_runs([identity], query, max_results=1))
+        if earlier:
+            return str(earlier[0].info.run_id)
+        short = {name: str(value)[:MAX_TAG] for name, value in {**tags, "everest.key": key}.items()}
         run = self._call(lambda: self.client.create_run(identity, start_time=started, tags=short, run_name=name))
         return str(run.info.run_id)
 
@@ -164,9 +129,8 @@ class Store:
         """Points (name, value, milliseconds, step). Sending one twice stores it once: all four are its key."""
         from mlflow.entities import Metric
 
-        for start in range(0, len(points), BATCH_METRICS):
-            batch = [Metric(*point) for point in points[start : start + BATCH_METRICS]]
-            self._call(lambda batch=batch: self.client.log_batch(run, metrics=batch))  # type: ignore[misc]
+        for batch in _batches([Metric(*point) for point in points], BATCH_METRICS):
+            self._call(functools.partial(self.client.log_batch, run, metrics=batch))
 
     def params(self, run: str, values: Mapping[str, str]) -> None:
         """Parameters that the run has not got yet: the server refuses to change one."""
@@ -174,17 +138,14 @@ class Store:
 
         known = self._call(lambda: self.client.get_run(run)).data.params
         new = [Param(name, value[:MAX_PARAM]) for name, value in values.items() if name not in known]
-        for start in range(0, len(new), BATCH_PARAMS):
-            batch = new[start : start + BATCH_PARAMS]
-            self._call(lambda batch=batch: self.client.log_batch(run, params=batch))  # type: ignore[misc]
+        for batch in _batches(new, BATCH_PARAMS):
+            self._call(functools.partial(self.client.log_batch, run, params=batch))
 
     def tags(self, run: str, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        tags = [RunTag(name, value[:MAX_TAG]) for name, value in values.items()]
-        for start in range(0, len(tags), BATCH_TAGS):
-            batch = tags[start : start + BATCH_TAGS]
-            self._call(lambda batch=batch: self.client.log_batch(run, tags=batch))  # type: ignore[misc]
+        for batch in _batches([RunTag(name, value[:MAX_TAG]) for name, value in values.items()], BATCH_TAGS):
+            self._call(functools.partial(self.client.log_batch, run, tags=batch))
 
     def artifact(self, run: str, path: Path, folder: str) -> None:
         """Store a file, or a folder's content, under `folder`; an equal name is replaced."""
@@ -209,7 +170,7 @@ class Store:
 
     def get_run(self, run: str) -> TrackedRun:
         """A run as plain values."""
-        return _tracked_run(self._call(lambda: self.client.get_run(run)))
+        return tracked_run(self._call(lambda: self.client.get_run(run)))
 
     def run(self, run: str) -> TrackedRun:
         """As :meth:`get_run`, of a run that a user names.
@@ -226,19 +187,12 @@ class Store:
                 f"{run!r} is no run of {self.uri}. Cure: copy the id from the page of the run (`make ui`)."
             ) from None
 
-    def search(self, experiment: str | None = None, query: str = "", limit: int = 1000) -> list[TrackedRun]:
-        """Runs of one experiment (or of all), newest first, that fit MLflow's filter `query`."""
+    def search(self, query: str = "", experiment: str | None = None, limit: int = 1000) -> list[TrackedRun]:
+        """Runs that fit MLflow's filter `query`, newest first; of all experiments or of the one with this id."""
+        ids = [experiment]
         if experiment is None:
             ids = [e.experiment_id for e in self._call(lambda: self.client.search_experiments())]
-        else:
-            ids = [self.experiment(experiment)]
-        return [_tracked_run(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
-
-    def search_in(self, experiment: str, query: str) -> list[TrackedRun]:
-        """The newest run of an experiment, given by its id, that fits `query`; none or one."""
-        return [
-            _tracked_run(run) for run in self._call(lambda: self.client.search_runs([experiment], query, max_results=1))
-        ]
+        return [tracked_run(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
 
     def history(self, run: str, name: str) -> list[tuple[int, float]]:
         """One metric's points (step, value), in order of the steps."""
@@ -247,127 +201,15 @@ class Store:
 
     def artifacts(self, run: str, folder: str = "") -> list[str]:
         """Paths of a run's artifacts, through all folders."""
-        found: list[str] = []
+        paths: list[str] = []
         for item in self._call(lambda: self.client.list_artifacts(run, folder or None)):
-            found += self.artifacts(run, item.path) if item.is_dir else [item.path]
-        return found
+            paths += self.artifacts(run, item.path) if item.is_dir else [item.path]
+        return paths
 
     def download(self, run: str, path: str, target: Path) -> Path:
         """Fetch one artifact (file or folder) of a run below `target`."""
         target.mkdir(parents=True, exist_ok=True)
         return Path(self._call(lambda: self.client.download_artifacts(run, path, str(target))))
-
-    # -- models ---------------------------------------------------------------------------------------------
-
-    def register(self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], aliases: list[str]) -> str:
-        """Store a model folder and make it the next version of `name`; its version number.
-
-        The version of an interrupted earlier call with the same `key` is found again. The alias `best` goes
-        to the version with the highest tag `score`, a validation score, and stays where none has one; other aliases
-        go to this one.
-        """
-        versions = self.versions(name)
-        mine = [v for v in versions if v["tags"].get("everest.key") == key]
-        version = mine[0]["version"] if mine else self._new_version(run, key, path, name, tags, create=not versions)
-        for alias in aliases:
-            if alias == "best":
-                score = {v["version"]: float(v["tags"]["score"]) for v in self.versions(name) if "score" in v["tags"]}
-                if not score:
-                    continue
-                # Of equal ones the earliest stays: an alias should not move without a reason.
-                top = max(score, key=lambda v: (score[v], -int(v)))
-                self._call(lambda top=top: self.client.set_registered_model_alias(name, "best", top))  # type: ignore[misc]
-            else:
-                self._call(lambda alias=alias: self.client.set_registered_model_alias(name, alias, version))  # type: ignore[misc]
-        return version
-
-    def _new_version(self, run: str, key: str, path: Path, name: str, tags: Mapping[str, str], create: bool) -> str:
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-        if create:
-            self._create_name(name)
-        experiment = self._call(lambda: self.client.get_run(run)).info.experiment_id
-        model = self._call(
-            lambda: self.client.create_logged_model(
-                experiment, name=name.replace(".", "~2e"), source_run_id=run, model_type="everest", tags=dict(tags)
-            )
-        )
-        for file in sorted(p for p in path.iterdir() if p.is_file()):
-            self._call(lambda file=file: self.client.log_model_artifact(model.model_id, str(file)))  # type: ignore[misc]
-        self._call(lambda: self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
-        self._call(lambda: self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)]))
-        made = self._call(
-            lambda: self.client.create_model_version(
-                name,
-                model.artifact_location,
-                run_id=run,
-                tags={**tags, "everest.key": key},
-                model_id=model.model_id,
-                await_creation_for=0,
-            )
-        )
-        return str(made.version)
-
-    def _create_name(self, name: str) -> None:
-        try:
-            self._call(lambda: self.client.create_registered_model(name))
-        except StoreError as error:
-            if "ALREADY_EXISTS" not in str(error):
-                raise
-
-    def versions(self, name: str) -> list[RegisteredVersion]:
-        """All versions of a registered model."""
-        found = self._call(lambda: self.client.search_model_versions(f"name = '{name}'"))
-        return [_registered(version) for version in found]
-
-    def versions_of_run(self, run: str) -> list[RegisteredVersion]:
-        """All model versions that a run registered, oldest first."""
-        found = self._call(lambda: self.client.search_model_versions(f"run_id = '{run}'"))
-        return sorted((_registered(version) for version in found), key=lambda v: int(v["version"]))
-
-    def versions_with(self, tag: str, value: str) -> list[RegisteredVersion]:
-        """Versions of any registered model that carry a tag."""
-        found = self._call(lambda: self.client.search_model_versions(f"tags.`{tag}` = '{value}'"))
-        return [_registered(version) for version in found]
-
-    def version(self, name: str, which: str) -> RegisteredVersion:
-        """One version by its number or alias.
-
-        Raises:
-            InputError: there is no such model or version.
-        """
-        try:
-            if which.isdigit():
-                return _registered(self._call(lambda: self.client.get_model_version(name, which)))
-            return _registered(self._call(lambda: self.client.get_model_version_by_alias(name, which)))
-        except StoreError as error:
-            if not error.permanent:
-                raise
-            raise InputError(
-                f"model {name!r} has no version or alias {which!r}; there are: {self._known(name)}. "
-                "Cure: name one of them."
-            ) from None
-
-    def _known(self, name: str) -> str:
-        """A model's versions and aliases, for a message."""
-        numbers = [v["version"] for v in self.versions(name)]
-        if not numbers:
-            return f"none, the models are {', '.join(self._model_names()) or 'none'}"
-        aliases = self._call(lambda: self.client.get_registered_model(name)).aliases
-        return ", ".join([*sorted(numbers, key=int), *(f"@{alias} ({v})" for alias, v in sorted(aliases.items()))])
-
-    def _model_names(self) -> list[str]:
-        return [model.name for model in self._call(lambda: self.client.search_registered_models(max_results=20))]
-
-    def download_model(self, version: RegisteredVersion, target: Path) -> Path:
-        """Fetch a version's files into `target`."""
-        from mlflow.artifacts import download_artifacts
-
-        target.mkdir(parents=True, exist_ok=True)
-        source = str(version["source"])
-        return Path(
-            self._call(lambda: download_artifacts(artifact_uri=source, dst_path=str(target), tracking_uri=self.uri))
-        )
 
     def _call(self, function: Callable[[], T]) -> T:
         from mlflow.exceptions import MlflowException
@@ -393,6 +235,10 @@ class Store:
             f"the tracking store {redact(self.uri)} does not answer ({reason}). "
             "Cure: start its server (`make ui` on this machine), or check MLFLOW_TRACKING_URI."
         )
+
+
+def _batches(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    yield from (entries[start : start + size] for start in range(0, len(entries), size))
 
 
 def _first_line(error: Exception) -> str:
@@ -450,30 +296,3 @@ def _one_migration_at_a_time(uri: str) -> Iterator[None]:
     with handle as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _tracked_run(run: Run) -> TrackedRun:
-    return {
-        "id": run.info.run_id,
-        "name": run.info.run_name,
-        "status": run.info.status,
-        "experiment": run.info.experiment_id,
-        "start": run.info.start_time,
-        "end": run.info.end_time,
-        "params": dict(run.data.params),
-        "metrics": dict(run.data.metrics),
-        "tags": dict(run.data.tags),
-        "inputs": {i.dataset.name: i.dataset.digest for i in (run.inputs.dataset_inputs if run.inputs else [])},
-    }
-
-
-def _registered(version: ModelVersion) -> RegisteredVersion:
-    return {
-        "name": version.name,
-        "version": str(version.version),
-        "run": version.run_id,
-        "source": version.source,
-        "tags": dict(version.tags),
-        "aliases": list(version.aliases or []),
-        "model_id": getattr(version, "model_id", None),
-    }
