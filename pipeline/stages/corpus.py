@@ -8,7 +8,7 @@ it instead of on whole caches.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TypedDict
 
 from pipeline import layout
 from pipeline.data.cache.read import Cache
@@ -22,7 +22,14 @@ from pipeline.system.sealed import write_table
 from pipeline.tracking import stage_run
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+class CorpusCounts(TypedDict):
+    """Videos that pre-training sees, and those whose content another one has."""
+
+    videos: int
+    duplicates_left_out: int
+
+
+def run(params: Params, benchmark: str | None) -> CorpusCounts:
     """Write data/corpus/<bench>.parquet (video_id, sha256, frames, label); returns its counts.
 
     Raises:
@@ -34,11 +41,13 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     work = layout.work_dir("corpus", benchmark, work_key("corpus", benchmark, params))
     with stage_run("corpus", benchmark, {"benchmark": benchmark, "data.frame_step": step}, work) as tracked:
         counts = _run(benchmark, step)
-        tracked.metrics({f"corpus/{name}": float(value) for name, value in counts.items()})
+        tracked.metrics(
+            {"corpus/videos": counts["videos"], "corpus/duplicates_left_out": counts["duplicates_left_out"]}
+        )
     return counts
 
 
-def _run(benchmark: str, frame_step: int) -> dict[str, Any]:
+def _run(benchmark: str, frame_step: int) -> CorpusCounts:
     import pyarrow as pa
 
     cache = Cache.open(layout.cache_dir(benchmark))

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline import layout
 from pipeline.data import manifest
@@ -36,11 +36,44 @@ log = logging.getLogger(__name__)
 NAMED = 15
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+class Counts(TypedDict):
+    """What a benchmark's videos are: `reasons` counts those not used, `splits` the videos of each split."""
+
+    videos_ok: int
+    videos_total: int
+    frames_decoded: int
+    bytes: int
+    classes: int
+    problems: int
+    reasons: dict[str, int]
+    splits: dict[str, dict[str, int]]
+    seconds: float
+
+
+class MissingFile(TypedDict):
+    """A file to fetch; its size is None where nobody says it."""
+
+    name: str
+    bytes: int | None
+    url: str
+
+
+class FetchPlan(TypedDict):
+    """What a download would fetch, and where to."""
+
+    folder: str
+    files_total: int
+    files_missing: int
+    bytes_missing: int
+    sizes_unknown: int
+    bytes_free: int
+    files: list[MissingFile]
+
+
+def run(params: Params, benchmark: str | None) -> Counts:
     """Fetch, check and list the videos of one benchmark.
 
-    Returns:
-        videos_ok, videos_total, seconds, reasons, splits. MLflow has them all, DVC's metrics the headline.
+    MLflow gets all of its counts, DVC's metrics the headline.
 
     Raises:
         InputError: parameters do not fit the data, or files must be placed by hand.
@@ -77,7 +110,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     return metrics
 
 
-def plan(params: Params, benchmark: str) -> dict[str, Any]:
+def plan(params: Params, benchmark: str) -> FetchPlan:
     """`everest download BENCH --dry-run`: which files would be fetched, with their sizes."""
     data = params.benchmark(benchmark).data
     raw = layout.raw_dir(data.raw or benchmark)
@@ -94,9 +127,7 @@ def plan(params: Params, benchmark: str) -> dict[str, Any]:
     }
 
 
-def _write(
-    benchmark: str, listing: Listing, rows: list[manifest.Row], quarantine: str, metrics: dict[str, Any]
-) -> None:
+def _write(benchmark: str, listing: Listing, rows: list[manifest.Row], quarantine: str, metrics: Counts) -> None:
     folder = layout.manifest_dir(benchmark)
     write_text(folder / "quarantine.csv", quarantine)
     manifest.save_classes(folder, listing.classes, listing.problems)
@@ -104,16 +135,24 @@ def _write(
     write_text(layout.metrics_file("download", benchmark), json.dumps(headline(_tracked(metrics)), indent=1) + "\n")
 
 
-def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
+def _tracked(metrics: Counts) -> dict[str, float]:
     """The stage's numbers under the names that runs are compared by; counts of a split or a reason below its name."""
-    named = {f"data/{name}": value for name, value in metrics.items() if not isinstance(value, dict)}
-    named |= {f"data/{split}/{name}": n for split, counts in metrics["splits"].items() for name, n in counts.items()}
+    named = {f"data/{split}/{name}": n for split, counts in metrics["splits"].items() for name, n in counts.items()}
     named |= {f"data/reasons/{reason}": count for reason, count in metrics["reasons"].items()}
-    named[names.WALL_SECONDS] = named.pop("data/seconds")
-    return {name: float(value) for name, value in named.items()}
+    values = {
+        names.DATA_VIDEOS_OK: metrics["videos_ok"],
+        names.DATA_VIDEOS_TOTAL: metrics["videos_total"],
+        "data/frames_decoded": metrics["frames_decoded"],
+        "data/bytes": metrics["bytes"],
+        "data/classes": metrics["classes"],
+        "data/problems": metrics["problems"],
+        **named,
+        names.WALL_SECONDS: metrics["seconds"],
+    }
+    return {name: float(value) for name, value in values.items()}
 
 
-def _metrics(rows: list[manifest.Row], listing: Listing, seconds: float) -> dict[str, Any]:
+def _metrics(rows: list[manifest.Row], listing: Listing, seconds: float) -> Counts:
     reasons = Counter(row["reason"] for row in rows if row["reason"])
     splits: dict[str, dict[str, int]] = {}
     for row in rows:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import layout
 from pipeline.errors import InputError
@@ -25,11 +25,13 @@ from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
+    from pipeline.evaluation.benchmark import Outcome, TestSet
+    from pipeline.evaluation.inference import Answer
 
 log = logging.getLogger(__name__)
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+def run(params: Params, benchmark: str | None) -> dict[str, float]:
     """Evaluate one benchmark; returns its metrics (`eval/*`, `efficiency/*`).
 
     Raises:
@@ -97,14 +99,14 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     return metrics
 
 
-def _choice(info: Mapping[str, Any], benchmark: str, split: str) -> dict[str, Any]:
+def _choice(info: Mapping[str, object], benchmark: str, split: str) -> dict[str, str | float]:
     """Tags that say what the alias `best` may be chosen by, or why it does not move, and what is optimistic."""
     from pipeline.evaluation.choice import chosen_by_reported_split, score_to_choose_by
 
     score, reason = score_to_choose_by(info, benchmark, split)
     if score is None:
         log.warning("%s: the alias `best` does not move: %s.", benchmark, reason)
-    tags: dict[str, Any] = {"not_best": reason} if score is None else {"score": score}
+    tags: dict[str, str | float] = {"not_best": reason} if score is None else {"score": score}
     optimistic = chosen_by_reported_split(info, split)
     if optimistic:
         log.warning("%s: the score is optimistic: the same %s videos chose %s.", benchmark, split, optimistic)
@@ -138,7 +140,7 @@ def _ranks(params: Params) -> int:
     return params.compute.ranks if torch.cuda.is_available() else 1
 
 
-def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int) -> Any:
+def _outcome(params: Params, benchmark: str, tests: TestSet, work: Path, ranks: int) -> Outcome:
     from pipeline.evaluation.benchmark import evaluate
     from pipeline.evaluation.worker import launched
     from pipeline.system.progress import Bar
@@ -149,7 +151,7 @@ def _outcome(params: Params, benchmark: str, tests: Any, work: Path, ranks: int)
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
 
-def _model_facts(info: ModelInfo) -> dict[str, Any]:
+def _model_facts(info: ModelInfo) -> dict[str, object]:
     kwargs = info.kwargs
     facts = {f"model.{name}": kwargs[name] for name in ("strategy", "keep_ratio", "head") if name in kwargs}
     return {"model.architecture": info.architecture} | facts
@@ -157,8 +159,8 @@ def _model_facts(info: ModelInfo) -> dict[str, Any]:
 
 def _write(
     params: Params,
-    answers: list[Any],
-    tests: Any,
+    answers: list[Answer],
+    tests: TestSet,
     benchmark: str,
     metrics: dict[str, float],
     work: Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pipeline import layout, model_folder
 from pipeline.data import manifest
@@ -13,7 +12,7 @@ from pipeline.system.files import sha256_of
 from pipeline.training import job
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+def run(params: Params, benchmark: str | None) -> dict[str, float]:
     """Fine-tune, or continue where a stopped run with the same parameters, data and weights left off.
 
     Raises:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline import layout
 from pipeline.data.cache.publish import (
@@ -36,7 +36,20 @@ from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+class CacheMetrics(TypedDict):
+    """A cache's content, and what was done to build it: shards taken over, frames decoded, time."""
+
+    videos: int
+    videos_failed: int
+    frames_gib: float
+    maps_mib: float
+    shards: int
+    units_reused: int
+    frames_decoded: int
+    wall_seconds: float
+
+
+def run(params: Params, benchmark: str | None) -> CacheMetrics:
     """Build the cache of one benchmark; returns the stage's metrics.
 
     Raises:
@@ -59,7 +72,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, Any]:
     return metrics
 
 
-def _run(params: Params, benchmark: str) -> dict[str, Any]:
+def _run(params: Params, benchmark: str) -> CacheMetrics:
     started = time.perf_counter()
     store = store_dir(benchmark)
     units = units_of(params, benchmark)
@@ -99,10 +112,16 @@ def _turn(lock: Path, benchmark: str) -> Iterator[None]:
         yield
 
 
-def _tracked(metrics: dict[str, Any]) -> dict[str, float]:
+def _tracked(metrics: CacheMetrics) -> dict[str, float]:
     """The stage's numbers under the names that runs are compared by."""
-    named = {f"preprocess/{name}": float(value) for name, value in metrics.items()}
-    named[names.WALL_SECONDS] = named.pop("preprocess/wall_seconds")
-    failed = named.pop("preprocess/videos_failed")
-    total = named.pop("preprocess/videos")
-    return named | {names.DATA_VIDEOS_OK: total - failed, names.DATA_VIDEOS_TOTAL: total}
+    values = {
+        "preprocess/frames_gib": metrics["frames_gib"],
+        "preprocess/maps_mib": metrics["maps_mib"],
+        "preprocess/shards": metrics["shards"],
+        "preprocess/units_reused": metrics["units_reused"],
+        "preprocess/frames_decoded": metrics["frames_decoded"],
+        names.WALL_SECONDS: metrics["wall_seconds"],
+        names.DATA_VIDEOS_OK: metrics["videos"] - metrics["videos_failed"],
+        names.DATA_VIDEOS_TOTAL: metrics["videos"],
+    }
+    return {name: float(value) for name, value in values.items()}

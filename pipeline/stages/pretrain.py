@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -11,7 +9,7 @@ from pipeline.system.files import sha256_of
 from pipeline.training import job
 
 
-def run(params: Params, benchmark: str | None) -> dict[str, Any]:
+def run(params: Params, benchmark: str | None) -> dict[str, float]:
     """Pre-train, or continue where a stopped run with the same parameters and data left off.
 
     Raises:

@@ -189,9 +189,8 @@ class Store:
 
     def search(self, query: str = "", experiment: str | None = None, limit: int = 1000) -> list[TrackedRun]:
         """Runs that fit MLflow's filter `query`, newest first; of all experiments or of the one with this id."""
-        ids = [experiment]
-        if experiment is None:
-            ids = [e.experiment_id for e in self._call(lambda: self.client.search_experiments())]
+        every = [] if experiment else self._call(lambda: self.client.search_experiments())
+        ids = [experiment] if experiment else [each.experiment_id for each in every]
         return [tracked_run(run) for run in self._call(lambda: self.client.search_runs(ids, query, max_results=limit))]
 
     def history(self, run: str, name: str) -> list[tuple[int, float]]:
