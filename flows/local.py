@@ -20,6 +20,7 @@ from flows.chain.stages import COMPARE, Stage, chain
 from flows.names import committed
 from pipeline.errors import EverestError
 from pipeline.params import load_params
+from pipeline.system.processes import on_stop
 from pipeline.system.progress import Line
 
 #: Beside the outcomes: what others than ourselves had to say.
@@ -47,7 +48,7 @@ def main() -> int:
     arguments = parser.parse_args()
     set_apart(arguments.outcomes.with_name(FOREIGN))
     # The usual effect of SIGTERM would skip the clean-up that ends the embedded server.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_stop(signal.default_int_handler)
     try:
         outcomes = local(arguments.compare)
     except EverestError as error:

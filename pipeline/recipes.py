@@ -7,12 +7,12 @@ They are those of EVEREST (arXiv 2211.10636) and VideoMAE (arXiv 2203.12602) as 
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten, load_params
+from pipeline.system.files import write_text
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PARAMS = Path("params.yaml")
@@ -173,9 +173,7 @@ def use_recipe(name: str, force: bool = False) -> str:
             "params.yaml differs from every recipe: it holds edits of yours, which would be lost. "
             f"Cure: keep a copy, then `everest recipe use {name} --force`."
         )
-    unfinished = PARAMS.with_name(f".{PARAMS.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(PARAMS)
+    write_text(PARAMS, text)
     return f"params.yaml now holds recipe {name}. `everest recipe diff` names its deviations."
 
 

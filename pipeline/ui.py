@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import die_with_parent, on_stop
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
@@ -48,7 +48,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         "Prefect": [sys.executable, "-m", "flows.server", "--host", HOST, "--port", str(prefect_port)],
     }
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_stop(signal.default_int_handler)
     servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
@@ -78,7 +78,7 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
     except KeyboardInterrupt:
         say("stopping")
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a server behind
+        on_stop(signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a server behind
         for server in servers.values():
             _end(server)
 

@@ -18,6 +18,28 @@ OWNERS = {
     "mlflow": ("pipeline/tracking/store/",),
     "boto3": ("pipeline/data/sources/s3.py",),
     "torch.distributed": ("pipeline/distributed/groups.py",),
+    "fcntl": ("pipeline/system/",),
+}
+#: Who alone may flush and rename files, take signals and talk to the kernel: `models/` may import nothing of pipeline.
+OWNERS_OF_CALLS = {
+    "fsync": ("pipeline/system/files.py", "models/weights.py"),
+    "rename": ("pipeline/system/files.py",),
+    "replace": ("pipeline/system/files.py", "pipeline/system/progress.py", "models/weights.py"),
+    "link": ("pipeline/system/files.py",),
+    "signal": ("pipeline/system/processes.py",),
+    "prctl": ("pipeline/system/processes.py",),
+}
+#: [lines] of a module, at most; longer ones with their reason.
+LONGEST = 320
+LONG = {
+    "pipeline/training/engine.py": "one class: the order of a step is read from top to bottom",
+    "pipeline/tracking/store.py": "the only module that knows MLflow",
+    "pipeline/inference/convert.py": "one table of names for each published family of weights",
+    "pipeline/bench/gpu/right.py": "a list of checks, each a few lines",
+    "pipeline/params/groups.py": "the fields of params.yaml, one after another",
+    "pipeline/data/cache/read.py": "being cut",
+    "pipeline/tracking/runs.py": "being cut",
+    "pipeline/bench/overhead.py": "being cut",
 }
 #: What a flow may know of pipeline/: enough to refuse bad input and to make a workspace, nothing that needs torch.
 OPEN_TO_FLOWS = {
@@ -84,6 +106,32 @@ def test_a_tool_has_one_owner(root: Path, package: str) -> None:
         if any(name.startswith(owner) for owner in OWNERS[package]):
             continue
         assert not [m for m in rooms.imports(path) if starts(m, package)], f"{name} imports {package}"
+
+
+def _system_calls(path: Path) -> set[str]:
+    """Names of OWNERS_OF_CALLS that a module calls; `text.replace(a, b)` and `dataclasses.replace` are others."""
+    calls = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            module = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            if name in ("rename", "replace"):  # of a path, or of `os`
+                ours = module == "os" or (len(node.args) == 1 and not node.keywords and module != "dataclasses")
+            else:
+                ours = module == {"fsync": "os", "link": "os", "signal": "signal"}.get(name, module)
+            calls |= {name} if ours else set()
+    return calls & OWNERS_OF_CALLS.keys()
+
+
+@pytest.mark.parametrize("call", OWNERS_OF_CALLS)
+def test_what_keeps_files_whole_and_processes_in_order_has_one_owner(root: Path, call: str) -> None:
+    callers = {str(path.relative_to(root)) for path in sources(root) if call in _system_calls(path)}
+    assert callers <= set(OWNERS_OF_CALLS[call])
+
+
+def test_modules_are_short_but_for_those_with_a_reason(root: Path) -> None:
+    lines = {str(path.relative_to(root)): len(path.read_text().splitlines()) for path in sources(root)}
+    assert {name for name, count in lines.items() if count > LONGEST} <= LONG.keys()
 
 
 def test_no_module_and_no_room_imports_in_a_circle_wherever_the_import_stands(root: Path) -> None:

@@ -7,14 +7,13 @@ the page shows who waits.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prefect.concurrency.sync import concurrency
 
 from pipeline.experiments.workspace import Workspace
+from pipeline.system.locks import locked
 
 LIMIT = "gpu"
 
@@ -22,12 +21,8 @@ LIMIT = "gpu"
 @contextmanager
 def training_turn(where: Workspace) -> Iterator[None]:
     """Wait until no other flow run of this machine's checkout trains."""
-    path = where.root / ".work" / "training.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = locked(where.root / ".work" / "training.lock", "training", wait=True)
     # Not strict: a server without the limit (the demo's embedded one) lets everybody in, and a lost lease does not
     # stop a training that the lock file guards anyway.
-    with concurrency(LIMIT, occupy=1, strict=False, raise_on_lease_renewal_failure=False), path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.write(str(os.getpid()))
-        handle.flush()
+    with concurrency(LIMIT, occupy=1, strict=False, raise_on_lease_renewal_failure=False), lock:
         yield

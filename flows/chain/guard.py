@@ -20,11 +20,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
-from pipeline.system.processes import die_with_parent
-
-_STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pipeline.system.processes import die_with_parent, stop_handled
 
 
 class Children:
@@ -75,16 +73,11 @@ class Children:
 
 @contextlib.contextmanager
 def guard() -> Iterator[Children]:
-    """Forward SIGINT and SIGTERM to the children, let them end, then let the signal have its usual effect."""
+    """Hand a stop signal on to the children, let them end, then let the signal have its usual effect."""
     children = Children()
-    if threading.current_thread() is not threading.main_thread():
-        yield children  # Python delivers signals to the main thread only
-        return
-    previous: dict[signal.Signals, Any] = {number: signal.signal(number, children.stop) for number in _STOPPING_SIGNALS}
     try:
-        yield children
+        with stop_handled(children.stop):
+            yield children
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         if children.stopping:
             os.kill(os.getpid(), children.stopping)

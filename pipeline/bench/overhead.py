@@ -135,7 +135,7 @@ class _Contestant:
     def __init__(self, batch: int, spool: Path | None) -> None:
         from pipeline.distributed.groups import start
         from pipeline.distributed.heartbeat import Pulse, create
-        from pipeline.distributed.stopping import StopRequest
+        from pipeline.system.processes import StopRequest
         from pipeline.tracking.spool import Spool
         from pipeline.training.engine import Engine
         from pipeline.training.journal import Journal, NoSink, Progress

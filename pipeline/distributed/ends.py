@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.distributed import status
 from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.system.files import write_json
 from pipeline.system.redact import redact
 
 #: `killed`: by a signal, without a word. `silent`: with an exit code of its own, without a word.
@@ -84,7 +84,7 @@ def _cause(error: BaseException) -> Cause:
 
 def record(work: Path, end: RankEnd) -> None:
     """Write the record of one rank's end."""
-    status.write(file(work, end.rank), asdict(end))
+    write_json(file(work, end.rank), asdict(end))
 
 
 def file(work: Path, rank: int) -> Path:

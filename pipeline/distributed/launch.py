@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,16 +23,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.distributed import ends, heartbeat, status
+from pipeline.distributed import ends, heartbeat
 from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.nodes import Node, this_node
-from pipeline.distributed.stopping import STOPPING
 from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.system.files import write_json
 from pipeline.system.locks import held
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import STOP, StopRequest, die_with_parent, stop_handled
 
 log = logging.getLogger(__name__)
 
+#: How the ranks ended, in the work folder.
+STATUS = "status.json"
 #: [s] what ranks get to reach their next step boundary and save, before torchrun kills them.
 GRACE_SECONDS = 60
 #: [s] after the last rank of this node has ended, until its torchrun stops waiting for those of other nodes.
@@ -92,10 +93,11 @@ def launch(
         InputError, EverestError: a rank said so, or ended without a word too often.
     """
     watch, node = watch or Watch(), this_node()
-    with _Signals() as signals:
+    signals = _Signals()
+    with stop_handled(signals.note):
         for attempt in range(watch.max_restarts + 1):
             end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals, node)
-            status.write(work / node.named(status.STATUS), end.as_dict() | {"attempt": attempt})
+            write_json(work / node.named(STATUS), end.as_dict() | {"attempt": attempt})
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
@@ -130,8 +132,8 @@ def _attempt(
     signals: _Signals,
     node: Node,
 ) -> RankEnd:
-    if signals.first is not None:
-        return RankEnd("interrupted", message=_before_start(signals.first))
+    if signals.signal is not None:
+        return RankEnd("interrupted", message=_before_start(signals.signal))
     # What the other nodes wrote is theirs to remove.
     for rank in range(node.rank * ranks, (node.rank + 1) * ranks):
         ends.file(work, rank).unlink(missing_ok=True)
@@ -162,7 +164,7 @@ def _attempt(
                     told.add(beat.rank)
                     # The others may wait for it a while before they end, and are then started again.
                     log.warning("ranks: rank %d (process %d) is gone at step %d.", beat.rank, beat.pid, beat.step)
-            if signals.first is not None and signals.obeyed(now, ranks):
+            if signals.signal is not None and signals.obeyed(now, ranks):
                 break
             if node.count > 1 and heartbeat.finished(now, ranks, EXIT_SECONDS):
                 # torchrun would wait minutes for a node that was told to stop and has left.
@@ -174,7 +176,7 @@ def _attempt(
                 break
     finally:
         _end_group(child, heartbeat.read(beats))
-    return stall or _outcome(work, 0 if left else child.returncode, signals.first, node, ranks)
+    return stall or _outcome(work, 0 if left else child.returncode, signals.signal, node, ranks)
 
 
 def _follow_parent(parent: int) -> Any:
@@ -189,7 +191,7 @@ def command(module: str, arguments: list[str], ranks: int, node: Node | None = N
     return [
         sys.executable, "-m", "pipeline.distributed.groups", *node.torchrun(), f"--nproc-per-node={ranks}",
         "--max-restarts=0", "--monitor-interval=0.1", f"--shutdown-timeout={GRACE_SECONDS}",
-        "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", module, *arguments,
+        f"--signals-to-handle={','.join(number.name for number in STOP)}", "-m", module, *arguments,
     ]  # fmt: skip
 
 
@@ -276,33 +278,22 @@ def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> N
                 os.kill(beat.pid, signal.SIGKILL)
 
 
-class _Signals:
-    """Notes the first stopping signal and brings it to the ranks themselves.
+class _Signals(StopRequest):
+    """Notes the first stop signal and brings it to the ranks themselves.
 
     Not by way of torchrun: while that still imports, it loses a signal, and a second one it takes as 'now'. A rank that
-    has given a sign of life listens, hears it as often as it is said, and ends by itself after saving.
+    has given a sign of life listens, and ends by itself after saving, however often the signal is repeated.
     """
 
     def __init__(self) -> None:
-        self.first: str | None = None
-        self._number = 0
+        super().__init__()
         self._since = 0.0
         self._said = 0.0
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.first is None:
-            self.first, self._number, self._since = signal.Signals(number).name, number, time.monotonic()
+    def note(self, number: int, _frame: FrameType | None = None) -> None:
+        if self.signal is None:
+            self._since = time.monotonic()
+        super().note(number)
 
     def obeyed(self, beats: list[heartbeat.Beat], ranks: int) -> bool:
         """Tell the ranks (again each second); whether to end them now: none has begun yet, or their time is up."""
@@ -314,5 +305,5 @@ class _Signals:
             for beat in beats:
                 if beat.phase != "finished":
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(beat.pid, self._number)
+                        os.kill(beat.pid, signal.Signals[str(self.signal)])
         return False

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from pipeline.distributed import ends
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.nodes import Node
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, is_full
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import StopRequest, die_with_parent, on_stop
 from pipeline.system.redact import guard_output
 
 if TYPE_CHECKING:
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
 def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: str = "auto") -> int:
     """Join the other ranks and run `body`; returns the exit code.
 
-    Stopping signals are noted from the first moment. SIGUSR2 writes all stacks of this process to
+    Stop signals are noted from the first moment. SIGUSR2 writes all stacks of this process to
     `stacks/rank-<n>.txt`, even while it spins in C code. The kernel kills this process when its launcher
     ends.
     """
-    stop = StopRequest().install()
+    stop = StopRequest()
+    on_stop(stop.note)
     die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM)
     rank = int(os.environ.get("RANK", "0"))
     pulse = Pulse(

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
-from pipeline.distributed import status
 from pipeline.distributed.rank import live
 from pipeline.errors import Interrupted
 from pipeline.params import check_params
+from pipeline.system.files import write_json
 
 if TYPE_CHECKING:
     from pipeline.distributed.groups import Ranks
     from pipeline.distributed.heartbeat import Pulse
-    from pipeline.distributed.stopping import StopRequest
     from pipeline.evaluation.benchmark import Outcome
     from pipeline.params import Params
+    from pipeline.system.processes import StopRequest
 
 RESULT = "outcome.json"
 JOB = "job.json"
@@ -36,7 +36,7 @@ def launched(params: Params, benchmark: str, work: Path, ranks: int) -> Outcome:
 
     compute = params.compute
     with locked(work) as lock:
-        status.write(work / JOB, {"params": params.model_dump(mode="json")})
+        write_json(work / JOB, {"params": params.model_dump(mode="json")})
         (work / RESULT).unlink(missing_ok=True)
         launch(
             "pipeline.evaluation.worker",
@@ -87,7 +87,7 @@ def main() -> int:
                 "peak_memory_gib": outcome.peak_memory_gib,
                 "energy_wh": outcome.energy_wh,
             }
-            (arguments.work / RESULT).write_text(json.dumps(about), encoding="utf-8")
+            write_json(arguments.work / RESULT, about)
 
     return live(arguments.work, body, params.compute.device)
 

@@ -7,7 +7,6 @@ What is compared stands in params.yaml, group `compare`. Each training runs in a
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, frozen
 from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
+from pipeline.system.files import atomic_folder
 from pipeline.system.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -102,13 +102,9 @@ def _run(params: Params, trials: list[Trial]) -> Summary:
         for number, trial in enumerate(trials, 1):
             run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
         summary = summarise(trials, {trial.name: cell(trial) for trial in trials})
-        building = work / "outputs"
-        shutil.rmtree(building, ignore_errors=True)
-        files = write_comparison(summary, building)
-        check_unchanged()
-        shutil.rmtree(RESULTS, ignore_errors=True)
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        building.rename(RESULTS)
+        with atomic_folder(RESULTS) as building:
+            files = write_comparison(summary, building)
+            check_unchanged()
         write_plots(summary, METRICS, PLOTS)
         for file in files:
             tracked.artifact(RESULTS / file.name, "report")

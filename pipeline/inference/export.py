@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EverestError, InputError
 from pipeline.system.disk import writing
-from pipeline.system.files import write_text
+from pipeline.system.files import publish_file, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def command(
                 "Cure: export with the locked versions of torch and onnx (`make install`)."
             )
         for name, file in made.items():
-            file.replace(target / f"model.{name}")
+            publish_file(file, target / f"model.{name}")
     written = [target / f"model.{name}" for name in formats]
     if target.resolve() != source.resolve():
         write_text(target / INFO, record)

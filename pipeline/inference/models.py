@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
 from pipeline.model_folder import FILES, describe, sha256
-from pipeline.system.files import link, sha256_of
+from pipeline.system.files import atomic_folder, link, sha256_of
+from pipeline.system.locks import locked
 
 if TYPE_CHECKING:
     from models.info import ModelInfo
@@ -75,30 +76,34 @@ def resolve(model: str) -> Path:
 def _fetch(store: Store, version: RegisteredVersion) -> Path:
     target = layout.WORK / "models" / f"{version['name']}-{version['version']}"
     expected = version["tags"].get("sha256")
-    if expected and _holds(target, expected):
-        return target
-    title = f"version {version['version']} of {version['name']}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+    if not _holds(target, expected):
+        title = f"version {version['version']} of {version['name']}"
+        with locked(layout.WORK / "models.lock", title, wait=True):
+            target.parent.mkdir(exist_ok=True)
+            if not _holds(target, expected):
+                _fetch_anew(store, version, target, expected, title)
+    return target
+
+
+def _fetch_anew(store: Store, version: RegisteredVersion, target: Path, expected: str | None, title: str) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder,
+        atomic_folder(target) as building,
+    ):
         found = store.models.download(version, Path(folder) / "fetched")
         _refuse_code(found, title)
-        whole = Path(folder) / "whole"
-        whole.mkdir()
         for name in FILES:
             source = next(iter(sorted(found.rglob(name))), None)
             if source is None:
                 raise EverestError(f"{title} lacks {name} in {version['source']}. Cure: name a model of this project.")
-            shutil.move(source, whole / name)
-        _check_fetched(whole, expected, title)
-        shutil.rmtree(target, ignore_errors=True)
-        whole.rename(target)
-    return target
+            shutil.move(source, building / name)
+        _check_fetched(building, expected, title)
 
 
-def _holds(target: Path, expected: str) -> bool:
-    """Whether a model that was fetched before is there, undamaged."""
+def _holds(target: Path, expected: str | None) -> bool:
+    """Whether a model that was fetched before is there, and is the one that the registry recorded."""
     try:
-        return sha256(target) == expected
+        return expected is not None and sha256(target) == expected
     except InputError:
         return False
 

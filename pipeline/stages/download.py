@@ -25,7 +25,8 @@ from pipeline.params import Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
 from pipeline.system.disk import DiskFullError
-from pipeline.system.files import free_bytes, locked, write_text
+from pipeline.system.files import free_bytes, write_text
+from pipeline.system.locks import locked
 from pipeline.system.text import printable
 from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +70,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         metrics[names.WALL_SECONDS] = time.perf_counter() - began
         if outcome.energy_wh is not None:
             metrics[names.ENERGY_WH] = outcome.energy_wh
-        folder = _write(params, outcome.answers, tests, benchmark, metrics, work, list(info.classes or ()))
+        folder = _write(params, outcome.answers, tests, benchmark, metrics, list(info.classes or ()))
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary(names.of_experiment("evaluate", benchmark, metrics))
@@ -163,27 +162,21 @@ def _write(
     tests: TestSet,
     benchmark: str,
     metrics: dict[str, float],
-    work: Path,
     classes: list[str],
 ) -> Path:
-    """Write all outputs beside their final places, then move them there."""
+    """Write all outputs beside their final places, then move them there; returns their folder."""
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import draw_examples
-    from pipeline.system.files import atomic_path, write_text
+    from pipeline.system.files import atomic_folder, atomic_path, write_text
     from pipeline.tracking.headline import headline
 
-    building = work / "outputs"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    files.write_predictions(building / "predictions.parquet", tests, answers)
-    files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
-    draw_examples(params, benchmark, tests, answers, building / "pictures")
-    write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    check_unchanged()
     final = layout.output_dir("evaluate", benchmark)
-    shutil.rmtree(final, ignore_errors=True)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    building.rename(final)
+    with atomic_folder(final) as building:
+        files.write_predictions(building / "predictions.parquet", tests, answers)
+        files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
+        draw_examples(params, benchmark, tests, answers, building / "pictures")
+        write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        check_unchanged()
     write_text(layout.metrics_file("evaluate", benchmark), json.dumps(headline(metrics), indent=1) + "\n")
     plot = layout.metrics_file("evaluate", benchmark).with_suffix(".csv")
     with atomic_path(plot) as path, path.open("w", newline="", encoding="utf-8") as file:

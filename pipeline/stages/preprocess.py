@@ -29,7 +29,8 @@ from pipeline.errors import BusyError, InputError
 from pipeline.params import Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
-from pipeline.system.files import locked, write_text
+from pipeline.system.files import write_text
+from pipeline.system.locks import locked
 from pipeline.system.progress import counter
 from pipeline.system.terminal import say
 from pipeline.tracking import names, stage_run

@@ -6,13 +6,13 @@ Reads the metrics and histories in outputs/pretrain, outputs/finetune and output
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from pipeline import layout
 from pipeline.params import Params
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
+from pipeline.system.files import atomic_folder
 
 if TYPE_CHECKING:
     from pipeline.report.collect import Summary
@@ -31,14 +31,10 @@ def run(params: Params, benchmark: str | None = None) -> Summary:
     summary = collect(params)
     work = layout.work_dir("report", None, work_key("report", None, params))
     with stage_run("report", None, {"recipe": params.recipe}, work) as tracked:
-        building = work / "outputs"
-        shutil.rmtree(building, ignore_errors=True)
-        files = write_report(summary, building)
-        check_unchanged()
         final = layout.output_dir("report")
-        shutil.rmtree(final, ignore_errors=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        building.rename(final)
+        with atomic_folder(final) as building:
+            files = write_report(summary, building)
+            check_unchanged()
         for file in files:
             tracked.parent_artifact(final / file.name, "report")
         tracked.artifact(final / "report.html", "report")

@@ -1,29 +1,64 @@
-"""Files that appear whole or not at all, content hashes, and locks between processes."""
+"""Files and folders that appear whole or not at all, and stay: the only module that renames and flushes.
+
+What is written lies beside its final name until it is complete; then its bytes are flushed to the disk, one rename puts
+it in its place, and the folder that holds the name is flushed too. A crash at any moment leaves the old or the new one.
+
+    a file      atomic_path, write_text, write_json; publish_file for one that was written elsewhere on the same disk
+    a folder    atomic_folder; publish_folder for one that is finished already
+    a journal   flush after what was appended
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import xxhash
 
-from pipeline.errors import BusyError, EverestError
+from pipeline.errors import EverestError
 from pipeline.system.disk import writing
 from pipeline.system.text import shortened
 
 #: Flag of Linux's sync_file_range(2), from <fcntl.h>.
 _SYNC_FILE_RANGE_WRITE = 2
 
-#: (process, path) -> the lock among its threads.
-_WITHIN: dict[tuple[int, str], threading.Lock] = {}
+
+class _Open(Protocol):
+    """An open file."""
+
+    def flush(self) -> object: ...
+    def fileno(self) -> int: ...
+
+
+def flush(file: _Open) -> None:
+    """Bring what was written to an open file to the disk itself."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, so that renames in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_file(finished: Path, path: Path) -> None:
+    """Give a finished file its name, in the place of an older one; contents and name are on the disk then."""
+    with finished.open("rb") as file:
+        os.fsync(file.fileno())
+    finished.replace(path)
+    flush_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -31,7 +66,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renamed to it when the block ends well, removed otherwise.
 
     The temporary name is hidden and keeps the suffix, so that writers that choose a format by suffix work.
-    Contents and folder are flushed to disk before this returns.
 
     Raises:
         DiskFullError: naming `path`.
@@ -41,10 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            fsync_folder(path.parent)
+            publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,13 +86,82 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames within a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_json(path: Path, record: Mapping[str, object]) -> None:
+    """Write a record as JSON, atomically."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record that :func:`write_json` wrote; {} where there is none, or no JSON object."""
     try:
-        os.fsync(descriptor)
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, flushed: bool = True) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which takes its place when the block ends well and is removed otherwise.
+
+    One process at a time: what a killed one left here (:func:`leftovers`) is removed first.
+
+    Args:
+        flushed: as for :func:`publish_folder`.
+    """
+    building, _ = leftovers(path)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        publish_folder(building, path, flushed)
     finally:
-        os.close(descriptor)
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def publish_folder(finished: Path, path: Path, flushed: bool = True) -> None:
+    """Put a finished folder in its place; the one that was there stays until then.
+
+    Args:
+        flushed: bring each file to the disk first. False for thousands of files that can be made again.
+    """
+    for parent, _, names in os.walk(finished) if flushed else ():
+        for name in names:
+            with Path(parent, name).open("rb") as file:
+                os.fsync(file.fileno())
+        flush_folder(Path(parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, old = leftovers(path)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    finished.rename(path)
+    flush_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder in such a way that its name never stands for half of it."""
+    _, old = leftovers(path)
+    shutil.rmtree(old, ignore_errors=True)
+    path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def leftovers(path: Path) -> tuple[Path, Path]:
+    """Where a folder is put together, and where the one before it goes: a killed process may leave both.
+
+    They lie beside it, since a folder can only be renamed within its file system.
+    """
+    name = shortened(path.name, 240)
+    return path.with_name(f".{name}.tmp"), path.with_name(f".{name}.old")
+
+
+def symlink(link: Path, target: Path) -> None:
+    """Make a symbolic link lead to `target`, from one moment to the next where it led elsewhere."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
 
 
 def sha256_of(path: Path) -> str:
@@ -74,33 +174,6 @@ def checksum_of(path: Path) -> str:
     """XXH3-128 of a file's bytes, in hexadecimal: finds damage as surely as SHA-256, but not a forger's."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Holds an exclusive lock on the file `path` (made if absent) against other processes and threads.
-
-    The system drops it if this process dies.
-
-    Raises:
-        BusyError: another one holds it and `wait` is False.
-    """
-    busy = BusyError(f"{what} is in use by another process (lock file {path}). Cure: wait until it ends.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Record locks, not flock: children that were forked meanwhile must not hold it after our death. They do
-    # not tell threads of one process apart, which the lock beside them does.
-    within = _WITHIN.setdefault((os.getpid(), os.fspath(path.absolute())), threading.Lock())
-    if not within.acquire(blocking=wait):
-        raise busy
-    try:
-        with path.open("a") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except (BlockingIOError, PermissionError):
-                raise busy from None
-            yield
-    finally:
-        within.release()
 
 
 def link(source: Path | str, target: Path | str) -> None:

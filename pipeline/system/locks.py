@@ -1,19 +1,70 @@
-"""One holder at a time, by the kernel: a lock goes with the process, however that ends.
+"""One holder at a time, by the kernel: a lock goes with its process, however that ends.
 
-Children that inherit the descriptor hold it too, so that ranks which outlive their launcher keep a second start out.
-(Where a forked child must *not* keep it, see pipeline.system.files.)
+locked    for a moment, or for one process's work: threads exclude each other too, forked children do not hold it
+held      for a training: children that inherit its descriptor hold it too, so that ranks which outlive their
+          launcher keep a second start out; never waits, and says who holds it
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.system.processes import describe
+
+#: (process, path) -> the lock among its threads.
+_WITHIN: dict[tuple[int, str], threading.Lock] = {}
+#: [s] before a wait is begun again that the kernel broke off.
+_PAUSE_SECONDS = 0.01
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made if absent) against other processes and threads.
+
+    Args:
+        what: the beginning of the message where another holds it.
+        wait: until the others are done, instead of an error.
+
+    Raises:
+        BusyError: another one holds it and `wait` is False.
+    """
+    busy = BusyError(f"{what} is in use by another process (lock file {path}). Cure: wait until it ends.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Record locks, not flock: children that were forked meanwhile must not hold it after our death. They do
+    # not tell threads of one process apart, which the lock beside them does.
+    within = _WITHIN.setdefault((os.getpid(), os.fspath(path.absolute())), threading.Lock())
+    if not within.acquire(blocking=wait):
+        raise busy
+    try:
+        with path.open("a") as file:
+            if not _lock_record(file.fileno(), wait):
+                raise busy
+            yield
+    finally:
+        within.release()
+
+
+def _lock_record(descriptor: int, wait: bool) -> bool:
+    """Whether the lock is ours now."""
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return True
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            # The kernel sees processes, not threads: what it takes for a deadlock another thread may resolve.
+            if error.errno != errno.EDEADLK:
+                raise
+            time.sleep(_PAUSE_SECONDS)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,24 @@
-"""Processes: a child that saves when this one is told to stop, none that outlives its parent, and who holds what."""
+"""Stop signals, children that save when this process is told to stop, and none that outlives its parent.
+
+`STOP` is the one set of signals that ask a process to stop: Ctrl-C, `kill` and a preemption, a closed terminal, SLURM's
+word before its time is up. What each process does on one, and what the kernel sends it when its parent dies:
+
+    process                      on a stop signal                                            parent dies
+    everest run, demo, repeat    run_child: SIGINT to its child, waits for it to save        -
+    flow                         flows/chain/guard: SIGINT to each dvc's group, no further   SIGTERM
+                                 stage begins; then ends of the signal itself
+    dvc                          ignores SIGINT and waits for its stage                      SIGTERM
+    stage, compare               without ranks KeyboardInterrupt on SIGINT, others end it;   SIGINT
+                                 with ranks StopRequest: distributed/launch tells the ranks
+    torchrun                     hands it on to its ranks, which have it from the stage      SIGTERM
+    rank                         StopRequest: all save after the same step and end           SIGKILL of torchrun,
+                                                                                             SIGTERM of the stage
+    everest ui, its servers      as Ctrl-C: ends both servers                                SIGTERM
+    decoders, workers of pools,  none of their own: whoever started them ends them           SIGKILL
+    unpackers, bench parts
+
+SIGUSR2 stops nothing: a rank writes its stacks.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +27,56 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 #: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 #: The descriptor itself: `sys.stderr` may have been replaced.
 STDERR = 2
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 #: What a child that was told to stop ends with.
-STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
+STOPPED = (130, *(-number for number in STOP))
+
+
+#: What `signal.signal` takes: a function of the signal's number, or the kernel's or Python's own way.
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers | int | None
+
+
+class StopRequest:
+    """Remembers the first stop signal; listen before anything slow: a signal during imports counts too."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def note(self, number: int, _frame: FrameType | None = None) -> None:
+        self.signal = self.signal or signal.Signals(number).name
+
+
+def on_stop(handler: Handler) -> dict[signal.Signals, Handler]:
+    """Let `handler` have the stop signals from now on; returns those that had them.
+
+    What `nohup` set aside stays so: a closed terminal does not stop such a process.
+    """
+    numbers = [n for n in STOP if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+@contextlib.contextmanager
+def stop_handled(handler: Handler) -> Iterator[None]:
+    """Let `handler` have the stop signals within the block. Python gives them to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = on_stop(handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:
@@ -52,16 +111,12 @@ def run_child(
         process_group=0,
         preexec_fn=lambda: die_with_parent(at_our_death),
     )
-    previous = {number: signal.signal(number, lambda *_: child.send_signal(signal.SIGINT)) for number in STOPPING}
-    try:
+    with stop_handled(lambda *_: child.send_signal(signal.SIGINT)):
         code = child.wait()
         if code < 0:  # a killed one leaves behind what it started, such as Prefect's embedded server
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
         return code
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def describe(pid: int) -> str:

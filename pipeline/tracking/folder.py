@@ -10,21 +10,21 @@ A run whose owner died without a word (kill -9, power cut) is found by its proce
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import TypedDict, Unpack, cast
 
 from pipeline import layout
-from pipeline.system.files import link
+from pipeline.errors import BusyError
+from pipeline.system.files import link, read_json, write_json
+from pipeline.system.locks import locked
 from pipeline.system.text import storable
 from pipeline.tracking.spool import Spool, read_records
 
@@ -102,6 +102,7 @@ class RunFolder:
         return cast(RunRecord, read_json(self.path / "run.json"))
 
     def write(self, about: RunRecord) -> None:
+        self.path.stat()  # a run that somebody removed is not begun again with half a record
         write_json(self.path / "run.json", about)
 
     def update(self, **values: Unpack[RunRecord]) -> None:
@@ -140,18 +141,14 @@ class RunFolder:
     @contextmanager
     def upload_lock(self) -> Iterator[bool]:
         """True while this process alone sends this run; False where another one does, or has sent and removed it."""
-        try:
-            opened = (self.path / "upload.lock").open("w")
-        except FileNotFoundError:
-            yield False
-            return
-        with opened as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+                if self.path.is_dir():
+                    stack.enter_context(locked(self.path / "upload.lock", f"run {self.id}"))
+                mine = (self.path / "run.json").is_file()
+            except BusyError:
+                mine = False
+            yield mine
 
 
 def runs_dir() -> Path:
@@ -170,9 +167,7 @@ def all_runs() -> list[RunFolder]:
 @contextmanager
 def runs_lock() -> Iterator[None]:
     """Only one process at a time opens, closes or sweeps runs. Held for milliseconds."""
-    runs_dir().mkdir(parents=True, exist_ok=True)
-    with (runs_dir() / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(runs_dir() / ".lock", "the folder of runs", wait=True):
         yield
 
 
@@ -210,21 +205,3 @@ def _boot_id() -> str:
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Replace the file whole: a reader sees the old or the new text, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.errors import Interrupted
+from pipeline.system.files import read_json, write_json
 from pipeline.system.redact import redact, redact_value
 from pipeline.tracking import context
 from pipeline.tracking.folder import (
@@ -26,10 +27,8 @@ from pipeline.tracking.folder import (
     is_alive,
     now_ms,
     process_identity,
-    read_json,
     runs_dir,
     runs_lock,
-    write_json,
 )
 from pipeline.tracking.parents import (
     experiment_name,

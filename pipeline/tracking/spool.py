@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
-from pipeline.system.files import link
+from pipeline.system.files import flush, link
 from pipeline.system.redact import redact, redact_value
 from pipeline.system.text import storable
 
@@ -77,11 +77,11 @@ class Spool:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._file = self.path.open("a+b", buffering=0)
         self._synced = time.monotonic()
-        end = os.lseek(self._file, 0, os.SEEK_END)
-        if end and os.pread(self._file, 1, end - 1) != b"\n":
-            os.write(self._file, b"\n")
+        end = self._file.seek(0, os.SEEK_END)
+        if end and os.pread(self._file.fileno(), 1, end - 1) != b"\n":
+            self._file.write(b"\n")
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Record numbers under their names. NaN and infinities are left out: the store would falsify them."""
@@ -135,14 +135,13 @@ class Spool:
 
     def sync(self) -> None:
         """Flush to the disk."""
-        os.fsync(self._file)
+        flush(self._file)
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        if self._file >= 0:
+        if not self._file.closed:
             self.sync()
-            os.close(self._file)
-            self._file = -1
+            self._file.close()
 
     def __enter__(self) -> Spool:
         return self
@@ -151,7 +150,7 @@ class Spool:
         self.close()
 
     def _append(self, record: Record) -> None:
-        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 

@@ -1,10 +1,8 @@
 """Checkpoints that are whole or absent: safetensors and JSON, SHA-256 in a manifest written last.
 
-A checkpoint is a folder `step-000000050`. It is built as `.step-000000050.tmp`, its manifest is written last,
-and one rename makes it appear; a crash at any moment leaves the earlier ones untouched. Pruned ones are
-renamed away before they are deleted, so that a half-deleted folder never bears a valid name. Whatever is read
-is compared with
-the manifest first: a checkpoint with a wrong hash is reported and the one before it is used.
+A checkpoint is a folder `step-000000050`. It appears and goes as a whole (pipeline.system.files), so that a crash at
+any moment leaves the earlier ones untouched. Whatever is read is compared with the manifest first: a checkpoint with a
+wrong hash is reported and the one before it is used.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import threading
@@ -26,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.errors import EverestError
-from pipeline.system.files import fsync_folder
+from pipeline.system.files import atomic_folder, remove_folder
 from pipeline.training.snapshot import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -110,10 +107,7 @@ class Checkpoints:
     def write(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> Path:
         """Write a checkpoint now; see :meth:`save`."""
         final = self.root / f"step-{step:09d}"
-        building = self.root / f".{final.name}.tmp"
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            building.mkdir()
+        with atomic_folder(final) as building:
             files = {}
             for stem, group in tensors.items():
                 path = building / f"{stem}.safetensors"
@@ -121,14 +115,6 @@ class Checkpoints:
             files["state.json"] = _write_json(building / "state.json", state)
             manifest = {"format": FORMAT, "step": step, "score": score, "files": files}
             _write_json(building / "manifest.json", manifest)
-            fsync_folder(building)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-        if final.exists():
-            self._discard(final)
-        building.rename(final)
-        fsync_folder(self.root)
         self._prune()
         return final
 
@@ -140,14 +126,9 @@ class Checkpoints:
             stay.add(best)
         for step in steps:
             if step not in stay:
-                self._discard(self.root / f"step-{step:09d}")
+                remove_folder(self.root / f"step-{step:09d}")
         for left in [*self.root.glob(".*.tmp"), *self.root.glob(".*.old")]:
             shutil.rmtree(left, ignore_errors=True)
-
-    def _discard(self, folder: Path) -> None:
-        away = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -229,12 +210,9 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Write with fsync; a manifest (it has `files`) carries the hash of itself."""
+    """Write a record; a manifest (it has `files`) carries the hash of itself."""
     if "files" in value:
         value = {**value, "sha256": hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}
     content = json.dumps(value, indent=1).encode()
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

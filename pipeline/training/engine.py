@@ -21,8 +21,8 @@ from torch import nn
 
 from pipeline.distributed.groups import Ranks, parallel, reduce_gradients, whole
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
+from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
 from pipeline.training import snapshot
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint

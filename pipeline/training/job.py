@@ -9,19 +9,18 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline import layout, model_folder
-from pipeline.distributed import status
 from pipeline.distributed.launch import Watch, launch, locked
 from pipeline.distributed.nodes import this_node
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, on_change
+from pipeline.system.files import publish_folder, write_json
 from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
 
@@ -66,7 +65,7 @@ def train(
             "params": params.model_dump(mode="json"),
             "spool": str(run.path),
         }
-        status.write(work / "job.json", job)
+        write_json(work / "job.json", job)
         if not (work / "final" / "metrics.json").exists():
             _ranks(work, compute, lock)
         check_unchanged()
@@ -103,19 +102,14 @@ def _ranks(work: Path, compute: ComputeParams, lock: int) -> None:
 
 def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, float]) -> None:
     final, place = work / "final", layout.output_dir(stage, benchmark)
-    status.write(final / "metrics.json", metrics)
+    write_json(final / "metrics.json", metrics)
     thin_history(final / "history.csv", layout.metrics_file(stage, benchmark).with_suffix(".csv"))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists():
-        old = place.with_name(f".{place.name}.{os.getpid()}.old")
-        place.rename(old)
-        shutil.rmtree(old)
-    final.rename(place)
-    status.write(layout.metrics_file(stage, benchmark), headline(metrics))
+    publish_folder(final, place)
+    write_json(layout.metrics_file(stage, benchmark), headline(metrics))
 
     def take_back() -> None:
         layout.metrics_file(stage, benchmark).unlink()
-        place.rename(final)
+        publish_folder(place, final)
 
     on_change(take_back)
 

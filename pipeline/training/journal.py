@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from pipeline.system import files
 from pipeline.system.progress import Line, clock
 from pipeline.system.text import visible
 from pipeline.tracking import names
@@ -89,7 +89,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Write and fsync what waits."""
+        """Write what waits, to the disk itself."""
         self._flushed = time.monotonic()
         if self.path is None or not self._rows:
             return
@@ -98,8 +98,7 @@ class Journal:
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerows(self._rows)
-            file.flush()
-            os.fsync(file.fileno())
+            files.flush(file)
         self._rows = []
 
     def rewind(self, step: int) -> None:
@@ -111,12 +110,10 @@ class Journal:
         with self.path.open(newline="", encoding="utf-8") as file:
             # A crash may have torn the last line: it has too few fields and goes as well.
             kept = [row for row in csv.DictReader(file) if row["seconds"] is not None and _up_to(row["step"], step)]
-        replacement = self.path.with_suffix(".tmp")
-        with replacement.open("w", newline="", encoding="utf-8") as file:
+        with files.atomic_path(self.path) as new, new.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
-        replacement.replace(self.path)
 
 
 def _up_to(text: str, step: int) -> bool:

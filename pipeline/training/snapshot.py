@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,7 @@ def seed_all(seed: int, ranks: Ranks) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    """Write and fsync `tensors` (on the CPU); return the SHA-256 of what was meant, in hexadecimal.
+    """Write `tensors` (on the CPU); return the SHA-256 of what was meant, in hexadecimal.
 
     The format is safetensors': 8 bytes little-endian header length, a JSON header, the raw tensors. Writing it here
     rather than through the library keeps one tensor in flight instead of a second copy of the model, and releases the
@@ -173,8 +172,6 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> str:
                 data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
                 file.write(data)
                 digest.update(data)
-        file.flush()
-        os.fsync(file.fileno())
     return digest.hexdigest()
 
 

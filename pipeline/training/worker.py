@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.distributed.rank import live
+from pipeline.system.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
     from pipeline.distributed.groups import Ranks
     from pipeline.distributed.heartbeat import Pulse
-    from pipeline.distributed.stopping import StopRequest
+    from pipeline.system.processes import StopRequest
     from pipeline.training.tasks import TrainingTask
 
 
@@ -84,16 +85,10 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
 def _leave_result(
     work: Path, job: dict[str, Any], task: TrainingTask, tensors: dict[str, Any], metrics: dict[str, float]
 ) -> None:
-    from pipeline.distributed import status
-
-    building = work / "final.tmp"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
-    task.export(tensors, building)
-    shutil.copyfile(work / "history.csv", building / "history.csv")
-    status.write(building / "metrics.json", metrics)
-    shutil.rmtree(work / "final", ignore_errors=True)
-    building.rename(work / "final")
+    with atomic_folder(work / "final") as building:
+        task.export(tensors, building)
+        shutil.copyfile(work / "history.csv", building / "history.csv")
+        write_json(building / "metrics.json", metrics)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from pipeline.distributed import ends
 from pipeline.distributed.heartbeat import Pulse, create, read
 from pipeline.distributed.launch import Watch, launch
 from pipeline.distributed.rank import live
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import Interrupted
+from pipeline.system.processes import StopRequest
 from pipeline.training.checkpoint import Checkpoints
 from tests.faults import toy
 from tests.faults.figure import Figure

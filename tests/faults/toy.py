@@ -24,7 +24,7 @@ from torch import nn
 from pipeline.distributed.groups import Ranks, waiting_share
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.rank import live
-from pipeline.distributed.stopping import StopRequest
+from pipeline.system.processes import StopRequest
 from pipeline.training import snapshot
 from pipeline.training.engine import Engine, Settings
 from pipeline.training.journal import Journal, NoSink, Progress

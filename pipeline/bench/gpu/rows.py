@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pipeline.bench.harness import Figure, Figures
+from pipeline.system.files import flush
 from pipeline.system.text import markdown
 
 TITLES = {
@@ -42,8 +42,7 @@ def append(path: Path, row: Row) -> None:
     """Add a row and wait for the disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(row), default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
 
 
 def read(path: Path) -> list[Row]:

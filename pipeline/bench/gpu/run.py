@@ -22,6 +22,7 @@ from pipeline.bench.gpu.checks import BROKEN
 from pipeline.bench.gpu.rows import Row, append, page, read
 from pipeline.bench.harness import Figures
 from pipeline.errors import InputError
+from pipeline.system.files import write_text
 
 #: Shares of the time that is left when a part begins; what one leaves goes to those after it.
 SHARES = {"right": 0.26, "fast": 0.40, "planner": 0.04, "fed": 0.14, "learns": 0.16}
@@ -131,9 +132,7 @@ def _ended(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 def _write(out: Path, about: Figures, rows: list[Row]) -> None:
     document = {"machine": about, "rows": [asdict(row) for row in rows]}
     for name, text in (("results.json", json.dumps(document, indent=1, default=str)), ("gpu.md", page(about, rows))):
-        new = out / f"{name}.new"
-        new.write_text(text, encoding="utf-8")
-        new.replace(out / name)
+        write_text(out / name, text)
 
 
 def machine(device: str) -> Figures:

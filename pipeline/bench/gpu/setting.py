@@ -16,9 +16,9 @@ from pipeline.data.batch import Batch
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, Source
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.efficiency.meters import Device, known_device
 from pipeline.params import Params, load_params
+from pipeline.system.processes import StopRequest
 from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask

@@ -77,7 +77,7 @@ def _unrar(archive: Path, folder: Path, meter: Meter) -> None:
             problem = ", ".join(filter(None, (_difference(attempt, listed), failed)))
             if not problem:
                 for entry in attempt.iterdir():
-                    entry.rename(folder / entry.name)
+                    shutil.move(entry, folder / entry.name)
                 return
             failures.append(f"{tool}: {problem}")
         finally:
@@ -131,7 +131,7 @@ def _merge(source: Path, target: Path, archive: str) -> None:
     elif target.exists():
         raise HostileArchive(f"{archive}: {target.name!r} occurs twice. Cure: do not use this archive.")
     else:
-        source.rename(target)
+        shutil.move(source, target)
 
 
 def _run(tool: str, archive: Path, folder: Path, meter: Meter) -> str:

@@ -6,11 +6,8 @@ entries, bytes or growth than the caps allow. An exit code proves nothing: calle
 
 from __future__ import annotations
 
-import glob
 import io
 import os
-import secrets
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -28,7 +25,7 @@ from pipeline.data.archives.rules import (
     kind_of,
 )
 from pipeline.errors import InputError
-from pipeline.system.files import fsync_folder, require_space
+from pipeline.system.files import atomic_folder, require_space
 
 
 def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = None) -> int:
@@ -48,20 +45,11 @@ def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = Non
     caps = caps or Caps()
     total = sum(part.stat().st_size for part in parts)
     require_space(target.parent, total, f"unpacking {parts[0].name}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{glob.escape(target.name[:80])}.*.unpacking"):
-        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
-    temporary = target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.unpacking")
-    temporary.mkdir()
-    try:
-        _unpack_into(parts, temporary, Meter(caps, total, parts[0].name))
-        count = sum(len(names) for _, _, names in os.walk(temporary))
+    with atomic_folder(target, flushed=False) as building:
+        _unpack_into(parts, building, Meter(caps, total, parts[0].name))
+        count = sum(len(names) for _, _, names in os.walk(building))
         if not count:
             raise InputError(f"{parts[0].name} holds no file. Cure: fetch it again.")
-        temporary.rename(target)
-        fsync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return count
 
 

@@ -13,7 +13,6 @@ from pipeline.data.cache.publish import (
     check_failures,
     forget_damaged,
     has_its_size,
-    leftovers,
     publish,
     store_dir,
     units_of,
@@ -21,7 +20,8 @@ from pipeline.data.cache.publish import (
 from pipeline.data.cache.records import INFO, FrameKey, MapKey, ShardRecord, files_of, read_info
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
-from pipeline.system.files import checksum_of, locked
+from pipeline.system.files import checksum_of, leftovers
+from pipeline.system.locks import locked
 
 
 class DamagedFile(TypedDict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -35,7 +34,7 @@ from pipeline.data.cache.write import disk_full_error
 from pipeline.data.frame_source import usable_videos
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
-from pipeline.system.files import checksum_of, fsync_folder, link
+from pipeline.system.files import atomic_folder, checksum_of, link
 from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
 
@@ -221,10 +220,7 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
             }
         )
     parts = _part(units[0].frame_rule.key(), frames), _part(units[0].map_rule.key(), maps)
-    building, _ = leftovers(final)
-    shutil.rmtree(building, ignore_errors=True)
-    with disk_full_error(building):
-        building.mkdir(parents=True)
+    with disk_full_error(final), atomic_folder(final) as building:
         for shard in parts[0]["shards"] + parts[1]["shards"]:
             link(store / shard["file"], building / shard["file"])
         write_table(pa.Table.from_pylist(index, schema=index_schema()), building / INDEX)
@@ -238,33 +234,9 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
             "failed": failed,
         }
         (building / INFO).write_text(sealed_json(info), encoding="utf-8")
-        for path in (building / INDEX, building / INFO):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        fsync_folder(building)
-        _swap(building, final)
     return info
 
 
 def _part(params: Key, records: Iterable[UnitRecord[Any]]) -> PartInfo[Key]:
     shards = [shard for record in records for shard in record["shards"]]
     return {"params": params, "bytes": sum(shard["bytes"] for shard in shards), "shards": shards}
-
-
-def leftovers(final: Path) -> tuple[Path, Path]:
-    """Where a cache is put together, and where the one before it goes: both beside it.
-
-    A folder can only be renamed within its file system, and .work may lie on another one. What an interrupted run left
-    there is of no use.
-    """
-    return final.with_name(f".{final.name}.new"), final.with_name(f".{final.name}.old")
-
-
-def _swap(building: Path, final: Path) -> None:
-    _, old = leftovers(final)
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.replace(old)
-    building.replace(final)
-    fsync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from xxhash import xxh3_128
 from pipeline.data.arrays import U8
 from pipeline.data.cache.records import ShardRecord
 from pipeline.errors import EverestError
-from pipeline.system.files import begin_writeback, fsync_folder
+from pipeline.system.files import begin_writeback, publish_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +63,7 @@ class ShardWriter:
         """Complete the last file and give all files their names."""
         self._close()
         for entry in self._done:
-            temporary = self._folder / f".{entry['file']}.part"
-            temporary.replace(self._folder / entry["file"])
-        fsync_folder(self._folder)
+            publish_file(self._folder / f".{entry['file']}.part", self._folder / entry["file"])
         return self._done
 
     def abandon(self) -> None:
@@ -91,7 +88,6 @@ class ShardWriter:
         if self._file is None:
             return
         self._writer.close()
-        os.fsync(self._file.raw.fileno())
         self._file.raw.close()
         self._done.append({"file": self._name, "bytes": self._file.size, "xxh3": self._file.digest.hexdigest()})
         self._file = None

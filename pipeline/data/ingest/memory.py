@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from pipeline import layout
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Measurement
-from pipeline.system.files import atomic_path, locked
+from pipeline.system.files import atomic_path
+from pipeline.system.locks import locked
 
 log = logging.getLogger(__name__)
 

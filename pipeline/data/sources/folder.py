@@ -11,6 +11,7 @@ from pipeline.data.annotations.own import from_folders, from_table
 from pipeline.data.sources.base import PlannedFile
 from pipeline.errors import InputError
 from pipeline.params import FolderSource
+from pipeline.system.files import symlink
 
 #: The name under which the videos' folder is reached from the raw folder, so that a manifest names no
 #: machine's path.
@@ -75,7 +76,5 @@ def reach(raw: Path, folder: Path) -> str:
         return f"{LINK}/"
     if link.exists() and not link.is_symlink():
         raise InputError(f"{link} is in the way: expected a link to {target}. Cure: move it away.")
-    temporary = raw / f".{LINK}.{os.getpid()}"
-    temporary.symlink_to(target, target_is_directory=True)
-    temporary.replace(link)
+    symlink(link, target)
     return f"{LINK}/"

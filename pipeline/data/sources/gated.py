@@ -23,6 +23,7 @@ from pipeline.data.video import VideoError
 from pipeline.data.video.cut import cut_window
 from pipeline.data.video.listing import video_files
 from pipeline.errors import EverestError, InputError
+from pipeline.system.files import publish_file
 from pipeline.system.processes import die_with_parent
 from pipeline.system.progress import counter
 
@@ -237,7 +238,7 @@ def _adopt_lists(raw: Path, downloads: Path) -> None:
     for path in sorted(downloads.rglob("*.json")):
         if path.name.removeprefix(OLD_PREFIX).removesuffix(".json") in catalogue.SSV2_LISTS:
             target.mkdir(parents=True, exist_ok=True)
-            path.rename(target / path.name)
+            publish_file(path, target / path.name)
     for path in sorted(downloads.glob("*labels*.zip")):
         if not (target / "labels").exists():
             unpack(path, target / "labels")

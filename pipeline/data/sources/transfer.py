@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, RemoteFile, Throttle, Transport, safe_url
 from pipeline.errors import EverestError, InputError
-from pipeline.system.files import fsync_folder, locked, require_space, write_text
+from pipeline.system.files import publish_file, require_space, write_text
+from pipeline.system.locks import locked
 from pipeline.system.progress import byte_bar
 
 log = logging.getLogger(__name__)
@@ -147,16 +148,13 @@ class Downloader:
 
     def _publish(self, part: Part, target: Path, address: Address) -> None:
         with part.path.open("rb") as content:
-            os.fsync(content.fileno())
-            content.seek(0)
             digest = file_digest(content, "sha256").hexdigest()
         record = {"name": target.name, "url": safe_url(address.url), "sha256": digest, "bytes": part.size}
         records = self._folder / NOTES / "fetched"
         key = sha256(os.fspath(target.relative_to(self._folder)).encode()).hexdigest()[:16]
         write_text(records / f"{key}.json", json.dumps(record, indent=1) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.path.replace(target)
-        fsync_folder(target.parent)
+        publish_file(part.path, target)
         part.note.unlink(missing_ok=True)
 
     def _held(self, files: Sequence[RemoteFile]) -> int:

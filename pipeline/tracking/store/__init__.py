@@ -6,17 +6,18 @@ thread. Failures come out as :class:`StoreError`, which says whether trying agai
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import InputError
+from pipeline.system.files import publish_file
+from pipeline.system.locks import locked
 from pipeline.tracking.store.models import Models
 from pipeline.tracking.store.records import RegisteredVersion, StoreError, TrackedRun, tracked_run
 
@@ -269,7 +270,7 @@ def _make_whole(file: Path) -> None:
     unfinished.unlink(missing_ok=True)
     made = SqlAlchemyStore(f"sqlite:///{unfinished}", str(file.resolve().parent / "mlruns"))
     made.engine.dispose()
-    unfinished.rename(file)
+    publish_file(unfinished, file)
 
 
 @contextmanager
@@ -284,14 +285,12 @@ def _one_migration_at_a_time(uri: str) -> Iterator[None]:
         raise StoreError(
             f"the tracking store {uri} cannot be made: {file} is a folder. Cure: name a file in MLFLOW_TRACKING_URI."
         )
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        handle = (locks / "mlflow.lock").open("w")
-    except OSError as error:
-        raise StoreError(
-            f"the tracking store {uri} cannot be made: {locks.parent}: {error.strerror}. "
-            "Cure: name a file in a folder that can be written to in MLFLOW_TRACKING_URI."
-        ) from error
-    with handle as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(locks / "mlflow.lock", uri, wait=True))
+        except OSError as error:
+            raise StoreError(
+                f"the tracking store {uri} cannot be made: {locks.parent}: {error.strerror}. "
+                "Cure: name a file in a folder that can be written to in MLFLOW_TRACKING_URI."
+            ) from error
         yield

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from flows.chain.guard import Children
+from pipeline.system.processes import STOP
 
 SAVES_ON_SIGINT = """
 import pathlib, signal, sys, time
@@ -58,7 +59,7 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP)
 def test_a_signal_lets_the_child_save_and_then_ends_the_flow(
     flow: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
 ) -> None:

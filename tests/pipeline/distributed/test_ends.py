@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.distributed import ends, status
+from pipeline.distributed import ends
 from pipeline.distributed.ends import PeerLost, RankEnd
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.launch import Watch, launch
 from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.system.files import read_json
 from tests.faults import rank_trials
 
 #: What the words of an error once decided.
@@ -102,7 +103,7 @@ def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(
         (work / "toy.json").write_text(json.dumps(wish))
         with pytest.raises(EverestError) as caught:
             launch("tests.faults.toy", [], ranks=2, work=work, threads=1, watch=Watch(60, 1))
-        end = status.read(work / "status.json")
+        end = read_json(work / "status.json")
         assert (end["rank"], end["attempt"]) == ((1, 0) if name == "bug" else (1, 1)), end
         assert ("rank 1 failed" if name == "bug" else "rank 1 was killed by SIGKILL") in str(caught.value)
         said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ranks: ")]

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.distributed import status
 from pipeline.distributed.heartbeat import Beat, Pulse, create, gone, read, stalled
 from pipeline.distributed.launch import GRACE_SECONDS, Watch, _Signals, command, environment, launch, locked
 from pipeline.errors import BusyError, EverestError, InputError, Interrupted
+from pipeline.system.files import read_json
 from tests.faults import rank_trials
 
 
@@ -115,7 +115,7 @@ def _starts(work: Path) -> int:
 def test_the_cause_is_told_not_the_exit_code(tmp_path: Path) -> None:
     with pytest.raises(EverestError, match=r"rank 0 failed at step 4: RuntimeError: a bug"):
         launch(PUPPET, ["fail"], ranks=1, work=tmp_path)
-    assert status.read(tmp_path / "status.json")["type"] == "RuntimeError"
+    assert read_json(tmp_path / "status.json")["type"] == "RuntimeError"
     assert _starts(tmp_path) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_rank_that_dies_without_a_word_is_started_again_a_bounded_number_of_ti
     with pytest.raises(EverestError, match=r"SIGKILL.*without an account"):
         launch(PUPPET, ["die"], ranks=1, work=tmp_path, watch=Watch(60, max_restarts=2))
     assert _starts(tmp_path) == 3
-    assert status.read(tmp_path / "status.json")["attempt"] == 2
+    assert read_json(tmp_path / "status.json")["attempt"] == 2
     again = [record.getMessage() for record in caplog.records if "Starting again" in record.getMessage()]
     assert len(again) == 2
     assert not any("Cure" in line for line in again), "nobody has to do anything"
@@ -139,13 +139,13 @@ def test_a_rank_that_dies_without_a_word_is_started_again_a_bounded_number_of_ti
 
 def test_a_good_end_is_quiet(tmp_path: Path) -> None:
     launch(PUPPET, ["done"], ranks=1, work=tmp_path)
-    assert status.read(tmp_path / "status.json")["state"] == "done"
+    assert read_json(tmp_path / "status.json")["state"] == "done"
 
 
 def test_a_stop_before_any_rank_has_begun_ends_them_at_once() -> None:
     signals = _Signals()
-    signals._note(signal.SIGTERM, None)
-    assert signals.first == "SIGTERM"
+    signals.note(signal.SIGTERM)
+    assert signals.signal == "SIGTERM"
     assert signals.obeyed([], 2)
 
 
@@ -153,8 +153,8 @@ def test_a_stop_waits_for_all_ranks_to_listen_and_then_tells_each(tmp_path: Path
     child = subprocess.Popen(["sleep", "30"])
     try:
         signals = _Signals()
-        signals._note(signal.SIGUSR1, None)
-        signals._note(signal.SIGINT, None)
+        signals.note(signal.SIGUSR1)
+        signals.note(signal.SIGINT)
         listening = Beat(0, child.pid, 3, 0, "forward", 0.0)
         assert not signals.obeyed([listening], 2)
         assert child.poll() is None
@@ -167,7 +167,7 @@ def test_a_stop_waits_for_all_ranks_to_listen_and_then_tells_each(tmp_path: Path
 
 def test_ranks_that_do_not_reach_a_step_boundary_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     signals = _Signals()
-    signals._note(signal.SIGINT, None)
+    signals.note(signal.SIGINT)
     signals._since -= GRACE_SECONDS + 1
     assert signals.obeyed([Beat(0, os.getpid(), 3, 0, "finished", 0.0)], 1)
 

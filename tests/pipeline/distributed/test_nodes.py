@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distributed import status
 from pipeline.distributed.heartbeat import read
 from pipeline.distributed.launch import command
 from pipeline.distributed.nodes import Node, this_node
 from pipeline.errors import InputError
+from pipeline.system.files import read_json
 from tests.faults import rank_trials
 
 LAUNCH = (
@@ -103,7 +103,7 @@ def test_two_nodes_of_one_rank_have_the_losses_of_one_node_of_two(tmp_path: Path
     ends = _ends(_both(tmp_path / "two"))
     assert [code for code, _ in ends] == [0, 0], ends
     assert rank_trials.losses(tmp_path / "two") == rank_trials.losses(tmp_path / "one")
-    assert status.read(tmp_path / "two" / "status.json")["state"] == "done"
+    assert read_json(tmp_path / "two" / "status.json")["state"] == "done"
 
 
 @pytest.mark.slow

@@ -11,11 +11,11 @@ import models  # noqa: F401
 from models.weights import load_model, read_info, save_model
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.efficiency import clip_cost as geometry
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import finetune
+from pipeline.system.processes import StopRequest
 from pipeline.training import tasks
 from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress

@@ -11,10 +11,10 @@ from small_training import ready
 from models.weights import load_model
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.stages import pretrain
+from pipeline.system.processes import StopRequest
 from pipeline.tracking.headline import headline
 from pipeline.training import tasks
 from pipeline.training.engine import Engine

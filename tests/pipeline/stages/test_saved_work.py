@@ -16,11 +16,11 @@ from small_training import ready
 from pipeline.data.cache.publish import store_dir
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import Interrupted
 from pipeline.params import Params, check_params
 from pipeline.stages import preprocess, pretrain
-from pipeline.system.files import locked
+from pipeline.system.locks import locked
+from pipeline.system.processes import StopRequest
 from pipeline.training import job, worker
 
 

@@ -1,23 +1,15 @@
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BusyError, EverestError
-from pipeline.system.files import atomic_path, locked, require_space, size_text
-
-HOLD = (
-    "import os, sys, time; from pathlib import Path; from pipeline.system.files import locked\n"
-    "with locked(Path(sys.argv[1]), 'it'):\n"
-    "    os.fork() or time.sleep(60)\n"
-    "    print('held', flush=True); time.sleep(60)"
-)
+from pipeline.errors import EverestError
+from pipeline.system.files import atomic_folder, atomic_path, leftovers, publish_folder, require_space, size_text
 
 
 def test_a_size_is_told_in_a_unit_of_which_there_is_one() -> None:
@@ -38,38 +30,66 @@ def test_a_file_that_fails_midway_never_appears(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
-def test_a_lock_is_dropped_by_death_even_where_a_forked_child_lives_on(tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, start_new_session=True)
+def test_a_folder_takes_the_place_of_the_one_before_it_when_it_is_complete(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    for text in ("old", "new"):
+        with atomic_folder(place) as building:
+            (building / "deep").mkdir()
+            (building / "deep/file").write_text(text)
+            assert text == "old" or (place / "deep/file").read_text() == "old"
+    assert (place / "deep/file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_fails_midway_never_appears(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    place.mkdir()
+    (place / "file").write_text("old")
+    with contextlib.suppress(KeyError), atomic_folder(place) as building:
+        (building / "file").write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (place / "file").read_text() == "old"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    for left in leftovers(place):
+        (left / "half").mkdir(parents=True)
+    with atomic_folder(place) as building:
+        (building / "file").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in place.iterdir()] == ["file"]
+
+
+PUBLISH = """
+import itertools, sys
+from pathlib import Path
+from pipeline.system.files import atomic_folder
+for number in itertools.count():
+    with atomic_folder(Path(sys.argv[1])) as building:
+        for name in "abc":
+            (building / name).write_text(str(number))
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.01, 0.03])
+def test_kill_9_leaves_a_complete_folder_or_both_of_its_halves(tmp_path: Path, root: Path, delay: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUBLISH, str(tmp_path / "a")], cwd=root, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     process.stdout.readline()
-    with pytest.raises(BusyError, match="Cure: wait"), locked(tmp_path / "lock", "it"):
-        pass
+    time.sleep(delay)
     process.kill()
     process.wait()
     process.stdout.close()
-    try:
-        with locked(tmp_path / "lock", "it"):
-            pass
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_a_lock_excludes_threads_too(tmp_path: Path) -> None:
-    order = []
-    with locked(tmp_path / "lock", "it"):
-        with pytest.raises(BusyError), locked(tmp_path / "lock", "it"):
-            pass
-
-        def wait_for_it() -> None:
-            with locked(tmp_path / "lock", "it", wait=True):
-                order.append("second")
-
-        thread = threading.Thread(target=wait_for_it)
-        thread.start()
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
+    building, old = leftovers(tmp_path / "a")
+    if not (tmp_path / "a").exists():  # between two renames
+        publish_folder(building, tmp_path / "a")
+        assert not old.exists()
+    assert len({(tmp_path / "a" / name).read_text() for name in "abc"}) == 1
 
 
 def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:

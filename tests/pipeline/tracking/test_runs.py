@@ -17,10 +17,11 @@ import pytest
 
 from pipeline.errors import Interrupted
 from pipeline.inference.models import _ADDRESS
+from pipeline.system.files import write_json
 from pipeline.tracking import close_parent, open_parent, stage_run
 from pipeline.tracking import sync as sync_module
 from pipeline.tracking.context import registered_name, stage_inputs
-from pipeline.tracking.folder import RunFolder, all_runs, runs_dir, write_json
+from pipeline.tracking.folder import RunFolder, all_runs, runs_dir
 from pipeline.tracking.store import Store
 from pipeline.tracking.upload import drain
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from pipeline.distributed.groups import start
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import EverestError, Interrupted
+from pipeline.system.processes import StopRequest
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.engine import NonFinite

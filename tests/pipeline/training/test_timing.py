@@ -9,8 +9,8 @@ import torch
 
 from pipeline.distributed.groups import start
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.stopping import StopRequest
 from pipeline.errors import InputError
+from pipeline.system.processes import StopRequest
 from pipeline.training.engine import Engine, Spent
 from pipeline.training.journal import Journal, Progress
 from pipeline.training.measured import measured, sentence, shares

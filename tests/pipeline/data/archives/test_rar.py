@@ -250,4 +250,4 @@ def test_a_tool_ends_with_the_process_that_needs_it(tmp_path: Path) -> None:
     while psutil.pid_exists(tool) and psutil.Process(tool).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert [path.name for path in tmp_path.glob(".out.*.unpacking")]
+    assert [path.name for path in tmp_path.glob(".out.tmp")]

@@ -190,10 +190,10 @@ def test_something_else_is_no_archive(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_extraction_left_goes_with_the_next_one(tmp_path: Path) -> None:
-    (tmp_path / ".out.0123abcd.unpacking/half").mkdir(parents=True)
-    (tmp_path / ".other.0123abcd.unpacking").mkdir()
+    (tmp_path / ".out.tmp/half").mkdir(parents=True)
+    (tmp_path / ".other.tmp").mkdir()
     unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.0123abcd.unpacking", "a.zip", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp", "a.zip", "out"]
 
 
 def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
