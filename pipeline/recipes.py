@@ -7,18 +7,23 @@ They are those of EVEREST (arXiv 2211.10636) and VideoMAE (arXiv 2203.12602) as 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten, load_params
 from pipeline.system.files import write_text
 
+#: A value of params.yaml, and values by their dotted keys.
+Setting = bool | int | float | str | Sequence[float] | None
+Settings = dict[str, Setting]
+
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PARAMS = Path("params.yaml")
 
 #: What all published recipes share. Learning rates are per 256 clips.
-SHARED: dict[str, Any] = {
+SHARED: Settings = {
     "clip.frames": 16,
     "clip.resolution": 224,
     "pretrain.size": "base",
@@ -47,7 +52,7 @@ SHARED: dict[str, Any] = {
     "finetune.crop_ratio": [0.75, 1.33],
     "finetune.flip": 0.5,
 }
-EVEREST: dict[str, Any] = {
+EVEREST: Settings = {
     "pretrain.strategy": "everest",
     "pretrain.keep_ratio": 0.3,
     "pretrain.visible_ratio": 0.1,
@@ -56,7 +61,7 @@ EVEREST: dict[str, Any] = {
     "finetune.strategy": "everest",
     "finetune.keep_ratio": 0.6,
 }
-VIDEOMAE: dict[str, Any] = {
+VIDEOMAE: Settings = {
     "pretrain.strategy": "tube",
     "pretrain.frame_selection.mode": "none",
     "finetune.strategy": "none",
@@ -64,27 +69,27 @@ VIDEOMAE: dict[str, Any] = {
 }
 
 
-def _pretrain(base_lr: float, batch: int, epochs: int, frame_step: int, **more: Any) -> dict[str, Any]:
-    found = {"base_lr": base_lr, "batch": batch, "epochs": epochs, **more}
-    return {f"pretrain.{key}": value for key, value in found.items()} | {"data.frame_step": frame_step}
+def _pretrain(base_lr: float, batch: int, epochs: int, frame_step: int, **more: Setting) -> Settings:
+    settings = {"base_lr": base_lr, "batch": batch, "epochs": epochs, **more}
+    return {f"pretrain.{key}": value for key, value in settings.items()} | {"data.frame_step": frame_step}
 
 
 def _finetune(
     base_lr: float, batch: int, repeated: int, epochs: int, drop_path: float, layer_decay: float,
-    mixup: float, cutmix: float, segments: int, fc_dropout: float = 0.0, **more: Any,
-) -> dict[str, Any]:  # fmt: skip
-    found = {
+    mixup: float, cutmix: float, segments: int, fc_dropout: float = 0.0, **more: Setting,
+) -> Settings:  # fmt: skip
+    settings = {
         "base_lr": base_lr, "batch": batch, "repeated_augmentation": repeated, "epochs": epochs,
         "drop_path": drop_path, "layer_decay": layer_decay, "mixup": mixup, "cutmix": cutmix,
         "fc_dropout": fc_dropout, **more,
     }  # fmt: skip
     views = {"evaluate.segments": segments, "evaluate.crops": 3}
-    return {f"finetune.{key}": value for key, value in found.items()} | views
+    return {f"finetune.{key}": value for key, value in settings.items()} | views
 
 
 #: recipe -> dotted key -> published value. `data.` and stage keys are those of the recipe's benchmark. A key
 #: that is absent for a recipe was not published for it.
-PUBLISHED: dict[str, dict[str, Any]] = {
+PUBLISHED: dict[str, Settings] = {
     "ucf101": SHARED | EVEREST | _pretrain(1e-3, 192, 3200, 4)
     | _finetune(1e-3, 128, 1, 100, 0.1, 0.75, 0.0, 0.0, 5),
     "hmdb51": SHARED | EVEREST | _pretrain(1e-3, 192, 4800, 2)
@@ -112,11 +117,26 @@ MATTERS = (
     "seed",
 )
 
+#: What stands for a published value where there is none.
+NOT_STATED = "not stated"
+
+
+class Deviation(TypedDict):
+    """A key whose value in a recipe (`ours`) is not the published one (`paper`), and the benchmarks it is for."""
+
+    benchmark: str
+    key: str
+    paper: Setting
+    ours: Setting
+    note: str
+
 
 def names() -> list[str]:
     """All recipes, the demo first."""
-    found = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    return sorted(found, key=lambda name: (name != "demo", name.startswith("videomae"), name))
+    return sorted(
+        (path.stem for path in RECIPES.glob("*.yaml")),
+        key=lambda name: (name != "demo", name.startswith("videomae"), name),
+    )
 
 
 def recipe_path(name: str) -> Path:
@@ -133,9 +153,9 @@ def recipe_path(name: str) -> Path:
     return path
 
 
-def list_recipes() -> list[dict[str, Any]]:
+def list_recipes() -> list[dict[str, str | int]]:
     """A row per recipe: what is trained on what, for how long, with which masking."""
-    rows = []
+    rows: list[dict[str, str | int]] = []
     for name in names():
         params = load_params(recipe_path(name))
         rows.append(
@@ -177,27 +197,26 @@ def use_recipe(name: str, force: bool = False) -> str:
     return f"params.yaml now holds recipe {name}. `everest recipe diff` names its deviations."
 
 
-NOT_STATED = "not stated"
-
-
-def diff_recipe(name: str | None = None) -> list[dict[str, Any]]:
+def diff_recipe(name: str | None = None) -> list[Deviation]:
     """Each deviation of a recipe (or of params.yaml) from the published one, and what publications leave open.
 
-    Rows have `benchmark`, `key`, `paper`, `ours` and `note`. `paper` is "not stated" where nothing was
-    published. The demo, and any params.yaml of another name, is compared with the recipe of its masking
-    strategy for UCF101.
+    The demo, and any params.yaml of another name, is compared with the recipe of its masking strategy for UCF101.
     """
     params = load_params(PARAMS if name is None else recipe_path(name))
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    reference = _reference(params)
+    rows: dict[tuple[str, str], Deviation] = {}
     for benchmark in params.benchmarks:
-        reference = _reference(params)
-        paper, ours = PUBLISHED[reference], _values(params, benchmark)
+        settings = _settings(params, benchmark)
         for key in MATTERS:
-            row = _row(key, paper.get(key, NOT_STATED), ours[key], reference)
-            if row is not None:
-                rows.setdefault((key, str(ours[key])), row)["benchmark"].append(benchmark)
-    joined = [{**row, "benchmark": ", ".join(row["benchmark"])} for row in rows.values()]
-    return sorted(joined, key=lambda row: (row["paper"] == NOT_STATED, row["key"]))
+            paper, ours = PUBLISHED[reference].get(key, NOT_STATED), settings[key]
+            if paper == ours or (paper == NOT_STATED and ours is None):
+                continue
+            note = "ours" if paper == NOT_STATED else f"published for {reference}"
+            row = rows.setdefault(
+                (key, str(ours)), {"benchmark": "", "key": key, "paper": paper, "ours": ours, "note": note}
+            )
+            row["benchmark"] = f"{row['benchmark']}, {benchmark}".removeprefix(", ")
+    return sorted(rows.values(), key=lambda row: (row["paper"] == NOT_STATED, row["key"]))
 
 
 def _reference(params: Params) -> str:
@@ -206,19 +225,12 @@ def _reference(params: Params) -> str:
     return "videomae_ucf101" if params.pretrain.strategy == "tube" else "ucf101"
 
 
-def _values(params: Params, benchmark: str) -> dict[str, Any]:
+def _settings(params: Params, benchmark: str) -> Settings:
     """A benchmark's resolved values by the keys of PUBLISHED."""
-    found = flatten({"clip": params.clip.model_dump(), "pretrain": params.pretrain.model_dump(), "seed": params.seed})
-    found |= flatten(params.finetune_of(benchmark), "finetune.") | flatten(params.evaluate_of(benchmark), "evaluate.")
-    return found | flatten(params.benchmark(benchmark).data, "data.")
-
-
-def _row(key: str, paper: Any, ours: Any, reference: str) -> dict[str, Any] | None:
-    if paper == ours:
-        return None
-    note = f"published for {reference}"
-    if isinstance(paper, str) and paper == NOT_STATED:
-        if ours is None:
-            return None
-        note = "ours"
-    return {"benchmark": [], "key": key, "paper": paper, "ours": ours, "note": note}
+    shared = {"clip": params.clip.model_dump(), "pretrain": params.pretrain.model_dump(), "seed": params.seed}
+    return (
+        flatten(shared)
+        | flatten(params.finetune_of(benchmark), "finetune.")
+        | flatten(params.evaluate_of(benchmark), "evaluate.")
+        | flatten(params.benchmark(benchmark).data, "data.")
+    )
