@@ -7,7 +7,6 @@ They are those of EVEREST (arXiv 2211.10636) and VideoMAE (arXiv 2203.12602) as 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,9 +14,8 @@ from pipeline.errors import InputError
 from pipeline.params import Params, flatten, load_params
 from pipeline.system.files import write_text
 
-#: A value of params.yaml, and values by their dotted keys.
-Setting = bool | int | float | str | Sequence[float] | None
-Settings = dict[str, Setting]
+#: Values of params.yaml by their dotted keys; only compared here, whatever they are.
+Settings = dict[str, object]
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PARAMS = Path("params.yaml")
@@ -69,14 +67,14 @@ VIDEOMAE: Settings = {
 }
 
 
-def _pretrain(base_lr: float, batch: int, epochs: int, frame_step: int, **more: Setting) -> Settings:
+def _pretrain(base_lr: float, batch: int, epochs: int, frame_step: int, **more: object) -> Settings:
     settings = {"base_lr": base_lr, "batch": batch, "epochs": epochs, **more}
     return {f"pretrain.{key}": value for key, value in settings.items()} | {"data.frame_step": frame_step}
 
 
 def _finetune(
     base_lr: float, batch: int, repeated: int, epochs: int, drop_path: float, layer_decay: float,
-    mixup: float, cutmix: float, segments: int, fc_dropout: float = 0.0, **more: Setting,
+    mixup: float, cutmix: float, segments: int, fc_dropout: float = 0.0, **more: object,
 ) -> Settings:  # fmt: skip
     settings = {
         "base_lr": base_lr, "batch": batch, "repeated_augmentation": repeated, "epochs": epochs,
@@ -126,8 +124,8 @@ class Deviation(TypedDict):
 
     benchmark: str
     key: str
-    paper: Setting
-    ours: Setting
+    paper: object
+    ours: object
     note: str
 
 

@@ -30,16 +30,10 @@ OWNERS_OF_CALLS = {
     "prctl": ("pipeline/system/processes.py",),
 }
 #: [lines] of a module, at most; longer ones with their reason.
-LONGEST = 320
+LONGEST = 330
 LONG = {
     "pipeline/training/engine.py": "one class: the order of a step is read from top to bottom",
-    "pipeline/tracking/store.py": "the only module that knows MLflow",
     "pipeline/inference/convert.py": "one table of names for each published family of weights",
-    "pipeline/bench/gpu/right.py": "a list of checks, each a few lines",
-    "pipeline/params/groups.py": "the fields of params.yaml, one after another",
-    "pipeline/data/cache/read.py": "being cut",
-    "pipeline/tracking/runs.py": "being cut",
-    "pipeline/bench/overhead.py": "being cut",
 }
 #: What a flow may know of pipeline/: enough to refuse bad input and to make a workspace, nothing that needs torch.
 OPEN_TO_FLOWS = {
@@ -131,7 +125,7 @@ def test_what_keeps_files_whole_and_processes_in_order_has_one_owner(root: Path,
 
 def test_modules_are_short_but_for_those_with_a_reason(root: Path) -> None:
     lines = {str(path.relative_to(root)): len(path.read_text().splitlines()) for path in sources(root)}
-    assert {name for name, count in lines.items() if count > LONGEST} <= LONG.keys()
+    assert {name for name, count in lines.items() if count > LONGEST} == LONG.keys()
 
 
 def test_no_module_and_no_room_imports_in_a_circle_wherever_the_import_stands(root: Path) -> None:

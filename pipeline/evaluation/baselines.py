@@ -60,7 +60,9 @@ def small_grey(frames: U8, side: int = SIDE) -> Pictures:
     height, width = frames.shape[1:3]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
-    grey = frames[:, top : top + edge, left : left + edge].astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    grey = frames[:, top : top + edge, left : left + edge].astype(np.float32) @ np.asarray(
+        [0.299, 0.587, 0.114], np.float32
+    )
     bounds = np.linspace(0, edge, side + 1).astype(np.int64)
     rows = np.add.reduceat(grey, bounds[:-1], axis=1) / np.maximum(np.diff(bounds), 1)[None, :, None]
     cells = np.add.reduceat(rows, bounds[:-1], axis=2) / np.maximum(np.diff(bounds), 1)[None, None, :]
