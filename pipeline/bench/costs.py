@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.bench.preprocess import STEP
 from pipeline.errors import InputError
 from pipeline.planning.counts import PUBLISHED
+
+#: A data set's figures by heading.
+Row = dict[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Rates:
     jpeg_bytes_per_pixel: float
 
 
-def command(measured: Path) -> list[dict[str, Any]]:
+def command(measured: Path) -> list[Row]:
     """The sheet of the rates in a file that `everest bench preprocess --json` printed.
 
     Raises:
@@ -71,9 +73,9 @@ def command(measured: Path) -> list[dict[str, Any]]:
     return sheet(rates)
 
 
-def sheet(rates: Rates, resolution: int = 224) -> list[dict[str, Any]]:
+def sheet(rates: Rates, resolution: int = 224) -> list[Row]:
     """One row for each data set: GiB of JPEG and raw frames (of every step-th, and all), GiB of maps, core hours."""
-    rows = []
+    rows: list[Row] = []
     for data in DATA_SETS:
         pixels = data.width * data.height
         _, videos, frames = PUBLISHED[data.name.lower()]
@@ -98,12 +100,12 @@ def sheet(rates: Rates, resolution: int = 224) -> list[dict[str, Any]]:
     return rows
 
 
-def as_markdown(rows: list[dict[str, Any]]) -> str:
+def as_markdown(rows: list[Row]) -> str:
     """The sheet as a table."""
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
-        cells = [row[name] if isinstance(row[name], str) else f"{row[name]:,}" for name in names]
+        cells = [cell if isinstance(cell, str) else f"{cell:,}" for cell in row.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -7,20 +7,25 @@ choosing before decoding saves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bench.harness import Figures
 from pipeline.data import sampling
-from pipeline.data.arrays import TUBELET
+from pipeline.data.arrays import TUBELET, U8, Floats
 from pipeline.data.cache.maps import MapBuilder
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.autoencoder import EverestAutoencoder
+    from models.classifier import EverestClassifier
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -38,21 +43,7 @@ def _ranks(values: Floats) -> Floats:
     return mean
 
 
-def load(model_dir: Path) -> Any:
-    """A saved pre-training model or classifier.
-
-    Raises:
-        InputError: the folder holds no model.
-    """
-    if not (model_dir / "model.json").is_file():
-        raise InputError(f"{model_dir} holds no model.json. Cure: train first, or name another folder.")
-    from models.weights import load_model
-
-    model: Any = load_model(model_dir)
-    return model.eval()
-
-
-def agreement(frames_THWC: np.ndarray, embed: Any, resolution: int) -> dict[str, float]:
+def agreement(frames_THWC: U8, embed: Callable[[Tensor], Tensor], resolution: int) -> dict[str, float]:
     """Correlations of one video's pixel maps with an embedding's, over tokens and over slots.
 
     Args:
@@ -88,17 +79,23 @@ def decoding_saved(frames: int, oversample: float) -> float:
     return 1 - frames / (TUBELET * sampling.candidate_slots(frames, oversample))
 
 
-def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: int = 224) -> dict[str, Any]:
+def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: int = 224) -> Figures:
     """Correlations for every video (those that are long enough) and their means.
 
     Args:
         videos: video files, and folders of them.
         model_dir: a saved model whose tubelet embedding is compared.
         step, resolution: of the clips.
+
+    Raises:
+        InputError: the folder holds no model, or no video is long enough.
     """
+    from models.weights import load_model
     from pipeline.data.video import VideoError, open_video
 
-    model = load(model_dir)
+    if not (model_dir / "model.json").is_file():
+        raise InputError(f"{model_dir} holds no model.json. Cure: train first, or name another folder.")
+    model = cast("EverestAutoencoder | EverestClassifier", load_model(model_dir)).eval()
     rows = {}
     for path in find_videos(videos):
         try:
@@ -119,10 +116,11 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
     }
 
 
-def embed_slots(model: Any, clip_BCTHW: Any) -> Any:
+def embed_slots(model: EverestAutoencoder | EverestClassifier, clip_BCTHW: Tensor) -> Tensor:
     """The tubelet embedding of a pre-training model or classifier: clip -> [B, S, L, D], positions not added."""
+    from models.autoencoder import EverestAutoencoder
     from models.tokens import check_clip, cut_tubelets
 
     grid = check_clip(clip_BCTHW, 16, TUBELET)
-    owner = getattr(model, "encoder", model)
+    owner = model.encoder if isinstance(model, EverestAutoencoder) else model
     return owner.patch_embed(cut_tubelets(clip_BCTHW, grid, 16, TUBELET)).unflatten(1, (grid.slots, -1))

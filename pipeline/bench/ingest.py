@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.bench.clips import bench_clips
+from pipeline.bench.harness import Figures, Spent, take_turns, timed
 from pipeline.data import manifest
 from pipeline.data.ingest.ingest import ingest
 from pipeline.data.ingest.memory import NOTES
@@ -34,7 +35,7 @@ LIMITS = IngestParams(
 )
 
 
-def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> dict[str, Any]:
+def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> Figures:
     """Measure ingest.
 
     Args:
@@ -50,16 +51,19 @@ def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> dic
         files = bench_clips(clips, scratch)
         paths = [files[number % len(files)].path for number in range(videos)]
         ways = {"one": (1, False), "two": (2, False), "one_on_one_core": (1, True)}
-        turns: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, (workers, confined) in ways.items():
-                turns[name].append(_turn(paths, workers, confined))
-        best = {name: min(wall for wall, _ in found) for name, found in turns.items()}
-        busy = {name: statistics.median(cpu for _, cpu in found) for name, found in turns.items()}
+        turns = take_turns({name: partial(_turn, paths, *way) for name, way in ways.items()}, rounds, warm_up=0)
+        best = {name: min(spent.wall for spent in some) for name, some in turns.items()}
+
+        def medians(field: str) -> dict[str, float]:
+            return {
+                name: round(statistics.median(getattr(spent, field) for spent in some), 2)
+                for name, some in turns.items()
+            }
+
         return {
-            "seconds": {name: round(statistics.median(wall for wall, _ in turns[name]), 2) for name in ways},
+            "seconds": medians("wall"),
             "seconds_best": {name: round(value, 2) for name, value in best.items()},
-            "processor_seconds": {name: round(value, 2) for name, value in busy.items()},
+            "processor_seconds": medians("cpu"),
             "two_processes": round(best["one"] / best["two"], 2),
             "two_processes_over_one_core": round(best["one_on_one_core"] / best["two"], 2),
             "cores_busy_with_two": round(statistics.median(cpu / wall for wall, cpu in turns["two"]), 2),
@@ -71,7 +75,7 @@ def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> dic
         }
 
 
-def _turn(paths: list[Path], workers: int, confined: bool) -> tuple[float, float]:
+def _turn(paths: list[Path], workers: int, confined: bool, _: int) -> Spent:
     """Seconds on the clock and of the processors, starting the processes included."""
     allowed = os.sched_getaffinity(0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -85,7 +89,7 @@ def _turn(paths: list[Path], workers: int, confined: bool) -> tuple[float, float
     seconds = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert count == len(paths)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def _unchanged(scratch: Path, video: Path) -> float:
@@ -100,9 +104,7 @@ def _unchanged(scratch: Path, video: Path) -> float:
     assert not first[names[0]].reason
     with (root / NOTES / "ingest.jsonl").open("a", encoding="utf-8") as notes:
         notes.writelines(json.dumps(entry | {"path": name}) + "\n" for name in names[1:])
-    began = time.perf_counter()
-    ingest(root, names, LIMITS)
-    return round(time.perf_counter() - began, 2)
+    return round(timed(lambda: ingest(root, names, LIMITS)).wall, 2)
 
 
 def _manifest(scratch: Path) -> dict[str, float]:

@@ -12,16 +12,27 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.bench.clips import bench_clips, caches_of
+from pipeline.bench.harness import Figures, Spent, median_ratio, process_bytes, take_turns, timed, torch_threads
+from pipeline.data.arrays import Ints
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
-from pipeline.data.frame_source import VideoFile
+from pipeline.data.frame_source import FrameSource, VideoFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.data.batch import Batch
+    from pipeline.data.clips.dataset import ClipDataset
+    from pipeline.data.clips.loader import ClipLoader
 
 FRAMES, STEP, RESOLUTION = 16, 4, 224
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -37,7 +48,7 @@ GOALS = {
 
 def command(
     clips: Path | None = None, rounds: int = 9, samples: int = 20_000, workers: Sequence[int] = (1, 2)
-) -> dict[str, Any]:
+) -> Figures:
     """Measure the loader.
 
     Args:
@@ -49,53 +60,39 @@ def command(
     Returns:
         {"ratio": {"cpu_augment": {...}, "device_augment": {...}}, "goals": ..., "milliseconds_per_clip": ..., ...}
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
-            return _measure(bench_clips(clips, Path(folder)), Path(folder), rounds, samples, workers)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
+        return _measure(bench_clips(clips, Path(folder)), Path(folder), rounds, samples, workers)
 
 
-def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, workers: Sequence[int]) -> dict[str, Any]:
-    from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
-
+def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, workers: Sequence[int]) -> Figures:
     raw, jpeg = caches_of(files, folder)
-    sources: dict[str, Any] = {"video": VideoSource(files, 256), "jpeg": jpeg, "raw": raw}
-    # Every video as often as it takes to fill a batch.
-    rows = np.resize(np.arange(len(files), dtype=np.int64), max(BATCH, len(files)))
-    sets = {name: ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES)) for name, source in sources.items()}
-    variants: dict[str, Callable[[int], None]] = {"usual": lambda turn: _usual(sets["raw"], files, turn)}
-    for name in sets:
-        variants[f"cpu_augment.{name}"] = _ours(sets[name], augment=True)
-    for name in ("jpeg", "raw"):
-        variants[f"device_augment.{name}"] = _ours(sets[name], augment=False)
-    for name in ("jpeg", "raw"):
-        trusting = ClipDataset([Member(_Trusting.open(folder / name), rows, STEP)], ClipRule(FRAMES))
-        variants[f"unchecked.{name}"] = _ours(trusting, augment=False)
-    wall, cpu = _take_turns(variants, rounds)
-    ratio: dict[str, dict[str, float]] = {"cpu_augment": {}, "device_augment": {}}
-    cpu_ratio: dict[str, dict[str, float]] = {"cpu_augment": {}, "device_augment": {}}
-    for name in variants:
-        group, _, source = name.partition(".")
-        if group in ratio:
-            ratio[group][source] = _ratio(wall["usual"], wall[name])
-            cpu_ratio[group][source] = _ratio(cpu["usual"], cpu[name])
-    met = {g: {s: ratio[g][s] >= goal for s, goal in goals.items()} for g, goals in GOALS.items()}
-    result: dict[str, Any] = {
+    sources: dict[str, FrameSource] = {"video": VideoSource(files, 256), "jpeg": jpeg, "raw": raw}
+    sets = {name: _clips_of(source) for name, source in sources.items()}
+    turns = take_turns(_variants(sets, files, folder), rounds)
+    wall = {name: [spent.wall for spent in some] for name, some in turns.items()}
+    cpu = {name: [spent.cpu for spent in some] for name, some in turns.items()}
+
+    def ratios(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+        return {
+            group: {name: round(median_ratio(times["usual"], times[f"{group}.{name}"]), 2) for name in goals}
+            for group, goals in GOALS.items()
+        }
+
+    ratio = ratios(wall)
+    result: Figures = {
         "ratio": ratio,
-        "ratio_of_cpu_time": cpu_ratio,
+        "ratio_of_cpu_time": ratios(cpu),
         "goals": GOALS,
-        "met": met,
-        "time_with_checks_over_without": {
-            name: _ratio(cpu[f"device_augment.{name}"], cpu[f"unchecked.{name}"]) for name in ("jpeg", "raw")
+        "met": {
+            group: {name: ratio[group][name] >= goal for name, goal in goals.items()} for group, goals in GOALS.items()
         },
-        "milliseconds_per_clip": {name: round(statistics.median(wall[name]), 3) for name in variants},
-        "milliseconds_per_batch_worst": {name: round(max(wall[name]) * BATCH, 2) for name in variants},
-        "bytes_per_clip": _bytes(sets, files),
+        "time_with_checks_over_without": {
+            name: round(median_ratio(cpu[f"device_augment.{name}"], cpu[f"unchecked.{name}"]), 2)
+            for name in ("jpeg", "raw")
+        },
+        "milliseconds_per_clip": {name: round(1e3 * statistics.median(times), 3) for name, times in wall.items()},
+        "milliseconds_per_batch_worst": {name: round(1e3 * max(times) * BATCH, 2) for name, times in wall.items()},
+        "bytes_per_clip": _bytes(sets, {"jpeg": jpeg, "raw": raw}, files),
         "clips_per_second": {str(count): _rates(sets, files, count) for count in workers},
         "clips": {
             "videos": len(files),
@@ -111,6 +108,32 @@ def _measure(files: list[VideoFile], folder: Path, rounds: int, samples: int, wo
     return result
 
 
+def _clips_of(source: FrameSource) -> ClipDataset:
+    """Every video as often as it takes to fill a batch."""
+    from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
+
+    rows = np.resize(np.arange(len(source), dtype=np.int64), max(BATCH, len(source)))
+    return ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES))
+
+
+def _variants(sets: dict[str, ClipDataset], files: list[VideoFile], folder: Path) -> dict[str, Callable[[int], Spent]]:
+    """Ways to load the batch of a turn; each tells the seconds of one clip."""
+    runs: dict[str, Callable[[int], object]] = {"usual": partial(_usual, sets["raw"], files)}
+    for name, clips in sets.items():
+        runs[f"cpu_augment.{name}"] = _ours(clips, augment=True)
+    for name in ("jpeg", "raw"):
+        runs[f"device_augment.{name}"] = _ours(sets[name], augment=False)
+        runs[f"unchecked.{name}"] = _ours(_clips_of(_Trusting.open(folder / name)), augment=False)
+
+    def turn(name: str, number: int) -> Spent:
+        # What takes microseconds is repeated, so that the clock's grain does not matter.
+        repeat = 5 if name in ("device_augment.raw", "unchecked.raw") else 1
+        spent = timed(lambda: [runs[name](number * 5 + again) for again in range(repeat)])
+        return Spent(*(seconds / BATCH / repeat for seconds in spent))
+
+    return {name: partial(turn, name) for name in runs}
+
+
 class _Trusting(Cache):
     """A cache that compares no frame with its checksum: what the checks cost is measured against it."""
 
@@ -118,43 +141,20 @@ class _Trusting(Cache):
         return ()
 
 
-def _take_turns(
-    variants: dict[str, Callable[[int], None]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Milliseconds per clip of every round, by the clock and of the processor; turn 0 is not counted."""
-    wall: dict[str, list[float]] = {name: [] for name in variants}
-    cpu: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, run in variants.items():
-            # What takes microseconds is repeated, so that the clock's grain does not matter.
-            repeat = 5 if name in ("device_augment.raw", "unchecked.raw") else 1
-            began, busy = time.perf_counter(), time.process_time()
-            for again in range(repeat):
-                run(turn * 5 + again)
-            if turn:
-                wall[name].append(1e3 * (time.perf_counter() - began) / BATCH / repeat)
-                cpu[name].append(1e3 * (time.process_time() - busy) / BATCH / repeat)
-    return wall, cpu
-
-
-def _ratio(usual: list[float], ours: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(usual, ours, strict=True)), 2)
-
-
-def _loader(dataset: Any, workers: int = 0) -> Any:
+def _loader(dataset: ClipDataset, workers: int = 0) -> ClipLoader:
     from pipeline.data.clips.loader import ClipLoader
 
     return ClipLoader(dataset, seed=0, global_batch=BATCH, workers=workers)
 
 
-def _places(dataset: Any, turn: int) -> list[tuple[int, np.ndarray]]:
+def _places(dataset: ClipDataset, turn: int) -> list[tuple[int, Ints]]:
     """(file, frame numbers) of a turn's batch: what the loader reads, so all variants read the same clips."""
     rows = _loader(dataset).rows(turn, 0)
     numbers = dataset.frame_indices(rows, 0, turn, rows)
     return [(dataset.locate(int(row))[1], clip) for row, clip in zip(rows, numbers, strict=True)]
 
 
-def _ours(dataset: Any, augment: bool) -> Callable[[int], None]:
+def _ours(dataset: ClipDataset, augment: bool) -> Callable[[int], None]:
     from pipeline.data.pixels.transforms import PretrainTransform
 
     transform = PretrainTransform(RESOLUTION, SCALES)
@@ -168,12 +168,12 @@ def _ours(dataset: Any, augment: bool) -> Callable[[int], None]:
     return run
 
 
-def _usual(dataset: Any, files: Sequence[VideoFile], turn: int) -> None:
+def _usual(dataset: ClipDataset, files: Sequence[VideoFile], turn: int) -> None:
     for row, numbers in _places(dataset, turn):
         usual_clip(files[row].path, numbers, np.random.default_rng(turn))
 
 
-def usual_clip(path: Path, numbers: np.ndarray, rng: np.random.Generator) -> Any:
+def usual_clip(path: Path, numbers: Ints, rng: np.random.Generator) -> Tensor:
     """One clip the usual way: float32 [3, T, 224, 224]."""
     import torch
     from PIL import Image
@@ -192,58 +192,63 @@ def usual_clip(path: Path, numbers: np.ndarray, rng: np.random.Generator) -> Any
     return (clip.float() / 255 - mean) / deviation
 
 
-def _bytes(sets: dict[str, Any], files: Sequence[VideoFile]) -> dict[str, int]:
+def _bytes(sets: dict[str, ClipDataset], caches: dict[str, Cache], files: Sequence[VideoFile]) -> dict[str, int]:
     result = {"video": int(np.mean([file.path.stat().st_size for file in files]))}
-    for name in ("jpeg", "raw"):
-        source = sets[name].members[0].source
-        taken = [source.bytes_of(row, numbers) for row, numbers in _places(sets[name], 0)]
-        result[name] = int(np.mean(taken))
+    for name, cache in caches.items():
+        result[name] = int(np.mean([cache.bytes_of(row, numbers) for row, numbers in _places(sets[name], 0)]))
     return result
 
 
-def _rates(sets: dict[str, Any], files: Sequence[VideoFile], workers: int) -> dict[str, float]:
+def _rates(sets: dict[str, ClipDataset], files: Sequence[VideoFile], workers: int) -> dict[str, float]:
     """Clips per second with this many workers: the usual way in processes, ours in threads, frames handed over."""
     result = {"usual": _usual_rate(sets["raw"], files, workers)}
     for name, dataset in sets.items():
         loader = _loader(dataset, workers)
-        batches = loader.steps_per_epoch
-        epochs = max(1, {"video": 24, "jpeg": 160, "raw": 1200}[name] // (batches * loader.global_batch))
-        for _ in loader.epoch(0):
+        per_epoch = loader.steps_per_epoch
+        epochs = max(1, {"video": 24, "jpeg": 160, "raw": 1200}[name] // (per_epoch * loader.global_batch))
+        batches = _endless(loader)
+        for _ in islice(batches, per_epoch):
             pass
-        began, count = time.perf_counter(), 0
-        for epoch in range(1, epochs + 1):
-            for batch in loader.epoch(epoch):
-                count += len(batch.index_B)
+        began = time.perf_counter()
+        count = sum(len(batch.index_B) for batch in islice(batches, epochs * per_epoch))
         result[name] = round(count / (time.perf_counter() - began), 1)
         loader.close()
     return result
 
 
-def _usual_rate(dataset: Any, files: Sequence[VideoFile], workers: int) -> float:
+def _endless(loader: ClipLoader) -> Iterator[Batch]:
+    """The batches of one epoch after the other."""
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def _usual_rate(dataset: ClipDataset, files: Sequence[VideoFile], workers: int) -> float:
     from torch.utils.data import DataLoader
 
     jobs = [(files[row].path, numbers) for turn in range(4) for row, numbers in _places(dataset, turn)]
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Tensor] = DataLoader(
         _UsualDataset(jobs),  # type: ignore[arg-type]
         batch_size=4,
         num_workers=workers,
         multiprocessing_context="spawn",
     )
-    found = iter(loader)
-    next(found)  # the workers have started
+    batches = iter(loader)
+    next(batches)  # the workers have started
     began = time.perf_counter()
-    count = sum(len(batch) for batch in found)
+    count = sum(len(batch) for batch in batches)
     return round(count / (time.perf_counter() - began), 1)
 
 
 class _UsualDataset:
-    def __init__(self, jobs: list[tuple[Path, np.ndarray]]) -> None:
+    def __init__(self, jobs: list[tuple[Path, Ints]]) -> None:
         self.jobs = jobs
 
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> Tensor:
         import torch
 
         torch.set_num_threads(1)
@@ -251,20 +256,18 @@ class _UsualDataset:
         return usual_clip(path, numbers, np.random.default_rng(number))
 
 
-def _memory(dataset: Any, samples: int) -> dict[str, float]:
+def _memory(dataset: ClipDataset, samples: int) -> dict[str, float]:
     """Memory of this process that is not file pages, before and after reading many clips."""
     loader = _loader(dataset)
+    batches, per_epoch = _endless(loader), loader.steps_per_epoch
     # Until then the loader has all the buffers that it goes on with.
-    for epoch in range(WARM_UP):
-        for _ in loader.epoch(epoch):
-            pass
-    before, count, epoch, peak = anonymous_mib(), 0, WARM_UP, 0.0
+    for _ in islice(batches, WARM_UP * per_epoch):
+        pass
+    before, count, peak = _anonymous_mib(), 0, 0.0
     while count < samples:
-        for batch in loader.epoch(epoch):
-            count += len(batch.index_B)
-        peak = max(peak, anonymous_mib())
-        epoch += 1
-    after = anonymous_mib()
+        count += sum(len(batch.index_B) for batch in islice(batches, per_epoch))
+        peak = max(peak, _anonymous_mib())
+    after = _anonymous_mib()
     return {
         "samples": count,
         "before_mib": before,
@@ -274,9 +277,6 @@ def _memory(dataset: Any, samples: int) -> dict[str, float]:
     }
 
 
-def anonymous_mib() -> float:
-    """This process's resident memory without mapped files, in MiB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return round(int(line.split()[1]) / 1024, 2)
-    return 0.0
+def _anonymous_mib() -> float:
+    """This process's resident memory without mapped files."""
+    return round((process_bytes("RssAnon") or 0) / 2**20, 2)

@@ -9,7 +9,6 @@ not depend on what else the machine does.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import socket
@@ -18,12 +17,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+from pipeline.bench.harness import Figures, autoencoder, take_turns, torch_threads
 from pipeline.errors import EverestError, InputError
 from pipeline.tracking.names import TRAIN_LOSS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipeline.training.engine import Settings
 
 #: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
 #: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
@@ -32,9 +40,7 @@ STORES = ("untracked", "none", "alive", "dead", "hanging")
 TURN, WARM_UP = 10, 10
 
 
-def command(
-    steps: int = 300, batch: int = 8, threads: int = 1, stores: tuple[str, ...] = STORES
-) -> list[dict[str, Any]]:
+def command(steps: int = 300, batch: int = 8, threads: int = 1, stores: tuple[str, ...] = STORES) -> list[Figures]:
     """A row for each store: medians and 99th percentiles of a step, bare and tracked.
 
     Args:
@@ -45,46 +51,41 @@ def command(
         InputError: too few steps for a turn, or an unknown store.
         EverestError: the process that sends did not start.
     """
-    import torch
-
     if steps < TURN or batch < 1 or threads < 1:
         raise InputError(f"steps = {steps}, batch = {batch}, threads = {threads}: expected at least {TURN}, 1 and 1.")
     unknown = set(stores) - set(STORES)
     if unknown:
         raise InputError(f"stores {sorted(unknown)}: expected some of {', '.join(STORES)}. Cure: choose among them.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return [_row(store, steps, batch) for store in stores]
-    finally:
-        torch.set_num_threads(before)
 
 
-def _row(store: str, steps: int, batch: int) -> dict[str, Any]:
+def _row(store: str, steps: int, batch: int) -> Figures:
     with tempfile.TemporaryDirectory() as temporary, _sender(store, Path(temporary)) as (spool, pid):
-        bare, tracked = _Contestant(batch, None), _Contestant(batch, spool)
-        for contestant in (bare, tracked):
+        contestants = {"bare": _Contestant(batch, None), "tracked": _Contestant(batch, spool)}
+        for contestant in contestants.values():
             contestant.turn(WARM_UP)
-            contestant.seconds.clear()
         _settled(pid)
         spent = _cpu_seconds(pid)
-        for number in range(steps // TURN):
-            order = (bare, tracked) if number % 2 else (tracked, bare)
-            for contestant in order:
-                _pause(pid, contestant is bare)
-                contestant.turn(TURN)
+
+        def turn(name: str, _: int) -> list[float]:
+            _pause(pid, name == "bare")
+            return contestants[name].turn(TURN)
+
+        turns = take_turns({name: partial(turn, name) for name in contestants}, steps // TURN, warm_up=0)
         _pause(pid, False)
         spent = _cpu_seconds(pid) - spent
+        bare, tracked = (list(chain.from_iterable(turns[name])) for name in contestants)
         alone = added_calls(Path(temporary) / "alone.jsonl")
-        written = WARM_UP + len(tracked.seconds) if spool else 0
+        written = WARM_UP + len(tracked) if spool else 0
         kept = sum(1 for line in spool.read_text().splitlines() if f'"{TRAIN_LOSS}"' in line) if spool else 0
         return {
             "store": store,
-            "steps": len(tracked.seconds),
-            **_compared(bare.seconds, tracked.seconds),
+            "steps": len(tracked),
+            **_compared(bare, tracked),
             "added_calls_ms": round(1e3 * alone, 4),
-            "added_calls_percent": round(100 * alone / _quantile(bare.seconds, 0.5), 3),
-            "sender_cpu_ms_per_step": round(1e3 * spent / len(tracked.seconds), 4),
+            "added_calls_percent": round(100 * alone / _quantile(bare, 0.5), 3),
+            "sender_cpu_ms_per_step": round(1e3 * spent / len(tracked), 4),
             "records_lost": written - kept,
         }
 
@@ -147,7 +148,6 @@ class _Contestant:
         work = Path(self._work.name)
         create(work / "beats", 1)
         sink = NoSink() if spool is None else Spool(spool)
-        self.seconds: list[float] = []
         self._batches = task.loader.epoch(0)
         self._engine = Engine(
             task, _settings(batch), ranks, work,
@@ -156,14 +156,17 @@ class _Contestant:
             clock=NoClock() if spool is None else clock_of(ranks.device),
         )  # fmt: skip
 
-    def turn(self, steps: int) -> None:
+    def turn(self, steps: int) -> list[float]:
+        """[s] of each step."""
+        seconds = []
         for _ in range(steps):
             began = time.perf_counter()
             self._engine.advance(self._batches, 0)
-            self.seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
+        return seconds
 
 
-def _settings(batch: int) -> Any:
+def _settings(batch: int) -> Settings:
     from pipeline.training.engine import Settings
 
     return Settings(
@@ -176,36 +179,31 @@ def _settings(batch: int) -> Any:
 class _OneBatch:
     """The task of a contestant: the demo's autoencoder, the same batch for ever."""
 
-    def __init__(self, batch: int) -> None:
-        import timm
-        import torch
-
-        import models  # noqa: F401 - registers the names with timm
-
-        torch.manual_seed(0)
-        self.model = timm.create_model(
-            "everest_pretrain_tiny_patch16_224", img_size=64, num_frames=16, keep_ratio=0.5, visible_ratio=0.2
-        )
-        self._clip_BCTHW = torch.randn(batch, 3, 16, 64, 64)
-        self._index_B = torch.arange(batch)
-        self.loader: Any = self
-
     steps_per_epoch = 10**6
 
-    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Any]:
-        from types import SimpleNamespace
+    def __init__(self, batch: int) -> None:
+        import torch
 
-        return itertools.repeat(SimpleNamespace(index_B=self._index_B))
+        torch.manual_seed(0)
+        self.model: nn.Module = autoencoder("tiny", img_size=64, num_frames=16, keep_ratio=0.5, visible_ratio=0.2)
+        self._clip_BCTHW = torch.randn(batch, 3, 16, 64, 64)
+        self._index_B = torch.arange(batch)
+        self.loader = self
 
-    def groups(self) -> list[dict[str, Any]]:
+    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[SimpleNamespace]:
+        while True:
+            yield SimpleNamespace(index_B=self._index_B)
+
+    def groups(self) -> list[dict[str, object]]:
         from pipeline.training.optim import parameter_groups
 
         return parameter_groups(self.model, 0.05)
 
-    def loss(self, model: Any, batch: Any, epoch: int) -> Any:
-        return model(self._clip_BCTHW)
+    def loss(self, model: nn.Module, batch: SimpleNamespace, epoch: int) -> Tensor:
+        loss: Tensor = model(self._clip_BCTHW)
+        return loss
 
-    def validate(self, epoch: int, last: bool, alive: Any) -> dict[str, float]:
+    def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         return {}
 
 

@@ -13,12 +13,12 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.bench.clips import SHORT_SIDE, bench_clips, units_for
+from pipeline.bench.harness import Figures, Spent, median_ratio, take_turns, timed
 from pipeline.data.cache.build import Unit, build_unit
 from pipeline.data.cache.publish import build
 from pipeline.data.frame_source import VideoFile
@@ -32,7 +32,7 @@ GOALS = {"share_of_decoding": 0.85, "two_processes": 1.8}
 SCALING_FRAMES = 120_000
 
 
-def command(clips: Path | None = None, rounds: int = 5) -> dict[str, Any]:
+def command(clips: Path | None = None, rounds: int = 5) -> Figures:
     """Measure preprocessing.
 
     Args:
@@ -46,80 +46,68 @@ def command(clips: Path | None = None, rounds: int = 5) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
         scratch = Path(folder)
         files = bench_clips(clips, scratch)
-        frames = sum(file.frames for file in files)
         store = scratch / "store"
         runs: dict[str, Callable[[], None]] = {
-            "decoding": lambda: _decode(files, "pyav"),
-            "decoding by decord": lambda: _decode(files, "decord"),
+            "decoding": partial(_decode, files, "pyav"),
+            "decoding by decord": partial(_decode, files, "decord"),
         }
-        for kind, keep in (("jpeg", STEP), ("raw", STEP), ("jpeg", 1), ("raw", 1)):
-            name = f"{kind} every {keep}"
-            runs[name] = _stage(units_for(files, kind, STEP, RESOLUTION, keep), store / name)
-        wall, busy = _take_turns(runs, rounds, store)
-        result: dict[str, Any] = {
-            "decoding_frames_per_second": round(frames / statistics.median(wall["decoding"]), 1),
-            "decord_frames_per_second": round(frames / statistics.median(wall["decoding by decord"]), 1),
+        units = {
+            f"{kind} every {keep}": units_for(files, kind, STEP, RESOLUTION, keep)
+            for keep in (STEP, 1)
+            for kind in ("jpeg", "raw")
         }
-        result["ways"] = {
-            name: {
-                "frames_per_second": round(frames / statistics.median(wall[name]), 1),
-                "frames_per_core_second": round(frames / statistics.median(busy[name]), 1),
-                "share_of_decoding": _share(wall["decoding"], wall[name]),
-                "share_of_decoding_cpu": _share(busy["decoding"], busy[name]),
-                "share_of_decord": _share(wall["decoding by decord"], wall[name]),
-                "bytes_per_video": _bytes(store / name) // len(files),
-            }
-            for name in list(runs)[2:]
-        }
-        result["jpeg_bytes_per_pixel"] = _bytes_per_pixel(files, store / f"jpeg every {STEP}")
-        result["two_processes"] = _scaling(files, scratch)
-        result["goals"] = GOALS
-        pixels = sum(file.frames * file.height * file.width for file in files) / frames
-        result["clips"] = {
-            "videos": len(files),
-            "frames": frames,
-            "pixels_per_frame": round(pixels),
-            "frame_step": STEP,
-            "resolution": RESOLUTION,
-        }
-        result["cores"] = os.cpu_count()
-        return result
+        runs |= {name: partial(_build_all, some, store / name) for name, some in units.items()}
 
-
-def _take_turns(
-    runs: dict[str, Callable[[], None]], rounds: int, store: Path
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every run in every round, by the clock and of the processor; turn 0 is not counted."""
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    busy: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
+        def turn(name: str, _: int) -> Spent:
             shutil.rmtree(store / name, ignore_errors=True)
-            began, used = time.perf_counter(), time.process_time()
-            run()
-            if turn:
-                wall[name].append(time.perf_counter() - began)
-                busy[name].append(time.process_time() - used)
-    return wall, busy
+            return timed(runs[name])
+
+        turns = take_turns({name: partial(turn, name) for name in runs}, rounds)
+        wall = {name: [spent.wall for spent in some] for name, some in turns.items()}
+        cpu = {name: [spent.cpu for spent in some] for name, some in turns.items()}
+        frames = sum(file.frames for file in files)
+
+        def rate(seconds: list[float]) -> float:
+            return round(frames / statistics.median(seconds), 1)
+
+        return {
+            "decoding_frames_per_second": rate(wall["decoding"]),
+            "decord_frames_per_second": rate(wall["decoding by decord"]),
+            "ways": {
+                name: {
+                    "frames_per_second": rate(wall[name]),
+                    "frames_per_core_second": rate(cpu[name]),
+                    "share_of_decoding": round(median_ratio(wall["decoding"], wall[name]), 3),
+                    "share_of_decoding_cpu": round(median_ratio(cpu["decoding"], cpu[name]), 3),
+                    "share_of_decord": round(median_ratio(wall["decoding by decord"], wall[name]), 3),
+                    "bytes_per_video": _bytes(store / name) // len(files),
+                }
+                for name in units
+            },
+            "jpeg_bytes_per_pixel": _bytes_per_pixel(files, store / f"jpeg every {STEP}"),
+            "two_processes": _scaling(files, scratch),
+            "goals": GOALS,
+            "clips": {
+                "videos": len(files),
+                "frames": frames,
+                "pixels_per_frame": round(sum(file.frames * file.height * file.width for file in files) / frames),
+                "frame_step": STEP,
+                "resolution": RESOLUTION,
+            },
+            "cores": os.cpu_count(),
+        }
 
 
-def _decode(files: list[VideoFile], reader: Any) -> None:
+def _decode(files: list[VideoFile], reader: str) -> None:
     for file in files:
         with open_video(file.path, reader) as video:
             for _ in video.all_frames():
                 pass
 
 
-def _stage(units: list[Unit], store: Path) -> Callable[[], None]:
-    def run() -> None:
-        for unit in units:
-            build_unit(unit, store)
-
-    return run
-
-
-def _share(decoding: list[float], stage: list[float]) -> float:
-    return round(statistics.median(d / s for d, s in zip(decoding, stage, strict=True)), 3)
+def _build_all(units: list[Unit], store: Path) -> None:
+    for unit in units:
+        build_unit(unit, store)
 
 
 def _scaling(files: list[VideoFile], scratch: Path) -> dict[str, float]:
@@ -135,9 +123,7 @@ def _scaling(files: list[VideoFile], scratch: Path) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for workers in (1, 2):
         store = scratch / f"scaling-{workers}"
-        began = time.perf_counter()
-        build(units, store, workers)
-        seconds[str(workers)] = round(time.perf_counter() - began, 2)
+        seconds[str(workers)] = round(timed(partial(build, units, store, workers)).wall, 2)
         shutil.rmtree(store)
     return seconds | {"speed_up": round(seconds["1"] / seconds["2"], 2)}
 

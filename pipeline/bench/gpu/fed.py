@@ -85,7 +85,7 @@ class JpegVideos(MemoryVideos):
     """The same videos, whose frames are decoded from JPEG."""
 
     def __init__(self, folder: Path, raw: MemoryVideos) -> None:
-        super().__init__(raw.frames, raw.labels, raw.short_side)
+        super().__init__(raw.array, np.asarray(raw.labels), raw.short_side)
         self._data = np.load(folder / "jpeg.npy", mmap_mode="r")
         self._offsets = np.load(folder / "offsets.npy")
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.data.arrays import U8, Ints
 from pipeline.data.batch import Batch
-from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, Source
+from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
+from pipeline.data.frame_source import FrameSource
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.efficiency.meters import Device, known_device
@@ -110,45 +112,27 @@ def params_of(setting: Setting, size: str, batch: int, **changes: object) -> Par
     return load_params(RECIPE, overrides | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-@dataclass
-class MemoryVideos:
-    """A source whose videos are an array [V, T, H, W, 3] in memory, or mapped from a file."""
+class MemoryVideos(FrameSource):
+    """Videos that are an array [V, T, H, W, 3] in memory, or mapped from a file."""
 
-    frames: U8
-    labels: Ints
-    short_side: int
-    grid: int = 1
-    ids: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ids = [f"video-{row}" for row in range(len(self.frames))]
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def num_frames(self, row: int) -> int:
-        return int(self.frames.shape[1])
+    def __init__(self, array: U8, labels: Ints, short_side: int) -> None:
+        self.array, self.labels, self.short_side = array, labels, short_side
+        self.ids = [f"video-{row}" for row in range(len(array))]
+        self.splits = ["train"] * len(array)
+        self.lengths = [array.shape[1]] * len(array)
 
     def size(self, row: int) -> tuple[int, int]:
-        return int(self.frames.shape[2]), int(self.frames.shape[3])
-
-    def label(self, row: int) -> int:
-        return int(self.labels[row])
-
-    def rows(self, split: str | None = None) -> list[int]:
-        return list(range(len(self.frames)))
+        return int(self.array.shape[2]), int(self.array.shape[3])
 
     def picture(self, row: int, frame: int) -> U8:
         """One frame [H, W, 3]."""
-        return self.frames[row, frame]
+        frame_HWC: U8 = self.array[row, frame]
+        return frame_HWC
 
-    def fill(self, row: int, frame_indices: Ints, target_THWC: U8) -> None:
+    def fill(self, row: int, frame_indices: npt.ArrayLike, target_THWC: U8) -> None:
         height, width = self.size(row)
-        for frame, target_HWC in zip(frame_indices, target_THWC, strict=True):
+        for frame, target_HWC in zip(np.asarray(frame_indices), target_THWC, strict=True):
             target_HWC[:height, :width] = self.picture(row, int(frame))
-
-    def maps(self, row: int) -> None:
-        return None
 
 
 def texture(seed: int, length: int, height: int, width: int) -> U8:
@@ -169,7 +153,7 @@ def textures(setting: Setting, count: int, seed: int = 0) -> MemoryVideos:
     return MemoryVideos(frames, np.arange(count) % 2, setting.height)
 
 
-def dataset_of(source: Source, frames: int, random: bool = True, times: int = 1) -> ClipDataset:
+def dataset_of(source: FrameSource, frames: int, random: bool = True, times: int = 1) -> ClipDataset:
     """All videos of a source, each so often in an epoch."""
     rows = np.tile(np.arange(len(source), dtype=np.int64), times)
     return ClipDataset([Member(source, rows, 1)], ClipRule(frames, random=random))
@@ -198,7 +182,7 @@ class Resident:
             yield from self._batches
 
 
-def task_of(setting: Setting, stage: str, params: Params, source: Source, times: int = 1) -> TrainingTask:
+def task_of(setting: Setting, stage: str, params: Params, source: FrameSource, times: int = 1) -> TrainingTask:
     """The task of a stage as a training builds it, over the videos of a source, each at least so often in an epoch."""
     batch = params.pretrain.batch if stage == "pretrain" else params.finetune.batch
     clips = dataset_of(source, setting.frames, times=max(times, -(-batch // len(source))))

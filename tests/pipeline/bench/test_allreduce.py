@@ -14,12 +14,11 @@ def test_two_ranks_time_messages_and_steps() -> None:
 
 
 def test_predicted_steps_are_put_together_from_the_pieces() -> None:
-    pieces = {"arithmetic": 3.0, "update": 0.5}
+    pieces = allreduce.Pieces(3.0, 0.5)
     # 250 kB/s and no latency: 1 MB of gradients (one bucket) shows for 4 s after backward.
-    times = {
-        "parameters": 250_000, "messages": {"1000": 0.004, "1000000": 4.0}, "alone": pieces,
-        "together": {"arithmetic": 4.0, "update": 0.5}, "double": 6.0, "exchanging": 7.5,
-    }  # fmt: skip
+    times = allreduce.Times(
+        250_000, {1000: 0.004, 1_000_000: 4.0}, pieces, allreduce.Pieces(4.0, 0.5), double=6.0, exchanging=7.5
+    )
     one, two, beside = allreduce._judged(times)["steps"]
     assert (one["predicted_ms"], one["error_percent"]) == (6500, pytest.approx(8.3))
     assert two["predicted_ms"] == pytest.approx(7500, rel=1e-3)
