@@ -15,6 +15,9 @@ from pipeline.data.ingest.verdicts import Measurement
 from pipeline.data.video import VideoError
 from pipeline.data.video.stream import open_stream, sniff
 
+#: [bytes] A file from which on a disk with nothing of it is asked no further: decoders look for a header in all of it.
+LARGE = 1 << 20
+
 
 def look(name: str, reader: str, seconds: float) -> Audited:
     """Measure one file; arguments as :func:`pipeline.data.ingest.measure.measure` has them."""
@@ -35,6 +38,8 @@ def _refused(path: Path) -> Measurement | None:
     try:
         absolute = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
         sniff(absolute)
+        if known.bytes > LARGE and not path.stat().st_blocks:
+            raise VideoError("not_a_video", f"{path} is a hole: the disk holds not one of its bytes")
         open_stream(absolute)[0].close()
     except VideoError as error:
         return Measurement(known.bytes, known.mtime_ns, reason=error.reason, message=str(error))
