@@ -12,6 +12,7 @@ import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,8 +52,7 @@ def from_folders(folder: Path) -> Listing:
         raise InputError(f"{folder} does not exist. Cure: name the videos' folder, or their CSV or Parquet table.")
     paths, others = video_files(folder)
     problems = [f"{others} files without a video's suffix were passed over"] if others else []
-    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
-    has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    has_splits = has_split_folders(paths)
     entries: list[tuple[str, str, str]] = []
     for path in paths:
         parts = path.split("/")
@@ -76,13 +76,19 @@ def from_folders(folder: Path) -> Listing:
     return Listing(classes, videos, problems + suspicions(classes, videos))
 
 
+def has_split_folders(paths: Sequence[str]) -> bool:
+    """Whether videos lie in train/CLASS, test/CLASS rather than in CLASS."""
+    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
+    return bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+
+
 def from_table(table: Path, folder: Path) -> Listing:
     """List the videos of a CSV or Parquet table.
 
     Raises:
         InputError: the table is missing or unreadable, lists nothing, lacks a column, or a row cannot be understood.
     """
-    numbered = _read(table)
+    numbered = read_rows(table)
     rows = [row for _, row in numbered]
     for line, row in numbered:
         _check_label(row["label"], line, table)
@@ -168,8 +174,12 @@ def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[st
     return [f"class {name!r} has no video at all" for name in sorted(names - classes)]
 
 
-def _read(table: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(line of the file, or number of the row in Parquet; row) of a table; no label is ""."""
+def read_rows(table: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line of the file, or number of the row in Parquet; row) of a table; no label is "".
+
+    Raises:
+        InputError: the table is missing or unreadable, lists nothing, or lacks a column.
+    """
     if not table.is_file():
         raise InputError(f"source.annotations: {table} does not exist. Cure: name a CSV or Parquet file.")
     columns, rows = _read_parquet(table) if table.suffix.lower() in (".parquet", ".pq") else _read_csv(table)

@@ -1,0 +1,125 @@
+"""What is wrong with a set of videos, said before anything is trained on it; each a sentence with its cure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.audit.changes import CLIP_SECONDS
+from pipeline.setup.groups import Groups
+from pipeline.setup.look import OwnSet
+from pipeline.setup.split import Split
+from pipeline.system.text import printable
+
+#: Videos of a class below which its score says little, and how many times larger the largest class may be.
+FEW, IMBALANCE = 10, 5
+#: Ratio of frame rates, and of short sides, above which a set counts as mixed.
+MIXED_RATES, MIXED_SIZES = 1.5, 2.0
+#: Names that a message lists.
+SHOWN = 5
+
+
+def warnings(own: OwnSet, groups: Groups, split: Split, frame_step: int) -> list[str]:
+    """Sentences on classes, lengths, rates, sizes, duplicates and files left out; none where nothing is wrong.
+
+    Args:
+        frame_step: that params.yaml will have.
+    """
+    return [
+        *_left_out(own),
+        *_classes(own),
+        *_lengths(own, frame_step),
+        *_rates_and_sizes(own),
+        *_similar(own, groups, split),
+        *split.remarks,
+        *own.problems,
+    ]
+
+
+def _left_out(own: OwnSet) -> Iterator[str]:
+    if own.left_out:
+        reasons = Counter(video.reason for video in own.left_out)
+        told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
+        yield f"Videos left out: {len(own.left_out)} of {len(own.left_out) + len(own.videos)} ({told})."
+    gone = sorted({video.label for video in own.left_out if video.label} - own.classes().keys() - {"-1"})
+    if gone:
+        yield f"Classes left out, since none of their videos can be used: {_names(gone)}."
+
+
+def _classes(own: OwnSet) -> Iterator[str]:
+    counts = own.classes()
+    few = {name: count for name, count in counts.items() if count < FEW}
+    if few:
+        yield (
+            f"Classes with fewer than {FEW} videos: {len(few)} of {len(counts)} "
+            f"({_names([f'{name}: {count}' for name, count in few.items()])}). Their scores will say little. "
+            "Cure: more videos, or fewer classes."
+        )
+    most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    if counts[most] > IMBALANCE * counts[least]:
+        yield (
+            f"The classes are out of balance: {printable(most)} has {counts[most]} videos, {printable(least)} has "
+            f"{counts[least]}. A model that always says {printable(most)} is right in "
+            f"{counts[most] / sum(counts.values()):.0%}: read the recall of each class."
+        )
+    unlabelled = sum(not video.label for video in own.videos)
+    if unlabelled:
+        yield f"Videos without a class: {unlabelled}. Pre-training reads them, fine-tuning does not."
+
+
+def _lengths(own: OwnSet, frame_step: int) -> Iterator[str]:
+    spanned = (own.clip_frames - 1) * frame_step + 1
+    short = sum(video.frames < spanned for video in own.videos)
+    if short:
+        seconds = float(np.median([spanned / video.fps for video in own.videos]))
+        yield (
+            f"Videos shorter than a clip of {own.clip_frames} frames, {frame_step} apart ({seconds:.1f} s): {short} of "
+            f"{len(own.videos)}. They repeat frames in it."
+        )
+
+
+def _rates_and_sizes(own: OwnSet) -> Iterator[str]:
+    rates = np.array([video.fps for video in own.videos])
+    if rates.max() > MIXED_RATES * rates.min():
+        middle = float(np.median(rates))
+        off = int(((rates > 1.25 * middle) | (rates < 0.8 * middle)).sum())
+        yield (
+            f"Frame rates are mixed ({rates.min():.3g} to {rates.max():.3g} a second, median {middle:.3g}): frames are "
+            f"taken by number, not by time, so clips of {off} videos run faster or slower than the others "
+            f"({CLIP_SECONDS * middle / rates.max():.1f} to {CLIP_SECONDS * middle / rates.min():.1f} s in place of "
+            f"{CLIP_SECONDS:g}). Cure: convert them to one rate (ffmpeg -r)."
+        )
+    sides = np.array([video.short_side for video in own.videos])
+    if sides.max() > MIXED_SIZES * sides.min():
+        yield (
+            f"Sizes are mixed: the short side is {sides.min()} to {sides.max()} pixels, median {np.median(sides):.0f}. "
+            "Where classes differ in it, a model may learn the camera instead of the motion."
+        )
+
+
+def _similar(own: OwnSet, groups: Groups, split: Split) -> Iterator[str]:
+    similar = own.similar()
+    if not similar:
+        return
+    by_path = {video.path: video for video in own.videos}
+    apart = [group for group in similar if len({split.of[path] for path in group} - {"unused"}) > 1]
+    if apart:
+        yield (
+            f"Groups of nearly the same pictures in more than one split, as the table or the folders have it: "
+            f"{len(apart)} (the first: {_names(apart[0][:2])}). Test scores will be too good. "
+            "Cure: leave the split to this command, or put each group on one side."
+        )
+    else:
+        yield f"Groups of nearly the same pictures: {len(similar)}. Each stays on one side of the split."
+    crossed = [group for group in similar if len({by_path[path].label for path in group} - {""}) > 1]
+    if crossed:
+        yield (
+            f"Of these in several classes: {len(crossed)} (the first: {_names(crossed[0][:2])}). "
+            "Cure: look whether their labels are right."
+        )
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,100 @@
+"""`everest init`, first part: what it finds out about a set, and what it says is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sample_videos
+
+from pipeline.audit.changes import frame_step
+from pipeline.data.video import write_video
+from pipeline.errors import InputError
+from pipeline.params import IngestParams
+from pipeline.setup.groups import group
+from pipeline.setup.look import look
+from pipeline.setup.split import split
+from pipeline.setup.warnings import warnings
+
+RULES = IngestParams(
+    deadline_seconds=60.0, memory_gib=4.0, failure_budget=0.02, min_frames=16, max_repeated_run=64, workers=2
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def said(folder: Path) -> str:
+    own = look(folder, RULES)
+    groups = group(own.videos, own.similar())
+    return "\n".join(warnings(own, groups, split(own.videos, groups), frame_step(25.0, 32)))
+
+
+def test_each_fault_of_a_set_is_said_in_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for number in range(13):
+        sample_videos.write(folder / "run" / f"{number}.mp4", 32, seed=number)
+    for number in range(2):
+        write_video(folder / "walk" / f"{number}.mp4", sample_videos.moving(24, 200, 200, seed=40 + number), fps=50)
+    (folder / "walk" / "again.mp4").write_bytes((folder / "walk" / "0.mp4").read_bytes())
+    (folder / "walk" / "both.mp4").write_bytes((folder / "run" / "0.mp4").read_bytes())
+    (folder / "gone").mkdir()
+    (folder / "gone" / "empty.mp4").touch()
+    (folder / "walk" / "text.mp4").write_text("no video")
+    text = said(folder)
+    assert "Videos left out: 5 of 19 (2 two classes, 1 empty, 1 duplicate, 1 not a video)." in text
+    assert "Classes left out, since none of their videos can be used: gone." in text
+    assert "Classes with fewer than 10 videos: 1 of 2 (walk: 2)." in text
+    assert "run has 12 videos, walk has 2. A model that always says run is right in 86%" in text
+    assert "Videos shorter than a clip of 16 frames, 2 apart (1.2 s): 2 of 14." in text
+    assert "Frame rates are mixed (25 to 50 a second, median 25)" in text
+    assert "clips of 2 videos" in text
+    assert "the short side is 64 to 200 pixels" in text
+
+
+def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for number in range(4):
+        sample_videos.write(folder / f"{number}.mp4", 20, seed=number)
+    table = folder / "list.csv"
+    table.write_text("path,label,split,group\n0.mp4,a,train,x\n1.mp4,b,,x\n2.mp4,b,test,\n3.mp4,,,\n")
+    own = look(table, RULES)
+    assert [(video.label, video.split, video.group) for video in own.videos] == [
+        ("a", "train", "x"), ("b", "", "x"), ("b", "test", ""), ("", "", ""),
+    ]  # fmt: skip
+    assert own.classes() == {"a": 1, "b": 2}
+    table.write_text("path,label\n0.mp4,a\n1.mp4,b,c\n")
+    with pytest.raises(InputError, match="row 3: 3 fields"):
+        look(table, RULES)
+    table.write_text("path,label\n0.mp4,a\n../1.mp4,b\n")
+    with pytest.raises(InputError, match="row 3: path = '../1.mp4'"):
+        look(table, RULES)
+
+
+def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(InputError, match="does not exist"):
+        look(folder, RULES)
+    folder.mkdir()
+    with pytest.raises(InputError, match="holds no video"):
+        look(folder, RULES)
+    sample_videos.write(folder / "a.mp4")
+    with pytest.raises(InputError, match="1 videos in no class's folder"):
+        look(folder, RULES)
+    sample_videos.write(folder / "one" / "a.mp4")
+    with pytest.raises(InputError, match="lists one class, 'one'"):
+        look(folder, RULES)
+    (folder / "two").mkdir()
+    (folder / "two" / "b.mp4").touch()
+    with pytest.raises(InputError, match="has usable videos of one class, 'one'"):
+        look(folder, RULES)
+
+
+def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> None:
+    for number in range(4):
+        sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
+    own = look(tmp_path / "set", RULES)
+    assert (own.clip_frames, len(own.videos)) == (8, 4)
