@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -32,18 +32,27 @@ def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None
     write_table(table, path)
 
 
-def read_predictions(path: Path) -> dict[str, Any]:
-    """Columns of :func:`write_predictions` as lists; `probabilities` [V, C] and `label` of the readable videos only.
+class Predictions(TypedDict):
+    """The test videos that were read: ids, true classes [V] and probabilities [V, C]."""
+
+    video_id: list[str]
+    label: np.ndarray
+    probabilities: np.ndarray
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Columns of :func:`write_predictions`, of the readable videos only.
 
     Raises:
         DamagedError: the file is not what was written.
     """
     table = read_table(path, f"Cure: `everest evaluate {path.parent.name}` again.")
-    rows = [row for row in table.to_pylist() if row["probabilities"] is not None]
+    table = table.filter(table["probabilities"].is_valid())
+    flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return {
-        "video_id": [row["video_id"] for row in rows],
-        "label": np.asarray([row["label"] for row in rows], dtype=np.int64),
-        "probabilities": np.asarray([row["probabilities"] for row in rows], dtype=np.float32),
+        "video_id": table["video_id"].to_pylist(),
+        "label": np.asarray(table["label"].to_numpy(), dtype=np.int64),
+        "probabilities": np.asarray(flat, dtype=np.float32).reshape(len(table), len(flat) // max(1, len(table))),
     }
 
 

@@ -111,6 +111,23 @@ def share_interval(hits_V: npt.ArrayLike, draws: int, seed: int = 0, level: floa
     return Interval(end, 1.0) if hits[0] else Interval(0.0, 1 - end)
 
 
+def wilson(right: int, total: int, z: float = 1.959964) -> Interval:
+    """Interval of a share of right answers after Wilson (1927), 95 % by default: good for few answers, too.
+
+    Raises:
+        ValueError: no answers.
+    """
+    if total < 1:
+        raise ValueError(f"{total} answers have no share: at least one is needed. Cure: leave such a class out.")
+    share, z2 = right / total, z * z
+    middle, half = share + z2 / (2 * total), z * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    scale = 1 + z2 / total
+    # Rounding would leave a share of 0 or 1 just outside.
+    return Interval(
+        max(0.0, min(share, float((middle - half) / scale))), min(1.0, max(share, float((middle + half) / scale)))
+    )
+
+
 def paired_difference(a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
     """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video hard."""
     difference = np.asarray(a_V, dtype=np.float64) - np.asarray(b_V, dtype=np.float64)

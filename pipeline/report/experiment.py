@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pipeline import layout
 from pipeline.evaluation.files import read_confusion
+from pipeline.report.benchmark_page import write_benchmark_pages
 from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
@@ -44,10 +45,12 @@ def shown_costs(columns: Columns[Row], rows: Sequence[Measured]) -> Columns[Row]
 
 
 def write_report(summary: Summary, folder: Path) -> list[Path]:
-    """Write report.html, report.md, summary.json and the plots into `folder`; the files."""
+    """Write report.html, a page for each benchmark, report.md, summary.json and the plots into `folder`; the files."""
     plots = draw(summary)
+    links = write_benchmark_pages(summary["results"], folder)
     sections = [
         _results(summary),
+        Section("Each benchmark", "Errors and hits as pictures, recall by class, calibration.", links=links),
         _learning(plots),
         _confusions(summary),
         _tokens(summary),
@@ -58,7 +61,8 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
     commit = summary["versions"].get("git.commit", "unknown")[:10]
     dirty = uncommitted(summary["versions"])
     subtitle = f"Seed {summary['seed']}; code at {commit}{dirty}; torch {summary['versions'].get('torch', '?')}."
-    return write_pages(folder, title, subtitle, summary["sentences"], summary, sections, plots)
+    pages = write_pages(folder, title, subtitle, summary["sentences"], summary, sections, plots)
+    return pages + [folder / link.file for link in links]
 
 
 def draw(summary: Summary) -> dict[str, str]:

@@ -26,12 +26,13 @@ Columns = Mapping[str, Callable[[Row], str]]
 
 @dataclass
 class Table:
-    """`text`: columns whose content reads from the left."""
+    """`text`: columns whose content reads from the left; `tall`: scrolls inside the page, where it has many rows."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     text: frozenset[int] = frozenset({0})
+    tall: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[Row], columns: Columns[Row], caption: str = "", text: Sequence[int] = (0,)) -> Table:
@@ -62,6 +63,21 @@ class Picture(NamedTuple):
     caption: str
 
 
+class Card(NamedTuple):
+    """A video in a few lines, under its picture where there is one (an address that holds the bytes themselves)."""
+
+    title: str
+    lines: Sequence[str]
+    picture: str = ""
+
+
+class Link(NamedTuple):
+    """A page in the same folder."""
+
+    text: str
+    file: str
+
+
 @dataclass
 class Section:
     """A part of a page, under a heading."""
@@ -72,6 +88,13 @@ class Section:
     plots: list[str] = field(default_factory=list)
     matrices: list[Matrix] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is more in it than its words."""
+        return bool(self.tables or self.plots or self.matrices or self.pictures or self.cards or self.links)
 
     def add_confusion(self, title: str, names: list[str], counts: np.ndarray) -> None:
         """A confusion matrix: rows the true class."""
@@ -87,9 +110,13 @@ class Section:
 
     def add_picture(self, path: Path, caption: str) -> None:
         """A PNG, JPEG, GIF or SVG file, its bytes inside the page."""
-        kind = {".svg": "svg+xml", ".jpg": "jpeg"}.get(path.suffix, path.suffix.removeprefix("."))
-        data = base64.b64encode(path.read_bytes()).decode()
-        self.pictures.append(Picture(f"data:image/{kind};base64,{data}", caption))
+        self.pictures.append(Picture(data_address(path), caption))
+
+
+def data_address(path: Path) -> str:
+    """An address that holds a picture's bytes themselves."""
+    kind = {".svg": "svg+xml", ".jpg": "jpeg"}.get(path.suffix, path.suffix.removeprefix("."))
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def write_pages(
@@ -102,7 +129,7 @@ def write_pages(
     plots: Mapping[str, str],
 ) -> list[Path]:
     """Write report.html, report.md, summary.json and `<name>.svg` of each plot; empty sections are left out."""
-    shown = [s for s in sections if s.tables or s.plots or s.matrices or s.pictures]
+    shown = [section for section in sections if section.shown]
     texts = {
         "report.html": html(title, subtitle, sentences, shown),
         "report.md": markdown(title, subtitle, sentences, shown),
@@ -134,11 +161,13 @@ def markdown(title: str, subtitle: str, sentences: Sequence[str], sections: Sequ
     """The same words and tables; plots and pictures are in the HTML page and in files beside it."""
     lines = [f"# {escaped(title)}", "", escaped(subtitle), "", *(f"- {escaped(line)}" for line in sentences), ""]
     for section in sections:
-        if not section.tables and not section.matrices:
+        if not section.tables and not section.matrices and not section.links:
             continue
         lines += [f"## {escaped(section.title)}", ""]
         if section.note:
             lines += [escaped(section.note), ""]
+        lines += [f"- [{escaped(link.text)}]({link.file})" for link in section.links]
+        lines += [""] if section.links else []
         for table in section.tables:
             if table.caption:
                 lines += [escaped(table.caption), ""]

@@ -103,6 +103,34 @@ def intervals(scores: Sequence[Score], *, title: str, x: str, y: str) -> str:
     return _finish(figure, axes, title, x, y)
 
 
+def ranges(names: Sequence[str], values: Sequence[tuple[float, float, float]], *, title: str, x: str) -> str:
+    """A line for each name, from the top: a value with the low and the high end of its interval."""
+    figure, axes = _figure(6.4, 1.2 + 0.24 * len(names))
+    for place, (value, low, high) in enumerate(values):
+        axes.plot([low, high], [place, place], color=SERIES[0], linewidth=1.5, alpha=0.55)
+        axes.plot([value], [place], color=SERIES[0], marker="o", markersize=5)
+    axes.set_yticks(range(len(names)), [printable(name) for name in names], fontsize=9)
+    axes.invert_yaxis()
+    return _finish(figure, axes, title, x, "")
+
+
+def reliability(series: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str) -> str:
+    """Accuracy against confidence, in percent: (confidence, accuracy, low, high) of each bin; the diagonal is ideal."""
+    figure, axes = _figure(5.6, 4.2)
+    axes.plot([0, 100], [0, 100], color="#020202", linestyle="--", linewidth=1)
+    for index, points in enumerate(series.values()):
+        look = style(index)
+        xs, ys = [p[0] for p in points], [p[1] for p in points]
+        error = [[p[1] - p[2] for p in points], [p[3] - p[1] for p in points]]
+        axes.errorbar(xs, ys, yerr=error, color=look["color"], marker=look["marker"], linestyle=look["linestyle"],
+                      linewidth=1.4, elinewidth=1, capsize=2, markersize=4.5, label=str(index))  # fmt: skip
+    if len(series) > 1:
+        _legend(figure, list(series))
+    axes.set_xlim(0, 102)
+    axes.set_ylim(0, 102)
+    return _finish(figure, axes, title, "confidence (%)", "right (%)")
+
+
 def bars(names: Sequence[str], values: Sequence[float], *, title: str, x: str, y: str, marked: int = 0) -> str:
     """A bar for each name, the first `marked` in another colour."""
     figure, axes = _figure(5.6, 3.4)

@@ -1,0 +1,103 @@
+"""What one benchmark's test says video by video and class by class. Reads files, draws nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import layout
+from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability
+from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits
+from pipeline.evaluation.files import read_confusion, read_predictions
+from pipeline.evaluation.metrics import Interval, calibration_error, wilson
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """One class: its test videos, the share that was found with its 95 % interval, and what the others were taken for.
+
+    Attributes:
+        mistaken, mistakes: the class that its videos were most often taken for, and how often; "" and 0 without errors.
+    """
+
+    name: str
+    videos: int
+    recall: float
+    interval: Interval
+    mistaken: str
+    mistakes: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether confidence is accuracy, on the test videos."""
+
+    bins: list[Bin]
+    error: float
+    nll: float
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a benchmark's page shows; `recall` by rising recall, without classes that have no test video."""
+
+    benchmark: str
+    videos: int
+    wrong: int
+    classes: list[str]
+    errors: list[Example]
+    hits: list[Example]
+    recall: list[ClassRecall]
+    calibration: Calibration
+
+
+def findings(benchmark: str) -> Findings | None:
+    """What the predictions of a benchmark say; None where it has none, as in results that were carried over alone.
+
+    Raises:
+        DamagedError: the predictions are not those that were written.
+    """
+    folder = layout.output_dir("evaluate", benchmark)
+    if not (folder / "predictions.parquet").exists():
+        return None
+    table = read_predictions(folder / "predictions.parquet")
+    ids, probability_VC, label_V = table["video_id"], table["probabilities"], table["label"]
+    classes, counts_CC = read_confusion(folder / "confusion.csv")
+    return Findings(
+        benchmark,
+        len(label_V),
+        int(counts_CC.sum() - counts_CC.trace()),
+        classes,
+        confident_errors(ids, probability_VC, label_V),
+        doubtful_hits(ids, probability_VC, label_V),
+        class_recall(classes, counts_CC),
+        calibration(probability_VC, label_V),
+    )
+
+
+def class_recall(names: list[str], counts_CC: np.ndarray) -> list[ClassRecall]:
+    """Each class that has test videos, lowest recall first; of equal ones the one with more videos."""
+    rows = []
+    for number, (name, counts_C) in enumerate(zip(names, counts_CC, strict=True)):
+        videos, right = int(counts_C.sum()), int(counts_C[number])
+        if videos:
+            others_C = np.where(np.arange(len(names)) == number, 0, counts_C)
+            most = int(others_C.argmax())
+            mistakes = int(others_C[most])
+            mistaken = names[most] if mistakes else ""
+            rows.append(ClassRecall(name, videos, right / videos, wilson(right, videos), mistaken, mistakes))
+    return sorted(rows, key=lambda row: (row.recall, -row.videos))
+
+
+def calibration(probability_VC: np.ndarray, label_V: np.ndarray) -> Calibration:
+    """Reliability of some probabilities."""
+    return Calibration(
+        reliability(probability_VC, label_V),
+        calibration_error(probability_VC, label_V),
+        negative_log_likelihood(probability_VC, label_V),
+        float(probability_VC.max(axis=1).mean(dtype=np.float64)),
+        float((probability_VC.argmax(axis=1) == label_V).mean()),
+    )

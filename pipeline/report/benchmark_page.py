@@ -1,0 +1,138 @@
+"""The page of one benchmark: errors, hits, recall by class and calibration, from :mod:`pipeline.report.benchmark`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.evaluation.calibration import Bin
+from pipeline.evaluation.examples import Example
+from pipeline.report.benchmark import ClassRecall, Findings, findings
+from pipeline.report.page import Card, Columns, Link, Section, Table, html, number
+from pipeline.report.plots import bars, ranges, reliability
+from pipeline.report.sentences import BenchmarkResult
+from pipeline.system.files import write_text
+
+#: Classes in the plot, and in the table; per_class.csv has all.
+PLOTTED, LISTED = 24, 1000
+#: A gap between confidence and accuracy below this many points is not called one.
+SMALL_GAP = 2.0
+
+
+def write_benchmark_pages(results: Sequence[BenchmarkResult], folder: Path) -> list[Link]:
+    """Write a page for each benchmark that has predictions; links to them."""
+    links = []
+    for row in results:
+        found = findings(row["benchmark"])
+        if found is not None:
+            file = f"benchmark-{row['benchmark']}.html"
+            write_text(folder / file, page(found, row))
+            links.append(Link(row["benchmark"], file))
+    return links
+
+
+def page(found: Findings, result: BenchmarkResult) -> str:
+    """The page as HTML."""
+    sections = [
+        Section("", links=[Link("All benchmarks", "report.html")]),
+        _examples(
+            "Most confident errors",
+            "Wrong answers by falling confidence: wrong labels, classes that look alike, true weaknesses.",
+            found.errors,
+            found.classes,
+        ),
+        _examples(
+            "Least confident hits",
+            "Right answers by rising confidence: the first to be lost.",
+            found.hits,
+            found.classes,
+        ),
+        _recall(found),
+        _calibration(found),
+    ]
+    subtitle = f"Test of the fine-tuned model, {result['views']} views averaged for each video."
+    return html(f"Benchmark {found.benchmark}", subtitle, _sentences(found, result), [s for s in sections if s.shown])
+
+
+def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
+    score = f"{result['top1']:.1f} % top-1 (95 % interval {result['top1_ci_low']:.1f} to {result['top1_ci_high']:.1f})"
+    lines = [f"{score}: {found.wrong:,} of {found.videos:,} test videos are answered wrongly."]
+    worst = found.recall[0]
+    if worst.recall < 1:
+        lines.append(
+            f"The class found least often is {worst.name}: {100 * worst.recall:.0f} % of {worst.videos} videos "
+            f"(95 % interval {100 * worst.interval.low:.0f} to {100 * worst.interval.high:.0f}), most often taken for "
+            f"{worst.mistaken}."
+        )
+    measured = found.calibration
+    confident, right = 100 * measured.confidence, 100 * measured.accuracy
+    gap = confident - right
+    verdict = "as sure as it is right" if abs(gap) < SMALL_GAP else "too sure of itself" if gap > 0 else "too modest"
+    lines.append(f"On average the model is {verdict}: confidence {confident:.1f} %, right in {right:.1f} %.")
+    return lines
+
+
+def _examples(title: str, note: str, examples: Sequence[Example], classes: Sequence[str]) -> Section:
+    return Section(title, note, cards=[_card(one, classes) for one in examples])
+
+
+def _card(one: Example, classes: Sequence[str]) -> Card:
+    if one.label == one.predicted:
+        return Card(classes[one.label], [f"{100 * one.confidence:.1f} % sure", one.video_id])
+    said = f"said {classes[one.predicted]}, {100 * one.confidence:.1f} % sure"
+    return Card(
+        f"is {classes[one.label]}", [said, f"true class given {100 * one.true_probability:.1f} %", one.video_id]
+    )
+
+
+def _recall(found: Findings) -> Section:
+    columns: Columns[ClassRecall] = {
+        "class": lambda row: row.name,
+        "videos": lambda row: f"{row.videos:,}",
+        "recall %": lambda row: number(100 * row.recall),
+        "95 % interval": lambda row: f"{100 * row.interval.low:.1f} – {100 * row.interval.high:.1f}",
+        "most often taken for": lambda row: f"{row.mistaken} ({row.mistakes})" if row.mistakes else "–",
+    }
+    table = Table.of(found.recall[:LISTED], columns, text=(0, 4))
+    table.tall = len(table.rows) > PLOTTED
+    hidden = len(found.recall) - len(table.rows)
+    cut = f" The {hidden:,} classes with the highest recall are left out here; per_class.csv has them." * (hidden > 0)
+    empty = len(found.classes) - len(found.recall)
+    without = f" {empty} classes have no test video." * (empty > 0)
+    shown = found.recall[:PLOTTED]
+    plot = ranges(
+        [row.name if len(row.name) <= 32 else f"{row.name[:31]}…" for row in shown],
+        [(100 * row.recall, 100 * row.interval.low, 100 * row.interval.high) for row in shown],
+        title="Recall by class" if len(shown) == len(found.recall) else f"The {len(shown)} classes of lowest recall",
+        x="recall (%), 95 % interval",
+    )
+    note = (
+        "Share of a class's test videos that are given this class, with Wilson's interval: of a class with few videos "
+        f"little is known.{without}{cut}"
+    )
+    return Section("Recall by class", note, [table], [plot])
+
+
+def _calibration(found: Findings) -> Section:
+    measured = found.calibration
+    note = (
+        "Videos in bins by the probability of the predicted class; on the dashed line it is right as often as it "
+        f"says. Expected calibration error {100 * measured.error:.1f} %, mean negative log-likelihood "
+        f"{measured.nll:.3f}."
+    )
+    plots = [
+        reliability({"as tested": _points(measured.bins)}, title="Reliability"),
+        bars(
+            [f"{100 * one.low:.0f}" for one in measured.bins],
+            [one.videos for one in measured.bins],
+            title="Videos by confidence",
+            x="confidence from (%)",
+            y="videos",
+        ),
+    ]
+    return Section("Calibration", note, plots=plots)
+
+
+def _points(bins: Sequence[Bin]) -> list[tuple[float, float, float, float]]:
+    """As the plot takes them, in percent."""
+    return [(100 * one.confidence, 100 * one.accuracy, 100 * one.interval.low, 100 * one.interval.high) for one in bins]
