@@ -99,7 +99,7 @@ def _written(
     from pipeline.audit.costs import disk, pretrain_gmacs, trainings
     from pipeline.audit.page import page
     from pipeline.audit.pictures import strips
-    from pipeline.planning.plan import device_of
+    from pipeline.planning.plan import Planner
     from pipeline.system.files import write_text
     from pipeline.system.progress import Line
 
@@ -109,7 +109,8 @@ def _written(
     tube = pretrain_gmacs(size, "tube", 1.0)
     costs = [pretrain_gmacs(size, "everest", max(0.02, 1 - row.tokens_dropped)) for row in found.shares]
     savings = [(cost, 1 - cost / tube) for cost in costs]
-    runs = trainings(size, gpu, gpus, len(found.videos), [KEEP])
+    planner = Planner(gpu, gpus)
+    runs = trainings(size, planner, len(found.videos), [KEEP])
     lines = sentences(found, len(paths), 1 - pretrain_gmacs(size, "everest", KEEP) / tube)
     most, least = found.ends(SHOWN)
     drawn = strips(root, [*most, *least], records, ingest_params(), KEEP)
@@ -120,7 +121,7 @@ def _written(
         if video.path in drawn
     ]
     space = disk([records[video.path] for video in found.videos])
-    device = f"{gpus} x {device_of(gpu, gpus).name}, size {size}"
+    device = f"{gpus} x {planner.device.name}, size {size}"
     title = f"Audit of {root.resolve().name}"
     write_text(target, page(title, lines, found, savings, runs, space, device, pictures))
     line.close()

@@ -73,21 +73,21 @@ def pretrain_gmacs(size: str, strategy: str, keep: float) -> float:
     return cost.multiply_adds / 1e9
 
 
-def trainings(size: str, gpu: str, gpus: int, videos: int, keeps: Sequence[float]) -> list[Training]:
+def trainings(size: str, planner: Planner, videos: int, keeps: Sequence[float]) -> list[Training]:
     """EVEREST at each keep ratio, then tube masking, on the same videos and devices."""
-    return [_training(size, gpu, gpus, videos, "everest", keep) for keep in keeps] + [
-        _training(size, gpu, gpus, videos, "tube", 1.0)
+    return [_training(size, planner, videos, "everest", keep) for keep in keeps] + [
+        _training(size, planner, videos, "tube", 1.0)
     ]
 
 
-def _training(size: str, gpu: str, gpus: int, videos: int, strategy: str, keep: float) -> Training:
+def _training(size: str, planner: Planner, videos: int, strategy: str, keep: float) -> Training:
     from pipeline.params import load_params
     from pipeline.planning.counts import Counts
-    from pipeline.planning.plan import device_of, stage_row
+    from pipeline.planning.cost import StageCost
     from pipeline.recipes import recipe_path
 
     visible = VISIBLE if strategy == "tube" else visible_share(keep)
-    batch = max(gpus, min(192, videos) // gpus * gpus)
+    batch = max(planner.devices, min(192, videos) // planner.devices * planner.devices)
     overrides = {
         "pretrain.size": size,
         "pretrain.keep_ratio": keep,
@@ -98,7 +98,7 @@ def _training(size: str, gpu: str, gpus: int, videos: int, strategy: str, keep: 
     }
     params = load_params(Path(recipe_path(RECIPES[strategy])), overrides)
     counts = {name: Counts(max(videos, batch), videos, None, "audited") for name in params.benchmarks}
-    row = stage_row("pretrain", None, params, counts, device_of(gpu, gpus), gpus, None, True, None)
+    row = planner.row(StageCost(params, None), counts)
     return Training(
         strategy=strategy,
         keep_ratio=keep,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.common import Json, commands, emit
+from pipeline.commands.common import Json, commands, emit, emit_with_lines, whole_numbers, words
 
 app = commands()
 Benchmark = Annotated[str, typer.Argument(help="A benchmark of params.yaml.")]
@@ -15,32 +15,28 @@ Benchmark = Annotated[str, typer.Argument(help="A benchmark of params.yaml.")]
 @app.command()
 def demo() -> None:
     """Run the demo from generated videos to the report; stop and start it as you like."""
-    from pipeline.system.progress import watched
-
-    with watched("demo"):
-        from pipeline.experiments.local import run_demo
-
-        results = run_demo()
-    from pipeline.system.terminal import show_results
-
-    show_results(*results)
+    _experiment("demo")
 
 
 @app.command()
 def run() -> None:
     """Run params.yaml through Prefect, DVC and MLflow on this machine."""
+    _experiment("run")
+
+
+def _experiment(command: Literal["demo", "run"]) -> None:
     from pipeline.system.progress import watched
 
-    with watched("run"):
-        from pipeline.experiments.local import run_experiment
+    with watched(command):
+        from pipeline.experiments.local import run_demo, run_experiment
 
-        results = run_experiment()
+        results = run_demo() if command == "demo" else run_experiment()
     from pipeline.system.terminal import show_results
 
     show_results(*results)
 
 
-def _stage(name: str, benchmark: str | None) -> Any:
+def _stage(name: str, benchmark: str | None) -> object:
     from pipeline.system.progress import watched
 
     with watched(f"{name}@{benchmark}" if benchmark else name):
@@ -126,25 +122,24 @@ def compare(
 
     What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
     """
-    from pipeline.errors import InputError
     from pipeline.system.progress import watched
 
-    given: dict[str, object] = {"strategies": strategies and strategies.split(","), "equal": equal}
-    given["benchmarks"] = benchmarks and benchmarks.split(",")
-    try:
-        given["seeds"] = seeds and [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds {seeds!r}: expected whole numbers with commas. Cure: --seeds 0,1,2") from None
+    given = {
+        "strategies": words(strategies),
+        "seeds": whole_numbers("seeds", seeds, "0,1,2") if seeds else None,
+        "equal": equal,
+        "benchmarks": words(benchmarks),
+    }
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
     with watched("compare"):
         from pipeline.experiments.compare import command
 
-        found = command(overrides, dry_run)
+        result = command(overrides, dry_run)
     if as_json or dry_run:
-        return emit(found, as_json, "Comparison")
+        return emit(result, as_json, "Comparison")
     from pipeline.system.terminal import show_comparison
 
-    return show_comparison(found)
+    return show_comparison(result)
 
 
 @app.command()
@@ -155,26 +150,15 @@ def repeat(
     as_json: Json = False,
 ) -> None:
     """Run params.yaml on every official split with several seeds; mean and deviation."""
-    from pipeline.errors import InputError
     from pipeline.system.progress import watched
-    from pipeline.system.terminal import echo
 
-    def numbers(option: str, text: str) -> list[int]:
-        try:
-            return [int(part) for part in text.split(",")]
-        except ValueError:
-            raise InputError(f"--{option} {text!r}: expected whole numbers with commas. Cure: --{option} 1,2") from None
-
-    chosen = numbers("splits", splits) if splits else None
-    chosen_seeds = numbers("seeds", seeds)
+    chosen = whole_numbers("splits", splits, "1,2") if splits else None
+    chosen_seeds = whole_numbers("seeds", seeds, "1,2")
     with watched("repeat"):
         from pipeline.experiments.repeat import command
 
-        found = command(chosen, chosen_seeds, dry_run)
-    sentences = [] if as_json else found.pop("sentences", [])
-    emit(found, as_json, "Repetitions")
-    for sentence in sentences:
-        echo(sentence)
+        result = command(chosen, chosen_seeds, dry_run)
+    emit_with_lines(result, as_json, "Repetitions", result.get("sentences", []))
 
 
 @app.command()

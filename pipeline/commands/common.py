@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import typer
+
+from pipeline.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
-def emit(value: Any, as_json: bool, title: str | None = None) -> None:
+def emit(value: object, as_json: bool, title: str | None = None) -> None:
     """Print a result on stdout: a JSON document, or tables made for reading."""
     if as_json:
         from pipeline.system.text import storable
@@ -20,6 +23,36 @@ def emit(value: Any, as_json: bool, title: str | None = None) -> None:
     from pipeline.system.terminal import show
 
     show(value, title)
+
+
+def emit_with_lines(
+    result: Mapping[str, object], as_json: bool, title: str, lines: Iterable[str], lead: str = ""
+) -> None:
+    """Print a result whose sentences stand below its tables, and among its keys in JSON."""
+    emit(result if as_json else {key: value for key, value in result.items() if value is not lines}, as_json, title)
+    if not as_json:
+        from pipeline.system.terminal import echo
+
+        for line in lines:
+            echo(f"{lead}{line}")
+
+
+def words(text: str | None) -> list[str] | None:
+    """`a,b` as an option gives it."""
+    return text.split(",") if text else None
+
+
+def whole_numbers(option: str, text: str, example: str) -> list[int]:
+    """`1,2` as an option gives it.
+
+    Raises:
+        InputError: anything but whole numbers.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        cure = f"Cure: --{option} {example}"
+        raise InputError(f"--{option} {text!r}: expected whole numbers with commas. {cure}") from None
 
 
 def commands() -> typer.Typer:

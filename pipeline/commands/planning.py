@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.common import Json, commands, emit
+from pipeline.commands.common import Json, commands, emit, emit_with_lines, whole_numbers
 
 app = commands()
 Videos = Annotated[
     list[str] | None,
     typer.Option(help="NAME=TRAINING_VIDEOS or NAME=VIDEOSxFRAMES, where nothing here tells; may be repeated."),
 ]
+Calibration = Annotated[
+    Path | None, typer.Option(help="calibration.json of `everest bench gpu`; the tracked one if left out.")
+]
+Recipe = Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")]
+Mfu = Annotated[float | None, typer.Option(help="Share of the peak to assume.")]
 recipe_app = typer.Typer(help="List, show, choose and compare recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
@@ -71,54 +76,46 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def plan(
-    recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
+    recipe: Recipe = None,
     gpu: Annotated[
         str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")
     ] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 8,
-    mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
+    mfu: Mfu = None,
     videos: Videos = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="calibration.json of `everest bench gpu`; the tracked one if left out.")
-    ] = None,
+    calibration: Calibration = None,
     as_json: Json = False,
 ) -> None:
     """Predict cost, memory, time and disk of a recipe, and a batch that fits; exit code 1 where none does."""
     from pipeline.planning.plan import plan as predict
-    from pipeline.system.terminal import echo
 
-    found = predict(recipe, gpu, gpus, mfu, videos=videos, calibration=calibration)
-    assumptions = [] if as_json else found.pop("assumptions")
-    emit(found, as_json, "Plan")
-    for line in assumptions:
-        echo(f"  assumed: {line}")
-    if not all(stage["fits"] for stage in found["stages"]):
+    result = predict(recipe, gpu, gpus, mfu, videos=videos or (), calibration=calibration)
+    emit_with_lines(result, as_json, "Plan", result["assumptions"], "  assumed: ")
+    if not all(stage["fits"] for stage in result["stages"]):
         raise typer.Exit(1)
 
 
 @app.command()
 def scaling(
-    recipe: Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")] = None,
+    recipe: Recipe = None,
     gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, a6000 or 4090.")] = "h100",
     gpus: Annotated[str, typer.Option(help="How many, with commas.")] = "8,16,32,64,128",
-    mfu: Annotated[float | None, typer.Option(help="Share of the peak to assume.")] = None,
+    mfu: Mfu = None,
     store: Annotated[str | None, typer.Option(help="jpeg or raw, in place of the recipe's cache.")] = None,
     videos: Videos = None,
+    calibration: Calibration = None,
     published: Annotated[bool, typer.Option(help="Only check against the published K400 epochs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Predict pre-training on many GPUs: step, efficiency and what limits it (docs/scaling.md)."""
     from pipeline.planning import scaling as model
-    from pipeline.system.terminal import echo
 
     if published:
         emit(model.published(), as_json, "Published K400 epochs by the model")
         return
-    found = model.scaling(recipe, gpu, model.gpus_of(gpus), mfu, store, videos)
-    assumptions = [] if as_json else found.pop("assumptions")
-    emit(found, as_json, "Scaling")
-    for line in assumptions:
-        echo(f"  assumed: {line}")
+    numbers = whole_numbers("gpus", gpus, "8,16,32")
+    result = model.scaling(recipe, gpu, numbers, mfu, store, videos or (), calibration)
+    emit_with_lines(result, as_json, "Scaling", result["assumptions"], "  assumed: ")
 
 
 @app.command()

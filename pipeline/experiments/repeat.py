@@ -27,9 +27,8 @@ from pipeline.experiments.workspace import (
     result_values,
     training_steps,
 )
-from pipeline.params import SCRATCH, Params, load_params
+from pipeline.params import SCRATCH, Params, load_params, with_overrides
 from pipeline.params.declared import data_versions
-from pipeline.planning.equal import with_overrides
 from pipeline.system.processes import run_child
 
 if TYPE_CHECKING:

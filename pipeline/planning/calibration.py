@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from pipeline.efficiency.meters import Device, known_device
 from pipeline.errors import InputError
 
 #: What came with this version. Absent until the benchmark has run on a GPU and its file was put here.
 TRACKED = Path(__file__).with_name("calibration.json")
-#: What such a file must hold.
-KEYS = {"device", "date", "torch", "shares"}
+
+
+class Calibration(TypedDict):
+    """Such a file; a share is named as :func:`key` says."""
+
+    device: str
+    date: str
+    torch: str
+    shares: dict[str, float]
 
 
 class Share(NamedTuple):
-    """A measured share of the device's dense peak, and where it is from."""
+    """A share of the device's dense peak, and where it is from."""
 
     mfu: float
     origin: str
@@ -44,19 +51,20 @@ def key(stage: str, size: str, compiled: bool) -> str:
     return f"{stage} {size} {'compiled' if compiled else 'eager'}"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Calibration:
     """A calibration file.
 
     Raises:
         InputError: there is none, or it is no such file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not found.keys() >= KEYS:
-            raise ValueError(f"it has no {', '.join(sorted(KEYS))}")
-        wrong = [n for n, share in found["shares"].items() if isinstance(share, bool) or not 0 < float(share) <= 1]
+        content: Calibration = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not content.keys() >= Calibration.__required_keys__:
+            raise ValueError(f"it has no {', '.join(sorted(Calibration.__required_keys__))}")
+        shares = content["shares"].items()
+        wrong = [name for name, share in shares if isinstance(share, bool) or not 0 < float(share) <= 1]
         if wrong:
             raise ValueError(f"shares outside (0, 1]: {', '.join(wrong)}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: {error}. Cure: the calibration.json that `everest bench gpu` wrote.") from None
-    return found
+    return content

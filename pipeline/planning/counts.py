@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Counts:
         return None if self.train is None else max(1, round(fraction * self.train))
 
 
-def given(texts: list[str], params: Params) -> dict[str, Counts]:
+def given(texts: Iterable[str], params: Params) -> dict[str, Counts]:
     """Counts that a user gives: `own=12000` training videos, `own=12000x250` of 250 frames.
 
     Raises:

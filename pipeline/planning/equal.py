@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.efficiency.clip_cost import autoencoder_arguments, pretrain_cost
 from pipeline.errors import InputError
-from pipeline.params import SCRATCH, Params, check_params, compared_strategies
+from pipeline.params import SCRATCH, Overrides, Params, compared_strategies, with_overrides
+from pipeline.planning.stage_cost import StageCost
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Trial:
         return self.gmacs_per_clip * self.epochs * self.params.pretrain.repeated_augmentation
 
 
-def arm_overrides(name: str) -> dict[str, Any]:
+def arm_overrides(name: str) -> Overrides:
     """Overrides of one strategy; `everest-keep-0.4` is EVEREST with another share of kept tokens.
 
     Raises:
@@ -55,23 +54,6 @@ def arm_overrides(name: str) -> dict[str, Any]:
     if head not in arms:
         raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(arms)}.")
     return {**arms[head], "pretrain.keep_ratio": float(ratio)} if separator else arms[head]
-
-
-def with_overrides(params: Params, overrides: Mapping[str, Any]) -> Params:
-    """Parameters with dotted keys replaced, checked again."""
-    raw = params.model_dump(mode="json")
-    for key, value in overrides.items():
-        *groups, last = key.split(".")
-        node = raw
-        for group in groups:
-            node = node[group]
-        node[last] = value
-    return check_params(raw, "comparison")
-
-
-def clip_cost(params: Params) -> float:
-    """[G multiply-adds] of one pre-training forward of one clip."""
-    return pretrain_cost(params).multiply_adds / 1e9
 
 
 def arms_of(params: Params) -> dict[str, Params]:
@@ -95,11 +77,14 @@ def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial
         InputError: no rate where one is needed, or an override that does not fit.
     """
     params.compared_benchmarks()  # refuses unknown ones now, not after the first training
-    chosen = arms_of(params)
-    costs = {arm: 0.0 if p.finetune.init == SCRATCH else clip_cost(p) for arm, p in chosen.items()}
-    first = next((arm for arm in chosen if costs[arm]), None)
+    arms = arms_of(params)
+    costs = {
+        arm: 0.0 if own.finetune.init == SCRATCH else StageCost(own).cost.multiply_adds / 1e9
+        for arm, own in arms.items()
+    }
+    first = next((arm for arm in arms if costs[arm]), None)
     trials = []
-    for arm in chosen:
+    for arm in arms:
         epochs = params.pretrain.epochs
         if first is not None and costs[arm] and params.compare.equal == "multiply-adds":
             epochs = max(1, round(epochs * costs[first] / costs[arm]))
@@ -108,24 +93,17 @@ def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial
                 raise InputError(f"no measured rate of {arm!r}: equal wall time needs one of each strategy.")
             epochs = max(1, round(epochs * rates[arm] / rates[first]))
         for seed in params.compare.seeds:
-            own = with_overrides(chosen[arm], {"pretrain.epochs": epochs, "seed": seed})
-            trials.append(Trial(arm, seed, own, costs[arm]))
+            trained = with_overrides(arms[arm], {"pretrain.epochs": epochs, "seed": seed})
+            trials.append(Trial(arm, seed, trained, costs[arm]))
     return trials
 
 
 def training_rate(params: Params, seconds: float = 2.0) -> float:
     """[clips/s] of forward, backward and update of the pre-training model on this machine, without loading data."""
-    from models.registry import architecture
     from pipeline.distributed.groups import choose_device
     from pipeline.planning.rate import clips_per_second
 
-    stage, clip = params.pretrain, params.clip
-    return clips_per_second(
-        architecture(stage.size, pretrain=True),
-        autoencoder_arguments(stage, clip),
-        (clip.frames, clip.resolution),
-        max(1, min(32, stage.batch // stage.accumulate)),
-        stage.precision,
-        choose_device(params.compute.device),
-        seconds,
-    )
+    cost, stage = StageCost(params), params.pretrain
+    clips = max(1, min(32, stage.batch // stage.accumulate))
+    device = choose_device(params.compute.device)
+    return clips_per_second(*cost.model, cost.shape, clips, stage.precision, device, seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 import models  # noqa: F401 - registers the names with timm
 from models.autoencoder import EverestAutoencoder
-from pipeline.training.optim import adamw, parameter_groups
+from pipeline.planning.rate import Arguments, optimizer_of, train_step
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,18 @@ class LivingBytes(TorchDispatchMode):
         self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.follow(leaf)
-        return found
+        return result
 
     def follow(self, tensor: torch.Tensor) -> None:
         """Count a tensor's storage until it is freed."""
@@ -74,7 +80,7 @@ class LivingBytes(TorchDispatchMode):
 
 def peak_bytes(
     name: str,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     clip: tuple[int, int],
     clips: int,
     precision: str,
@@ -96,24 +102,14 @@ def peak_bytes(
         counter = LivingBytes()
         for parameter in [*model.parameters(), *model.buffers()]:
             counter.follow(parameter)
-        optimizer = adamw(parameter_groups(model, 0.05), (0.9, 0.95), 1e-8)
+        optimizer = optimizer_of(model)
+        frames, resolution = clip
+        kind = torch.uint8 if gpu and isinstance(model, EverestAutoencoder) else torch.float32
+        half = None if precision == "fp32" else torch.bfloat16
         with counter:
             for _ in range(2):
-                _step(model, optimizer, clip, clips, precision, gpu)
+                train_step(model, optimizer, torch.zeros(clips, 3, frames, resolution, resolution, dtype=kind), half)
     return sum(parameter.numel() for parameter in model.parameters()), counter.peak
-
-
-def _step(model: Any, optimizer: Any, clip: tuple[int, int], clips: int, precision: str, gpu: bool) -> None:
-    frames, resolution = clip
-    kind = torch.uint8 if gpu and isinstance(model, EverestAutoencoder) else torch.float32
-    clip_BCTHW = torch.zeros(clips, 3, frames, resolution, resolution, dtype=kind)
-    half = {"bf16": torch.bfloat16, "fp16": torch.bfloat16}.get(precision)
-    with torch.autocast("cpu", dtype=half) if half else contextlib.nullcontext():
-        found = model(clip_BCTHW)
-    loss = found if found.ndim == 0 else found.float().logsumexp(1).mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 @contextlib.contextmanager
@@ -143,7 +139,7 @@ def _shapes_only() -> Iterator[None]:
 
 def footprint(
     name: str,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     clip: tuple[int, int],
     precision: str,
     recompute: bool = False,

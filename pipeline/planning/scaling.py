@@ -1,22 +1,29 @@
 """`everest scaling`: the step time of pre-training on 8 to 128 GPUs, and the published K400 epochs by the same model.
 
 The model is `pipeline/planning/step_time.py`. Arithmetic, memory and links of a GPU are its maker's figures times an
-assumed share; no GPU has been measured. docs/scaling.md discusses each assumption.
+share, measured where `everest bench gpu` ran on such a GPU, else assumed. docs/scaling.md discusses each assumption.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from pipeline.efficiency.clip_cost import pretrain_cost
 from pipeline.efficiency.meters import DEVICES
 from pipeline.errors import InputError
-from pipeline.params import Params, load_params
-from pipeline.planning.counts import PUBLISHED, Counts, counts_of, given
-from pipeline.planning.measured import CLIP_SECONDS
-from pipeline.planning.plan import ASSUMED_MFU, CORES_PER_DEVICE, memory_of, model_of, propose
+from pipeline.params import Params
+from pipeline.planning.calibration import Share
+from pipeline.planning.counts import PUBLISHED, counts_of, given
+from pipeline.planning.stage_cost import (
+    CLIPS_PER_SECOND,
+    CORES_PER_DEVICE,
+    StageCost,
+    check_share,
+    loading_seconds,
+    planned_params,
+)
 from pipeline.planning.step_time import GRADIENT_BYTES, UPDATE_BYTES, Fabric, StepTime, Work, step_time
 
 COUNTS = (8, 16, 32, 64, 128)
@@ -41,50 +48,73 @@ def fabric_of(gpu: str) -> Fabric:
     )
 
 
-def gpus_of(text: str) -> tuple[int, ...]:
-    """Numbers of GPUs from `8,16`.
+class ScalingRow(TypedDict):
+    """A number of GPUs: the step and its parts [ms]; `efficiency` is the time of one GPU over `gpus` times the step."""
 
-    Raises:
-        InputError: anything but whole numbers.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"gpus = {text!r}, expected whole numbers with commas. Cure: --gpus 8,16,32.") from None
+    gpus: int
+    batch_each: str
+    compute_ms: float
+    loader_ms: float
+    all_reduce_ms: float
+    exposed_ms: float
+    step_ms: float
+    clips_per_second: int
+    efficiency: float
+    limit: str
+    epoch_minutes: float | None
+
+
+class Scaling(TypedDict):
+    recipe: str
+    device: str
+    global_batch: int
+    gmacs_per_clip: float
+    parameters_m: float
+    rows: list[ScalingRow]
+    assumptions: list[str]
+
+
+class PublishedRow(TypedDict):
+    """A published epoch: the share of the peak that it implies, and what the other one's share predicts for it."""
+
+    recipe: str
+    gpus: str
+    published_seconds: int
+    implied_mfu: float
+    predicted_seconds: int
+    with_the_share_of: str
+    error_percent: float
 
 
 def scaling(
     recipe: str | None = None,
     gpu: str = "h100",
-    counts: tuple[int, ...] = COUNTS,
+    counts: Sequence[int] = COUNTS,
     mfu: float | None = None,
     store: str | None = None,
-    videos: list[str] | None = None,
-) -> dict[str, Any]:
+    videos: Sequence[str] = (),
+    calibration: Path | None = None,
+) -> Scaling:
     """Predict pre-training of a recipe, at its global batch, on several numbers of GPUs.
 
     Args:
         recipe: a recipe's name; None for params.yaml.
         gpu: a key of `pipeline.efficiency.meters.DEVICES`.
-        mfu: share of the peak, the same at every batch; None for ASSUMED_MFU.
+        mfu: share of the peak, the same at every batch; None for the one measured on such a GPU, else ASSUMED_MFU.
         store: `jpeg` or `raw` in place of the recipe's cache.
         videos: `NAME=VIDEOS` of benchmarks whose counts nothing here tells; without, their epoch's time is None.
-
-    Returns:
-        `rows`, one for each number, and `assumptions`. `efficiency` is the time of one GPU over `gpus` times the step.
+        calibration: shares that `everest bench gpu` measured; None for those that came with this version.
 
     Raises:
         InputError: an unknown GPU or store, a share outside (0, 1], counts that do not divide the batch.
     """
     if gpu not in NETWORK:
         raise InputError(f"gpu = {gpu!r}, expected one of {', '.join(NETWORK)}. Cure: choose one of them.")
-    mfu = ASSUMED_MFU if mfu is None else mfu
-    if not 0 < mfu <= 1:
-        raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
-    params = _params(recipe)
+    check_share(mfu)
+    params = planned_params(recipe)
     store = store or params.preprocess.store
-    if store not in CLIP_SECONDS:
-        raise InputError(f"store = {store!r}, expected one of {', '.join(CLIP_SECONDS)}. Cure: choose one of them.")
+    if store not in CLIPS_PER_SECOND:
+        raise InputError(f"store = {store!r}, expected one of {', '.join(CLIPS_PER_SECOND)}. Cure: choose one of them.")
     batch = params.pretrain.batch
     wrong = [n for n in counts if n < 1 or batch % n]
     if wrong or not counts:
@@ -92,91 +122,73 @@ def scaling(
             f"gpus = {', '.join(map(str, wrong)) or 'none'}: the global batch of {batch} must divide among them. "
             f"Cure: --gpus with divisors of {batch}."
         )
-    pieces = _Pieces(params, gpu, store, given(videos or [], params))
-    alone = pieces.step(1, mfu).whole
+    step = _Step(params, gpu, store)
+    share = step.cost.share(step.device, mfu, calibration)
+    known = given(videos, params)
+    total = step.cost.videos({name: counts_of(params, name, known) for name in params.pretrain.corpus})
+    steps = None if total is None else max(1, total // batch)
     return {
         "recipe": params.recipe,
-        "device": DEVICES[gpu].name,
+        "device": step.device.name,
         "global_batch": batch,
-        "gmacs_per_clip": round(pieces.multiply_adds / 1e9, 3),
-        "parameters_m": round(pieces.parameters / 1e6, 2),
-        "rows": [_row(pieces, n, mfu, alone) for n in counts],
-        "assumptions": _assumptions(gpu, mfu, store),
+        "gmacs_per_clip": round(step.cost.cost.multiply_adds / 1e9, 3),
+        "parameters_m": round(step.memory.parameters / 1e6, 2),
+        "rows": [_row(step, n, share.mfu, steps) for n in counts],
+        "assumptions": _assumptions(gpu, share, store),
     }
 
 
-def _params(recipe: str | None) -> Params:
-    from pipeline.recipes import recipe_path
+class _Step:
+    """A recipe's pre-training step on one kind of GPU."""
 
-    return load_params(recipe_path(recipe) if recipe else Path("params.yaml"))
-
-
-class _Pieces:
-    """What a recipe's pre-training step consists of on one kind of GPU."""
-
-    def __init__(self, params: Params, gpu: str, store: str, known: dict[str, Counts] | None = None) -> None:
-        self.params, self.store = params, store
+    def __init__(self, params: Params, gpu: str, store: str) -> None:
+        self.cost, self.store = StageCost(params), store
         self.device, self.fabric = DEVICES[gpu], fabric_of(gpu)
-        stage = params.pretrain
-        self.clips = stage.batch * stage.repeated_augmentation
-        self.multiply_adds = pretrain_cost(params).multiply_adds
-        self._peak = self.device.single if stage.precision == "fp32" else self.device.half
-        self.parameters, self._per_clip, self._fixed = memory_of(model_of(None, params), stage.precision, params, 1)
-        parts = [counts_of(params, name, known).pretraining() for name in stage.corpus]
-        self.steps_per_epoch = None if None in parts else max(1, sum(part or 0 for part in parts) // stage.batch)
+        self.memory = self.cost.memory(1)
 
-    def step(self, gpus: int, mfu: float) -> StepTime:
-        return step_time(self.work(gpus, mfu), self.fabric, gpus)
-
-    def work(self, gpus: int, mfu: float) -> Work:
-        clips = self.clips / gpus
-        frames = self.params.clip.frames / 16
-        return Work(
-            arithmetic=3 * 2 * self.multiply_adds * clips / (self._peak * mfu),
-            update=UPDATE_BYTES * self.parameters / self.device.bandwidth,
-            loader=clips * CLIP_SECONDS[self.store] * frames / CORES_PER_DEVICE,
-            gradients=GRADIENT_BYTES * self.parameters,
+    def time(self, gpus: int, mfu: float) -> StepTime:
+        loading = loading_seconds(self.store, self.cost.params.clip.frames)
+        work = Work(
+            arithmetic=self.cost.arithmetic_seconds(self.device, mfu, gpus),
+            update=UPDATE_BYTES * self.memory.parameters / self.device.bandwidth,
+            loader=self.cost.clips / gpus * loading / CORES_PER_DEVICE,
+            gradients=GRADIENT_BYTES * self.memory.parameters,
             accumulate=self.micro(gpus)[1],
         )
+        return step_time(work, self.fabric, gpus)
 
     def micro(self, gpus: int) -> tuple[int, int]:
         """(micro-batch, accumulation) that fit, the recipe's share undivided where none does."""
-        stage = self.params.pretrain
-        each = stage.batch // gpus
-        found = propose(each, stage.repeated_augmentation, self._per_clip, self._fixed, self.device)
-        return found if found[0] else (1, each)
+        micro, accumulate = self.cost.micro_batch(gpus, self.memory, self.device)
+        return (micro, accumulate) if micro else (1, self.cost.stage.batch // gpus)
 
 
-def _row(pieces: _Pieces, gpus: int, mfu: float, alone: float) -> dict[str, Any]:
-    found = pieces.step(gpus, mfu)
-    micro, accumulate = pieces.micro(gpus)
-    milliseconds = {
-        "compute": found.compute, "loader": found.loader, "all_reduce": found.exchange, "exposed": found.exposed,
-        "step": found.whole,
-    }  # fmt: skip
+def _row(step: _Step, gpus: int, mfu: float, steps: int | None) -> ScalingRow:
+    time, alone = step.time(gpus, mfu), step.time(1, mfu)
+    micro, accumulate = step.micro(gpus)
     return {
         "gpus": gpus,
         "batch_each": f"{micro} x {accumulate}" if accumulate > 1 else str(micro),
-        **{f"{name}_ms": round(1e3 * value, 2) for name, value in milliseconds.items()},
-        "clips_per_second": round(pieces.clips / found.whole),
-        "efficiency": round(alone / (gpus * found.whole), 3),
-        "limit": found.limit,
-        "epoch_minutes": pieces.steps_per_epoch and round(pieces.steps_per_epoch * found.whole / 60, 5),
+        "compute_ms": round(1e3 * time.compute, 2),
+        "loader_ms": round(1e3 * time.loader, 2),
+        "all_reduce_ms": round(1e3 * time.exchange, 2),
+        "exposed_ms": round(1e3 * time.exposed, 2),
+        "step_ms": round(1e3 * time.whole, 2),
+        "clips_per_second": round(step.cost.clips / time.whole),
+        "efficiency": round(alone.whole / (gpus * time.whole), 3),
+        "limit": time.limit,
+        "epoch_minutes": steps and round(steps * time.whole / 60, 5),
     }
 
 
-def published() -> list[dict[str, Any]]:
-    """The published K400 epochs by this model.
-
-    Returns:
-        For each the share of the peak that it implies, and what the other one's share predicts for it.
-    """
+def published() -> list[PublishedRow]:
+    """The published K400 epochs by this model."""
     gpu, gpus = PUBLISHED_ON
-    implied = {name: _implied_share(_pieces_published(name), seconds) for name, seconds in PUBLISHED_EPOCHS.items()}
-    rows = []
+    implied = {name: _implied_share(_published_step(name), seconds) for name, seconds in PUBLISHED_EPOCHS.items()}
+    rows: list[PublishedRow] = []
     for name, seconds in PUBLISHED_EPOCHS.items():
         (other,) = PUBLISHED_EPOCHS.keys() - {name}
-        predicted = _epoch_seconds(_pieces_published(name), implied[other])
+        predicted = _epoch_seconds(_published_step(name), implied[other])
         rows.append(
             {
                 "recipe": name,
@@ -192,31 +204,33 @@ def published() -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _pieces_published(recipe: str) -> _Pieces:
-    params = _params(recipe)
-    return _Pieces(params, PUBLISHED_ON[0], params.preprocess.store)
+def _published_step(recipe: str) -> _Step:
+    params = planned_params(recipe)
+    return _Step(params, PUBLISHED_ON[0], params.preprocess.store)
 
 
-def _epoch_seconds(pieces: _Pieces, mfu: float) -> float:
+def _epoch_seconds(step: _Step, mfu: float) -> float:
     """[s] of one epoch over all of K400's training videos on the published machine."""
-    return pieces.step(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"][0] / pieces.params.pretrain.batch
+    return step.time(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"][0] / step.cost.stage.batch
 
 
-def _implied_share(pieces: _Pieces, seconds: float) -> float:
+def _implied_share(step: _Step, seconds: float) -> float:
     """The share of the peak at which an epoch takes `seconds`, by bisection: time falls as the share grows."""
     low, high = 1e-4, 1.0
     for _ in range(40):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if _epoch_seconds(pieces, middle) > seconds else (low, middle)
+        low, high = (middle, high) if _epoch_seconds(step, middle) > seconds else (low, middle)
     return high
 
 
-def _assumptions(gpu: str, mfu: float, store: str) -> list[str]:
+def _assumptions(gpu: str, share: Share, store: str) -> list[str]:
     device, fabric = DEVICES[gpu], fabric_of(gpu)
+    origin = share.origin if share.origin.startswith("measured") else "not measured on one"
     return [
-        f"{mfu:.3f} of {device.half / 1e12:.0f} TFLOP/s, whatever the batch of a GPU; not measured on one",
+        f"{share.mfu:.3f} of {device.half / 1e12:.0f} TFLOP/s, whatever the batch of a GPU; {origin}",
         f"AdamW moves {UPDATE_BYTES} bytes a parameter at {device.bandwidth / 1e12:.2f} TB/s",
-        f"a clip takes {1e3 * CLIP_SECONDS[store]:.2f} ms of one of {CORES_PER_DEVICE} cores for each GPU ({store})",
+        f"a clip takes {1e3 * loading_seconds(store, 16):.2f} ms of one of {CORES_PER_DEVICE} cores for each GPU "
+        f"({store})",
         f"all-reduce in fp32 under DDP, {fabric.link / 1e9:.0f} GB/s inside a machine of 8, "
         f"{fabric.network / 1e9:.0f} GB/s between machines; a hop takes {1e6 * LINK_LATENCY:.0f} us and "
         f"{1e6 * NETWORK_LATENCY:.0f} us",

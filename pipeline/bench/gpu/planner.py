@@ -13,7 +13,7 @@ from pipeline.bench.gpu.run import machine
 from pipeline.bench.gpu.setting import Setting, params_of
 from pipeline.bench.harness import Figures
 from pipeline.planning.calibration import key
-from pipeline.planning.plan import ASSUMED_MFU, memory_of, model_of
+from pipeline.planning.stage_cost import ASSUMED_MFU, StageCost
 
 
 class Step(TypedDict):
@@ -67,8 +67,7 @@ def compared(setting: Setting, step: Step) -> Figures:
         predicted = 1e3 * flops / (known.half * ASSUMED_MFU)
         error = round(100 * (predicted / step["step_ms"] - 1), 1)
         figures |= {"predicted_ms": round(predicted, 2), "time_error_percent": error}
-    _, per_clip, fixed = memory_of(model_of(benchmark, params), "bf16", params, 1)
-    predicted = (fixed + per_clip * step["clips"]) / 2**30
+    predicted = StageCost(params, benchmark).memory(1).at(step["clips"]) / 2**30
     figures |= {"predicted_gib": round(predicted, 3), "measured_gib": None}
     if step["peak_gib"]:
         frames = 2 * step["clips"] * setting.frames * setting.height * setting.width * 3 / 2**30

@@ -221,12 +221,11 @@ def recomputing(setting: Setting) -> Figures:
 
 def memory(setting: Setting, stage: Stage) -> Figures:
     """The planner's peak of a step, and what the device's allocator really gave out."""
-    from pipeline.planning.plan import memory_of, model_of
+    from pipeline.planning.stage_cost import StageCost
 
     size, batch = ("base", 64 if stage == "pretrain" else 16) if setting.cuda else ("tiny", 4)
     params = params_of(setting, size, batch)
-    _, per_clip, fixed = memory_of(model_of(None if stage == "pretrain" else "k400", params), "bf16", params, 1)
-    predicted = (fixed + per_clip * batch) / 2**30
+    predicted = StageCost(params, None if stage == "pretrain" else "k400").memory(1).at(batch) / 2**30
     training = resident(setting, stage, params)
     held = 2 * batch * setting.frames * setting.height * setting.width * 3 / 2**30  # the benchmark's own clips
     training.losses(2)

@@ -16,8 +16,8 @@ from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.experiments import cells
 from pipeline.experiments.cells import cell, run_cell
-from pipeline.params import declared, load_params
-from pipeline.planning.equal import Trial, plan, with_overrides
+from pipeline.params import declared, load_params, with_overrides
+from pipeline.planning.equal import Trial, plan
 
 LOCK = {
     "schema": "2.0",

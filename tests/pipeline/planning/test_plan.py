@@ -17,10 +17,10 @@ from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params, check_params, load_params
 from pipeline.planning.counts import counts_of, given
-from pipeline.planning.measured import CLIPS_PER_SECOND
-from pipeline.planning.memory import footprint, peak_bytes
-from pipeline.planning.plan import plan, propose
+from pipeline.planning.memory import Footprint, footprint, peak_bytes
+from pipeline.planning.plan import plan
 from pipeline.planning.scaling import scaling
+from pipeline.planning.stage_cost import CLIPS_PER_SECOND, StageCost
 
 PRETRAIN = {"strategy": "everest", "keep_ratio": 0.3, "visible_ratio": 0.1, "decoder_depth": 4}
 FINETUNE = {"strategy": "everest", "keep_ratio": 0.6, "num_classes": 101}
@@ -94,13 +94,16 @@ def test_the_published_epochs_follow_from_their_share_of_the_peak() -> None:
     assert theirs == pytest.approx(18.7, rel=0.25)
 
 
-def test_a_proposed_batch_keeps_the_global_batch_and_fits() -> None:
-    device = DEVICES["4090"]
-    micro, accumulate = propose(each=96, repeated=1, per_clip=0.5 * GIB, fixed=2 * GIB, device=device)
+def test_a_proposed_batch_keeps_the_global_batch_and_fits(root: Path) -> None:
+    def proposed(batch: int, fixed: float, per_clip: float) -> tuple[int, int]:
+        params = load_params(root / "recipes" / "demo.yaml", {"pretrain.batch": batch})
+        return StageCost(params).micro_batch(1, Footprint(0, fixed * GIB, per_clip * GIB), DEVICES["4090"])
+
+    micro, accumulate = proposed(batch=96, fixed=2, per_clip=0.5)
     assert micro * accumulate == 96
     assert 2 + 0.5 * micro <= 24 * 0.88
     assert (micro, accumulate) == (32, 3)
-    assert propose(8, 1, 30 * GIB, 0.0, device) == (0, 0)
+    assert proposed(8, 0, 30) == (0, 0)
 
 
 def test_more_devices_take_less_time_down_to_a_bound() -> None:
@@ -133,26 +136,23 @@ def test_unknown_devices_and_impossible_counts_are_refused() -> None:
         plan("ucf101", "h100", 7, memory=False)
 
 
-def test_sharding_shares_out_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.params import load_params
+def test_sharding_shares_out_the_states(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.planning import memory as plan_memory
-    from pipeline.planning import plan as planner
-    from pipeline.recipes import recipe_path
 
-    monkeypatch.setattr(plan_memory, "footprint", lambda *_: plan_memory.Footprint(100, 1600.0, 7.0))
-    params = load_params(recipe_path("demo"))
-    model = planner.model_of(None, params)
-    sharded = load_params(recipe_path("demo"), {"compute.data_parallel": "fsdp"})
-    assert planner.memory_of(model, "fp32", sharded, 4)[2] == planner.memory_of(model, "fp32", params, 4)[2] / 4
+    monkeypatch.setattr(plan_memory, "footprint", lambda *_: Footprint(100, 1600.0, 7.0))
+    replicated, sharded = (
+        StageCost(load_params(root / "recipes" / "demo.yaml", {"compute.data_parallel": how})).memory(4)
+        for how in ("ddp", "fsdp")
+    )
+    assert sharded.fixed == replicated.fixed / 4
 
 
 def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
     from pipeline.cli import app
-    from pipeline.planning import plan as planner
 
-    monkeypatch.setattr(planner, "memory_of", lambda *_: (10**9, 1e15, 1e12))
+    monkeypatch.setattr(StageCost, "memory", lambda *_: Footprint(10**9, 1e12, 1e15))
     done = CliRunner().invoke(app, ["plan", "--recipe", "ucf101", "--json"])
     assert done.exit_code == 1
     assert "activation_checkpointing" in done.output
@@ -236,7 +236,7 @@ def test_published_counts_follow_the_split_and_the_limit(own: Callable[..., Para
 
 
 def test_the_documents_say_what_the_planner_computes_with() -> None:
-    """docs/benchmarks.md has what was measured; pipeline/planning/measured.py owns it for the planner."""
+    """docs/benchmarks.md has what was measured; pipeline/planning/stage_cost.py owns it for the planner."""
     benchmarks = (small_benchmark.ROOT / "docs/benchmarks.md").read_text()
     row = re.search(r"\| clips per second \|.*JPEG, uint8 \| raw, uint8 \|\n.*\n\| one worker \|(.*)\|", benchmarks)
     assert row is not None

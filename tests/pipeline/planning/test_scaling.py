@@ -1,6 +1,7 @@
 """The step-time model against numbers worked out by hand, the published epochs, and its command."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -81,6 +82,21 @@ def test_the_published_recipe_scales_as_worked_out_by_hand() -> None:
     assert 0.9 < eight["efficiency"] <= 1
     assert many["efficiency"] < eight["efficiency"]
     assert model.scaling("k400", "h100", (8,), mfu=0.5, store="jpeg")["rows"][0]["limit"] == "loader"  # 92 > 62 ms
+
+
+def test_a_share_that_was_measured_is_taken_where_none_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    about = {"device": "NVIDIA H100 80GB HBM3", "date": "2026-01-01", "torch": "2.11"}
+    file.write_text(json.dumps({**about, "shares": {"pretrain base eager": 0.5, "pretrain base compiled": 0.5}}))
+    measured = model.scaling("k400", "h100", (8,), calibration=file)
+    assert measured["rows"] == model.scaling("k400", "h100", (8,), mfu=0.5)["rows"]
+    assert "0.500 of 989 TFLOP/s" in measured["assumptions"][0]
+    assert "measured on NVIDIA H100" in measured["assumptions"][0]
+    assumed = model.scaling("k400", "a100-80", (8,), calibration=file)
+    assert assumed["assumptions"][0].startswith("0.300"), "another GPU's share says nothing of this one"
+    file.write_text(json.dumps({**about, "shares": {"pretrain base eager": True}}))
+    with pytest.raises(InputError, match="shares outside"):
+        model.scaling("k400", "h100", (8,), calibration=file)
 
 
 def test_one_share_of_the_peak_does_not_explain_both_published_epochs() -> None:

@@ -12,8 +12,8 @@ import pytest
 from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import strategy_difference
-from pipeline.params import PRETRAINING, Params, compared_strategies, load_params
-from pipeline.planning.equal import plan, with_overrides
+from pipeline.params import PRETRAINING, Params, compared_strategies, load_params, with_overrides
+from pipeline.planning.equal import plan
 from pipeline.report.collect import collect
 from pipeline.report.experiment import draw, write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number

@@ -1,0 +1,169 @@
+"""What a step of a stage takes of a device: arithmetic, memory, loading. Every prediction is made of this."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_arguments, finetune_cost, pretrain_cost
+from pipeline.efficiency.meters import GIB, Device
+from pipeline.efficiency.meters import mfu as utilisation
+from pipeline.errors import InputError
+from pipeline.params import Params, TrainingParams, load_params
+from pipeline.planning.calibration import Share, measured_share
+from pipeline.planning.counts import Counts
+
+if TYPE_CHECKING:
+    from models.cost import Cost
+    from pipeline.planning.memory import Footprint
+
+#: Share of the peak that training reaches where none is given or measured. Assumed.
+ASSUMED_MFU = 0.30
+#: Share of device memory that may be used; the rest is the CUDA context, NCCL's buffers and fragmentation.
+USABLE_MEMORY = 0.88
+#: [core] that read clips, for each device.
+CORES_PER_DEVICE = 12
+#: [byte] for each parameter: fp32 value, gradient and AdamW's two moments.
+STATE_BYTES = 16
+#: Clips of 16 frames that one core reads from a cache in a second, cropped and handed over as uint8: measured
+#: (docs/benchmarks.md, "Loading clips", one worker).
+CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
+#: How much `--gpu cpu` tries out.
+TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
+
+
+def planned_params(recipe: str | None) -> Params:
+    """The parameters of a recipe; of params.yaml where None is named."""
+    from pipeline.recipes import recipe_path
+
+    return load_params(recipe_path(recipe) if recipe else Path("params.yaml"))
+
+
+def check_share(mfu: float | None) -> None:
+    """Refuse a share of the peak outside (0, 1].
+
+    Raises:
+        InputError: it is.
+    """
+    if mfu is not None and not 0 < mfu <= 1:
+        raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
+
+
+def peak(device: Device, precision: str) -> float:
+    """[FLOP/s] of a device in a precision."""
+    return device.single if precision == "fp32" else device.half
+
+
+def loading_seconds(store: str, frames: int) -> float:
+    """[s] of one core for a clip of `frames` frames."""
+    return frames / 16 / CLIPS_PER_SECOND[store]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Pre-training, or the fine-tuning on one benchmark."""
+
+    params: Params
+    benchmark: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "finetune" if self.benchmark else "pretrain"
+
+    @functools.cached_property
+    def stage(self) -> TrainingParams:
+        return self.params.finetune_of(self.benchmark) if self.benchmark else self.params.pretrain
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """Of one forward of one clip."""
+        return finetune_cost(self.params, self.benchmark) if self.benchmark else pretrain_cost(self.params)
+
+    @property
+    def passes(self) -> float:
+        """Forwards that a step's arithmetic amounts to: backward takes two, and none below a frozen encoder."""
+        return 1.0 if self.benchmark and self.params.finetune_of(self.benchmark).frozen else 3.0
+
+    @property
+    def clips(self) -> int:
+        """Clips of a global step."""
+        return self.stage.batch * self.stage.repeated_augmentation
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, pixels) of a clip."""
+        return self.params.clip.frames, self.params.clip.resolution
+
+    @property
+    def model(self) -> tuple[str, dict[str, Any]]:
+        """The timm name and arguments of the stage's model."""
+        from models.registry import architecture
+
+        name = architecture(self.params.pretrain.size, pretrain=self.benchmark is None)
+        if self.benchmark is None:
+            return name, autoencoder_arguments(self.params.pretrain, self.params.clip)
+        classes = self.params.benchmark(self.benchmark).data.classes
+        return name, classifier_arguments(self.params.finetune_of(self.benchmark), self.params.clip, classes)
+
+    def videos(self, counts: Mapping[str, Counts]) -> int | None:
+        """Training videos that an epoch draws from; None where a count is unknown."""
+        if self.benchmark is not None:
+            return counts[self.benchmark].labelled(self.params.finetune_of(self.benchmark).label_fraction)
+        parts = [counts[name].pretraining() for name in self.params.pretrain.corpus]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def share(self, device: Device, mfu: float | None, calibration: Path | None = None) -> Share:
+        """The share of the peak to plan with: as given, as measured on such a device, or assumed."""
+        if mfu is not None:
+            return Share(mfu, "given")
+        measured = None
+        if self.passes == 3.0 and self.stage.precision != "fp32":
+            size, compiled = self.params.pretrain.size, self.params.compute.compile
+            measured = measured_share(device, self.name, size, compiled, calibration)
+        return measured or Share(ASSUMED_MFU, "assumed")
+
+    def share_here(self, micro: int, device: Device, processes: int) -> Share:
+        """The share of this CPU's peak that a few real steps reach, with one process's share of the cores."""
+        import torch
+
+        from pipeline.planning.rate import clips_per_second, cores_of_one
+
+        clips, precision = min(micro * self.stage.repeated_augmentation, TRIED_CLIPS), self.stage.precision
+        with cores_of_one(processes):
+            cpu = torch.device("cpu")
+            rate = clips_per_second(*self.model, self.shape, clips, precision, cpu, TRIED_SECONDS)
+        share = utilisation(self.cost.multiply_adds / 1e9, rate, peak(device, precision), self.passes)
+        return Share(share, f"measured, a few steps of one process on {TRIED_CLIPS} made-up clips at most")
+
+    def arithmetic_seconds(self, device: Device, mfu: float, devices: int) -> float:
+        """[s] of forward and backward of a global step, shared by `devices`."""
+        flops = self.passes * 2 * self.cost.multiply_adds * self.clips
+        return flops / (peak(device, self.stage.precision) * mfu * devices)
+
+    def memory(self, devices: int, gpu: bool = True) -> Footprint:
+        """Of one device: replicated under DDP, states shared out under FSDP."""
+        from pipeline.planning.memory import footprint
+
+        recompute = self.params.compute.activation_checkpointing
+        result = footprint(*self.model, self.shape, self.stage.precision, recompute, True, gpu)
+        fixed = max(result.fixed, STATE_BYTES * result.parameters)
+        shared = devices if self.params.compute.data_parallel == "fsdp" else 1
+        return dataclasses.replace(result, fixed=fixed / shared)
+
+    def micro_batch(self, devices: int, memory: Footprint, device: Device) -> tuple[int, int]:
+        """(micro-batch, accumulation) with the largest micro-batch that fits; (0, 0) where none does.
+
+        Their product is the device's share of the global batch, so that the learning rate's rule holds.
+        """
+        each = self.stage.batch // devices
+        room = device.memory_gib * GIB * USABLE_MEMORY
+        for accumulate in range(1, each + 1):
+            micro = each // accumulate
+            if each % accumulate == 0 and memory.at(micro * self.stage.repeated_augmentation) <= room:
+                return micro, accumulate
+        return 0, 0
