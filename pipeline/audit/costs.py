@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.audit.record import Audited
 from pipeline.data.cache.maps import num_places
 from pipeline.data.video.shrink import shrunk_size
 from pipeline.efficiency.meters import GIB
+
+if TYPE_CHECKING:
+    from pipeline.planning.plan import Planner
 
 #: The paper's: tokens kept and shown, tube masking's shown; pixels and frames of a clip.
 KEEP, VISIBLE, RESOLUTION, FRAMES, SHORT_SIDE = 0.3, 0.1, 224, 16, 256
@@ -83,7 +87,7 @@ def trainings(size: str, planner: Planner, videos: int, keeps: Sequence[float]) 
 def _training(size: str, planner: Planner, videos: int, strategy: str, keep: float) -> Training:
     from pipeline.params import load_params
     from pipeline.planning.counts import Counts
-    from pipeline.planning.cost import StageCost
+    from pipeline.planning.stage_cost import StageCost
     from pipeline.recipes import recipe_path
 
     visible = VISIBLE if strategy == "tube" else visible_share(keep)

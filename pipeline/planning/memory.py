@@ -159,7 +159,7 @@ _FOLLOWED: dict[tuple[object, ...], Footprint] = {}
 
 def _followed(
     name: str,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     clip: tuple[int, int],
     precision: str,
     recompute: bool,

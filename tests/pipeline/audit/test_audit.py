@@ -27,6 +27,7 @@ from pipeline.data.ingest.memory import NOTES
 from pipeline.data.video import open_video, write_video
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
+from pipeline.planning.plan import Planner
 from tests.pipeline.audit.test_changes import square_on_still
 
 RULES = IngestParams(
@@ -104,7 +105,7 @@ def test_the_expected_disk_is_that_of_a_cache(videos: Path) -> None:
 
 def test_fewer_videos_than_a_batch_and_several_devices_can_be_planned() -> None:
     for count, gpus in ((1, 1), (3, 8), (500, 2)):
-        everest, _ = trainings("tiny", "h100", gpus, count, [0.3])
+        everest, _ = trainings("tiny", Planner("h100", gpus), count, [0.3])
         assert everest.batch % gpus == 0
         assert everest.hours > 0
 
