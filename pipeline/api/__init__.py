@@ -11,6 +11,6 @@ Ctrl-C (what is finished is kept). Nothing heavy is imported before it is needed
 """
 
 from pipeline.api.looking import audit
-from pipeline.api.using import LoadedModel, embed, load, predict
+from pipeline.api.using import LoadedModel, embed, load, predict, timeline
 
-__all__ = ["LoadedModel", "audit", "embed", "load", "predict"]
+__all__ = ["LoadedModel", "audit", "embed", "load", "predict", "timeline"]

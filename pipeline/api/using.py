@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.inference.embed import Embedding
     from pipeline.inference.pooling import Pool
     from pipeline.inference.predict import Predictions
+    from pipeline.timeline.timeline import Timelines
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -132,6 +133,50 @@ def predict(
         crops,
         frame_step,
         device,
+    )
+
+
+def timeline(
+    videos: Sequence[str | Path],
+    model: str,
+    *,
+    out: Path | str = Path("outputs/timeline"),
+    stride: float | None = None,
+    threshold: float = 0.5,
+    shortest: float = 0.0,
+    crops: int | None = None,
+    frame_step: int | None = None,
+    batch: int = 4,
+    device: Device = "auto",
+) -> Timelines:
+    """What long videos show when: `everest predict --timeline` (`pipeline.timeline.timeline.timeline`).
+
+    Args:
+        videos: files, or folders that are searched.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a run's id, or a folder.
+        out: a folder for a table and a plot of each video, and for segments.csv.
+        stride: seconds from one window to the next; half a window by default.
+        threshold: probability from which on the most probable class makes a segment.
+        shortest: seconds; shorter segments are left out.
+        crops, frame_step: of a window; by default those that the model was tested with.
+        batch: clips that go through the model together.
+
+    Raises:
+        InputError: no such model, no video, options out of bounds, a folder that cannot be written to.
+    """
+    from pipeline.timeline.timeline import timeline as classify
+
+    return classify(
+        [str(video) for video in videos],
+        model,
+        str(out),
+        stride=stride,
+        threshold=threshold,
+        shortest=shortest,
+        crops=crops,
+        frame_step=frame_step,
+        batch=batch,
+        device=device,
     )
 
 

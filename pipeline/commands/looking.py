@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.common import Json, commands, emit
+
+if TYPE_CHECKING:
+    from pipeline.timeline.timeline import Timelines
 
 app = commands()
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, a run's id, or a folder.")]
@@ -41,21 +44,48 @@ def predict(
     model: Model,
     out: Annotated[str | None, typer.Option(help="All probabilities: a .csv, .json or .parquet file.")] = None,
     pictures: Annotated[str | None, typer.Option(help="A folder for pictures of the kept tokens.")] = None,
-    batch: Annotated[int, typer.Option(help="Clips that go through the model together.")] = 32,
+    batch: Annotated[
+        int | None, typer.Option(help="Clips that go through the model together: 32, of a timeline 4.")
+    ] = None,
     segments: Annotated[int | None, typer.Option(min=1, help="Clips over time; as tested if left out.")] = None,
     crops: Annotated[int | None, typer.Option(min=1, max=3, help="Crops of each clip; as tested if left out.")] = None,
     frame_step: Annotated[int | None, typer.Option(min=1, help="Frames between two of a clip; as trained.")] = None,
+    timeline: Annotated[
+        bool,
+        typer.Option("--timeline", help="Probabilities over time, a plot and segments; --out is a folder."),
+    ] = False,
+    stride: Annotated[
+        float | None, typer.Option(help="Timeline: seconds from one window to the next; half a window if left out.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Timeline: probability from which on a class is a segment.")] = 0.5,
+    shortest: Annotated[float, typer.Option(help="Timeline: seconds below which a segment is left out.")] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Classify videos with a registered or local model."""
+    """Classify videos with a registered or local model; with --timeline, say what long ones show when."""
     from pipeline import api
 
+    if timeline:
+        told = api.timeline(
+            _timeline_videos(videos, pictures, segments),
+            model,
+            out=out or "outputs/timeline",
+            stride=stride,
+            threshold=threshold,
+            shortest=shortest,
+            crops=crops,
+            frame_step=frame_step,
+            batch=4 if batch is None else batch,
+        )
+        _tell(told, as_json)
+        if not told.timelines:
+            raise typer.Exit(1)
+        return
     found = api.predict(
         videos,
         model,
         out=out,
         pictures=pictures,
-        batch=batch,
+        batch=32 if batch is None else batch,
         segments=segments,
         crops=crops,
         frame_step=frame_step,
@@ -63,6 +93,34 @@ def predict(
     emit(found.as_dict(), as_json, "Predictions")
     if not found.predictions:
         raise typer.Exit(1)
+
+
+def _timeline_videos(videos: list[str], pictures: str | None, segments: int | None) -> list[str]:
+    """The videos, unless options of an ordinary prediction came with them."""
+    from pipeline.errors import InputError
+
+    for option, value in (("--pictures", pictures), ("--segments", segments)):
+        if value is not None:
+            raise InputError(f"{option} does not go with --timeline, which takes every window. Cure: leave it out.")
+    return videos
+
+
+def _tell(found: Timelines, as_json: bool) -> None:
+    """Print the segments of each video, and the files."""
+    if as_json:
+        return emit(found.as_dict(), as_json)
+    for one in found.timelines:
+        rows = [
+            {"start": f"{s.start:.2f} s", "end": f"{s.end:.2f} s", "class": s.class_name, "score": f"{s.score:.3f}"}
+            for s in one.segments
+        ]
+        title = f"{Path(one.video).name}: {one.windows} windows over {one.length:g} s"
+        emit(rows or [{"segments": "none: no class reaches the threshold (--threshold)"}], as_json, title)
+        files = [{"file": one.table}, {"file": one.picture}]
+        emit([*files, {"file": f"it stops early: {one.stopped}"}] if one.stopped else files, as_json, "Written")
+    if found.failed:
+        emit([{"video": one.video, "reason": one.reason} for one in found.failed], as_json, "Failed")
+    return None
 
 
 @app.command()

@@ -148,7 +148,7 @@ def _predict(
     from pipeline.pictures.tokens import draw_kept, kept_tokens
 
     folder, info, network = load(model)
-    names = _class_names(info, folder)
+    names = class_names(info, folder)
     step = frame_step or info.frame_step
     if not isinstance(step, int):
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
@@ -221,7 +221,7 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
 
 
-def _class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
+def class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
     """Names by class number, the model's own.
 
     Raises:

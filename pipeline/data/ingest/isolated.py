@@ -113,7 +113,7 @@ class IsolatedFrames:
                 shape = decoder.ask(due, reading.next_frames, decoder.memory_number)
                 if not shape[0]:
                     raise VideoError("undecodable", f"{file}: {have} of {len(numbers)} frames came")
-                portions.append(_portion(decoder, shape, short_side))
+                portions.append(portion(decoder, shape, short_side))
                 if portions[-1][0].nbytes * len(numbers) > self._limits.memory_bytes:
                     raise VideoError("memory", f"{file}: {self._limits.message('memory')}")
         except DecoderEnded as end:
@@ -126,7 +126,7 @@ def ingest_params() -> IngestParams:
     return load_params(PARAMS if PARAMS.exists() else recipe_path("ucf101")).ingest
 
 
-def _portion(decoder: Decoder, shape: list[int], short_side: int | None) -> U8:
+def portion(decoder: Decoder, shape: list[int], short_side: int | None) -> U8:
     """Frames from the decoder's memory, which the next portion is written to: shrunk, or copied."""
     # Mapped privately, so that torch may have it without a warning.
     mapped = np.memmap(f"/proc/self/fd/{decoder.memory_number}", np.uint8, "c", shape=tuple(shape))

@@ -2,10 +2,13 @@
 
 :func:`open_accepted` says what the video holds, :func:`choose` what is wanted of it, then :func:`next_frames` is called
 until all has come: so few frames at a time that neither side ever holds those of a large video at once.
+
+:func:`start_pass` and :func:`next_of_pass` read a video of any length in one pass, without measuring it before.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +17,8 @@ import numpy as np
 
 from pipeline.data.ingest.measure import accept
 from pipeline.data.ingest.verdicts import Rule
-from pipeline.data.video import VideoReader, open_video
+from pipeline.data.video import VideoError, VideoReader, open_video
+from pipeline.data.video.reader import Timed
 
 #: [bytes] of frames that are handed over together, and at least one frame.
 PORTION = 64 << 20
@@ -28,7 +32,26 @@ class Accepted(NamedTuple):
     jumps: str
 
 
+class Stretch(NamedTuple):
+    """The next frames of a pass.
+
+    Attributes:
+        shape: of the pictures [n, H, W, 3]; [0] when none is left, or none came before a frame that does not decode.
+        numbers, seconds: of the pictures.
+        passed: frames that have gone by since the start, with those without a picture.
+        until: seconds, when the last of those was shown.
+    """
+
+    shape: list[int]
+    numbers: list[int]
+    seconds: list[float]
+    passed: int
+    until: float
+
+
 _video: VideoReader | None = None
+_pass: Iterator[Timed] = iter(())
+_failure: VideoError | None = None
 _pictures: Iterator[np.ndarray] = iter(())
 
 
@@ -44,11 +67,8 @@ def open_accepted(
     Raises:
         VideoError: it cannot be read, or ingest does not accept it.
     """
-    global _video, _pictures
-    _pictures = iter(())
-    if _video is not None:
-        _video.close()
-        _video = None
+    global _video
+    _close()
     if known is None:
         facts = accept(Path(file), reader, seconds, Rule(*rule))
         known = (facts.frames_decoded, facts.fps, facts.jumps)
@@ -76,3 +96,59 @@ def next_frames(target: int) -> list[int]:
             if (written + 1) * picture.nbytes > PORTION:
                 break
     return [written, *shape]
+
+
+def start_pass(file: str, reader: str, step: int) -> float:
+    """Open a video whose every `step`-th frame :func:`next_of_pass` gives; its frames per second, 0 if unknown.
+
+    Raises:
+        VideoError: it does not open.
+    """
+    global _video, _pass
+    _close()
+    _video = open_video(file, reader)
+    fps = _video.fps
+    _pass = _video.every(step)
+    return fps
+
+
+def next_of_pass(target: int, seconds: float) -> Stretch:
+    """Write the next pictures of the pass to the descriptor `target`, for so many seconds at most.
+
+    Raises:
+        VideoError: a frame does not decode; what decoded before it has been given.
+    """
+    global _failure
+    if _failure is not None:
+        raise _failure
+    due = time.monotonic() + seconds
+    shape: tuple[int, ...] = ()
+    numbers: list[int] = []
+    times: list[float] = []
+    passed, until = 0, 0.0
+    with open(target, "r+b", closefd=False) as file:
+        file.seek(0)
+        try:
+            for frame in _pass:
+                passed, until = frame.number + 1, frame.seconds
+                if frame.picture is None:
+                    continue
+                file.write(np.ascontiguousarray(frame.picture).data)
+                shape = frame.picture.shape
+                numbers.append(frame.number)
+                times.append(frame.seconds)
+                if (len(numbers) + 1) * frame.picture.nbytes > PORTION or time.monotonic() > due:
+                    break
+        except VideoError as error:
+            if not passed:
+                raise
+            _failure = error
+    return Stretch([len(numbers), *shape], numbers, times, passed, until)
+
+
+def _close() -> None:
+    global _video, _pictures, _pass, _failure
+    _pictures, _pass, _failure = iter(()), iter(()), None
+    if _video is not None:
+        _video.close()
+        _video = None

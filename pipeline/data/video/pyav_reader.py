@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.arrays import U8
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
-from pipeline.data.video.reader import VideoError, VideoReader, first_line, missing_frame, picked
+from pipeline.data.video.reader import Timed, VideoError, VideoReader, first_line, missing_frame, picked
 from pipeline.data.video.stream import enter, open_stream, packets, pictures, plane_rows, rate, rate_of
 
 if TYPE_CHECKING:
@@ -89,6 +89,18 @@ class PyavReader(VideoReader):
             return
         for picture in self._jump(wanted) if self._jumps else picked(self._pass(), wanted):
             yield self._rgb(picture)
+
+    def every(self, step: int) -> Iterator[Timed]:
+        # By the stream's own times, as the rate may vary; where they are missing or go back, by the average rate.
+        gap = 1 / (rate(self._stream) or 25.0)
+        start: float | None = None
+        seconds = -gap
+        for number, picture in enumerate(self._pass()):
+            if picture.time is not None and start is None:
+                start = picture.time - number * gap
+            told = None if picture.time is None or start is None else picture.time - start
+            seconds = told if told is not None and told > seconds else seconds + gap
+            yield Timed(number, seconds, None if number % step else self._rgb(picture))
 
     def close(self) -> None:
         self._begun = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,14 @@ class VideoError(EverestError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Timed(NamedTuple):
+    """A frame of a pass: its number, its time in seconds from the first one, and its picture where it was asked for."""
+
+    number: int
+    seconds: float
+    picture: U8 | None
 
 
 class VideoReader:
@@ -53,6 +61,16 @@ class VideoReader:
             VideoError: a frame does not decode, or the video ends before it.
         """
         raise NotImplementedError
+
+    def every(self, step: int) -> Iterator[Timed]:
+        """Every frame's time in one pass, with the picture of each `step`-th; read nothing else meanwhile.
+
+        Raises:
+            VideoError: a frame does not decode.
+        """
+        rate = self.fps or 25.0
+        for number, picture in enumerate(self.all_frames()):
+            yield Timed(number, number / rate, None if number % step else picture)
 
     def frames(self, indices: Sequence[int]) -> U8:
         """uint8 RGB [len(indices), H, W, 3]; indices in any order, repeats allowed.

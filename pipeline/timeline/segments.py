@@ -1,0 +1,79 @@
+"""From windows that overlap to segments: which class a video shows from when to when.
+
+Shapes: W windows in order, C classes, K cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.arrays import Floats
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a video with one class; `score` is the class's mean probability over it."""
+
+    start: float
+    end: float
+    class_name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A video cut where a window begins or ends.
+
+    Attributes:
+        start_K, end_K: seconds.
+        probability_KC: mean of the windows that cover a cell; NaN where none does.
+    """
+
+    start_K: Floats
+    end_K: Floats
+    probability_KC: Floats
+
+
+def cells_of(start_W: Floats, end_W: Floats, probability_WC: Floats) -> Cells:
+    """Mean probabilities over time; starts and ends ascend."""
+    edges = np.unique(np.round(np.concatenate([start_W, end_W]), 6))
+    middle_K = (edges[:-1] + edges[1:]) / 2
+    first_K = np.searchsorted(end_W, middle_K, "right")
+    after_K = np.searchsorted(start_W, middle_K, "right")
+    zero = np.zeros((1, probability_WC.shape[1]))
+    sum_WC = np.concatenate([zero, np.cumsum(probability_WC, axis=0, dtype=np.float64)])
+    count_K1 = np.maximum(after_K - first_K, 0)[:, None]
+    total_KC = sum_WC[np.maximum(after_K, first_K)] - sum_WC[first_K]
+    mean_KC = np.divide(total_KC, count_K1, out=np.full(total_KC.shape, np.nan), where=count_K1 > 0)
+    return Cells(edges[:-1], edges[1:], mean_KC)
+
+
+def merge(cells: Cells, names: Sequence[str], threshold: float, shortest: float = 0.0) -> list[Segment]:
+    """Neighbouring cells of one most probable class as segments, in order of time.
+
+    Args:
+        names: of the classes.
+        threshold: cells whose most probable class has less belong to no segment.
+        shortest: seconds; shorter segments are left out.
+    """
+    runs: list[list[int]] = []
+    for cell, row_C in enumerate(cells.probability_KC):
+        if np.isnan(row_C[0]) or row_C.max() < threshold:
+            continue
+        joins = runs and runs[-1][-1] == cell - 1
+        if joins and cells.probability_KC[runs[-1][-1]].argmax() == row_C.argmax():
+            runs[-1].append(cell)
+        else:
+            runs.append([cell])
+    segments = []
+    for run in runs:
+        length_K = cells.end_K[run] - cells.start_K[run]
+        best = int(cells.probability_KC[run[0]].argmax())
+        score = float(np.average(cells.probability_KC[run, best], weights=length_K))
+        start, end = float(cells.start_K[run[0]]), float(cells.end_K[run[-1]])
+        if end - start >= shortest:
+            segments.append(Segment(start, end, names[best], score))
+    return segments
