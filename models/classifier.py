@@ -179,7 +179,7 @@ class EverestClassifier(Backbone):
     def no_weight_decay(self) -> set[str]:
         return {"pool.query"}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's rule for layer-wise lr decay: 0 embedding, k + 1 block k, then head and norms."""
         return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.training.engine import Settings
+    from pipeline.training.optim import ParameterGroup
 
 #: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
 #: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
@@ -194,7 +195,7 @@ class _OneBatch:
         while True:
             yield SimpleNamespace(index_B=self._index_B)
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self) -> list[ParameterGroup]:
         from pipeline.training.optim import parameter_groups
 
         return parameter_groups(self.model, 0.05)

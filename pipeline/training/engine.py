@@ -27,7 +27,7 @@ from pipeline.tracking import names
 from pipeline.training import snapshot
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
 from pipeline.training.journal import Journal, Progress
-from pipeline.training.optim import Average, Cosine, LossScaler, adamw, set_lr, step_unless
+from pipeline.training.optim import Average, Cosine, LossScaler, ParameterGroup, adamw, set_lr, step_unless
 from pipeline.training.timing import Clock, Marks, clock_of
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +55,7 @@ class Task(Protocol):
     @property
     def loader(self) -> Loader: ...
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         """Parameter groups for AdamW, after the model was sharded."""
 
     def loss(self, model: nn.Module, batch: Any, epoch: int) -> torch.Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from pipeline.distributed.groups import like, whole
@@ -17,61 +17,46 @@ from pipeline.distributed.groups import like, whole
 #: Learning rates in params.yaml are per this many clips (METHOD section 7: lr = base_lr * global_batch / 256).
 REFERENCE_BATCH = 256
 
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-#: What belongs to the embedding, layer 0 (METHOD section 7).
-_EMBEDDING = ("patch_embed", "pos_embed", "cls_token", "mask_token")
+
+class ParameterGroup(TypedDict):
+    """Parameters that AdamW treats alike; `lr_scale` is their factor on the learning rate."""
+
+    params: list[nn.Parameter]
+    names: list[str]
+    weight_decay: float
+    lr_scale: float
 
 
-def takes_decay(name: str, parameter: torch.Tensor, exempt: Iterable[str] = ()) -> bool:
-    """Whether weight decay applies: not to 1-D tensors, biases, positions and the mask token (METHOD section 7)."""
-    leaf = name.rsplit(".", 1)[-1]
-    if parameter.ndim <= 1 or leaf in ("bias", "q_bias", "v_bias", "mask_token"):
-        return False
-    return "pos_embed" not in name and name not in set(exempt)
-
-
-def layer_of(name: str, depth: int) -> int:
-    """The layer id of a classifier's parameter: 0 embedding, k+1 block k, depth+1 head and norms."""
-    block = _BLOCK.search(name)
-    if block:
-        return int(block.group(1)) + 1
-    return 0 if any(part in name for part in _EMBEDDING) else depth + 1
-
-
-def depth_of(model: nn.Module) -> int:
-    """The number of encoder blocks, read off the parameter names."""
-    blocks = [int(found.group(1)) for name, _ in model.named_parameters() if (found := _BLOCK.search(name))]
-    return max(blocks, default=-1) + 1
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, lr_scales: dict[str, float] | None = None
-) -> list[dict[str, Any]]:
-    """Groups for AdamW: one per (weight decay, lr scale), with `lr_scale` beside them.
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[ParameterGroup]:
+    """timm's groups of what learns: vectors, biases and what the model exempts do not decay (METHOD section 7).
 
     Args:
-        layer_decay: the lr of layer `id` is scaled by `layer_decay ** (depth + 1 - id)`; 1 turns it off.
-        lr_scales: a factor for all parameters under a prefix, on top (the heads of a probe).
+        layer_decay: the lr of layer `id` of the model's `group_matcher` is scaled by `layer_decay ** (depth + 1 - id)`;
+            1 turns it off.
     """
-    exempt: Iterable[str] = getattr(model, "no_weight_decay", tuple)() or ()
-    depth = depth_of(model)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        scale = layer_decay ** (depth + 1 - layer_of(name, depth)) if layer_decay != 1.0 else 1.0
-        scale *= next((f for prefix, f in (lr_scales or {}).items() if name.startswith(prefix)), 1.0)
-        decay = weight_decay if takes_decay(name, parameter, exempt) else 0.0
-        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())
+    exempt: Collection[str] = getattr(model, "no_weight_decay", tuple)()
+    if layer_decay == 1.0:  # few groups are few launches
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+    else:
+        groups = param_groups_layer_decay(model, weight_decay, exempt, layer_decay=layer_decay)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    order = {parameter: place for place, parameter in enumerate(names)}
+    groups.sort(key=lambda group: order[group["params"][0]])
+    return [
+        {
+            "params": group["params"],
+            "names": [names[parameter] for parameter in group["params"]],
+            "weight_decay": group["weight_decay"],
+            "lr_scale": group.get("lr_scale", 1.0),
+        }
+        for group in groups
+    ]
 
 
-def adamw(groups: list[dict[str, Any]], betas: Sequence[float], eps: float) -> torch.optim.AdamW:
+def adamw(groups: Sequence[ParameterGroup], betas: Sequence[float], eps: float) -> torch.optim.AdamW:
     """Fused AdamW on CPU and CUDA alike. The learning rate is set before each step by :func:`set_lr`."""
-    # lr 0 until the schedule sets it; groups carry extra keys ("names", "lr_scale") that AdamW leaves alone.
-    return torch.optim.AdamW(groups, lr=0.0, betas=(betas[0], betas[1]), eps=eps, fused=True)
+    # lr 0 until the schedule sets it; AdamW leaves "names" and "lr_scale" alone.
+    return torch.optim.AdamW([dict(group) for group in groups], lr=0.0, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

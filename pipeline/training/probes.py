@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.classifier import EverestClassifier, mean_pool
+from pipeline.training.optim import ParameterGroup, parameter_groups
 
 #: Factors on the base learning rate, one head each.
 LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -59,9 +60,13 @@ class Probes(nn.Module):
         """What the blocks gave, [B, K, D], and which tokens are real where the count differs by clip."""
         self._encoded = (tokens_BKD, inputs[1] if len(inputs) > 1 else None)
 
-    def lr_scales(self) -> dict[str, float]:
-        """Parameter prefix -> factor."""
-        return {f"heads.{i}.": factor for i, factor in enumerate(self.factors)}
+    def parameter_groups(self, weight_decay: float) -> list[ParameterGroup]:
+        """Groups for AdamW: each head's, with its factor of the learning rate."""
+        return [
+            {**group, "names": [f"heads.{number}.{name}" for name in group["names"]], "lr_scale": factor}
+            for number, (head, factor) in enumerate(zip(self.heads, self.factors, strict=True))
+            for group in parameter_groups(head, weight_decay)
+        ]
 
     def winner(self) -> EverestClassifier:
         """The classifier with the head that `chosen` names in place."""

@@ -38,7 +38,7 @@ from pipeline.efficiency.clip_cost import (
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
 from pipeline.tracking import names
-from pipeline.training.optim import parameter_groups
+from pipeline.training.optim import ParameterGroup, parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
 
@@ -73,7 +73,7 @@ class PretrainTask:
         self.candidates = online_candidates(params)
         self.cost: Cost = pretrain_cost(params)
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         return parameter_groups(self.model, self.stage.weight_decay)
 
     def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
@@ -161,10 +161,10 @@ class FinetuneTask:
         self.model: nn.Module = Probes(classifier) if stage.frozen else classifier
         self.cost: Cost = finetune_cost(params, benchmark)
 
-    def groups(self) -> list[dict[str, Any]]:
-        scales = self.model.lr_scales() if isinstance(self.model, Probes) else None
-        decay = 1.0 if self.stage.frozen else self.stage.layer_decay
-        return parameter_groups(self.model, self.stage.weight_decay, decay, scales)
+    def groups(self) -> list[ParameterGroup]:
+        if isinstance(self.model, Probes):
+            return self.model.parameter_groups(self.stage.weight_decay)
+        return parameter_groups(self.model, self.stage.weight_decay, self.stage.layer_decay)
 
     def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
         clip_BCTHW, targets_BK = self.transform(batch, self.ranks.device)

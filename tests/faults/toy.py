@@ -28,7 +28,7 @@ from pipeline.system.processes import StopRequest
 from pipeline.training import snapshot
 from pipeline.training.engine import Engine, Settings
 from pipeline.training.journal import Journal, NoSink, Progress
-from pipeline.training.optim import parameter_groups
+from pipeline.training.optim import ParameterGroup, parameter_groups
 from pipeline.training.snapshot import write_tensors
 
 WIDTH = 16
@@ -87,7 +87,7 @@ class ToyTask:
         )
         self.seen = 0
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         return parameter_groups(self.model, 0.05)
 
     def loss(self, model: nn.Module, batch: ToyBatch, epoch: int) -> torch.Tensor:

@@ -1,21 +1,21 @@
 """Parameter groups and updates follow METHOD section 7."""
 
+import copy
+import re
+
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
 
 import models  # noqa: F401
 from pipeline.training.optim import (
     LossScaler,
     adamw,
-    depth_of,
-    layer_of,
     parameter_groups,
     set_lr,
     step_unless,
-    takes_decay,
 )
+from pipeline.training.probes import Probes
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,7 @@ def test_every_parameter_is_in_exactly_one_group(classifier: torch.nn.Module) ->
 
 def test_layer_scales_are_powers_from_the_head_down(classifier: torch.nn.Module) -> None:
     groups = _by_name(parameter_groups(classifier, 0.05, layer_decay=0.75))
-    depth = depth_of(classifier)
-    assert depth == 4
+    assert len(classifier.blocks) == 4
     assert groups["head.weight"]["lr_scale"] == 1.0
     assert groups["fc_norm.weight"]["lr_scale"] == 1.0
     assert groups["blocks.3.mlp.fc1.weight"]["lr_scale"] == pytest.approx(0.75)
@@ -60,37 +59,39 @@ def test_layer_scales_are_powers_from_the_head_down(classifier: torch.nn.Module)
     assert groups["patch_embed.proj.weight"]["lr_scale"] == pytest.approx(0.75**5)
 
 
-def test_layer_scales_and_decay_equal_timms(classifier: torch.nn.Module) -> None:
-    theirs = param_groups_layer_decay(
-        classifier, weight_decay=0.05, layer_decay=0.75, no_weight_decay_list=classifier.no_weight_decay()
-    )
-    scale = {id(p): group["lr_scale"] for group in theirs for p in group["params"]}
-    decay = {id(p): group["weight_decay"] for group in theirs for p in group["params"]}
-    for group in parameter_groups(classifier, 0.05, layer_decay=0.75):
-        for parameter in group["params"]:
-            assert group["lr_scale"] == pytest.approx(scale[id(parameter)])
-            assert group["weight_decay"] == decay[id(parameter)]
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+@pytest.mark.parametrize("head", ["mean", "attentive"])
+def test_every_parameter_has_the_decay_and_the_scale_that_the_method_gives_it(head: str, layer_decay: float) -> None:
+    model = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=4, num_classes=3, head=head)
+    groups = _by_name(parameter_groups(model, 0.05, layer_decay))
+    for name, parameter in model.named_parameters():
+        block = re.match(r"blocks\.(\d+)\.", name)
+        layer = int(block[1]) + 1 if block else 0 if name.startswith("patch_embed") else 5
+        assert groups[name]["lr_scale"] == pytest.approx(layer_decay ** (5 - layer))
+        assert groups[name]["weight_decay"] == (0.0 if parameter.ndim <= 1 or name == "pool.query" else 0.05)
 
 
-def test_frozen_parameters_are_left_out_and_prefixes_scale() -> None:
+def test_frozen_parameters_are_left_out() -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
     model["a"].requires_grad_(False)
-    groups = _by_name(parameter_groups(model, 0.1, lr_scales={"b.": 3.0}))
-    assert set(groups) == {"b.weight", "b.bias"}
-    assert groups["b.bias"]["lr_scale"] == 3.0
+    assert set(_by_name(parameter_groups(model, 0.1))) == {"b.weight", "b.bias"}
 
 
-def test_names_decide_as_well_as_shapes() -> None:
-    matrix = torch.zeros(2, 2)
-    assert takes_decay("blocks.0.mlp.fc1.weight", matrix)
-    assert not takes_decay("pos_embed", matrix)
-    assert not takes_decay("pool.query", matrix, exempt={"pool.query"})
-    assert layer_of("encoder.blocks.11.norm1.weight", 12) == 12
+def test_each_head_of_a_probe_has_its_factor(classifier: torch.nn.Module) -> None:
+    probes = Probes(copy.deepcopy(classifier), factors=(0.5, 2.0))
+    groups = _by_name(probes.parameter_groups(0.1))
+    assert set(groups) == {name for name, p in probes.named_parameters() if p.requires_grad}
+    assert {name: groups[name]["lr_scale"] for name in ("heads.0.head.weight", "heads.1.head.bias")} == {
+        "heads.0.head.weight": 0.5,
+        "heads.1.head.bias": 2.0,
+    }
 
 
 def test_the_rate_of_a_step_reaches_each_group_through_its_scale() -> None:
     model = torch.nn.Linear(2, 2)
-    optimizer = adamw(parameter_groups(model, 0.1, lr_scales={"bias": 0.5}), (0.9, 0.95), 1e-8)
+    groups = parameter_groups(model, 0.1)
+    _by_name(groups)["bias"]["lr_scale"] = 0.5
+    optimizer = adamw(groups, (0.9, 0.95), 1e-8)
     set_lr(optimizer, 0.2)
     assert {group["names"][0]: group["lr"] for group in optimizer.param_groups} == {
         "weight": 0.2,
