@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pipeline import layout
 from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability
+from pipeline.evaluation.clips import clip_files
 from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits
 from pipeline.evaluation.files import read_confusion, read_predictions
 from pipeline.evaluation.metrics import Interval, calibration_error, wilson
@@ -42,7 +44,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a benchmark's page shows; `recall` by rising recall, without classes that have no test video."""
+    """What a benchmark's page shows; `recall` by rising recall, without classes that have no test video.
+
+    Attributes:
+        clips: animated pictures of errors and hits by video.
+    """
 
     benchmark: str
     videos: int
@@ -50,6 +56,7 @@ class Findings:
     classes: list[str]
     errors: list[Example]
     hits: list[Example]
+    clips: dict[str, Path]
     recall: list[ClassRecall]
     calibration: Calibration
 
@@ -73,6 +80,7 @@ def findings(benchmark: str) -> Findings | None:
         classes,
         confident_errors(ids, probability_VC, label_V),
         doubtful_hits(ids, probability_VC, label_V),
+        clip_files(folder / "clips"),
         class_recall(classes, counts_CC),
         calibration(probability_VC, label_V),
     )

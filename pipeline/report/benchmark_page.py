@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.evaluation.calibration import Bin
 from pipeline.evaluation.examples import Example
 from pipeline.report.benchmark import ClassRecall, Findings, findings
-from pipeline.report.page import Card, Columns, Link, Section, Table, html, number
+from pipeline.report.page import Card, Columns, Link, Section, Table, data_address, html, number
 from pipeline.report.plots import bars, ranges, reliability
 from pipeline.report.sentences import BenchmarkResult
 from pipeline.system.files import write_text
@@ -39,13 +39,13 @@ def page(found: Findings, result: BenchmarkResult) -> str:
             "Most confident errors",
             "Wrong answers by falling confidence: wrong labels, classes that look alike, true weaknesses.",
             found.errors,
-            found.classes,
+            found,
         ),
         _examples(
             "Least confident hits",
             "Right answers by rising confidence: the first to be lost.",
             found.hits,
-            found.classes,
+            found,
         ),
         _recall(found),
         _calibration(found),
@@ -72,17 +72,20 @@ def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
     return lines
 
 
-def _examples(title: str, note: str, examples: Sequence[Example], classes: Sequence[str]) -> Section:
-    return Section(title, note, cards=[_card(one, classes) for one in examples])
+def _examples(title: str, note: str, examples: Sequence[Example], found: Findings) -> Section:
+    shown = " Left the clip, right the tokens that the model keeps." * bool(found.clips)
+    return Section(title, note + shown, cards=[_card(one, found) for one in examples])
 
 
-def _card(one: Example, classes: Sequence[str]) -> Card:
+def _card(one: Example, found: Findings) -> Card:
+    clip = found.clips.get(one.video_id)
+    picture = data_address(clip) if clip else ""
+    label, predicted = found.classes[one.label], found.classes[one.predicted]
     if one.label == one.predicted:
-        return Card(classes[one.label], [f"{100 * one.confidence:.1f} % sure", one.video_id])
-    said = f"said {classes[one.predicted]}, {100 * one.confidence:.1f} % sure"
-    return Card(
-        f"is {classes[one.label]}", [said, f"true class given {100 * one.true_probability:.1f} %", one.video_id]
-    )
+        return Card(label, [f"{100 * one.confidence:.1f} % sure", one.video_id], picture)
+    said = f"said {predicted}, {100 * one.confidence:.1f} % sure"
+    true = f"true class given {100 * one.true_probability:.1f} %"
+    return Card(f"is {label}", [said, true, one.video_id], picture)
 
 
 def _recall(found: Findings) -> Section:

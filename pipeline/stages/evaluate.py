@@ -1,7 +1,7 @@
 """Stage `evaluate`: test a fine-tuned model on a benchmark with several views a video.
 
 Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
-{predictions.parquet, confusion.csv, per_class.csv, pictures/} and metrics/evaluate/<bench>.{json,csv}.
+{predictions.parquet, confusion.csv, per_class.csv, pictures/, clips/} and metrics/evaluate/<bench>.{json,csv}.
 """
 
 from __future__ import annotations
@@ -167,6 +167,7 @@ def _write(
     """Write all outputs beside their final places, then move them there; returns their folder."""
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import draw_examples
+    from pipeline.evaluation.clips import draw_clips
     from pipeline.system.files import atomic_folder, atomic_path, write_text
     from pipeline.tracking.headline import headline
 
@@ -175,6 +176,7 @@ def _write(
         files.write_predictions(building / "predictions.parquet", tests, answers)
         files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
         draw_examples(params, benchmark, tests, answers, building / "pictures")
+        draw_clips(params, benchmark, tests, answers, building / "clips")
         write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         check_unchanged()
     write_text(layout.metrics_file("evaluate", benchmark), json.dumps(headline(metrics), indent=1) + "\n")

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from small_training import ready, small_benchmark
 
 import models  # noqa: F401
@@ -25,6 +26,7 @@ from pipeline.data import manifest
 from pipeline.data.cache.read import Cache
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation import choice
+from pipeline.evaluation.clips import clip_files
 from pipeline.params import Params
 from pipeline.stages import evaluate, preprocess
 from pipeline.tracking.headline import headline
@@ -105,6 +107,11 @@ def test_every_score_is_that_of_the_views_worked_out_one_by_one(here: Path) -> N
     assert counts.sum() == TESTS
     assert counts.trace() == sum(right)
     assert list((layout.output_dir("evaluate", "small") / "pictures").glob("*.png"))
+    clips = clip_files(layout.output_dir("evaluate", "small") / "clips")
+    assert clips.keys() == {row["video_id"] for row in rows}, "few enough to show all"
+    assert {path.name[:3] for path in clips.values()} <= {"err", "hit"}
+    with Image.open(clips[rows[0]["video_id"]]) as animation:
+        assert (animation.format, getattr(animation, "n_frames", 1), animation.size) == ("WEBP", 8, (260, 128))
 
 
 def test_a_bad_test_video_is_counted_and_never_replaced(here: Path) -> None:

@@ -1,0 +1,51 @@
+"""The clips of the test videos that are worth a look (:mod:`pipeline.evaluation.examples`), drawn for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline import layout
+from pipeline.evaluation.benchmark import TestSet, reader, stacked
+from pipeline.evaluation.examples import confident_errors, doubtful_hits
+from pipeline.evaluation.inference import Answer
+from pipeline.params import Params
+from pipeline.system.files import write_text
+from pipeline.system.text import storable
+
+#: Which file shows which video.
+INDEX = "clips.json"
+
+
+def draw_clips(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path) -> None:
+    """Write an animated WebP for each of the surest errors and the most doubtful hits, and which is whose."""
+    from models.weights import load_model
+    from pipeline.pictures.animated import draw_animated
+    from pipeline.pictures.tokens import kept_tokens
+
+    how = params.evaluate_of(benchmark)
+    probability_VC, label_V = stacked(answers, tests.labels)
+    numbers = [number for number, answer in enumerate(answers) if answer.probability is not None]
+    ids = [tests.ids[number] for number in numbers]
+    number_of = dict(zip(ids, numbers, strict=True))
+    model = load_model(layout.output_dir("finetune", benchmark)).eval()
+    read = reader(params, benchmark, tests)
+    middle = how.segments // 2 * how.crops + how.crops // 2
+    files: dict[str, str] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, choose in (("error", confident_errors), ("hit", doubtful_hits)):
+        for place, one in enumerate(choose(ids, probability_VC, label_V), start=1):
+            view_THWC = read(number_of[one.video_id])[middle]
+            file = f"{kind}-{place:02d}.webp"
+            draw_animated(view_THWC, kept_tokens(model, view_THWC, params.clip.resolution), folder / file)
+            files[one.video_id] = file
+    write_text(folder / INDEX, json.dumps(storable(files), indent=1) + "\n")
+
+
+def clip_files(folder: Path) -> dict[str, Path]:
+    """Video id -> its file, as :func:`draw_clips` wrote them; {} where there are none."""
+    try:
+        files = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {video: folder / file for video, file in files.items()}
