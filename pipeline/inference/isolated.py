@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.data.arrays import U8
@@ -13,11 +14,18 @@ from pipeline.evaluation.views import video_views, view_frames
 class IsolatedViews(IsolatedFrames):
     """Reads views as :class:`IsolatedFrames` reads frames."""
 
-    def read(self, file: Path, how: dict[str, int], short_side: int | None = None) -> U8:
+    def read(
+        self,
+        file: Path,
+        how: dict[str, int],
+        short_side: int | None = None,
+        check: Callable[[Accepted], None] | None = None,
+    ) -> U8:
         """The views of one video, as :func:`pipeline.evaluation.views.video_views` gives them for `how`.
 
         Args:
             short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
+            check: told what is known of the video before its frames are read; a VideoError that it raises refuses it.
 
         Raises:
             VideoError: it cannot be read, or its process was ended; asked again, the answer is the same at once.
@@ -25,6 +33,8 @@ class IsolatedViews(IsolatedFrames):
         cut = {name: how[name] for name in ("frames", "step", "segments", "grid")}
 
         def choose(video: Accepted) -> list[int]:
+            if check is not None:
+                check(video)
             return view_frames(video.frames, **cut)
 
         video, pictures = self.frames(file, choose, short_side)

@@ -85,6 +85,11 @@ class IsolatedFrames:
             self._refused[file] = error
             raise
 
+    def forget(self, file: Path) -> None:
+        """Drop what is known of a video: its file may be another one next time."""
+        self._accepted.pop(file, None)
+        self._refused.pop(file, None)
+
     def close(self) -> None:
         """End all processes; whoever waits for one gets an error."""
         self._decoders.close()

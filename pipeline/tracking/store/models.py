@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.errors import InputError
+from pipeline.tracking.store.mlmodel import write_description
 from pipeline.tracking.store.records import RegisteredVersion, StoreError, registered_version
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ class Models:
         )
         for file in sorted(p for p in path.iterdir() if p.is_file()):
             self._call(functools.partial(self._client.log_model_artifact, model.model_id, str(file)))
+        with tempfile.TemporaryDirectory() as folder:
+            description = write_description(Path(folder), run, model.model_id)
+            self._call(lambda: self._client.log_model_artifact(model.model_id, str(description)))
         self._call(lambda: self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY))
         self._call(lambda: self._client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)]))
         made = self._call(

@@ -1,0 +1,1 @@
+"""A registered model behind `mlflow models serve`: videos in, class names and probabilities out."""
