@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import EverestError, InputError
 from pipeline.serving.limits import ServingLimits
 from pipeline.serving.service import Asked, Service
 from pipeline.tracking.store.mlmodel import BASE64, VIDEO, bad_request, server_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class ServedModel:
@@ -20,8 +16,12 @@ class ServedModel:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def predict(self, data: pd.DataFrame | Mapping[str, Any] | Iterable[Any], params: object = None) -> list[Any]:
+    def predict(self, data: Any, params: object = None) -> list[Any]:
         """For each row: predicted (class), probability, probabilities (by class).
+
+        Args:
+            data: a pandas table, or lists by the names of the columns.
+
 
         Raises:
             MlflowException: 400 with the reason for what was sent, 500 where the server failed.
