@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -22,13 +21,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def publish_results(results: Sequence[Mapping[str, Any]], report: Path) -> None:
+def publish_results(results: Sequence[Mapping[str, object]], report: Path) -> None:
     """Accuracy beside its cost, one row a benchmark (and strategy)."""
     rows = [rounded({name: row[name] for name in COLUMNS if name in row}) for row in results]
     create_table_artifact(key="results", table=rows, description=f"Top-1 in %. Report: {markdown(report)}")
 
 
-def publish_differences(differences: Sequence[Mapping[str, Any]], report: Path) -> None:
+def publish_differences(differences: Sequence[Mapping[str, object]], report: Path) -> None:
     """Differences of a comparison, in percentage points."""
     rows = [rounded(dict(row)) for row in differences]
     create_table_artifact(key="differences", table=rows, description=f"a - b in points. Report: {markdown(report)}")
@@ -50,7 +49,7 @@ def publish_stages(outcomes: Mapping[str, str], place: Place) -> None:
         create_link_artifact(key="mlflow", link=f"{address}/#/runs/{run}", link_text="This experiment in MLflow")
 
 
-def publish_sweep(rows: Sequence[Mapping[str, Any]]) -> None:
+def publish_sweep(rows: Sequence[Mapping[str, object]]) -> None:
     """Every experiment of a sweep with its results."""
     create_table_artifact(key="sweep", table=[rounded(dict(row)) for row in rows], description="One row a benchmark")
 
@@ -72,6 +71,6 @@ def tracked_run(runs: Path, flow_run: str) -> str | None:
     return None
 
 
-def rounded(row: dict[str, Any]) -> dict[str, Any]:
+def rounded(row: dict[str, object]) -> dict[str, object]:
     """Numbers as people read them."""
     return {name: round(value, 3) if isinstance(value, float) else storable(value) for name, value in row.items()}

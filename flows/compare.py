@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from prefect import flow
 
@@ -16,7 +15,7 @@ from flows.overrides import Overrides
 
 
 @flow(name="compare", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
-def compare(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
+def compare(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, object]:  # noqa: B006
     """Compare pre-training strategies in a worktree of the last commit.
 
     Finished trainings are shared by all comparisons of this checkout, so a stopped one loses none.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 
 from flows.artifacts import publish_stages
@@ -15,7 +13,7 @@ from flows.overrides import Overrides
 
 
 @flow(name="data", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
-def data(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
+def data(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, object]:  # noqa: B006
     """Bring a recipe's manifests, caches and corpora up to date in the shared DVC cache.
 
     Args:

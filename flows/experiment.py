@@ -7,7 +7,6 @@ heavy is imported here, so a worker needs neither a GPU nor torch.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from prefect import flow
 
@@ -20,7 +19,7 @@ from flows.overrides import Overrides
 
 
 @flow(name="experiment", flow_run_name=run_name, task_runner=task_runner(), validate_parameters=True)
-def experiment(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
+def experiment(recipe: str | None = None, overrides: Overrides = {}) -> dict[str, object]:  # noqa: B006
     """Run a recipe from videos to report in a worktree of the last commit.
 
     Args:

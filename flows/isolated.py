@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger
 from prefect.runtime import flow_run
@@ -38,7 +37,7 @@ class Place:
 
 
 @contextmanager
-def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str] = ()) -> Iterator[Place]:
+def isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequence[str] = ()) -> Iterator[Place]:
     """A worktree of the last commit for this flow run, with that recipe and those overrides in its params.yaml.
 
     Two runs with different parameters never share a params.yaml. A run that fails leaves the worktree, to look at; one
@@ -68,7 +67,7 @@ def isolated(recipe: str | None, overrides: dict[str, Any], stages: Sequence[str
     worktree.remove(root, where.folder)
 
 
-def create(root: Path, name: str, recipe: str | None, overrides: dict[str, Any]) -> Workspace:
+def create(root: Path, name: str, recipe: str | None, overrides: Mapping[str, object]) -> Workspace:
     """Check out HEAD into `.work/worktrees/<name>` with that recipe and those overrides in its params.yaml.
 
     Raises:
@@ -85,7 +84,7 @@ def create(root: Path, name: str, recipe: str | None, overrides: dict[str, Any])
     return workspace(folder, name, variables, root)
 
 
-def checked(root: Path, recipe: str | None, overrides: dict[str, Any]) -> Params:
+def checked(root: Path, recipe: str | None, overrides: Mapping[str, object]) -> Params:
     """The parameters of a recipe (the committed params.yaml if None) with overrides.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from prefect.runtime import flow_run
@@ -26,13 +25,13 @@ def run_name() -> str:
     return named(recipe, {**(parameters.get("grid") or {}), **(parameters.get("overrides") or {})})
 
 
-def named(recipe: str, changes: Mapping[str, Any]) -> str:
+def named(recipe: str, changes: Mapping[str, object]) -> str:
     """A recipe and its overrides on one line."""
     name = printable(f"{recipe}: {changed(changes)}" if changes else recipe)
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
-def changed(changes: Mapping[str, Any]) -> str:
+def changed(changes: Mapping[str, object]) -> str:
     """`finetune.epochs=2, pretrain.keep_ratio=0.5`."""
     return ", ".join(f"{key}={value}" for key, value in changes.items())
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from prefect import flow, get_run_logger
 
@@ -21,7 +22,7 @@ MOST = 100
 
 
 @flow(name="sweep", flow_run_name=run_name, validate_parameters=True)
-def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> dict[str, Any]:  # noqa: B006
+def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> dict[str, object]:  # noqa: B006
     """Run an experiment for every combination of the grid's values. What they share is computed once.
 
     Args:
@@ -44,7 +45,8 @@ def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> d
         titled = experiment.with_options(flow_run_name=functools.partial(named, name, {}))
         state = titled(recipe, {**overrides, **point}, return_state=True)
         if state.is_completed():
-            rows += [{**point, **row} for row in state.result()["results"]]
+            results = cast(list[dict[str, object]], state.result()["results"])
+            rows += [{**point, **row} for row in results]
         else:
             failed.append(name)
             rows.append({**point, "failed": state.message or state.name})
@@ -57,7 +59,7 @@ def sweep(grid: Grid, recipe: str | None = None, overrides: Overrides = {}) -> d
     return {"experiments": len(points), "results": rows}
 
 
-def combinations(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def combinations(grid: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
     """Every combination of the grid's values, the last key running fastest.
 
     Raises:

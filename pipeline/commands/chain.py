@@ -31,7 +31,7 @@ def _experiment(command: Literal["demo", "run"]) -> None:
         from pipeline.experiments.local import run_demo, run_experiment
 
         results = run_demo() if command == "demo" else run_experiment()
-    from pipeline.system.terminal import show_results
+    from pipeline.commands.results import show_results
 
     show_results(*results)
 
@@ -137,7 +137,7 @@ def compare(
         result = command(overrides, dry_run)
     if as_json or dry_run:
         return emit(result, as_json, "Comparison")
-    from pipeline.system.terminal import show_comparison
+    from pipeline.commands.results import show_comparison
 
     return show_comparison(result)
 

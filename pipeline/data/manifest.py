@@ -117,7 +117,9 @@ def load(
     unknown = [name for name in columns or [] if name not in SCHEMA]
     if unknown:
         raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
-    filters = [(key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None]
+    filters: list[tuple[str, str, object]] = [
+        (key, "==", value) for key, value in (("split", split), ("status", status)) if value is not None
+    ]
     wanted = list(columns or SCHEMA)
     cure = "Cure: run `everest download` for this benchmark again."
     try:

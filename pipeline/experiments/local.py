@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import preflight
 from pipeline.errors import EverestError, InputError, Interrupted
@@ -18,6 +18,10 @@ from pipeline.params import load_params
 from pipeline.system import dvc_locks
 from pipeline.system.processes import STOPPED, run_child
 from pipeline.system.progress import Line
+
+if TYPE_CHECKING:
+    from pipeline.report.collect import Summary
+    from pipeline.report.comparison import Summary as Compared
 
 _QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -32,7 +36,7 @@ _QUIET = {
 
 
 #: Summary of the report, outcome of each stage, seconds in all, summary of the comparison or None.
-Results = tuple[dict[str, Any], dict[str, str], float, dict[str, Any] | None]
+Results = tuple["Summary", dict[str, str], float, "Compared | None"]
 
 
 def run_demo() -> Results:

@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.system.text import storable
 
@@ -27,13 +27,13 @@ class Writer:
         self._file = file
         self._end = lineterminator
 
-    def row(self, cells: Iterable[Any]) -> None:
+    def row(self, cells: Iterable[object]) -> None:
         line = io.StringIO()
         # Python before 3.13 puts a cell in quotes only for the characters of its own line's end.
         csv.writer(line, lineterminator="\r\n").writerow([guarded(cell) for cell in cells])
         self._file.write(line.getvalue().removesuffix("\r\n") + self._end)
 
-    def rows(self, rows: Iterable[Iterable[Any]]) -> None:
+    def rows(self, rows: Iterable[Iterable[object]]) -> None:
         for cells in rows:
             self.row(cells)
 
@@ -44,7 +44,7 @@ def read_rows(path: Path) -> list[list[str]]:
         return [[unguarded(cell) for cell in row] for row in csv.reader(file)]
 
 
-def guarded(cell: Any) -> Any:
+def guarded(cell: object) -> object:
     """A cell as it is written."""
     text = storable(cell)
     return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text

@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import EverestError
 from pipeline.system.processes import describe, is_program
@@ -87,11 +86,11 @@ def _entries(path: Path) -> Iterator[tuple[int, str]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return
-    found: Any = json.loads(text)
-    if not isinstance(found, dict):
+    content: object = json.loads(text)
+    if not isinstance(content, dict):
         raise ValueError(text[:100])
     for mode in ("write", "read"):
-        for output, infos in dict(found.get(mode, {})).items():
+        for output, infos in dict(content.get(mode, {})).items():
             for info in infos if isinstance(infos, list) else [infos]:
                 if not isinstance(info, dict) or not isinstance(info.get("pid"), int):
                     raise ValueError(text[:100])

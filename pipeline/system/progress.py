@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from pipeline.system.text import printable
 
@@ -89,10 +89,19 @@ def counted(label: str, done: int, total: int, began: float) -> str:
     return f"{label} {done}/{total}  {rate:.1f}/s{left}"
 
 
-def counter(label: str) -> Callable[[Iterable[Any], int], Iterator[Any]]:
+Item = TypeVar("Item")
+
+
+class Counter(Protocol):
+    """Hands on each item of so many, and shows how many there were."""
+
+    def __call__(self, items: Iterable[Item], total: int) -> Iterator[Item]: ...
+
+
+def counter(label: str) -> Counter:
     """A wrapper for an iterable of `total` finished items, which shows count, rate and time left."""
 
-    def wrap(items: Iterable[Any], total: int) -> Iterator[Any]:
+    def wrap(items: Iterable[Item], total: int) -> Iterator[Item]:
         line, began = Line(), time.monotonic()
         line.show(f"{label} 0/{total}")
         try:

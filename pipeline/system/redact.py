@@ -8,7 +8,6 @@ import re
 import sys
 import traceback
 from types import TracebackType
-from typing import Any
 
 from pipeline.system.text import visible
 
@@ -34,7 +33,7 @@ def redact(text: str) -> str:
     return _ASSIGNMENT.sub(rf"\1{HIDDEN}", text)
 
 
-def redact_value(name: str, value: Any) -> Any:
+def redact_value(name: str, value: object) -> object:
     """The value of one named setting: hidden whole where the name says it is a secret."""
     last = name.replace("-", "_").rsplit(".", 1)[-1]
     if isinstance(value, str):

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
@@ -62,7 +62,7 @@ def read_table(
     path: Path,
     cure: str,
     columns: list[str] | None = None,
-    filters: list[tuple[str, str, Any]] | None = None,
+    filters: list[tuple[str, str, object]] | None = None,
     expected: str | None = None,
 ) -> pa.Table:
     """Read a table that :func:`write_table` wrote, after its bytes were compared with its checksum.
@@ -106,7 +106,7 @@ def _place(content: bytearray) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def sealed_json(values: Mapping[str, Any], readable: bool = False) -> str:
+def sealed_json(values: Mapping[str, object], readable: bool = False) -> str:
     """A JSON record with the checksum of its entries.
 
     Args:
@@ -116,10 +116,10 @@ def sealed_json(values: Mapping[str, Any], readable: bool = False) -> str:
     return json.dumps({**rest, KEY: _checksum(rest)}, indent=1, ensure_ascii=not readable) + "\n"
 
 
-def is_whole(values: Mapping[str, Any]) -> bool:
+def is_whole(values: Mapping[str, object]) -> bool:
     """Whether a parsed record's entries are those that :func:`sealed_json` wrote."""
     return values.get(KEY) == _checksum({name: value for name, value in values.items() if name != KEY})
 
 
-def _checksum(values: Mapping[str, Any]) -> str:
+def _checksum(values: Mapping[str, object]) -> str:
     return xxh3_128_hexdigest(json.dumps(values, sort_keys=True).encode())

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import overload
 
 #: Joiners and signs of Arabic, Syriac and Indic text: "format" characters that belong to the words they stand in.
 _IN_WORDS = frozenset(
@@ -72,7 +73,13 @@ def visible(text: str) -> str:
     return "".join(c if c in "\n\t" or not _is_hidden(c) else _escaped(c) for c in text) if hidden else text
 
 
-def storable(value: Any) -> Any:
+@overload
+def storable(value: str | PurePath) -> str: ...
+@overload
+def storable(value: Mapping[str, object]) -> dict[str, object]: ...
+@overload
+def storable(value: object) -> object: ...
+def storable(value: object) -> object:
     """A value for JSON, Parquet or a database, with strings that these can hold.
 
     Strings stay as they are, or become :func:`printable` where UTF-8 (or, for NUL, some databases) cannot hold them.

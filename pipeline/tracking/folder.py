@@ -93,7 +93,12 @@ class RunFolder:
         folder = cls(runs_dir() / uuid.uuid4().hex)
         folder.path.mkdir(parents=True)
         folder.write(
-            {**storable(about), "started": now_ms(), "status": "RUNNING", "owner": process_identity(os.getpid())}
+            {
+                **cast(RunRecord, storable(about)),
+                "started": now_ms(),
+                "status": "RUNNING",
+                "owner": process_identity(os.getpid()),
+            }
         )
         return folder
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import layout
+from pipeline.commands.results import show_results
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.params import PRETRAINING, Params, compared_strategies, load_params, with_overrides
@@ -19,7 +20,6 @@ from pipeline.report.experiment import draw, write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
 from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
 from pipeline.report.sentences import comparison_sentences, difference, sentences
-from pipeline.system.terminal import show_results
 from pipeline.training.measured import sentence
 
 

@@ -1,0 +1,65 @@
+"""What the end of a job prints: results with their cost, what a comparison says, the commands that lead further."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pipeline.system.terminal import echo, show
+from pipeline.system.text import printable
+
+if TYPE_CHECKING:
+    from pipeline.experiments.compare import Outcome
+    from pipeline.report.collect import Summary
+    from pipeline.report.comparison import Summary as Compared
+
+_NEXT = """\
+Report                 outputs/report/report.html
+Look around            make ui
+Compare strategies     source .venv/bin/activate && everest compare --strategies everest,tube --seeds 0,1
+Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
+Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 2}'
+"""
+
+
+def show_results(
+    summary: Summary, outcomes: Mapping[str, str], seconds: float, compared: Compared | None = None
+) -> None:
+    """The end of the main job: results with their cost, what a comparison says, the commands that lead further."""
+    rows = [
+        {
+            "benchmark": row["benchmark"],
+            "strategy": row["strategy"],
+            "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+            "trivial model": _number(row["trivial"] and row["trivial"]["top1"], 1),
+            "G multiply-adds/clip": _number(row["gmacs_per_clip"], 3),
+            "peak memory GiB": _number(row["peak_memory_gib"], 2),
+            "clips/s": _number(row["clips_per_second"], 0),
+            "wall s": _number(row["wall_seconds"], 0),
+        }
+        for row in summary["results"]
+    ]
+    show(rows, "Results")
+    ran = sum(outcome == "ran" for outcome in outcomes.values())
+    others = ", the others were up to date" if ran < len(outcomes) else ""
+    echo(f"{ran} of {len(outcomes)} stages ran{others}; {seconds:.0f} s in all.\n")
+    if compared is not None:
+        for sentence in compared["sentences"]:
+            echo(f"- {printable(sentence)}")
+        echo("  (outputs/compare/report.html)\n")
+    echo(_NEXT)
+
+
+def show_comparison(outcome: Outcome) -> None:
+    """The end of a comparison: results beside their cost, differences, and what they say in words."""
+    show(outcome["results"], "Comparison")
+    if outcome["differences"]:
+        show(outcome["differences"], "Differences in points, with their 95 % interval")
+    for sentence in outcome["sentences"]:
+        echo(f"- {printable(sentence)}")
+    report = printable(outcome["report"])
+    echo(f"\nReport         {report}\nLook around    make ui")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
