@@ -127,13 +127,16 @@ def _tell(found: Timelines, as_json: bool) -> None:
 def export(
     model: Model,
     out: Annotated[str, typer.Option(help="Folder to write to.")] = "outputs/export",
-    formats: Annotated[str, typer.Option(help="pt2, onnx, or both with a comma.")] = "pt2,onnx",
+    to: Annotated[
+        str, typer.Option("--to", "--formats", help="pt2, onnx, huggingface, or several with commas.")
+    ] = "pt2,onnx",
+    licence: Annotated[str, typer.Option(help="For the model card: Apache-2.0, cc-by-nc-4.0 ...")] = "unknown",
     as_json: Json = False,
 ) -> None:
-    """Write a classifier as torch.export and ONNX, checked against the original."""
-    from pipeline.inference.export import command
+    """Write a classifier as torch.export, ONNX or for Hugging Face, checked against the original, with a card."""
+    from pipeline.serving.handover import export as hand_over
 
-    emit(command(model, out, formats.split(",")), as_json, "Export")
+    emit(hand_over(model, out, to.split(","), licence), as_json, "Export")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`everest export`: a classifier as torch.export program (.pt2) and ONNX, compared with the original."""
+"""`everest export`: a classifier as torch.export program, ONNX or for Hugging Face, compared with the original."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EverestError, InputError
+from pipeline.inference.huggingface import check_transformers, write_huggingface
 from pipeline.system.disk import writing
-from pipeline.system.files import publish_file, write_text
+from pipeline.system.files import publish_file, publish_folder, write_text
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMATS = ("pt2", "onnx")
+FORMATS = ("pt2", "onnx", "huggingface")
+#: What is written where nothing is said: needs no further packages at its use.
+USUAL = ("pt2", "onnx")
+HUGGINGFACE = "huggingface"
 #: Largest difference of logits that counts as equal.
 TOLERANCE = 1e-4
 BATCHES = (1, 8)
@@ -27,17 +31,16 @@ BATCHES = (1, 8)
 INFO = "model.json"
 
 
-def command(
-    model: str, out: str = "outputs/export", formats: Sequence[str] = FORMATS, runs: int = 10
-) -> dict[str, Any]:
-    """Write `<out>/model.pt2` and `<out>/model.onnx`, both with any number of clips in a batch, and `model.json`.
+def command(model: str, out: str = "outputs/export", formats: Sequence[str] = USUAL, runs: int = 10) -> dict[str, Any]:
+    """Write `<out>/model.pt2`, `<out>/model.onnx` and `<out>/huggingface`, for any number of clips, and `model.json`.
 
     The record (classes, frame step, views, pixels, ...) is also inside: an extra file of the program, and the entry
     `model.json` of the ONNX file's metadata.
 
     Args:
         model: as for `everest predict`.
-        formats: which of pt2 and onnx.
+        formats: which of pt2, onnx and huggingface. The last computes all tokens, and is compared with the original
+            where that does so too.
         runs: timed forwards for each entry of the latency table.
 
     Returns:
@@ -54,24 +57,32 @@ def command(
         absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if absent:
             raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`.")
+    if "huggingface" in formats:
+        check_transformers()
     import torch
 
-    from pipeline.inference.models import load
+    from pipeline.inference.models import load, load_any
 
     source, info, network = load(model)
     shape = (3, info.frames, info.pixels.resolution, info.pixels.resolution)
     record = json.dumps(info.as_dict(), indent=2) + "\n"
     target = Path(out)
+    _check_replaced(target / HUGGINGFACE)
     target.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
-        made = {name: Path(building) / f"model.{name}" for name in formats}
+        made = {name: Path(building) / file_name(name) for name in formats}
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}
+        originals = dict.fromkeys(formats, network)
         for name, file in made.items():
-            with writing(target / f"model.{name}"):
-                forwards[name] = _EXPORT[name](network, shape, file, record)
+            with writing(target / file.name):
+                if name == HUGGINGFACE:
+                    forwards[name] = write_huggingface(source, info, file)
+                    originals[name] = load_any(str(source), strategy="none")[2]
+                else:
+                    forwards[name] = _EXPORT[name](network, shape, file, record)
         clips = {count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)) for count in BATCHES}
         parity = {
-            name: max(float((forwards[name](clip) - network(clip)).abs().max()) for clip in clips.values())
+            name: max(float((forwards[name](clip) - originals[name](clip)).abs().max()) for clip in clips.values())
             for name in formats
         }
         latency = [
@@ -85,9 +96,9 @@ def command(
                 f"exported models differ from the original: {bad}, allowed {TOLERANCE}. Nothing was written. "
                 "Cure: export with the locked versions of torch and onnx (`make install`)."
             )
-        for name, file in made.items():
-            publish_file(file, target / f"model.{name}")
-    written = [target / f"model.{name}" for name in formats]
+        for file in made.values():
+            (publish_folder if file.is_dir() else publish_file)(file, target / file.name)
+    written = [target / file_name(name) for name in formats]
     if target.resolve() != source.resolve():
         write_text(target / INFO, record)
         written.append(target / INFO)
@@ -96,6 +107,17 @@ def command(
         "parity": parity,
         "latency": latency,
     }
+
+
+def _check_replaced(folder: Path) -> None:
+    """Refuse to put a new folder in the place of one that no export wrote."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "preprocessor_config.json").is_file():
+        raise InputError(f"{folder} holds other files, which would be lost. Cure: another --out.")
+
+
+def file_name(name: str) -> str:
+    """The file or folder of a format, in the folder that is exported to."""
+    return name if name == HUGGINGFACE else f"model.{name}"
 
 
 def _pt2(network: nn.Module, shape: tuple[int, ...], path: Path, record: str) -> Callable[[torch.Tensor], torch.Tensor]:
