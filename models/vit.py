@@ -1,6 +1,6 @@
 """The video ViT: tubelet embedding and pre-norm blocks (METHOD sections 1 and 5). Single device, no files.
 
-Shapes: B clips, N tokens, D width, P values of a tubelet, V chosen tokens, X heads, Y width of a head.
+Shapes: B clips, N tokens, D width, O = 3 D, P values of a tubelet, V chosen tokens, X heads, Y width of a head.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(nn.Module):
-    """Self-attention with a bias on queries and values; one on keys would cancel in the softmax."""
+    """Self-attention with a bias on queries and values; one on keys would cancel in the softmax.
+
+    The adapters, where there are some (`models.tuning.lora`), add to what `qkv` and `proj` give.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,13 +33,18 @@ class Attention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
+        self.qkv_adapter: nn.Module | None = None
+        self.proj_adapter: nn.Module | None = None
 
     def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv_BN3XY = F.linear(x_BND, self.qkv.weight, bias).unflatten(2, (3, self.heads, -1))
-        mixed_BXNY = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN)
-        projected_BND: Tensor = self.proj(mixed_BXNY.transpose(1, 2).flatten(2))
-        return projected_BND
+        qkv_BNO = F.linear(x_BND, self.qkv.weight, bias)
+        if self.qkv_adapter is not None:
+            qkv_BNO = qkv_BNO + self.qkv_adapter(x_BND)
+        mixed_BXNY = attend(qkv_BNO.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4), valid_BN)
+        mixed_BND = mixed_BXNY.transpose(1, 2).flatten(2)
+        projected_BND: Tensor = self.proj(mixed_BND)
+        return projected_BND if self.proj_adapter is None else projected_BND + self.proj_adapter(mixed_BND)
 
 
 def attend(qkv_3BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:

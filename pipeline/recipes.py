@@ -43,6 +43,7 @@ SHARED: Settings = {
     "finetune.clip_grad": None,
     "finetune.head": "mean",
     "finetune.frozen": False,
+    "finetune.train": "all",
     "finetune.label_smoothing": 0.1,
     "finetune.rand_augment": "m7-n4-mstd0.5-inc1",
     "finetune.random_erasing": 0.25,

@@ -170,6 +170,15 @@ def _shard(model: nn.Module, ranks: Ranks, half: torch.dtype | None) -> nn.Modul
     return cast(nn.Module, fully_shard(model, mesh=mesh, mp_policy=policy))
 
 
+def forget_gathered(model: nn.Module) -> None:
+    """Let a sharded model gather its parameters anew for the next forward pass.
+
+    FSDP2 keeps the outermost module's gathered from a forward pass to its backward pass, and a validation has none.
+    """
+    if (reshard := getattr(model, "reshard", None)) is not None:
+        reshard()
+
+
 @contextlib.contextmanager
 def reduce_gradients(model: nn.Module, when: bool) -> Iterator[None]:
     """Inside, backward exchanges gradients only if `when`: once per optimizer step, not per micro-batch.

@@ -9,6 +9,7 @@ from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.tuning.learning import Learning
 
 
 def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> dict[str, Any]:
@@ -61,11 +62,12 @@ def pretrain_cost(params: Params) -> Cost:
 
 
 def finetune_cost(params: Params, benchmark: str) -> Cost:
-    """The cost of one forward of one clip of a benchmark's classifier."""
+    """The cost of one forward of one clip of a benchmark's classifier in training, with its adapters."""
     from models.cost import multiply_adds
+    from models.tuning.learning import with_adapters
 
     stage, clip = params.finetune_of(benchmark), params.clip
-    return multiply_adds(
+    cost = multiply_adds(
         params.pretrain.size,
         "finetune",
         strategy=stage.strategy,
@@ -75,3 +77,21 @@ def finetune_cost(params: Params, benchmark: str) -> Cost:
         num_classes=params.benchmark(benchmark).data.classes,
         head=stage.head,
     )
+    return with_adapters(cost, params.pretrain.size, learning_of(stage))
+
+
+def learning_of(stage: FinetuneParams) -> Learning:
+    """What learns in a fine-tuning; a probe's heads count as one."""
+    from models.tuning.learning import Learning
+
+    return Learning("head") if stage.frozen else Learning(stage.train, stage.lora_rank, stage.lora_alpha)
+
+
+def finetune_passes(params: Params, benchmark: str) -> float:
+    """Forward-equivalents of a training step: 3 where all learns, 1 for a probe, whose heads' part is left out."""
+    from models.tuning.learning import passes
+
+    stage = params.finetune_of(benchmark)
+    if stage.frozen:
+        return 1.0
+    return passes(finetune_cost(params, benchmark), params.pretrain.size, learning_of(stage))

@@ -11,6 +11,7 @@ from pipeline.params.groups import (
     Count,
     Crops,
     Group,
+    Learning,
     NonNegative,
     Place,
     Positive,
@@ -118,6 +119,9 @@ class FinetuneOverrides(Group):
     layer_decay: Ratio | None = None
     repeated_augmentation: Repeats | None = None
     keep_ratio: Ratio | None = None
+    train: Learning | None = None
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lora_alpha: Positive | None = None
     label_fraction: Ratio | None = None
     validate_split: Literal["val", "test"] | None = None
     select: Literal["last", "best"] | None = None

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.params import names
+from pipeline.params.groups import LAST_BLOCKS
 from pipeline.strategies import strategy_facts
 
 if TYPE_CHECKING:
-    from pipeline.params.groups import TrainingParams
+    from pipeline.params.groups import FinetuneParams, TrainingParams
     from pipeline.params.schema import Params
 
 PRETRAINED = "outputs/pretrain"
+#: Width and blocks of the encoders (`models.registry.SIZES`, which takes torch to read).
+SHAPES = {"tiny": (96, 4), "small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32)}
 
 
 def faults(params: Params) -> list[str]:
@@ -92,6 +95,7 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
         return f"benchmarks.{key}.finetune.{name}" if name in own else f"finetune.{name}"
 
     yield from _schedule(stage, named)
+    yield from _learning(params, stage, named)
     if stage.select == "best" and stage.validate_split == "test":
         yield (
             f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "
@@ -105,6 +109,33 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
         yield (
             f"finetune.init = {stage.init!r} is this project's own pre-training by another name, which nothing would "
             f"wait for. Cure: write {PRETRAINED}."
+        )
+
+
+def _learning(params: Params, stage: FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
+    """What learns of the encoder, against the rest."""
+    size, rank = params.pretrain.size, stage.lora_rank
+    width, depth = SHAPES[size]
+    if stage.frozen and (stage.train != "all" or rank is not None):
+        key = "train" if stage.train != "all" else "lora_rank"
+        yield (
+            f"{named(key)} = {getattr(stage, key)!r} with finetune.frozen = true: a probe trains its heads only. "
+            "Cure: frozen: false, or leave train at all and lora_rank at null."
+        )
+    if (last := LAST_BLOCKS.fullmatch(stage.train)) and int(last[1]) > depth:
+        yield (
+            f"{named('train')} = {stage.train!r}, but the encoder of size {size} has {depth} blocks. Cure: "
+            f"last-{depth} or fewer, or all."
+        )
+    if rank is not None and stage.train not in ("norm", "head"):
+        yield (
+            f"{named('lora_rank')} = {rank} with {named('train')} = {stage.train!r}: adapters are for weights that "
+            "stay as they are. Cure: train: head (or norm), or lora_rank: null."
+        )
+    if rank is not None and rank >= width:
+        yield (
+            f"{named('lora_rank')} = {rank} is no low rank where the encoder of size {size} is {width} wide. Cure: 4 "
+            "to 16."
         )
 
 

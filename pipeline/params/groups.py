@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -38,8 +39,11 @@ Segments = Annotated[int, Field(ge=1, le=1000)]
 Crops = Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
 #: A folder or a file, wherever it lies.
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(names.printable_text)]
+Learning = Annotated[str, Field(max_length=20), AfterValidator(lambda text: _learning(text))]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
+#: `finetune.train` for the last N blocks.
+LAST_BLOCKS = re.compile(r"last-([1-9]\d{0,2})")
 #: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
 SCRATCH = "scratch"
 #: Names of the strategies that `models/strategies` holds for pre-training, and for fine-tuning.
@@ -88,6 +92,14 @@ def _inside_or_absolute(text: str) -> str:
 def _rand_augment(text: str) -> str:
     rand_augment.parse(text)
     return text
+
+
+def _learning(text: str) -> str:
+    if text in ("all", "norm", "head") or LAST_BLOCKS.fullmatch(text):
+        return text
+    raise ValueError(
+        f"{text!r}, expected all, last-N (the last N blocks), norm or head. Cure: one of them, for example last-2."
+    )
 
 
 class Group(BaseModel):
@@ -184,12 +196,21 @@ class PretrainParams(TrainingParams):
 
 
 class FinetuneParams(TrainingParams):
-    """`label_fraction`: share of each class's training videos that is used (low-shot protocol); 1 is all."""
+    """Fine-tuning of one model for each benchmark.
+
+    Attributes:
+        frozen: five heads at five learning rates over an encoder that learns nothing (a probe).
+        train: what learns beside pooling, last norm and head; `lora_rank`, `lora_alpha`: adapters that learn as well.
+        label_fraction: share of each class's training videos that is used (low-shot protocol); 1 is all.
+    """
 
     init: Annotated[Place, AfterValidator(_inside_or_absolute)]
     strategy: FinetuneStrategy
     head: Literal["mean", "attentive"]
     frozen: bool
+    train: Learning = "all"
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lora_alpha: Positive = 16.0
     label_fraction: Ratio
     layer_decay: Ratio
     drop_path: Probability

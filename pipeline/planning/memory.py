@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 import models  # noqa: F401 - registers the names with timm
 from models.autoencoder import EverestAutoencoder
+from models.tuning.learning import Learning, arrange
 from pipeline.planning.rate import Arguments, optimizer_of, train_step
 
 
@@ -27,12 +28,14 @@ from pipeline.planning.rate import Arguments, optimizer_of, train_step
 class Footprint:
     """The memory of one rank [byte].
 
-    `fixed` is needed whatever the batch (parameters, gradients, moments), `per_clip` for each clip of a micro-batch.
+    `fixed` is needed whatever the batch (parameters, gradients, moments), `per_clip` for each clip of a micro-batch;
+    `frozen` of the parameters have no gradients and no moments.
     """
 
     parameters: int
     fixed: float
     per_clip: float
+    frozen: int = 0
 
     def at(self, clips: int) -> float:
         """[byte] at a micro-batch of `clips`."""
@@ -87,16 +90,20 @@ def peak_bytes(
     recompute: bool,
     fake: bool,
     gpu: bool = False,
-) -> tuple[int, int]:
-    """(parameters, peak bytes) of two training steps of the timm model `name`.
+    learning: Learning | None = None,
+) -> tuple[int, int, int]:
+    """(parameters, frozen ones, peak bytes) of two training steps of the timm model `name`.
 
     Args:
         clip: frames and resolution.
         fake: follow shapes only; False computes really, to check the former.
         gpu: as on a GPU: attention keeps no scores, and the autoencoder takes uint8 clips.
+        learning: what of a classifier learns; None: all.
     """
     with _shapes_only() if fake else contextlib.nullcontext(), _fused() if gpu else contextlib.nullcontext():
         model: Any = timm.create_model(name, **arguments)
+        if learning is not None:
+            arrange(model, learning)
         if recompute:
             model.set_grad_checkpointing(True)
         counter = LivingBytes()
@@ -109,7 +116,9 @@ def peak_bytes(
         with counter:
             for _ in range(2):
                 train_step(model, optimizer, torch.zeros(clips, 3, frames, resolution, resolution, dtype=kind), half)
-    return sum(parameter.numel() for parameter in model.parameters()), counter.peak
+    parameters = list(model.parameters())
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    return sum(parameter.numel() for parameter in parameters), frozen, counter.peak
 
 
 @contextlib.contextmanager
@@ -145,11 +154,12 @@ def footprint(
     recompute: bool = False,
     fake: bool = True,
     gpu: bool = False,
+    learning: Learning | None = None,
 ) -> Footprint:
     """The line through two micro-batches: memory is linear in the number of clips. Followed once in a process."""
-    key = (name, tuple(sorted(arguments.items())), clip, precision, recompute, fake, gpu)
+    key = (name, tuple(sorted(arguments.items())), clip, precision, recompute, fake, gpu, learning)
     if key not in _FOLLOWED:
-        _FOLLOWED[key] = _followed(name, arguments, clip, precision, recompute, fake, gpu)
+        _FOLLOWED[key] = _followed(name, arguments, clip, precision, recompute, fake, gpu, learning)
     return _FOLLOWED[key]
 
 
@@ -165,9 +175,10 @@ def _followed(
     recompute: bool,
     fake: bool,
     gpu: bool,
+    learning: Learning | None,
 ) -> Footprint:
     few, more = 4, 8
-    parameters, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake, gpu)
-    _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake, gpu)
+    parameters, frozen, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake, gpu, learning)
+    _, _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake, gpu, learning)
     per_clip = (high - low) / (more - few)
-    return Footprint(parameters, low - few * per_clip, per_clip)
+    return Footprint(parameters, low - few * per_clip, per_clip, frozen)

@@ -187,7 +187,7 @@ class Planner:
             micro, accumulate = cost.micro_batch(self.devices, memory, self.device)
         parameters = memory.parameters if memory else 0
         share = self._share(cost, micro)
-        bounds = self._bounds(cost, parameters, share.mfu)
+        bounds = self._bounds(cost, parameters - (memory.frozen if memory else 0), share.mfu)
         step = max(bounds.values())
         steps = None if videos is None else stage.epochs * (videos // stage.batch)
         taken = memory.at(micro * stage.repeated_augmentation) if memory else 0.0
@@ -220,11 +220,11 @@ class Planner:
             return cost.share_here(micro, self.device, self.devices)
         return cost.share(self.device, self.mfu, self.calibration)
 
-    def _bounds(self, cost: StageCost, parameters: int, mfu: float) -> dict[str, float]:
+    def _bounds(self, cost: StageCost, learned: int, mfu: float) -> dict[str, float]:
         """[s] that each part alone would take for one optimizer step; they overlap, so the largest counts."""
         cores = len(os.sched_getaffinity(0)) if self.here else CORES_PER_DEVICE * self.devices
         loading = loading_seconds(cost.params.preprocess.store, cost.params.clip.frames)
-        sent = 2 * (self.devices - 1) / self.devices * GRADIENT_BYTES * parameters
+        sent = 2 * (self.devices - 1) / self.devices * GRADIENT_BYTES * learned
         return {
             "arithmetic": cost.arithmetic_seconds(self.device, mfu, self.devices),
             "decoding": cost.clips * loading / cores,

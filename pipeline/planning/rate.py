@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import models  # noqa: F401 - registers the names with timm
+from models.tuning.learning import Learning, arrange
 from pipeline.efficiency.meters import GIB, Device, matmul_peak
 from pipeline.training.engine import HALF
 from pipeline.training.optim import adamw, parameter_groups
@@ -52,13 +53,18 @@ def clips_per_second(
     precision: str,
     device: torch.device,
     seconds: float,
+    learning: Learning | None = None,
 ) -> float:
     """[clips/s] of the timm model `name` in steps of `clips`, over at least `seconds` and two steps after a warm-up.
 
     Args:
         clip: frames and resolution.
+        learning: what of a classifier learns; None: all.
     """
-    model = timm.create_model(name, **arguments).to(device)
+    model: Any = timm.create_model(name, **arguments)
+    if learning is not None:
+        arrange(model, learning)
+    model.to(device)
     optimizer = optimizer_of(model)
     frames, resolution = clip
     clip_BCTHW = torch.randn(clips, 3, frames, resolution, resolution, device=device)

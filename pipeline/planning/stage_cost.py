@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_arguments, finetune_cost, pretrain_cost
+from pipeline.efficiency.clip_cost import (
+    autoencoder_arguments,
+    classifier_arguments,
+    finetune_cost,
+    finetune_passes,
+    learning_of,
+    pretrain_cost,
+)
 from pipeline.efficiency.meters import GIB, Device
 from pipeline.efficiency.meters import mfu as utilisation
 from pipeline.errors import InputError
@@ -19,6 +26,7 @@ from pipeline.planning.counts import Counts
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.tuning.learning import Learning
     from pipeline.planning.memory import Footprint
 
 #: Share of the peak that training reaches where none is given or measured. Assumed.
@@ -27,8 +35,8 @@ ASSUMED_MFU = 0.30
 USABLE_MEMORY = 0.88
 #: [core] that read clips, for each device.
 CORES_PER_DEVICE = 12
-#: [byte] for each parameter: fp32 value, gradient and AdamW's two moments.
-STATE_BYTES = 16
+#: [byte] for each parameter: its fp32 value; where it learns, gradient and AdamW's two moments as well.
+VALUE_BYTES, STATE_BYTES = 4, 16
 #: Clips of 16 frames that one core reads from a cache in a second, cropped and handed over as uint8: measured
 #: (docs/benchmarks.md, "Loading clips", one worker).
 CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
@@ -85,8 +93,13 @@ class StageCost:
 
     @property
     def passes(self) -> float:
-        """Forwards that a step's arithmetic amounts to: backward takes two, and none below a frozen encoder."""
-        return 1.0 if self.benchmark and self.params.finetune_of(self.benchmark).frozen else 3.0
+        """Forwards that a step's arithmetic amounts to: backward takes two where all learns, else less."""
+        return finetune_passes(self.params, self.benchmark) if self.benchmark else 3.0
+
+    @property
+    def learning(self) -> Learning | None:
+        """What of a classifier learns; None: all of an autoencoder."""
+        return learning_of(self.params.finetune_of(self.benchmark)) if self.benchmark else None
 
     @property
     def clips(self) -> int:
@@ -136,7 +149,7 @@ class StageCost:
         clips, precision = min(micro * self.stage.repeated_augmentation, TRIED_CLIPS), self.stage.precision
         with cores_of_one(processes):
             cpu = torch.device("cpu")
-            rate = clips_per_second(*self.model, self.shape, clips, precision, cpu, TRIED_SECONDS)
+            rate = clips_per_second(*self.model, self.shape, clips, precision, cpu, TRIED_SECONDS, self.learning)
         share = utilisation(self.cost.multiply_adds / 1e9, rate, peak(device, precision), self.passes)
         return Share(share, f"measured, a few steps of one process on {TRIED_CLIPS} made-up clips at most")
 
@@ -150,8 +163,8 @@ class StageCost:
         from pipeline.planning.memory import footprint
 
         recompute = self.params.compute.activation_checkpointing
-        result = footprint(*self.model, self.shape, self.stage.precision, recompute, True, gpu)
-        fixed = max(result.fixed, STATE_BYTES * result.parameters)
+        result = footprint(*self.model, self.shape, self.stage.precision, recompute, True, gpu, self.learning)
+        fixed = max(result.fixed, STATE_BYTES * result.parameters - (STATE_BYTES - VALUE_BYTES) * result.frozen)
         shared = devices if self.params.compute.data_parallel == "fsdp" else 1
         return dataclasses.replace(result, fixed=fixed / shared)
 

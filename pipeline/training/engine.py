@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from pipeline.distributed.groups import Ranks, parallel, reduce_gradients, whole
+from pipeline.distributed.groups import Ranks, forget_gathered, parallel, reduce_gradients, whole
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.processes import StopRequest
@@ -456,6 +456,7 @@ class Engine:
         with self.average.in_place_of(), torch.no_grad(), self._autocast():
             alive = partial(self.pulse.beat, "validating", self.step)
             scores = self.task.validate(epoch, self.step >= self.total_steps, alive)
+            forget_gathered(self.parallel)
         self.model.train()
         self.spent.validate += time.perf_counter() - began
         if scores:

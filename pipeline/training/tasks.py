@@ -18,6 +18,8 @@ import models  # noqa: F401 - registers the names with timm
 from models.cost import Cost
 from models.info import ModelInfo, Pixels, Views
 from models.registry import architecture, create_classifier
+from models.tuning.learning import arrange
+from models.tuning.lora import merged
 from models.weights import init_from, save_model
 from pipeline import layout
 from pipeline.data import manifest
@@ -32,6 +34,8 @@ from pipeline.efficiency.clip_cost import (
     autoencoder_arguments,
     classifier_arguments,
     finetune_cost,
+    finetune_passes,
+    learning_of,
     online_candidates,
     pretrain_cost,
 )
@@ -125,7 +129,7 @@ class FinetuneTask:
         data = params.benchmark(benchmark).data
         self.stage, self.clip, self.ranks = stage, clip, ranks
         self.label = f"finetune {benchmark}"
-        self.passes = 1.0 if stage.frozen else 3.0
+        self.passes = finetune_passes(params, benchmark)
         select = "best" if stage.frozen else stage.select
         self.settings = settings_of(stage, params.compute, params.seed, select)
         classes: tuple[str, ...] | None = None
@@ -157,6 +161,8 @@ class FinetuneTask:
         classifier = create_classifier(self.name, self.arguments)
         if stage.init != SCRATCH:
             _start_from(classifier, Path(stage.init))
+        if not stage.frozen:
+            arrange(classifier, learning_of(stage))
         _switch(classifier, params.compute)
         self.model: nn.Module = Probes(classifier) if stage.frozen else classifier
         self.cost: Cost = finetune_cost(params, benchmark)
@@ -206,10 +212,12 @@ class FinetuneTask:
             probes.load_state_dict(tensors)
             classifier = probes.winner()
         else:
-            classifier.load_state_dict(tensors)
+            classifier.load_state_dict(merged(tensors, self.stage.lora_alpha))
         notes = {
             "init": self.stage.init,
             "frozen": self.stage.frozen,
+            "train": self.stage.train,
+            "lora_rank": self.stage.lora_rank,
             # What may choose among models, and what chose this one.
             "validate_split": self.stage.validate_split,
             "select": self.settings.select,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.registry import SIZES
 from pipeline.errors import InputError
-from pipeline.params import Params, check_params, flatten, key_schemas, known_keys, load_params
+from pipeline.params import Params, check_params, consistency, flatten, key_schemas, known_keys, load_params
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"finetune.crop_scale": [1.0, 0.5]}, ["finetune.crop_scale", "Cure: [0.5, 1.0]"]),
         ({"finetune.accumulate": 3}, ["finetune.batch = 32 does not divide by finetune.accumulate = 3"]),
         ({"pretrain.corpus": ["motion", "motion"]}, ["pretrain.corpus", "2 times"]),
+        ({"finetune.train": "last"}, ["finetune.train: 'last'", "last-N"]),
+        ({"finetune.train": "last-0"}, ["finetune.train: 'last-0'", "last-2"]),
+        ({"finetune.train": "last-5"}, ["finetune.train = 'last-5'", "tiny has 4 blocks"]),
+        ({"benchmarks.motion.finetune.train": "last-9"}, ["benchmarks.motion.finetune.train = 'last-9'"]),
+        ({"finetune.train": "head", "finetune.frozen": True}, ["finetune.train = 'head' with finetune.frozen = true"]),
+        ({"finetune.lora_rank": 8}, ["finetune.lora_rank = 8 with finetune.train = 'all'", "train: head"]),
+        ({"finetune.lora_rank": 96, "finetune.train": "head"}, ["finetune.lora_rank = 96 is no low rank"]),
+        ({"finetune.lora_rank": 0}, ["finetune.lora_rank = 0", "greater than or equal to 1"]),
         ({"clip.source": "videos"}, ["frame_selection.mode = 'cached'", "clip.source"]),
         ({"preprocess.frames": "every", "preprocess.keep_every": 2}, ["keep_every = 2 does not divide"]),
         (
@@ -146,6 +155,19 @@ def test_a_benchmark_overrides_only_what_it_names(params_file: Path) -> None:
     assert params.finetune_of("motion").epochs == 3
     assert params.finetune_of("state_change").epochs == params.finetune.epochs
     assert params.finetune_of("motion").base_lr == params.finetune.base_lr
+
+
+def test_a_file_from_before_what_learns_could_be_chosen_means_what_it_did(params_file: Path) -> None:
+    lines = params_file.read_text().splitlines(keepends=True)
+    params_file.write_text("".join(line for line in lines if line.strip().split(":")[0] not in ("train", "lora_rank")))
+    assert params_file.read_text().count("train: all") == 0
+    stage = load_params(params_file).finetune
+    assert (stage.train, stage.lora_rank) == ("all", None)
+
+
+def test_the_encoders_shapes_are_those_of_the_models() -> None:
+    sizes = {name: (size.embed_dim, size.depth) for name, size in SIZES.items()}
+    assert sizes == consistency.SHAPES
 
 
 def test_params_are_immutable(params_file: Path) -> None:

@@ -13,6 +13,7 @@ import small_benchmark
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
+from models.tuning.learning import Learning
 from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params, check_params, load_params
@@ -26,10 +27,13 @@ PRETRAIN = {"strategy": "everest", "keep_ratio": 0.3, "visible_ratio": 0.1, "dec
 FINETUNE = {"strategy": "everest", "keep_ratio": 0.6, "num_classes": 101}
 
 
-def allocated(name: str, arguments: dict, clip: tuple[int, int], clips: int, precision: str, recompute: bool) -> int:
+def allocated(
+    name: str, arguments: dict, clip: tuple[int, int], clips: int, precision: str, recompute: bool,
+    learning: Learning | None = None,
+) -> int:  # fmt: skip
     """[byte] the most that torch's CPU allocator gave out at once in two real steps, as its profiler counts it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        peak_bytes(name, arguments, clip, clips, precision, recompute, fake=False)
+        peak_bytes(name, arguments, clip, clips, precision, recompute, fake=False, learning=learning)
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         profiler.export_chrome_trace(file.name)
         events = [e for e in json.loads(Path(file.name).read_text())["traceEvents"] if e.get("name") == "[memory]"]
@@ -50,6 +54,16 @@ def test_memory_is_predicted_within_a_few_percent_of_what_a_real_step_allocates(
     stage: str, precision: str, recompute: bool
 ) -> None:
     assert _compared("tiny", stage, (16, 64), 16, precision, recompute) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("learning", [Learning("head"), Learning("head", 4)], ids=["head", "adapters"])
+def test_memory_of_a_partly_frozen_model_is_predicted(learning: Learning) -> None:
+    name, clip = "everest_tiny_patch16_224", (16, 64)
+    shape = {"img_size": 64, "num_frames": 16, **FINETUNE}
+    need, all_of_it = (footprint(name, shape, clip, "fp32", learning=one) for one in (learning, None))
+    assert need.at(16) / allocated(name, shape, clip, 16, "fp32", False, learning) == pytest.approx(1.0, abs=0.05)
+    assert need.at(16) < 0.8 * all_of_it.at(16)
+    assert need.frozen > 0.9 * all_of_it.parameters
 
 
 @pytest.mark.slow
