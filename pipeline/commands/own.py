@@ -13,6 +13,32 @@ app = commands()
 
 
 @app.command()
+def init(
+    place: Annotated[Path, typer.Argument(help="A folder with a folder for each class, or a CSV or Parquet table.")],
+    hours: Annotated[float, typer.Option(help="That the whole chain may take.")] = 4.0,
+    device: Annotated[
+        str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, cpu, or auto for what is here.")
+    ] = "auto",
+    gpus: Annotated[int | None, typer.Option(help="How many; all that are here if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the set; the folder's if left out.")] = None,
+    force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that holds values of yours.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at your own videos, say what is wrong with them, and write a params.yaml that fits them."""
+    from pipeline import api
+    from pipeline.system.terminal import echo
+
+    made = api.init(place, hours=hours, device=device, gpus=gpus, name=name, force=force)
+    if as_json:
+        return emit(made.as_dict(), as_json)
+    for sentence in made.warnings:
+        echo(f"! {sentence}")
+    for line in made.lines():
+        echo(line)
+    return None
+
+
+@app.command()
 def audit(
     folder: Annotated[Path, typer.Argument(help="Searched for videos, with its subfolders.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("outputs/audit/audit.html"),

@@ -80,7 +80,7 @@ def plan(
     gpu: Annotated[
         str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")
     ] = "h100",
-    gpus: Annotated[int, typer.Option(help="How many.")] = 8,
+    gpus: Annotated[int | None, typer.Option(help="How many; compute.ranks if left out.")] = None,
     mfu: Mfu = None,
     videos: Videos = None,
     calibration: Calibration = None,

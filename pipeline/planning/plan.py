@@ -85,7 +85,7 @@ class Plan(TypedDict):
 def plan(
     recipe: str | None = None,
     gpu: str = "h100",
-    gpus: int = 8,
+    gpus: int | None = None,
     mfu: float | None = None,
     memory: bool = True,
     videos: Sequence[str] = (),
@@ -96,7 +96,7 @@ def plan(
     Args:
         recipe: a recipe's name; None for params.yaml.
         gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine.
-        gpus: how many devices (processes, on a CPU).
+        gpus: how many devices (processes, on a CPU); None for compute.ranks.
         mfu: share of the peak to assume; None for the one measured on such a device, else ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
         calibration: shares that `everest bench gpu` measured; None for those that came with this version.
@@ -105,8 +105,9 @@ def plan(
     Raises:
         InputError: an unknown device, no devices, a share outside (0, 1], a batch that does not divide among them.
     """
-    check_device(gpu, gpus)
+    check_device(gpu, 1 if gpus is None else gpus)
     params = planned_params(recipe)
+    gpus = params.compute.ranks if gpus is None else gpus
     check_share(mfu)
     known = given(videos, params)
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}

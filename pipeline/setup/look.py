@@ -20,7 +20,7 @@ from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
 from pipeline.params import IngestParams
 
-#: Frames of a clip where more than SHORT_SHARE of the videos hold no clip of the paper's 16.
+#: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
 FEWER_FRAMES, SHORT_SHARE = 8, 0.2
 #: Reason of a video that lies, with the same bytes, in two classes: nobody can say which is right.
 CONTRADICTION = "two_classes"
@@ -192,7 +192,9 @@ def _check_classes(place: Path, classes: Counter[str], verb: str) -> None:
 
 
 def _clip_frames(records: Mapping[str, Audited]) -> int:
-    frames = [record.measurement.frames_decoded for record in records.values() if record.measurement.frames_decoded]
+    """The paper's, unless many videos would be lost by it that fewer frames keep."""
+    frames = [record.measurement.frames_decoded for record in records.values()]
+    frames = [count for count in frames if count >= FEWER_FRAMES]
     short = sum(count < CLIP_FRAMES for count in frames)
     return FEWER_FRAMES if frames and short > SHORT_SHARE * len(frames) else CLIP_FRAMES
 

@@ -1,0 +1,80 @@
+"""The files that `everest init` writes: params.yaml, the list of videos with their splits, and of those left out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.recipes import PARAMS, names, show_recipe
+from pipeline.setup.groups import Groups
+from pipeline.setup.look import OwnSet
+from pipeline.setup.split import Split
+from pipeline.system.csv_files import guarded
+from pipeline.system.files import write_text
+from pipeline.system.text import printable
+
+#: Lists of videos with their splits; to be committed together with params.yaml.
+LISTS = Path("annotations")
+
+
+def check_target(force: bool) -> None:
+    """Refuse before the work what could not be written after it."""
+    here = Path.cwd()
+    if not os.access(here, os.W_OK) or (LISTS.exists() and not os.access(LISTS, os.W_OK)):
+        raise InputError(f"{here} cannot be written to. Cure: call this in your checkout of the project.")
+    if not PARAMS.exists() or force:
+        return
+    if PARAMS.read_text(encoding="utf-8", errors="replace") not in {show_recipe(recipe) for recipe in names()}:
+        raise InputError(
+            f"{PARAMS} differs from every recipe: it holds values of yours, which would be lost. "
+            "Cure: keep a copy, then call this with --force."
+        )
+
+
+def split_table(own: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[Path, str]:
+    """The list of videos with their splits, and its path: another one for another list, so that DVC sees the change."""
+    number = own.numbered
+    rows = [["path", "label", *(["label_name"] if number and own.named else []), "split", "group"]]
+    for video in own.videos:
+        # In front of a sign that a spreadsheet would run as a formula.
+        path = video.path if guarded(video.path) == video.path else f"./{video.path}"
+        label = str(video.number) if number and video.label else video.label
+        if guarded(label) != label:
+            raise InputError(
+                f"class {label!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."
+            )
+        rows.append([path, label, *([video.label] if number and own.named else []), parted.of[video.path],
+                     video.group or f"g{groups.of[video.path]}"])  # fmt: skip
+    text = _csv(rows)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return LISTS / f"{name}-{digest}.csv", text
+
+
+def write(own: OwnSet, table: Path, content: str, text: str, name: str) -> str | None:
+    """Put all files in their places, params.yaml last; the path of the list of those left out, if any."""
+    left_out = None
+    try:
+        LISTS.mkdir(exist_ok=True)
+        write_text(table, content)
+        path = LISTS / f"{name}-left-out.csv"
+        if own.left_out:
+            rows = [[str(guarded(cell)) for cell in map(printable, (v.path, v.label, v.reason, v.message))]
+                    for v in own.left_out]  # fmt: skip
+            write_text(path, _csv([["path", "label", "reason", "message"], *rows]))
+            left_out = str(path)
+        write_text(PARAMS, text)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or LISTS}: {error.strerror}. Cure: call this where files can be written."
+        ) from None
+    return left_out
+
+
+def _csv(rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

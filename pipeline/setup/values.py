@@ -1,0 +1,231 @@
+"""The values of params.yaml that depend on the videos, the device and the time, each with its reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.audit.changes import CLIP_SECONDS
+from pipeline.audit.changes import frame_step as clip_step
+from pipeline.audit.costs import visible_share
+from pipeline.audit.record import CLIP_FRAMES
+from pipeline.data.video.shrink import shrunk_size
+from pipeline.efficiency.meters import GIB
+from pipeline.errors import InputError
+from pipeline.setup.look import OwnSet
+from pipeline.setup.machine import Machine, cores
+from pipeline.setup.split import Split
+from pipeline.system.files import free_bytes
+
+#: The paper's batches (UCF101), passes and share of the change that a keep ratio should hold.
+PRETRAIN_BATCH, FINETUNE_BATCH, PRETRAIN_EPOCHS, FINETUNE_EPOCHS, KEPT_CHANGE = 192, 128, 3200, 100, 0.8
+#: Keys that only the planner's prediction decides.
+LEFT_EPOCHS = tuple(
+    f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("epochs", "warmup_epochs", "accumulate")
+)
+#: Steps of an epoch that a batch leaves, where the set is small.
+STEPS = 4
+#: Share of the free disk that raw frames may take.
+RAW_SHARE = 0.25
+#: Validation videos from which the best checkpoint may be chosen by them.
+CHOOSING = 30
+#: A mirror turns these classes into one another.
+_SIDES = re.compile(r"(?<![a-z])(left|right|clockwise|links|rechts)(?![a-z])", re.I)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of params.yaml and why it is that."""
+
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a clip costs: the model's size and the clip's resolution [px]."""
+
+    size: str
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A set in numbers.
+
+    Attributes:
+        train, labelled: training videos of pre-training, and of fine-tuning; `val`, `test`: labelled ones.
+        fps, frames, short_side: medians.
+        frame_step: frames from one of a clip to the next, with its reason.
+        batch, finetune_batch: that leave some steps to an epoch.
+    """
+
+    train: int
+    labelled: int
+    val: int
+    test: int
+    fps: float
+    frames: int
+    short_side: int
+    frame_step: Value
+    batch: int
+    finetune_batch: int
+
+
+def facts_of(own: OwnSet, split: Split, devices: int) -> Facts:
+    """The numbers that values are chosen by.
+
+    Raises:
+        InputError: fewer training videos than devices.
+    """
+    counts = {name: sum(by_class.values()) for name, by_class in split.counts(own.videos).items()}
+    train = sum(split.of[video.path] == "train" for video in own.videos)
+    return Facts(
+        train=train,
+        labelled=counts["train"],
+        val=counts["val"],
+        test=counts["test"],
+        fps=float(np.median([video.fps for video in own.videos])),
+        frames=int(np.median([video.frames for video in own.videos])),
+        short_side=int(np.median([video.short_side for video in own.videos])),
+        frame_step=_frame_step(own),
+        batch=_batch(train, PRETRAIN_BATCH, devices),
+        finetune_batch=_batch(counts["train"], FINETUNE_BATCH, devices),
+    )
+
+
+def _frame_step(own: OwnSet) -> Value:
+    fps = float(np.median([video.fps for video in own.videos]))
+    frames = int(np.median([video.frames for video in own.videos]))
+    # As the audit chooses it for one video; clips of fewer frames reach as far with a larger step.
+    step = max(1, clip_step(fps, frames) * CLIP_FRAMES // own.clip_frames)
+    step = min(step, max(1, frames // own.clip_frames))
+    spans = own.clip_frames * step / fps
+    whole = "" if spans > 0.9 * CLIP_SECONDS else f", since the median video has {frames / fps:.1f} s"
+    rates = np.array([video.fps for video in own.videos])
+    mixed = (
+        f"; frames are taken by number, not by time: this is for the median rate of {rates.min():.3g} to "
+        f"{rates.max():.3g} frames a second"
+        if rates.max() > 1.1 * rates.min()
+        else ""
+    )
+    return Value(step, f"[frames] a clip spans {spans:.1f} s at {fps:.3g} frames a second{whole}{mixed}")
+
+
+def _batch(videos: int, paper: int, devices: int) -> int:
+    """The largest that leaves STEPS steps to an epoch and divides among the devices; the paper's at most."""
+    for batch in (paper, 128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1):
+        if batch <= min(paper, videos // STEPS) and batch % devices == 0:
+            return batch
+    if videos < devices:
+        raise InputError(
+            f"{videos} training videos cannot be shared by {devices} devices. Cure: --gpus {max(1, videos)}."
+        )
+    return devices
+
+
+def values(own: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[str, Value]:
+    """Dotted key -> value and reason, but for epochs and accumulation, which take the planner's prediction."""
+    kept, shown, keep_reason = _ratios(own, shape)
+    tiny = shape.size == "tiny"
+    precision = Value("fp32", "a CPU has no fast half precision") if machine.is_cpu else Value("bf16", "as in ucf101")
+    frames_reason = "paper" if own.clip_frames == CLIP_FRAMES else "paper: 16, which would lose more than 20 % of these"
+    mirrored = sorted(name for name in own.classes() if _SIDES.search(name))
+    flip = Value(0.0, f"a mirror turns classes such as {mirrored[0]!r} into others") if mirrored else None
+    found = {
+        "clip.frames": Value(own.clip_frames, f"[frames] {frames_reason}"),
+        "ingest.min_frames": Value(own.clip_frames, "as clip.frames"),
+        "ingest.workers": Value(cores(), "cores of this machine"),
+        **_storage(own, shape),
+        "preprocess.workers": Value(cores(), "cores of this machine"),
+        "pretrain.size": Value(shape.size, ""),
+        "clip.resolution": Value(shape.resolution, ""),
+        "pretrain.keep_ratio": Value(kept, keep_reason),
+        "pretrain.visible_ratio": Value(shown, "paper: 0.1, a third of what is kept" if shown <= 0.1 else "ours, as in "
+                                        "the recipe demo, for clips of few tokens"),
+        "pretrain.batch": Value(facts.batch, _batch_reason(facts.batch, PRETRAIN_BATCH, facts.train)),
+        "pretrain.precision": precision,
+        "finetune.batch": Value(
+            facts.finetune_batch, _batch_reason(facts.finetune_batch, FINETUNE_BATCH, facts.labelled)
+        ),
+        "finetune.precision": precision,
+        "evaluate.batch": Value(16 if machine.is_cpu else 64, "clips of the test that go through the model together"),
+        "compute.ranks": Value(machine.count, f"{machine.device.name}: {machine.reason}"),
+        "compute.loader_workers": Value(
+            0 if machine.is_cpu else max(1, min(8, cores() // machine.count)),
+            "on a CPU the model needs the cores" if machine.is_cpu else "cores of this machine for each device",
+        ),
+        "compare.seeds": Value([0], "of `everest compare`; three tell how much seeds differ"),
+        **_splits(facts),
+    }  # fmt: skip
+    if tiny:
+        found["pretrain.decoder_depth"] = Value(2, "as in the recipe demo, for this size")
+        found["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
+        found["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
+    if flip is not None:
+        found["finetune.flip"] = flip
+    return found
+
+
+def _ratios(own: OwnSet, shape: Shape) -> tuple[float, float, str]:
+    """Shares of tokens that pre-training keeps and shows, by the redundancy found."""
+    found = own.findings
+    if shape.resolution < 160:
+        return 0.5, 0.2, "ours, as in the recipe demo: a small clip has few tokens to drop (paper: 0.3)"
+    kept = found.kept_at(0.3)
+    if kept >= 0.6:
+        return 0.3, 0.1, f"paper; these videos keep {kept:.0%} of their change in 30 % of the tokens"
+    need = min(0.6, max(0.3, round(found.needed_at(KEPT_CHANGE), 2)))
+    reason = f"keeps about {KEPT_CHANGE:.0%} of the change" if need < 0.6 else "as much as EVEREST can drop with sense"
+    return need, visible_share(need), f"{reason}: 30 % (paper) would keep {kept:.0%}"
+
+
+def _batch_reason(batch: int, paper: int, videos: int) -> str:
+    if batch == paper:
+        return "global; paper"
+    return f"global (paper: {paper}), so that {videos} videos make {videos // batch} steps an epoch"
+
+
+def _storage(own: OwnSet, shape: Shape) -> dict[str, Value]:
+    side = shape.resolution * 8 // 7 // 2 * 2
+    raw = jpeg = 0.0
+    for video in own.videos:
+        record = own.records[video.path]
+        height, width = shrunk_size(record.measurement.height, record.measurement.width, side)
+        size = video.frames * height * width * 3
+        raw += size
+        full = shrunk_size(record.measurement.height, record.measurement.width, 256)
+        if record.change is not None:
+            jpeg += video.frames * record.change.jpeg_bytes * (height * width) / (full[0] * full[1])
+    free = free_bytes(Path())
+    roomy = raw <= RAW_SHARE * free
+    sizes = f"raw {raw / GIB:.2g} GiB, jpeg {jpeg / GIB:.2g} GiB"
+    reason = (
+        f"read 14 times as fast as jpeg, and a quarter of the free disk is more: {sizes}"
+        if roomy
+        else f"raw would take more than a quarter of the free disk: {sizes}"
+    )
+    return {
+        "preprocess.store": Value("raw" if roomy else "jpeg", reason),
+        "preprocess.short_side": Value(side, "[px] 8/7 of the resolution, as the paper's 256 to 224"),
+    }
+
+
+def _splits(facts: Facts) -> dict[str, Value]:
+    test = "test" if facts.test else "val"
+    validate = "val" if facts.val else "test"
+    best = validate == "val" and test == "test" and facts.val >= CHOOSING
+    return {
+        "evaluate.split": Value(test, f"{facts.test or facts.val} videos"),
+        "finetune.validate_split": Value(
+            validate, f"{facts.val} videos" if facts.val else "no group was left for validation; it chooses nothing"
+        ),
+        "finetune.select": Value(
+            "best" if best else "last",
+            f"the best of {facts.val} validation videos" if best else f"{facts.val} validation videos are too few to "
+            "choose by",
+        ),
+    }  # fmt: skip

@@ -1,0 +1,192 @@
+"""`everest init`: the params.yaml that it writes, and what it refuses to write over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_videos
+import yaml
+from typer.testing import CliRunner
+
+from pipeline import api
+from pipeline.cli import app
+from pipeline.data.video import write_video
+from pipeline.errors import InputError
+from pipeline.params import load_params
+from pipeline.planning.counts import counts_of
+from pipeline.planning.plan import plan
+from pipeline.preflight import chain_scope, problems
+from pipeline.recipes import show_recipe
+from pipeline.setup.init import init
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 12 videos, cut from 6 sources that they share; a copy, an empty file, names that need care."""
+    folder = tmp_path_factory.mktemp("own") / "My clips"
+    for label in ("turn left", "-up"):
+        for number in range(12):
+            path = folder / label / f"-s{number // 2}_clip{number % 2}.mp4"
+            seed = number + (100 if label == "-up" else 0)
+            write_video(path, sample_videos.moving(40, 72, 96, seed=seed), fps=25)
+    shutil.move(folder / "-up", folder / "up")
+    shutil.copy(folder / "up" / "-s0_clip0.mp4", folder / "up" / "copy.mp4")
+    (folder / "up" / "empty.mp4").touch()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+def table() -> list[dict[str, str]]:
+    (path,) = [path for path in Path("annotations").iterdir() if "left-out" not in path.name]
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_plan_and_preflight_take_the_file_without_an_edit(videos: Path) -> None:
+    made = init(videos, device="a6000", hours=2.0)
+    params = load_params(Path("params.yaml"))
+    assert (params.recipe, params.pretrain.corpus, params.benchmarks["my_clips"].data.classes) == (
+        "my_clips", ["my_clips"], 2,
+    )  # fmt: skip
+    counts = counts_of(params, "my_clips")
+    assert (counts.train, counts.total) == (made.splits["train"], 24) == (16, 24)
+    assert [problem for problem in problems(chain_scope(params)) if "cuda" not in str(problem)] == []
+    row = plan(gpu="a6000")["stages"][0]
+    assert (row["fits"], row["videos"], row["accumulate"]) == (True, 16, params.pretrain.accumulate)
+    assert (made.groups, made.groups_by) == (6, {"names": 24})
+    by_source: dict[str, set[str]] = {}
+    for line in table():
+        by_source.setdefault(line["path"].rpartition("_")[0], set()).add(line["split"])
+    assert all(len(splits) == 1 for splits in by_source.values())
+    # Left out with their reasons, and nothing lost.
+    with Path("annotations/my_clips-left-out.csv").open(encoding="utf-8", newline="") as file:
+        assert [(row["path"], row["reason"]) for row in csv.DictReader(file)] == [
+            ("up/copy.mp4", "duplicate"), ("up/empty.mp4", "empty"),
+        ]  # fmt: skip
+
+
+def test_every_value_has_its_reason_behind_it_or_above_it(videos: Path) -> None:
+    init(videos, device="a6000", hours=0.5)
+    lines = Path("params.yaml").read_text().splitlines()
+    groups = {"benchmarks", "data", "frame_selection", "my_clips", *yaml.safe_load(Path("params.yaml").read_text())}
+    for number, line in enumerate(lines):
+        key, _, value = line.strip().partition(":")
+        if line.strip() and not line.strip().startswith("#") and key not in groups and value.strip() != "{}":
+            assert " # " in line or lines[number - 1].strip().startswith("#"), line
+    assert max(len(line) for line in lines if "source:" not in line) <= 126
+    text = "\n".join(lines)
+    assert "# [frames] a clip spans 1.3 s at 25 frames a second, since the median video has 1.6 s" in text
+    assert re.search(r"flip: 0\.0 +# a mirror turns classes such as 'turn left' into others", text)
+
+
+@pytest.mark.slow
+def test_on_this_machine_steps_are_measured_and_the_hours_are_kept(videos: Path) -> None:
+    made = init(videos, device="cpu", hours=0.5)
+    assert made.hours <= 0.5
+    assert load_params(Path("params.yaml")).pretrain.precision == "fp32"
+    assert plan(gpu="cpu")["devices"] == 1
+
+
+def test_nothing_is_decoded_twice(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    init(videos, device="a6000")
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("decoded again")
+
+    monkeypatch.setattr("pipeline.data.ingest.pool._measure", refuse)
+    first = Path("params.yaml").read_text()
+    init(videos, device="a6000", force=True)
+    assert Path("params.yaml").read_text() == first
+
+
+def test_values_of_yours_are_not_overwritten_and_a_recipe_is(videos: Path) -> None:
+    Path("params.yaml").write_text(show_recipe("demo"))
+    init(videos, device="a6000")
+    before = Path("params.yaml").read_text()
+    with pytest.raises(InputError, match="holds values of yours.*--force"):
+        init(videos, device="4090")
+    assert Path("params.yaml").read_text() == before
+    init(videos, device="4090", force=True)
+    assert "RTX 4090" in Path("params.yaml").read_text()
+
+
+def test_more_hours_give_more_epochs_or_a_larger_model(videos: Path) -> None:
+    epochs = []
+    for hours in (0.001, 0.003):
+        made = init(videos, device="a6000", hours=hours, force=True)
+        epochs.append(int(str(made.values["pretrain.epochs"].value)))
+        assert made.hours <= hours
+    assert epochs[0] < epochs[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hours": 0.0}, "hours = 0, expected above 0"),
+        ({"device": "abacus"}, "gpu = 'abacus', expected one of h100"),
+        ({"gpus": 0, "device": "cpu"}, "gpus = 0, expected at least 1"),
+        ({"gpus": 64, "device": "h100"}, "16 training videos cannot be shared by 64 devices"),
+        ({"name": "train"}, "is taken by the pipeline itself"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(videos: Path, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        init(videos, **options)
+    assert "\n" not in str(error.value)
+    assert not Path("params.yaml").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_said_first(videos: Path, elsewhere: Path) -> None:
+    elsewhere.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="cannot be written to"):
+            init(videos)
+    finally:
+        elsewhere.chmod(0o700)
+
+
+def test_the_command_says_what_is_wrong_first_and_prints_json(videos: Path) -> None:
+    run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000"], catch_exceptions=False)
+    lines = run.output.splitlines()
+    assert lines[0] == "! Videos left out: 2 of 26 (1 duplicate, 1 empty)."
+    assert lines[-1] == "next: everest plan --gpu a6000 --gpus 1, then everest run"
+    run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000", "--force", "--json"])
+    made = json.loads(run.output)
+    assert made["values"]["pretrain.corpus"]["value"] == ["my_clips"]
+    assert made["classes"] == {"turn left": 12, "up": 12}
+
+
+def test_the_function_is_the_command(videos: Path) -> None:
+    assert api.init(videos, device="a6000").benchmark == "my_clips"
+
+
+def test_a_table_of_numbers_keeps_them_and_a_read_only_folder_is_left_alone(videos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "numbers"
+    shutil.copytree(videos / "up", copy, ignore=shutil.ignore_patterns(".everest", "copy.mp4", "empty.mp4"))
+    rows = [f"{path.name},{number % 2},{'ab'[number % 2]}" for number, path in enumerate(sorted(copy.glob("*.mp4")))]
+    (copy / "list.csv").write_text("\n".join(["path,label,label_name", *rows]))
+    before = sorted(copy.iterdir())
+    copy.chmod(0o500)
+    try:
+        init(copy / "list.csv", device="a6000")
+    finally:
+        copy.chmod(0o700)
+    if os.geteuid():
+        assert sorted(copy.iterdir()) == before
+    assert {(row["label"], row["label_name"]) for row in table()} == {("0", "a"), ("1", "b")}
+    assert counts_of(load_params(Path("params.yaml")), "list").total == 12
