@@ -62,6 +62,14 @@ class TestSet:
             {row["video_id"]: row["reason"] or "quarantined" for row in labelled if row["status"] != "ok"},
         )
 
+    def sample(self, most: int, seed: int) -> TestSet:
+        """At most so many of the videos that are not quarantined, drawn with a seed, in their order."""
+        good = [number for number, video in enumerate(self.ids) if video not in self.quarantined]
+        if len(good) > most:
+            good = sorted(np.random.default_rng(seed).choice(good, most, replace=False).tolist())
+        ids, paths, labels = ([column[number] for number in good] for column in (self.ids, self.paths, self.labels))
+        return TestSet(ids, paths, labels, {})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Outcome:

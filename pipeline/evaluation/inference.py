@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -69,13 +69,8 @@ def infer(
     model = model.to(device).eval()
     answers: dict[int, Answer] = {}
     groups = read_groups(read, count, max(1, batch // views), ranks, workers)
-    autocast: Any = (
-        torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
-        if precision != "fp32"
-        else contextlib.nullcontext()
-    )
     mine = 0
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(device, precision):
         for numbers, results in groups:
             mine += len(numbers)
             videos = {n: v for n, v in zip(numbers, results, strict=True) if not isinstance(v, str)}
@@ -88,6 +83,15 @@ def infer(
             if progress is not None:
                 progress(mine, count)
     return answers
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context in which products are made in a precision of params.yaml: fp32, bf16 or fp16."""
+    import torch
+
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def read_groups(

@@ -228,7 +228,10 @@ class FinetuneParams(TrainingParams):
 
 
 class EvaluateParams(Group):
-    """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC)."""
+    """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC).
+
+    Params of runs before the last three keys were known mean none of it: only these have defaults.
+    """
 
     split: Literal["test", "val"]
     segments: Annotated[int, Field(ge=1, le=1000)]
@@ -236,6 +239,9 @@ class EvaluateParams(Group):
     batch: Count
     bootstrap: Annotated[int, Field(ge=100, le=1_000_000)]
     failure_budget: Probability
+    budgets: Annotated[list[Ratio], Field(max_length=20)] = Field(default_factory=list)
+    budget_videos: Count = 400
+    calibration_videos: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class ComputeParams(Group):

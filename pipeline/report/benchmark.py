@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import layout
+from pipeline.evaluation.budgets import FILE, Sweep, read_sweep
 from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability
 from pipeline.evaluation.clips import clip_files
 from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits
@@ -48,6 +49,7 @@ class Findings:
 
     Attributes:
         clips: animated pictures of errors and hits by video.
+        sweep: the model at other token budgets, where that was asked for.
     """
 
     benchmark: str
@@ -59,6 +61,7 @@ class Findings:
     clips: dict[str, Path]
     recall: list[ClassRecall]
     calibration: Calibration
+    sweep: Sweep | None
 
 
 def findings(benchmark: str) -> Findings | None:
@@ -83,6 +86,7 @@ def findings(benchmark: str) -> Findings | None:
         clip_files(folder / "clips"),
         class_recall(classes, counts_CC),
         calibration(probability_VC, label_V),
+        read_sweep(folder / FILE),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.evaluation.calibration import Bin
 from pipeline.evaluation.examples import Example
 from pipeline.report.benchmark import ClassRecall, Findings, findings
+from pipeline.report.budget_section import budget_section, put_back
 from pipeline.report.page import Card, Columns, Link, Section, Table, data_address, html, number
 from pipeline.report.plots import bars, ranges, reliability
 from pipeline.report.sentences import BenchmarkResult
@@ -49,6 +50,7 @@ def page(found: Findings, result: BenchmarkResult) -> str:
         ),
         _recall(found),
         _calibration(found),
+        *([budget_section(found.sweep)] if found.sweep else []),
     ]
     subtitle = f"Test of the fine-tuned model, {result['views']} views averaged for each video."
     return html(f"Benchmark {found.benchmark}", subtitle, _sentences(found, result), [s for s in sections if s.shown])
@@ -69,6 +71,8 @@ def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
     gap = confident - right
     verdict = "as sure as it is right" if abs(gap) < SMALL_GAP else "too sure of itself" if gap > 0 else "too modest"
     lines.append(f"On average the model is {verdict}: confidence {confident:.1f} %, right in {right:.1f} %.")
+    if found.sweep:
+        lines.append(put_back(found.sweep))
     return lines
 
 

@@ -71,6 +71,21 @@ class Card(NamedTuple):
     picture: str = ""
 
 
+class Step(NamedTuple):
+    """One place of a slider: its name and what holds there, as (what, value)."""
+
+    name: str
+    facts: Sequence[tuple[str, str]]
+
+
+class Slider(NamedTuple):
+    """A slider over steps, at `start` when the page opens; without scripts all steps stand below one another."""
+
+    label: str
+    steps: Sequence[Step]
+    start: int
+
+
 class Link(NamedTuple):
     """A page in the same folder."""
 
@@ -90,11 +105,13 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
+    slider: Slider | None = None
 
     @property
     def shown(self) -> bool:
         """Whether there is more in it than its words."""
-        return bool(self.tables or self.plots or self.matrices or self.pictures or self.cards or self.links)
+        parts = (self.tables, self.plots, self.matrices, self.pictures, self.cards, self.links, self.slider)
+        return any(parts)
 
     def add_confusion(self, title: str, names: list[str], counts: np.ndarray) -> None:
         """A confusion matrix: rows the true class."""
@@ -142,7 +159,7 @@ def write_pages(
 
 
 def html(title: str, subtitle: str, sentences: Sequence[str], sections: Sequence[Section]) -> str:
-    """The page: no script, nothing fetched, opens from disk, prints."""
+    """The page: nothing fetched, no script but a slider's, opens from disk, prints."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(

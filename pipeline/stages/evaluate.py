@@ -1,7 +1,8 @@
 """Stage `evaluate`: test a fine-tuned model on a benchmark with several views a video.
 
 Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
-{predictions.parquet, confusion.csv, per_class.csv, pictures/, clips/} and metrics/evaluate/<bench>.{json,csv}.
+{predictions.parquet, confusion.csv, per_class.csv, budgets.json, pictures/, clips/} and metrics/evaluate/
+<bench>.{json,csv}.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipeline.tracking import names
 if TYPE_CHECKING:
     from models.info import ModelInfo
     from pipeline.evaluation.benchmark import Outcome, TestSet
+    from pipeline.evaluation.budgets import Sweep
     from pipeline.evaluation.inference import Answer
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         metrics[names.WALL_SECONDS] = time.perf_counter() - began
         if outcome.energy_wh is not None:
             metrics[names.ENERGY_WH] = outcome.energy_wh
-        folder = _write(params, outcome.answers, tests, benchmark, metrics, list(info.classes or ()))
+        budgets = _sweep(params, benchmark, tests, outcome.answers, info)
+        folder = _write(params, outcome.answers, tests, benchmark, metrics, list(info.classes or ()), budgets)
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary(names.of_experiment("evaluate", benchmark, metrics))
@@ -150,6 +153,17 @@ def _outcome(params: Params, benchmark: str, tests: TestSet, work: Path, ranks: 
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
 
+def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], info: ModelInfo) -> Sweep | None:
+    """The same model at other token budgets, on one device: its sample is small."""
+    from pipeline.distributed.groups import choose_device
+    from pipeline.evaluation.budgets import sweep
+    from pipeline.system.progress import Bar
+
+    device = choose_device(params.compute.device)
+    folder = layout.output_dir("finetune", benchmark)
+    return sweep(params, benchmark, tests, answers, folder, info, device, Bar(f"budgets {benchmark}"))
+
+
 def _model_facts(info: ModelInfo) -> dict[str, object]:
     kwargs = info.kwargs
     facts = {f"model.{name}": kwargs[name] for name in ("strategy", "keep_ratio", "head") if name in kwargs}
@@ -163,10 +177,12 @@ def _write(
     benchmark: str,
     metrics: dict[str, float],
     classes: list[str],
+    budgets: Sweep | None,
 ) -> Path:
     """Write all outputs beside their final places, then move them there; returns their folder."""
     from pipeline.evaluation import files
     from pipeline.evaluation.benchmark import draw_examples
+    from pipeline.evaluation.budgets import FILE, write_sweep
     from pipeline.evaluation.clips import draw_clips
     from pipeline.system.files import atomic_folder, atomic_path, write_text
     from pipeline.tracking.headline import headline
@@ -177,6 +193,8 @@ def _write(
         files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
         draw_examples(params, benchmark, tests, answers, building / "pictures")
         draw_clips(params, benchmark, tests, answers, building / "clips")
+        if budgets is not None:
+            write_sweep(building / FILE, budgets)
         write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         check_unchanged()
     write_text(layout.metrics_file("evaluate", benchmark), json.dumps(headline(metrics), indent=1) + "\n")

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from small_classifier import classifier
 from small_training import ready, small_benchmark
 
 import models  # noqa: F401
-from models.info import ModelInfo, Pixels, Views
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD
-from models.weights import load_model, save_model
+from models.weights import load_model
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.cache.read import Cache
@@ -31,7 +30,6 @@ from pipeline.params import Params
 from pipeline.stages import evaluate, preprocess
 from pipeline.tracking.headline import headline
 from pipeline.tracking.store import Store
-from pipeline.training import tasks
 
 #: Of `small_benchmark.make()`'s 24 videos every fourth is a test video.
 TESTS = 6
@@ -42,21 +40,6 @@ MANIFEST = layout.manifest_dir("small") / "manifest.parquet"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def classifier(params: Params, classes: int = 8, **facts: Any) -> None:
-    """A classifier with random weights that tells videos apart, as if fine-tuned; `facts` for its model.json."""
-    torch.manual_seed(3)
-    arguments = tasks.classifier_arguments(params.finetune_of("small"), params.clip, classes)
-    listed = manifest.class_names(layout.manifest_dir("small"), 8)
-    names = tuple(listed if classes == 8 else map(str, range(classes)))
-    model = timm.create_model("everest_tiny_patch16_224", **arguments)
-    with torch.no_grad():
-        model.head.weight.mul_(40)
-    pixels = Pixels(params.clip.resolution, params.preprocess.short_side)
-    step = params.benchmark("small").data.frame_step
-    info = ModelInfo(model.architecture, arguments, "finetune", "small", names, step, Views(), pixels, facts)
-    save_model(model, layout.output_dir("finetune", "small"), info.as_dict())
 
 
 def prepared(**overrides: Any) -> Params:

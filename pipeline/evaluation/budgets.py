@@ -1,0 +1,206 @@
+"""One model tested at several token budgets: accuracy beside what a clip costs, on a sample of the test videos.
+
+Says too how many of the tested model's errors turn right when the tokens that it drops are put back, and how many of
+its hits are lost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from pipeline.evaluation.benchmark import TestSet, cost, reader
+from pipeline.evaluation.inference import Answer, autocast, read_groups
+from pipeline.evaluation.metrics import average_views, share_interval
+from pipeline.params import Params
+from pipeline.strategies import strategy_facts
+from pipeline.system.files import write_text
+from pipeline.system.text import storable
+from pipeline.tracking import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from models.info import ModelInfo
+
+FILE = "budgets.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The test at one keep ratio; shares in [0, 1], `clips_per_second` of the forward passes alone."""
+
+    keep_ratio: float
+    tokens: int
+    gmacs: float
+    top1: float
+    top1_ci_low: float
+    top1_ci_high: float
+    clips_per_second: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The tests by rising keep ratio.
+
+    Attributes:
+        own: keep ratio that the model was trained and tested with.
+        videos: ids of the sample; `of_videos` were readable.
+        seed: that drew it.
+        errors, put_right: the tested model's wrong answers in the sample, and how many are right with all tokens.
+        hits, lost: its right answers, and how many are wrong with all tokens.
+        device: that measured the rate.
+    """
+
+    budgets: list[Budget]
+    own: float
+    videos: list[str]
+    of_videos: int
+    seed: int
+    errors: int
+    put_right: int
+    hits: int
+    lost: int
+    device: str
+
+
+class _Adjustable(Protocol):
+    """What a sweep turns: a classifier's budget."""
+
+    strategy: str
+    keep_ratio: float
+    score_share: float | None
+
+    def __call__(self, clip_BCTHW: torch.Tensor) -> torch.Tensor: ...
+
+
+def sweep(
+    params: Params,
+    benchmark: str,
+    tests: TestSet,
+    answers: list[Answer],
+    model_dir: Path,
+    info: ModelInfo,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sweep | None:
+    """Test a finished classifier at `evaluate.budgets`, at its own keep ratio and with all tokens.
+
+    Each video's frames are read once, and all budgets see the same pixels. A model with a budget by clip is tested at
+    fixed ones; its errors are those of its own test. None where no budgets are wanted, the model's strategy has none,
+    or no video of the sample can be read.
+
+    Args:
+        answers: of the test, for each of `tests`.
+    """
+    from models.weights import load_model
+    from pipeline.efficiency.meters import device_name
+
+    how = params.evaluate_of(benchmark)
+    if not how.budgets:
+        return None
+    model = cast("_Adjustable", load_model(model_dir).to(device).eval())
+    if not strategy_facts()[model.strategy].uses_keep_ratio:
+        return None
+    own, model.score_share = model.keep_ratio, None
+    sample, ratios = tests.sample(how.budget_videos, params.seed), sorted({*how.budgets, own, 1.0})
+    read = reader(params, benchmark, sample)
+    right, seconds, clips = _test(model, read, sample, ratios, params, benchmark, device, progress)
+    if not right:
+        return None
+    before = _hits(tests, answers, sample.ids)[sorted(right)]
+    right_RV = np.array([right[number] for number in sorted(right)], dtype=bool).T
+    all_tokens_V = right_RV[-1]
+    rows = []
+    for ratio, right_V, spent in zip(ratios, right_RV, seconds, strict=True):
+        spends = cost(replace(info, kwargs={**info.kwargs, "keep_ratio": ratio}))
+        low, high = share_interval(right_V, how.bootstrap, params.seed)
+        tokens, gmacs = int(spends[names.TOKENS_PER_CLIP]), spends[names.GMACS_PER_CLIP]
+        rows.append(Budget(ratio, tokens, gmacs, float(right_V.mean()), low, high, clips / spent))
+    return Sweep(
+        rows,
+        own,
+        [sample.ids[number] for number in sorted(right)],
+        len(tests.ids) - len(tests.quarantined),
+        params.seed,
+        errors=int((~before).sum()),
+        put_right=int((~before & all_tokens_V).sum()),
+        hits=int(before.sum()),
+        lost=int((before & ~all_tokens_V).sum()),
+        device=device_name(device),
+    )
+
+
+def write_sweep(path: Path, found: Sweep) -> None:
+    """All of a sweep as JSON."""
+    write_text(path, json.dumps(storable(asdict(found)), indent=1) + "\n")
+
+
+def read_sweep(path: Path) -> Sweep | None:
+    """A sweep as :func:`write_sweep` wrote it; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Sweep(**{**content, "budgets": [Budget(**row) for row in content["budgets"]]})
+
+
+def _hits(tests: TestSet, answers: list[Answer], sample: Sequence[str]) -> np.ndarray:
+    """Whether the test answered each video of a sample rightly; what it could not read is no hit."""
+    number_of = {video: number for number, video in enumerate(tests.ids)}
+    given = [(answers[number_of[video]].probability, tests.labels[number_of[video]]) for video in sample]
+    return np.array([p is not None and int(p.argmax()) == label for p, label in given], dtype=bool)
+
+
+def _test(
+    model: _Adjustable,
+    read: Callable[[int], np.ndarray],
+    sample: TestSet,
+    ratios: Sequence[float],
+    params: Params,
+    benchmark: str,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[int, list[bool]], list[float], int]:
+    """Video number -> whether it is right at each ratio; seconds of each ratio's forward passes; clips."""
+    import torch
+
+    from pipeline.data.pixels.normalise import model_pixels
+
+    how = params.evaluate_of(benchmark)
+    views = how.segments * how.crops
+    right: dict[int, list[bool]] = {}
+    seconds, clips, warm = [0.0] * len(ratios), 0, False
+    groups = read_groups(read, len(sample.ids), max(1, how.batch // views), None, max(1, params.compute.loader_workers))
+    with torch.inference_mode(), autocast(device, params.finetune.precision):
+        for numbers, results in groups:
+            videos = {n: v for n, v in zip(numbers, results, strict=True) if not isinstance(v, str)}
+            if not videos:
+                continue
+            pixels = torch.cat(
+                [model_pixels(torch.from_numpy(v), params.clip.resolution, device) for v in videos.values()]
+            )
+            parts = pixels.split(how.batch)
+            clips += len(pixels)
+            right |= {number: [] for number in videos}
+            for place, ratio in enumerate(ratios):
+                model.keep_ratio = ratio
+                if not warm:  # a first pass sets up what later ones find ready
+                    model(parts[0])
+                began = time.perf_counter()
+                logits = torch.cat([model(part) for part in parts]).float().cpu().numpy()
+                seconds[place] += time.perf_counter() - began
+                for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
+                    right[number].append(int(average_views(logits_XC).argmax()) == sample.labels[number])
+            warm = True
+            if progress is not None:
+                progress(len(right), len(sample.ids))
+    return right, seconds, clips
