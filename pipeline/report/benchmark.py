@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import layout
-from pipeline.evaluation.budgets import FILE, Sweep, read_sweep
-from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability
+from pipeline.evaluation.budgets import FILE as BUDGETS
+from pipeline.evaluation.budgets import Sweep, read_sweep
+from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability, tempered
 from pipeline.evaluation.clips import clip_files
 from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits
 from pipeline.evaluation.files import read_confusion, read_predictions
 from pipeline.evaluation.metrics import Interval, calibration_error, wilson
+from pipeline.evaluation.temperature import FILE as TEMPERATURE
+from pipeline.evaluation.temperature import Temperature, read_temperature
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Findings:
 
     Attributes:
         clips: animated pictures of errors and hits by video.
+        temperature: fitted on validation videos, or why not; `calibrated` are the same test videos at it.
         sweep: the model at other token budgets, where that was asked for.
     """
 
@@ -61,6 +65,8 @@ class Findings:
     clips: dict[str, Path]
     recall: list[ClassRecall]
     calibration: Calibration
+    temperature: Temperature | None
+    calibrated: Calibration | None
     sweep: Sweep | None
 
 
@@ -76,6 +82,8 @@ def findings(benchmark: str) -> Findings | None:
     table = read_predictions(folder / "predictions.parquet")
     ids, probability_VC, label_V = table["video_id"], table["probabilities"], table["label"]
     classes, counts_CC = read_confusion(folder / "confusion.csv")
+    temperature = read_temperature(folder / TEMPERATURE)
+    value = temperature.value if temperature else None
     return Findings(
         benchmark,
         len(label_V),
@@ -86,7 +94,9 @@ def findings(benchmark: str) -> Findings | None:
         clip_files(folder / "clips"),
         class_recall(classes, counts_CC),
         calibration(probability_VC, label_V),
-        read_sweep(folder / FILE),
+        temperature,
+        calibration(tempered(probability_VC, value), label_V) if value else None,
+        read_sweep(folder / BUDGETS),
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.evaluation.calibration import Bin
 from pipeline.evaluation.examples import Example
-from pipeline.report.benchmark import ClassRecall, Findings, findings
+from pipeline.evaluation.temperature import Temperature
+from pipeline.report.benchmark import Calibration, ClassRecall, Findings, findings
 from pipeline.report.budget_section import budget_section, put_back
 from pipeline.report.page import Card, Columns, Link, Section, Table, data_address, html, number
 from pipeline.report.plots import bars, ranges, reliability
@@ -121,23 +122,47 @@ def _recall(found: Findings) -> Section:
 
 
 def _calibration(found: Findings) -> Section:
-    measured = found.calibration
+    measured, series = found.calibration, {"as tested": _points(found.calibration.bins)}
+    rows = [("as tested", measured)]
+    if found.calibrated and found.temperature and found.temperature.value:
+        name = f"temperature {found.temperature.value:.2f}"
+        rows.append((name, found.calibrated))
+        series[name] = _points(found.calibrated.bins)
+    columns: Columns[tuple[str, Calibration]] = {
+        "confidence": lambda row: row[0],
+        "mean %": lambda row: number(100 * row[1].confidence),
+        "right %": lambda row: number(100 * row[1].accuracy),
+        "calibration error %": lambda row: number(100 * row[1].error),
+        "negative log-likelihood": lambda row: number(row[1].nll, 3),
+    }
     note = (
-        "Videos in bins by the probability of the predicted class; on the dashed line it is right as often as it "
-        f"says. Expected calibration error {100 * measured.error:.1f} %, mean negative log-likelihood "
-        f"{measured.nll:.3f}."
+        "Test videos in bins by the probability of the predicted class; on the dashed line it is right as often as it "
+        f"says. {_temperature(found.temperature)}"
     )
     plots = [
-        reliability({"as tested": _points(measured.bins)}, title="Reliability"),
+        reliability(series, title="Reliability"),
         bars(
             [f"{100 * one.low:.0f}" for one in measured.bins],
             [one.videos for one in measured.bins],
-            title="Videos by confidence",
+            title="Videos by confidence, as tested",
             x="confidence from (%)",
             y="videos",
         ),
     ]
-    return Section("Calibration", note, plots=plots)
+    return Section("Calibration", note, [Table.of(rows, columns)], plots)
+
+
+def _temperature(fitted: Temperature | None) -> str:
+    """What a temperature is and where this one is from, or why there is none."""
+    if fitted is None:
+        return ""
+    if fitted.value is None:
+        return f"No temperature was fitted: {fitted.reason}."
+    return (
+        "At temperature T a probability p becomes p^(1/T), normalised: the answers stay, their confidence changes. "
+        f"T = {fitted.value:.3f} was fitted on {fitted.videos:,} validation videos and is kept "
+        "in the registered model's model.json; predictions stay as tested."
+    )
 
 
 def _points(bins: Sequence[Bin]) -> list[tuple[float, float, float, float]]:

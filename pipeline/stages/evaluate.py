@@ -1,8 +1,8 @@
 """Stage `evaluate`: test a fine-tuned model on a benchmark with several views a video.
 
 Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
-{predictions.parquet, confusion.csv, per_class.csv, budgets.json, pictures/, clips/} and metrics/evaluate/
-<bench>.{json,csv}.
+{predictions.parquet, confusion.csv, per_class.csv, budgets.json, temperature.json, pictures/, clips/} and
+metrics/evaluate/<bench>.{json,csv}.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.benchmark import Outcome, TestSet
     from pipeline.evaluation.budgets import Sweep
     from pipeline.evaluation.inference import Answer
+    from pipeline.evaluation.temperature import Temperature
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,9 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         metrics[names.WALL_SECONDS] = time.perf_counter() - began
         if outcome.energy_wh is not None:
             metrics[names.ENERGY_WH] = outcome.energy_wh
-        budgets = _sweep(params, benchmark, tests, outcome.answers, info)
-        folder = _write(params, outcome.answers, tests, benchmark, metrics, list(info.classes or ()), budgets)
+        swept = _sweep(params, benchmark, tests, outcome.answers, info)
+        fitted = _temperature(params, benchmark)
+        folder = _write(params, outcome.answers, tests, benchmark, metrics, list(info.classes or ()), swept, fitted)
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary(names.of_experiment("evaluate", benchmark, metrics))
@@ -83,7 +85,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         choice = _choice(info.notes, benchmark, how.split)
         tracked.tags({f"everest.{name}": value for name, value in choice.items()})
         tested = info.tested_with(
-            how.segments, how.crops, open_source(params, benchmark).grid, {"recipe": params.recipe}
+            how.segments, how.crops, open_source(params, benchmark).grid, {"recipe": params.recipe, **fitted.note()}
         )
         registered = models.prepare(layout.output_dir("finetune", benchmark), work / "registered", tested)
         tracked.model(
@@ -164,6 +166,17 @@ def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer]
     return sweep(params, benchmark, tests, answers, folder, info, device, Bar(f"budgets {benchmark}"))
 
 
+def _temperature(params: Params, benchmark: str) -> Temperature:
+    """What calibrates the model, for its description and the report."""
+    from pipeline.distributed.groups import choose_device
+    from pipeline.evaluation.temperature import temperature
+    from pipeline.system.progress import Bar
+
+    device = choose_device(params.compute.device)
+    folder = layout.output_dir("finetune", benchmark)
+    return temperature(params, benchmark, folder, device, Bar(f"calibrate {benchmark}"))
+
+
 def _model_facts(info: ModelInfo) -> dict[str, object]:
     kwargs = info.kwargs
     facts = {f"model.{name}": kwargs[name] for name in ("strategy", "keep_ratio", "head") if name in kwargs}
@@ -177,12 +190,12 @@ def _write(
     benchmark: str,
     metrics: dict[str, float],
     classes: list[str],
-    budgets: Sweep | None,
+    swept: Sweep | None,
+    fitted: Temperature,
 ) -> Path:
     """Write all outputs beside their final places, then move them there; returns their folder."""
-    from pipeline.evaluation import files
+    from pipeline.evaluation import budgets, files, temperature
     from pipeline.evaluation.benchmark import draw_examples
-    from pipeline.evaluation.budgets import FILE, write_sweep
     from pipeline.evaluation.clips import draw_clips
     from pipeline.system.files import atomic_folder, atomic_path, write_text
     from pipeline.tracking.headline import headline
@@ -193,8 +206,9 @@ def _write(
         files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
         draw_examples(params, benchmark, tests, answers, building / "pictures")
         draw_clips(params, benchmark, tests, answers, building / "clips")
-        if budgets is not None:
-            write_sweep(building / FILE, budgets)
+        if swept is not None:
+            budgets.write_sweep(building / budgets.FILE, swept)
+        temperature.write_temperature(building / temperature.FILE, fitted)
         write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         check_unchanged()
     write_text(layout.metrics_file("evaluate", benchmark), json.dumps(headline(metrics), indent=1) + "\n")

@@ -26,7 +26,12 @@ from pipeline.data.cache.read import Cache
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation import choice
 from pipeline.evaluation.clips import clip_files
+from pipeline.evaluation.temperature import read_temperature
+from pipeline.inference.models import resolve
+from pipeline.model_folder import describe
 from pipeline.params import Params
+from pipeline.params.groups import EvaluateParams
+from pipeline.report.benchmark import findings
 from pipeline.stages import evaluate, preprocess
 from pipeline.tracking.headline import headline
 from pipeline.tracking.store import Store
@@ -95,6 +100,38 @@ def test_every_score_is_that_of_the_views_worked_out_one_by_one(here: Path) -> N
     assert {path.name[:3] for path in clips.values()} <= {"err", "hit"}
     with Image.open(clips[rows[0]["video_id"]]) as animation:
         assert (animation.format, getattr(animation, "n_frames", 1), animation.size) == ("WEBP", 8, (260, 128))
+
+
+def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(here: Path) -> None:
+    params = prepared(recipe="calibrated", evaluate__calibration_videos=4, evaluate__budgets=[])
+    before = evaluate.run(params, "small")
+    record = read_temperature(layout.output_dir("evaluate", "small") / "temperature.json")
+    assert record is not None
+    assert (record.value, record.reason) == (None, "the benchmark has no labelled validation videos")
+    change_manifest(split=lambda row: "val" if row["video_id"] < "v006" and row["split"] != "test" else row["split"])
+    preprocess.run(params, "small")
+    after = evaluate.run(params, "small")
+    scores = {name for name in before if name.startswith("eval/")}
+    assert {name: after[name] for name in scores} == {name: before[name] for name in scores}, "the score stays"
+    folder = layout.output_dir("evaluate", "small")
+    found = read_temperature(folder / "temperature.json")
+    assert found is not None
+    assert found.value is not None
+    assert found.videos == 4
+    assert found.nll_after <= found.nll_before
+    described = describe(resolve("models:/everest-calibrated-small@candidate")).notes
+    assert described["temperature"] == {"value": found.value, "split": "val", "videos": 4}
+    assert not (folder / "budgets.json").exists()
+    shown = findings("small")
+    assert shown is not None
+    assert shown.calibrated is not None
+    assert shown.calibrated.accuracy == shown.calibration.accuracy
+    reported = evaluate._temperature(params.model_copy(update={"evaluate": val_reported(params)}), "small")
+    assert "the score itself is that of the validation videos" in reported.reason
+
+
+def val_reported(params: Params) -> EvaluateParams:
+    return params.evaluate.model_copy(update={"split": "val"})
 
 
 def test_a_bad_test_video_is_counted_and_never_replaced(here: Path) -> None:
