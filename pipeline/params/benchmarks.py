@@ -125,6 +125,7 @@ class FinetuneOverrides(Group):
     label_fraction: Ratio | None = None
     validate_split: Literal["val", "test"] | None = None
     select: Literal["last", "best"] | None = None
+    patience: Count | None = None
 
 
 class EvaluateOverrides(Group):

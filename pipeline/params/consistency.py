@@ -101,6 +101,11 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
             f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "
             "checkpoint. Cure: select: last, or validate_split: val."
         )
+    if stage.patience is not None and stage.validate_split == "test":
+        yield (
+            f"{named('patience')} = {stage.patience} with {named('validate_split')} = 'test': the test videos would "
+            "choose when training ends. Cure: patience: null, or validate_split: val."
+        )
     for name in ("crop_scale", "crop_ratio"):
         low, high = getattr(stage, name)
         if low > high:

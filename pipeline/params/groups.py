@@ -202,6 +202,7 @@ class FinetuneParams(TrainingParams):
         frozen: five heads at five learning rates over an encoder that learns nothing (a probe).
         train: what learns beside pooling, last norm and head; `lora_rank`, `lora_alpha`: adapters that learn as well.
         label_fraction: share of each class's training videos that is used (low-shot protocol); 1 is all.
+        patience: validations in a row without a better top-1 score after which training ends; null: none.
     """
 
     init: Annotated[Place, AfterValidator(_inside_or_absolute)]
@@ -225,6 +226,7 @@ class FinetuneParams(TrainingParams):
     validate_split: Literal["val", "test"]
     validate_every_epochs: Count
     select: Literal["last", "best"]
+    patience: Count | None = None
 
 
 class EvaluateParams(Group):

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -88,6 +88,7 @@ class Settings:
     on_nonfinite: Literal["stop", "skip", "rollback"]
     max_nonfinite: int
     select: Literal["last", "best"] = "last"
+    patience: int | None = None
     data_parallel: Literal["ddp", "fsdp"] = "ddp"
 
 
@@ -113,6 +114,31 @@ class Spent:
 
     def as_dict(self) -> dict[str, float]:
         return dict(vars(self))
+
+
+@dataclass
+class Watched:
+    """What the validations so far amount to; checkpoints carry it on.
+
+    Attributes:
+        step: after which the last validation was.
+        best: the highest top-1 score; None before the first.
+        waited: validations since it was reached.
+        scores: of the last one.
+    """
+
+    step: int = 0
+    best: float | None = None
+    waited: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def note(self, scores: dict[str, float]) -> None:
+        """The scores of one more validation, the same on all ranks."""
+        self.scores = scores
+        if self.best is None or scores[names.VAL_TOP1] > self.best:
+            self.best, self.waited = scores[names.VAL_TOP1], 0
+        else:
+            self.waited += 1
 
 
 @dataclass
@@ -191,6 +217,7 @@ class Engine:
         self.passed_over: set[int] = set()
         self.nonfinite = 0
         self.spent = Spent()
+        self.watched = Watched()
         self.last_loss = math.nan
         self._stop_flag = torch.zeros((), device=ranks.device)
         self._unread: list[Posted] = []
@@ -209,11 +236,25 @@ class Engine:
         """
         self.resume()
         self._started_at = self.step
-        while self.step < self.total_steps:
+        while True:
+            if self.step % self.steps_per_epoch == 0 and self.step != self.watched.step:
+                self._validate(self.step // self.steps_per_epoch - 1)
+            if self.step >= self.total_steps or self.ended_early:
+                break
             with contextlib.suppress(_Rewound):
                 self._epoch()
+        if self.step < self.total_steps:
+            self.progress.say(
+                f"ended after step {self.step} of {self.total_steps}: {self.watched.waited} validations in a row were "
+                f"not better than {100 * (self.watched.best or 0):.1f} %"
+            )
         self.checkpoints.wait()
         self.journal.flush()
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether as many validations in a row as `patience` says brought no better score."""
+        return self.settings.patience is not None and self.watched.waited >= self.settings.patience
 
     def _epoch(self) -> None:
         epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -231,7 +272,6 @@ class Engine:
                 self._since = self._posted = time.perf_counter()
         self._settle(epoch, at_once=True)
         self._count_time()
-        self._validate(epoch)
 
     def advance(self, batches: Iterator[Any], epoch: int, at_once: bool = False) -> None:
         """One optimizer step, and what there is to record and to decide of it; `at_once` waits for the device."""
@@ -408,6 +448,7 @@ class Engine:
                 "nonfinite": self.nonfinite,
                 "last_loss": self.last_loss if math.isfinite(self.last_loss) else None,
                 "spent": self.spent.as_dict(),
+                "watched": asdict(self.watched),
             }
             self.journal.flush()
             self.checkpoints.save(self.step, {k: v for k, v in parts.items() if v}, state, score)
@@ -425,7 +466,7 @@ class Engine:
             self.journal.rewind(0)
             return
         self.restore(newest or self._load(chosen))
-        self.journal.rewind(self.step)
+        self.journal.rewind(self.step, self.watched.step)
 
     def _load(self, step: int) -> Checkpoint:
         try:
@@ -446,6 +487,9 @@ class Engine:
         self.nonfinite = state["nonfinite"]
         self.last_loss = math.nan if state["last_loss"] is None else state["last_loss"]
         self.spent = Spent(**state["spent"])
+        # A checkpoint of before validations were counted is taken as one after its validation.
+        self.watched = Watched(**state.get("watched", {"step": checkpoint.step}))
+        self.journal.scores = self.watched.scores
 
     # -- validation and the result ------------------------------------------------------------------
 
@@ -459,7 +503,9 @@ class Engine:
             forget_gathered(self.parallel)
         self.model.train()
         self.spent.validate += time.perf_counter() - began
+        self.watched.step = self.step
         if scores:
+            self.watched.note(scores)
             self.journal.validation(self.step, epoch, scores)
             self.progress.note(epoch, scores)
             if self.settings.select == "best":

@@ -101,8 +101,8 @@ class Journal:
             files.flush(file)
         self._rows = []
 
-    def rewind(self, step: int) -> None:
-        """Forget rows after `step`: they will be written again."""
+    def rewind(self, step: int, validated: int | None = None) -> None:
+        """Forget rows after `step`, and scores after step `validated`: they will be written again."""
         self._rows = [row for row in self._rows if row["step"] <= step]
         if self.path is None or not self.path.exists():
             return
@@ -110,6 +110,8 @@ class Journal:
         with self.path.open(newline="", encoding="utf-8") as file:
             # A crash may have torn the last line: it has too few fields and goes as well.
             kept = [row for row in csv.DictReader(file) if row["seconds"] is not None and _up_to(row["step"], step)]
+        if validated is not None:
+            kept = [row for row in kept if row["loss"] or _up_to(row["step"], validated)]
         with files.atomic_path(self.path) as new, new.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()

@@ -7,7 +7,11 @@ from pipeline.training.engine import Settings
 
 
 def settings_of(
-    stage: PretrainParams | FinetuneParams, compute: ComputeParams, seed: int, select: str = "last"
+    stage: PretrainParams | FinetuneParams,
+    compute: ComputeParams,
+    seed: int,
+    select: str = "last",
+    patience: int | None = None,
 ) -> Settings:
     """The engine's view of a stage's parameters."""
     return Settings(
@@ -27,5 +31,6 @@ def settings_of(
         on_nonfinite=stage.on_nonfinite,
         max_nonfinite=stage.max_nonfinite,
         select="best" if select == "best" else "last",
+        patience=patience,
         data_parallel=compute.data_parallel,
     )

@@ -131,7 +131,7 @@ class FinetuneTask:
         self.label = f"finetune {benchmark}"
         self.passes = finetune_passes(params, benchmark)
         select = "best" if stage.frozen else stage.select
-        self.settings = settings_of(stage, params.compute, params.seed, select)
+        self.settings = settings_of(stage, params.compute, params.seed, select, stage.patience)
         classes: tuple[str, ...] | None = None
         if training is None:
             training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)

@@ -60,6 +60,10 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"finetune.lora_rank": 8}, ["finetune.lora_rank = 8 with finetune.train = 'all'", "train: head"]),
         ({"finetune.lora_rank": 96, "finetune.train": "head"}, ["finetune.lora_rank = 96 is no low rank"]),
         ({"finetune.lora_rank": 0}, ["finetune.lora_rank = 0", "greater than or equal to 1"]),
+        (
+            {"finetune.patience": 2, "finetune.validate_split": "test"},
+            ["finetune.patience = 2", "the test videos would choose when training ends"],
+        ),
         ({"clip.source": "videos"}, ["frame_selection.mode = 'cached'", "clip.source"]),
         ({"preprocess.frames": "every", "preprocess.keep_every": 2}, ["keep_every = 2 does not divide"]),
         (
