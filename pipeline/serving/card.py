@@ -72,7 +72,7 @@ def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
     kwargs = info.kwargs
     yield f"# {title}"
     yield ""
-    kept = f", of which {kwargs['keep_ratio']:g} are kept" if kwargs.get("keep_ratio") else ""
+    kept = f" and the keep ratio {kwargs['keep_ratio']:g}" if kwargs.get("keep_ratio") else ""
     yield f"A video classifier, {info.architecture}, with the token strategy {kwargs.get('strategy', 'none')}{kept}."
     yield ""
     yield from _table(
@@ -99,10 +99,10 @@ def _files(exported: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     speed = {(row["format"], row["batch"]): row["milliseconds"] for row in exported["latency"]}
     rows = [
-        (name, f"{difference:.1e}", *(f"{speed[name, batch]:g} ms" for batch in (1, 8)))
+        (name, f"{difference:.1e}", *(f"{speed[name, batch]:.3g} ms" for batch in (1, 8)))
         for name, difference in exported["parity"].items()
     ]
-    rows.append(("original", "0", *(f"{speed['torch', batch]:g} ms" for batch in (1, 8))))
+    rows.append(("original", "0", *(f"{speed['torch', batch]:.3g} ms" for batch in (1, 8))))
     yield from _table(("format", "largest difference of logits", "1 clip", "8 clips"), rows)
     if "huggingface" in exported["parity"]:
         yield (
@@ -134,7 +134,7 @@ def _metrics(origins: Origins) -> Iterator[str]:
     yield ""
     tested = origins.tested
     if tested is None:
-        yield f"Unknown: {origins.unknown or 'no run tested these weights'}."
+        yield f"Unknown: {(origins.unknown or 'no run tested these weights').rstrip('.')}."
         yield ""
         return
     values = tested["metrics"]

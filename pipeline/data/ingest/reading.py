@@ -22,6 +22,8 @@ from pipeline.data.video.reader import Timed
 
 #: [bytes] of frames that are handed over together, and at least one frame.
 PORTION = 64 << 20
+#: [bytes] as much of a pass: each side holds several copies of a portion for a moment.
+PASS_PORTION = 16 << 20
 
 
 class Accepted(NamedTuple):
@@ -137,7 +139,7 @@ def next_of_pass(target: int, seconds: float) -> Stretch:
                 shape = frame.picture.shape
                 numbers.append(frame.number)
                 times.append(frame.seconds)
-                if (len(numbers) + 1) * frame.picture.nbytes > PORTION or time.monotonic() > due:
+                if (len(numbers) + 1) * frame.picture.nbytes > PASS_PORTION or time.monotonic() > due:
                     break
         except VideoError as error:
             if not passed:
