@@ -28,14 +28,15 @@ from pipeline.experiments.workspace import (
     training_steps,
 )
 from pipeline.params import SCRATCH, Params, load_params, with_overrides
+from pipeline.params.benchmarks import PUBLISHED
 from pipeline.params.declared import data_versions
 from pipeline.system.processes import run_child
 
 if TYPE_CHECKING:
     from pipeline.report.repetition import Repeated, RepetitionScore
 
-#: Datasets with three official splits.
-SPLIT = ("ucf101", "hmdb51")
+#: Data sets with several official splits.
+SPLIT = tuple(name for name, published in PUBLISHED.items() if published.splits > 1)
 FOLDER = layout.WORK / "repeat"
 RESULTS = layout.output_dir("repeat")
 

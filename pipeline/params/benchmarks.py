@@ -1,7 +1,9 @@
-"""A benchmark of params.yaml: where its videos are from, and what it sets for itself in the stages."""
+"""A benchmark of params.yaml: where its videos are from, what it sets for itself, what is published of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -22,8 +24,73 @@ from pipeline.params.groups import (
     Segments,
 )
 
-#: Class counts that the publishers fix (DATASETS: UCF101, HMDB51, Kinetics-400, SSv2, Ego4D OSCC).
-PUBLISHED_CLASSES = {"ucf101": 101, "hmdb51": 51, "k400": 400, "ssv2": 174, "oscc": 2}
+#: Data sets that `benchmarks.<name>.data.dataset` may name.
+Dataset = Literal["generated", "folder", "ucf101", "hmdb51", "k400", "ssv2", "oscc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedBenchmark:
+    """A benchmark as its publisher describes it.
+
+    Attributes:
+        classes: how many; the publisher fixes them.
+        train: training videos by official split.
+        videos: of all splits.
+        frames: mean frames of a video, rounded.
+        labelled: splits with public labels.
+        listed: videos on the official lists by split and role, compared and reported, never enforced.
+        files: video files of a whole copy, where that is worth comparing.
+    """
+
+    classes: int
+    train: Mapping[int, int]
+    videos: int
+    frames: int
+    labelled: tuple[str, ...] = ("train", "val")
+    listed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    files: int | None = None
+
+    @property
+    def splits(self) -> int:
+        """Official splits over which results are averaged."""
+        return len(self.train)
+
+
+PUBLISHED: dict[str, PublishedBenchmark] = {
+    "ucf101": PublishedBenchmark(
+        classes=101,
+        train={1: 9_537, 2: 9_586, 3: 9_624},
+        videos=13_320,
+        frames=186,
+        labelled=("train", "test"),
+        listed={
+            "1": {"train": 9_537, "test": 3_783},
+            "2": {"train": 9_586, "test": 3_734},
+            "3": {"train": 9_624, "test": 3_696},
+        },
+        files=13_320,
+    ),
+    "hmdb51": PublishedBenchmark(
+        classes=51,
+        train={1: 3_570, 2: 3_570, 3: 3_570},
+        videos=6_766,
+        frames=95,
+        labelled=("train", "test"),
+        listed={split: {"train": 3_570, "test": 1_530, "unused": 1_666} for split in ("1", "2", "3")},
+        files=6_766,
+    ),
+    # The lists name more videos than the publisher's copy holds: the rest is missing there by design.
+    "k400": PublishedBenchmark(
+        classes=400,
+        train={1: 240_258},
+        videos=298_824,
+        frames=290,
+        labelled=("train", "val", "test"),
+        listed={"1": {"train": 246_534, "val": 19_906, "test": 39_805}},
+    ),
+    "ssv2": PublishedBenchmark(classes=174, train={1: 168_913}, videos=220_847, frames=46, files=220_847),
+    "oscc": PublishedBenchmark(classes=2, train={1: 41_000}, videos=97_000, frames=240),
+}
 GENERATED_CLASSES = {"motion": 8, "state_change": 2}
 
 
@@ -71,7 +138,7 @@ class OfficialSource(Group):
 class DataParams(Group):
     """What one benchmark's videos are and how a clip is cut from them."""
 
-    dataset: Literal["generated", "folder", "ucf101", "hmdb51", "k400", "ssv2", "oscc"]
+    dataset: Dataset
     raw: Annotated[str, AfterValidator(names.folder_below)] | None = None
     split: Annotated[int, Field(ge=1, le=3)]
     classes: Annotated[int, Field(ge=2, le=100_000)]
@@ -83,8 +150,8 @@ class DataParams(Group):
         source = self.source
         if isinstance(source, GeneratedSource):
             expected, what = GENERATED_CLASSES[source.task], f"the generated task {source.task!r}"
-        elif self.dataset in PUBLISHED_CLASSES:
-            expected, what = PUBLISHED_CLASSES[self.dataset], f"dataset {self.dataset!r}"
+        elif self.dataset in PUBLISHED:
+            expected, what = PUBLISHED[self.dataset].classes, f"dataset {self.dataset!r}"
         else:
             return self
         if self.classes != expected:

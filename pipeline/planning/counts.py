@@ -12,14 +12,8 @@ from pipeline import layout
 from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.params import FolderSource, OfficialSource, Params
+from pipeline.params.benchmarks import PUBLISHED
 
-#: Videos (train, all) and mean frames of a video; counts by the publishers, frames rounded.
-PUBLISHED = {
-    "ucf101": (9_537, 13_320, 186), "hmdb51": (3_570, 6_766, 95), "k400": (240_258, 298_824, 290),
-    "ssv2": (168_913, 220_847, 46), "oscc": (41_000, 97_000, 240),
-}  # fmt: skip
-#: Training videos of UCF101's other splits; HMDB51's three are of equal size.
-UCF101_TRAIN = {1: 9_537, 2: 9_586, 3: 9_624}
 #: Beyond any collection: a slip of the pen.
 MOST_VIDEOS, MOST_FRAMES = 1_000_000_000, 10_000_000
 _GIVEN = re.compile(r"(?P<name>[^=]+)=(?P<videos>[1-9]\d*)(?:x(?P<frames>[1-9]\d*))?")
@@ -122,8 +116,8 @@ def _of_listing(source: FolderSource) -> Counts:
 
 
 def _published(dataset: str, split: int, source: OfficialSource) -> Counts:
-    train, total, frames = PUBLISHED[dataset]
-    train = UCF101_TRAIN[split] if dataset == "ucf101" else train
+    published = PUBLISHED[dataset]
+    train, total, frames = published.train.get(split, published.train[1]), published.videos, published.frames
     if source.limit is not None and source.limit < total:
         share = round(train * source.limit / total)
         return Counts(share, source.limit, frames, f"source.limit, training's share as published for {dataset}")

@@ -14,8 +14,9 @@ from typing import TypedDict
 from pipeline.efficiency.meters import DEVICES
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.params.benchmarks import PUBLISHED
 from pipeline.planning.calibration import Share
-from pipeline.planning.counts import PUBLISHED, counts_of, given
+from pipeline.planning.counts import counts_of, given
 from pipeline.planning.stage_cost import (
     CLIPS_PER_SECOND,
     CORES_PER_DEVICE,
@@ -211,7 +212,7 @@ def _published_step(recipe: str) -> _Step:
 
 def _epoch_seconds(step: _Step, mfu: float) -> float:
     """[s] of one epoch over all of K400's training videos on the published machine."""
-    return step.time(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"][0] / step.cost.stage.batch
+    return step.time(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"].train[1] / step.cost.stage.batch
 
 
 def _implied_share(step: _Step, seconds: float) -> float:

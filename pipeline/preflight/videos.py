@@ -14,15 +14,9 @@ from pipeline.data.annotations.classes import count_fault
 from pipeline.data.sources.folder import listing_of
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
+from pipeline.params.benchmarks import PUBLISHED
 from pipeline.params.records import differences, noted
 from pipeline.preflight.problem import Problem, Scope
-
-#: Splits with public labels where no list is at hand yet (DATASETS: UCF101 and HMDB51 publish no validation split,
-#: Something-Something v2 and OSCC no labels of the test split).
-LABELLED = {
-    "ucf101": ("train", "test"), "hmdb51": ("train", "test"), "k400": ("train", "val", "test"),
-    "ssv2": ("train", "val"), "oscc": ("train", "val"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,8 @@ def batches(scope: Scope) -> Iterator[Problem]:
 def _lacks(params: Params, key: str, videos: Videos | None, split: str, where: str) -> Iterator[Problem]:
     value = f"= {split!r}" if where.endswith("split") else ""
     if videos is None:
-        there = LABELLED.get(params.benchmarks[key].data.dataset)
+        published = PUBLISHED.get(params.benchmarks[key].data.dataset)
+        there = published.labelled if published else ()
         if there and split not in there:
             yield Problem(
                 where, f"{value}, and {params.benchmarks[key].data.dataset} publishes labels of {' and '.join(there)} "

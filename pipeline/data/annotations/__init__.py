@@ -7,23 +7,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline.data.annotations.base import ListedVideo, Listing
-from pipeline.data.annotations.k400 import PUBLISHED_ROWS
 from pipeline.errors import InputError
+from pipeline.params.benchmarks import PUBLISHED
 
 __all__ = ["ListedVideo", "Listing", "Summary", "read", "summary"]
-
-BENCHMARKS = ("ucf101", "hmdb51", "k400", "ssv2", "oscc")
-
-#: Published counts: {benchmark: {split number: {role: videos}}}; compared and reported, never enforced.
-PUBLISHED: dict[str, dict[str, dict[str, int]]] = {
-    "ucf101": {
-        "1": {"train": 9537, "test": 3783},
-        "2": {"train": 9586, "test": 3734},
-        "3": {"train": 9624, "test": 3696},
-    },
-    "hmdb51": {split: {"train": 3570, "test": 1530, "unused": 1666} for split in ("1", "2", "3")},
-    "k400": {"1": PUBLISHED_ROWS},
-}
 
 
 def read(benchmark: str, root: Path) -> Listing:
@@ -32,8 +19,8 @@ def read(benchmark: str, root: Path) -> Listing:
     Raises:
         InputError: unknown benchmark, or files that are missing or malformed.
     """
-    if benchmark not in BENCHMARKS:
-        raise InputError(f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(BENCHMARKS)}, folder.")
+    if benchmark not in PUBLISHED:
+        raise InputError(f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(PUBLISHED)}, folder.")
     listing: Listing = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read(root)
     return listing
 
@@ -66,7 +53,7 @@ def summary(benchmark: str, root: Path) -> Summary:
         listing = from_table(root, root.parent) if root.is_file() else from_folders(root)
     else:
         listing = read(benchmark, root)
-    published = PUBLISHED.get(benchmark)
+    published = PUBLISHED[benchmark].listed if benchmark in PUBLISHED else {}
     splits = listing.counts()
     return {
         "benchmark": benchmark,
@@ -74,8 +61,8 @@ def summary(benchmark: str, root: Path) -> Summary:
         "videos": len(listing.videos),
         "without_label": sum(video.label < 0 for video in listing.videos),
         "splits": splits,
-        "published": published,
-        "as_published": None if published is None else splits == published,
+        "published": {split: dict(roles) for split, roles in published.items()} or None,
+        "as_published": splits == published if published else None,
         "notes": listing.notes,
         "problems": listing.problems,
         "class_names": listing.classes,

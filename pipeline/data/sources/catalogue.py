@@ -111,6 +111,3 @@ OSCC_WHERE = "https://ego4ddataset.com (licence; keys by mail, valid for 14 days
 OSCC_BUCKET = "s3://ego4d-consortium-sharing/public/v2"
 #: Of the videos' sets, the one that the annotations' frame numbers belong to.
 OSCC_VIDEOS = "full_scale"
-
-#: Videos that a whole copy holds; a smaller number on disk is reported.
-VIDEO_COUNTS = {"ucf101": 13_320, "hmdb51": 6_766, "ssv2": 220_847}

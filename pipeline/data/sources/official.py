@@ -22,6 +22,7 @@ from pipeline.data.sources.folder import folder_of, reach
 from pipeline.data.sources.part import Address
 from pipeline.data.video.listing import video_files
 from pipeline.params import FolderSource, OfficialSource
+from pipeline.params.benchmarks import PUBLISHED
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Official:
         absent = sum(disk.find(video) is None for video in videos)
         if absent:
             listing.problems.append(f"{absent} of {len(videos)} listed videos are not on disk")
-        expected = catalogue.VIDEO_COUNTS.get(self._dataset)
+        expected = PUBLISHED[self._dataset].files
         if expected and limit is None and disk.count != expected:
             listing.problems.append(f"{disk.count} video files are on disk, a whole copy has {expected}")
         kind = "folder" if isinstance(self._source, FolderSource) else "official"
