@@ -6,14 +6,14 @@ V visible, R reconstructed, P = 1536 values of a tubelet, D encoder width, E dec
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adaptive import adaptive_split
-from models.backbone import Backbone, KeptTokens
+from models.backbone import Backbone, KeptTokens, mean_pool
 from models.frames import choose_slots
 from models.selection import Grid, TokenSplit, floor_share, rero_scores, slot_distances
 from models.strategies import STRATEGIES, pretraining_rules, token_budget
@@ -28,7 +28,7 @@ from models.tokens import (
     take,
     tubelets_at,
 )
-from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, compile_method, xavier_init
+from models.vit import Blocks, CompileOptions, LayerNorm, Positions, TubeletEmbedding, compile_method, xavier_init
 
 
 class PretrainOutput(NamedTuple):
@@ -234,9 +234,9 @@ class EverestAutoencoder(Backbone):
         tokens_BKD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK)
         return KeptTokens(tokens_BKD + self.encoder.positions(kept_BK, grid.tokens), kept_BK, None, grid)
 
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False) -> Tensor:
-        """The mean [B, D] of the tokens of `forward_features`; there are no classes."""
-        return x_BKD.mean(dim=1)
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+        """The mean [B, D] of the real tokens of `forward_features`; there are no classes."""
+        return mean_pool(x_BKD, valid_BK)
 
     def encoder_blocks(self) -> Blocks:
         return self.encoder.blocks
@@ -252,7 +252,7 @@ class EverestAutoencoder(Backbone):
         for name in ("encoder_to_decoder", "decoder_positions", "decoder"):
             setattr(self, name, nn.Identity())
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
         """Compile each block, and the cutting and the loss around them: a few small graphs that equal blocks share."""
         for block in (*self.encoder.blocks, *self.decoder.blocks):
             compile_method(block, "forward", options)
@@ -266,7 +266,7 @@ class EverestAutoencoder(Backbone):
     def no_weight_decay(self) -> set[str]:
         return {"mask_token"}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's rule for layer-wise groups."""
         return {"stem": r"^encoder\.patch_embed", "blocks": r"^encoder\.blocks\.(\d+)"}
 

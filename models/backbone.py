@@ -13,16 +13,34 @@ Shapes: B clips, N tokens = S slots x h x w places, K kept ones, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from models.info import ModelArguments
 from models.selection import Grid
+from models.vit import Blocks, CompileOptions
 
 #: Formats of intermediates: maps [B, D, S, h, w] (timm's name for channels first), or [B, N, D].
 FORMATS = ("NCHW", "NLC")
+
+
+class BlockInfo(TypedDict):
+    """What timm wants to know of a block: its name, width D, and the side [pixels] of a token's square."""
+
+    module: str
+    num_chs: int
+    reduction: int
+
+
+class Intermediates(TypedDict, total=False):
+    """What `forward_intermediates(output_dict=True)` gives; the features are left out with `intermediates_only`."""
+
+    image_intermediates: list[Tensor]
+    image_kept: Tensor
+    image_features: Tensor
 
 
 class KeptTokens(NamedTuple):
@@ -35,17 +53,25 @@ class KeptTokens(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """What a model needs for these conventions: `embed_kept`, and its encoder's blocks and last norm."""
+    """What a model needs for these conventions: `embed_kept`, and its encoder's blocks and last norm.
+
+    `architecture` and `kwargs` are the timm name and the arguments that the model was made with; `timm.create_model`
+    notes them.
+    """
 
     num_features: int
+    num_classes: int
     patch: int
+    strategy: str
+    architecture: str
+    kwargs: ModelArguments
 
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         """The kept tokens of a normalised clip, embedded and with their positions."""
         raise NotImplementedError
 
-    def encoder_blocks(self) -> Any:
-        """The encoder's blocks (`models.vit.Blocks`)."""
+    def encoder_blocks(self) -> Blocks:
+        """The encoder's blocks."""
         raise NotImplementedError
 
     def encoder_norm(self) -> nn.Module:
@@ -53,7 +79,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @property
-    def feature_info(self) -> list[dict[str, Any]]:
+    def feature_info(self) -> list[BlockInfo]:
         """Name, channels and reduction of each block, as `timm.create_model(features_only=True)` reads them."""
         prefix = next(name for name, module in self.named_modules() if module is self.encoder_blocks())
         width, patch = self.num_features, self.patch
@@ -78,7 +104,7 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         output_dict: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | dict[str, Any]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | Intermediates:
         """What chosen blocks gave, with timm's arguments and results.
 
         Args:
@@ -111,8 +137,8 @@ class Backbone(nn.Module):
                 found[number] = self.encoder_norm()(tokens_BKD) if norm else tokens_BKD
         maps = [whole(found[number], kept, output_fmt) for number in sorted(found)]
         if output_dict:
-            told: dict[str, Any] = {"image_intermediates": maps, "image_kept": kept_mask(kept)}
-            return told if intermediates_only else {**told, "image_features": self.encoder_norm()(tokens_BKD)}
+            named: Intermediates = {"image_intermediates": maps, "image_kept": kept_mask(kept)}
+            return named if intermediates_only else {**named, "image_features": self.encoder_norm()(tokens_BKD)}
         return maps if intermediates_only else (self.encoder_norm()(tokens_BKD), maps)
 
     def prune_intermediate_layers(
@@ -129,6 +155,22 @@ class Backbone(nn.Module):
             self.prune_head()
         return take
 
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+        """What the model makes of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D].
+
+        Args:
+            valid_BK: which tokens are real, where the budget differs by clip (`embed_kept`); None: all.
+        """
+        raise NotImplementedError
+
+    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
+        """Compile each block and what stands around them: a few small graphs that equal blocks share."""
+        raise NotImplementedError
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute block activations in the backward pass: less memory, about a third more time."""
+        raise NotImplementedError
+
     def prune_norm(self) -> None:
         """Remove the encoder's last norm."""
         raise NotImplementedError
@@ -136,6 +178,13 @@ class Backbone(nn.Module):
     def prune_head(self) -> None:
         """Remove what stands behind the encoder."""
         raise NotImplementedError
+
+
+def mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+    """The mean [B, D] of a clip's real tokens."""
+    if valid_BK is None:
+        return x_BKD.mean(dim=1)
+    return (x_BKD * valid_BK[..., None]).sum(dim=1) / valid_BK.sum(dim=1, keepdim=True)
 
 
 def kept_mask(kept: KeptTokens) -> Tensor:

@@ -5,18 +5,18 @@ Shapes: B clips, C channels, T frames, H x W pixels, N tokens, K kept tokens, D 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
-from models.backbone import Backbone, KeptTokens
+from models.backbone import Backbone, KeptTokens, mean_pool
 from models.selection import Grid, rero_scores
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
-from models.vit import Blocks, LayerNorm, Positions, TubeletEmbedding, compile_method, trunc_normal_init
+from models.vit import Blocks, CompileOptions, LayerNorm, Positions, TubeletEmbedding, compile_method, trunc_normal_init
 
 POOLS = ("mean", "attentive")
 
@@ -161,7 +161,7 @@ class EverestClassifier(Backbone):
         self.head = nn.Linear(self.num_features, num_classes).to(weight) if num_classes else nn.Identity()
         self.head.apply(trunc_normal_init)
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
         """Compile each block, and the cutting before them: a few small graphs that equal blocks share."""
         for block in self.blocks:
             compile_method(block, "forward", options)
@@ -182,10 +182,3 @@ class EverestClassifier(Backbone):
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's rule for layer-wise lr decay: 0 embedding, k + 1 block k, then head and norms."""
         return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}
-
-
-def mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
-    """The mean [B, D] of a clip's real tokens."""
-    if valid_BK is None:
-        return x_BKD.mean(dim=1)
-    return (x_BKD * valid_BK[..., None]).sum(dim=1) / valid_BK.sum(dim=1, keepdim=True)

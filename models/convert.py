@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import timm
 import torch
 from torch import Tensor
 
+from models.backbone import Backbone
+from models.info import ModelArguments
 from models.registry import SIZES, architecture
 from models.weights import check_state
 
@@ -179,7 +181,7 @@ def _rename(key: str, names: tuple[tuple[str, str], ...], block_names: tuple[tup
     return key
 
 
-def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int = 16) -> tuple[str, dict[str, Any]]:
+def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int = 16) -> tuple[str, ModelArguments]:
     """The timm name and arguments of our state, and the check that every key and shape belongs to them.
 
     Heads cannot be read from weights: they follow from the size (METHOD section 5). Raises ValueError listing
@@ -200,7 +202,7 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
         raise ValueError(
             f"width {width} with {depth} blocks is no size of {', '.join(SIZES)}. Cure: a whole checkpoint of one."
         )
-    kwargs: dict[str, Any] = {"img_size": img_size, "num_frames": num_frames}
+    kwargs: ModelArguments = {"img_size": img_size, "num_frames": num_frames}
     if pretrain and not alone:
         kwargs["decoder_depth"] = _depth(state, "decoder.")
     elif not pretrain:
@@ -224,12 +226,10 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
     return name, kwargs
 
 
-def check_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def check_arguments(name: str, kwargs: ModelArguments) -> ModelArguments:
     """All arguments that say how a model of this name is used; ValueError where it would refuse them."""
     with torch.device("meta"):
-        model: Any = timm.create_model(name, **kwargs)
-    arguments: dict[str, Any] = model.kwargs
-    return arguments
+        return cast(Backbone, timm.create_model(name, **kwargs)).kwargs
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -237,11 +237,38 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return max((int(number) + 1 for number in found if number.isdigit()), default=0)
 
 
-def huggingface_config(name: str, kwargs: Mapping[str, Any], labels: Sequence[str] | None = None) -> dict[str, Any]:
+class HuggingFaceConfig(TypedDict, total=False):
+    """`config.json` of a `VideoMAEForPreTraining` or `VideoMAEForVideoClassification`."""
+
+    model_type: str
+    architectures: list[str]
+    image_size: int
+    num_frames: int
+    patch_size: int
+    tubelet_size: int
+    num_channels: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    qkv_bias: bool
+    use_mean_pooling: bool
+    decoder_hidden_size: int
+    decoder_num_hidden_layers: int
+    decoder_num_attention_heads: int
+    decoder_intermediate_size: int
+    norm_pix_loss: bool
+    id2label: dict[str, str]
+    label2id: dict[str, int]
+
+
+def huggingface_config(name: str, kwargs: ModelArguments, labels: Sequence[str] | None = None) -> HuggingFaceConfig:
     """`config.json` for our architecture, with our LayerNorm eps of 1e-6 (its own default is 1e-12)."""
     pretrain = "_pretrain_" in name
     size = SIZES[name.split("_")[2 if pretrain else 1]]
-    config: dict[str, Any] = {
+    config: HuggingFaceConfig = {
         "model_type": "videomae",
         "architectures": ["VideoMAEForPreTraining" if pretrain else "VideoMAEForVideoClassification"],
         "image_size": kwargs.get("img_size", 224),

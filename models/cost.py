@@ -6,7 +6,7 @@ as torch's FlopCounterMode leaves them out. It prints 2 per multiply-add; these 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from models.registry import SIZES, Size, architecture
 from models.selection import Grid
@@ -28,6 +28,19 @@ class Cost(NamedTuple):
     @property
     def multiply_adds(self) -> int:
         return self.embed + self.encoder + self.decoder + self.head
+
+
+class CostRow(TypedDict):
+    """A row of the table of `flops_table`; ratios are shares of all tokens."""
+
+    size: str
+    stage: str
+    strategy: str
+    keep_ratio: float
+    visible_ratio: float | None
+    gmacs_per_clip: float
+    encoder_tokens: int
+    decoder_tokens: int
 
 
 def multiply_adds(
@@ -79,9 +92,9 @@ def _blocks(tokens: int, width: int, depth: int) -> int:
     return depth * (12 * tokens * width**2 + 2 * tokens**2 * width)
 
 
-def flops_table(frames: int = 16, resolution: int = 224) -> list[dict[str, Any]]:
+def flops_table(frames: int = 16, resolution: int = 224) -> list[CostRow]:
     """Every size x stage x strategy at the papers' ratios: what `everest flops` prints."""
-    rows: list[dict[str, Any]] = []
+    rows: list[CostRow] = []
     for size in SIZES:
         for name, strategy in STRATEGIES.items():
             if strategy.ratios:
@@ -106,7 +119,7 @@ def flops_table(frames: int = 16, resolution: int = 224) -> list[dict[str, Any]]
     return rows
 
 
-def _row(size: str, stage: str, strategy: str, keep: float, visible: float | None, cost: Cost) -> dict[str, Any]:
+def _row(size: str, stage: str, strategy: str, keep: float, visible: float | None, cost: Cost) -> CostRow:
     return {
         "size": size,
         "stage": stage,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Literal, TypedDict
 
 from models.strategies import STRATEGIES
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD
@@ -23,6 +23,66 @@ CURE = (
     "Cure: `everest convert-checkpoint FOLDER NEW_FOLDER --unverified --classes FILE --frame-step N` writes it whole, "
     "or train it again."
 )
+
+
+class ModelArguments(TypedDict, total=False):
+    """The keyword arguments of `EverestAutoencoder` and `EverestClassifier`, each under the name it has there.
+
+    Which of the two takes one, and what it is by default, their signatures say.
+    """
+
+    img_size: int
+    num_frames: int
+    patch_size: int
+    tubelet_size: int
+    in_chans: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    decoder_embed_dim: int
+    decoder_depth: int
+    decoder_num_heads: int
+    num_classes: int
+    strategy: str
+    keep_ratio: float
+    visible_ratio: float
+    score_share: float | None
+    head: str
+    drop_path_rate: float
+    fc_drop_rate: float
+    init_scale: float
+
+
+class PixelsEntry(TypedDict):
+    """`Pixels` as JSON holds them."""
+
+    resolution: int
+    short_side: int | None
+    resize: str
+    mean: list[float]
+    deviation: list[float]
+
+
+class Description(TypedDict, total=False):
+    """A model.json as it is read: this version's fields, hashes, and what former versions wrote; any other is a note.
+
+    `models.weights` compares the hashes, `ModelInfo.parse` checks the fields.
+    """
+
+    version: int
+    architecture: str
+    kwargs: ModelArguments
+    stage: str
+    dataset: str | list[str] | None
+    classes: list[str] | None
+    frame_step: int | dict[str, int] | None
+    views: dict[str, int]
+    pixels: PixelsEntry
+    part: Literal["encoder"]
+    weights_sha256: str
+    description_sha256: str
+    benchmark: str
+    short_side: int | None
 
 
 @dataclass(frozen=True)
@@ -70,14 +130,14 @@ class ModelInfo:
     """
 
     architecture: str
-    kwargs: Mapping[str, Any]
+    kwargs: ModelArguments
     stage: str
     dataset: str | tuple[str, ...] | None
     classes: tuple[str, ...] | None
     frame_step: int | Mapping[str, int] | None
     views: Views
     pixels: Pixels
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -95,7 +155,7 @@ class ModelInfo:
         return int(self.kwargs.get("num_classes", 0))
 
     @classmethod
-    def parse(cls, info: Mapping[str, Any], where: str) -> ModelInfo:
+    def parse(cls, info: Description, where: str) -> ModelInfo:
         """The record that was read from `where`.
 
         Raises:
@@ -109,8 +169,8 @@ class ModelInfo:
         if lacking := [name for name in FIELDS if name not in info]:
             raise ValueError(f"{where} lacks {', '.join(lacking)}. {CURE}")
         try:
-            classes, dataset, pixels = info["classes"], info["dataset"], dict(info["pixels"])
-            pixels |= {name: tuple(pixels[name]) for name in ("mean", "deviation")}
+            classes, dataset, pixels = info["classes"], info["dataset"], info["pixels"]
+            mean, deviation = tuple(pixels["mean"]), tuple(pixels["deviation"])
             return cls(
                 info["architecture"],
                 info["kwargs"],
@@ -119,7 +179,7 @@ class ModelInfo:
                 tuple(classes) if isinstance(classes, list) else classes,
                 info["frame_step"],
                 Views(**info["views"]),
-                Pixels(**pixels),
+                replace(Pixels(**pixels), mean=mean, deviation=deviation),  # type: ignore[arg-type]
                 {name: value for name, value in info.items() if name not in FIELDS},
             )
         except (TypeError, KeyError) as error:
@@ -127,7 +187,7 @@ class ModelInfo:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The record as model.json holds it."""
         pixels = vars(self.pixels) | {"mean": list(self.pixels.mean), "deviation": list(self.pixels.deviation)}
         return {
@@ -143,7 +203,7 @@ class ModelInfo:
             **self.notes,
         }
 
-    def tested_with(self, segments: int, crops: int, grid: int, notes: Mapping[str, Any]) -> ModelInfo:
+    def tested_with(self, segments: int, crops: int, grid: int, notes: Mapping[str, object]) -> ModelInfo:
         """The record with the views that a test used, and further notes."""
         return replace(self, views=Views(segments, crops, grid), notes={**self.notes, **notes})
 
@@ -190,7 +250,18 @@ class ModelInfo:
         return faults
 
 
-def known_fields(info: Mapping[str, Any], where: str) -> dict[str, Any]:
+class KnownFields(TypedDict, total=False):
+    """What a checkpoint says of its use, in the words of `ModelInfo`; what it does not say is left out or None."""
+
+    dataset: str | tuple[str, ...] | None
+    classes: tuple[str, ...] | None
+    frame_step: int | Mapping[str, int] | None
+    views: Views
+    notes: Mapping[str, object]
+    short_side: int | None
+
+
+def known_fields(info: Description, where: str) -> KnownFields:
     """What a model.json says beside architecture and arguments, to be carried over where the model is converted.
 
     One without a version is read as it was written then: models in the registry held classes, frame step, views and
@@ -201,17 +272,27 @@ def known_fields(info: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     if "version" in info:
         full = ModelInfo.parse(info, where)
-        names = ("dataset", "classes", "frame_step", "views", "notes")
-        return {name: getattr(full, name) for name in names} | {"short_side": full.pixels.short_side}
+        return {
+            "dataset": full.dataset,
+            "classes": full.classes,
+            "frame_step": full.frame_step,
+            "views": full.views,
+            "notes": full.notes,
+            "short_side": full.pixels.short_side,
+        }
     views = info.get("views") or {}
-    found = {
-        "dataset": info.get("benchmark"),
-        "classes": tuple(info["classes"]) if info.get("classes") else None,
-        "frame_step": info.get("frame_step"),
+    known: KnownFields = {
         "views": Views(**{name: views[name] for name in ("segments", "crops") if name in views}),
-        "short_side": info.get("short_side"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    if (dataset := info.get("benchmark")) is not None:
+        known["dataset"] = dataset
+    if classes := info.get("classes"):
+        known["classes"] = tuple(classes)
+    if (step := info.get("frame_step")) is not None:
+        known["frame_step"] = step
+    if (side := info.get("short_side")) is not None:
+        known["short_side"] = side
+    return known
 
 
 def _count(value: object) -> bool:

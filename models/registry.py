@@ -8,21 +8,39 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import NamedTuple, TypedDict, Unpack, cast
 
 from timm.models import create_model, register_model
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from models.autoencoder import EverestAutoencoder
+from models.backbone import Backbone
 from models.classifier import EverestClassifier
+from models.info import ModelArguments
 from models.strategies import STRATEGIES
 
 #: Arguments that say how a model is used.
 USED = ("img_size", "num_frames", "num_classes", "strategy", "keep_ratio", "visible_ratio")
 
-M = TypeVar("M", bound=nn.Module)
+#: Arguments of `timm.create_model` that it passes on, of which only those of `features_only` say anything here.
+TIMMS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices")
+
+
+class FeatureArguments(TypedDict, total=False):
+    """Arguments of timm's wrapper that gives a model's intermediates."""
+
+    out_indices: int | tuple[int, ...]
+
+
+class TimmArguments(ModelArguments, FeatureArguments, total=False):
+    """What timm hands to the function that makes a model: the model's own arguments and TIMMS."""
+
+    pretrained_cfg: object
+    pretrained_cfg_overlay: object
+    cache_dir: object
+    features_only: bool
 
 
 class Size(NamedTuple):
@@ -50,104 +68,61 @@ def architecture(size: str, pretrain: bool) -> str:
     return f"everest_{'pretrain_' if pretrain else ''}{size}_patch16_224"
 
 
-def create_classifier(name: str, arguments: Mapping[str, Any]) -> EverestClassifier:
+def create_autoencoder(name: str, arguments: ModelArguments) -> EverestAutoencoder:
+    """`timm.create_model` of an autoencoder's name."""
+    model = create_model(name, **arguments)
+    assert isinstance(model, EverestAutoencoder), f"{name} is no autoencoder"
+    return model
+
+
+def create_classifier(name: str, arguments: ModelArguments) -> EverestClassifier:
     """`timm.create_model` of a classifier's name."""
     model = create_model(name, **arguments)
     assert isinstance(model, EverestClassifier), f"{name} is no classifier"
     return model
 
 
-def _autoencoder(name: str, pretrained: bool, **kwargs: Any) -> EverestAutoencoder:
-    kwargs, features = _own_arguments(name, pretrained, kwargs)
-    size = SIZES[name.split("_")[2]]
-    return _features(_remember(EverestAutoencoder(**(size._asdict() | kwargs)), name, kwargs), features)
+def _entry_point(name: str, pretrain: bool) -> Callable[..., Backbone]:
+    """The function that timm's registry knows by `name`."""
+    size = SIZES[name.split("_")[-3]]._asdict()
+    own = {key: value for key, value in size.items() if pretrain or not key.startswith("decoder_")}
+    kind: Callable[..., Backbone] = EverestAutoencoder if pretrain else EverestClassifier
+
+    def make(pretrained: bool = False, **kwargs: Unpack[TimmArguments]) -> Backbone:
+        arguments, features = _model_arguments(name, pretrained, kwargs)
+        model = kind(**{**own, **arguments})
+        model.architecture, model.kwargs = name, written_out(type(model), arguments)
+        # timm's wrapper that gives a model's intermediates stands for the model.
+        return model if features is None else cast(Backbone, FeatureGetterNet(model, **features))
+
+    make.__name__ = make.__qualname__ = name
+    return make
 
 
-def _classifier(name: str, pretrained: bool, **kwargs: Any) -> EverestClassifier:
-    kwargs, features = _own_arguments(name, pretrained, kwargs)
-    size = SIZES[name.split("_")[1]]
-    own = {"embed_dim": size.embed_dim, "depth": size.depth, "num_heads": size.num_heads}
-    return _features(_remember(EverestClassifier(**(own | kwargs)), name, kwargs), features)
-
-
-def _features(model: M, features: Mapping[str, Any] | None) -> M:
-    """The model, or where `features_only=True` was asked for, timm's wrapper that gives its intermediates."""
-    return model if features is None else cast(M, FeatureGetterNet(model, **features))
-
-
-def _own_arguments(name: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _model_arguments(
+    name: str, pretrained: bool, kwargs: TimmArguments
+) -> tuple[ModelArguments, FeatureArguments | None]:
     """The model's arguments, and those of timm's `features_only`, where it is asked for."""
     if pretrained:
         raise ValueError(
             f"{name}: pretrained=True has nothing to download. Cure: convert an official checkpoint with "
             "`everest convert-checkpoint` and load it with models.weights.load_model."
         )
-    timms = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices")
-    features = {"out_indices": kwargs["out_indices"]} if "out_indices" in kwargs else {}
-    rest = {key: value for key, value in kwargs.items() if key not in timms}
-    return rest, features if kwargs.get("features_only") else None
+    features: FeatureArguments = {"out_indices": kwargs["out_indices"]} if "out_indices" in kwargs else {}
+    rest = {key: value for key, value in kwargs.items() if key not in TIMMS}
+    return cast(ModelArguments, rest), features if kwargs.get("features_only") else None
 
 
-def _remember(model: M, name: str, kwargs: dict[str, Any]) -> M:
-    """What a saved model needs to be built again."""
-    vars(model).update(architecture=name, kwargs=written_out(type(model), kwargs))
-    return model
-
-
-def written_out(kind: type[nn.Module], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def written_out(kind: type[nn.Module], kwargs: ModelArguments) -> ModelArguments:
     """All arguments that say how a model is used, so that no later default changes an old model."""
     parameters = inspect.signature(kind).parameters
-    found = {name: parameters[name].default for name in USED if name in parameters} | dict(kwargs)
-    if not STRATEGIES[found["strategy"]].uses_keep_ratio and "keep_ratio" not in kwargs:
-        del found["keep_ratio"]
-    return found
+    defaults = {name: parameters[name].default for name in USED if name in parameters}
+    arguments = cast(ModelArguments, {**defaults, **kwargs})
+    if not STRATEGIES[arguments["strategy"]].uses_keep_ratio and "keep_ratio" not in kwargs:
+        del arguments["keep_ratio"]
+    return arguments
 
 
-@register_model
-def everest_pretrain_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestAutoencoder:
-    return _autoencoder("everest_pretrain_tiny_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_pretrain_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestAutoencoder:
-    return _autoencoder("everest_pretrain_small_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_pretrain_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestAutoencoder:
-    return _autoencoder("everest_pretrain_base_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_pretrain_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestAutoencoder:
-    return _autoencoder("everest_pretrain_large_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_pretrain_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestAutoencoder:
-    return _autoencoder("everest_pretrain_huge_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestClassifier:
-    return _classifier("everest_tiny_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestClassifier:
-    return _classifier("everest_small_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestClassifier:
-    return _classifier("everest_base_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestClassifier:
-    return _classifier("everest_large_patch16_224", pretrained, **kwargs)
-
-
-@register_model
-def everest_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> EverestClassifier:
-    return _classifier("everest_huge_patch16_224", pretrained, **kwargs)
+for _size in SIZES:
+    for _pretrain in (True, False):
+        register_model(_entry_point(architecture(_size, _pretrain), _pretrain))

@@ -6,11 +6,12 @@ Shapes: B clips, N tokens, D width, O = 3 D, P values of a tubelet, V chosen tok
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from models.tokens import in_product_type, sinusoid_table, take
@@ -128,7 +129,15 @@ def drop_path(x_BND: Tensor, rate: float) -> Tensor:
     return torch.stack(kept)
 
 
-def compile_method(module: nn.Module, name: str, options: dict[str, Any]) -> None:
+class CompileOptions(TypedDict, total=False):
+    """Arguments of `torch.compile`."""
+
+    fullgraph: bool
+    dynamic: bool | None
+    backend: str
+
+
+def compile_method(module: nn.Module, name: str, options: CompileOptions) -> None:
     """Let a module's method compile itself at its first call; hooks and names of parameters stay as they are."""
     setattr(module, name, torch.compile(getattr(module, name), **options))
 
@@ -161,13 +170,14 @@ class _LinearAlreadyDone(torch.autograd.Function):
     """Forward returns a linear map's known result, backward is the linear map's."""
 
     @staticmethod
-    def forward(ctx: Any, x_BVP: Tensor, weight_DP: Tensor, bias_D: Tensor, result_BVD: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x_BVP: Tensor, weight_DP: Tensor, bias_D: Tensor, result_BVD: Tensor) -> Tensor:
         ctx.save_for_backward(x_BVP, weight_DP)
         return result_BVD.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x_BVP, weight_DP = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x_BVP, weight_DP = saved
         grad_BVD = grads[0]
         grad_x = (grad_BVD.to(weight_DP) @ weight_DP).to(x_BVP) if ctx.needs_input_grad[0] else None
         grad_MD = grad_BVD.flatten(0, 1)

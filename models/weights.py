@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final, Unpack, cast
 
 import safetensors.torch
 import timm
@@ -20,15 +20,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from models.backbone import Backbone
+from models.info import Description, ModelArguments
+
 WEIGHTS = "model.safetensors"
 INFO = "model.json"
 #: Entry of model.json and its value where a folder holds a pre-trained encoder without decoder and head.
 PART, ENCODER = "part", "encoder"
 #: Entries of model.json: SHA-256 of model.safetensors, and of model.json's other entries.
-WEIGHTS_HASH, INFO_HASH = "weights_sha256", "description_sha256"
+WEIGHTS_HASH: Final = "weights_sha256"
+INFO_HASH: Final = "description_sha256"
 
 
-def save_model(model: nn.Module, folder: Path, info: Mapping[str, Any] | None = None) -> None:
+def save_model(model: nn.Module, folder: Path, info: Mapping[str, object] | None = None) -> None:
     """Write a model made by `timm.create_model` to a folder; each file appears whole or not at all."""
     if not hasattr(model, "architecture"):
         raise ValueError(f"{type(model).__name__} does not know its timm name. Cure: make it with timm.create_model.")
@@ -39,7 +43,7 @@ def save_model(model: nn.Module, folder: Path, info: Mapping[str, Any] | None = 
     )
 
 
-def save_state(state: Mapping[str, Tensor], folder: Path, info: Mapping[str, Any]) -> None:
+def save_state(state: Mapping[str, Tensor], folder: Path, info: Mapping[str, object]) -> None:
     """Write weights and their description; `info` must hold "architecture" and "kwargs"."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -49,12 +53,12 @@ def save_state(state: Mapping[str, Tensor], folder: Path, info: Mapping[str, Any
     write_info(folder, {**info, WEIGHTS_HASH: hashlib.sha256(content).hexdigest()})
 
 
-def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+def write_info(folder: Path, info: Mapping[str, object]) -> None:
     """Write the description of a model whose weights lie in `folder`; `info` must hold their hash."""
     write_whole(folder / INFO, json.dumps(sealed(info), indent=2).encode() + b"\n")
 
 
-def sealed(info: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(info: Mapping[str, object]) -> dict[str, object]:
     """A description with the hash of all its other entries."""
     rest = {key: value for key, value in info.items() if key != INFO_HASH}
     return {**rest, INFO_HASH: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
@@ -76,7 +80,7 @@ def write_whole(path: Path, content: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_info(folder: Path, verify: bool = True) -> dict[str, Any]:
+def read_info(folder: Path, verify: bool = True) -> Description:
     """The description of a saved model.
 
     Args:
@@ -98,10 +102,10 @@ def read_info(folder: Path, verify: bool = True) -> dict[str, Any]:
         raise ValueError(f'{path} lacks "architecture" or "kwargs". Cure: write the model again.')
     if verify:
         _check_info(info, path)
-    return info
+    return cast(Description, info)
 
 
-def _check_info(info: dict[str, Any], path: Path) -> None:
+def _check_info(info: Mapping[str, object], path: Path) -> None:
     again = f"`everest convert-checkpoint {path.parent} NEW_FOLDER --unverified` takes it as it is"
     if WEIGHTS_HASH not in info or INFO_HASH not in info:
         raise ValueError(
@@ -170,19 +174,20 @@ def _compare(folder: Path, found: str, expected: str) -> None:
         )
 
 
-def load_model(folder: Path, **overrides: Any) -> nn.Module:
+def load_model(folder: Path, **overrides: Unpack[ModelArguments]) -> Backbone:
     """Build a saved model again, weights included.
 
     `overrides` change arguments that decide no weights, such as the strategy.
     """
     info = read_info(folder)
     check_whole(info, Path(folder))
-    model = timm.create_model(info["architecture"], **{**info["kwargs"], **overrides})
+    arguments: ModelArguments = {**info["kwargs"], **overrides}
+    model = cast(Backbone, timm.create_model(info["architecture"], **arguments))
     load_strict(model, read_state(folder), str(folder))
     return model
 
 
-def check_whole(info: Mapping[str, Any], folder: Path) -> None:
+def check_whole(info: Mapping[str, object], folder: Path) -> None:
     """Raise ValueError where a folder holds an encoder only, naming what it can be used for."""
     if info.get(PART) == ENCODER:
         raise ValueError(

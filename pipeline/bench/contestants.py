@@ -142,8 +142,8 @@ def _build(name: str, contest: Contest) -> tuple[nn.Module, Callable[[], Tensor]
     from models.registry import architecture
 
     config = huggingface_config(architecture(size, pretrain=True), {"decoder_depth": DECODER_DEPTH})
-    config.pop("architectures")
-    other: nn.Module = VideoMAEForPreTraining(VideoMAEConfig(**config)).train()
+    values = {key: value for key, value in config.items() if key != "architectures"}
+    other: nn.Module = VideoMAEForPreTraining(VideoMAEConfig.from_dict(values)).train()
     other.to(device)
     pixels = clip.transpose(1, 2).contiguous()
     hidden = torch.rand(contest.batch, PLACES).argsort(1) < int(0.9 * PLACES)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.data.sampling import candidate_slots
 from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.info import ModelArguments
     from models.tuning.learning import Learning
 
 
-def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> dict[str, Any]:
+def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> ModelArguments:
     return {
         "img_size": clip.resolution,
         "num_frames": clip.frames,
@@ -21,12 +22,12 @@ def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> dict[str
     }
 
 
-def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> dict[str, Any]:
+def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> ModelArguments:
     """The arguments of `timm.create_model` for a pre-training."""
     return {**_shape(stage, clip), "visible_ratio": stage.visible_ratio, "decoder_depth": stage.decoder_depth}
 
 
-def classifier_arguments(stage: FinetuneParams, clip: ClipParams, classes: int) -> dict[str, Any]:
+def classifier_arguments(stage: FinetuneParams, clip: ClipParams, classes: int) -> ModelArguments:
     """The arguments of `timm.create_model` for a fine-tuning."""
     return {
         **_shape(stage, clip),

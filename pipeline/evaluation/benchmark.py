@@ -212,13 +212,15 @@ def cost(info: ModelInfo) -> dict[str, float]:
     from models.cost import multiply_adds
 
     kwargs = info.kwargs
-    given = {name: kwargs[name] for name in ("strategy", "keep_ratio", "num_classes", "head") if name in kwargs}
     found = multiply_adds(
         info.architecture.split("_")[1],
         "finetune",
         frames=info.frames,
         resolution=info.pixels.resolution,
-        **{"strategy": "everest", "keep_ratio": 0.6, **given},
+        strategy=kwargs["strategy"],
+        keep_ratio=kwargs.get("keep_ratio", 1.0),  # left out where the strategy uses none
+        num_classes=info.num_classes,
+        head=kwargs.get("head", "mean"),
     )
     return {
         names.GMACS_PER_CLIP: found.multiply_adds / 1e9,

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, cast
 
 from pipeline.data.manifest import read_classes
 from pipeline.errors import InputError
@@ -24,7 +24,8 @@ from pipeline.system.sealed import KEY
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.info import ModelInfo
+    from models.convert import HuggingFaceConfig
+    from models.info import KnownFields, ModelArguments, ModelInfo
 
 Format = Literal["ours", "official", "huggingface"]
 FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
@@ -44,10 +45,24 @@ class Read(NamedTuple):
     format: Format
     state: dict[str, Tensor]
     architecture: str
-    kwargs: dict[str, Any]
-    #: What else it says of its use, under the names of `models.info.known_fields`.
-    known: dict[str, Any]
+    kwargs: ModelArguments
+    #: What else it says of its use.
+    known: KnownFields
     encoder_only: bool
+
+
+class Converted(TypedDict):
+    """The result of :func:`convert`: what was read and written, and how many tensors and parameters it has."""
+
+    source: str
+    source_format: Format
+    destination: str
+    format: Format
+    architecture: str
+    kwargs: ModelArguments
+    part: Literal["encoder", "whole"]
+    tensors: int
+    parameters: int
 
 
 def convert(
@@ -62,7 +77,7 @@ def convert(
     classes: Path | None = None,
     frame_step: int | None = None,
     short_side: int | None = None,
-) -> dict[str, Any]:
+) -> Converted:
     """Write `source` (the format is recognised) to `destination` in the format `to`.
 
     `img_size` and `num_frames` are for official files that do not say them (else IMG_SIZE and NUM_FRAMES).
@@ -140,14 +155,14 @@ def read_checkpoint(
     from models.info import known_fields
     from models.weights import INFO, read_info, read_state
 
-    choice: dict[str, Any] = {}
-    known: dict[str, Any] = {}
+    choice: ModelArguments = {}
+    known: KnownFields = {}
     if source.is_dir() and (source / INFO).exists():
         form: Format = "ours"
         state, about = read_state(source, verify), read_info(source, verify)
         kwargs, known = about["kwargs"], known_fields(about, str(source / INFO))
         img_size, num_frames = kwargs.get("img_size"), kwargs.get("num_frames")
-        choice = {key: kwargs[key] for key in TOKEN_CHOICE if key in kwargs}
+        choice = cast("ModelArguments", {key: kwargs.get(key) for key in TOKEN_CHOICE if key in kwargs})
     elif source.is_dir() and (source / "config.json").exists():
         form = "huggingface"
         config = _read_config(source / "config.json")
@@ -179,7 +194,8 @@ def read_checkpoint(
         choice = {}
     else:
         choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
-        choice |= {} if strategy is None else {"strategy": strategy}
+        if strategy is not None:
+            choice["strategy"] = strategy
     name, found = describe(state, img_size or IMG_SIZE, num_frames or NUM_FRAMES)
     kwargs = check_arguments(name, found | choice)
     return Read(form, state, name, found if encoder_only else kwargs, known, encoder_only)
@@ -226,7 +242,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path} is no list of class names in UTF-8 ({error!r}). {cure}") from None
 
 
-def _labels(config: dict[str, Any]) -> dict[str, Any]:
+def _labels(config: HuggingFaceConfig) -> KnownFields:
     """Class names of a Hugging Face configuration; {} where they are its placeholders, or not numbered from 0 on."""
     named = config.get("id2label")
     if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
@@ -236,7 +252,7 @@ def _labels(config: dict[str, Any]) -> dict[str, Any]:
     return {"classes": tuple(str(named[str(number)]) for number in range(len(named)))}
 
 
-def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The weights and the training arguments of an official file. Raises InputError for one that carries code."""
     import torch
 
@@ -269,7 +285,7 @@ def read_official(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(state), _arguments(path, content.get("args"))
 
 
-def _plain_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def _plain_types() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
     """What a checkpoint may hold besides tensors: none of it runs code.
 
     Official training takes its learning rates from a NumPy array, so that they are NumPy's numbers in the optimizer.
@@ -279,13 +295,13 @@ def _plain_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
 
     import numpy as np
 
-    scalar: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+    scalar: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # of NumPy 1 and 2
     return [argparse.Namespace, PosixPath, np.dtype, *kinds, *((scalar, name) for name in names)]
 
 
-def _arguments(path: Path, stored: Any) -> dict[str, Any]:
+def _arguments(path: Path, stored: object) -> dict[str, object]:
     """The training arguments of a checkpoint by name, {} where it has none."""
     import argparse
 
@@ -301,7 +317,7 @@ def _arguments(path: Path, stored: Any) -> dict[str, Any]:
     )
 
 
-def _counted(path: Path, arguments: dict[str, Any], flag: str) -> int | None:
+def _counted(path: Path, arguments: dict[str, object], flag: str) -> int | None:
     """A whole number from 1 on that training was told, None where it was not."""
     value = arguments.get(flag)
     if value is None:
@@ -311,7 +327,7 @@ def _counted(path: Path, arguments: dict[str, Any], flag: str) -> int | None:
     return int(value)
 
 
-def _official_choice(path: Path, arguments: dict[str, Any], pretrain: bool, strategy: str | None) -> dict[str, Any]:
+def _official_choice(path: Path, arguments: dict[str, object], pretrain: bool, strategy: str | None) -> ModelArguments:
     """Which tokens an official file was trained with, by its own flags (METHOD section 2).
 
     Its flags name what is dropped, ours what is kept. Files without these flags are VideoMAE's: {}. Of a file whose
@@ -326,17 +342,17 @@ def _official_choice(path: Path, arguments: dict[str, Any], pretrain: bool, stra
     return choice if strategy in (None, choice.get("strategy")) else {}
 
 
-def _flags(path: Path, arguments: dict[str, Any], pretrain: bool) -> dict[str, Any]:
+def _flags(path: Path, arguments: dict[str, object], pretrain: bool) -> ModelArguments:
     if pretrain:
         mask = arguments.get("mask_type")
         if mask is None:
             return {}
-        if mask not in MASK_TYPES:
+        if not isinstance(mask, str) or mask not in MASK_TYPES:
             raise InputError(
                 f"{path}: args.mask_type = {mask!r}, expected one of {', '.join(MASK_TYPES)}. "
                 "Cure: say with --strategy which tokens the model is to be used with."
             )
-        choice: dict[str, Any] = {"strategy": MASK_TYPES[mask]}
+        choice: ModelArguments = {"strategy": MASK_TYPES[mask]}
         if choice["strategy"] == "everest":
             choice["keep_ratio"] = _kept(path, arguments, "motion_centric_masking_ratio")
         if choice["strategy"] == "everest" or "mask_ratio" in arguments:
@@ -354,7 +370,7 @@ def _flags(path: Path, arguments: dict[str, Any], pretrain: bool) -> dict[str, A
     return {"strategy": "everest", "keep_ratio": _kept(path, arguments, "mcm_ratio")}
 
 
-def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
+def _kept(path: Path, arguments: dict[str, object], flag: str) -> float:
     """One minus the share that a flag drops, in exact decimals."""
     dropped = arguments.get(flag)
     if isinstance(dropped, bool) or not isinstance(dropped, numbers.Real) or not 0 <= float(dropped) < 1:
@@ -365,7 +381,7 @@ def _kept(path: Path, arguments: dict[str, Any], flag: str) -> float:
     return float(1 - Decimal(str(dropped)))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> HuggingFaceConfig:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError, too
@@ -380,7 +396,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise InputError(f"{path}: {key} = {config[key]!r}, expected {value!r}. Cure: a VideoMAE model.")
-    return config
+    return cast("HuggingFaceConfig", config)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -422,7 +438,7 @@ def _read_parts(folder: Path, index: Path, read: Callable[[Path], dict[str, Tens
     return state
 
 
-def _write_huggingface(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+def _write_huggingface(state: dict[str, Tensor], config: HuggingFaceConfig, folder: Path) -> None:
     import safetensors.torch
 
     from models.weights import write_whole

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from pipeline.inference.pooling import Pool
 if TYPE_CHECKING:
     import torch
 
+    from models.backbone import Backbone
     from models.info import ModelInfo
     from pipeline.inference.clips import ClipRule, Clips, Videos
-    from pipeline.inference.features import ClipFeatures, Features
+    from pipeline.inference.features import ClipFeatures, Features, FeaturesOrigin
     from pipeline.inference.neighbours import Neighbours
 
 #: What is kept on disk at the latest: after so many seconds, or bytes of features.
@@ -52,7 +53,7 @@ class Embedding:
     """
 
     file: str
-    about: Mapping[str, Any]
+    about: FeaturesOrigin
     videos_ok: int
     videos_total: int
     computed: int
@@ -140,7 +141,7 @@ def embed(
 
 
 def _embedded(
-    videos: Videos, network: Any, about: Mapping[str, Any], target: Path, batch: int, device: torch.device
+    videos: Videos, network: Backbone, about: FeaturesOrigin, target: Path, batch: int, device: torch.device
 ) -> tuple[int, int, int, list[Refused]]:
     """(videos with features, videos computed now, rows of the file, refused), and the file."""
     from pipeline.inference.features import FeatureFile
@@ -169,8 +170,8 @@ def _embedded(
 
 
 def _computed(
-    videos: Videos, todo: Sequence[int], network: Any, about: Mapping[str, Any], batch: int, device: torch.device
-) -> Any:
+    videos: Videos, todo: Sequence[int], network: Backbone, about: FeaturesOrigin, batch: int, device: torch.device
+) -> Iterator[tuple[list[ClipFeatures], list[Refused]]]:
     """Rows of whole videos and the refused ones, every now and then."""
     import torch
 
@@ -237,7 +238,7 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
     return rows
 
 
-def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> dict[str, Any]:
+def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:
     """What decides the features, and the folder of the model."""
     from models.registry import SIZES
     from pipeline.params.declared import versions
@@ -274,7 +275,7 @@ def _rule(info: ModelInfo, folder: Path, clips: int | None, frame_step: int | No
     return ClipRule(info.frames, int(step), clips or info.views.segments, info.views.grid, info.pixels.short_side)
 
 
-def _set_keep(network: Any, keep: float | None) -> float:
+def _set_keep(network: Backbone, keep: float | None) -> float:
     """Let the encoder see a share of the tokens; returns the share that holds."""
     from models import EverestAutoencoder
     from models.strategies import STRATEGIES

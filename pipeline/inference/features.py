@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import layout
 from pipeline.errors import InputError
+from pipeline.inference.pooling import Pool
 from pipeline.system.files import atomic_path
 from pipeline.system.text import storable
 
@@ -40,6 +41,36 @@ COLUMNS = {
     "content": pa.string(),
 }
 FEATURES, KEPT = "features", "kept"
+
+
+class FeaturesOrigin(TypedDict):
+    """What a file's features were made with, as its metadata say it; all but `model` decides them.
+
+    Attributes:
+        model: its folder.
+        shape: of a clip's features: [D], [S, D] or [N, D].
+        grid: [slots, rows, columns] of a clip's tokens.
+        keep_ratio: share of tokens that the encoder saw.
+        frames, frame_step: of a clip; `clips` of a video.
+        resolution, short_side: [pixels].
+        versions: of the code that decides them, by its part.
+    """
+
+    model: str
+    model_sha256: str
+    architecture: str
+    stage: str
+    pool: Pool
+    shape: list[int]
+    grid: list[int]
+    strategy: str | None
+    keep_ratio: float
+    frames: int
+    frame_step: int
+    clips: int
+    resolution: int
+    short_side: int | None
+    versions: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -73,26 +104,26 @@ class ClipFeatures:
 class Features:
     """A file of features: `about` its making, all columns as a table, and the features [R, D], [R, S, D], [R, N, D]."""
 
-    about: Mapping[str, Any]
+    about: FeaturesOrigin
     table: pa.Table
     values: np.ndarray
 
-    def column(self, name: str) -> list[Any]:
-        """The values of one of COLUMNS."""
-        values: list[Any] = self.table[name].to_pylist()
+    def column(self, name: Literal["video", "label", "split", "content"]) -> list[str]:
+        """The values of one of COLUMNS that holds text."""
+        values: list[str] = self.table[name].to_pylist()
         return values
 
 
 class FeatureFile:
     """A file that is being written, from what it held before and from parts; each part appears whole or not at all."""
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, about: FeaturesOrigin) -> None:
         """Take up what was finished with the same `about` before.
 
         Raises:
             InputError: the file is there and holds something else.
         """
-        self.path, self.about = path, dict(about)
+        self.path, self.about = path, about.copy()
         self._schema = schema(about)
         self._parts = path.with_name(f".{path.name}.parts") / layout.fingerprint(_made_with(about))
         if path.exists():
@@ -177,7 +208,7 @@ def to_table(rows: Sequence[ClipFeatures], kind: pa.Schema) -> pa.Table:
     return pa.table(columns).cast(kind)
 
 
-def schema(about: Mapping[str, Any]) -> pa.Schema:
+def schema(about: FeaturesOrigin) -> pa.Schema:
     """The columns of a file, with its metadata."""
     shape = about["shape"]
     fields = [pa.field(name, kind) for name, kind in COLUMNS.items()]
@@ -187,12 +218,12 @@ def schema(about: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(fields, metadata={ABOUT: json.dumps(about).encode()})
 
 
-def _made_with(about: Mapping[str, Any]) -> dict[str, Any]:
+def _made_with(about: FeaturesOrigin) -> dict[str, object]:
     """What decides the features: not where the model lay."""
     return {name: value for name, value in about.items() if name != "model"}
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _about(path: Path) -> FeaturesOrigin:
     cure = "Cure: name a file that `everest embed` wrote, or another one to write."
     try:
         if path.suffix == ".npz":
@@ -200,7 +231,7 @@ def _about(path: Path) -> dict[str, Any]:
                 text = str(arrays["about"])
         else:
             text = (pq.read_schema(path).metadata or {})[ABOUT].decode()
-        about: dict[str, Any] = json.loads(text)
+        about: FeaturesOrigin = json.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. {cure}") from None
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
@@ -208,7 +239,7 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _check_same(path: Path, about: Mapping[str, Any]) -> None:
+def _check_same(path: Path, about: FeaturesOrigin) -> None:
     before, now = _made_with(_about(path)), _made_with(json.loads(json.dumps(about)))
     differs = [f"{name} {before.get(name)}, now {now.get(name)}" for name in now if before.get(name) != now[name]]
     if differs:
@@ -235,7 +266,7 @@ def _write(path: Path, table: pa.Table, kind: pa.Schema) -> None:
         pq.write_table(table.cast(kind), temporary, compression="zstd")
 
 
-def _write_npz(path: Path, table: pa.Table, about: Mapping[str, Any]) -> None:
+def _write_npz(path: Path, table: pa.Table, about: FeaturesOrigin) -> None:
     arrays = {name: np.array(table[name].to_pylist()) for name in COLUMNS}
     arrays = {name: values if len(values) else values.astype("U1") for name, values in arrays.items()}
     arrays[FEATURES] = _values(table, about["shape"])

@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from pipeline import layout
 from pipeline.errors import EverestError, InputError
@@ -25,7 +25,8 @@ from pipeline.system.files import atomic_folder, link, sha256_of
 from pipeline.system.locks import locked
 
 if TYPE_CHECKING:
-    from models.info import ModelInfo
+    from models.backbone import Backbone
+    from models.info import ModelArguments, ModelInfo
     from pipeline.tracking.store import RegisteredVersion, Store
 
 #: Pickles, under the names that torch, scikit-learn, MLflow and others give them, and Python itself.
@@ -149,7 +150,7 @@ def _refuse_code(folder: Path, title: str) -> None:
         )
 
 
-def load(model: str) -> tuple[Path, ModelInfo, Any]:
+def load(model: str) -> tuple[Path, ModelInfo, Backbone]:
     """The folder of a classifier that a user names, its record and the network, ready to infer.
 
     Raises:
@@ -161,7 +162,7 @@ def load(model: str) -> tuple[Path, ModelInfo, Any]:
     return folder, info, network
 
 
-def load_any(model: str, **overrides: Any) -> tuple[Path, ModelInfo, Any]:
+def load_any(model: str, **overrides: Unpack[ModelArguments]) -> tuple[Path, ModelInfo, Backbone]:
     """As :func:`load`, a pre-training model too; `overrides` change arguments that decide no weights.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pipeline.inference.features import Features, read
 if TYPE_CHECKING:
     import torch
 
+    from models.backbone import Backbone
     from pipeline.inference.clips import ClipRule, Clips, Videos
 
 
@@ -42,7 +43,14 @@ class Neighbours:
 
 
 def neighbours(
-    videos: Videos, file: Path, video: Path, network: Any, rule: ClipRule, device: torch.device, top: int, picture: Path
+    videos: Videos,
+    file: Path,
+    video: Path,
+    network: Backbone,
+    rule: ClipRule,
+    device: torch.device,
+    top: int,
+    picture: Path,
 ) -> Neighbours:
     """The neighbours of a video among those in a file of features, and their picture.
 
@@ -104,7 +112,7 @@ def by_video(features: Features) -> tuple[list[str], list[str], np.ndarray]:
     return order, [labels[first[name]] for name in order], sums / np.bincount(place_R)[:, None]
 
 
-def _embedded(network: Any, clips: Clips, device: torch.device) -> np.ndarray:
+def _embedded(network: Backbone, clips: Clips, device: torch.device) -> np.ndarray:
     import torch
 
     from pipeline.data.pixels.normalise import model_pixels

@@ -5,16 +5,18 @@ Shapes: B clips, D width, S slots, N tokens of a clip, K kept ones.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from models.backbone import Backbone
 
 #: The clip's pooled features [D], one mean for each time slot [S, D], or every token [N, D].
 Pool = Literal["clip", "slots", "tokens"]
 
 
-def features(network: Any, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
+def features(network: Backbone, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor, Tensor]:
     """Features of normalised clips, [B, D], [B, S, D] or [B, N, D], and which tokens were computed, bool [B, N].
 
     A classifier's pooled features are those that its head sees. A slot's are the mean of its tokens, 0 where none is
@@ -26,8 +28,7 @@ def features(network: Any, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor, Tens
     tokens_BKD = network.encoder_norm()(network.encoder_blocks()(kept.tokens_BKD, kept.valid_BK))
     mask_BN = kept_mask(kept)
     if pool == "clip":
-        valid = {} if kept.valid_BK is None else {"valid_BK": kept.valid_BK}
-        return network.forward_head(tokens_BKD, pre_logits=True, **valid), mask_BN
+        return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.valid_BK), mask_BN
     tokens_BND = whole(tokens_BKD, kept, "NLC")
     if pool == "tokens":
         return tokens_BND, mask_BN

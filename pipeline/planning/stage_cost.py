@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.efficiency.clip_cost import (
     autoencoder_arguments,
@@ -26,6 +26,7 @@ from pipeline.planning.counts import Counts
 
 if TYPE_CHECKING:
     from models.cost import Cost
+    from models.info import ModelArguments
     from models.tuning.learning import Learning
     from pipeline.planning.memory import Footprint
 
@@ -112,7 +113,7 @@ class StageCost:
         return self.params.clip.frames, self.params.clip.resolution
 
     @property
-    def model(self) -> tuple[str, dict[str, Any]]:
+    def model(self) -> tuple[str, ModelArguments]:
         """The timm name and arguments of the stage's model."""
         from models.registry import architecture
 

@@ -179,8 +179,10 @@ def _temperature(params: Params, benchmark: str) -> Temperature:
 
 def _model_facts(info: ModelInfo) -> dict[str, object]:
     kwargs = info.kwargs
-    facts = {f"model.{name}": kwargs[name] for name in ("strategy", "keep_ratio", "head") if name in kwargs}
-    return {"model.architecture": info.architecture} | facts
+    facts: dict[str, object] = {
+        f"model.{name}": kwargs.get(name) for name in ("strategy", "keep_ratio", "head") if name in kwargs
+    }
+    return {"model.architecture": info.architecture, **facts}
 
 
 def _write(

@@ -13,7 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from models.classifier import EverestClassifier, mean_pool
+from models.backbone import mean_pool
+from models.classifier import EverestClassifier
 from pipeline.training.optim import ParameterGroup, parameter_groups
 
 #: Factors on the base learning rate, one head each.

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import models  # noqa: F401 - registers the names with timm
+from models.backbone import Backbone
 from models.cost import Cost
-from models.info import ModelInfo, Pixels, Views
-from models.registry import architecture, create_classifier
+from models.info import ModelArguments, ModelInfo, Pixels, Views
+from models.registry import architecture, create_autoencoder, create_classifier
 from models.tuning.learning import arrange
 from models.tuning.lora import merged
 from models.weights import init_from, save_model
@@ -70,8 +68,9 @@ class PretrainTask:
         self.info = _info("pretrain", self.name, self.arguments, params, tuple(stage.corpus), self.dataset)
         self.transform = PretrainTransform(clip.resolution, stage.scales, stage.flip)
         torch.manual_seed(params.seed)
-        self.model: nn.Module = timm.create_model(self.name, **self.arguments)
-        _switch(self.model, params.compute)
+        autoencoder = create_autoencoder(self.name, self.arguments)
+        _switch(autoencoder, params.compute)
+        self.model: nn.Module = autoencoder
         self.slots = clip.frames // 2
         self.tokens = self.slots * (clip.resolution // 16) ** 2
         self.candidates = online_candidates(params)
@@ -83,11 +82,11 @@ class PretrainTask:
     def loss(self, model: nn.Module, batch: Batch, epoch: int) -> torch.Tensor:
         clip_BCTHW, _ = self.transform(batch, self.device)
         noise_BN = to_device(batch.uniforms("mask", self.tokens), self.device)
-        more: dict[str, Any] = {}
-        if self.candidates is not None:
+        if self.candidates is None:
+            loss: torch.Tensor = model(clip_BCTHW, noise_BN=noise_BN)
+        else:
             slot_noise_BA = to_device(batch.uniforms("slots", self.candidates), self.device)
-            more = {"choose": self.slots, "slot_noise_BA": slot_noise_BA}
-        loss: torch.Tensor = model(clip_BCTHW, noise_BN=noise_BN, **more)
+            loss = model(clip_BCTHW, noise_BN=noise_BN, choose=self.slots, slot_noise_BA=slot_noise_BA)
         return loss
 
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
@@ -95,7 +94,7 @@ class PretrainTask:
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
         """Save the finished model, and pictures of what it reconstructs of a few clips."""
-        model = timm.create_model(self.name, **self.arguments)
+        model = create_autoencoder(self.name, self.arguments)
         model.load_state_dict(tensors)
         save_model(model, folder, self.info.as_dict())
         self._draw(model.eval(), folder / "pictures")
@@ -260,7 +259,7 @@ def _ahead(loader: ClipLoader, ranks: Ranks) -> ClipLoader | DeviceLoader:
     return DeviceLoader(loader, SideStream(ranks.device)) if ranks.device.type == "cuda" else loader
 
 
-def _switch(model: Any, compute: ComputeParams) -> None:
+def _switch(model: Backbone, compute: ComputeParams) -> None:
     """Recomputation and compilation, where they are asked for."""
     if compute.activation_checkpointing:
         model.set_grad_checkpointing(True)
@@ -288,7 +287,7 @@ def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
 def _info(
     stage: str,
     name: str,
-    arguments: dict[str, Any],
+    arguments: ModelArguments,
     params: Params,
     dataset: str | tuple[str, ...],
     clips: ClipDataset,
