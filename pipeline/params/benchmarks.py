@@ -189,6 +189,7 @@ class FinetuneOverrides(Group):
     train: Learning | None = None
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     lora_alpha: Positive | None = None
+    balance: Literal["none", "weights", "sampling"] | None = None
     label_fraction: Ratio | None = None
     validate_split: Literal["val", "test"] | None = None
     select: Literal["last", "best"] | None = None

@@ -201,6 +201,7 @@ class FinetuneParams(TrainingParams):
     Attributes:
         frozen: five heads at five learning rates over an encoder that learns nothing (a probe).
         train: what learns beside pooling, last norm and head; `lora_rank`, `lora_alpha`: adapters that learn as well.
+        balance: classes of unequal size: weights in the loss, or drawn equally often.
         label_fraction: share of each class's training videos that is used (low-shot protocol); 1 is all.
         patience: validations in a row without a better top-1 score after which training ends; null: none.
     """
@@ -212,6 +213,7 @@ class FinetuneParams(TrainingParams):
     train: Learning = "all"
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     lora_alpha: Positive = 16.0
+    balance: Literal["none", "weights", "sampling"] = "none"
     label_fraction: Ratio
     layer_decay: Ratio
     drop_path: Probability

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +22,7 @@ from models.tuning.lora import merged
 from models.weights import init_from, save_model
 from pipeline import layout
 from pipeline.data import manifest
+from pipeline.data.balance import class_weights
 from pipeline.data.batch import Batch
 from pipeline.data.clips.ahead import DeviceLoader, SideStream
 from pipeline.data.clips.dataset import ClipDataset, labelled_clips, pretraining_clips
@@ -135,7 +137,12 @@ class FinetuneTask:
         if training is None:
             training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
             classes = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
-        self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True), ranks)
+        balanced = stage.balance == "sampling"
+        self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True, balanced=balanced), ranks)
+        self.weight_K: torch.Tensor | None = None
+        if stage.balance == "weights":
+            labels = np.asarray([training.label(row) for row in range(len(training))], dtype=np.int64)
+            self.weight_K = torch.tensor(class_weights(labels, data.classes), dtype=torch.float32, device=ranks.device)
         if held_out is None:
             held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
         self.validation = _ahead(_loader(held_out, stage, params, ranks, shuffle=False), ranks)
@@ -175,9 +182,9 @@ class FinetuneTask:
         clip_BCTHW, targets_BK = self.transform(batch, self.ranks.device)
         logits = model(clip_BCTHW).float()
         if not self.stage.frozen:
-            return F.cross_entropy(logits, targets_BK)
+            return F.cross_entropy(logits, targets_BK, self.weight_K)
         # Heads share nothing that learns, so the gradient of the sum is each head's own.
-        return torch.stack([F.cross_entropy(logits_BK, targets_BK) for logits_BK in logits]).sum()
+        return torch.stack([F.cross_entropy(logits_BK, targets_BK, self.weight_K) for logits_BK in logits]).sum()
 
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         if not last and (epoch + 1) % self.stage.validate_every_epochs:
@@ -237,7 +244,12 @@ def build(stage: str, benchmark: str | None, params: Params, ranks: Ranks) -> Tr
 
 
 def _loader(
-    dataset: ClipDataset, stage: PretrainParams | FinetuneParams, params: Params, ranks: Ranks, shuffle: bool
+    dataset: ClipDataset,
+    stage: PretrainParams | FinetuneParams,
+    params: Params,
+    ranks: Ranks,
+    shuffle: bool,
+    balanced: bool = False,
 ) -> ClipLoader:
     """Training batches; without `shuffle` every clip once, for validation."""
     return ClipLoader(
@@ -251,6 +263,7 @@ def _loader(
         shuffle=shuffle,
         workers=params.compute.loader_workers,
         drop_last=shuffle,
+        balanced=balanced,
     )
 
 

@@ -21,6 +21,7 @@ import torch
 
 from pipeline.data import sampling
 from pipeline.data.arrays import Ints
+from pipeline.data.balance import balanced_order
 from pipeline.data.batch import Batch
 from pipeline.data.clips.dataset import ClipDataset
 from pipeline.data.frame_source import ClipError
@@ -50,6 +51,7 @@ class ClipLoader:
         drop_last: leave out the last, smaller step. If kept, its rows are shared out as evenly as they go, each
             once, and a rank may get fewer batches than another.
         replace: replace a clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises.
+        balanced: an epoch draws as many clips of each class instead of each video once.
 
     Raises:
         InputError: the batch does not divide, or the data set is smaller than one batch.
@@ -69,6 +71,7 @@ class ClipLoader:
         workers: int = 0,
         drop_last: bool = True,
         replace: bool | None = None,
+        balanced: bool = False,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         if global_batch % (world * accumulate):
@@ -87,6 +90,8 @@ class ClipLoader:
         # Training clips may be replaced; a deterministic clip is an evaluation's and never is.
         self.replace = dataset.rule.random if replace is None else replace
         self.stall_seconds = stall_seconds
+        labels = [dataset.label(row) for row in range(len(dataset))] if balanced else None
+        self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._buffers = Buffers(page_locked=True)
         self._reading: dict[int, str] = {}
@@ -99,8 +104,14 @@ class ClipLoader:
 
     def rows(self, epoch: int, step: int) -> Ints:
         """The rows of one optimizer step over all ranks, in order."""
-        order = sampling.epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
+        order = self._order(epoch) % len(self.dataset)
         return order[step * self.global_batch : (step + 1) * self.global_batch]
+
+    def _order(self, epoch: int) -> Ints:
+        """The draws of an epoch: a row, plus the data set's length for each time that it came before."""
+        if self._labels is not None:
+            return balanced_order(self.seed, epoch, self._labels)
+        return sampling.epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
 
     def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Batch]:
         """This rank's micro-batches of an epoch, from its `start_micro_step`-th to the end.
@@ -135,7 +146,7 @@ class ClipLoader:
             self._pool = None
 
     def _micro_rows(self, epoch: int, start: int) -> Iterator[Ints]:
-        order = sampling.epoch_order(self.seed, epoch, len(self.dataset), self.shuffle)
+        order = self._order(epoch)
         parts = self.accumulate * self.world
         for micro in range(start, self.steps_per_epoch * self.accumulate):
             step, turn = divmod(micro, self.accumulate)
@@ -152,8 +163,9 @@ class _Pending:
         self._loader, self._epoch = loader, epoch
         repeated = loader.repeated
         # Repetitions follow each other in blocks, so that neighbours (which mixup pairs) are different videos.
-        self._rows = np.tile(rows, repeated)
-        self._samples = self._rows * repeated + np.repeat(np.arange(repeated), len(rows))
+        draws = np.tile(rows, repeated)
+        self._rows = draws % len(loader.dataset)
+        self._samples = draws * repeated + np.repeat(np.arange(repeated), len(rows))
         dataset = loader.dataset
         self._frames = dataset.frame_indices(self._rows, loader.seed, epoch, self._samples)
         self._sizes = np.asarray([dataset.size(int(row)) for row in self._rows], dtype=np.int64)
