@@ -31,6 +31,8 @@ OWNERS_OF_CALLS = {
 }
 #: [lines] of a module, at most; longer ones with their reason.
 LONGEST = 330
+#: Places that say `Any`, in all: what third parties give, and little else.
+MOST_ANY = 120
 LONG = {
     "pipeline/training/engine.py": "one class: the order of a step is read from top to bottom",
     "pipeline/inference/convert.py": "one table of names for each published family of weights",
@@ -126,6 +128,16 @@ def test_what_keeps_files_whole_and_processes_in_order_has_one_owner(root: Path,
 def test_modules_are_short_but_for_those_with_a_reason(root: Path) -> None:
     lines = {str(path.relative_to(root)): len(path.read_text().splitlines()) for path in sources(root)}
     assert {name for name, count in lines.items() if count > LONGEST} == LONG.keys()
+
+
+def test_what_crosses_a_file_or_a_process_has_a_type_of_its_own(root: Path) -> None:
+    count = {
+        str(path.relative_to(root)): sum(
+            isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(ast.parse(path.read_text()))
+        )
+        for path in sources(root)
+    }
+    assert sum(count.values()) < MOST_ANY, {name: number for name, number in count.items() if number > 2}
 
 
 def test_no_module_and_no_room_imports_in_a_circle_wherever_the_import_stands(root: Path) -> None:
