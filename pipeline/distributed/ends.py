@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.system.files import write_json
@@ -68,7 +68,7 @@ class RankEnd:
         message = f"rank {rank} ended with exit code {code} before it could say why; its words are above."
         return cls("silent", rank, at=time.time(), message=message)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self) | {"retry": self.retry}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.distributed import ends
 from pipeline.errors import InputError
+
+V = TypeVar("V")
 
 
 @contextlib.contextmanager
@@ -61,16 +63,16 @@ class Ranks:
                 dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: V) -> list[V]:
         """Every rank's picklable value, in rank order, on every rank."""
         if self.world == 1:
             return [value]
-        values: list[Any] = [None] * self.world
+        values = [value] * self.world
         with exchange():
             dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: V) -> V:
         """Rank 0's picklable value on every rank."""
         if self.world == 1:
             return value
@@ -186,7 +188,7 @@ def reduce_gradients(model: nn.Module, when: bool) -> Iterator[None]:
     Raises:
         PeerLost: the exchange failed, where the backend tells (Gloo's RuntimeError may as well be the model's own).
     """
-    synchronised: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    synchronised: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if isinstance(model, DistributedDataParallel):
         synchronised = synchronised if when else model.no_sync()
     elif (switch := getattr(model, "set_requires_gradient_sync", None)) is not None:

@@ -17,11 +17,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from pipeline.distributed import ends, heartbeat
 from pipeline.distributed.ends import RankEnd
@@ -179,7 +178,7 @@ def _attempt(
     return stall or _outcome(work, 0 if left else child.returncode, signals.signal, node, ranks)
 
 
-def _follow_parent(parent: int) -> Any:
+def _follow_parent(parent: int) -> Callable[[], None]:
     return lambda: die_with_parent(signal.SIGTERM, parent)
 
 

@@ -9,7 +9,7 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +122,7 @@ class EnergyMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._handle: Any = _nvml_handle(device) if device.type == "cuda" else None
+        self._handle = _nvml_handle(device) if device.type == "cuda" else None
         self._packages = _rapl_packages() if device.type == "cpu" else []
         self._began = self._joules()
 
@@ -151,7 +151,8 @@ class EnergyMeter:
         return found or None
 
 
-def _nvml_handle(device: torch.device) -> Any:
+def _nvml_handle(device: torch.device) -> object:
+    """NVML's handle of a GPU, which is handed back to NVML as it is; None where it counts no energy."""
     import pynvml
     import torch
 

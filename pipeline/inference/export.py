@@ -154,10 +154,10 @@ def _onnx(
     return lambda clip: torch.from_numpy(session.run(None, {"clip": clip.numpy()})[0])
 
 
-_EXPORT: dict[str, Callable[..., Callable[..., Any]]] = {"pt2": _pt2, "onnx": _onnx}
+_EXPORT: dict[str, Callable[..., Callable[[torch.Tensor], torch.Tensor]]] = {"pt2": _pt2, "onnx": _onnx}
 
 
-def _milliseconds(forward: Callable[[Any], Any], clip: Any, runs: int) -> float:
+def _milliseconds(forward: Callable[[torch.Tensor], torch.Tensor], clip: torch.Tensor, runs: int) -> float:
     forward(clip)
     times = []
     for _ in range(max(1, runs)):

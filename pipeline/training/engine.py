@@ -44,7 +44,7 @@ class Loader(Protocol):
 
     @property
     def steps_per_epoch(self) -> int: ...
-    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Any]: ...
+    def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Batch]: ...
 
 
 class Task(Protocol):
@@ -147,7 +147,7 @@ class Posted:
 
     step: int
     report: torch.Tensor
-    event: Any
+    event: torch.cuda.Event | None
     indices: list[torch.Tensor]
     marks: Marks
     seconds: float
@@ -273,7 +273,7 @@ class Engine:
         self._settle(epoch, at_once=True)
         self._count_time()
 
-    def advance(self, batches: Iterator[Any], epoch: int, at_once: bool = False) -> None:
+    def advance(self, batches: Iterator[Batch], epoch: int, at_once: bool = False) -> None:
         """One optimizer step, and what there is to record and to decide of it; `at_once` waits for the device."""
         self._train_step(batches, epoch)
         self.step += 1
@@ -291,7 +291,7 @@ class Engine:
             self.spent.first += now - self._since
         self._since = now
 
-    def _train_step(self, batches: Iterator[Any], epoch: int) -> None:
+    def _train_step(self, batches: Iterator[Batch], epoch: int) -> None:
         """One optimizer step over all ranks. Nothing here waits for the device."""
         accumulate = self.settings.accumulate
         self._marks = Marks(self.clock)
@@ -330,7 +330,7 @@ class Engine:
         self.pulse.beat(part, self.step, micro)
         self._marks.begin(part)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
         half = HALF.get(self.settings.precision)
         if half is None:
             return contextlib.nullcontext()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import safetensors.torch
@@ -85,7 +85,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """This process's python, numpy, torch and device generators, as tensors."""
     _, words, gauss = random.getstate()
-    kind: Any = np.random.get_state(legacy=True)
+    kind = cast("tuple[str, np.ndarray, int, int, float]", np.random.get_state(legacy=True))
     state = {
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": torch.tensor([float("nan") if gauss is None else gauss], dtype=torch.float64),

@@ -12,11 +12,16 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from torch.profiler import profile
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +119,7 @@ class Trace:
 
     def __init__(self, folder: Path, steps: int, device: torch.device) -> None:
         self._folder = folder
-        self._profiler: Any = None
+        self._profiler: profile | None = None
         if steps:
             from torch.profiler import ProfilerActivity, profile, schedule
 
@@ -130,9 +135,11 @@ class Trace:
             self._profiler.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         if self._profiler is not None:
-            self._profiler.__exit__(*error)
+            self._profiler.__exit__(kind, error, where)
             if not self._folder.exists():
                 log.warning("no trace: it takes more than %d steps, and this training made fewer.", UNTRACED)
 
@@ -140,7 +147,7 @@ class Trace:
         if self._profiler is not None:
             self._profiler.step()
 
-    def _write(self, profiler: Any) -> None:
+    def _write(self, profiler: profile) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json"))
         table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)

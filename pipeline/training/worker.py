@@ -13,6 +13,8 @@ from pipeline.distributed.rank import live
 from pipeline.system.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.distributed.groups import Ranks
     from pipeline.distributed.heartbeat import Pulse
     from pipeline.system.processes import StopRequest
@@ -83,7 +85,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
 
 
 def _leave_result(
-    work: Path, job: dict[str, Any], task: TrainingTask, tensors: dict[str, Any], metrics: dict[str, float]
+    work: Path, job: dict[str, Any], task: TrainingTask, tensors: dict[str, torch.Tensor], metrics: dict[str, float]
 ) -> None:
     with atomic_folder(work / "final") as building:
         task.export(tensors, building)
