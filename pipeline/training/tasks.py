@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -137,12 +136,9 @@ class FinetuneTask:
         if training is None:
             training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
             classes = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
-        balanced = stage.balance == "sampling"
-        self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True, balanced=balanced), ranks)
-        self.weight_K: torch.Tensor | None = None
-        if stage.balance == "weights":
-            labels = np.asarray([training.label(row) for row in range(len(training))], dtype=np.int64)
-            self.weight_K = torch.tensor(class_weights(labels, data.classes), dtype=torch.float32, device=ranks.device)
+        self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True), ranks)
+        weights = class_weights(training.labels(), data.classes) if stage.balance == "weights" else None
+        self.weight_K = None if weights is None else torch.from_numpy(weights).float().to(ranks.device)
         if held_out is None:
             held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
         self.validation = _ahead(_loader(held_out, stage, params, ranks, shuffle=False), ranks)
@@ -249,7 +245,6 @@ def _loader(
     params: Params,
     ranks: Ranks,
     shuffle: bool,
-    balanced: bool = False,
 ) -> ClipLoader:
     """Training batches; without `shuffle` every clip once, for validation."""
     return ClipLoader(
@@ -263,7 +258,7 @@ def _loader(
         shuffle=shuffle,
         workers=params.compute.loader_workers,
         drop_last=shuffle,
-        balanced=balanced,
+        balanced=shuffle and isinstance(stage, FinetuneParams) and stage.balance == "sampling",
     )
 
 

@@ -88,6 +88,10 @@ class ClipDataset:
         member, place = self.locate(row)
         return member.source.label(place)
 
+    def labels(self) -> Ints:
+        """The label of each row."""
+        return np.asarray([self.label(row) for row in range(len(self))], dtype=np.int64)
+
     def size(self, row: int) -> tuple[int, int]:
         """(height, width) of a video's frames as read."""
         member, place = self.locate(row)

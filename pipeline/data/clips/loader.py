@@ -90,8 +90,7 @@ class ClipLoader:
         # Training clips may be replaced; a deterministic clip is an evaluation's and never is.
         self.replace = dataset.rule.random if replace is None else replace
         self.stall_seconds = stall_seconds
-        labels = [dataset.label(row) for row in range(len(dataset))] if balanced else None
-        self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self._labels = dataset.labels() if balanced else None
         self._pool: ThreadPoolExecutor | None = None
         self._buffers = Buffers(page_locked=True)
         self._reading: dict[int, str] = {}
