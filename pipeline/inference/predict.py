@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from models.info import ModelInfo
     from pipeline.evaluation.inference import Answer
     from pipeline.inference.isolated import IsolatedViews
+    from pipeline.system.progress import Bar
 
 FORMATS = (".csv", ".json", ".parquet")
 #: Columns of the output before those of the classes.
@@ -71,7 +72,7 @@ class Predictions:
     def videos_ok(self) -> int:
         return len(self.predictions)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """What the command prints: predictions (video, predicted, class, probability), failed ones, counts."""
         rows = [
             {"video": one.video, "predicted": one.predicted, "class": one.class_name, "probability": one.probability}
@@ -87,7 +88,7 @@ class Predictions:
         }
 
 
-def command(*arguments: Any, **options: Any) -> dict[str, Any]:
+def command(*arguments: Any, **options: Any) -> dict[str, object]:
     """As :func:`predict`, with the result as the command line prints it."""
     return predict(*arguments, **options).as_dict()
 
@@ -262,7 +263,7 @@ def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) 
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            table: dict[str, Any] = {
+            table: dict[str, pa.Array] = {
                 "video": pa.array([storable(video) for video, _ in rows], pa.string()),
                 "predicted": pa.array([_best(a, names) for _, a in rows], pa.string()),
                 "reason": pa.array([storable(a.reason) for _, a in rows], pa.string()),
@@ -294,9 +295,7 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return list(columns)
 
 
-def _progress() -> Any:
+def _progress() -> Bar | None:
     from pipeline.system.progress import Bar, wanted
 
-    if not wanted():
-        return None
-    return Bar("predict")
+    return Bar("predict") if wanted() else None
