@@ -15,9 +15,10 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +34,23 @@ _NAME = re.compile(r"step-(\d{9})")
 
 #: file stem -> tensor name -> tensor
 Tensors = dict[str, dict[str, torch.Tensor]]
+
+
+class FileRecord(TypedDict):
+    """SHA-256 and length [byte] of a checkpoint's file."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(TypedDict):
+    """manifest.json: a checkpoint's files by name, its score where it was validated, and the SHA-256 of the rest."""
+
+    format: str
+    step: int
+    score: float | None
+    files: dict[str, FileRecord]
+    sha256: str
 
 
 class CorruptCheckpoint(EverestError):
@@ -108,7 +126,7 @@ class Checkpoints:
         """Write a checkpoint now; see :meth:`save`."""
         final = self.root / f"step-{step:09d}"
         with atomic_folder(final) as building:
-            files = {}
+            files: dict[str, FileRecord] = {}
             for stem, group in tensors.items():
                 path = building / f"{stem}.safetensors"
                 files[path.name] = {"sha256": write_tensors(path, group), "bytes": path.stat().st_size}
@@ -179,17 +197,18 @@ class Checkpoints:
         return Checkpoint(manifest["step"], tensors, state)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        text = json.dumps({key: manifest[key] for key in ("format", "step", "score", "files")}, sort_keys=True)
+        manifest: Manifest = json.loads((folder / "manifest.json").read_bytes())
+        rest = {name: manifest[name] for name in ("format", "step", "score", "files")}
+        text = json.dumps(rest, sort_keys=True)
         if manifest["format"] != FORMAT or hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
             raise CorruptCheckpoint(f"{folder}: manifest.json is damaged or of another format.")
         if f"step-{manifest['step']:09d}" != folder.name:
             raise CorruptCheckpoint(f"{folder}: the manifest is that of step {manifest['step']}.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{folder}: manifest.json cannot be read ({type(error).__name__}).") from error
-    return dict(manifest)
+    return manifest
 
 
 def _verified_bytes(path: Path, expected: str) -> bytes:
@@ -209,7 +228,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
         raise CorruptCheckpoint(f"{path} is not a safetensors file ({error}).") from error
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+def _write_json(path: Path, value: Mapping[str, object]) -> FileRecord:
     """Write a record; a manifest (it has `files`) carries the hash of itself."""
     if "files" in value:
         value = {**value, "sha256": hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}
