@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.bench.preprocess import STEP
 from pipeline.errors import InputError
-from pipeline.planning.counts import PUBLISHED
+from pipeline.params.benchmarks import PUBLISHED
 
 #: A data set's figures by heading.
 Row = dict[str, str | float]
@@ -78,7 +78,8 @@ def sheet(rates: Rates, resolution: int = 224) -> list[Row]:
     rows: list[Row] = []
     for data in DATA_SETS:
         pixels = data.width * data.height
-        _, videos, frames = PUBLISHED[data.name.lower()]
+        published = PUBLISHED[data.name.lower()]
+        videos, frames = published.videos, published.frames
         total = videos * frames
         stored = videos * -(-frames // data.frame_step)
         hours = total * pixels / rates.pixels / 3600
