@@ -1,7 +1,6 @@
 """Stage `baseline`: what trivial models reach on a benchmark, so that its scores can be judged.
 
-Reads data/cache/<bench> and its manifest; writes outputs/baseline/<bench>/baselines.json and
-metrics/baseline/<bench>.json.
+Reads data/cache/<bench> and its manifest; writes outputs/baseline/<bench>/baselines.json.
 """
 
 from __future__ import annotations
@@ -65,7 +64,6 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
         ]
         check_unchanged()
         write_text(layout.output_dir("baseline", benchmark) / "baselines.json", json.dumps(rows, indent=1) + "\n")
-        write_text(layout.metrics_file("baseline", benchmark), json.dumps(metrics, indent=1) + "\n")
     return rows
 
 

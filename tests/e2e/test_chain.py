@@ -42,7 +42,9 @@ def test_the_chain_ends_in_a_table_a_report_and_the_next_commands(finished: Proj
 
 def test_without_a_terminal_each_stage_has_a_line_at_its_start_and_at_its_end(finished: Project) -> None:
     said = finished.last.stderr
-    names = [f"{s}@{b}" for s in ("download", "preprocess", "corpus", "finetune", "evaluate") for b in BENCHMARKS]
+    names = [
+        f"{s}@{b}" for s in ("download", "preprocess", "baseline", "corpus", "finetune", "evaluate") for b in BENCHMARKS
+    ]
     for name in (*names, "pretrain", "report", "compare"):
         assert re.search(rf"^\d\d:\d\d:\d\d {name}: started$", said, re.MULTILINE), name
         assert re.search(rf"^\d\d:\d\d:\d\d {name}: ran in \d+:\d\d", said, re.MULTILINE), name
@@ -94,7 +96,7 @@ def test_mlflow_has_a_parent_for_each_experiment_and_a_finished_child_for_each_o
     by_name = {parent.data.tags.get("everest.comparison", "chain"): parent for parent in parents}
     assert len(parents) == 2
     assert set(by_name) == {"chain", "tube-seed0"}
-    each = ("download", "preprocess", "corpus", "finetune", "evaluate")
+    each = ("download", "preprocess", "baseline", "corpus", "finetune", "evaluate")
     assert stages_below(runs, by_name["chain"]) == {
         "pretrain", "report", "compare", *(f"{stage}@{benchmark}" for stage in each for benchmark in BENCHMARKS),
     }  # fmt: skip

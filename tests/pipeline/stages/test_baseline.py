@@ -21,8 +21,6 @@ def test_trivial_models_are_scored_on_the_split_that_is_reported(
     rows = baseline.run(params, "small")
     assert len(rows) == 7
     assert rows == json.loads((layout.output_dir("baseline", "small") / "baselines.json").read_text())
-    metrics = json.loads(layout.metrics_file("baseline", "small").read_text())
-    assert metrics["baseline/best"] == pytest.approx(max(float(str(row["top1"])) for row in rows) / 100)
     again = baseline.run(params, "small")
     assert again == rows, "a second run gives the same numbers"
 
