@@ -36,11 +36,6 @@ with guard() as children, open(sys.argv[2] + ".log", "wb") as log:
 """
 
 
-def _heeds_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.fixture
 def flow(root: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
     (tmp_path / "child.py").write_text(SAVES_ON_SIGINT)
@@ -50,8 +45,6 @@ def flow(root: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
         cwd=root,
         start_new_session=True,
         stderr=subprocess.DEVNULL,
-        # A shell's background jobs, and what they start, ignore SIGINT, and under nohup HUP: not what is tested here.
-        preexec_fn=_heeds_signals,
     )
     wait_for(tmp_path / "out.ready")
     return process

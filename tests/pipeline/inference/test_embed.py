@@ -203,7 +203,6 @@ def test_ctrl_c_keeps_what_is_computed(tmp_path: Path, root: Path, pretrained: P
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(root)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     until = time.monotonic() + 120
     while len(list(Path().glob(".f.parquet.parts/*/1-*.parquet"))) < 2 and time.monotonic() < until:
