@@ -122,8 +122,9 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.models = self
 
-    def download_model(self, _: Any, target: Path) -> Path:
+    def download(self, _: Any, target: Path) -> Path:
         return Path(shutil.copytree(self.folder, target))
 
 
