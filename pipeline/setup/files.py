@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
@@ -13,7 +12,7 @@ from pipeline.recipes import PARAMS, names, show_recipe
 from pipeline.setup.groups import Groups
 from pipeline.setup.look import OwnSet
 from pipeline.setup.split import Split
-from pipeline.system.csv_files import guarded
+from pipeline.system.csv_files import Writer, guarded
 from pipeline.system.files import write_text
 from pipeline.system.text import printable
 
@@ -62,8 +61,7 @@ def write(own: OwnSet, table: Path, content: str, text: str, name: str) -> str |
         write_text(table, content)
         path = LISTS / f"{name}-left-out.csv"
         if own.left_out:
-            rows = [[str(guarded(cell)) for cell in map(printable, (v.path, v.label, v.reason, v.message))]
-                    for v in own.left_out]  # fmt: skip
+            rows = [[printable(cell) for cell in (v.path, v.label, v.reason, v.message)] for v in own.left_out]
             write_text(path, _csv([["path", "label", "reason", "message"], *rows]))
             left_out = str(path)
         write_text(PARAMS, text)
@@ -76,5 +74,5 @@ def write(own: OwnSet, table: Path, content: str, text: str, name: str) -> str |
 
 def _csv(rows: list[list[str]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    Writer(text, lineterminator="\n").rows(rows)
     return text.getvalue()
