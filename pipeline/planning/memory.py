@@ -100,8 +100,8 @@ def peak_bytes(
         gpu: as on a GPU: attention keeps no scores, and the autoencoder takes uint8 clips.
         learning: what of a classifier learns; None: all.
     """
-    # Autograd starts its threads at a process's first backward pass, for the devices that it knows then. With a fake one
-    # among them no child that is forked later could train.
+    # Autograd starts its threads at a process's first backward pass, for the devices that it knows then: with a fake
+    # one among them, no child that is forked later could train.
     torch.ones(1, requires_grad=True).sum().backward()
     with _shapes_only() if fake else contextlib.nullcontext(), _fused() if gpu else contextlib.nullcontext():
         model: Any = timm.create_model(name, **arguments)

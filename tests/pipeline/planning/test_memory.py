@@ -9,7 +9,8 @@ from pathlib import Path
 PLANS_THEN_FORKS = """
 import os, torch, models
 from pipeline.planning.memory import peak_bytes
-peak_bytes("everest_pretrain_tiny_patch16_224", {"img_size": 32, "num_frames": 8}, (8, 32), 4, "fp32", False, True, True)
+small = {"img_size": 32, "num_frames": 8}
+peak_bytes("everest_pretrain_tiny_patch16_224", small, (8, 32), 4, "fp32", recompute=False, fake=True, gpu=True)
 child = os.fork()
 if child == 0:
     weight = torch.ones(1, requires_grad=True)
