@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -88,16 +88,11 @@ class Predictions:
         }
 
 
-def command(*arguments: Any, **options: Any) -> dict[str, object]:
-    """As :func:`predict`, with the result as the command line prints it."""
-    return predict(*arguments, **options).as_dict()
-
-
 def predict(
-    videos: Sequence[str],
+    videos: Sequence[str | Path],
     model: str,
-    out: str | None = None,
-    pictures: str | None = None,
+    out: Path | str | None = None,
+    pictures: Path | str | None = None,
     batch: int = 32,
     segments: int | None = None,
     crops: int | None = None,
@@ -121,7 +116,7 @@ def predict(
     Raises:
         InputError: no such model, no video, an unknown output format, a folder that cannot be written to.
     """
-    files = find_videos(videos)
+    files = find_videos([str(video) for video in videos])
     _check_places(out, pictures)
     if batch < 1:
         raise InputError(f"batch = {batch}: expected at least 1. Cure: --batch 32.")
@@ -135,8 +130,8 @@ def _predict(
     files: Sequence[Path],
     reader: IsolatedViews,
     model: str,
-    out: str | None,
-    pictures: str | None,
+    out: Path | str | None,
+    pictures: Path | str | None,
     batch: int,
     segments: int | None,
     crops: int | None,
@@ -198,10 +193,10 @@ def _predict(
     )
 
 
-def _check_places(out: str | None, pictures: str | None) -> None:
+def _check_places(out: Path | str | None, pictures: Path | str | None) -> None:
     """Refuse before the work what could not be written after it."""
     if out is not None and Path(out).suffix not in FORMATS:
-        raise InputError(f"out = {out!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
+        raise InputError(f"out = {str(out)!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
     if out is not None:
         make_folder(Path(out).parent)
     if pictures is not None:

@@ -89,9 +89,9 @@ class Options:
 
 
 def timeline(
-    videos: Sequence[str],
+    videos: Sequence[str | Path],
     model: str,
-    out: str = "outputs/timeline",
+    out: Path | str = Path("outputs/timeline"),
     *,
     stride: float | None = None,
     threshold: float = 0.5,
@@ -119,7 +119,7 @@ def timeline(
     Raises:
         InputError: no such model, no video, options out of bounds, a folder that cannot be written to.
     """
-    files = find_videos(videos)
+    files = find_videos([str(video) for video in videos])
     _check(stride, threshold, shortest, batch)
     make_folder(Path(out))
     from pipeline.data.ingest.streaming import IsolatedPass

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import timm
+from predictions import command as predict
 from small_training import ready
 
 from models.info import ModelInfo, Pixels, Views
@@ -22,7 +23,6 @@ from pipeline.evaluation.files import read_predictions, write_predictions
 from pipeline.experiments.restore import check_files
 from pipeline.inference import models
 from pipeline.inference.export import command as export
-from pipeline.inference.predict import command as predict
 from pipeline.pictures.look import show
 from pipeline.stages import evaluate, finetune, preprocess
 from pipeline.system.files import sha256_of

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from predictions import command
 from small_training import ready, small_benchmark
 
 from models.convert import to_official
@@ -16,7 +17,6 @@ from pipeline import layout
 from pipeline.data import manifest
 from pipeline.errors import DamagedError, EverestError, InputError
 from pipeline.inference.convert import convert
-from pipeline.inference.predict import command
 from pipeline.preflight.videos import known
 from pipeline.stages import evaluate, finetune, pretrain
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_benchmark
 import torch
+from predictions import command
 from torch import nn
 
 from models.info import ModelInfo, Pixels, Views
@@ -24,7 +25,6 @@ from pipeline.data.sampling import centre_clip
 from pipeline.data.video.shrink import shrink
 from pipeline.evaluation.benchmark import TestSet, reader
 from pipeline.evaluation.inference import infer
-from pipeline.inference.predict import command
 from pipeline.pictures.look import read_window
 from pipeline.stages import preprocess
 
