@@ -24,14 +24,14 @@ from pipeline.report.collect import (
     read_metrics,
     versions,
 )
-from pipeline.report.sentences import Difference, StrategyCost, TestScore, TrivialScore, comparison_sentences
+from pipeline.report.sentences import Difference, JudgedScore, StrategyCost, TrivialScore, comparison_sentences
 from pipeline.tracking import names
 
 #: Clips drawn for each strategy.
 PICTURES = 1
 
 
-class StrategyResult(TestScore):
+class StrategyResult(JudgedScore):
     """A strategy's tests on one benchmark over its seeds, in percent."""
 
     benchmark: str
@@ -40,8 +40,6 @@ class StrategyResult(TestScore):
     top1_deviation: float | None
     videos: int
     finetune_seconds: float | None
-    chance: float
-    trivial: TrivialScore | None
 
 
 class TokenPicture(TypedDict):
@@ -99,8 +97,8 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     for benchmark in trials[0].benchmarks:
         scored = {arm: _hits(folders[arm], benchmark) for arm in arms}
         draws = params.evaluate_of(benchmark).bootstrap
-        chance = 100 / params.benchmark(benchmark).data.classes
-        results += [_result(arm, benchmark, scored[arm], draws, folders[arm], chance) for arm in arms]
+        chance, trivial = 100 / params.benchmark(benchmark).data.classes, best_trivial(benchmark)
+        results += [_result(arm, benchmark, scored[arm], draws, folders[arm], chance, trivial) for arm in arms]
         differences += [_difference(benchmark, arms[0], other, scored, draws) for other in arms[1:]]
     costs = [_cost([trial for trial in trials if trial.arm == arm], folders[arm]) for arm in arms]
     equal, seeds = params.compare.equal, list(params.compare.seeds)
@@ -153,7 +151,13 @@ def _hits(folders: Sequence[Path], benchmark: str) -> np.ndarray:
 
 
 def _result(
-    arm: str, benchmark: str, scored: np.ndarray, draws: int, folders: Sequence[Path], chance: float
+    arm: str,
+    benchmark: str,
+    scored: np.ndarray,
+    draws: int,
+    folders: Sequence[Path],
+    chance: float,
+    trivial: TrivialScore | None,
 ) -> StrategyResult:
     mean, deviation = mean_and_deviation(list(scored.mean(axis=1)))
     low, high = seeds_interval(scored, draws)
@@ -168,7 +172,7 @@ def _result(
         "videos": int(scored.shape[1]),
         "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
         "chance": chance,
-        "trivial": best_trivial(benchmark),
+        "trivial": trivial,
     }
 
 

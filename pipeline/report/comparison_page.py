@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.report.comparison import StrategyResult, Summary
-from pipeline.report.experiment import MEASURED_COLUMNS, SCORE_COLUMNS, published_costs, shown_costs, where_from
+from pipeline.report.experiment import (
+    MEASURED_COLUMNS,
+    REFERENCE_COLUMNS,
+    SCORE_COLUMNS,
+    published_costs,
+    shown_costs,
+    where_from,
+)
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import Score, curves, intervals
 from pipeline.report.sentences import Difference, StrategyCost
@@ -128,8 +135,7 @@ def _results(summary: Summary) -> Section:
         "strategy": lambda row: row["strategy"],
         **SCORE_COLUMNS,
         "deviation over seeds": lambda row: number(row["top1_deviation"]),
-        "chance %": lambda row: number(row["chance"]),
-        "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
+        **REFERENCE_COLUMNS,
         "test videos": lambda row: str(row["videos"]),
         "fine-tuning time": lambda row: duration(row["finetune_seconds"]),
     }

@@ -12,7 +12,7 @@ from pipeline.report.benchmark_page import write_benchmark_pages
 from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
-from pipeline.report.sentences import BenchmarkResult, Measured, TestScore
+from pipeline.report.sentences import BenchmarkResult, JudgedScore, Measured, TestScore
 from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
@@ -25,6 +25,10 @@ MOST_PICTURES = 6
 SCORE_COLUMNS: Columns[TestScore] = {
     "top-1 %": lambda row: number(row["top1"]),
     "95 % interval": lambda row: f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
+}
+REFERENCE_COLUMNS: Columns[JudgedScore] = {
+    "chance %": lambda row: number(row["chance"]),
+    "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
 }
 MEASURED_COLUMNS: Columns[Measured] = {
     "tokens / clip": lambda row: number(row["tokens_per_clip"], 0),
@@ -99,8 +103,7 @@ def _results(summary: Summary) -> Section:
         "pre-training": lambda row: row["strategy"],
         **SCORE_COLUMNS,
         "top-5 %": lambda row: number(row["top5"]),
-        "chance %": lambda row: number(row["chance"]),
-        "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
+        **REFERENCE_COLUMNS,
         "videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
         "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
         "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),

@@ -25,7 +25,14 @@ class TrivialScore(TestScore):
     model: str
 
 
-class BenchmarkResult(TestScore):
+class JudgedScore(TestScore):
+    """A score beside what chance and the best trivial model reach, in percent."""
+
+    chance: float
+    trivial: TrivialScore | None
+
+
+class BenchmarkResult(JudgedScore):
     """A model's test on one benchmark, scores in percent, beside what its training cost."""
 
     benchmark: str
@@ -34,8 +41,6 @@ class BenchmarkResult(TestScore):
     top5: float | None
     class_mean: float
     calibration_error: float
-    chance: float
-    trivial: TrivialScore | None
     videos_ok: int
     videos_total: int
     views: int
