@@ -25,12 +25,13 @@ GENERATED = ("dvc.lock", "compare/dvc.lock", ".dvc/")
 STAGE_INPUTS = {
     "download": (),
     "preprocess": ("data/manifests/{b}",),
+    "baseline": ("data/cache/{b}", "data/manifests/{b}"),
     "corpus": ("data/cache/{b}", "data/manifests/{b}"),
     "pretrain": ("data/corpus/{c}.parquet", "data/cache/{c}"),
     "finetune": ("data/cache/{b}", "data/manifests/{b}", "{init}"),
     "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
-    "report": ("outputs/evaluate/", "outputs/finetune/"),
-    "compare": ("data/corpus/", "data/cache/", "data/manifests/"),
+    "report": ("outputs/evaluate/", "outputs/finetune/", "outputs/baseline/"),
+    "compare": ("data/corpus/", "data/cache/", "data/manifests/", "outputs/baseline/"),
 }
 
 
