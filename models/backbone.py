@@ -12,6 +12,7 @@ Shapes: B clips, N tokens = S slots x h x w places, K kept ones, D width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -52,7 +53,7 @@ class KeptTokens(NamedTuple):
     grid: Grid
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """What a model needs for these conventions: `embed_kept`, and its encoder's blocks and last norm.
 
     `architecture` and `kwargs` are the timm name and the arguments that the model was made with; `timm.create_model`
@@ -66,17 +67,17 @@ class Backbone(nn.Module):
     architecture: str
     kwargs: ModelArguments
 
+    @abstractmethod
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         """The kept tokens of a normalised clip, embedded and with their positions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoder_blocks(self) -> Blocks:
         """The encoder's blocks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoder_norm(self) -> nn.Module:
         """The norm behind the encoder's last block; Identity where the norm stands behind the pooling."""
-        raise NotImplementedError
 
     @property
     def feature_info(self) -> list[BlockInfo]:
@@ -155,29 +156,29 @@ class Backbone(nn.Module):
             self.prune_head()
         return take
 
+    @abstractmethod
     def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
         """What the model makes of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D].
 
         Args:
             valid_BK: which tokens are real, where the budget differs by clip (`embed_kept`); None: all.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
         """Compile each block and what stands around them: a few small graphs that equal blocks share."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prune_norm(self) -> None:
         """Remove the encoder's last norm."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prune_head(self) -> None:
         """Remove what stands behind the encoder."""
-        raise NotImplementedError
 
 
 def mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -30,7 +31,7 @@ class Timed(NamedTuple):
     picture: U8 | None
 
 
-class VideoReader:
+class VideoReader(ABC):
     """An open video. Use as a context manager, or let it go out of scope.
 
     Frame n is the n-th picture of one sequential pass over the best video stream, in order of presentation.
@@ -50,17 +51,17 @@ class VideoReader:
     height: int
     rotation: int
 
+    @abstractmethod
     def all_frames(self) -> Iterator[U8]:
         """Every frame in order, uint8 RGB [H, W, 3], perhaps read-only, in one pass; read nothing else meanwhile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pick(self, wanted: Sequence[int]) -> Iterator[U8]:
         """The frames of these ascending numbers, uint8 RGB [H, W, 3], in one pass; no other frame becomes RGB.
 
         Raises:
             VideoError: a frame does not decode, or the video ends before it.
         """
-        raise NotImplementedError
 
     def every(self, step: int) -> Iterator[Timed]:
         """Every frame's time in one pass, with the picture of each `step`-th; read nothing else meanwhile.
@@ -93,6 +94,7 @@ class VideoReader:
         assert pictures is not None
         return pictures if wanted == numbers else pictures[[rows[number] for number in wanted]]
 
+    @abstractmethod
     def close(self) -> None:
         """Release the file."""
 
