@@ -14,6 +14,12 @@ import av
 import numpy as np
 
 from pipeline.data.video import write_video
+from pipeline.params import IngestParams
+
+#: What ingest asks of them.
+RULES = IngestParams(
+    deadline_seconds=60.0, memory_gib=4.0, failure_budget=0.02, min_frames=16, max_repeated_run=64, workers=2
+)
 
 
 def moving(frames: int = 24, height: int = 64, width: int = 64, seed: int = 0) -> np.ndarray:

@@ -20,11 +20,7 @@ from pipeline.data.video import open_video
 from pipeline.errors import InputError
 from tests.pipeline.inference.test_embed import save
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_its_import_loads_nothing_heavy(root: Path) -> None:

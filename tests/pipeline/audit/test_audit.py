@@ -26,20 +26,10 @@ from pipeline.data.ingest import ingest
 from pipeline.data.ingest.memory import NOTES
 from pipeline.data.video import open_video, write_video
 from pipeline.errors import InputError
-from pipeline.params import IngestParams
 from pipeline.planning.plan import Planner
 from tests.pipeline.audit.test_changes import square_on_still
 
-RULES = IngestParams(
-    deadline_seconds=60.0, memory_gib=4.0, failure_budget=0.02, min_frames=16, max_repeated_run=64, workers=2
-)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without params.yaml, as a new user's."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -95,7 +85,7 @@ def test_savings_are_those_of_the_cost_model(videos: Path) -> None:
 
 
 def test_the_expected_disk_is_that_of_a_cache(videos: Path) -> None:
-    rules = RULES
+    rules = sample_videos.RULES
     records = audited(videos, ["moving 0.mp4"], rules)
     space = disk(list(records.values()))
     assert space.raw * 2**30 == pytest.approx(48 * 240 * 320 * 3)
@@ -120,7 +110,7 @@ def test_nothing_is_decoded_twice_by_audit_or_by_ingest_after_it(videos: Path, m
     monkeypatch.setattr("pipeline.data.ingest.pool.Decoders", refuse)
     again = look(videos)
     assert again.findings == first.findings
-    rules = RULES
+    rules = sample_videos.RULES
     usable = [video.path for video in first.findings.videos]
     assert all(one.reason == "" for one in ingest.ingest(videos, usable, rules).values())
     assert {name: (videos / NOTES / name).read_text() for name in notes} == notes
@@ -248,7 +238,7 @@ def test_the_command_prints_sentences_or_json(videos: Path) -> None:
 
 
 def test_real_clips_of_one_scene_are_found(shared_dir: Path) -> None:
-    rules = RULES
+    rules = sample_videos.RULES
     names = ["mmaction2/test.mp4", "mmaction2/part_0.mp4", "derived/vfr_gaps_h264.mp4", "derived/odd_341x255_vp9.webm",
              "mmaction2/demo.mp4", "tiny-ucf101/v_Basketball_g01_c01.avi"]  # fmt: skip
     found = findings(audited(shared_dir / "clips", names, rules), rules)

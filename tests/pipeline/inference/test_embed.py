@@ -37,6 +37,8 @@ from pipeline.inference.neighbours import nearest
 from pipeline.model_folder import sha256
 from pipeline.params.write import write_params
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 def save(folder: Path, name: str, stage: str, **kwargs: Any) -> Path:
     torch.manual_seed(0)
@@ -61,13 +63,6 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "classifier", "everest_tiny_patch16_224", "finetune", num_classes=3)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder without params.yaml."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
 
 
 @pytest.fixture

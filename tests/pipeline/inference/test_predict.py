@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 import sample_videos
 import timm
-import torch
+import tiny_classifier
 from PIL import Image
+from predictions import command
 from small_benchmark import make, params
 from typer.testing import CliRunner
 
@@ -41,29 +42,19 @@ from pipeline.data.video.shrink import shrink
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.views import video_views
 from pipeline.inference.isolated import IsolatedViews
-from pipeline.inference.predict import command
 from pipeline.model_folder import sha256
 from pipeline.params import load_params
 from pipeline.pictures.look import show
 from pipeline.stages import preprocess
 from tests.pipeline.data.ingest.test_ingest import BAD_AV
 
-NAMES = ["falls", "rises", "turns"]
+NAMES = list(tiny_classifier.NAMES)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny classifier that tells videos apart, described as the registry keeps one."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(1)
-    network = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=3, keep_ratio=0.5)
-    with torch.no_grad():
-        network.head.weight.mul_(50)
-    info = ModelInfo(
-        network.architecture, network.kwargs, "finetune", "three-ways", tuple(NAMES), 1, Views(2, 1), Pixels(32, None)
-    )
-    save_model(network, folder, info.as_dict())
-    return folder
+    return tiny_classifier.save(tmp_path_factory.mktemp("model"), 1, Views(2, 1))
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from pipeline.preflight import chain_scope, problems
 from pipeline.recipes import show_recipe
 from pipeline.setup.init import init
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,14 +42,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "up" / "-s0_clip0.mp4", folder / "up" / "copy.mp4")
     (folder / "up" / "empty.mp4").touch()
     return folder
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    return here
 
 
 def table() -> list[dict[str, str]]:

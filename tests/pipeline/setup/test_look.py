@@ -10,25 +10,16 @@ import sample_videos
 from pipeline.audit.changes import frame_step
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
-from pipeline.params import IngestParams
 from pipeline.setup.groups import group
 from pipeline.setup.look import look
 from pipeline.setup.split import split
 from pipeline.setup.warnings import warnings
 
-RULES = IngestParams(
-    deadline_seconds=60.0, memory_gib=4.0, failure_budget=0.02, min_frames=16, max_repeated_run=64, workers=2
-)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def said(folder: Path) -> str:
-    own = look(folder, RULES)
+    own = look(folder, sample_videos.RULES)
     groups = group(own.videos, own.similar())
     return "\n".join(warnings(own, groups, split(own.videos, groups), frame_step(25.0, 32)))
 
@@ -61,40 +52,40 @@ def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path:
         sample_videos.write(folder / f"{number}.mp4", 20, seed=number)
     table = folder / "list.csv"
     table.write_text("path,label,split,group\n0.mp4,a,train,x\n1.mp4,b,,x\n2.mp4,b,test,\n3.mp4,,,\n")
-    own = look(table, RULES)
+    own = look(table, sample_videos.RULES)
     assert [(video.label, video.split, video.group) for video in own.videos] == [
         ("a", "train", "x"), ("b", "", "x"), ("b", "test", ""), ("", "", ""),
     ]  # fmt: skip
     assert own.classes() == {"a": 1, "b": 2}
     table.write_text("path,label\n0.mp4,a\n1.mp4,b,c\n")
     with pytest.raises(InputError, match="row 3: 3 fields"):
-        look(table, RULES)
+        look(table, sample_videos.RULES)
     table.write_text("path,label\n0.mp4,a\n../1.mp4,b\n")
     with pytest.raises(InputError, match="row 3: path = '../1.mp4'"):
-        look(table, RULES)
+        look(table, sample_videos.RULES)
 
 
 def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(InputError, match="does not exist"):
-        look(folder, RULES)
+        look(folder, sample_videos.RULES)
     folder.mkdir()
     with pytest.raises(InputError, match="holds no video"):
-        look(folder, RULES)
+        look(folder, sample_videos.RULES)
     sample_videos.write(folder / "a.mp4")
     with pytest.raises(InputError, match="1 videos in no class's folder"):
-        look(folder, RULES)
+        look(folder, sample_videos.RULES)
     sample_videos.write(folder / "one" / "a.mp4")
     with pytest.raises(InputError, match="lists one class, 'one'"):
-        look(folder, RULES)
+        look(folder, sample_videos.RULES)
     (folder / "two").mkdir()
     (folder / "two" / "b.mp4").touch()
     with pytest.raises(InputError, match="has usable videos of one class, 'one'"):
-        look(folder, RULES)
+        look(folder, sample_videos.RULES)
 
 
 def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> None:
     for number in range(4):
         sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
-    own = look(tmp_path / "set", RULES)
+    own = look(tmp_path / "set", sample_videos.RULES)
     assert (own.clip_frames, len(own.videos)) == (8, 4)
