@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.selection import ceil_share, floor_share, slot_distances
+from models.selection import ceil_share, floor_share
 
 
 def num_candidates(num_slots: int, oversample: float) -> int:
@@ -66,11 +66,6 @@ def draw_slots(counts_BA: Tensor, num_slots: int, noise_BA: Tensor) -> Tensor:
 def choose_slots(distance_BAL: Tensor, num_slots: int, keep_ratio: float, noise_BA: Tensor) -> Tensor:
     """The chosen slots [B, S], sorted by time, of candidates' distance maps (METHOD section 3)."""
     return draw_slots(slot_counts(distance_BAL, keep_ratio), num_slots, noise_BA)
-
-
-def pixel_distances(tubelets_BALP: Tensor) -> Tensor:
-    """Distance maps [B, A, L] of raw tubelets: what the cache stores, since it needs no weights."""
-    return slot_distances(tubelets_BALP)
 
 
 def slot_frames(slots_BS: Tensor, tubelet: int = 2) -> Tensor:

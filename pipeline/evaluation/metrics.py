@@ -128,12 +128,6 @@ def wilson(right: int, total: int, z: float = 1.959964) -> Interval:
     )
 
 
-def paired_difference(a_V: npt.ArrayLike, b_V: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:
-    """Mean of a - b over the same videos and its 95 % bootstrap interval: pairs share what makes a video hard."""
-    difference = np.asarray(a_V, dtype=np.float64) - np.asarray(b_V, dtype=np.float64)
-    return float(difference.mean()), bootstrap(difference, draws, seed)
-
-
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation (n - 1) over splits or seeds; no deviation for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -14,10 +14,10 @@ from models.frames import (
     choose_slots,
     draw_slots,
     num_candidates,
-    pixel_distances,
     slot_counts,
     slot_frames,
 )
+from models.selection import slot_distances
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -80,7 +80,7 @@ def test_online_and_cached_maps_give_the_same_choice() -> None:
     """Online: maps of tubelets in memory. Cached: the same maps, stored in half precision and read back."""
     tubelets = torch.rand(4, 12, 16, 1536, generator=generator(2)) * torch.rand(4, 12, 16, 1, generator=generator(3))
     noise = torch.rand(4, 12, generator=generator(4))
-    online = pixel_distances(tubelets).half()
+    online = slot_distances(tubelets).half()
     cached = torch.from_numpy(online.numpy().copy())
     assert torch.equal(choose_slots(online, 8, 0.3, noise), choose_slots(cached, 8, 0.3, noise))
 

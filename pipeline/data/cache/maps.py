@@ -44,11 +44,6 @@ def num_places(resolution: int) -> int:
     return (resolution // 16) ** 2
 
 
-def map_frames(num_frames: int, step: int) -> Ints:
-    """Frame numbers that the maps of a video are computed from, and the frames at which its slots start."""
-    return np.arange(0, num_frames, step, dtype=np.int64)
-
-
 class MapBuilder:
     """Turns the frames p = 0, k, 2k, ... of one video, given in order, into its distance maps.
 

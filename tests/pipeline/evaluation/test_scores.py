@@ -20,10 +20,10 @@ from pipeline.evaluation.metrics import (
     confusion,
     hits,
     mean_and_deviation,
-    paired_difference,
     per_class,
     scores,
     softmax,
+    strategy_difference,
 )
 
 # Four videos, three classes. Predicted: 0, 1, 1, 2; true: 0, 1, 0, 2.
@@ -84,7 +84,7 @@ def test_a_paired_difference_is_surer_than_two_intervals() -> None:
     hard = np.arange(200) % 2 == 0
     a, b = hard.copy(), hard.copy()
     a[1:20:2] = True
-    difference, (low, high) = paired_difference(a, b, 2000)
+    difference, (low, high) = strategy_difference([a], [b], 2000)
     assert difference == pytest.approx(10 / 200)
     assert 0.02 < low < 0.05 < high < 0.09
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from models.frames import pixel_distances
-from pipeline.data.cache.maps import MapBuilder, edges, map_frames, squared_distances, window_maps
+from models.selection import slot_distances
+from pipeline.data.cache.maps import MapBuilder, edges, squared_distances, window_maps
 
 
 def build(frames: np.ndarray, step: int, resolution: int, source: str = "pixels") -> np.ndarray:
     builder = MapBuilder(resolution, source)
-    for number in map_frames(len(frames), step):
+    for number in range(0, len(frames), step):
         builder.add(frames[number])
     return builder.maps()
 
@@ -35,7 +35,7 @@ def clip() -> np.ndarray:
 def test_a_map_is_the_distance_between_consecutive_tubelets(clip: np.ndarray, step: int) -> None:
     maps = build(clip, step, 32)
     starts = list(range(step, 40 - step, 2 * step))
-    expected = pixel_distances(tubelets(clip, starts, step))[0]
+    expected = slot_distances(tubelets(clip, starts, step))[0]
     found = maps[np.asarray(starts) // step]
     assert np.allclose(found[1:], expected[1:], rtol=2e-3)
 
