@@ -1,0 +1,1 @@
+"""What a pre-training is worth, while it runs."""
