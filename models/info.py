@@ -6,6 +6,7 @@ nowhere else: names of classes from the folder in which a command happens to run
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
@@ -154,6 +155,12 @@ class ModelInfo:
         """Classes that it tells apart; 0 for a pre-training model or an encoder without a head."""
         return int(self.kwargs.get("num_classes", 0))
 
+    @property
+    def temperature(self) -> float | None:
+        """T of p^(1/T), normalised, as it was fitted on validation videos; None where none was."""
+        note = self.notes.get("temperature")
+        return float(note["value"]) if isinstance(note, Mapping) else None
+
     @classmethod
     def parse(cls, info: Description, where: str) -> ModelInfo:
         """The record that was read from `where`.
@@ -243,6 +250,9 @@ class ModelInfo:
             faults.append(f"pixels.resolution = {pixels.resolution!r}, expected img_size = {kwargs.get('img_size')!r}")
         if pixels.short_side is not None and not _count(pixels.short_side):
             faults.append(f"pixels.short_side = {pixels.short_side!r}, expected a whole number from 1 on, or null")
+        note = self.notes.get("temperature")
+        if note is not None and not (isinstance(note, Mapping) and _positive(note.get("value"))):
+            faults.append(f"temperature = {note!r}, expected an entry whose value is a number above 0")
         expected = {"resize": RESIZE, "mean": IMAGENET_MEAN, "deviation": IMAGENET_STD}
         for name, value in expected.items():
             if getattr(pixels, name) != value:
@@ -293,6 +303,10 @@ def known_fields(info: Description, where: str) -> KnownFields:
     if (side := info.get("short_side")) is not None:
         known["short_side"] = side
     return known
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _count(value: object) -> bool:

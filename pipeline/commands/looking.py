@@ -59,6 +59,9 @@ def predict(
     ] = None,
     threshold: Annotated[float, typer.Option(help="Timeline: probability from which on a class is a segment.")] = 0.5,
     shortest: Annotated[float, typer.Option(help="Timeline: seconds below which a segment is left out.")] = 0.0,
+    temperature: Annotated[
+        bool, typer.Option(help="Apply the temperature that was fitted on validation videos, if one was.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Classify videos with a registered or local model; with --timeline, say what long ones show when."""
@@ -75,8 +78,10 @@ def predict(
             crops=crops,
             frame_step=frame_step,
             batch=4 if batch is None else batch,
+            temperature=temperature,
         )
         _tell(told, as_json)
+        _tell_temperature(told.temperature, temperature, as_json)
         if not told.timelines:
             raise typer.Exit(1)
         return
@@ -89,8 +94,10 @@ def predict(
         segments=segments,
         crops=crops,
         frame_step=frame_step,
+        temperature=temperature,
     )
     emit(found.as_dict(), as_json, "Predictions")
+    _tell_temperature(found.temperature, temperature, as_json)
     if not found.predictions:
         raise typer.Exit(1)
 
@@ -103,6 +110,18 @@ def _timeline_videos(videos: list[str], pictures: str | None, segments: int | No
         if value is not None:
             raise InputError(f"{option} does not go with --timeline, which takes every window. Cure: leave it out.")
     return videos
+
+
+def _tell_temperature(value: float | None, wanted: bool, as_json: bool) -> None:
+    """Say what the probabilities were brought to; JSON has the number."""
+    from pipeline.system.terminal import echo
+
+    if as_json or not wanted:
+        return
+    if value is None:
+        echo("Probabilities: as tested; no temperature was fitted for this model.")
+    else:
+        echo(f"Probabilities: at temperature {value:.3g}, fitted on validation videos (--no-temperature: as tested).")
 
 
 def _tell(found: Timelines, as_json: bool) -> None:

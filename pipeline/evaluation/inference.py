@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.data.arrays import U8
 from pipeline.errors import DamagedError, EverestError
+from pipeline.evaluation.calibration import tempered
 from pipeline.evaluation.metrics import average_views
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def infer(
     precision: str = "fp32",
     workers: int = 2,
     ranks: Ranks | None = None,
+    temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, Answer]:
     """Run a classifier over videos 0..count-1.
@@ -57,6 +59,7 @@ def infer(
         views: X, segments times crops.
         batch: clips that go through the model together; whole videos, so more where a video has more views.
         ranks: this process takes every `ranks.world`-th batch; None takes all.
+        temperature: of a model that is used, fitted on validation videos; None leaves probabilities as they are.
         progress: told (videos done, videos of this rank).
 
     Returns:
@@ -79,10 +82,18 @@ def infer(
                 clips = torch.cat([model_pixels(torch.from_numpy(v), resolution, device) for v in videos.values()])
                 logits = torch.cat([model(part) for part in clips.split(max(1, batch))]).float().cpu().numpy()
                 for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
-                    answers[number] = Answer(average_views(logits_XC))
+                    answers[number] = Answer(probabilities(logits_XC, temperature))
             if progress is not None:
                 progress(mine, count)
     return answers
+
+
+def probabilities(logits_XC: np.ndarray, temperature: float | None = None) -> np.ndarray:
+    """Probabilities [C] of a video: the mean of its views' softmax, at a temperature where one is given."""
+    mean_C = average_views(logits_XC)
+    if temperature is None:
+        return mean_C
+    return np.asarray(tempered(mean_C[None], temperature)[0], dtype=mean_C.dtype)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.evaluation.benchmark import TestSet, evaluate, stacked
-from pipeline.evaluation.calibration import fit_temperature, negative_log_likelihood, tempered
+from pipeline.evaluation.calibration import COLDEST, fit_temperature, negative_log_likelihood, tempered
 from pipeline.params import Params
 from pipeline.system.files import write_text
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FILE = "temperature.json"
 SPLIT = "val"
+#: Fewer videos say next to nothing about confidence.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,13 @@ def temperature(
     if not any(answer.probability is not None for answer in answers):
         return Temperature(reason="no validation video can be read")
     probability_VC, label_V = stacked(answers, videos.labels)
+    if len(label_V) < FEWEST:
+        return Temperature(reason=f"{len(label_V)} validation videos are too few: {FEWEST} are needed")
     value = fit_temperature(probability_VC, label_V)
+    if (
+        value < COLDEST * 1.001
+    ):  # the likelihood has no maximum: any confidence would do, and new videos will have errors
+        return Temperature(reason=f"the model is right on all {len(label_V)} validation videos")
     before = negative_log_likelihood(probability_VC, label_V)
     after = negative_log_likelihood(tempered(probability_VC, value), label_V)
     return Temperature(value, len(label_V), before, after)

@@ -58,6 +58,7 @@ class Predictions:
         seconds: that it took.
         classes: names by class number.
         probabilities: float32 [predictions, classes].
+        temperature: that they were brought to; None where the model has none, or it was not wanted.
     """
 
     predictions: list[Prediction]
@@ -67,6 +68,7 @@ class Predictions:
     seconds: float
     classes: tuple[str, ...]
     probabilities: np.ndarray
+    temperature: float | None = None
 
     @property
     def videos_ok(self) -> int:
@@ -84,6 +86,7 @@ class Predictions:
             "videos_ok": self.videos_ok,
             "videos_total": self.videos_total,
             "model": self.model,
+            "temperature": self.temperature,
             "seconds": self.seconds,
         }
 
@@ -98,6 +101,7 @@ def predict(
     crops: int | None = None,
     frame_step: int | None = None,
     device: str = "auto",
+    temperature: bool = True,
 ) -> Predictions:
     """Classify videos.
 
@@ -108,6 +112,8 @@ def predict(
         pictures: a folder for a picture of each video's kept tokens.
         batch: clips that go through the model together.
         segments, crops, frame_step: views; by default those that the model was tested with.
+        temperature: bring probabilities to the temperature that was fitted on validation videos and stands in
+            model.json, as serving does; nothing changes where none was fitted. The predicted class never changes.
 
     Returns:
         The predictions. A video that cannot be read within the limits of params.yaml's group `ingest` is among the
@@ -123,7 +129,7 @@ def predict(
     from pipeline.inference.isolated import IsolatedViews
 
     with IsolatedViews.by_params() as reader:
-        return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device)
+        return _predict(files, reader, model, out, pictures, batch, segments, crops, frame_step, device, temperature)
 
 
 def _predict(
@@ -137,6 +143,7 @@ def _predict(
     crops: int | None,
     frame_step: int | None,
     device: str,
+    temperature: bool,
 ) -> Predictions:
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.inference import infer
@@ -165,6 +172,7 @@ def _predict(
         resolution=resolution,
         batch=batch,
         device=choose_device(device),  # type: ignore[arg-type]
+        temperature=info.temperature if temperature else None,
         progress=_progress(),
     )
     rows = []
@@ -190,6 +198,7 @@ def _predict(
         seconds=round(time.perf_counter() - began, 3),
         classes=names,
         probabilities=np.stack(known) if known else np.zeros((0, len(names)), np.float32),
+        temperature=info.temperature if temperature else None,
     )
 
 

@@ -161,7 +161,7 @@ def _temperature(fitted: Temperature | None) -> str:
     return (
         "At temperature T a probability p becomes p^(1/T), normalised: the answers stay, their confidence changes. "
         f"T = {fitted.value:.3f} was fitted on {fitted.videos:,} validation videos and is kept "
-        "in the registered model's model.json; predictions stay as tested."
+        "in the registered model's model.json; `everest predict` and serving apply it, the scores here are as tested."
     )
 
 

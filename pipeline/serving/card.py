@@ -81,9 +81,18 @@ def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
             ("clip", f"{info.frames} frames, {info.frame_step or UNKNOWN} from one to the next"),
             ("pixels", f"{info.pixels.resolution} x {info.pixels.resolution}, {info.pixels.resize}"),
             ("tested with", f"{info.views.segments} clips over time x {info.views.crops} crops"),
+            ("probabilities", _temperature(info)),
             ("classes", _classes(info)),
             ("SHA-256 of the weights", f"`{origins.sha256}`"),
         ],
+    )
+
+
+def _temperature(info: ModelInfo) -> str:
+    if info.temperature is None:
+        return "mean of the views' softmax; no temperature was fitted"
+    return (
+        f"mean p of the views' softmax, then p^(1/T) normalised, T = {info.temperature:.4g} fitted on validation videos"
     )
 
 

@@ -106,6 +106,7 @@ class Service:
                 resolution=self._info.pixels.resolution,
                 batch=BATCH,
                 device=self._device,
+                temperature=self._info.temperature,
             )
         results = []
         for row in range(len(files)):

@@ -64,6 +64,7 @@ class Timelines:
     segments: str
     model: str
     seconds: float
+    temperature: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, with `class` for the name of a segment's class."""
@@ -86,6 +87,7 @@ class Options:
     threshold: float
     shortest: float
     batch: int
+    temperature: float | None = None
 
 
 def timeline(
@@ -100,6 +102,7 @@ def timeline(
     frame_step: int | None = None,
     batch: int = BATCH,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    temperature: bool = True,
 ) -> Timelines:
     """Classify sliding windows of videos, and merge them into segments.
 
@@ -112,6 +115,7 @@ def timeline(
         shortest: seconds; shorter segments are left out.
         crops, frame_step: of a window; by default those that the model was tested with.
         batch: clips that go through the model together.
+        temperature: bring probabilities to the model's fitted temperature, as :func:`predict` does.
 
     Returns:
         Timelines of the videos that could be read, if only to some point; those that failed, with the reason.
@@ -133,7 +137,8 @@ def timeline(
         step = frame_step or info.frame_step
         if not isinstance(step, int):
             raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
-        how = Options(step, crops or info.views.crops, stride, threshold, shortest, batch)
+        fitted = info.temperature if temperature else None
+        how = Options(step, crops or info.views.crops, stride, threshold, shortest, batch, fitted)
         place = choose_device(device)
         network = network.to(place).eval()
         about = {"model": str(folder), "sha256": sha256(folder), "frames": info.frames, **asdict(how)}
@@ -152,7 +157,7 @@ def timeline(
     if done:
         write_segments(table, [(one.video, segment) for one in done for segment in one.segments])
     spent = round(time.perf_counter() - began, 3)
-    return Timelines(done, failed, str(table) if done else "", str(folder), spent)
+    return Timelines(done, failed, str(table) if done else "", str(folder), spent, fitted)
 
 
 def _check(stride: float | None, threshold: float, shortest: float, batch: int) -> None:
@@ -204,7 +209,7 @@ def _windows(
 
     def classify() -> None:
         if waiting:
-            probabilities.extend(_probabilities(network, waiting, how.batch, device))
+            probabilities.extend(_probabilities(network, waiting, how, device))
             places.extend((one.start, one.end, one.first, one.last) for one in waiting)
             waiting.clear()
             if line is not None:
@@ -286,14 +291,16 @@ def _squares(pictures_NHWC: U8, crops: int, resolution: int) -> U8:
     return result
 
 
-def _probabilities(network: nn.Module, windows: Sequence[Window], batch: int, device: torch.device) -> list[np.ndarray]:
-    """Probabilities [C] of each window, the mean of its crops."""
+def _probabilities(
+    network: nn.Module, windows: Sequence[Window], how: Options, device: torch.device
+) -> list[np.ndarray]:
+    """Probabilities [C] of each window, the mean of its crops at the temperature."""
     import torch
 
     from pipeline.data.pixels.normalise import normalise
-    from pipeline.evaluation.metrics import average_views
+    from pipeline.evaluation.inference import probabilities
 
     clips = torch.from_numpy(np.concatenate([window.clips for window in windows])).to(device)
     with torch.inference_mode():
-        logits = torch.cat([network(normalise(part)) for part in clips.split(batch)]).float().cpu().numpy()
-    return [average_views(part) for part in np.split(logits, len(windows))]
+        logits = torch.cat([network(normalise(part)) for part in clips.split(how.batch)]).float().cpu().numpy()
+    return [probabilities(part, how.temperature) for part in np.split(logits, len(windows))]

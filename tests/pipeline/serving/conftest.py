@@ -1,4 +1,4 @@
-"""A tiny classifier, registered, and a folder of videos to serve."""
+"""A tiny classifier with a temperature, registered, and a folder of videos to serve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.model_folder import sha256
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_classifier.save(tmp_path_factory.mktemp("model"), 3, Views(1, 1))
+    return tiny_classifier.save(tmp_path_factory.mktemp("model"), 3, Views(1, 1), temperature=2.5)
 
 
 @pytest.fixture(scope="module")

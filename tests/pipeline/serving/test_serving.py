@@ -18,14 +18,18 @@ from typing import Any
 import httpx
 import mlflow.pyfunc
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import sample_videos
 from fastapi.testclient import TestClient
 from mlflow.pyfunc import scoring_server
+from typer.testing import CliRunner
 
 from pipeline import api
+from pipeline.cli import app
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
+from pipeline.evaluation.calibration import tempered
 from pipeline.serving.limits import ServingLimits
 
 NAMES = ("falls", "rises", "turns")
@@ -64,6 +68,32 @@ def test_answers_are_those_of_predict_by_path_and_by_base64(client: TestClient, 
         assert answer["probability"] == pytest.approx(one.probability, abs=1e-6)
     columns = client.post("/invocations", json={"inputs": {"video": ["a.mp4"]}})
     assert columns.json()["predictions"] == answers[:1]
+
+
+def test_the_fitted_temperature_is_applied_by_all_who_use_a_model_and_said(
+    client: TestClient, registered: str, clips: Path, tmp_path: Path
+) -> None:
+    file = clips / "a.mp4"
+    plain = api.predict([file], registered, temperature=False)
+    warm = api.predict([file], registered)
+    assert (plain.temperature, warm.temperature) == (None, 2.5)
+    assert warm.predictions[0].predicted == plain.predictions[0].predicted
+    expected = tempered(plain.probabilities, 2.5)
+    assert np.abs(expected - plain.probabilities).max() > 1e-3, "it changes something"
+    assert warm.probabilities == pytest.approx(expected, abs=1e-6)
+    served = ask(client, {"video": "a.mp4"}).json()["predictions"][0]
+    assert list(served["probabilities"].values()) == pytest.approx(warm.probabilities[0].tolist(), abs=1e-6)
+    first = {}
+    for wanted in (True, False):
+        found = api.timeline([file], registered, out=tmp_path / str(wanted), threshold=0, temperature=wanted)
+        rows = pq.read_table(found.timelines[0].table)
+        first[wanted] = np.array([[rows[name][0].as_py() for name in NAMES]])
+        assert found.temperature == (2.5 if wanted else None)
+    assert first[True] == pytest.approx(tempered(first[False], 2.5), abs=1e-6)
+    line = ["predict", str(file), "--model", registered]
+    assert "at temperature 2.5, fitted on validation videos" in CliRunner().invoke(app, line).stdout
+    told = CliRunner().invoke(app, [*line, "--no-temperature", "--json"])
+    assert json.loads(told.stdout)["predictions"][0]["probability"] == pytest.approx(plain.predictions[0].probability)
 
 
 def test_a_file_that_is_replaced_gets_another_answer(client: TestClient, clips: Path) -> None:

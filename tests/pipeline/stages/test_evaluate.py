@@ -25,6 +25,7 @@ from pipeline.data import manifest
 from pipeline.data.cache.read import Cache
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation import choice
+from pipeline.evaluation.calibration import COLDEST
 from pipeline.evaluation.clips import clip_files
 from pipeline.evaluation.temperature import read_temperature
 from pipeline.inference.models import resolve
@@ -102,7 +103,9 @@ def test_every_score_is_that_of_the_views_worked_out_one_by_one(here: Path) -> N
         assert (animation.format, getattr(animation, "n_frames", 1), animation.size) == ("WEBP", 8, (260, 128))
 
 
-def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(here: Path) -> None:
+def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = prepared(recipe="calibrated", evaluate__calibration_videos=4, evaluate__budgets=[])
     before = evaluate.run(params, "small")
     record = read_temperature(layout.output_dir("evaluate", "small") / "temperature.json")
@@ -110,6 +113,9 @@ def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(her
     assert (record.value, record.reason) == (None, "the benchmark has no labelled validation videos")
     change_manifest(split=lambda row: "val" if row["video_id"] < "v006" and row["split"] != "test" else row["split"])
     preprocess.run(params, "small")
+    few = evaluate._temperature(params, "small")
+    assert few.reason == "4 validation videos are too few: 10 are needed"
+    monkeypatch.setattr("pipeline.evaluation.temperature.FEWEST", 4)
     after = evaluate.run(params, "small")
     scores = {name for name in before if name.startswith("eval/")}
     assert {name: after[name] for name in scores} == {name: before[name] for name in scores}, "the score stays"
@@ -126,6 +132,8 @@ def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(her
     assert shown is not None
     assert shown.calibrated is not None
     assert shown.calibrated.accuracy == shown.calibration.accuracy
+    monkeypatch.setattr("pipeline.evaluation.temperature.fit_temperature", lambda *_: COLDEST)
+    assert evaluate._temperature(params, "small").reason == "the model is right on all 4 validation videos"
     reported = evaluate._temperature(params.model_copy(update={"evaluate": val_reported(params)}), "small")
     assert "the score itself is that of the validation videos" in reported.reason
 
