@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -75,6 +76,7 @@ def _row(part: str, check: Check, setting: Setting) -> Row:
         values, error = failure.values, str(failure)
     except Exception as mistake:  # noqa: BLE001 - one mistake costs one row, and the row says what it was
         error = f"{type(mistake).__name__}: {mistake}"[:2000]
+        traceback.print_exc()  # into the part's log: where it was
     return Row(part, check.name, "failed" if error else "ok", values, error, round(time.monotonic() - began, 2))
 
 
