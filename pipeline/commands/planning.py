@@ -78,8 +78,11 @@ def doctor(as_json: Json = False) -> None:
 def plan(
     recipe: Recipe = None,
     gpu: Annotated[
-        str, typer.Option(help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine.")
-    ] = "h100",
+        str | None,
+        typer.Option(
+            help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine; compute.planned_for if left out."
+        ),
+    ] = None,
     gpus: Annotated[int | None, typer.Option(help="How many; compute.ranks if left out.")] = None,
     mfu: Mfu = None,
     videos: Videos = None,

@@ -84,7 +84,7 @@ class Plan(TypedDict):
 
 def plan(
     recipe: str | None = None,
-    gpu: str = "h100",
+    gpu: str | None = None,
     gpus: int | None = None,
     mfu: float | None = None,
     memory: bool = True,
@@ -95,7 +95,7 @@ def plan(
 
     Args:
         recipe: a recipe's name; None for params.yaml.
-        gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine.
+        gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine; None for compute.planned_for.
         gpus: how many devices (processes, on a CPU); None for compute.ranks.
         mfu: share of the peak to assume; None for the one measured on such a device, else ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
@@ -105,8 +105,9 @@ def plan(
     Raises:
         InputError: an unknown device, no devices, a share outside (0, 1], a batch that does not divide among them.
     """
-    check_device(gpu, 1 if gpus is None else gpus)
+    check_device(gpu or "cpu", 1 if gpus is None else gpus)
     params = planned_params(recipe)
+    gpu = gpu or params.compute.planned_for
     gpus = params.compute.ranks if gpus is None else gpus
     check_share(mfu)
     known = given(videos, params)

@@ -139,7 +139,6 @@ def init(
     _checked(text)
     line.close()
     left_out = write(own, table, content, text, name)
-    options = f"--gpu {devices.key} --gpus {devices.count}"
     return Setup(
         benchmark=name,
         params=str(PARAMS),
@@ -158,7 +157,7 @@ def init(
         device=devices.device.name,
         devices=devices.count,
         hours=round(best.pretrain.hours + best.finetune.hours, 4),
-        next=[f"everest plan {options}", "everest run"],
+        next=["everest plan", "everest run"],
         seconds=round(time.monotonic() - began, 2),
     )
 

@@ -153,6 +153,7 @@ def values(own: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[st
         ),
         "finetune.precision": precision,
         "evaluate.batch": Value(16 if machine.is_cpu else 64, "clips of the test that go through the model together"),
+        "compute.planned_for": Value(machine.key, "what `everest plan` reckons with where no --gpu is given"),
         "compute.ranks": Value(machine.count, f"{machine.device.name}: {machine.reason}"),
         "compute.loader_workers": Value(
             0 if machine.is_cpu else max(1, min(8, cores() // machine.count)),

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import small_benchmark
@@ -17,11 +17,13 @@ from models.tuning.learning import Learning
 from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params, check_params, load_params
+from pipeline.params.groups import PlannedDevice
 from pipeline.planning.counts import counts_of, given
 from pipeline.planning.memory import Footprint, footprint, peak_bytes
 from pipeline.planning.plan import plan
 from pipeline.planning.scaling import scaling
 from pipeline.planning.stage_cost import CLIPS_PER_SECOND, StageCost
+from pipeline.recipes import recipe_path
 
 PRETRAIN = {"strategy": "everest", "keep_ratio": 0.3, "visible_ratio": 0.1, "decoder_depth": 4}
 FINETUNE = {"strategy": "everest", "keep_ratio": 0.6, "num_classes": 101}
@@ -274,3 +276,10 @@ def test_the_documents_say_what_the_planner_computes_with() -> None:
 def test_counts_beyond_any_collection_are_refused(root: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"at most [\d,]+ (videos|frames of a video) can be planned\. Cure"):
         given([text], load_params(root / "recipes" / "demo.yaml"))
+
+
+def test_the_device_is_the_one_that_params_name_and_the_table_holds_all_of_these() -> None:
+    assert set(get_args(PlannedDevice)) == {*DEVICES, "cpu"}
+    assert plan("ucf101", memory=False)["device"] == DEVICES["h100"].name
+    assert plan("ucf101", "a6000", memory=False)["device"] == DEVICES["a6000"].name
+    assert load_params(recipe_path("demo")).compute.planned_for == "cpu"

@@ -158,7 +158,9 @@ def test_the_command_says_what_is_wrong_first_and_prints_json(videos: Path) -> N
     run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000"], catch_exceptions=False)
     lines = run.output.splitlines()
     assert lines[0] == "! Videos left out: 2 of 26 (1 duplicate, 1 empty)."
-    assert lines[-1] == "next: everest plan --gpu a6000 --gpus 1, then everest run"
+    assert lines[-1] == "next: everest plan, then everest run"
+    planned = json.loads(CliRunner().invoke(app, ["plan", "--json"]).stdout)
+    assert (planned["device"], planned["devices"]) == ("RTX A6000", 1)
     run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000", "--force", "--json"])
     made = json.loads(run.output)
     assert made["values"]["pretrain.corpus"]["value"] == ["my_clips"]
