@@ -15,10 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 WORK = Path(".work")
+_CHECKPOINT = re.compile(r"step-(\d{9})")
 
 
 def data_root() -> Path:
@@ -71,6 +73,22 @@ def saved_dir(stage: str, benchmark: str | None, name: str) -> Path:
     EVEREST_WORK puts it elsewhere, for a checkout that is removed when its work is done.
     """
     return Path(os.environ.get("EVEREST_WORK") or WORK) / work_dir(stage, benchmark, name).relative_to(WORK)
+
+
+def noted_file(stage: str) -> Path:
+    """What a stage (`finetune-motion`) that runs is at, in one line; absent where it does not run."""
+    return WORK / "progress" / stage
+
+
+def checkpoint_dir(root: Path, step: int) -> Path:
+    """The checkpoint of an optimizer step among those in `root`."""
+    return root / f"step-{step:09d}"
+
+
+def checkpoint_steps(root: Path) -> list[int]:
+    """The steps that have a checkpoint with a manifest, ascending. Their hashes are not checked here."""
+    named = [(_CHECKPOINT.fullmatch(path.name), path) for path in (root.iterdir() if root.is_dir() else ())]
+    return sorted(int(name[1]) for name, path in named if name and (path / "manifest.json").is_file())
 
 
 def fingerprint(values: Any) -> str:

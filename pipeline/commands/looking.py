@@ -39,6 +39,17 @@ def show(
 
 
 @app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what runs, waits or was stopped, on this machine and behind PREFECT_API_URL."""
+    from pipeline.status import command
+
+    (command.watch if watch else command.once)(as_json)
+
+
+@app.command()
 def predict(
     videos: Annotated[list[str], typer.Argument(help="Files, or folders that are searched.")],
     model: Model,

@@ -91,10 +91,10 @@ def stalled(beats: list[Beat], limit_seconds: float, now: float | None = None) -
 
 def gone(beats: list[Beat]) -> list[Beat]:
     """Ranks whose process ended before it said that it had finished."""
-    return [beat for beat in beats if beat.phase != "finished" and not _lives(beat.pid)]
+    return [beat for beat in beats if beat.phase != "finished" and not lives(beat.pid)]
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Whether a process is there; one that only waits to be noticed by its parent is not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]

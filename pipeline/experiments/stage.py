@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pipeline import preflight
 from pipeline.distributed.nodes import this_node
-from pipeline.layout import WORK
+from pipeline.layout import WORK, noted_file
 from pipeline.params.frozen import frozen
 from pipeline.system.locks import held
 from pipeline.system.processes import die_with_parent
+from pipeline.system.progress import noted
 
 
 def run_stage(name: str, benchmark: str | None) -> object:
@@ -31,7 +32,8 @@ def run_stage(name: str, benchmark: str | None) -> object:
     # The nodes of one training share the folder, and each runs the stage.
     with frozen(name, benchmark) as now:
         preflight.require(preflight.stage_scope(now.params, name, benchmark))  # before the lock, which makes a folder
-        with only_one(node.named(f"{name}-{benchmark}" if benchmark else name)):
+        one = node.named(f"{name}-{benchmark}" if benchmark else name)
+        with only_one(one), noted(noted_file(one)):
             now.check_sources()
             result = importlib.import_module(f"pipeline.stages.{name}").run(now.params, benchmark)
             if node.main:

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
@@ -98,3 +99,32 @@ def held(path: Path, what: str) -> Iterator[int]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield handle.fileno()
+
+
+@dataclass(frozen=True)
+class Holders:
+    """The process that holds a lock file (None: nobody does) and those that the kernel keeps waiting for it."""
+
+    holder: int | None = None
+    waiting: tuple[int, ...] = ()
+
+
+def holders(path: Path, table: Path = Path("/proc/locks")) -> Holders:
+    """Who holds a lock file and who waits for it, read from the kernel's list: nothing is locked to find out.
+
+    After a launcher's death its ranks still hold what they inherited; the holder is then a process that is gone.
+    """
+    try:
+        status, text = path.stat(), table.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return Holders()
+    # `1: FLOCK  ADVISORY  WRITE 708 fe:00:2343743 0 EOF`, with `->` behind the number for one that waits.
+    rows = [[*line.replace(" -> ", " ").split(), str(" -> " in line)] for line in text.splitlines()]
+    mine = [row for row in rows if len(row) >= 9 and row[5].rpartition(":")[2] == str(status.st_ino)]
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    # On some file systems (overlays) a file's device is another one than the kernel's list says.
+    mine = [row for row in mine if row[5].startswith(f"{device}:")] or mine
+    return Holders(
+        next((int(row[4]) for row in mine if row[-1] == "False"), None),
+        tuple(int(row[4]) for row in mine if row[-1] == "True"),
+    )

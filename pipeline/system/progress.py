@@ -5,7 +5,8 @@
        +- stage, ranks    write what they are at into the file that EVEREST_PROGRESS names (`Line`)
 
 What these processes say on stderr appears above the lines, whole. Without a terminal, or with EVEREST_QUIET, all of
-this is silent; a process that is alone on a terminal draws its line itself.
+this is silent; a process that is alone on a terminal draws its line itself. Whoever looks or not, a stage's line is
+also in the file that EVEREST_NOTED names (`noted`), every two seconds, for `everest status`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from typing import Protocol, TypeVar
 
 from pipeline.system.text import printable
 
-VARIABLE = "EVEREST_PROGRESS"
-#: [s] between two drawings, and between two texts of one line.
-INTERVAL = 0.2
+VARIABLE, NOTED = "EVEREST_PROGRESS", "EVEREST_NOTED"
+#: [s] between two drawings, and between two texts of one line; between two that are noted for `everest status`.
+INTERVAL, NOTE_SECONDS = 0.2, 2.0
 _SPINNER = "|/-\\"
 
 
@@ -47,11 +48,15 @@ class Line:
         self._label = f"{label} " if label else ""
         self._enabled = wanted() if enabled is None else enabled
         self._file = Path(os.environ[VARIABLE]) if self._enabled and watching() else None
-        self._shown = 0.0
+        self._note = Path(os.environ[NOTED]) if os.environ.get(NOTED) else None
+        self._shown = self._noted = 0.0
         self._lock = threading.Lock()
 
     def show(self, text: str, now: bool = False) -> None:
         """Replace the line's text, at most five times a second unless `now`."""
+        if self._note is not None and time.monotonic() - self._noted > NOTE_SECONDS:
+            self._noted = time.monotonic()
+            _replace(self._note, printable(self._label + text))
         if not self._enabled or (not now and time.monotonic() - self._shown < INTERVAL):
             return
         with self._lock:
@@ -62,12 +67,7 @@ class Line:
                 sys.stderr.write(f"\r\x1b[K{text[: columns - 1]}")
                 sys.stderr.flush()
                 return
-            # The folder goes when the process that draws ends; nobody misses the text then.
-            with contextlib.suppress(OSError):
-                unfinished = self._file.with_name(f".{os.getpid()}")
-                unfinished.write_text(text, encoding="utf-8")
-                if self._file.exists():
-                    unfinished.replace(self._file)
+            _replace(self._file, text)
 
     def close(self) -> None:
         """Take the text away."""
@@ -80,6 +80,34 @@ class Line:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
         self._shown = 0.0
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put a text in the place of another; where its reader has taken the file away, nobody misses it."""
+    with contextlib.suppress(OSError):
+        unfinished = file.with_name(f".{os.getpid()}")
+        unfinished.write_text(text, encoding="utf-8")
+        if file.exists():
+            unfinished.replace(file)
+        else:
+            unfinished.unlink()
+
+
+@contextlib.contextmanager
+def noted(file: Path) -> Iterator[None]:
+    """Until the end, what the lines of this process and its children say is in `file` too."""
+    before = os.environ.get(NOTED)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("", encoding="utf-8")
+    os.environ[NOTED] = str(file.absolute())
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.environ.pop(NOTED)
+        if before is not None:
+            os.environ[NOTED] = before
 
 
 def counted(label: str, done: int, total: int, began: float) -> str:

@@ -5,12 +5,14 @@ The only module that knows rich: whatever a name holds (markup, emoji codes, esc
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +20,9 @@ from pipeline.system.text import printable, visible
 
 #: [characters] that a table which does not go to a terminal may take: no name is broken in two.
 WIDTH_OF_A_FILE = 10_000
+
+#: A line and its style: "", "bold", "dim", "red", "green" or "yellow".
+Styled = tuple[str, str]
 
 
 def say(message: str) -> None:
@@ -58,6 +63,31 @@ def table(rows: Sequence[Mapping[str, object]], title: str | None = None) -> Tab
     for row in rows:
         drawn.add_row(*(Text(_text(row.get(name))) for name in names))
     return drawn
+
+
+def draw(lines: Sequence[Styled]) -> None:
+    """Print lines on stdout; in colour on a terminal, where long ones are wrapped between words."""
+    out = _console()
+    for text, style in lines:
+        out.print(_styled(text, style))
+
+
+@contextlib.contextmanager
+def redrawn() -> Iterator[Callable[[Sequence[Styled]], None]]:
+    """Yields a function that shows lines in the place of those before; what was shown last stays.
+
+    On a terminal no more lines than fit. Without one they are printed below one another.
+    """
+    out = _console()
+    if not out.is_terminal:
+        yield draw
+        return
+    with Live(console=out, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        yield lambda lines: live.update(Text("\n").join(_styled(*line) for line in lines), refresh=True)
+
+
+def _styled(text: str, style: str) -> Text:
+    return Text(visible(text), style=style)
 
 
 def _console(stderr: bool = False) -> Console:

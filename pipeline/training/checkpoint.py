@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import shutil
 import threading
 import time
@@ -24,13 +23,13 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.errors import EverestError
+from pipeline.layout import checkpoint_dir, checkpoint_steps
 from pipeline.system.files import atomic_folder, remove_folder
 from pipeline.training.snapshot import read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
 FORMAT = "everest-checkpoint-1"
-_NAME = re.compile(r"step-(\d{9})")
 
 #: file stem -> tensor name -> tensor
 Tensors = dict[str, dict[str, torch.Tensor]]
@@ -124,7 +123,7 @@ class Checkpoints:
 
     def write(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> Path:
         """Write a checkpoint now; see :meth:`save`."""
-        final = self.root / f"step-{step:09d}"
+        final = checkpoint_dir(self.root, step)
         with atomic_folder(final) as building:
             files: dict[str, FileRecord] = {}
             for stem, group in tensors.items():
@@ -144,7 +143,7 @@ class Checkpoints:
             stay.add(best)
         for step in steps:
             if step not in stay:
-                remove_folder(self.root / f"step-{step:09d}")
+                remove_folder(checkpoint_dir(self.root, step))
         for left in [*self.root.glob(".*.tmp"), *self.root.glob(".*.old")]:
             shutil.rmtree(left, ignore_errors=True)
 
@@ -152,19 +151,14 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint with a manifest, ascending. Their hashes are not checked here."""
-        found = []
-        for folder in self.root.iterdir() if self.root.is_dir() else ():
-            name = _NAME.fullmatch(folder.name)
-            if name and (folder / "manifest.json").is_file():
-                found.append(int(name.group(1)))
-        return sorted(found)
+        return checkpoint_steps(self.root)
 
     def best(self) -> int | None:
         """The step with the highest score; the earlier of equals; None where none has a score."""
         scored = []
         for step in self.steps():
             with contextlib.suppress(CorruptCheckpoint):
-                score = _manifest(self.root / f"step-{step:09d}")["score"]
+                score = _manifest(checkpoint_dir(self.root, step))["score"]
                 if score is not None:
                     scored.append((score, -step))
         return -max(scored)[1] if scored else None
@@ -189,7 +183,7 @@ class Checkpoints:
         Raises:
             CorruptCheckpoint: a file is missing, or its bytes differ.
         """
-        folder = self.root / f"step-{step:09d}"
+        folder = checkpoint_dir(self.root, step)
         manifest = _manifest(folder)
         data = {name: _verified_bytes(folder / name, entry["sha256"]) for name, entry in manifest["files"].items()}
         state = json.loads(data.pop("state.json"))
@@ -204,7 +198,7 @@ def _manifest(folder: Path) -> Manifest:
         text = json.dumps(rest, sort_keys=True)
         if manifest["format"] != FORMAT or hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"]:
             raise CorruptCheckpoint(f"{folder}: manifest.json is damaged or of another format.")
-        if f"step-{manifest['step']:09d}" != folder.name:
+        if checkpoint_dir(folder.parent, manifest["step"]) != folder:
             raise CorruptCheckpoint(f"{folder}: the manifest is that of step {manifest['step']}.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{folder}: manifest.json cannot be read ({type(error).__name__}).") from error

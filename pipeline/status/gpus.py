@@ -1,0 +1,39 @@
+"""The GPUs of this machine, asked from NVML: no process on them notices."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pipeline.status.records import Gpu
+
+
+def gpus() -> list[Gpu]:
+    """Each GPU's load, memory and processes; [] where there is none, or no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            name = pynvml.nvmlDeviceGetName(handle)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            busy = watts = None
+            pids: list[int] = []
+            with contextlib.suppress(pynvml.NVMLError):  # not told of a slice (MIG) of a GPU
+                busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            with contextlib.suppress(pynvml.NVMLError):
+                watts = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
+            with contextlib.suppress(pynvml.NVMLError):
+                pids = [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+            text = name.decode() if isinstance(name, bytes) else str(name)
+            found.append(Gpu(index, text, busy, memory.used / 2**30, memory.total / 2**30, watts, pids))
+        return found
+    except pynvml.NVMLError:
+        return []
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()

@@ -1,0 +1,115 @@
+"""`everest status`: one look at everything that runs, waits or was stopped. It locks nothing and writes nothing."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import layout
+from pipeline.errors import InputError
+from pipeline.params import Params, load_params
+from pipeline.params.declared import sources, stages
+from pipeline.status.gpus import gpus
+from pipeline.status.places import checkouts, places
+from pipeline.status.prefect import ask_prefect
+from pipeline.status.processes import Process, log_of, ours
+from pipeline.status.records import Checkout, Command, Finished, Gpu, Orchestrator, Stage, Status, Wait
+from pipeline.status.stages import read_stages
+from pipeline.system.locks import holders
+from pipeline.system.processes import describe
+from pipeline.tracking.headline import words
+
+#: [s] for which a finished stage is listed; between two questions to Prefect while watching.
+LISTED_SECONDS, ASK_SECONDS = 86_400.0, 10.0
+#: The chain's own commands: they hold `.work/experiment.lock` while they run it.
+CHAIN = ("run", "demo")
+
+
+class Looker:
+    """Looks again and again; asks Prefect less often than the disk."""
+
+    def __init__(self) -> None:
+        self._prefect: Orchestrator | None = None
+        self._asked = 0.0
+
+    def look(self) -> Status:
+        """The state of everything now."""
+        processes = ours()
+        roots = checkouts(process.folder for process in processes)
+        cards = gpus()
+        if not self._asked or time.monotonic() - self._asked > ASK_SECONDS:
+            self._prefect, self._asked = ask_prefect(roots), time.monotonic()
+        return Status(
+            host=socket.gethostname(),
+            at=time.time(),
+            checkouts=[read_checkout(root, processes, cards) for root in roots],
+            gpus=cards,
+            prefect=self._prefect,
+        )
+
+
+def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]) -> Checkout:
+    """Everything in one checkout."""
+    own = [process for process in processes if root == process.folder or root in process.folder.parents]
+    params = {place: _params(place.folder) for place in places(root)}
+    found = [stage for place, its in params.items() for stage in read_stages(place, its, cards)]
+    chain = params[places(root)[0]]
+    held = holders(root / layout.WORK / "experiment.lock").holder is not None
+    return Checkout(
+        folder=str(root),
+        recipe=chain.recipe if chain else "params.yaml cannot be read",
+        commands=[Command(p.pid, p.text, p.since, log_of(p.pid)) for p in own],
+        stages=sorted(found, key=lambda stage: (stage.state != "running", stage.series, -stage.at)),
+        waits=_processes_that_wait(root, own),
+        behind=_stages_that_wait(chain, found) if chain and held else [],
+        finished=_finished(root, chain, found) if chain else [],
+    )
+
+
+def _params(folder: Path) -> Params | None:
+    try:
+        return load_params(folder / "params.yaml")
+    except InputError:  # somebody edits it
+        return None
+
+
+def _processes_that_wait(root: Path, own: Sequence[Process]) -> list[Wait]:
+    """Those that the kernel keeps waiting for a lock, and commands that wait for DVC."""
+    training = holders(root / layout.WORK / "training.lock")
+    waits = [Wait(describe(pid), f"the training of {describe(training.holder or 0)}") for pid in training.waiting]
+    busy = holders(root / ".dvc" / "tmp" / "lock").holder
+    experiment = holders(root / layout.WORK / "experiment.lock").holder
+    if busy is None:
+        return waits
+    late = [p for p in own if p.verb in CHAIN and p.pid != experiment and p.folder == root]
+    return waits + [Wait(describe(process.pid), f"DVC's lock, which {describe(busy)} holds") for process in late]
+
+
+def _stages_that_wait(params: Params, found: Sequence[Stage]) -> list[Wait]:
+    """What of the chain comes after the stages that run."""
+    content = params.model_dump(mode="json")
+    running = {stage.name for stage in found if stage.state == "running" and not stage.series}
+    after = dict.fromkeys(running, "")
+    waits: list[Wait] = []
+    for stage in stages(content):
+        above = [source.address for source in sources(stage, content) if source.address in after]
+        if above and stage.address not in after and stage.name != "compare":
+            after[stage.address] = above[0]
+            waits.append(Wait(stage.address, ", ".join(above)))
+    return waits
+
+
+def _finished(root: Path, params: Params, found: Sequence[Stage]) -> list[Finished]:
+    """Stages of the chain that ended well within the last day, with their results; the newest first."""
+    unfinished = {stage.name for stage in found if not stage.series}
+    ended = []
+    for stage in stages(params.model_dump(mode="json")):
+        try:
+            at = (root / layout.record_file(stage.name, stage.key)).stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if time.time() - at < LISTED_SECONDS and stage.address not in unfinished:
+            ended.append(Finished(stage.address, at, words(stage.name, stage.key, root)))
+    return sorted(ended, key=lambda stage: -stage.at)
