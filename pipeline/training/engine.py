@@ -22,6 +22,7 @@ from torch import nn
 from pipeline.distributed.groups import Ranks, forget_gathered, parallel, reduce_gradients, whole
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import EverestError, Interrupted
+from pipeline.system.files import write_json
 from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
 from pipeline.training import snapshot
@@ -236,6 +237,9 @@ class Engine:
         """
         self.resume()
         self._started_at = self.step
+        if self.ranks.main:  # what a reader of the history cannot tell from it
+            length = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+            write_json(self.work / "length.json", length)
         while True:
             if self.step % self.steps_per_epoch == 0 and self.step != self.watched.step:
                 self._validate(self.step // self.steps_per_epoch - 1)

@@ -61,8 +61,6 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     if isinstance(sink, Spool):
         sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch
-    if ranks.main:  # what a reader of the history cannot tell from it
-        write_json(work / "length.json", {"steps": steps, "steps_per_epoch": task.loader.steps_per_epoch})
     trace = Trace(work / "trace" / f"rank-{ranks.rank}", trace_steps(), ranks.device)
     engine = Engine(
         task,
