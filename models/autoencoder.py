@@ -195,7 +195,7 @@ class EverestAutoencoder(Backbone):
                 f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a uniform "
                 "number for each token. Cure: draw it for this clip size."
             )
-        scores_BN = rero_scores(embedded_BND, grid.slots) if STRATEGIES[self.strategy].reads_scores else noise_BN
+        scores_BN = self.score(embedded_BND, grid.slots) if STRATEGIES[self.strategy].reads_scores else noise_BN
         if self.score_share is not None:
             visible_of_kept = self.visible_ratio / self.keep_ratio
             return scores_BN, adaptive_split(scores_BN, noise_BN, self.score_share, visible_of_kept)
@@ -253,10 +253,10 @@ class EverestAutoencoder(Backbone):
             setattr(self, name, nn.Identity())
 
     def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block, and the cutting and the loss around them: a few small graphs that equal blocks share."""
+        """Compile each block, and cutting, scoring and the loss around them: a few small graphs that equal blocks share."""
         for block in (*self.encoder.blocks, *self.decoder.blocks):
             compile_method(block, "forward", options)
-        for part in ("cut", "compare"):
+        for part in ("cut", "score", "compare"):
             compile_method(self, part, options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -21,7 +21,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from models.info import ModelArguments
-from models.selection import Grid
+from models.selection import Grid, rero_scores
 from models.vit import Blocks, CompileOptions
 
 #: Formats of intermediates: maps [B, D, S, h, w] (timm's name for channels first), or [B, N, D].
@@ -78,6 +78,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def encoder_norm(self) -> nn.Module:
         """The norm behind the encoder's last block; Identity where the norm stands behind the pooling."""
+
+    def score(self, embedded_BND: Tensor, slots: int) -> Tensor:
+        """ReRo scores [B, N] of embedded tokens, compiled where the model's parts are: one pass instead of five."""
+        return rero_scores(embedded_BND, slots)
 
     @property
     def feature_info(self) -> list[BlockInfo]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.adaptive import adaptive_tokens
 from models.backbone import Backbone, KeptTokens, mean_pool
-from models.selection import Grid, rero_scores
+from models.selection import Grid
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
 from models.vit import Blocks, CompileOptions, LayerNorm, Positions, TubeletEmbedding, compile_method, trunc_normal_init
@@ -145,7 +145,7 @@ class EverestClassifier(Backbone):
     def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Kept token indices [B, K], and with a per-clip budget which of them are real."""
         reads_scores = STRATEGIES[self.strategy].reads_scores
-        scores_BN = rero_scores(embedded_BND, grid.slots) if reads_scores else embedded_BND[..., 0]
+        scores_BN = self.score(embedded_BND, grid.slots) if reads_scores else embedded_BND[..., 0]
         if self.score_share is not None and reads_scores:
             return adaptive_tokens(scores_BN, self.score_share)
         keep = finetuning_rule(self.strategy)
@@ -162,10 +162,11 @@ class EverestClassifier(Backbone):
         self.head.apply(trunc_normal_init)
 
     def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block, and the cutting before them: a few small graphs that equal blocks share."""
+        """Compile each block, and cutting and scoring before them: a few small graphs that equal blocks share."""
         for block in self.blocks:
             compile_method(block, "forward", options)
-        compile_method(self, "cut", options)
+        for part in ("cut", "score"):
+            compile_method(self, part, options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""

@@ -46,6 +46,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
     from pipeline.training.allocator import keep_freed_memory
+    from pipeline.training.determinism import deterministic_kernels
     from pipeline.training.engine import Engine
     from pipeline.training.journal import Journal, NoSink, Progress
     from pipeline.training.measured import measured, sentence
@@ -74,7 +75,7 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
         after_step=trace.step,
     )
     energy = EnergyMeter(ranks.device)
-    with trace:
+    with trace, deterministic_kernels(params.compute.deterministic):
         engine.run()
     metrics = measured(engine, task, ranks, energy.read(), time.perf_counter() - began)
     progress.say(sentence(task.label, metrics))

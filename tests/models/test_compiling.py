@@ -28,8 +28,13 @@ def _clip(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "more", "dtype", "graphs"),
     [
-        (PRETRAIN, {"visible_ratio": 0.2}, torch.uint8, 4),  # encoder block, decoder block, cut, loss
-        (CLASSIFIER, {"num_classes": 5, "drop_path_rate": 0.3}, torch.float32, 3),  # first block, the others, cut
+        (PRETRAIN, {"visible_ratio": 0.2}, torch.uint8, 5),  # encoder block, decoder block, cut, scores, loss
+        (
+            CLASSIFIER,
+            {"num_classes": 5, "drop_path_rate": 0.3},
+            torch.float32,
+            4,
+        ),  # first block, the others, cut, scores
     ],
 )
 def test_blocks_of_all_depths_share_a_graph_and_steps_compile_nothing_anew(

@@ -66,7 +66,7 @@ def checks(setting: Setting) -> Iterator[Check]:
 def _step(stage: str, size: str, compiled: bool, all_tokens: bool = False) -> Check:
     name = f"{stage} {size}{', all tokens' if all_tokens else ''}, {'compiled' if compiled else 'eager'}"
     run = partial(step, stage=stage, size=size, compiled=compiled, all_tokens=all_tokens)
-    return Check(name, 30 if compiled else 10, run)
+    return Check(name, 16 if compiled else 7, run)
 
 
 def milliseconds(run: Callable[[], object], setting: Setting) -> float:

@@ -39,7 +39,7 @@ def checks(setting: Setting) -> Iterator[Check]:
 
 def _sides(setting: Setting) -> tuple[int, int, int, int]:
     """Frames, pixels, training videos, test videos."""
-    return (16, 112, 4096, 1024) if setting.cuda else (setting.frames, setting.resolution, 32, 16)
+    return (16, 112, 2048, 512) if setting.cuda else (setting.frames, setting.resolution, 32, 16)
 
 
 def _one(seed: int, frames: int, side: int) -> U8:

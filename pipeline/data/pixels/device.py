@@ -1,4 +1,4 @@
-"""From the host's memory to a GPU's without waiting for either."""
+"""From the host's memory to a GPU's without waiting for either, and pixels in the types that they are given."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def to_device(values: Tensor, device: torch.device | str) -> Tensor:
     if device.type != "cuda" or values.device.type == "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def exact(device: torch.device | str) -> torch.autocast:
+    """Pixels are computed as written, also within a training's autocast.
+
+    Autocast would take their matrix products in bf16: crops off by grey levels, rotations by half a pixel.
+    """
+    return torch.autocast(torch.device(device).type, enabled=False)

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from models.tokens import IMAGENET_MEAN, IMAGENET_STD, normalised
+from pipeline.data.arrays import Ints
+from pipeline.data.pixels import fused_resize
 from pipeline.data.pixels.buffers import Buffers
-from pipeline.data.pixels.resize import centre_boxes, crop_resize, resize_batched
+from pipeline.data.pixels.device import exact
+from pipeline.data.pixels.resize import centre_boxes, crop_resize, resize_by_products
 
 #: float32 values of a piece that a CPU's second-level cache holds.
 CACHE_VALUES = 75_000
@@ -35,9 +38,12 @@ def model_pixels(
     """
     if sizes_B2 is None:
         sizes_B2 = torch.tensor([clips_BTHWC.shape[2:4]] * len(clips_BTHWC))
-    boxes_B4 = centre_boxes(sizes_B2)
-    device = torch.device(device)
-    if device.type == "cpu":
+    with exact(device):
+        return _centred(clips_BTHWC, resolution, torch.device(device), centre_boxes(sizes_B2))
+
+
+def _centred(clips_BTHWC: Tensor, resolution: int, device: torch.device, boxes_B4: Ints) -> Tensor:
+    if device.type == "cpu" or fused_resize.usable():
         return normalise(crop_resize(clips_BTHWC, boxes_B4, resolution, device))
     clips_BTHWC = clips_BTHWC.to(device, non_blocking=True)
     resized = []
@@ -45,7 +51,7 @@ def model_pixels(
         # Products of one shape, whatever the batch and its padding: a GPU may add up others in another order.
         square_1THWC = clip_THWC[None, :, top : top + height, left : left + width].contiguous()
         whole = np.asarray([[0, 0, height, width]])
-        resized.append(resize_batched(square_1THWC, whole, resolution, np.zeros(1, dtype=bool)))
+        resized.append(resize_by_products(square_1THWC, whole, resolution, np.zeros(1, dtype=bool)))
     return normalise(torch.cat(resized))
 
 

@@ -3,8 +3,8 @@
 The 15 operations, their ranges and the meaning of the settings are those of timm's `rand-m7-n4-mstd0.5-inc1`,
 which the published fine-tuning recipes name. Two choices differ for clips: statistics (histogram, contrast's
 mean) are taken over the whole clip, so that it does not flicker, and the operations run after the crop, on
-the model's resolution. The kernels are torchvision's, which give what Pillow gives to within one grey level;
-only moved pictures differ at their border, which is blended with the fill colour.
+the model's resolution. The kernels are torchvision's, or give the same without a copy to the device, and give what
+Pillow gives to within one grey level; only moved pictures differ at their border, which is blended with the fill colour.
 
 Shapes: B clips, N rounds, T frames, H x W pixels.
 """
@@ -12,17 +12,19 @@ Shapes: B clips, N rounds, T frames, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torch.nn import functional
 from torchvision.transforms.v2 import functional as kernels
 
 from pipeline.data import sampling
 from pipeline.data.pixels.crop import draws
+from pipeline.data.pixels.device import to_device
 from pipeline.params.rand_augment import MAXIMUM, parse
 
 if TYPE_CHECKING:
@@ -49,21 +51,52 @@ def _clipwise(change: Operation) -> Operation:
     return changed
 
 
+def _warp(pictures: Tensor, a: float, b: float, c: float, d: float, e: float, f: float) -> Tensor:
+    """Pictures [T, 3, H, W] whose pixel (x, y), from the middle, comes from (ax + by + c, dx + ey + f); bilinear.
+
+    The matrix goes to the device as numbers of the operations: torchvision's copies one, which waits for a GPU.
+    """
+    device, (height, width) = pictures.device, pictures.shape[-2:]
+    x_W = torch.arange(width, device=device) + 0.5 - width / 2
+    y_H1 = (torch.arange(height, device=device) + 0.5 - height / 2)[:, None]
+    grid_HW2 = torch.stack([(a * x_W + b * y_H1 + c) * (2 / width), (d * x_W + e * y_H1 + f) * (2 / height)], -1)
+    there = pictures.new_ones((len(pictures), 1, height, width), dtype=torch.float32)
+    grid = grid_HW2.expand(len(pictures), -1, -1, -1)
+    moved = functional.grid_sample(torch.cat([pictures.float(), there], 1), grid, align_corners=False)
+    colours, share = moved[:, :3], moved[:, 3:]
+    return (colours + (1 - share) * _fill(device)).round_().to(torch.uint8)
+
+
+@cache
+def _fill(device: torch.device) -> Tensor:
+    """FILL [3, 1, 1] on the device."""
+    return to_device(torch.tensor(FILL).view(3, 1, 1), device)
+
+
 def _rotate(pictures: Tensor, degrees: float) -> Tensor:
-    return kernels.rotate(pictures, degrees, InterpolationMode.BILINEAR, fill=FILL)
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return _warp(pictures, cosine, -sine, 0, sine, cosine, 0)
 
 
 def _shear(pictures: Tensor, across: float, down: float) -> Tensor:
     """Move rows sideways and columns down by a share of their distance to the top left corner."""
-    shear = [math.degrees(math.atan(across)), math.degrees(math.atan(down))]
-    return kernels.affine(pictures, 0, [0, 0], 1.0, shear, InterpolationMode.BILINEAR, FILL, [0, 0])
+    height, width = pictures.shape[-2:]
+    return _warp(pictures, 1, across, across * height / 2, down, 1, down * width / 2)
 
 
 def _move(pictures: Tensor, left: float, up: float) -> Tensor:
     """Move by shares of width and height."""
     height, width = pictures.shape[-2:]
-    way: Sequence[float] = [-left * width, -up * height]
-    return kernels.affine(pictures, 0, way, 1.0, [0, 0], InterpolationMode.BILINEAR, FILL)
+    return _warp(pictures, 1, 0, left * width, 0, 1, up * height)
+
+
+def _sharpen(pictures: Tensor, factor: float) -> Tensor:
+    """torchvision's, whose kernel of weights is copied to the device, from a mean of 3x3 and the middle alone."""
+    values = pictures.float()
+    inner = values[..., 1:-1, 1:-1]
+    blurred = (functional.avg_pool2d(values, 3, stride=1) * (9 / 13)).add_(inner, alpha=4 / 13).round_()
+    inner.add_(blurred.sub_(inner), alpha=1 - factor)
+    return values.clamp_(0, 255).to(torch.uint8)
 
 
 def _solarize_add(clip: Tensor, added: float) -> Tensor:
@@ -83,7 +116,7 @@ OPERATIONS: dict[str, Operation] = {
     "colour": _framewise(kernels.adjust_saturation),
     "contrast": _clipwise(kernels.adjust_contrast),
     "brightness": _framewise(kernels.adjust_brightness),
-    "sharpness": _framewise(kernels.adjust_sharpness),
+    "sharpness": _framewise(_sharpen),
     "shear_x": _framewise(lambda pictures, share: _shear(pictures, share, 0)),
     "shear_y": _framewise(lambda pictures, share: _shear(pictures, 0, share)),
     "translate_x": _framewise(lambda pictures, share: _move(pictures, share, 0)),

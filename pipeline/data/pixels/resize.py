@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.data.arrays import Ints
+from pipeline.data.pixels import fused_resize
 from pipeline.data.pixels.buffers import Buffers
 from pipeline.data.pixels.device import to_device
 
@@ -49,8 +50,8 @@ def crop_resize(
 ) -> Tensor:
     """Cut each clip's box, resize it to `side` pixels square, mirror it where asked.
 
-    On a GPU the whole batch goes up as uint8 and is resized by two batched matrix products; on a CPU clip by
-    clip, in 8-bit arithmetic. Both give the same picture to within one grey level.
+    On a GPU the whole batch goes up as uint8 and is resized at once; on a CPU clip by clip, in 8-bit arithmetic. Both
+    give the same picture to within one grey level.
 
     Returns:
         uint8 [B, T, side, side, 3] on the device.
@@ -72,7 +73,17 @@ def _resize_each(clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarr
 
 
 def resize_batched(clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray) -> Tensor:
-    """Crop, resize and mirror as products with one matrix for rows and one for columns, many clips at once.
+    """Crop, resize and mirror many clips at once: in one kernel on a GPU where it can be built, else by products."""
+    device = clips_BTHWC.device
+    if device.type != "cuda" or not fused_resize.usable():
+        return resize_by_products(clips_BTHWC, boxes_B4, side, flips)
+    boxes = to_device(torch.from_numpy(np.ascontiguousarray(boxes_B4, dtype=np.int32)), device)
+    mirrored = to_device(torch.from_numpy(np.ascontiguousarray(flips)), device)
+    return fused_resize.resize_fused(clips_BTHWC, boxes, side, mirrored)
+
+
+def resize_by_products(clips_BTHWC: Tensor, boxes_B4: Ints, side: int, flips: np.ndarray) -> Tensor:
+    """Crop, resize and mirror as products with one matrix for rows and one for columns, for a GPU without a compiler.
 
     The result is a view: in memory a row of a colour lies together.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.data.batch import Batch
 from pipeline.data.pixels import crop
 from pipeline.data.pixels.buffers import Buffers
-from pipeline.data.pixels.device import to_device
+from pipeline.data.pixels.device import exact, to_device
 from pipeline.data.pixels.mix import mix, random_erase, soft_targets
 from pipeline.data.pixels.normalise import model_pixels, normalise
 from pipeline.data.pixels.randaugment import RandAugment
@@ -41,12 +41,16 @@ class PretrainTransform:
         self._buffers = Buffers()
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, None]:
+        with exact(device):
+            return self._pixels(batch, device), None
+
+    def _pixels(self, batch: Batch, device: torch.device | str) -> Tensor:
         boxes_B4 = crop.multi_scale_boxes(batch, self.scales)
         flips_B = flips(batch, self.flip)
         clip_BTHWC = crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)
         if clip_BTHWC.device.type == "cuda":
-            return clip_BTHWC.permute(0, 4, 1, 2, 3), None
-        return normalise(clip_BTHWC, self._buffers), None
+            return clip_BTHWC.permute(0, 4, 1, 2, 3)
+        return normalise(clip_BTHWC, self._buffers)
 
 
 class FinetuneTransform:
@@ -85,6 +89,10 @@ class FinetuneTransform:
         self._buffers = Buffers()
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        with exact(device):
+            return self._mixed(batch, device)
+
+    def _mixed(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
         boxes_B4 = crop.random_resized_boxes(batch, self.crop_scale, self.crop_ratio)
         flips_B = flips(batch, self.flip)
         clip_BTHWC = crop_resize(batch.clips_BTHWC, boxes_B4, self.resolution, device, flips_B, self._buffers)

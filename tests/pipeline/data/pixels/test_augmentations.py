@@ -198,3 +198,20 @@ def test_mixing_off_leaves_the_clips_and_an_odd_batch_is_refused() -> None:
     assert mix(clip, targets, batch, 0.0, 0.0)[0] is clip
     with pytest.raises(InputError, match="even batch"):
         mix(clip, targets, batch, 0.8, 0.0)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        PretrainTransform(32, (1, 0.75), 0.5),
+        FinetuneTransform(32, 5, rand_augment="m9-n4-mstd0.5-inc1", mixup=0.8, cutmix=1.0, random_erasing=0.3),
+        EvalTransform(32),
+    ],
+)
+def test_pixels_are_the_same_within_a_trainings_autocast(transform: object) -> None:
+    """Its bf16 products moved rotated pictures by half a pixel, and a GPU's crops by grey levels."""
+    batch = batch_of(8, frames=4)
+    expected, _ = transform(batch, "cpu")  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        clip, _ = transform(batch, "cpu")  # type: ignore[operator]
+    assert torch.equal(clip, expected)
