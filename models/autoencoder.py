@@ -253,7 +253,7 @@ class EverestAutoencoder(Backbone):
             setattr(self, name, nn.Identity())
 
     def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block, and cutting, scoring and the loss around them: a few small graphs that equal blocks share."""
+        """Compile each block, and cutting, scores and loss around them: a few small graphs that equal blocks share."""
         for block in (*self.encoder.blocks, *self.decoder.blocks):
             compile_method(block, "forward", options)
         for part in ("cut", "score", "compare"):

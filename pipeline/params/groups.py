@@ -253,8 +253,8 @@ class EvaluateParams(Group):
 class ComputeParams(Group):
     """How this machine runs it. Not a dependency of any DVC stage: results do not become stale by it.
 
-    `planned_for` is what `everest plan` reckons with; files of before it was known meant an H100. `deterministic`: a GPU
-    too repeats a training to the bit, at some of its speed.
+    `planned_for` is what `everest plan` reckons with; files of before it was known meant an H100. `deterministic`: a
+    GPU too repeats a training to the bit, at some of its speed.
     """
 
     device: Literal["auto", "cpu", "cuda"]

@@ -3,8 +3,9 @@
 The 15 operations, their ranges and the meaning of the settings are those of timm's `rand-m7-n4-mstd0.5-inc1`,
 which the published fine-tuning recipes name. Two choices differ for clips: statistics (histogram, contrast's
 mean) are taken over the whole clip, so that it does not flicker, and the operations run after the crop, on
-the model's resolution. The kernels are torchvision's, or give the same without a copy to the device, and give what
-Pillow gives to within one grey level; only moved pictures differ at their border, which is blended with the fill colour.
+the model's resolution. The kernels are torchvision's, or give the same without a copy to the device; and they
+give what Pillow gives to within one grey level, only moved pictures differ at their border, which is blended
+with the fill colour.
 
 Shapes: B clips, N rounds, T frames, H x W pixels.
 """
