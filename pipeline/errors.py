@@ -22,6 +22,10 @@ class DamagedError(InputError):
     """Bytes on the disk are not those that were written: they are never used, and nothing takes their place."""
 
 
+class UnavailableError(EverestError):
+    """What every video needs does not work on this machine now: no single video is to blame."""
+
+
 class BusyError(EverestError):
     """Another process holds what this one needs."""
 

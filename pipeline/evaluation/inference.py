@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from pipeline.data.arrays import U8
-from pipeline.errors import DamagedError, EverestError
+from pipeline.errors import DamagedError, EverestError, UnavailableError
 from pipeline.evaluation.calibration import tempered
 from pipeline.evaluation.metrics import average_views
 
@@ -54,8 +54,8 @@ def infer(
     """Run a classifier over videos 0..count-1.
 
     Args:
-        read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one.
-            Called once for each video of this rank.
+        read: number -> views, uint8 [X, T, s, s, 3]; an EverestError that it raises makes the video a failed one, but
+            for those that no single video is to blame for. Called once for each video of this rank.
         views: X, segments times crops.
         batch: clips that go through the model together; whole videos, so more where a video has more views.
         ranks: this process takes every `ranks.world`-th batch; None takes all.
@@ -131,8 +131,8 @@ def read_groups(
 def _attempt(read: Callable[[int], T], number: int) -> T | str:
     try:
         return read(number)
-    except DamagedError:
-        raise  # not one bad video: what is on this disk cannot be trusted
+    except (DamagedError, UnavailableError):
+        raise  # not one bad video: what is on this disk cannot be trusted, or nothing can be decoded
     except EverestError as error:
         return str(error)
 

@@ -89,6 +89,7 @@ class Service:
 
         Raises:
             InputError: one of them is refused or cannot be read: which, and why.
+            UnavailableError: no video can be decoded here.
         """
         from pipeline.evaluation.inference import infer
 

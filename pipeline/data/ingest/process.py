@@ -29,7 +29,7 @@ from typing import IO, TypeVar, TypeVarTuple, cast, get_type_hints
 from pydantic import TypeAdapter
 
 from pipeline.data.video import VideoError, preload
-from pipeline.errors import EverestError
+from pipeline.errors import UnavailableError
 from pipeline.params import IngestParams
 from pipeline.system.processes import die_with_parent
 
@@ -86,10 +86,10 @@ class Decoder:
         """Wait until the process is ready; returns when a request that starts now is due, on the monotonic clock.
 
         Raises:
-            EverestError: it does not start, or it was closed.
+            UnavailableError: it does not start, or it was closed.
         """
         if self._closed:
-            raise EverestError("the decoding process was closed.")
+            raise UnavailableError("the decoding process was closed.")
         if self._process.poll() is not None:
             self._end()
             self._ready = False
@@ -98,9 +98,9 @@ class Decoder:
             try:
                 self._receive(time.monotonic() + START_SECONDS)
             except TimeoutError:
-                raise EverestError(f"a decoding process did not start within {START_SECONDS:.0f} s.") from None
+                raise UnavailableError(f"a decoding process did not start within {START_SECONDS:.0f} s.") from None
             except EOFError:
-                raise EverestError(
+                raise UnavailableError(
                     f"a decoding process ended by itself (exit code {self._process.wait()}): "
                     f"{self._complaint()[-400:]} Cure: raise ingest.memory_gib, and see what `everest doctor` says of "
                     "the decoders."
@@ -262,13 +262,18 @@ def _popen(limits: Limits, memory_number: int) -> tuple[subprocess.Popen[bytes],
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # The folder that holds this package comes first, wherever the parent was started.
     path = [str(Path(__file__).resolve().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.data.ingest.worker", str(limits.memory_bytes)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        pass_fds=[memory_number],
-        start_new_session=True,  # Ctrl-C is the parent's affair
-        env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(path)},
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.data.ingest.worker", str(limits.memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            pass_fds=[memory_number],
+            start_new_session=True,  # Ctrl-C is the parent's affair
+            env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(path)},
+        )
+    except OSError as error:  # no more processes or memory, or Python itself is gone
+        raise UnavailableError(
+            f"a decoding process cannot start: {error.strerror}. Cure: free memory and processes (`ulimit -u`)."
+        ) from None
     return process, errors

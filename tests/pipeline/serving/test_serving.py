@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import mlflow.pyfunc
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import sample_videos
@@ -28,7 +30,7 @@ from typer.testing import CliRunner
 from pipeline import api
 from pipeline.cli import app
 from pipeline.data.video import write_video
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnavailableError
 from pipeline.evaluation.calibration import tempered
 from pipeline.serving.limits import ServingLimits
 
@@ -154,6 +156,33 @@ def test_bad_input_is_a_400_with_the_reason(client: TestClient, clips: Path, tmp
             client.post("/invocations", content=body, headers={"content-type": "application/json"}).status_code == 400
         )
     assert ask(client, {"video": "a.mp4"}).status_code == 200, "it still answers"
+
+
+@pytest.mark.parametrize(
+    ("python", "words"),
+    [("/bin/false", "ended by itself \\(exit code 1\\)"), ("/absent/python", "cannot start: No such file")],
+)
+def test_a_decoder_that_cannot_start_is_a_500_with_the_reason_and_no_videos_fault(
+    client: TestClient, clips: Path, registered: str, monkeypatch: pytest.MonkeyPatch, python: str, words: str
+) -> None:
+    def kill_decoders() -> None:
+        for child in psutil.Process().children():
+            if "pipeline.data.ingest.worker" in child.cmdline():
+                child.kill()
+                child.wait()
+
+    assert ask(client, {"video": "a.mp4"}).status_code == 200
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", python)
+        kill_decoders()
+        for _ in range(3):
+            told = ask(client, {"video": "a.mp4"})
+            assert told.status_code == 500, told.text
+            assert re.search(words, told.json()["message"])
+            assert "Cure: " in told.json()["message"]
+        with pytest.raises(UnavailableError, match=words):
+            api.predict([clips / "a.mp4"], registered)
+    assert ask(client, {"video": "a.mp4"}).status_code == 200, "it answers again"
 
 
 def test_without_a_folder_no_path_is_taken(registered: str, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
