@@ -16,7 +16,8 @@ from PIL import Image
 from models.weights import save_state
 from pipeline.evaluation.inference import Answer
 from pipeline.inference import predict
-from pipeline.inference.convert import _write_huggingface, _write_official
+from pipeline.inference.convert.huggingface import write_huggingface
+from pipeline.inference.convert.official import write_official
 from pipeline.pictures import draw as drawing
 from pipeline.pictures.tokens import draw_kept
 from pipeline.system.disk import DiskFullError, full_places, is_full, writing
@@ -54,8 +55,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "predict parquet": ("out.parquet", lambda folder: answers(folder, ".parquet")),
     "show picture": ("a.png", lambda folder: drawing._save(noise(256), folder / "a.png")),
     "show animation": ("a.gif", lambda folder: drawing._save(noise(512), folder / "a.gif")),
-    "convert to official": ("w.pth", lambda folder: _write_official(STATE, folder / "w.pth")),
-    "convert to Hugging Face": ("model.safetensors", lambda folder: _write_huggingface(STATE, {}, folder)),
+    "convert to official": ("w.pth", lambda folder: write_official(STATE, folder / "w.pth")),
+    "convert to Hugging Face": ("model.safetensors", lambda folder: write_huggingface(STATE, {}, folder)),
     "text": ("a.json", lambda folder: write_text(folder / "a.json", "x" * 100_000)),
     "kept tokens": (
         "k.png",
