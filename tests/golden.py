@@ -181,10 +181,12 @@ def optimisation() -> Result:
 
     import models  # noqa: F401
     from pipeline.training.optim import Cosine, adamw, parameter_groups, set_lr
+    from pipeline.training.probes import Probes
 
     rate = Cosine.of(1e-3, 1e-5, 128, 2.0, 10, 7)
     model = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=5)
-    groups = parameter_groups(model, 0.05, 0.75)
+    probe = timm.create_model("everest_tiny_patch16_224", img_size=32, num_frames=8, num_classes=5, head="attentive")
+    groups = [*parameter_groups(model, 0.05, 0.75), *Probes(probe).parameter_groups(0.05)]
     named = [[group["names"], round(group["weight_decay"], 6), round(group["lr_scale"], 6)] for group in groups]
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = adamw([{"params": [weight], "names": ["w"], "weight_decay": 0.1, "lr_scale": 0.5}], (0.9, 0.95), 1e-8)

@@ -29,14 +29,10 @@ OWNERS_OF_CALLS = {
     "signal": ("pipeline/system/processes.py",),
     "prctl": ("pipeline/system/processes.py",),
 }
-#: [lines] of a module, at most; longer ones with their reason.
+#: [lines] of a module, at most.
 LONGEST = 330
 #: Places that say `Any`, in all: what third parties give, and little else.
 MOST_ANY = 120
-LONG = {
-    "pipeline/training/engine.py": "one class: the order of a step is read from top to bottom",
-    "pipeline/inference/convert.py": "one table of names for each published family of weights",
-}
 #: What a flow may know of pipeline/: enough to refuse bad input and to make a workspace, nothing that needs torch.
 OPEN_TO_FLOWS = {
     f"pipeline.{name}"
@@ -125,9 +121,9 @@ def test_what_keeps_files_whole_and_processes_in_order_has_one_owner(root: Path,
     assert callers <= set(OWNERS_OF_CALLS[call])
 
 
-def test_modules_are_short_but_for_those_with_a_reason(root: Path) -> None:
+def test_modules_are_short(root: Path) -> None:
     lines = {str(path.relative_to(root)): len(path.read_text().splitlines()) for path in sources(root)}
-    assert {name for name, count in lines.items() if count > LONGEST} == LONG.keys()
+    assert not {name: count for name, count in lines.items() if count > LONGEST}
 
 
 def test_what_crosses_a_file_or_a_process_has_a_type_of_its_own(root: Path) -> None:

@@ -31,8 +31,8 @@ from pipeline.tracking.names import TRAIN_LOSS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.training.engine import Settings
     from pipeline.training.optim import ParameterGroup
+    from pipeline.training.settings import Settings
 
 #: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
 #: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
@@ -168,7 +168,7 @@ class _Contestant:
 
 
 def _settings(batch: int) -> Settings:
-    from pipeline.training.engine import Settings
+    from pipeline.training.settings import Settings
 
     return Settings(
         seed=0, epochs=1, global_batch=batch, accumulate=1, base_lr=1e-3, min_lr=1e-5, warmup_epochs=0.0,

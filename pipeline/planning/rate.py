@@ -16,8 +16,8 @@ from torch import nn
 import models  # noqa: F401 - registers the names with timm
 from models.tuning.learning import Learning, arrange
 from pipeline.efficiency.meters import GIB, Device, matmul_peak
-from pipeline.training.engine import HALF
 from pipeline.training.optim import adamw, parameter_groups
+from pipeline.training.settings import HALF
 
 #: Of `timm.create_model`, as pipeline.efficiency.clip_cost makes them.
 Arguments: TypeAlias = Mapping[str, Any]

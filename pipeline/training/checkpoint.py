@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -62,7 +62,7 @@ class Checkpoint:
 
     step: int
     tensors: Tensors
-    state: dict[str, Any]
+    state: dict[str, object]
 
 
 class Checkpoints:
@@ -86,7 +86,7 @@ class Checkpoints:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def save(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> None:
+    def save(self, step: int, tensors: Tensors, state: Mapping[str, object], score: float | None = None) -> None:
         """Write a checkpoint in the background; `tensors` must be private CPU copies.
 
         Waits for the previous one if that is still being written, and raises if it failed.
@@ -115,13 +115,13 @@ class Checkpoints:
                 "Cure: free disk space or mend the folder's permissions, then start again to continue."
             ) from error
 
-    def _guarded(self, *arguments: Any) -> None:
+    def _guarded(self, step: int, tensors: Tensors, state: Mapping[str, object], score: float | None) -> None:
         try:
-            self.write(*arguments)
+            self.write(step, tensors, state, score)
         except BaseException as error:  # noqa: BLE001 - raised in the training thread by wait()
             self._error = error
 
-    def write(self, step: int, tensors: Tensors, state: dict[str, Any], score: float | None = None) -> Path:
+    def write(self, step: int, tensors: Tensors, state: Mapping[str, object], score: float | None = None) -> Path:
         """Write a checkpoint now; see :meth:`save`."""
         final = checkpoint_dir(self.root, step)
         with atomic_folder(final) as building:

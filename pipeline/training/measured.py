@@ -9,7 +9,8 @@ from pipeline.efficiency.meters import mfu, peak_flops, peak_memory_gib
 from pipeline.tracking import names
 
 if TYPE_CHECKING:
-    from pipeline.training.engine import Engine, Spent
+    from pipeline.training.engine import Engine
+    from pipeline.training.state import Spent
     from pipeline.training.tasks import TrainingTask
 
 #: The parts of a step in words, and in the names of their shares.
@@ -30,7 +31,7 @@ def measured(
     """
     spent = engine.spent
     everyone = ranks.gather(
-        (spent.clips, peak_memory_gib(ranks.device), shares(spent, waiting_share(engine.parallel),
+        (spent.clips, peak_memory_gib(ranks.device), shares(spent, waiting_share(engine.train_step.parallel),
          engine.settings.accumulate), energy_wh, peak_flops(ranks.device, engine.settings.precision))
     )  # fmt: skip
     clips, memory, parts, energies, peaks = zip(*everyone, strict=True)

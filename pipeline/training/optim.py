@@ -27,6 +27,13 @@ class ParameterGroup(TypedDict):
     lr_scale: float
 
 
+class ScalerRecord(TypedDict):
+    """The loss scale in a checkpoint, and the steps since it changed."""
+
+    scale: float
+    clean: float
+
+
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[ParameterGroup]:
     """timm's groups of what learns: vectors, biases and what the model exempts do not decay (METHOD section 7).
 
@@ -106,10 +113,10 @@ class LossScaler:
         self.scale = (self.scale * factor).clamp(min=1.0)
         self.clean = torch.where(grow, torch.zeros_like(self.clean), self.clean)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> ScalerRecord:
         return {"scale": float(self.scale), "clean": float(self.clean)}
 
-    def load(self, state: dict[str, float]) -> None:
+    def load(self, state: ScalerRecord) -> None:
         self.scale.fill_(state["scale"] if self.enabled else 1.0)
         self.clean.fill_(state["clean"])
 

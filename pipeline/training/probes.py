@@ -28,6 +28,11 @@ class Head(nn.Module):
         super().__init__()
         self.fc_norm, self.fc_drop, self.head = classifier.fc_norm, classifier.fc_drop, classifier.head
         self.pool = classifier.pool
+        self._exempt = classifier.no_weight_decay()
+
+    def no_weight_decay(self) -> set[str]:
+        """The classifier's, whose names are ours: an attentive pool's query."""
+        return self._exempt
 
     def forward(self, tokens_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
         pooled_BD = (self.pool or mean_pool)(tokens_BKD, valid_BK)

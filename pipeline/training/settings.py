@@ -1,9 +1,39 @@
-"""From params.yaml to the engine's settings: a renaming, nothing decided here."""
+"""The numbers that the engine obeys, and where they stand in params.yaml."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
 from pipeline.params import ComputeParams, FinetuneParams, PretrainParams
-from pipeline.training.engine import Settings
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of params.yaml that the engine itself obeys."""
+
+    seed: int
+    epochs: int
+    global_batch: int
+    accumulate: int
+    base_lr: float
+    min_lr: float
+    warmup_epochs: float
+    betas: tuple[float, float]
+    eps: float
+    clip_grad: float | None
+    precision: Literal["fp32", "bf16", "fp16"]
+    ema_decay: float | None
+    checkpoint_every_steps: int
+    on_nonfinite: Literal["stop", "skip", "rollback"]
+    max_nonfinite: int
+    select: Literal["last", "best"] = "last"
+    patience: int | None = None
+    data_parallel: Literal["ddp", "fsdp"] = "ddp"
 
 
 def settings_of(
@@ -13,7 +43,7 @@ def settings_of(
     select: str = "last",
     patience: int | None = None,
 ) -> Settings:
-    """The engine's view of a stage's parameters."""
+    """The engine's view of a stage's parameters: a renaming, nothing decided here."""
     return Settings(
         seed=seed,
         epochs=stage.epochs,

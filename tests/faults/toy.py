@@ -26,9 +26,10 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.rank import live
 from pipeline.system.processes import StopRequest
 from pipeline.training import snapshot
-from pipeline.training.engine import Engine, Settings
+from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.optim import ParameterGroup, parameter_groups
+from pipeline.training.settings import Settings
 from pipeline.training.snapshot import write_tensors
 
 WIDTH = 16
@@ -164,11 +165,11 @@ def train(work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
     """Train to the end and leave parameters, moments and generators in `result.safetensors`."""
     engine = build(work, ranks, pulse, stop)
     engine.run()
-    moments = snapshot.optimizer_tensors(engine.optimizer)
+    moments = snapshot.optimizer_tensors(engine.train_step.optimizer)
     everything = engine.result() | moments | engine.average.tensors() | snapshot.gather_rng(ranks)
     if ranks.main:
         write_tensors(work / "result.safetensors", everything)
-        (work / "waiting.txt").write_text(str(waiting_share(engine.parallel)))
+        (work / "waiting.txt").write_text(str(waiting_share(engine.train_step.parallel)))
 
 
 def main() -> int:

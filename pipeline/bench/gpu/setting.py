@@ -217,9 +217,8 @@ class Training:
 
     def step(self) -> None:
         """One step whose loss nobody reads: what is timed."""
-        self.engine._train_step(self.batches, 0)
+        self.engine.train_step(self.batches, 0, self.engine.step)
         self.engine.step += 1
-        self.engine._unread.clear()
 
 
 def resident(setting: Setting, stage: str, params: Params, compiled: bool = False) -> Training:

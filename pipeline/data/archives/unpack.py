@@ -45,7 +45,7 @@ def unpack(archive: Path | Sequence[Path], target: Path, caps: Caps | None = Non
     caps = caps or Caps()
     total = sum(part.stat().st_size for part in parts)
     require_space(target.parent, total, f"unpacking {parts[0].name}")
-    with atomic_folder(target, flushed=False) as building:
+    with atomic_folder(target, many=True) as building:
         _unpack_into(parts, building, Meter(caps, total, parts[0].name))
         count = sum(len(names) for _, _, names in os.walk(building))
         if not count:

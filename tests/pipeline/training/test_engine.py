@@ -161,13 +161,15 @@ def test_a_signal_is_obeyed_at_the_step_boundary_and_loses_no_step(tmp_path: Pat
 def test_clipping_bounds_the_gradient_that_adamw_sees(tmp_path: Path) -> None:
     engine = _engine(tmp_path, clip_grad=0.01)
     seen: list[float] = []
-    step = engine.optimizer.step
+    step = engine.train_step.optimizer.step
 
     def watched() -> None:
-        seen.append(float(nn.utils.get_total_norm([p.grad for p in engine.parameters if p.grad is not None])))
+        seen.append(
+            float(nn.utils.get_total_norm([p.grad for p in engine.train_step.parameters if p.grad is not None]))
+        )
         step()
 
-    engine.optimizer.step = watched  # type: ignore[method-assign,assignment]
+    engine.train_step.optimizer.step = watched  # type: ignore[method-assign,assignment]
     engine.run()
     assert max(seen) <= 0.01 * 1.001
     assert min(seen) > 0.0099

@@ -87,6 +87,18 @@ def test_each_head_of_a_probe_has_its_factor(classifier: torch.nn.Module) -> Non
     }
 
 
+def test_a_probe_exempts_from_weight_decay_what_fine_tuning_exempts() -> None:
+    classifier = timm.create_model(
+        "everest_tiny_patch16_224", img_size=32, num_frames=4, num_classes=3, head="attentive"
+    )
+    tuned = _by_name(parameter_groups(classifier, 0.05))
+    probed = _by_name(Probes(copy.deepcopy(classifier), factors=(0.5, 2.0)).parameter_groups(0.05))
+    assert probed["heads.1.pool.query"]["weight_decay"] == 0.0
+    assert {name: group["weight_decay"] for name, group in probed.items()} == {
+        name: tuned[name.split(".", 2)[2]]["weight_decay"] for name in probed
+    }
+
+
 def test_the_rate_of_a_step_reaches_each_group_through_its_scale() -> None:
     model = torch.nn.Linear(2, 2)
     groups = parameter_groups(model, 0.1)

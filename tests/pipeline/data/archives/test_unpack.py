@@ -16,6 +16,7 @@ import pytest
 from pipeline.data.archives.rules import Caps, HostileArchive
 from pipeline.data.archives.unpack import unpack
 from pipeline.errors import InputError
+from pipeline.system import files
 
 NAMES = ("UCF-101/Hand standPushups/v_HandStandPushups_g01_c01.avi", "a's [b] (c)/!()#&;[]+~@.avi")
 
@@ -55,6 +56,22 @@ def test_a_tar_comes_out_whatever_its_compression(tmp_path: Path, mode: str) -> 
     archive = make_tar(tmp_path / "wrongly_named.tar.gz", mode)
     assert unpack(archive, tmp_path / "out") == 2
     assert read_back(tmp_path / "out") == contents()
+
+
+def test_what_came_out_is_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[dict[str, bytes]] = []
+    real = files.flush_file_system
+
+    def flush(folder: Path) -> None:
+        assert not (tmp_path / "out").exists()
+        real(folder)
+        flushed.append(read_back(folder))
+
+    monkeypatch.setattr(files, "flush_file_system", flush)
+    unpack(make_zip(tmp_path / "a.zip"), tmp_path / "out")
+    assert flushed == [contents()]
 
 
 def test_a_zip_comes_out(tmp_path: Path) -> None:
