@@ -12,14 +12,13 @@ import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
-from flows.chain.gate import LIMIT
+from flows.chain.orders import NO_HEARTBEAT
+from flows.chain.slot import LIMIT
+from flows.worker import HEARTBEAT_SECONDS, POOL
 from pipeline.errors import EverestError
 from pipeline.system.text import visible
 
-POOL = "everest"
 ZOMBIES = "everest: crash runs without heartbeat"
-#: [s] between two heartbeats of a run; a worker takes it from PREFECT_RUNNER_HEARTBEAT_FREQUENCY.
-HEARTBEAT_SECONDS = 30
 #: Heartbeats that may be missed.
 MISSED = 3
 
@@ -44,9 +43,7 @@ def main() -> int:
     except EverestError as error:
         sys.stderr.write(f"error: {visible(str(error))}\n")
         return error.exit_code
-    sys.stdout.write(
-        f"Start a worker:  PREFECT_RUNNER_HEARTBEAT_FREQUENCY={HEARTBEAT_SECONDS} prefect worker start --pool {POOL}\n"
-    )
+    sys.stdout.write("Start a worker:  everest ops worker\n")
     return 0
 
 
@@ -78,8 +75,7 @@ def crash_zombies() -> None:
     from prefect.events.schemas.events import ResourceSpecification
 
     ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
-    message = "no heartbeat: its machine or worker is gone"
-    crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
+    crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=NO_HEARTBEAT, force=False)
     automation = AutomationCore(
         name=ZOMBIES,
         description="The machine that ran it is gone: start the run again, and it continues.",

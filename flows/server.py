@@ -66,6 +66,10 @@ def main() -> None:
     # What `prefect server start` sets for its own process; read when prefect is imported.
     os.environ["PREFECT_SERVER_API_HOST"] = arguments.host
     os.environ["PREFECT_SERVER_API_PORT"] = str(arguments.port)
+    # In memory, as it is by default, a restart would forget who has a slot, which then stays taken for ever.
+    os.environ.setdefault(
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
+    )
     own = arguments.host if arguments.host in LOOPBACK else "localhost"
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{own}:{arguments.port}/api")
     import uvicorn

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.commands import bench, chain, data, looking, own, planning
+from pipeline.commands import bench, chain, data, looking, ops, own, planning
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, full_places, is_full
 from pipeline.system.redact import guard_output, redact
@@ -26,6 +26,7 @@ app = typer.Typer(
 for part in (chain, planning, data, own, looking):
     app.add_typer(part.app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(ops.app, name="ops", help="Operate: worker, queue, clean-up, backup.")
 
 
 def main() -> None:

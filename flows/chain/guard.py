@@ -32,6 +32,8 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self.stopping: signal.Signals | None = None
+        #: Whether the flow has an end already, so that the signal need have no effect of its own.
+        self.settled = False
 
     def run(
         self,
@@ -62,7 +64,9 @@ class Children:
                 self._running.discard(child)
 
     def stop(self, number: int, _frame: FrameType | None = None) -> None:
-        """Ask every child to save and end. A second signal is passed on as well: an impatient user means it."""
+        """Ask every child to save and end. A second Ctrl-C is passed on as well: an impatient user means it."""
+        if self.stopping and number != signal.SIGINT:  # a worker's, behind the one that the run gave itself
+            return
         self.stopping = signal.Signals(number)
         with contextlib.suppress(OSError):  # whoever owned the terminal may have been killed
             sys.stderr.write("\nStopping: the running stage saves its state, then everything ends.\n")
@@ -79,5 +83,5 @@ def guard() -> Iterator[Children]:
         with stop_handled(children.stop):
             yield children
     finally:
-        if children.stopping:
+        if children.stopping and not children.settled:
             os.kill(os.getpid(), children.stopping)

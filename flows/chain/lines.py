@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.system.text import printable
@@ -19,8 +19,9 @@ TOLD = re.compile(rb"\[\d+/\d+\] |ranks: ")
 
 def say(line: str) -> None:
     """One line on stderr, with the time of day."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # whoever read it may have been killed; the work goes on
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {printable(line)}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

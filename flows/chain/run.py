@@ -12,8 +12,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.chain.gate import training_turn
+from flows.chain.gate import RUN_VARIABLE, training_turn
 from flows.chain.guard import Children, guard
+from flows.chain.orders import orders
 from flows.chain.repro import Outcome, repro
 from flows.chain.stages import Stage
 from flows.chain.telling import told
@@ -27,7 +28,7 @@ PARALLEL_STAGES = 2
 @task(name="stage", task_run_name="{stage.name}", cache_policy=NO_CACHE)
 def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     """Bring one DVC stage up to date; completes as "Cached" when there was nothing to compute."""
-    with training_turn(where) if stage.trains else nullcontext():
+    with training_turn(stage.name, where, children) if stage.trains else nullcontext():
         outcome = told(stage.name, where, lambda place: repro(stage.name, place, children))
     if outcome is Outcome.RAN:
         return Completed(message=f"{stage.name} ran", data=outcome.value)
@@ -43,7 +44,7 @@ def run_stages(stages: Sequence[Stage], params: Params, where: Workspace) -> dic
     # Only a fetch meets a flaky world: nothing else is tried twice.
     fetch = run_stage.with_options(retries=2, retry_delay_seconds=10)
     futures: dict[str, Any] = {}
-    with guard() as children:
+    with guard() as children, orders(children):
         for stage in stages:
             submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
             options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
@@ -58,7 +59,7 @@ def task_runner() -> Any:
 
 def identity(name: str) -> dict[str, str]:
     """What ties the MLflow runs of one flow run together."""
-    return {"EVEREST_PREFECT_RUN": name}
+    return {RUN_VARIABLE: name}
 
 
 def _is_remote(params: Params, stage: Stage) -> bool:

@@ -3,6 +3,8 @@
 locked    for a moment, or for one process's work: threads exclude each other too, forked children do not hold it
 held      for a training: children that inherit its descriptor hold it too, so that ranks which outlive their
           launcher keep a second start out; never waits, and says who holds it
+Turn      for the one training of a machine: says who has it and for what; waited for by looking again, so that a wait
+          can be told of and ended
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.system.processes import describe
@@ -128,3 +132,92 @@ def holders(path: Path, table: Path = Path("/proc/locks")) -> Holders:
         next((int(row[4]) for row in mine if row[-1] == "False"), None),
         tuple(int(row[4]) for row in mine if row[-1] == "True"),
     )
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a turn.
+
+    Attributes:
+        pid: its process.
+        run: the flow run's id.
+        name: the flow run's name, for people.
+        stage: what it does with the turn, such as `pretrain` or `finetune@motion`.
+        folder: where it runs that stage.
+        since: seconds since 1970.
+    """
+
+    pid: int
+    run: str
+    name: str
+    stage: str
+    folder: str
+    since: float
+
+    def __str__(self) -> str:
+        day = "%H:%M" if time.time() - self.since < 12 * 3600 else "%Y-%m-%d %H:%M"
+        when = time.strftime(day, time.localtime(self.since))
+        return f"run {self.name} ({self.stage}, process {self.pid}, since {when}, {self.run})"
+
+
+class Turn:
+    """One lock file, as this thread sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: Who had it before and ended without giving it back: killed, its children perhaps still saving.
+        self.left: Holder | None = None
+        self._file: IO[str] | None = None
+
+    def take(self, who: Holder) -> bool:
+        """Whether the turn is ours now; never waits."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        file.seek(0)
+        self.left = _read(file.read())
+        file.truncate(0)
+        file.write(json.dumps(asdict(who)))
+        file.flush()
+        self._file = file
+        return True
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody has the turn at `path`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
+
+
+def turn_holder(path: Path) -> Holder | None:
+    """Who has the turn at `path`; None where nobody has, or the holder has not said so yet."""
+    if is_free(path):
+        return None
+    try:
+        return _read(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def _read(text: str) -> Holder | None:
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):  # it writes at this moment, or is of another version
+        return None

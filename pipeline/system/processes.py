@@ -5,8 +5,10 @@ word before its time is up. What each process does on one, and what the kernel s
 
     process                      on a stop signal                                            parent dies
     everest run, demo, repeat    run_child: SIGINT to its child, waits for it to save        -
-    flow                         flows/chain/guard: SIGINT to each dvc's group, no further   SIGTERM
-                                 stage begins; then ends of the signal itself
+    everest ops worker           freezes Prefect's worker, SIGTERM to each of its flows      -
+    flow                         flows/chain/guard: SIGINT to each dvc's group, no further   SIGTERM; a worker's
+                                 stage begins; then ends of the signal itself, or (of a      goes on
+                                 deployment) as flows/chain/orders settles it
     dvc                          ignores SIGINT and waits for its stage                      SIGTERM
     stage, compare               without ranks KeyboardInterrupt on SIGINT, others end it;   SIGINT
                                  with ranks StopRequest: distributed/launch tells the ranks
@@ -79,6 +81,11 @@ def stop_handled(handler: Handler) -> Iterator[None]:
             signal.signal(number, before)
 
 
+def hear_ctrl_c() -> None:
+    """Give SIGINT its usual effect again: the background jobs of a shell ignore it, and hand that on to all below."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:
     """Ask the kernel (Linux) to send `how` to this process when its parent ends, however it ends.
 
@@ -145,6 +152,21 @@ def is_program(pid: int, name: str) -> bool:
         return False
     except psutil.Error:  # another user's: it lives
         return True
+
+
+def with_variable(name: str, value: str) -> list[int]:
+    """The processes of this machine, other than this one, that were started with a variable of that value.
+
+    Another user's, whose environment cannot be read, are not found.
+    """
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(name) == value:
+                found.append(process.pid)
+    return found
 
 
 def _short(words: list[str]) -> str:

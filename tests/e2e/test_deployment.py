@@ -36,7 +36,7 @@ def deployed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     try:
         _wait_for_server(project.environment["PREFECT_API_URL"])
         project.run("python", "-m", "flows.deploy")
-        worker = project.start("prefect", "worker", "start", "--pool", "everest")
+        worker = project.start("python", "-m", "flows.worker")
         yield project
     finally:
         for process in (worker, server):

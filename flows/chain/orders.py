@@ -1,0 +1,112 @@
+"""What Prefect's page asks of a run that is going, and the state that the run leaves when it was stopped.
+
+The run itself looks at its state every two seconds. So it is cancelled also where nobody passes that on: its worker was
+killed or replaced, or the run waits inside a task. What was stopped is saved, and ends as
+
+    Cancelled    somebody cancelled it
+    Resuming     its worker is being stopped (SIGTERM): the same run goes on from its checkpoint with the next worker
+    Crashed      anything else, as Prefect has it
+
+Only runs of a deployment are looked after; `everest run` is stopped by its terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Pause, PrefectException
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Running, Scheduled
+
+from flows.chain.guard import Children
+
+#: The run that a worker started this process for; its subflows are others.
+PROCESS_RUN = "PREFECT__FLOW_RUN_ID"
+#: [s] between two looks at the run's state.
+LOOK_SECONDS = 2.0
+#: How the automation of `everest ops init` words it that a run's heartbeats fail to come.
+NO_HEARTBEAT = "no heartbeat: its machine or worker is gone"
+
+
+@contextmanager
+def orders(children: Children) -> Iterator[None]:
+    """Stop the children when the run is cancelled; leave the run in the state that fits how it was stopped."""
+    run = os.environ.get(PROCESS_RUN)
+    if not run:
+        yield
+        return
+    over = threading.Event()
+    looks = threading.Thread(target=_look, args=(UUID(run), over), daemon=True, name="orders")
+    looks.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if children.stopping:
+            _settle(UUID(run), children)
+
+
+def _look(run: UUID, over: threading.Event) -> None:
+    """Turn the order to cancel into the signal that a worker would send."""
+    while not over.wait(LOOK_SECONDS):
+        state = state_of(run)
+        if state is None:
+            continue
+        if state.type in (StateType.CANCELLING, StateType.CANCELLED):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if state.type is StateType.CRASHED and state.message == NO_HEARTBEAT:
+            # It was the server that heard nothing, perhaps because it was away itself.
+            set_state(run, Running(message="its heartbeats came late"))
+
+
+def _settle(run: UUID, children: Children) -> None:
+    """Note the run's new state, and end the process without another word of the engine about it.
+
+    Raises:
+        Pause: the state stands.
+    """
+    state = state_of(run)
+    if state is None:
+        return
+    new: State[object] | None = None
+    if state.type in (StateType.CANCELLING, StateType.CANCELLED):
+        new = Cancelled(message="saved, then ended: an equal submission goes on from there")
+    elif children.stopping is signal.SIGTERM and state.type is StateType.RUNNING:
+        new = resuming()
+    if new is None or not set_state(run, new):
+        return
+    if flow_run.id and str(flow_run.id) != str(run):
+        set_state(UUID(str(flow_run.id)), Cancelled(message=f"stopped with run {run}"))
+    get_run_logger().info("%s: %s", new.name, new.message)
+    children.settled = True
+    raise Pause(new.message, state=new)
+
+
+def state_of(run: UUID) -> State[object] | None:
+    """The run's state on the server; None where no answer comes."""
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        return client.read_flow_run(run).state
+    return None
+
+
+def resuming() -> State[object]:
+    """The state of a run that the next worker takes up."""
+    return Scheduled(name="Resuming", message="saved; goes on from there when a worker is there again")
+
+
+def set_state(run: UUID, state: State[object]) -> bool:
+    """Put the run in a state, whatever rules there are; whether the server has it."""
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, state, force=True)
+        return True
+    return False

@@ -1,0 +1,131 @@
+"""A worker of the pool whose stop saves what it runs: `everest ops worker`, or `python -m flows.worker`.
+
+Prefect's own worker, told to stop, waits until its runs have ended, however many days that takes, and whoever loses
+patience kills trainings. Here SIGTERM (`docker stop`, systemd, Ctrl-C) stops the worker and asks each of its runs to
+save and end; they are Resuming then, and the next worker goes on with them. A worker that is killed leaves its runs
+going; they need none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+from prefect.client.schemas.objects import StateType
+
+from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
+from pipeline.system.processes import die_with_parent, hear_ctrl_c, on_stop
+
+POOL = "everest"
+#: [s] that runs have to save and end; the ranks of a training get 60 s to reach the end of their step.
+GRACE_SECONDS = 90.0
+#: [s] between two heartbeats of a run; without some of them in a row it counts as crashed.
+HEARTBEAT_SECONDS = 30
+#: [s] between two looks for submitted runs.
+QUERY_SECONDS = 5
+
+
+def main() -> int:
+    """Run Prefect's worker until it ends or is to stop; the exit code is 0 where all was saved."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", default=POOL)
+    parser.add_argument("--limit", type=int, help="runs at once; all that are submitted if left out")
+    parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds for runs to save and end")
+    arguments = parser.parse_args()
+    program = str(Path(sys.executable).with_name("prefect"))
+    command = [program, "worker", "start", "--pool", arguments.pool]
+    if arguments.limit:
+        command += ["--limit", str(arguments.limit)]
+    asked: list[int] = []
+    on_stop(lambda number, _frame: asked.append(number))
+    worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)
+    while worker.poll() is None and not asked:
+        time.sleep(0.2)
+    return _end(worker, arguments.grace) if asked else int(worker.returncode)
+
+
+def environment() -> dict[str, str]:
+    """The worker's environment, which its runs inherit; what is set already stays."""
+    own = {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
+    }
+    return own | os.environ
+
+
+def _apart() -> None:
+    hear_ctrl_c()  # by which Prefect's worker stops itself
+    # Asked to end, Prefect's worker would end its runs as well.
+    die_with_parent(signal.SIGKILL)
+
+
+def _end(worker: subprocess.Popen[bytes], grace: float) -> int:
+    """Stop taking runs, let those that go save and end, then the worker; 1 where time was up."""
+    # Told to stop, Prefect's worker would kill its runs on its own terms: it is frozen until they have ended.
+    worker.send_signal(signal.SIGSTOP)
+    runs = _runs(worker.pid)
+    _say(f"stopping: {len(runs)} {'run saves' if len(runs) == 1 else 'runs save'} and end")
+    for process in runs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    left = _wait(runs, grace)
+    worker.send_signal(signal.SIGCONT)
+    if not left:
+        worker.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(10)
+    worker.kill()
+    worker.wait()
+    for process, run in runs.items():
+        state = state_of(run)
+        # Told to stop before its flow had begun, it could not say more than that it was.
+        if process not in left and state is not None and state.type is StateType.CRASHED:
+            set_state(run, resuming())
+    if left:
+        _say(f"{len(left)} of them did not end within {grace:g} s: process {', '.join(str(p.pid) for p in left)}")
+    return 1 if left else 0
+
+
+def _wait(runs: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """The processes that have not ended by then; the frozen worker leaves those that have as zombies."""
+    until = time.monotonic() + seconds
+    while left := [process for process in runs if _goes(process)]:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    return left
+
+
+def _goes(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _runs(worker: int) -> dict[psutil.Process, UUID]:
+    """The processes of the worker's runs, those in preparation too, and the runs' ids."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(worker).children():
+            with contextlib.suppress(psutil.Error, KeyError, ValueError):
+                found[process] = UUID(process.environ()[PROCESS_RUN])
+    return found
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"worker: {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

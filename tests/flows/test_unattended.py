@@ -1,0 +1,126 @@
+"""What nobody watches: servers, workers and runs that are killed, restarted or cancelled at any moment."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_deployment import Toy, deploy, forget, make_toy, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    toy = make_toy(root, tmp_path_factory.mktemp("unattended") / "project")
+    try:
+        toy.start_server()
+        deploy(toy)
+        yield toy
+    finally:
+        toy.end()
+
+
+@pytest.fixture
+def toy(served: Toy) -> Iterator[Toy]:
+    """The served project, without a worker, and with none of its runs left at the end."""
+    forget(served)
+    worker = served.start_worker()
+    yield served
+    for run in served.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "RUNNING"]}}}}):
+        served.cancel(run["id"])
+    for process in served.processes[1:]:
+        if process is not served.server and process.poll() is None:
+            process.terminate()
+            process.wait(60)
+    assert worker.poll() is not None
+    until(lambda: not served.leftovers(), 60, "every process of a run is gone")
+
+
+def test_a_run_that_waits_names_the_holder_and_hears_a_cancellation_within_five_seconds(toy: Toy) -> None:
+    first = toy.submit(600)
+    until(lambda: toy.trains(first), 60, "the first run trains")
+    second = toy.submit(601)
+    until(lambda: "waits for" in toy.lines(second), 60, "the second run says that it waits")
+    line = next(line for line in toy.lines(second).splitlines() if "waits for" in line)
+    pid = toy.flow_process(first).pid
+    who = rf"run toy: steps=600 \(pretrain, process {pid}, since \d\d:\d\d, {first}\)"
+    assert re.fullmatch(rf"pretrain: waits for {who}, step \d+ of 600", line), line
+    toy.cancel(second)
+    until(lambda: toy.state(second) == "Cancelled", 5, "the waiting run is cancelled")
+    assert toy.state(first) == "Running"
+    assert toy.slots() == 1
+
+
+def test_a_server_that_forgot_a_lease_holds_nobody_up(toy: Toy) -> None:
+    """As with Prefect's own setting: leases in memory, the server killed while a training has the slot."""
+    memory = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.memory"}
+    toy.stop_server()
+    toy.start_server(**memory)
+    run = toy.submit(60)
+    until(lambda: toy.trains(run) and toy.slots() == 1, 60, "the run has the slot")
+    toy.stop_server()
+    toy.start_server(**memory)
+    until(lambda: toy.state(run) == "Completed", 60, "the run completes although its server was away")
+    assert toy.slots() == 1, "the slot is leaked"
+    following = toy.submit(62)
+    until(lambda: toy.trains(following), 30, "the next training has begun")
+    assert "held by no running training: it is set free" in toy.lines(following)
+    until(lambda: toy.state(following) == "Completed", 60, "it completes")
+    assert toy.slots() == 0
+    toy.stop_server()
+    toy.start_server()
+
+
+def test_our_server_remembers_who_has_the_slot(toy: Toy) -> None:
+    run = toy.submit(150)
+    until(lambda: toy.trains(run) and toy.slots() == 1, 60, "the run has the slot")
+    toy.stop_server()
+    toy.start_server()
+    until(lambda: toy.state(run) == "Completed", 60, "the run completes")
+    assert toy.slots() == 0
+
+
+def test_the_successor_of_a_killed_flow_starts_within_thirty_seconds_and_goes_on_from_its_step(toy: Toy) -> None:
+    killed = toy.submit(400)
+    until(lambda: toy.trains(killed) and toy.slots() == 1, 60, "the run has the slot")
+    toy.flow_process(killed).kill()
+    until(lambda: toy.state(killed) == "Crashed", 30, "the worker says so")
+    successor = toy.submit(400)
+    until(lambda: toy.trains(successor), 30, "the successor trains")
+    assert "no running training" in toy.lines(successor)
+    assert [step > 0 for step in toy.began()] == [False, True], "an equal submission goes on, in another worktree"
+
+
+def test_the_training_of_a_killed_worker_goes_on_and_is_cancelled_by_the_next_one(toy: Toy) -> None:
+    run = toy.submit(900)
+    until(lambda: toy.trains(run), 60, "the run trains")
+    for process in toy.processes[1:]:
+        if process is not toy.server and process.poll() is None:
+            process.kill()
+            process.wait()
+    assert toy.state(run) == "Running"
+    worker = toy.start_worker()
+    toy.cancel(run)
+    until(lambda: toy.state(run) == "Cancelled", 30, "it is cancelled without its worker")
+    assert int((toy.root / ".work" / "pretrain" / "step").read_text()) > 0, "saved"
+    assert toy.slots() == 0
+    assert worker.poll() is None
+
+
+def test_stopping_a_worker_saves_its_runs_and_the_next_worker_goes_on_with_them(toy: Toy) -> None:
+    run = toy.submit(300)
+    until(lambda: toy.trains(run), 60, "the run trains")
+    worker = next(p for p in toy.processes[1:] if p is not toy.server and p.poll() is None)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert toy.state(run) == "Resuming"
+    assert toy.leftovers() == []
+    saved = int((toy.root / ".work" / "pretrain" / "step").read_text())
+    assert 0 < saved < 300
+    toy.start_worker()
+    until(lambda: toy.state(run) == "Completed", 90, "the same run completes")
+    assert toy.began() == [0, saved]
