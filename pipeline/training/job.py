@@ -23,6 +23,7 @@ from pipeline.params.frozen import check_unchanged, on_change
 from pipeline.system.files import publish_folder, write_json
 from pipeline.tracking import names, stage_run
 from pipeline.tracking.headline import headline
+from pipeline.training.worker import TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,7 @@ def train(
         "everest.inputs": json.dumps(inputs),
     }
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
-        job = {
-            "stage": stage,
-            "benchmark": benchmark,
-            "params": params.model_dump(mode="json"),
-            "spool": str(run.path),
-        }
-        write_json(work / "job.json", job)
+        TrainingJob(stage, benchmark, compute.device, params.model_dump(mode="json"), str(run.path)).write(work)
         if not (work / "final" / "metrics.json").exists():
             _ranks(work, compute, lock)
         check_unchanged()

@@ -6,8 +6,9 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.distributed.rank import live
 from pipeline.system.files import atomic_folder, write_json
@@ -21,6 +22,34 @@ if TYPE_CHECKING:
     from pipeline.training.tasks import TrainingTask
 
 
+@dataclass(frozen=True)
+class TrainingJob:
+    """What the ranks are told of their training, in `<work>/job.json`.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`: needed before the parameters are checked.
+        params: params.yaml as the stage read it; the file may have been edited since.
+        spool: the file that tracked values are appended to.
+    """
+
+    stage: str
+    benchmark: str | None
+    device: str
+    params: dict[str, object]
+    spool: str
+
+    @classmethod
+    def read(cls, work: Path) -> TrainingJob:
+        return cls(**json.loads(_file(work).read_text(encoding="utf-8")))
+
+    def write(self, work: Path) -> None:
+        write_json(_file(work), asdict(self))
+
+
+def _file(work: Path) -> Path:
+    return work / "job.json"
+
+
 def main() -> int:
     """The exit code of this rank."""
     parser = argparse.ArgumentParser(
@@ -28,15 +57,15 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, required=True)
     work = parser.parse_args().work
-    job = json.loads((work / "job.json").read_text(encoding="utf-8"))
+    job = TrainingJob.read(work)
 
     def body(ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
         train(job, work, ranks, pulse, stop)
 
-    return live(work, body, job["params"]["compute"]["device"])
+    return live(work, body, job.device)
 
 
-def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
+def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
     """Build the job's task, train it, and leave model, history and metrics in `work/final`."""
     import torch
 
@@ -56,9 +85,9 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     if ranks.device.type == "cpu":
         keep_freed_memory()
     torch.set_float32_matmul_precision("high")
-    params = check_params(job["params"], str(work / "job.json"))
-    task = tasks.build(job["stage"], job["benchmark"], params, ranks)
-    sink = Spool(Path(job["spool"])) if ranks.main else NoSink()
+    params = check_params(job.params, str(_file(work)))
+    task = tasks.build(job.stage, job.benchmark, params, ranks)
+    sink = Spool(Path(job.spool)) if ranks.main else NoSink()
     if isinstance(sink, Spool):
         sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch
@@ -81,13 +110,11 @@ def train(job: dict[str, Any], work: Path, ranks: Ranks, pulse: Pulse, stop: Sto
     progress.say(sentence(task.label, metrics))
     tensors = engine.result()
     if ranks.main:
-        _leave_result(work, job, task, tensors, metrics)
+        _leave_result(work, task, tensors, metrics)
     ranks.barrier()
 
 
-def _leave_result(
-    work: Path, job: dict[str, Any], task: TrainingTask, tensors: dict[str, torch.Tensor], metrics: dict[str, float]
-) -> None:
+def _leave_result(work: Path, task: TrainingTask, tensors: dict[str, torch.Tensor], metrics: dict[str, float]) -> None:
     with atomic_folder(work / "final") as building:
         task.export(tensors, building)
         shutil.copyfile(work / "history.csv", building / "history.csv")

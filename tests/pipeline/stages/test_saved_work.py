@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -36,8 +35,7 @@ class Launch:
         stop = StopRequest()
         if self.stops:
             stop.signal = "SIGTERM"
-        values = json.loads((work / "job.json").read_text())
-        worker.train(values, work, Ranks(0, 1, 0, torch.device("cpu")), Pulse(None), stop)
+        worker.train(worker.TrainingJob.read(work), work, Ranks(0, 1, 0, torch.device("cpu")), Pulse(None), stop)
 
 
 @pytest.fixture
