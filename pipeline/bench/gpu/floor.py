@@ -55,23 +55,12 @@ def parts(size: str = "base", clips: int = 256, frames: int = 16, height: int = 
     hidden, tokens = kept - visible, grid.tokens
     pixels, cut = clips * frames * 224 * 224 * 3, clips * tokens * 1536
     read = clips * frames * height * width * 3
-    crop_flops = 2.0 * clips * frames * 3 * (224 * height * width + 224 * 224 * width)
-    tall = clips * frames * 3 * 224 * width
-    crops = read + 2 * read + 4 * 2 * pixels + pixels
     embedded = clips * tokens * shape.embed_dim
     targets = clips * hidden * 1536
     parameters = _parameters(size)
     return [
-        # uint8 to fp16, two products, round, clamp, uint8: not compiled; a kernel of our own would read and write once.
-        Part(
-            "crop and resize",
-            crop_flops,
-            2.0 * (read + 2 * tall + pixels),
-            crops,
-            crops,
-            9 * -(-clips // 64),
-            9 * -(-clips // 64),
-        ),
+        # One kernel of our own: a box's pixels are read once, the result's written once.
+        Part("crop and resize", 0, 0, read + pixels, read + pixels, 1, 1),
         # cut uint8, normalise to fp32, cast; fused: uint8 in, bf16 out.
         Part("normalise and cut", 0, 0, pixels + cut + cut + 4 * cut + 4 * cut + 2 * cut, pixels + 2 * cut, 10, 1),
         Part("embedding", 2.0 * cost.embed * clips, 2.0 * (cut + embedded), 0, 0, 2, 1),
@@ -135,7 +124,7 @@ def triton_savings(size: str = "base", clips: int = 256) -> list[tuple[str, floa
         ("top-k, shuffle and gather in one", choice.fused / BANDWIDTH + choice.fused_launches * LAUNCH,
          "all of it is small; launches are most"),
         ("crop, resize, normalise and cut in one", crop.seconds(True) + cut.seconds(True) - once,
-         "reads each frame once and writes tubelets: no fp16 frames between"),
+         "reads each frame once and writes tubelets: no resized frames between"),
         ("ragged attention for budgets of their own", ragged,
          "a quarter of padding, as an assumption; only with score_share, off in all recipes"),
     ]  # fmt: skip
