@@ -85,12 +85,12 @@ def create_classifier(name: str, arguments: ModelArguments) -> EverestClassifier
 def _entry_point(name: str, pretrain: bool) -> Callable[..., Backbone]:
     """The function that timm's registry knows by `name`."""
     size = SIZES[name.split("_")[-3]]._asdict()
-    own = {key: value for key, value in size.items() if pretrain or not key.startswith("decoder_")}
+    defaults = {key: value for key, value in size.items() if pretrain or not key.startswith("decoder_")}
     kind: Callable[..., Backbone] = EverestAutoencoder if pretrain else EverestClassifier
 
     def make(pretrained: bool = False, **kwargs: Unpack[TimmArguments]) -> Backbone:
         arguments, features = _model_arguments(name, pretrained, kwargs)
-        model = kind(**{**own, **arguments})
+        model = kind(**{**defaults, **arguments})
         model.architecture, model.kwargs = name, written_out(type(model), arguments)
         # timm's wrapper that gives a model's intermediates stands for the model.
         return model if features is None else cast(Backbone, FeatureGetterNet(model, **features))

@@ -147,11 +147,11 @@ def verified_sha256(folder: Path) -> str:
     expected = read_info(folder)[WEIGHTS_HASH]
     try:
         with (Path(folder) / WEIGHTS).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise _absent(Path(folder) / WEIGHTS) from None
-    _compare(Path(folder), found, expected)
-    return found
+    _compare(Path(folder), digest, expected)
+    return digest
 
 
 def _read(path: Path) -> bytes:
@@ -165,10 +165,10 @@ def _absent(path: Path) -> ValueError:
     return ValueError(f"{path} does not exist. Cure: give a folder with {INFO} and {WEIGHTS}.")
 
 
-def _compare(folder: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _compare(folder: Path, digest: str, expected: str) -> None:
+    if digest != expected:
         raise ValueError(
-            f"{folder / WEIGHTS} is not what was written: its SHA-256 begins {found[:12]}, {INFO} records "
+            f"{folder / WEIGHTS} is not what was written: its SHA-256 begins {digest[:12]}, {INFO} records "
             f"{expected[:12]}. The file is damaged or was replaced. Cure: put the model back (`dvc checkout`) or make "
             "it again."
         )
@@ -235,13 +235,13 @@ def load_encoder(model: nn.Module, state: Mapping[str, Tensor], origin: str = "t
     Returns the keys that keep their fresh values (norm, head, pool). Raises ValueError naming every encoder weight that
     is missing, unknown or of another shape.
     """
-    own = model.state_dict()
-    expected = {key: tuple(value.shape) for key, value in encoder_state(own).items()}
+    current = model.state_dict()
+    expected = {key: tuple(value.shape) for key, value in encoder_state(current).items()}
     incoming = encoder_state(state)
     check_state(incoming, expected, origin)
     with torch.no_grad():
         model.load_state_dict(incoming, strict=False)
-    return [key for key in own if key not in incoming]
+    return [key for key in current if key not in incoming]
 
 
 def init_from(model: nn.Module, folder: Path) -> list[str]:

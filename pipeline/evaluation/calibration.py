@@ -37,13 +37,13 @@ def reliability(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, bins: int
     probability = np.asarray(probability_VC)
     confidence, right = probability.max(axis=1).astype(np.float64), probability.argmax(axis=1) == np.asarray(label_V)
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    found = []
+    rows = []
     for one in np.unique(place).tolist():
         chosen = place == one
         videos, hits = int(chosen.sum()), int(right[chosen].sum())
         mean = float(confidence[chosen].mean())
-        found.append(Bin(one / bins, (one + 1) / bins, videos, mean, hits / videos, wilson(hits, videos)))
-    return found
+        rows.append(Bin(one / bins, (one + 1) / bins, videos, mean, hits / videos, wilson(hits, videos)))
+    return rows
 
 
 def tempered(probability_VC: npt.ArrayLike, temperature: float) -> Floats:
@@ -74,11 +74,11 @@ def fit_temperature(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike) -> fl
     logs, label = _logs(probability_VC), np.asarray(label_V)
     if len(label) == 0:
         raise ValueError("no videos to fit a temperature on: expected at least one. Cure: give a validation split.")
-    own = np.take_along_axis(logs, label[:, None], axis=1).mean()
+    of_label = np.take_along_axis(logs, label[:, None], axis=1).mean()
     low, high = np.log(1 / HOTTEST), np.log(1 / COLDEST)
     for _ in range(50):
         middle = (low + high) / 2
-        slope = (_scaled(logs, np.exp(middle)) * logs).sum(axis=1).mean() - own
+        slope = (_scaled(logs, np.exp(middle)) * logs).sum(axis=1).mean() - of_label
         low, high = (middle, high) if slope < 0 else (low, middle)
     return float(np.exp(-(low + high) / 2))
 

@@ -91,10 +91,10 @@ def _fetch_anew(store: Store, version: RegisteredVersion, target: Path, expected
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder,
         atomic_folder(target) as building,
     ):
-        found = store.models.download(version, Path(folder) / "fetched")
-        _refuse_code(found, title)
+        fetched = store.models.download(version, Path(folder) / "fetched")
+        _refuse_code(fetched, title)
         for name in FILES:
-            source = next(iter(sorted(found.rglob(name))), None)
+            source = next(iter(sorted(fetched.rglob(name))), None)
             if source is None:
                 raise EverestError(f"{title} lacks {name} in {version['source']}. Cure: name a model of this project.")
             shutil.move(source, building / name)
@@ -123,13 +123,13 @@ def _check_fetched(folder: Path, expected: str | None, title: str) -> None:
         about = read_info(folder, verify=False)
         if WEIGHTS_HASH not in about and expected and sha256_of(folder / FILES[0]) == expected:
             write_info(folder, {**about, WEIGHTS_HASH: expected})
-        found = sha256(folder)
+        digest = sha256(folder)
     except ValueError as error:
         raise EverestError(
             f"the weights of {title} are not those that were registered: {error}. "
             "Cure: register the model again with `everest evaluate`."
         ) from None
-    if expected and found != expected:
+    if expected and digest != expected:
         raise EverestError(
             f"the weights of {title} are not those that were registered: their SHA-256 differs. "
             "Cure: register the model again with `everest evaluate`."
@@ -142,10 +142,10 @@ def _refuse_code(folder: Path, title: str) -> None:
     Raises:
         InputError: naming them.
     """
-    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in CARRY_CODE)
-    if found:
+    carriers = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in CARRY_CODE)
+    if carriers:
         raise InputError(
-            f"{title} carries {', '.join(found)}, which can run code when it is read. "
+            f"{title} carries {', '.join(carriers)}, which can run code when it is read. "
             f"Cure: use a model that holds {' and '.join(FILES)} only, as `everest evaluate` registers it."
         )
 

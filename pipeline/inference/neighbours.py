@@ -80,13 +80,13 @@ def neighbours(
     if not others:
         raise InputError(f"{video} is the only video that was embedded. Cure: embed others beside it.")
     order, similarity = nearest(query_D, means_VD[others])
-    found = [Neighbour(names[others[p]], labels[others[p]], round(float(similarity[p]), 4)) for p in order[:top]]
+    chosen = [Neighbour(names[others[p]], labels[others[p]], round(float(similarity[p]), 4)) for p in order[:top]]
     number = {name: place for place, name in enumerate(videos.names)}
-    shown = [(one, videos.read(number[one.video]).pixels_GTHWC[0]) for one in found]
+    shown = [(one, videos.read(number[one.video]).pixels_GTHWC[0]) for one in chosen]
     rows = [(str(video), clips.pixels_GTHWC[0])]
     rows += [(_caption(one), pixels) for one, pixels in shown]
     draw_neighbours(rows, picture)
-    return Neighbours(str(video), found, str(picture))
+    return Neighbours(str(video), chosen, str(picture))
 
 
 def nearest(query_D: np.ndarray, means_VD: np.ndarray) -> tuple[list[int], np.ndarray]:

@@ -71,8 +71,8 @@ def _noted(text: str, stage: str) -> dict[str, object] | None:
         files = _entries(text)[stage].get("params") or {}
         for file, content in files.items():
             values = flatten(content)
-            own = Path(file).name == declared.VERSIONS
-            flat |= {f"versions.{part}": value for part, value in values.items()} if own else values
+            versions = Path(file).name == declared.VERSIONS
+            flat |= {f"versions.{part}": value for part, value in values.items()} if versions else values
     except (YAMLError, LookupError, TypeError, AttributeError):
         return None
     return flat

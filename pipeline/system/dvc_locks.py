@@ -63,15 +63,15 @@ def wait_until_free(say: Callable[[str], None], root: Path = Path()) -> None:
     Raises:
         EverestError: a lock that nobody will let go of.
     """
-    said = -SAY_SECONDS
+    last_said = -SAY_SECONDS
     while True:
         if left := stale(root):
             raise EverestError(left)
         who = holder(root)
         if who is None:
             return
-        if time.monotonic() - said >= SAY_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_said >= SAY_SECONDS:
+            last_said = time.monotonic()
             say(f"DVC is busy here: {who}. Waiting for it; Ctrl-C stops, and stopping that process ends the wait.")
         time.sleep(POLL_SECONDS)
 

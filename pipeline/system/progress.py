@@ -217,15 +217,15 @@ def watched(label: str) -> Iterator[None]:
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="everest-progress-"))
-    own = folder / _file_name(label)
-    own.touch()
-    os.environ[VARIABLE] = str(own)
+    file = folder / _file_name(label)
+    file.touch()
+    os.environ[VARIABLE] = str(file)
     sys.stderr.flush()
     terminal = os.dup(2)
     source, sink = os.pipe()
     os.dup2(sink, 2)
     os.close(sink)
-    drawing = _Drawing(terminal, source, own)
+    drawing = _Drawing(terminal, source, file)
     drawing.start()
     try:
         yield
@@ -243,11 +243,11 @@ def watched(label: str) -> Iterator[None]:
 class _Drawing(threading.Thread):
     """Draws the lines, and prints what comes through the pipe above them."""
 
-    def __init__(self, terminal: int, source: int, own: Path) -> None:
+    def __init__(self, terminal: int, source: int, file: Path) -> None:
         super().__init__(name="progress", daemon=True)
-        self._terminal, self._source, self._own = terminal, source, own
+        self._terminal, self._source, self._file = terminal, source, file
         self._ending = threading.Event()
-        self._since: dict[str, float] = {own.name: time.monotonic()}
+        self._since: dict[str, float] = {file.name: time.monotonic()}
         self._drawn = 0
         self._turn = 0
         self._rest = b""
@@ -287,13 +287,13 @@ class _Drawing(threading.Thread):
 
     def _lines(self) -> list[str]:
         texts = {}
-        for path in sorted(self._own.parent.glob("[!.]*")):
+        for path in sorted(self._file.parent.glob("[!.]*")):
             with contextlib.suppress(OSError):  # the stage has just ended
                 texts[path.name] = path.read_text(encoding="utf-8", errors="replace")
         now = time.monotonic()
-        self._since = {name: self._since.get(name, now) for name in {*texts, self._own.name}}
+        self._since = {name: self._since.get(name, now) for name in {*texts, self._file.name}}
         if len(texts) > 1:
-            texts.pop(self._own.name, None)
+            texts.pop(self._file.name, None)
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(self._terminal).columns
             mark = _SPINNER[self._turn % len(_SPINNER)]

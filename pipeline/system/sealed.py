@@ -102,8 +102,8 @@ def _place(content: bytearray) -> int | None:
     start = len(content) - 8 - length
     if length <= 0 or start < 0:
         return None
-    found = [match.start(1) for match in _ENTRY.finditer(content, start)]
-    return found[0] if len(found) == 1 else None
+    places = [match.start(1) for match in _ENTRY.finditer(content, start)]
+    return places[0] if len(places) == 1 else None
 
 
 def sealed_json(values: Mapping[str, object], readable: bool = False) -> str:

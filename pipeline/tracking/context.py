@@ -160,10 +160,10 @@ def series() -> tuple[str, str] | None:
 
 def series_tags() -> dict[str, str]:
     """`everest.<kind>`: its name in the series that it is one of; of a comparison also `everest.strategy`."""
-    found = series()
-    if found is None:
+    member = series()
+    if member is None:
         return {}
-    kind, name = found
+    kind, name = member
     strategy = {"everest.strategy": name.rpartition("-seed")[0]} if kind == "comparison" else {}
     return {f"everest.{kind}": name, **strategy}
 
@@ -174,8 +174,8 @@ def registered_name(recipe: str, benchmark: str) -> str:
     Trainings of a series add `-comparison` or `-repetition`. Under names of their own, since the alias `candidate` is
     the last one that came: what a user is told to classify with must not be one of a series.
     """
-    found = series()
-    return f"everest-{registry_word(recipe)}-{benchmark}" + (f"-{found[0]}" if found else "")
+    member = series()
+    return f"everest-{registry_word(recipe)}-{benchmark}" + (f"-{member[0]}" if member else "")
 
 
 def registry_word(name: str) -> str:

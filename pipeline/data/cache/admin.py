@@ -162,7 +162,7 @@ def _names() -> list[str]:
     return sorted(in_place | {path.parent.name for path in stores.glob("*/shards")})
 
 
-def _check(folder: Path, whole: Callable[[Path, ShardRecord], bool]) -> Checked:
+def _check(folder: Path, is_intact: Callable[[Path, ShardRecord], bool]) -> Checked:
     try:
         info = read_info(folder)
     except InputError as error:
@@ -177,7 +177,7 @@ def _check(folder: Path, whole: Callable[[Path, ShardRecord], bool]) -> Checked:
             reason = "missing"
         elif not has_its_size(path, record):
             reason = f"{path.stat().st_size} bytes, expected {record['bytes']}"
-        elif not whole(path, record):
+        elif not is_intact(path, record):
             reason = "its checksum differs from the recorded one"
         if reason:
             damaged.append({"file": record["file"], "reason": reason})

@@ -162,5 +162,5 @@ def trained_embedding(folder: Path) -> np.ndarray:
 def window_maps(maps_JL: npt.NDArray[np.float16], slot_starts: npt.ArrayLike, step: int) -> npt.NDArray[np.float16]:
     """The maps [C, L] of the slots that start at the given frames, each at the nearest stored place."""
     rows = (np.asarray(slot_starts, dtype=np.int64) + step // 2) // step
-    found: npt.NDArray[np.float16] = maps_JL[np.minimum(rows, len(maps_JL) - 1)]
-    return found
+    rows_JL: npt.NDArray[np.float16] = maps_JL[np.minimum(rows, len(maps_JL) - 1)]
+    return rows_JL

@@ -87,8 +87,8 @@ class Http:
                 return
             except (_TryAgain, httpx.TransportError, httpx.DecodingError) as error:
                 failed = 1 if part.size > before else failed + 1
-                own = isinstance(error, _TryAgain)
-                why = f"{safe_url(address.url)}: {error}" if own else _explain(address.url, error)
+                explained = isinstance(error, _TryAgain)
+                why = f"{safe_url(address.url)}: {error}" if explained else _explain(address.url, error)
                 if failed >= self._patience.attempts or "certificate" in why.lower():
                     raise AddressFailed(f"{why} ({failed} attempts)") from None
                 after = error.after if isinstance(error, _TryAgain) else None

@@ -80,12 +80,12 @@ def refusal(path: Path) -> tuple[str, str] | None:
     except UnicodeEncodeError:
         return "bad_name", "the file's name is not valid UTF-8"
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return "not_a_file" if path.is_symlink() else "missing", f"{path} does not exist"
     except OSError as error:
         return "unreadable", f"{path}: {error.strerror or error}"
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return "not_a_file", f"{path} is not a regular file"
     if not os.access(path, os.R_OK):
         return "unreadable", f"{path}: no permission to read it"

@@ -183,9 +183,9 @@ def read_checkpoint(
         choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
         if strategy is not None:
             choice["strategy"] = strategy
-    name, found = describe(state, img_size or IMG_SIZE, num_frames or NUM_FRAMES)
-    kwargs = check_arguments(name, found | choice)
-    return Read(form, state, name, found if encoder_only else kwargs, known, encoder_only)
+    name, shape = describe(state, img_size or IMG_SIZE, num_frames or NUM_FRAMES)
+    kwargs = check_arguments(name, shape | choice)
+    return Read(form, state, name, shape if encoder_only else kwargs, known, encoder_only)
 
 
 def _record(read: Read, classes: Path | None, frame_step: int | None, short_side: int | None) -> ModelInfo:

@@ -42,9 +42,9 @@ def check_checkpoint_file(path: Path, safetensors: bool = False) -> None:
         raise InputError(f"{path} is empty. {AGAIN}")
     if head.startswith(LFS):
         size = re.search(rb"^size (\d+)", head, re.MULTILINE)
-        told = f", which stands for a file of {int(size[1])} bytes" if size else ""
+        stands_for = f", which stands for a file of {int(size[1])} bytes" if size else ""
         raise InputError(
-            f"{path} is a Git LFS pointer{told}. Cure: `git lfs pull` where it was cloned, or download it."
+            f"{path} is a Git LFS pointer{stands_for}. Cure: `git lfs pull` where it was cloned, or download it."
         )
     for start, name in KNOWN:
         if head.startswith(start):
