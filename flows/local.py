@@ -80,7 +80,7 @@ def set_apart(log: Path) -> None:
         os.dup2(file.fileno(), 2)
     # What nobody caught goes there too: `sys.__stderr__` is the descriptor that now leads there.
     sys.excepthook = lambda kind, error, trace: traceback.print_exception(kind, error, trace, file=sys.__stderr__)
-    threading.excepthook = lambda told: traceback.print_exception(told.exc_value, file=sys.__stderr__)
+    threading.excepthook = lambda failure: traceback.print_exception(failure.exc_value, file=sys.__stderr__)
 
 
 if __name__ == "__main__":

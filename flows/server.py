@@ -70,8 +70,8 @@ def main() -> None:
     os.environ.setdefault(
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
     )
-    own = arguments.host if arguments.host in LOOPBACK else "localhost"
-    os.environ.setdefault("PREFECT_UI_API_URL", f"http://{own}:{arguments.port}/api")
+    host = arguments.host if arguments.host in LOOPBACK else "localhost"
+    os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{arguments.port}/api")
     import uvicorn
     from prefect.server.api.server import create_app
 

@@ -55,11 +55,11 @@ def main() -> int:
 
 def environment() -> dict[str, str]:
     """The worker's environment, which its runs inherit; what is set already stays."""
-    own = {
+    defaults = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
-    return own | os.environ
+    return defaults | os.environ
 
 
 def _apart() -> None:
@@ -114,12 +114,12 @@ def _goes(process: psutil.Process) -> bool:
 
 def _runs(worker: int) -> dict[psutil.Process, UUID]:
     """The processes of the worker's runs, those in preparation too, and the runs' ids."""
-    found = {}
+    runs = {}
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(worker).children():
             with contextlib.suppress(psutil.Error, KeyError, ValueError):
-                found[process] = UUID(process.environ()[PROCESS_RUN])
-    return found
+                runs[process] = UUID(process.environ()[PROCESS_RUN])
+    return runs
 
 
 def _say(line: str) -> None:

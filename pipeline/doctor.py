@@ -140,8 +140,8 @@ def _beside() -> list[Check]:
     }
     checks = []
     for name, text in faults.items():
-        said, _, cure = (text or fine[name]).partition(". Cure: ")
-        checks.append(_check(name, "ok" if text is None else "fail", said, cure))
+        message, _, cure = (text or fine[name]).partition(". Cure: ")
+        checks.append(_check(name, "ok" if text is None else "fail", message, cure))
     if busy and not faults["dvc locks"]:
         checks[-1] = _check("dvc locks", "warn", busy, "wait for it; everest run does")
     return checks
@@ -160,13 +160,14 @@ def _obstacles() -> list[Check]:
     from pipeline import preflight
 
     try:
-        found = preflight.problems(preflight.chain_scope(load_params()))
+        obstacles = preflight.problems(preflight.chain_scope(load_params()))
     except EverestError:  # said above
         return []
-    if not found:
+    if not obstacles:
         return [_check("before the first stage", "ok", "nothing stands in the way")]
     return [
-        _check(p.key, "warn" if p.kind == "warning" else "fail", str(p).partition(". Cure: ")[0], p.cure) for p in found
+        _check(p.key, "warn" if p.kind == "warning" else "fail", str(p).partition(". Cure: ")[0], p.cure)
+        for p in obstacles
     ]
 
 
@@ -186,9 +187,9 @@ def _data() -> list[Check]:
     steps: list[tuple[str, Callable[[str], Path]]] = [("download", manifest_dir), ("preprocess", cache_dir)]
     for key in params.benchmarks:
         missing = [stage for stage, folder in steps if not folder(key).exists()]
-        found = f"not yet: {', '.join(missing)}" if missing else "manifest and cache"
+        state = f"not yet: {', '.join(missing)}" if missing else "manifest and cache"
         cure = f"dvc repro {missing[0]}@{key}, or everest run" if missing else ""
-        checks.append(_check(f"data of {key}", "warn" if missing else "ok", found, cure))
+        checks.append(_check(f"data of {key}", "warn" if missing else "ok", state, cure))
         if manifest_dir(key).exists():
             checks.append(_whole(f"manifest of {key}", partial(_look_at_manifest, key)))
         if cache_dir(key).exists():
@@ -203,8 +204,8 @@ def _whole(name: str, look: Callable[[], str]) -> Check:
     try:
         return _check(name, "ok", look())
     except EverestError as error:
-        found, _, cure = str(error).partition(" Cure: ")
-        return _check(name, "fail", found, cure or "see the message")
+        message, _, cure = str(error).partition(" Cure: ")
+        return _check(name, "fail", message, cure or "see the message")
 
 
 def _look_at_manifest(key: str) -> str:

@@ -94,12 +94,12 @@ def _views(page: str) -> list[tuple[str, str]]:
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            found = json.load(answer).get("experiments", [])
+            experiments = json.load(answer).get("experiments", [])
     except (OSError, ValueError):  # the links are a convenience: the page itself is there
         return []
     return [
         (experiment["name"], address(page, experiment["experiment_id"]))
-        for experiment in found
+        for experiment in experiments
         if TAG in {tag["key"] for tag in experiment.get("tags", [])}
     ]
 

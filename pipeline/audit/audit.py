@@ -81,18 +81,18 @@ def audit(folder: Path | str, *, out: Path | str = PAGE, gpu: str = "h100", gpus
     _check(target, size)
     rules = ingest_params()
     records = audited(root, paths, rules)
-    found = findings(records, rules)
-    if found is None:
+    summary = findings(records, rules)
+    if summary is None:
         reasons = sorted({record.measurement.reason or "too_short" for record in records.values()})
         raise InputError(
             f"none of the {len(paths)} videos in {folder} can be looked at ({', '.join(reasons)}). "
             "Cure: `everest ingest` says why, file by file."
         )
-    return _written(root, found, records, paths, others, target, (gpu, gpus, size), began)
+    return _written(root, summary, records, paths, others, target, (gpu, gpus, size), began)
 
 
 def _written(
-    root: Path, found: Findings, records: dict[str, Any], paths: Sequence[str], others: int, target: Path,
+    root: Path, findings: Findings, records: dict[str, Any], paths: Sequence[str], others: int, target: Path,
     planned: tuple[str, int, str], began: float,
 ) -> Audit:  # fmt: skip
     """The result with its page; everything that takes torch is loaded here, after the measuring."""
@@ -107,12 +107,12 @@ def _written(
     line = Line("audit")
     line.show("costs and pictures", now=True)
     tube = pretrain_gmacs(size, "tube", 1.0)
-    costs = [pretrain_gmacs(size, "everest", max(0.02, 1 - row.tokens_dropped)) for row in found.shares]
+    costs = [pretrain_gmacs(size, "everest", max(0.02, 1 - row.tokens_dropped)) for row in findings.shares]
     savings = [(cost, 1 - cost / tube) for cost in costs]
     planner = Planner(gpu, gpus)
-    runs = trainings(size, planner, len(found.videos), [KEEP])
-    lines = sentences(found, len(paths), 1 - pretrain_gmacs(size, "everest", KEEP) / tube)
-    most, least = found.ends(SHOWN)
+    runs = trainings(size, planner, len(findings.videos), [KEEP])
+    lines = sentences(findings, len(paths), 1 - pretrain_gmacs(size, "everest", KEEP) / tube)
+    most, least = findings.ends(SHOWN)
     drawn = strips(root, [*most, *least], records, ingest_params(), KEEP)
     pictures = [
         (end, video, drawn[video.path])
@@ -120,17 +120,17 @@ def _written(
         for video in videos
         if video.path in drawn
     ]
-    space = disk([records[video.path] for video in found.videos])
+    space = disk([records[video.path] for video in findings.videos])
     device = f"{gpus} x {planner.device.name}, size {size}"
     title = f"Audit of {root.resolve().name}"
-    write_text(target, page(title, lines, found, savings, runs, space, device, pictures))
+    write_text(target, page(title, lines, findings, savings, runs, space, device, pictures))
     line.close()
     return Audit(
         folder=str(root),
         videos_total=len(paths),
         other_files=others,
         sentences=lines,
-        findings=found,
+        findings=findings,
         savings=savings,
         trainings=runs,
         disk=space,

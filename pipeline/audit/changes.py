@@ -59,8 +59,8 @@ class Changes:
         if not self._seen:
             self._jpeg_bytes = len(jpeg(frame_HWC, JPEG_QUALITY))
         self._builder.add(frame_HWC.copy())
-        if self._seen % self._every == 0 and (found := signature(frame_HWC)) is not None:
-            self._signatures.append(found)
+        if self._seen % self._every == 0 and (fingerprint := signature(frame_HWC)) is not None:
+            self._signatures.append(fingerprint)
         self._seen += 1
 
     def record(self) -> TokenChange | None:

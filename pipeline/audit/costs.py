@@ -120,11 +120,11 @@ def disk(records: Sequence[Audited]) -> Disk:
     """What a cache of these videos takes at the paper's size: every frame, short side 256."""
     raw = jpeg = maps = 0.0
     for record in records:
-        found, change = record.measurement, record.change
-        height, width = shrunk_size(found.height, found.width, SHORT_SIDE)
-        raw += found.frames_decoded * height * width * 3
+        measured, change = record.measurement, record.change
+        height, width = shrunk_size(measured.height, measured.width, SHORT_SIDE)
+        raw += measured.frames_decoded * height * width * 3
         if change is not None:
-            jpeg += found.frames_decoded * change.jpeg_bytes
-            maps += found.frames_decoded / change.frame_step * num_places(RESOLUTION) * 2
+            jpeg += measured.frames_decoded * change.jpeg_bytes
+            maps += measured.frames_decoded / change.frame_step * num_places(RESOLUTION) * 2
     videos = sum(record.measurement.bytes for record in records)
     return Disk(videos / GIB, jpeg / GIB, raw / GIB, maps / GIB)

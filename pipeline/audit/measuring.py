@@ -30,7 +30,7 @@ def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, 
         Interrupted: stopped by Ctrl-C; what was measured is kept.
     """
     limits = Limits.of(rules)
-    memory = Memory(root, "audit.jsonl", VERSION, limits, Audited, lambda found: found.measurement)
+    memory = Memory(root, "audit.jsonl", VERSION, limits, Audited, lambda video: video.measurement)
     measures = remembered(root, limits)
     result: dict[str, Audited] = {}
     todo: list[str] = []
@@ -43,11 +43,11 @@ def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, 
     answers = look_at_files([root / path for path in todo], limits, workers, look, Audited)
     try:
         with memory, measures:
-            for index, found in counter("looking at videos")(answers, len(todo)):
-                memory.note(todo[index], found)
-                if found.measurement.sha256 and measures.recall(todo[index]) is None:
-                    measures.note(todo[index], found.measurement)
-                result[todo[index]] = found
+            for index, video in counter("looking at videos")(answers, len(todo)):
+                memory.note(todo[index], video)
+                if video.measurement.sha256 and measures.recall(todo[index]) is None:
+                    measures.note(todo[index], video.measurement)
+                result[todo[index]] = video
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped: {len(result)} of {len(paths)} videos are measured and kept; the same command goes on from there."
@@ -60,8 +60,8 @@ def _known(path: str, memory: Memory[Audited], measures: Memory[Measurement]) ->
         path.encode()
     except UnicodeEncodeError:
         return Audited(Measurement(reason="bad_name", message="the file's name is not valid UTF-8"))
-    if (found := memory.recall(path)) is not None:
-        return found
+    if (video := memory.recall(path)) is not None:
+        return video
     measurement = measures.recall(path)
     # What ingest could not decode has no change to be seen.
     return Audited(measurement) if measurement is not None and measurement.reason else None

@@ -18,7 +18,7 @@ LISTED, OF_A_GROUP = 50, 12
 def page(
     title: str,
     lines: Sequence[str],
-    found: Findings,
+    findings: Findings,
     savings: Sequence[tuple[float, float]],
     trainings: Sequence[Training],
     disk: Disk,
@@ -34,13 +34,13 @@ def page(
         pictures: (which end, video, JPEG as a data address).
     """
     sections = [
-        _change(found),
-        _shares(found, savings),
+        _change(findings),
+        _shares(findings, savings),
         _costs(trainings, disk, device),
         _pictures("Most redundant", "Those in which the fewest tokens change.", pictures),
         _pictures("Least redundant", "Those in which nearly every token changes.", pictures),
-        _groups(found),
-        _refused(found),
+        _groups(findings),
+        _refused(findings),
     ]
     subtitle = (
         "everest audit: raw pixels, no model. Clips of 16 frames over 2 s, cut into 8 time slots of 14 x 14 tokens; "
@@ -50,10 +50,10 @@ def page(
     return html(title, subtitle, lines, [s for s in sections if s.tables or s.plots or s.pictures])
 
 
-def _change(found: Findings) -> Section:
+def _change(findings: Findings) -> Section:
     names = [f"< {upper:g}" for upper in BINS[1:]] + [f">= {BINS[-1]:g}"]
     series = {
-        name: [(keep, row[place]) for keep, row in zip(KEEPS, found.change_kept, strict=True)]
+        name: [(keep, row[place]) for keep, row in zip(KEEPS, findings.change_kept, strict=True)]
         for place, name in ((2, "90th percentile of videos"), (1, "median video"), (0, "10th percentile"))
     }
     return Section(
@@ -66,7 +66,7 @@ def _change(found: Findings) -> Section:
         plots=[
             bars(
                 names,
-                [100 * share for share in found.histogram],
+                [100 * share for share in findings.histogram],
                 title="Change of a token",
                 x="grey levels",
                 y="% of tokens",
@@ -77,7 +77,7 @@ def _change(found: Findings) -> Section:
     )
 
 
-def _shares(found: Findings, savings: Sequence[tuple[float, float]]) -> Section:
+def _shares(findings: Findings, savings: Sequence[tuple[float, float]]) -> Section:
     note = (
         "What EVEREST would drop if it kept this share of the change: tokens of a clip, and frames of a window of 12 "
         "slots. Multiply-adds of pre-training at that keep ratio, a tenth of all tokens shown to the encoder (a third "
@@ -94,7 +94,7 @@ def _shares(found: Findings, savings: Sequence[tuple[float, float]]) -> Section:
         "G mult-adds / clip": lambda row: number(row[1][0], 1),
         "saved against tube": lambda row: number(row[1][1], 0, percent=True),
     }
-    rows = list(zip(found.shares, savings, strict=True))
+    rows = list(zip(findings.shares, savings, strict=True))
     return Section("What could be dropped", note, [Table.of(rows, columns, text=())])
 
 
@@ -134,14 +134,14 @@ def _pictures(end: str, note: str, pictures: Sequence[tuple[str, VideoRow, str]]
     return section
 
 
-def _groups(found: Findings) -> Section:
+def _groups(findings: Findings) -> Section:
     note = (
         "Copies in another size, codec or length, cuts of one source, one scene filmed twice. On both sides of a "
         "split they "
         "make a test easier than it looks."
     )
     section = Section("Near-duplicates", note)
-    for name, groups in (("same bytes", found.copies), ("nearly the same pictures", found.similar)):
+    for name, groups in (("same bytes", findings.copies), ("nearly the same pictures", findings.similar)):
         rows = [
             [str(len(group)), ", ".join(group[:OF_A_GROUP]) + (" ..." if len(group) > OF_A_GROUP else "")]
             for group in groups[:LISTED]
@@ -152,12 +152,12 @@ def _groups(found: Findings) -> Section:
     return section
 
 
-def _refused(found: Findings) -> Section:
-    more = f"{LISTED} of {len(found.refused)}; --json lists all" if len(found.refused) > LISTED else ""
+def _refused(findings: Findings) -> Section:
+    more = f"{LISTED} of {len(findings.refused)}; --json lists all" if len(findings.refused) > LISTED else ""
     columns: Columns[Refused] = {
         "file": lambda one: one.path,
         "reason": lambda one: one.reason,
         "which means": lambda one: REASONS.get(one.reason, one.message),
     }
-    table = Table.of(found.refused[:LISTED], columns, more, (0, 1, 2))
-    return Section("Files that cannot be used", tables=[table] if found.refused else [])
+    table = Table.of(findings.refused[:LISTED], columns, more, (0, 1, 2))
+    return Section("Files that cannot be used", tables=[table] if findings.refused else [])

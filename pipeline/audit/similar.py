@@ -55,10 +55,10 @@ def _joined(root_V: np.ndarray, pairs_M2: np.ndarray) -> np.ndarray:
 
     for a, b in pairs_M2.tolist():
         parents[root(a)] = root(b)
-    found = np.array(parents, dtype=np.int64)
-    while len(found) and (found != found[found]).any():
-        found = found[found]
-    return found
+    roots = np.array(parents, dtype=np.int64)
+    while len(roots) and (roots != roots[roots]).any():
+        roots = roots[roots]
+    return roots
 
 
 def _candidates(signatures: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
@@ -98,5 +98,5 @@ def _match(table_VF: np.ndarray, valid_VF: np.ndarray, pairs_M2: np.ndarray) -> 
     fewer, more = np.where(swap, second, first), np.where(swap, first, second)
     near_MFF = np.bitwise_count(table_VF[fewer][:, :, None] ^ table_VF[more][:, None, :]) <= NEAR
     near_MFF &= valid_VF[fewer][:, :, None] & valid_VF[more][:, None, :]
-    found: np.ndarray = near_MFF.any(axis=2).sum(axis=1) >= MATCHED * valid_VF[fewer].sum(axis=1)
-    return found
+    matches: np.ndarray = near_MFF.any(axis=2).sum(axis=1) >= MATCHED * valid_VF[fewer].sum(axis=1)
+    return matches

@@ -148,50 +148,50 @@ def findings(records: Mapping[str, Audited], rules: IngestParams) -> Findings | 
     )
 
 
-def sentences(found: Findings, total: int, saved: float) -> list[str]:
+def sentences(findings: Findings, total: int, saved: float) -> list[str]:
     """What a reader should know first.
 
     Args:
         total: videos of the folder.
         saved: share of tube masking's multiply-adds that EVEREST saves at the paper's ratios.
     """
-    row = next(row for row in found.shares if row.change_kept == TOLD)
+    row = next(row for row in findings.shares if row.change_kept == TOLD)
     low, high = 1 - row.tokens_dropped_high, 1 - row.tokens_dropped_low
     lines = [
-        f"{len(found.videos)} of {total} videos were looked at: {_length(found.hours)} in all, median "
-        f"{np.median([video.seconds for video in found.videos]):.1f} s a video.",
-        f"{found.still:.0%} of their tokens change by less than {STILL:g} of 255 grey levels from one time slot to the "
-        f"next. {TOLD:.0%} of all change lies in {1 - row.tokens_dropped:.0%} of the tokens (for the middle 80 % of "
-        f"videos in {low:.0%} to {high:.0%}), and in {1 - row.frames_dropped:.0%} of the slots.",
-        f"EVEREST with the paper's 30 % of tokens keeps {found.kept_at(0.3):.0%} of the change of the median video and "
-        f"takes {saved:.0%} fewer multiply-adds than tube masking.",
-        _advice(found),
+        f"{len(findings.videos)} of {total} videos were looked at: {_length(findings.hours)} in all, median "
+        f"{np.median([video.seconds for video in findings.videos]):.1f} s a video.",
+        f"{findings.still:.0%} of their tokens change by less than {STILL:g} of 255 grey levels from one time slot to "
+        f"the next. {TOLD:.0%} of all change lies in {1 - row.tokens_dropped:.0%} of the tokens (for the middle 80 % "
+        f"of videos in {low:.0%} to {high:.0%}), and in {1 - row.frames_dropped:.0%} of the slots.",
+        f"EVEREST with the paper's 30 % of tokens keeps {findings.kept_at(0.3):.0%} of the change of the median video "
+        f"and takes {saved:.0%} fewer multiply-adds than tube masking.",
+        _advice(findings),
     ]
-    if found.refused:
-        reasons = Counter(one.reason for one in found.refused)
-        told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
-        lines.append(f"{len(found.refused)} of the files cannot be used: {told}.")
-    if found.copies:
-        lines.append(f"{sum(map(len, found.copies))} files hold the same bytes as another of them.")
-    if found.similar:
+    if findings.refused:
+        reasons = Counter(one.reason for one in findings.refused)
+        counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
+        lines.append(f"{len(findings.refused)} of the files cannot be used: {counts}.")
+    if findings.copies:
+        lines.append(f"{sum(map(len, findings.copies))} files hold the same bytes as another of them.")
+    if findings.similar:
         lines.append(
-            f"{sum(map(len, found.similar))} videos fall into {len(found.similar)} groups that show nearly the same "
-            "pictures: keep each group on one side of a split."
+            f"{sum(map(len, findings.similar))} videos fall into {len(findings.similar)} groups that show nearly the "
+            "same pictures: keep each group on one side of a split."
         )
     return lines
 
 
-def _advice(found: Findings) -> str:
+def _advice(findings: Findings) -> str:
     """Whether the paper's keep ratio fits; the bounds are round numbers between the real clips that we looked at."""
-    kept = found.kept_at(0.3)
-    if found.still > 0.9:
+    kept = findings.kept_at(0.3)
+    if findings.still > 0.9:
         return "Hardly anything moves here: a larger frame step, or pauses cut out, would give training more to learn."
     if kept >= 0.6:
         return "These videos are redundant in the way that EVEREST uses: the paper's keep ratio of 0.3 fits them."
     if kept >= 0.45:
         return (
             f"Change is spread over more of the picture than the paper's keep ratio of 0.3 holds; "
-            f"{found.needed_at(TOLD):.2f} would keep {TOLD:.0%} of it."
+            f"{findings.needed_at(TOLD):.2f} would keep {TOLD:.0%} of it."
         )
     return (
         "Nearly everything changes from slot to slot (a moving camera, cuts, or noise): what changes most says less "
@@ -210,13 +210,13 @@ def _length(hours: float) -> str:
 
 
 def _row(path: str, record: Audited, change: TokenChange) -> VideoRow:
-    found = record.measurement
+    measured = record.measurement
     return VideoRow(
         path=path,
-        seconds=found.frames_decoded / found.fps if found.fps else 0.0,
-        fps=found.fps,
-        width=found.width,
-        height=found.height,
+        seconds=measured.frames_decoded / measured.fps if measured.fps else 0.0,
+        fps=measured.fps,
+        width=measured.width,
+        height=measured.height,
         frame_step=change.frame_step,
         still=change.still,
         median=change.median,

@@ -42,19 +42,19 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
             plain_frames(path, [0])
         except VideoError:
             continue
-        found = measure(path)
-        if not found.reason and found.frames_decoded >= SPAN:
+        measured = measure(path)
+        if not measured.reason and measured.frames_decoded >= SPAN:
             files.append(
                 VideoFile(
                     path.stem,
                     path,
-                    found.frames_decoded,
-                    found.height,
-                    found.width,
-                    found.sha256,
+                    measured.frames_decoded,
+                    measured.height,
+                    measured.width,
+                    measured.sha256,
                     label=0,
-                    reader=found.reader,
-                    jumps=found.jumps,
+                    reader=measured.reader,
+                    jumps=measured.jumps,
                 )
             )
     if not files:

@@ -58,13 +58,13 @@ def command(measured: Path) -> list[Row]:
     """
     cure = "Cure: `everest bench preprocess --json > rates.json`, then name rates.json."
     try:
-        found = json.loads(measured.read_text(encoding="utf-8"))
-        step, every = found["ways"][f"jpeg every {STEP}"], found["ways"]["jpeg every 1"]
+        results = json.loads(measured.read_text(encoding="utf-8"))
+        step, every = results["ways"][f"jpeg every {STEP}"], results["ways"]["jpeg every 1"]
         rates = Rates(
             step["frames_per_core_second"],
             every["frames_per_core_second"],
-            found["clips"]["pixels_per_frame"],
-            found["jpeg_bytes_per_pixel"],
+            results["clips"]["pixels_per_frame"],
+            results["jpeg_bytes_per_pixel"],
         )
     except OSError as error:
         raise InputError(f"{measured} cannot be read ({error.strerror}). {cure}") from None

@@ -63,9 +63,9 @@ def agreement(frames_THWC: U8, embed: Callable[[Tensor], Tensor], resolution: in
     height, width = frames_THWC.shape[1:3]
     clip = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None]
     # The whole frame, as the pixel maps see it.
-    whole = crop_resize(clip, np.asarray([[0, 0, height, width]]), resolution, "cpu")
+    resized = crop_resize(clip, np.asarray([[0, 0, height, width]]), resolution, "cpu")
     with torch.inference_mode():
-        tokens_BSLD = embed(normalise(whole))
+        tokens_BSLD = embed(normalise(resized))
     learned = slot_distances(tokens_BSLD)[0].double().numpy()
     # Slot 0 has no predecessor in either.
     return {

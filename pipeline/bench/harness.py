@@ -54,7 +54,7 @@ def take_turns(
 
 def median_ratio(baseline: Sequence[float], ours: Sequence[float]) -> float:
     """The median over rounds of the baseline's time over ours."""
-    return statistics.median(usual / own for usual, own in zip(baseline, ours, strict=True))
+    return statistics.median(usual / changed for usual, changed in zip(baseline, ours, strict=True))
 
 
 @contextmanager

@@ -85,10 +85,10 @@ def costs(
     from pipeline.bench.costs import as_markdown, command
     from pipeline.system.terminal import echo
 
-    found = command(rates)
+    table = command(rates)
     if markdown:
-        return echo(as_markdown(found), nl=False)
-    return emit(found, as_json, "What a data set costs")
+        return echo(as_markdown(table), nl=False)
+    return emit(table, as_json, "What a data set costs")
 
 
 @app.command()

@@ -79,7 +79,7 @@ def predict(
     from pipeline import api
 
     if timeline:
-        told = api.timeline(
+        timelines = api.timeline(
             _timeline_videos(videos, pictures, segments),
             model,
             out=out or "outputs/timeline",
@@ -91,12 +91,12 @@ def predict(
             batch=4 if batch is None else batch,
             temperature=temperature,
         )
-        _tell(told, as_json)
-        _tell_temperature(told.temperature, temperature, as_json)
-        if not told.timelines:
+        _tell(timelines, as_json)
+        _tell_temperature(timelines.temperature, temperature, as_json)
+        if not timelines.timelines:
             raise typer.Exit(1)
         return
-    found = api.predict(
+    predictions = api.predict(
         videos,
         model,
         out=out,
@@ -107,9 +107,9 @@ def predict(
         frame_step=frame_step,
         temperature=temperature,
     )
-    emit(found.as_dict(), as_json, "Predictions")
-    _tell_temperature(found.temperature, temperature, as_json)
-    if not found.predictions:
+    emit(predictions.as_dict(), as_json, "Predictions")
+    _tell_temperature(predictions.temperature, temperature, as_json)
+    if not predictions.predictions:
         raise typer.Exit(1)
 
 
@@ -135,11 +135,11 @@ def _tell_temperature(value: float | None, wanted: bool, as_json: bool) -> None:
         echo(f"Probabilities: at temperature {value:.3g}, fitted on validation videos (--no-temperature: as tested).")
 
 
-def _tell(found: Timelines, as_json: bool) -> None:
+def _tell(timelines: Timelines, as_json: bool) -> None:
     """Print the segments of each video, and the files."""
     if as_json:
-        return emit(found.as_dict(), as_json)
-    for one in found.timelines:
+        return emit(timelines.as_dict(), as_json)
+    for one in timelines.timelines:
         rows = [
             {"start": f"{s.start:.2f} s", "end": f"{s.end:.2f} s", "class": s.class_name, "score": f"{s.score:.3f}"}
             for s in one.segments
@@ -148,8 +148,8 @@ def _tell(found: Timelines, as_json: bool) -> None:
         emit(rows or [{"segments": "none: no class reaches the threshold (--threshold)"}], as_json, title)
         files = [{"file": one.table}, {"file": one.picture}]
         emit([*files, {"file": f"it stops early: {one.stopped}"}] if one.stopped else files, as_json, "Written")
-    if found.failed:
-        emit([{"video": one.video, "reason": one.reason} for one in found.failed], as_json, "Failed")
+    if timelines.failed:
+        emit([{"video": one.video, "reason": one.reason} for one in timelines.failed], as_json, "Failed")
     return None
 
 
@@ -178,10 +178,10 @@ def lineage(
     from pipeline.experiments.lineage_text import describe
     from pipeline.system.terminal import echo
 
-    found = command(target)
+    chain = command(target)
     if as_json:
-        return emit(found, as_json)
-    return echo(describe(found))
+        return emit(chain, as_json)
+    return echo(describe(chain))
 
 
 @app.command()
@@ -196,9 +196,9 @@ def reproduce(
     with watched("reproduce"):
         from pipeline.experiments.reproduce import command
 
-        found = command(run, keep)
-    emit(found, as_json, "Reproduced")
-    if not found["equal"]:
+        result = command(run, keep)
+    emit(result, as_json, "Reproduced")
+    if not result["equal"]:
         raise typer.Exit(1)
 
 
@@ -232,7 +232,7 @@ def convert_checkpoint(
     """Convert weights: official EVEREST or VideoMAE, ours, Hugging Face."""
     from pipeline.inference.convert import convert
 
-    found = convert(
+    converted = convert(
         source,
         destination,
         to,  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ def convert_checkpoint(
         frame_step=frame_step,
         short_side=short_side,
     )
-    emit(found, as_json, "Converted")
+    emit(converted, as_json, "Converted")
 
 
 @app.command()

@@ -53,12 +53,12 @@ def audit(
     from pipeline import api
     from pipeline.system.terminal import echo
 
-    found = api.audit(folder, out=out, gpu=gpu, gpus=gpus, size=size)
+    result = api.audit(folder, out=out, gpu=gpu, gpus=gpus, size=size)
     if as_json:
-        return emit(found.as_dict(), as_json)
-    for sentence in found.sentences:
+        return emit(result.as_dict(), as_json)
+    for sentence in result.sentences:
         echo(sentence)
-    return echo(f"page: {found.page}")
+    return echo(f"page: {result.page}")
 
 
 @app.command()
@@ -86,7 +86,7 @@ def embed(
 
     from pipeline import api
 
-    found = api.embed(
+    embedding = api.embed(
         videos,
         model,
         out=out,
@@ -99,15 +99,15 @@ def embed(
         top=top,
         picture=picture,
     )
-    told = asdict(found)
+    record = asdict(embedding)
     if not as_json:
-        del told["about"]
-        near_rows = told.pop("neighbours")
-        emit(told, as_json, "Features")
+        del record["about"]
+        near_rows = record.pop("neighbours")
+        emit(record, as_json, "Features")
         if near_rows is not None:
             emit(near_rows["nearest"], as_json, f"Nearest to {near_rows['video']}")
             emit([{"file": near_rows["picture"]}], as_json, "Written")
     else:
-        emit(told, as_json)
-    if not found.videos_ok:
+        emit(record, as_json)
+    if not embedding.videos_ok:
         raise typer.Exit(1)

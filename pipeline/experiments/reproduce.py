@@ -185,8 +185,8 @@ def _check_store(folder: Path) -> str:
 
 def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
     # A store and unfinished work of its own: a check is no experiment, and computes all of it.
-    own = {"MLFLOW_TRACKING_URI": _check_store(folder), "EVEREST_RUNS": str(folder / layout.WORK / "runs")}
-    variables = environment(Path.cwd(), folder, folder / layout.WORK, **own)
+    places = {"MLFLOW_TRACKING_URI": _check_store(folder), "EVEREST_RUNS": str(folder / layout.WORK / "runs")}
+    variables = environment(Path.cwd(), folder, folder / layout.WORK, **places)
     for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
         variables.pop(name, None)
     report = Report(

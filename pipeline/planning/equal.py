@@ -79,8 +79,8 @@ def plan(params: Params, rates: Mapping[str, float] | None = None) -> list[Trial
     params.compared_benchmarks()  # refuses unknown ones now, not after the first training
     arms = arms_of(params)
     costs = {
-        arm: 0.0 if own.finetune.init == SCRATCH else StageCost(own).cost.multiply_adds / 1e9
-        for arm, own in arms.items()
+        arm: 0.0 if trained.finetune.init == SCRATCH else StageCost(trained).cost.multiply_adds / 1e9
+        for arm, trained in arms.items()
     }
     first = next((arm for arm in arms if costs[arm]), None)
     trials = []

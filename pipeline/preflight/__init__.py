@@ -42,9 +42,9 @@ def require(scope: Scope, checks: Iterable[Check] = CHECKS) -> list[Problem]:
     Raises:
         InputError, EverestError: something stands in the way; one line for each problem.
     """
-    found = problems(scope, checks)
-    fatal = [problem for problem in found if problem.kind != "warning"]
+    obstacles = problems(scope, checks)
+    fatal = [problem for problem in obstacles if problem.kind != "warning"]
     if fatal:
         only_failures = all(problem.kind == "failure" for problem in fatal)
         raise (EverestError if only_failures else InputError)("\n".join(map(str, fatal)))
-    return [problem for problem in found if problem.kind == "warning"]
+    return [problem for problem in obstacles if problem.kind == "warning"]

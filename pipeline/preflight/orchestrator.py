@@ -61,8 +61,8 @@ def address() -> Setting | None:
 
 def home() -> Path:
     """Prefect's folder; its database and its files lie there."""
-    found = setting(HOME, "home")
-    return Path(found.value if found else "~/.prefect").expanduser()
+    chosen = setting(HOME, "home")
+    return Path(chosen.value if chosen else "~/.prefect").expanduser()
 
 
 def fault() -> str | None:
@@ -135,9 +135,9 @@ def _profile() -> tuple[str, Path, dict[str, Any]]:
         path = Path(given) if given else Path(below).expanduser() / "profiles.toml"
     except RuntimeError:  # no home at all
         return "", Path(), {}
-    found = _toml(path)
-    name = str(os.environ.get("PREFECT_PROFILE") or found.get("active") or "")
-    values = found.get("profiles", {}).get(name, {})
+    content = _toml(path)
+    name = str(os.environ.get("PREFECT_PROFILE") or content.get("active") or "")
+    values = content.get("profiles", {}).get(name, {})
     return name, path, values if isinstance(values, dict) else {}
 
 

@@ -61,8 +61,8 @@ def mlflow_warning() -> Problem | None:
 
 def _sentence(key: str, text: str | None) -> Iterator[Problem]:
     if text:
-        said, _, cure = text.partition(". Cure: ")
-        yield Problem(key, f": {said}", cure, "failure")
+        message, _, cure = text.partition(". Cure: ")
+        yield Problem(key, f": {message}", cure, "failure")
 
 
 def _foreign_schema(path: Path) -> str | None:

@@ -213,9 +213,9 @@ def duration(seconds: float | None) -> str:
     """`45 s`, `3 min 20 s`, `5 h 12 min`."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 100:
+    rounded = round(seconds)
+    if rounded < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if whole < 6000:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if rounded < 6000:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"

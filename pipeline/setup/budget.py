@@ -41,7 +41,7 @@ class Training:
     accumulate: int
     hours: float
     memory_gib: float
-    whole: int
+    possible: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
             continue
         pretrain = _training(rows[0], facts.train, facts.batch, PRETRAIN_SHARE * usable, PRETRAIN_EPOCHS)
         fine = _training(rows[1], facts.labelled, facts.finetune_batch, FINETUNE_SHARE * usable, FINETUNE_EPOCHS)
-        enough = pretrain.whole >= LEAST_PRETRAIN and fine.whole >= LEAST_FINETUNE
+        enough = pretrain.possible >= LEAST_PRETRAIN and fine.possible >= LEAST_FINETUNE
         if enough or last:
             clip = rows[1]["seconds_per_1000_clips"] / 1000 / 3
             return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), enough, dearer)
@@ -124,9 +124,9 @@ def _hours(row: StageRow, videos: int, batch: int) -> float:
 
 def _training(row: StageRow, videos: int, batch: int, hours: float, most: int) -> Training:
     each = _hours(row, videos, batch)
-    whole = int(hours / each)
-    epochs = max(1, min(most, whole))
-    return Training(epochs, row["accumulate"], epochs * each, row["memory_gib"] or 0.0, min(most, whole))
+    possible = int(hours / each)
+    epochs = max(1, min(most, possible))
+    return Training(epochs, row["accumulate"], epochs * each, row["memory_gib"] or 0.0, min(most, possible))
 
 
 def _views(facts: Facts, clip_seconds: float, hours: float) -> tuple[int, int]:

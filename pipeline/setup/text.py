@@ -91,10 +91,10 @@ def commented(line: str, reason: str) -> str:
     if not reason:
         return line
     reason = printable(reason)
-    if len(whole := f"{line:<{COLUMN}}# {reason}") <= WIDTH and len(line) < COLUMN:
-        return whole
-    if len(whole := f"{line}  # {reason}") <= WIDTH:
-        return whole
+    if len(beside := f"{line:<{COLUMN}}# {reason}") <= WIDTH and len(line) < COLUMN:
+        return beside
+    if len(beside := f"{line}  # {reason}") <= WIDTH:
+        return beside
     indent = " " * (len(line) - len(line.lstrip()))
     return "\n".join([*_wrapped(reason, f"{indent}# "), line])
 

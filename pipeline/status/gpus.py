@@ -16,7 +16,7 @@ def gpus() -> list[Gpu]:
     except pynvml.NVMLError:
         return []
     try:
-        found = []
+        cards = []
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             name = pynvml.nvmlDeviceGetName(handle)
@@ -30,8 +30,8 @@ def gpus() -> list[Gpu]:
             with contextlib.suppress(pynvml.NVMLError):
                 pids = [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
             text = name.decode() if isinstance(name, bytes) else str(name)
-            found.append(Gpu(index, text, busy, memory.used / 2**30, memory.total / 2**30, watts, pids))
-        return found
+            cards.append(Gpu(index, text, busy, memory.used / 2**30, memory.total / 2**30, watts, pids))
+        return cards
     except pynvml.NVMLError:
         return []
     finally:

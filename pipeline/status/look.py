@@ -52,19 +52,19 @@ class Looker:
 
 def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]) -> Checkout:
     """Everything in one checkout."""
-    own = [process for process in processes if root == process.folder or root in process.folder.parents]
+    here = [process for process in processes if root == process.folder or root in process.folder.parents]
     params = {place: _params(place.folder) for place in places(root)}
-    found = [stage for place, its in params.items() for stage in read_stages(place, its, cards)]
+    seen = [stage for place, its in params.items() for stage in read_stages(place, its, cards)]
     chain = params[places(root)[0]]
     held = holders(root / layout.WORK / "experiment.lock").holder is not None
     return Checkout(
         folder=str(root),
         recipe=chain.recipe if chain else "params.yaml cannot be read",
-        commands=[Command(p.pid, p.text, p.since, log_of(p.pid)) for p in own],
-        stages=sorted(found, key=lambda stage: (stage.state != "running", stage.series, -stage.at)),
-        waits=_processes_that_wait(root, own),
-        behind=_stages_that_wait(chain, found) if chain and held else [],
-        finished=_finished(root, chain, found) if chain else [],
+        commands=[Command(p.pid, p.text, p.since, log_of(p.pid)) for p in here],
+        stages=sorted(seen, key=lambda stage: (stage.state != "running", stage.series, -stage.at)),
+        waits=_processes_that_wait(root, here),
+        behind=_stages_that_wait(chain, seen) if chain and held else [],
+        finished=_finished(root, chain, seen) if chain else [],
     )
 
 
@@ -75,7 +75,7 @@ def _params(folder: Path) -> Params | None:
         return None
 
 
-def _processes_that_wait(root: Path, own: Sequence[Process]) -> list[Wait]:
+def _processes_that_wait(root: Path, processes: Sequence[Process]) -> list[Wait]:
     """Those that the kernel keeps waiting for a lock, and commands that wait for DVC."""
     training = holders(root / layout.WORK / "training.lock")
     waits = [Wait(describe(pid), f"the training of {describe(training.holder or 0)}") for pid in training.waiting]
@@ -83,14 +83,14 @@ def _processes_that_wait(root: Path, own: Sequence[Process]) -> list[Wait]:
     experiment = holders(root / layout.WORK / "experiment.lock").holder
     if busy is None:
         return waits
-    late = [p for p in own if p.verb in CHAIN and p.pid != experiment and p.folder == root]
+    late = [p for p in processes if p.verb in CHAIN and p.pid != experiment and p.folder == root]
     return waits + [Wait(describe(process.pid), f"DVC's lock, which {describe(busy)} holds") for process in late]
 
 
-def _stages_that_wait(params: Params, found: Sequence[Stage]) -> list[Wait]:
+def _stages_that_wait(params: Params, seen: Sequence[Stage]) -> list[Wait]:
     """What of the chain comes after the stages that run."""
     content = params.model_dump(mode="json")
-    running = {stage.name for stage in found if stage.state == "running" and not stage.series}
+    running = {stage.name for stage in seen if stage.state == "running" and not stage.series}
     after = dict.fromkeys(running, "")
     waits: list[Wait] = []
     for stage in stages(content):
@@ -101,9 +101,9 @@ def _stages_that_wait(params: Params, found: Sequence[Stage]) -> list[Wait]:
     return waits
 
 
-def _finished(root: Path, params: Params, found: Sequence[Stage]) -> list[Finished]:
+def _finished(root: Path, params: Params, seen: Sequence[Stage]) -> list[Finished]:
     """Stages of the chain that ended well within the last day, with their results; the newest first."""
-    unfinished = {stage.name for stage in found if not stage.series}
+    unfinished = {stage.name for stage in seen if not stage.series}
     ended = []
     for stage in stages(params.model_dump(mode="json")):
         try:

@@ -60,10 +60,10 @@ def _root(folder: Path) -> Path:
 
 def places(root: Path) -> list[Place]:
     """The chain of a checkout, and what else runs stages below its `.work`."""
-    found = [Place(root, root, "", "everest run")]
+    listed = [Place(root, root, "", "everest run")]
     for name, command in NESTED.items():
         for folder in sorted((root / layout.WORK / name).glob("*")):
             if (folder / "params.yaml").is_file():
                 series = folder.name.rpartition("-")[0] if name in ("compare", "repeat") else folder.name
-                found.append(Place(folder, root, series or folder.name, command))
-    return found
+                listed.append(Place(folder, root, series or folder.name, command))
+    return listed

@@ -37,14 +37,14 @@ class Process:
 
 def ours(table: Iterable[psutil.Process] | None = None) -> list[Process]:
     """Commands of ours, oldest first; what a command started is no command of its own."""
-    found: dict[int, Process] = {}
+    processes: dict[int, Process] = {}
     for process in psutil.process_iter() if table is None else table:
         with contextlib.suppress(psutil.Error, OSError):
             words = _words(process.cmdline())
             if words and process.pid != os.getpid():
                 above = frozenset(parent.pid for parent in process.parents())
-                found[process.pid] = Process(process.pid, words, Path(process.cwd()), process.create_time(), above)
-    return sorted((own for own in found.values() if not own.above & found.keys()), key=lambda own: own.since)
+                processes[process.pid] = Process(process.pid, words, Path(process.cwd()), process.create_time(), above)
+    return sorted((one for one in processes.values() if not one.above & processes.keys()), key=lambda one: one.since)
 
 
 def _words(command: list[str]) -> tuple[str, ...]:

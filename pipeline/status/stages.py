@@ -39,8 +39,8 @@ def read_stages(place: Place, params: Params | None, gpus: Sequence[Gpu]) -> lis
     Args:
         params: params.yaml of the place as it is now; None where it cannot be read.
     """
-    found = [stage for folder in _work_folders(place) if (stage := _read(place, folder, params, gpus))]
-    return sorted(found, key=lambda stage: (stage.state not in ("running", "lost"), -stage.at))
+    stages = [stage for folder in _work_folders(place) if (stage := _read(place, folder, params, gpus))]
+    return sorted(stages, key=lambda stage: (stage.state not in ("running", "lost"), -stage.at))
 
 
 def _work_folders(place: Place) -> Iterator[Path]:
@@ -115,19 +115,19 @@ def _noted(place: Place, stage: str, benchmark: str | None) -> str:
 
 def _message(run: RunFolder, work: Path) -> str:
     """Why an execution ended: the ranks' own word, or the error on its run."""
-    ended, said = work / "status.json", ""
+    ended, message = work / "status.json", ""
     if ended.exists() and ended.stat().st_mtime > _last_sign(run, work) - SAME_END_SECONDS:  # not of an earlier start
-        said = str(read_json(ended).get("message") or "")
-    if not said and run.spool.exists():
+        message = str(read_json(ended).get("message") or "")
+    if not message and run.spool.exists():
         with run.spool.open("rb") as file:
             file.seek(max(0, run.spool.stat().st_size - SPOOL_END))
             for line in file.read().splitlines():
                 if b'"everest.error"' in line:
                     try:
-                        said = json.loads(line)["v"]["everest.error"]
+                        message = json.loads(line)["v"]["everest.error"]
                     except (ValueError, KeyError, TypeError):
                         continue
-    return redact(said.splitlines()[0]) if said else ""
+    return redact(message.splitlines()[0]) if message else ""
 
 
 def _with_sentence(stage: Stage, place: Place, work: Path, params: Params | None) -> Stage:
@@ -140,15 +140,15 @@ def _with_sentence(stage: Stage, place: Place, work: Path, params: Params | None
         saved = (
             f" from step {figures.checkpoint.step}" if figures.checkpoint else " from the beginning: nothing is saved"
         )
-    said = f"{how} {ago(time.time() - stage.at)} ago{where}"
+    sentence = f"{how} {ago(time.time() - stage.at)} ago{where}"
     command = place.command if place.command.startswith("a ") else f"`{place.command}`"
     if stage.state == "lost":
-        said += f"; its ranks still run (process {stage.pid}) and save when they end"
+        sentence += f"; its ranks still run (process {stage.pid}) and save when they end"
     elif changes := _changes(stage, work, params):
-        said += f"; {changes} in params.yaml since: with the old value back {command} continues{saved}, else afresh"
+        sentence += f"; {changes} in params.yaml since: with the old value back {command} continues{saved}, else afresh"
     else:
-        said += f"; {command} continues{saved}"
-    return dataclasses.replace(stage, sentence=said)
+        sentence += f"; {command} continues{saved}"
+    return dataclasses.replace(stage, sentence=sentence)
 
 
 def _changes(stage: Stage, work: Path, params: Params | None) -> str:
@@ -160,6 +160,6 @@ def _changes(stage: Stage, work: Path, params: Params | None) -> str:
         then, now = (values(stage.stage, stage.benchmark, each) for each in (check_params(job), params))
     except InputError:  # of a version with other keys
         return ""
-    found = [f"{key} went from {old} to {new}" for key, old, new in differences(then, now)]
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return ", ".join(found[:NAMED]) + more
+    changes = [f"{key} went from {old} to {new}" for key, old, new in differences(then, now)]
+    more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return ", ".join(changes[:NAMED]) + more

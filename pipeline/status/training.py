@@ -66,13 +66,13 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
 
 def heartbeats(work: Path) -> list[heartbeat.Beat]:
     """The ranks' last signs of life, of all nodes that share the folder."""
-    found = []
+    beats = []
     for path in work.glob("beats*"):
         try:
-            found += heartbeat.read(path)
+            beats += heartbeat.read(path)
         except FileNotFoundError:
             continue
-    return found
+    return beats
 
 
 def quiet(beats: Sequence[heartbeat.Beat]) -> str:

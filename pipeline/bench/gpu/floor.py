@@ -132,16 +132,16 @@ def triton_savings(size: str = "base", clips: int = 256) -> list[tuple[str, floa
 
 def tables(size: str = "base", clips: int = 256) -> str:
     """The Markdown tables of docs/gpu.md."""
-    found = parts(size, clips)
+    step = parts(size, clips)
     lines = [
         "| part | TFLOP | GB of products | other GB eager | fused | launches eager, fused | ms eager | ms fused |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(part) for part in found]
-    eager, fused = (1e3 * sum(part.seconds(mode) for part in found) for mode in (False, True))
-    flops = sum(part.flops for part in found)
-    moved = [sum(getattr(part, kind) for part in found) / 1e9 for kind in ("operands", "eager", "fused")]
-    launches = [sum(part.launches for part in found), sum(part.fused_launches for part in found)]
+    lines += [_row(part) for part in step]
+    eager, fused = (1e3 * sum(part.seconds(mode) for part in step) for mode in (False, True))
+    flops = sum(part.flops for part in step)
+    moved = [sum(getattr(part, kind) for part in step) / 1e9 for kind in ("operands", "eager", "fused")]
+    launches = [sum(part.launches for part in step), sum(part.fused_launches for part in step)]
     useful = 6.0 * multiply_adds(size, "pretrain").multiply_adds * clips
     sums = (
         f"{moved[0]:.1f} | {moved[1]:.1f} | {moved[2]:.1f} | {launches[0]}, {launches[1]} | {eager:.1f} | {fused:.1f}"
