@@ -10,7 +10,7 @@ from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from pipeline.training.engine import Engine
-    from pipeline.training.state import Spent
+    from pipeline.training.engine.state import Spent
     from pipeline.training.tasks import TrainingTask
 
 #: The parts of a step in words, and in the names of their shares.

@@ -26,10 +26,10 @@ from pipeline.training import snapshot
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
 from pipeline.training.engine import refusal
 from pipeline.training.engine.interface import Batch, Task
+from pipeline.training.engine.state import Spent, TrainingState, Watched
 from pipeline.training.engine.step import Outcome, Pending, TrainStep
 from pipeline.training.journal import Journal, Progress
 from pipeline.training.settings import Settings
-from pipeline.training.state import Spent, TrainingState, Watched
 from pipeline.training.timing import Clock, clock_of
 
 

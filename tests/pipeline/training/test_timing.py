@@ -12,9 +12,9 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import InputError
 from pipeline.system.processes import StopRequest
 from pipeline.training.engine import Engine
+from pipeline.training.engine.state import Spent
 from pipeline.training.journal import Journal, Progress
 from pipeline.training.measured import measured, sentence, shares
-from pipeline.training.state import Spent
 from pipeline.training.timing import Marks, NoClock, Trace, trace_steps
 from tests.faults import rank_trials, toy
 
