@@ -1,30 +1,33 @@
-"""`make deploy`: what a Prefect server needs for this project, made or brought up to date; run it as often as you like.
+"""`everest ops init`, or `make deploy`: what a Prefect server needs for this project, made or brought up to date.
 
-A process work pool, the limit of one training at a time, an automation that marks runs of dead machines as crashed,
-and the deployments of prefect.yaml.
+A process work pool, the limit of one training at a time, automations (runs of dead machines are marked as crashed,
+failures are told), the deployments of prefect.yaml and the time of the nightly canary. Run it as often as you like.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import urllib.request
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
-from flows.chain.orders import NO_HEARTBEAT
 from flows.chain.slot import LIMIT
-from flows.worker import HEARTBEAT_SECONDS, POOL
-from pipeline.errors import EverestError
+from flows.worker import POOL
+from pipeline.errors import EverestError, InputError
 from pipeline.system.text import visible
 
-ZOMBIES = "everest: crash runs without heartbeat"
-#: Heartbeats that may be missed.
-MISSED = 3
+#: When the canary runs, in UTC.
+NIGHTLY = "0 3 * * *"
 
 
-def main() -> int:
+def main(words: Sequence[str] = ()) -> int:
     """Bring the server at Prefect's PREFECT_API_URL up to date; exit code 2 where there is none to talk to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--notify", help="address that is told of failures, as JSON {text}")
+    parser.add_argument("--canary", default=NIGHTLY, help="cron line in UTC; `off` for none")
+    arguments = parser.parse_args(words)
     from prefect.settings import Settings
 
     url = Settings().api.url  # of the environment, `.env`, a TOML file or a profile, as for every other command
@@ -38,12 +41,12 @@ def main() -> int:
         require_server(url)
         _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
         limit_trainings()
-        crash_zombies()
         _prefect("--no-prompt", "deploy", "--all")
+        automate(arguments.notify, arguments.canary)
     except EverestError as error:
         sys.stderr.write(f"error: {visible(str(error))}\n")
         return error.exit_code
-    sys.stdout.write("Start a worker:  everest ops worker\n")
+    sys.stdout.write("Start a worker:  everest ops worker\nSee what goes on: everest ops status\n")
     return 0
 
 
@@ -66,34 +69,28 @@ def limit_trainings() -> None:
         client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
 
 
-def crash_zombies() -> None:
-    """A run whose machine dies says nothing more, and would stay RUNNING for ever on a server of one's own."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-    from prefect.events.schemas.events import ResourceSpecification
+def automate(address: str | None, canary: str) -> None:
+    """What the server does by itself.
 
-    ends = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
-    crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=NO_HEARTBEAT, force=False)
-    automation = AutomationCore(
-        name=ZOMBIES,
-        description="The machine that ran it is gone: start the run again, and it continues.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat"} | ends,
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=MISSED * HEARTBEAT_SECONDS),
-        ),
-        actions=[crashed],
-    )
-    with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(ZOMBIES):
-            client.delete_automation(old.id)
-        client.create_automation(automation)
+    Raises:
+        EverestError: the cron line is none, or the server refuses the address.
+    """
+    from pydantic import ValidationError
+
+    from flows import automations
+
+    automations.crash_zombies()
+    if address:
+        automations.notify(address)
+        sys.stdout.write("Failures and missing workers are told.\n")
+    else:
+        sys.stdout.write("Nobody is told of failures. Cure: everest ops init --notify URL\n")
+    try:
+        automations.schedule_canary(None if canary == "off" else canary)
+    except ValidationError as error:
+        raise InputError(
+            f"--canary {canary!r} is no cron line ({error.errors()[0]['msg']}). Cure: for example {NIGHTLY!r}, or off."
+        ) from None
 
 
 def _prefect(*arguments: str) -> None:
@@ -102,10 +99,10 @@ def _prefect(*arguments: str) -> None:
     if done.returncode:
         raise EverestError(
             f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}\n"
-            "Cure: mend what it names, then `make deploy` again."
+            "Cure: mend what it names, then `everest ops init` again."
         )
     sys.stdout.write(visible(f"prefect {' '.join(arguments)}: done\n"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,15 @@ from typing import Any
 _ADDRESS = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::\d+)?")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+#: What the server keeps, and how long; what is set already stays.
+KEPT = {
+    # In memory, as it is by default, a restart would forget who has a slot, which then stays taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # Ended runs with their logs go after 90 days; by default they stay for ever.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86400),
+}
+
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Any, Send], Awaitable[None]]
@@ -66,10 +75,8 @@ def main() -> None:
     # What `prefect server start` sets for its own process; read when prefect is imported.
     os.environ["PREFECT_SERVER_API_HOST"] = arguments.host
     os.environ["PREFECT_SERVER_API_PORT"] = str(arguments.port)
-    # In memory, as it is by default, a restart would forget who has a slot, which then stays taken for ever.
-    os.environ.setdefault(
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
-    )
+    for name, value in KEPT.items():
+        os.environ.setdefault(name, value)
     host = arguments.host if arguments.host in LOOPBACK else "localhost"
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{arguments.port}/api")
     import uvicorn

@@ -56,7 +56,7 @@ def test_a_deployment_completes_and_unchanged_stages_show_as_cached(deployed: Pr
 
 def test_deploying_again_doubles_nothing(deployed: Project) -> None:
     deployed.run("python", "-m", "flows.deploy")
-    assert sorted(d["name"] for d in _ask(deployed, "deployments/filter")) == ["demo", *["params"] * 4]
+    assert sorted(d["name"] for d in _ask(deployed, "deployments/filter")) == ["canary", "demo", *["params"] * 4]
     assert [a["name"] for a in _ask(deployed, "automations/filter")] == ["everest: crash runs without heartbeat"]
     limits = _ask(deployed, "v2/concurrency_limits/filter")
     assert [(limit["name"], limit["limit"]) for limit in limits] == [("gpu", 1)]

@@ -1,0 +1,103 @@
+"""What Prefect's server does by itself, each made anew under its name: mark dead runs, tell people, run the canary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from pydantic import SecretStr
+
+from flows.chain.orders import NO_HEARTBEAT
+from flows.worker import HEARTBEAT_SECONDS
+
+ZOMBIES = "everest: crash runs without heartbeat"
+FAILURES, HEALTH = "everest: tell of failed runs", "everest: tell when no worker is there"
+CANARY = "experiment/canary"
+#: The block that holds the address which is told.
+BLOCK = "everest-notify"
+#: Heartbeats that may be missed.
+MISSED = 3
+#: Events after which no heartbeat is expected: a run that is Resuming waits for a worker.
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed", "Resuming")
+RUN, POOL = "prefect.flow-run.*", "prefect.work-pool.*"
+
+
+def crash_zombies() -> None:
+    """A run whose machine dies says nothing more, and would stay RUNNING for ever on a server of one's own."""
+    crashed = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=NO_HEARTBEAT, force=False)
+    _make(
+        ZOMBIES,
+        "The machine that ran it is gone: start the run again, and it continues.",
+        EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{name}" for name in ENDS)},
+            match=ResourceSpecification({"prefect.resource.id": [RUN]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=MISSED * HEARTBEAT_SECONDS),
+        ),
+        crashed,
+    )
+
+
+def notify(url: str) -> None:
+    """Tell an address (Slack, Mattermost, or one's own: `{"text": ...}`) of failed runs and of missing workers."""
+    # On a machine's own network the address is often a private one.
+    webhook = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True)
+    block = UUID(str(webhook.save(BLOCK, overwrite=True)))
+    failed = [f"prefect.flow-run.{name}" for name in ("Failed", "Crashed")]
+    text = "{{ flow.name }}: run {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+    _make(
+        FAILURES,
+        "What failed is told; an equal submission goes on with it.",
+        _when(failed, RUN),
+        CallWebhook(block_document_id=block, payload=json.dumps({"text": text})),
+    )
+    text = "No worker takes the runs of pool {{ work_pool.name }}: everest ops worker"
+    _make(
+        HEALTH,
+        "Submitted runs wait until a worker is there.",
+        _when(["prefect.work-pool.not-ready"], POOL),
+        CallWebhook(block_document_id=block, payload=json.dumps({"text": text})),
+    )
+
+
+def schedule_canary(cron: str | None) -> None:
+    """Run the chain at its smallest at these times (UTC); at none with None."""
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(CANARY).id
+        for old in client.read_deployment_schedules(deployment):
+            client.delete_deployment_schedule(deployment, old.id)
+        if cron:
+            schedule = CronSchedule(cron=cron, timezone="UTC")
+            client.create_deployment_schedules(deployment, [DeploymentScheduleCreate(schedule=schedule, active=True)])
+
+
+def _when(events: Sequence[str], resource: str) -> EventTrigger:
+    return EventTrigger(
+        expect=set(events),
+        match=ResourceSpecification({"prefect.resource.id": [resource]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(seconds=0),
+    )
+
+
+def _make(name: str, description: str, trigger: EventTrigger, action: CallWebhook | ChangeFlowRunState) -> UUID:
+    automation = AutomationCore(name=name, description=description, trigger=trigger, actions=[action])
+    with get_client(sync_client=True) as client:
+        for old in client.read_automations_by_name(name):
+            client.delete_automation(old.id)
+        return client.create_automation(automation)

@@ -1,0 +1,171 @@
+"""`everest ops backup` and `restore`: what cannot be computed again.
+
+    <folder>/everest-20260102-030405/
+        mlflow.db | mlflow.dump       runs, metrics, registered models
+        prefect.db | prefect.dump     flow runs, deployments, automations
+        files/                        params.yaml, recipes, dvc.lock, reports, unsent records, MLflow's artifacts
+        manifest.json                 SHA-256 of each file, versions; written last: a folder without it is no backup
+
+Videos and DVC's cache are not in it: `dvc push` copies those.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.errors import EverestError, InputError
+from pipeline.layout import WORK
+from pipeline.operations import databases as copies
+from pipeline.operations.addresses import Databases
+from pipeline.system.files import atomic_folder, sha256_of, write_json
+
+MANIFEST = "manifest.json"
+#: Relative to the project's root; those that are absent are left out. MLflow's artifacts hold the registered models.
+PARAMETERS = (
+    "params.yaml",
+    "versions.yaml",
+    "dvc.yaml",
+    "dvc.lock",
+    "prefect.yaml",
+    "compare",
+    "recipes",
+    ".dvc/config",
+)
+RESULTS = ("reports", str(WORK / "runs"), "mlruns", "mlartifacts")
+#: Whose schemas a backup depends on.
+PACKAGES = ("mlflow", "prefect")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backup is of: `files` has the SHA-256 of each by its path, `root` the project's folder."""
+
+    made: float
+    root: str
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+def backup(root: Path, to: Path, of: Databases, artifacts: bool = True) -> Path:
+    """Make a backup below the folder `to`; servers and trainings may go on meanwhile.
+
+    Raises:
+        EverestError: a database cannot be read, or the disk is full; nothing is left then.
+    """
+    root = root.absolute()
+    final = to.absolute() / time.strftime("everest-%Y%m%d-%H%M%S")
+    if final.exists():
+        raise EverestError(f"{final} is there already. Cure: again in a second.")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(final) as building:
+        copies.copy(of.mlflow, building, "mlflow")
+        if copies.is_postgres(of.prefect) or copies.sqlite_path(of.prefect).exists():
+            copies.copy(of.prefect, building, "prefect")
+        for name in [*PARAMETERS, *(RESULTS if artifacts else ())]:
+            source, target = root / name, building / "files" / name
+            if source.is_dir():
+                # What a running training replaces meanwhile is not in the databases' copy either.
+                shutil.copytree(source, target, ignore_dangling_symlinks=True)
+            elif source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        hashes = {str(path.relative_to(building)): sha256_of(path) for path in _files(building)}
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        write_json(building / MANIFEST, asdict(Manifest(time.time(), str(root), versions, hashes)))
+    return final
+
+
+def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> list[str]:
+    """Put a backup back in its place; returns what was done, line by line.
+
+    Args:
+        force: replace what is there.
+
+    Raises:
+        InputError: no whole backup, or one of newer programs, or something would be replaced without `force`.
+        EverestError: a server still uses a database.
+    """
+    manifest = check(folder)
+    root = root.absolute()
+    addresses = {"mlflow": to.mlflow, "prefect": to.prefect}
+    names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
+    present = [name for name, address in addresses.items() if _there(address)]
+    present += [name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)]
+    if present and not force:
+        raise InputError(
+            f"{', '.join(present[:8])}{' ...' if len(present) > 8 else ''}: there already, and another. "
+            "Cure: --force replaces it (make a backup first)."
+        )
+    for address in addresses.values():
+        if not copies.is_postgres(address):
+            copies.refuse_in_use(copies.sqlite_path(address))
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.made))
+    lines = []
+    for name in sorted(manifest.files):
+        if (database := Path(name).stem) in addresses and "/" not in name:
+            copies.put_back(folder / name, addresses[database])
+            lines.append(f"{database}'s database is as it was {made}")
+    for name in names:
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "files" / name, target)
+    lines.append(f"{len(names)} files are back in {root}")
+    if Path(manifest.root) != root:
+        link = f"ln -s {root} {manifest.root}"
+        lines.append(f"it was made in {manifest.root}, where MLflow's runs look for their artifacts: {link}")
+    older = [name for name in PACKAGES if manifest.versions[name] != importlib.metadata.version(name)]
+    if "mlflow" in older:
+        lines.append("made with an earlier MLflow: mlflow db upgrade <its address>, before anything else uses it")
+    if "prefect" in older:
+        lines.append("made with an earlier Prefect: its server brings the database up to date when it starts")
+    return lines
+
+
+def check(folder: Path) -> Manifest:
+    """The manifest of a whole backup that the installed programs can read.
+
+    Raises:
+        InputError: names what is missing, changed, or too new.
+    """
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(
+            f"{folder} is no backup: it has no readable {MANIFEST}. Cure: name one that is whole."
+        ) from None
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink() or not path.is_file():
+            raise InputError(f"{folder} lacks {name}. Cure: restore another backup.")
+        if sha256_of(path) != expected:
+            raise InputError(f"{folder}: the bytes of {name} have changed. Cure: restore another backup.")
+    for name in PACKAGES:
+        then, now = manifest.versions[name], importlib.metadata.version(name)
+        if _release(then) > _release(now):
+            raise InputError(
+                f"{folder} was made with {name} {then}; {now} is installed, which cannot read it. "
+                "Cure: check out the project's commit of that time, make install."
+            )
+    return manifest
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _there(address: str) -> bool:
+    return not copies.is_postgres(address) and copies.sqlite_path(address).exists()
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return other.is_file() and sha256_of(one) == sha256_of(other)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

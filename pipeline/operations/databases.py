@@ -1,0 +1,121 @@
+"""Copies of a server's database, whole although others write to it: SQLite by its own backup, PostgreSQL by pg_dump."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pipeline.errors import EverestError, InputError
+from pipeline.system.files import atomic_path
+from pipeline.system.redact import redact
+
+#: [s] that a copy may take.
+SECONDS = 3600.0
+
+
+def is_postgres(address: str) -> bool:
+    return address.startswith(("postgresql:", "postgresql+", "postgres:"))
+
+
+def copy(address: str, folder: Path, name: str) -> Path:
+    """Write a copy of a database into `folder`; its file is `<name>.db` or `<name>.dump`.
+
+    Args:
+        address: `sqlite:///FILE`, `sqlite+aiosqlite:///FILE` or `postgresql://...`.
+
+    Raises:
+        EverestError: the database cannot be read.
+        InputError: an address of another kind.
+    """
+    if is_postgres(address):
+        target = folder / f"{name}.dump"
+        _run("pg_dump", address, "--format=custom", f"--file={target}")
+        return target
+    target = folder / f"{name}.db"
+    source = sqlite_path(address)
+    if not source.is_file():
+        raise EverestError(f"there is no database {source}. Cure: run in the project's root, or mend the address.")
+    with atomic_path(target) as new, contextlib.closing(sqlite3.connect(new)) as to:
+        try:
+            with contextlib.closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as of:
+                of.backup(to)
+            (verdict,) = to.execute("PRAGMA quick_check").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise EverestError(f"{source} cannot be copied: {error}. Cure: restore an earlier backup.") from error
+        if verdict != "ok":
+            raise EverestError(f"the copy of {source} is damaged: {verdict}. Cure: restore an earlier backup.")
+    return target
+
+
+def put_back(copied: Path, address: str) -> None:
+    """Replace a database by a copy of it.
+
+    Raises:
+        EverestError: it cannot be written, or is in use.
+    """
+    if is_postgres(address):
+        if copied.suffix != ".dump":
+            raise InputError(f"{copied} is no copy of PostgreSQL. Cure: restore to sqlite:///FILE.")
+        _run("pg_restore", address, "--clean", "--if-exists", "--no-owner", "--exit-on-error", str(copied))
+        return
+    if copied.suffix != ".db":
+        raise InputError(f"{copied} is a copy of PostgreSQL. Cure: restore to postgresql://...")
+    target = sqlite_path(address)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    refuse_in_use(target)
+    with atomic_path(target) as new:
+        shutil.copyfile(copied, new)
+    for suffix in ("-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+
+
+def refuse_in_use(file: Path) -> None:
+    """Raises EverestError where a process has a SQLite file open: a server would go on with the old one."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(Path(f.path) == file.absolute() for f in process.open_files()):
+                raise EverestError(
+                    f"{file} is in use by process {process.pid} ({process.name()}). Cure: stop that server first."
+                )
+
+
+def sqlite_path(address: str) -> Path:
+    """The file of `sqlite:///FILE`.
+
+    Raises:
+        InputError: an address of another kind.
+    """
+    kind, found, path = address.partition(":///")
+    if not found or kind.partition("+")[0] != "sqlite":
+        raise InputError(
+            f"{redact(address)} is no database that can be copied. Cure: sqlite:///FILE or postgresql://..."
+        )
+    return Path(path.partition("?")[0])
+
+
+def _run(program: str, address: str, *words: str) -> None:
+    """Run PostgreSQL's own program; the password goes by its environment, which no list of processes shows."""
+    if not shutil.which(program):
+        raise EverestError(f"{program} is not installed. Cure: apt-get install postgresql-client")
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    login = f"{parts.username}@" if parts.username else ""
+    plain = urlunsplit(("postgresql", login + host, parts.path, parts.query, ""))
+    secret = {"PGPASSWORD": unquote(parts.password)} if parts.password else {}
+    done = subprocess.run(
+        [program, f"--dbname={plain}", *words],
+        env={**os.environ, **secret},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise EverestError(redact(f"{program} failed: {done.stderr.strip()[-500:]}. Cure: see what it names."))

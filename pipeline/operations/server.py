@@ -1,0 +1,173 @@
+"""Prefect's server, asked over HTTP: importing its own client takes seconds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.errors import EverestError
+from pipeline.preflight import orchestrator
+from pipeline.system.redact import redact
+
+AUTH = "PREFECT_API_AUTH_STRING"
+#: [s] for one answer; a busy SQLite says 503, and is asked again so often.
+ANSWER_SECONDS, ATTEMPTS = 15.0, 5
+PAGE = 200
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A flow run as its page shows it; times in seconds since 1970, None where it has none."""
+
+    id: str
+    name: str
+    type: str
+    state: str
+    message: str
+    flow: str
+    submitted: float | None
+    expected: float | None
+    started: float | None
+    ended: float | None
+    tags: tuple[str, ...]
+    turn: str
+
+    @property
+    def going(self) -> bool:
+        """Whether it has not ended: it runs, waits or is to go on later."""
+        return self.type not in ENDED
+
+
+class Server:
+    """The server that PREFECT_API_URL names, as Prefect itself would find it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    @classmethod
+    def found(cls) -> Server | None:
+        """The server of this project; None where flows use the embedded one."""
+        address = orchestrator.address()
+        return cls(address.value) if address else None
+
+    def ask(self, path: str, query: object = None, method: str | None = None) -> object:
+        """One answer, parsed; None where it has no body.
+
+        Raises:
+            EverestError: the server does not answer, or refuses.
+        """
+        headers = {"Content-Type": "application/json"}
+        if login := os.environ.get(AUTH):
+            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        body = None if query is None else json.dumps(query).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", body, headers, method=method)
+        for attempt in range(ATTEMPTS):
+            try:
+                with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code == 503 and attempt < ATTEMPTS - 1:
+                    time.sleep(1)
+                    continue
+                why = f"answers {error.code} to {path}"
+            except (OSError, ValueError) as error:
+                why = f"does not answer ({getattr(error, 'reason', None) or error})"
+            raise EverestError(
+                redact(f"Prefect's server at {self.url} {why}. Cure: start it (`make ui`), or mend PREFECT_API_URL.")
+            )
+        raise AssertionError("the last attempt raises")
+
+    def runs(self, types: Collection[str]) -> list[Run]:
+        """All flow runs whose state is of one of these types, the oldest first."""
+        return list(self._runs({"state": {"type": {"any_": list(types)}}}))
+
+    def runs_of(self, identities: Collection[str]) -> list[Run]:
+        """Those of these runs that the server knows."""
+        return list(self._runs({"id": {"any_": list(identities)}})) if identities else []
+
+    def _runs(self, which: dict[str, object]) -> Iterator[Run]:
+        names: dict[str, str] = {}
+        offset = 0
+        while True:
+            query = {"flow_runs": which, "sort": "EXPECTED_START_TIME_ASC", "limit": PAGE, "offset": offset}
+            page = rows(self.ask("flow_runs/filter", query))
+            for row in page:
+                flow = str(row["flow_id"])
+                if flow not in names:
+                    names[flow] = str(record(self.ask(f"flows/{flow}"))["name"])
+                yield _run(row, names[flow])
+            if len(page) < PAGE:
+                return
+            offset += PAGE
+
+    def delete_run(self, identity: str) -> None:
+        """Take a flow run, with its task runs and logs, out of the history."""
+        self.ask(f"flow_runs/{identity}", method="DELETE")
+
+    def slots(self, limit: str) -> tuple[int, int] | None:
+        """(taken, all) of a limit; None where the server has no such limit."""
+        for row in rows(self.ask("v2/concurrency_limits/filter", {"limit": PAGE})):
+            if row["name"] == limit:
+                return int(str(row["active_slots"])), int(str(row["limit"]))
+        return None
+
+    def workers(self, pool: str) -> list[tuple[str, bool]]:
+        """(name, whether it gives signs of life) of a pool's workers."""
+        try:
+            answer = self.ask(f"work_pools/{pool}/workers/filter", {"limit": PAGE})
+        except EverestError as error:
+            if "answers 404" in str(error):
+                return []
+            raise
+        return [(str(row["name"]), row["status"] == "ONLINE") for row in rows(answer)]
+
+    def version(self) -> str:
+        return str(self.ask("admin/version"))
+
+    def keeps_leases(self) -> bool:
+        """Whether who has a slot outlives a restart of the server."""
+        settings = record(self.ask("admin/settings"))
+        storage = str(record(record(settings.get("server")).get("concurrency")).get("lease_storage"))
+        return not storage.endswith(".memory")
+
+
+def record(value: object) -> dict[str, object]:
+    """An answer that is an object; empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: object) -> list[dict[str, object]]:
+    """An answer that is a list of objects."""
+    return [record(row) for row in value] if isinstance(value, list) else []
+
+
+def _run(row: dict[str, object], flow: str) -> Run:
+    state, labels = record(row.get("state")), record(row.get("labels"))
+    tags = row.get("tags")
+    return Run(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        type=str(row.get("state_type")),
+        state=str(row.get("state_name")),
+        message=str(state.get("message") or ""),
+        flow=flow,
+        submitted=_seconds(row.get("created")),
+        expected=_seconds(row.get("expected_start_time")),
+        started=_seconds(row.get("start_time")),
+        ended=_seconds(row.get("end_time")),
+        tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
+        turn=str(labels.get("everest.turn") or ""),
+    )
+
+
+def _seconds(text: object) -> float | None:
+    return datetime.fromisoformat(str(text)).timestamp() if text else None

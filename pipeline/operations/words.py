@@ -1,0 +1,49 @@
+"""`everest ops status` as tables and sentences for a person."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.operations.overview import Overview
+from pipeline.operations.server import Run
+from pipeline.system.progress import clock
+
+Table = list[dict[str, object]]
+
+
+def tables(view: Overview) -> list[tuple[str, Table]]:
+    """(title, rows) in the order in which they are printed; empty tables are left out."""
+    found: list[tuple[str, Table]] = [
+        ("Queue", [_run(run) for run in view.queue]),
+        ("Who trains", _turn(view)),
+        ("Workers", [{"worker": name, "state": "online" if online else "gone"} for name, online in view.workers]),
+        ("GPUs", [{"gpu": g.index, "name": g.name, "processes": len(g.pids)} for g in view.gpus]),
+        (
+            "Disks",
+            [{"place": d.what, "path": d.path, "free": f"{d.free_gib:.0f} GiB, {d.share:.0%}"} for d in view.disks],
+        ),
+        (
+            "Servers",
+            [{"server": s.name, "where": s.where, "state": s.state, "version": s.version} for s in view.services],
+        ),
+        ("Versions", [dict(view.versions)]),
+        ("Last canary", [_run(view.canary)] if view.canary else []),
+    ]
+    return [(title, rows) for title, rows in found if rows]
+
+
+def _run(run: Run) -> dict[str, object]:
+    at = run.ended or run.started or run.expected
+    return {
+        "run": f"{run.flow}: {run.name}",
+        "state": run.state,
+        "for": clock(max(0.0, time.time() - at)) if at else "",
+        "says": run.message[:80],
+        "id": run.id,
+    }
+
+
+def _turn(view: Overview) -> Table:
+    lock = str(view.turn) if view.turn else ("a run that has just begun" if view.turn_taken else "nobody")
+    slots = f"{view.slots[0]} of {view.slots[1]}" if view.slots else "no limit there"
+    return [{"lock file": lock, "slots taken": slots, "claimed by": "; ".join(view.claims) or "nobody"}]

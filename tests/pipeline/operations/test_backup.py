@@ -1,0 +1,155 @@
+"""A backup is whole although others write; what comes back is what was there; anything else is refused."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import EverestError, InputError
+from pipeline.operations.addresses import Databases, databases
+from pipeline.operations.backup import backup, check, restore
+from pipeline.tracking.store import Store
+
+HOLDS = """
+import sqlite3, sys, time
+database = sqlite3.connect(sys.argv[1])
+database.execute("select * from flow_run")
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with parameters and two databases."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for name in ("MLFLOW_TRACKING_URI", "EVEREST_DATABASE", "PREFECT_API_DATABASE_CONNECTION_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(root / "prefect"))
+    (root / "params.yaml").write_text("recipe: demo\n")
+    (root / "recipes").mkdir()
+    (root / "recipes" / "own.yaml").write_text("recipe: own\n")
+    (root / "prefect").mkdir()
+    for name in ("prefect/prefect.db", "mlflow.db"):
+        with sqlite3.connect(root / name) as database:
+            database.execute("create table flow_run (id integer primary key, name text)")
+            database.execute("insert into flow_run (name) values ('demo')")
+    return root
+
+
+@pytest.fixture
+def of(project: Path) -> Databases:
+    return databases(project)
+
+
+def test_what_was_lost_comes_back_whole(project: Path, of: Databases, tmp_path: Path) -> None:
+    (project / "mlflow.db").unlink()
+    store = Store(of.mlflow)
+    run = store.create_run("demo", "key", "first", 0, {})
+    store.metrics(run, [("eval/top1", 0.83, 1, 1)])
+    store.artifact(run, project / "params.yaml", "weights")
+    made = backup(project, tmp_path / "backups", of)
+    before = Store(of.mlflow).search()[0]
+    for name in ("mlflow.db", "prefect/prefect.db", "recipes/own.yaml"):
+        (project / name).unlink()
+    artifact = next((project / "mlruns").rglob("params.yaml"))
+    artifact.unlink()
+    lines = restore(made, project, of)
+    assert any("mlflow's database is as it was" in line for line in lines)
+    store = Store(of.mlflow)
+    assert store.search() == [before]
+    assert before["metrics"] == {"eval/top1": 0.83}
+    assert store.artifacts(before["id"]) == ["weights/params.yaml"]
+    assert artifact.read_text() == "recipe: demo\n"
+    assert (project / "recipes" / "own.yaml").read_text() == "recipe: own\n"
+    prefect = sqlite3.connect(project / "prefect" / "prefect.db")
+    assert prefect.execute("select name from flow_run").fetchall() == [("demo",)]
+
+
+def test_a_backup_while_others_write_is_one_moment_of_the_database(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    file = project / "prefect" / "prefect.db"
+    over = threading.Event()
+
+    def write() -> None:
+        with sqlite3.connect(file, timeout=30) as database:
+            database.execute("pragma journal_mode=wal")
+            while not over.is_set():
+                # Two rows in one transaction: a copy has both or neither.
+                database.execute("insert into flow_run (name) values ('a'), ('b')")
+                database.commit()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = backup(project, tmp_path / "backups", of)
+    finally:
+        over.set()
+        writer.join()
+    with sqlite3.connect(made / "prefect.db") as copied:
+        counts = dict(copied.execute("select name, count(*) from flow_run group by name"))
+    assert counts.get("a", 0) == counts.get("b", 0)
+
+
+def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    made = backup(project, tmp_path / "backups", of, artifacts=False)
+    (project / "params.yaml").write_text("recipe: edited\n")
+    with pytest.raises(InputError, match=r"mlflow, prefect, params\.yaml: there already, and another\. Cure: --force"):
+        restore(made, project, of)
+    assert (project / "params.yaml").read_text() == "recipe: edited\n"
+    command = [sys.executable, "-c", HOLDS, str(project / "prefect/prefect.db")]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with pytest.raises(EverestError, match=rf"prefect\.db is in use by process {server.pid} .*stop that server"):
+            restore(made, project, of, force=True)
+    finally:
+        server.kill()
+        server.wait()
+    restore(made, project, of, force=True)
+    assert (project / "params.yaml").read_text() == "recipe: demo\n"
+
+
+def test_a_damaged_incomplete_foreign_or_newer_backup_is_refused(project: Path, of: Databases, tmp_path: Path) -> None:
+    made = backup(project, tmp_path / "backups", of, artifacts=False)
+    manifest = made / "manifest.json"
+    whole = json.loads(manifest.read_text())
+    check(made)
+    for change, words in (
+        ({"versions": {**whole["versions"], "mlflow": "99.0.0"}}, "made with mlflow 99.0.0; .* which cannot read it"),
+        ({"files": {**whole["files"], "files/../../evil": "00"}}, r"lacks files/\.\./\.\./evil"),
+        ({"files": {**whole["files"], "files/gone": "00"}}, "lacks files/gone"),
+        ({"files": {**whole["files"], "mlflow.db": "00"}}, r"the bytes of mlflow\.db have changed"),
+    ):
+        manifest.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(InputError, match=words):
+            check(made)
+    manifest.unlink()
+    with pytest.raises(InputError, match="is no backup"):
+        restore(made, project, of, force=True)
+
+
+def test_a_server_that_does_not_tell_its_database_and_other_addresses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVEREST_DATABASE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:5000")
+    with pytest.raises(InputError, match="does not tell where its database is") as caught:
+        databases(tmp_path)
+    assert "secret" not in str(caught.value)
+    for address in ("mysql://me:secret@host", "postgresql://me:secret@host/mine", "host"):
+        with pytest.raises(InputError, match="expected a PostgreSQL server without a database") as caught:
+            databases(tmp_path, address)
+        assert "secret" not in str(caught.value)

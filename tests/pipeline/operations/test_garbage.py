@@ -1,0 +1,153 @@
+"""What is old goes, what anything uses stays: a run that goes on, a process, a lock, a server that cannot be asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.operations import garbage, usage
+from pipeline.operations.garbage import DAY, Policy, collect, remove
+from pipeline.operations.server import Run, Server
+from pipeline.system.git import do
+from tests.pipeline.system.test_worktree import make_checkout
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from pipeline.system.locks import held
+with held(Path(sys.argv[1]), "training"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Answers(Server):
+    """A server with these runs."""
+
+    def __init__(self, *runs: Run) -> None:
+        super().__init__("http://127.0.0.1:9/api")
+        self.known = list(runs)
+        self.deleted: list[str] = []
+
+    def runs(self, types: object) -> list[Run]:
+        return [run for run in self.known if run.type in types]  # type: ignore[operator]
+
+    def runs_of(self, identities: object) -> list[Run]:
+        return [run for run in self.known if run.id in identities]  # type: ignore[operator]
+
+    def delete_run(self, identity: str) -> None:
+        self.deleted.append(identity)
+
+
+def run(identity: str, state: str, days: float = 20) -> Run:
+    at = time.time() - days * DAY
+    kind = {"Resuming": "SCHEDULED"}.get(state, state.upper())
+    ended = None if kind in ("RUNNING", "SCHEDULED") else at
+    return Run(identity, f"demo {identity}", kind, state, "", "experiment", at, at, at, ended, (), "")
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = make_checkout(root, tmp_path / "checkout")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'none.db'}")
+    for name in ("failed", "resuming", "deleted", "worked-in"):
+        do("worktree", "add", "--detach", str(place / ".work/worktrees" / name), "HEAD", root=place)
+    for key in ("000000000000", "111111111111"):
+        folder = place / ".work/pretrain/all" / key / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"x" * 2**20)
+    (place / "data/cache/gone").mkdir(parents=True)
+    (place / "data/cache/motion").mkdir(parents=True)
+    age(place / ".work", 40)
+    age(place / "data", 40)
+    return place
+
+
+def age(folder: Path, days: float) -> None:
+    at = time.time() - days * DAY
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (at, at), follow_symlinks=False)
+
+
+def test_dry_touches_nothing_and_what_is_in_use_stays(checkout: Path, root: Path) -> None:
+    work = checkout / ".work/pretrain/all"
+    training = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(work / "111111111111/lock")], cwd=root, stdout=subprocess.PIPE
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], cwd=checkout / ".work/worktrees/worked-in"
+    )
+    try:
+        assert training.stdout is not None
+        assert training.stdout.readline() == b"held\n"
+        age(work, 40)
+        ended = [run("failed", "Failed"), run("worked-in", "Failed"), run("old", "Completed", 100)]
+        server = Answers(run("resuming", "Resuming"), *ended)
+        before = sorted(path for path in checkout.rglob("*") if ".git" not in path.parts)
+        items = collect(checkout, Policy(), server)
+        assert sorted(path for path in checkout.rglob("*") if ".git" not in path.parts) == before
+        assert {item.name: item.kept for item in items if item.kind == "worktree"} == {
+            "failed": "",
+            "resuming": "its run is Resuming",
+            "deleted": "",
+            "worked-in": f"process {worker.pid} works there",
+        }
+        assert {item.name: bool(item.kept) for item in items if item.kind == "unfinished work"} == {
+            "pretrain/all/000000000000": False,
+            "pretrain/all/111111111111": True,
+        }
+        assert [(item.name, item.kept) for item in items if item.kind == "cache"] == [("gone", "")]
+        assert [item.name for item in items if item.kind == "history"] == ["experiment: demo old"]
+        remove(items)
+    finally:
+        training.kill()
+        worker.kill()
+        training.wait()
+        worker.wait()
+    assert sorted(path.name for path in (checkout / ".work/worktrees").iterdir()) == ["resuming", "worked-in"]
+    assert [path.name for path in work.iterdir()] == ["111111111111"]
+    assert (work / "111111111111/checkpoints/weights").exists()
+    assert [path.name for path in (checkout / "data/cache").iterdir()] == ["motion"]
+    assert server.deleted == ["old"]
+
+
+def test_a_training_that_began_after_the_look_keeps_its_folder(checkout: Path, root: Path) -> None:
+    folder = checkout / ".work/pretrain/all/000000000000"
+    items = [item for item in collect(checkout, Policy(), None) if item.name.endswith("000000000000")]
+    training = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder / "lock")], cwd=root, stdout=subprocess.PIPE)
+    try:
+        assert training.stdout is not None
+        training.stdout.readline()
+        (kept,) = remove(items)
+        assert f"process {training.pid}" in kept.kept
+        assert (folder / "checkpoints/weights").exists()
+    finally:
+        training.kill()
+        training.wait()
+
+
+def test_without_an_answer_from_prefect_every_worktree_stays(checkout: Path) -> None:
+    for server in (Server("http://127.0.0.1:9/api"), None):
+        kept = [item.kept for item in collect(checkout, Policy(), server) if item.kind == "worktree"]
+        assert len(kept) == 4
+        assert all("127.0.0.1:9/api does not answer" in why or "PREFECT_API_URL" in why for why in kept), kept
+
+
+def test_what_was_touched_lately_is_not_even_looked_at(checkout: Path) -> None:
+    age(checkout / ".work", 1)
+    age(checkout / "data", 1)
+    assert collect(checkout, Policy(), Answers(run("failed", "Failed", 1))) == []
+
+
+def test_an_unreadable_params_file_stops_it(checkout: Path) -> None:
+    (checkout / "recipes").mkdir(exist_ok=True)
+    (checkout / "recipes/broken.yaml").write_text("benchmarks: [")
+    with pytest.raises(Exception, match=r"broken\.yaml is not valid YAML"):
+        usage.benchmarks(checkout)
+    assert garbage.Policy().dvc is False
