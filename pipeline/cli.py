@@ -1,6 +1,6 @@
 """The command line `everest`. Every command imports what it needs when it runs: `everest --help` stays fast.
 
-Exit codes: 0 ok, 1 failed, 2 bad input, 130 stopped after saving.
+Exit codes: 0 ok, 1 failed, 2 bad input, 3 budget spent (state saved), 130 stopped after saving.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Errors that a user meets: each says what was found, what was expected and the cure.
 
-Exit codes of the command line: 0 ok, 1 failed, 2 bad input.
+Exit codes of the command line: 0 ok, 1 failed, 2 bad input, 3 budget spent (state saved), 130 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -34,3 +34,9 @@ class Interrupted(EverestError):
     """Work was stopped by a signal after its state was saved; starting again continues."""
 
     exit_code = 130
+
+
+class BudgetSpentError(Interrupted):
+    """The run took what `compute.budget` allows; its state is saved, and with a higher budget it continues."""
+
+    exit_code = 3

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flows.chain.guard import Children
 from flows.chain.lines import told_lines_of
-from pipeline.errors import EverestError
+from pipeline.errors import BudgetSpentError, EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.params.records import misrecorded
 
@@ -59,6 +59,7 @@ def repro(stage: str, where: Workspace, children: Children) -> Outcome:
 
     Raises:
         StageStopped: the flow was told to stop.
+        BudgetSpentError: the stage has saved its state.
         StageFailed: the stage failed; names its log file and repeats its last error.
     """
     outcome = _repro(stage, where, children)
@@ -81,6 +82,8 @@ def _repro(stage: str, where: Workspace, children: Children, *options: str) -> O
     output = path.read_text(errors="replace")
     if children.stopping:
         raise StageStopped(f"{stage} was stopped and has saved its state. Cure: start again to continue.")
+    if code and (sentence := budget_spent(output)):
+        raise BudgetSpentError(sentence)
     if code:
         raise StageFailed(f"{stage} {failure(code, output)}\nIts log: {path}")
     return read_outcome(output)
@@ -93,6 +96,13 @@ def read_outcome(output: str) -> Outcome:
     if re.search(r"^Stage '.*' didn't change, skipping", output, re.MULTILINE):
         return Outcome.UNCHANGED
     return Outcome.RAN
+
+
+def budget_spent(output: str) -> str:
+    """What a stage says that has spent its run's budget; empty where it ended otherwise."""
+    ended = re.search(rf"failed to run: .*, exited with {BudgetSpentError.exit_code}$", output, re.MULTILINE)
+    said = re.findall(r"^budget spent: (?!.* says above by what).*$", output, re.MULTILINE)
+    return said[-1] if ended and said else ""
 
 
 def failure(code: int, output: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from flows.chain.lines import say
 from flows.chain.repro import Outcome, StageStopped
-from pipeline.errors import EverestError
+from pipeline.errors import BudgetSpentError, EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.system.progress import clock, stage_line
 from pipeline.tracking.headline import words
@@ -22,7 +22,7 @@ def told(stage: str, where: Workspace, run: Callable[[Workspace], Outcome]) -> O
     try:
         with stage_line(name) as environment:
             outcome = run(dataclasses.replace(where, environment={**where.environment, **environment}))
-    except StageStopped:
+    except (StageStopped, BudgetSpentError):
         say(f"{name}: stopped after {clock(time.monotonic() - began)}, and saved")
         raise
     except EverestError:

@@ -94,6 +94,10 @@ def plan(
 
     result = predict(recipe, gpu, gpus, mfu, videos=videos or (), calibration=calibration)
     emit_with_lines(result, as_json, "Plan", result["assumptions"], "  assumed: ")
+    if result["verdict"] and not as_json:
+        from pipeline.system.terminal import echo
+
+        echo(f"The plan {result['verdict']}")
     if not all(stage["fits"] for stage in result["stages"]):
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ class Device:
         single: [FLOP/s] fp32 products on tensor cores (TF32), which training in fp32 uses here.
         memory_gib, bandwidth: [GiB], [byte/s] of device memory.
         link: [byte/s] per direction between devices of one machine.
+        watts: [W] of a board at most, as the maker states it; None where unknown.
     """
 
     name: str
@@ -35,16 +37,17 @@ class Device:
     bandwidth: float
     link: float
     source: str
+    watts: float | None = None
 
 
 #: By the key that `everest plan --gpu` takes.
 DEVICES = {
-    "h100": Device("H100 SXM", 989.4e12, 494.7e12, 80, 3.35e12, 450e9, "NVIDIA H100 data sheet, dense"),
-    "h200": Device("H200 SXM", 989.4e12, 494.7e12, 141, 4.8e12, 450e9, "NVIDIA H200 data sheet, dense"),
-    "a100-80": Device("A100 80GB SXM", 312e12, 156e12, 80, 2.039e12, 300e9, "NVIDIA A100 data sheet, dense"),
-    "a100-40": Device("A100 40GB SXM", 312e12, 156e12, 40, 1.555e12, 300e9, "NVIDIA A100 data sheet, dense"),
-    "a6000": Device("RTX A6000", 154.8e12, 77.4e12, 48, 0.768e12, 28e9, "NVIDIA Ampere GA102 white paper"),
-    "4090": Device("RTX 4090", 165.2e12, 82.6e12, 24, 1.008e12, 16e9, "NVIDIA Ada GPU architecture white paper"),
+    "h100": Device("H100 SXM", 989.4e12, 494.7e12, 80, 3.35e12, 450e9, "NVIDIA H100 data sheet, dense", 700),
+    "h200": Device("H200 SXM", 989.4e12, 494.7e12, 141, 4.8e12, 450e9, "NVIDIA H200 data sheet, dense", 700),
+    "a100-80": Device("A100 80GB SXM", 312e12, 156e12, 80, 2.039e12, 300e9, "NVIDIA A100 data sheet, dense", 400),
+    "a100-40": Device("A100 40GB SXM", 312e12, 156e12, 40, 1.555e12, 300e9, "NVIDIA A100 data sheet, dense", 400),
+    "a6000": Device("RTX A6000", 154.8e12, 77.4e12, 48, 0.768e12, 28e9, "NVIDIA Ampere GA102 white paper", 300),
+    "4090": Device("RTX 4090", 165.2e12, 82.6e12, 24, 1.008e12, 16e9, "NVIDIA Ada GPU architecture white paper", 450),
 }
 #: Names that CUDA reports -> key above, the more special first.
 _REPORTED = (
@@ -123,7 +126,7 @@ class EnergyMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._handle = _nvml_handle(device) if device.type == "cuda" else None
-        self._packages = _rapl_packages() if device.type == "cpu" else []
+        self._packages = rapl_packages() if device.type == "cpu" else []
         self._began = self._joules()
 
     def read(self) -> float | None:
@@ -141,14 +144,7 @@ class EnergyMeter:
             import pynvml
 
             return [(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3, 0.0)]
-        try:
-            found = [
-                (int((p / "energy_uj").read_text()) / 1e6, int((p / "max_energy_range_uj").read_text()) / 1e6)
-                for p in self._packages
-            ]
-        except OSError:
-            return None
-        return found or None
+        return rapl_joules(self._packages)
 
 
 def _nvml_handle(device: torch.device) -> object:
@@ -166,5 +162,17 @@ def _nvml_handle(device: torch.device) -> object:
     return handle
 
 
-def _rapl_packages() -> list[Path]:
+def rapl_joules(packages: Sequence[Path]) -> list[tuple[float, float]] | None:
+    """(joules, joules at which the counter wraps) of CPU packages; None where none may be read."""
+    try:
+        found = [
+            (int((p / "energy_uj").read_text()) / 1e6, int((p / "max_energy_range_uj").read_text()) / 1e6)
+            for p in packages
+        ]
+    except OSError:
+        return None
+    return found or None
+
+
+def rapl_packages() -> list[Path]:
     return sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]"))

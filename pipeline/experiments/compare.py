@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
+from pipeline.budget.ledger import one_ledger
 from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
 from pipeline.experiments.workspace import require_data
 from pipeline.params import SCRATCH, Params, load_params
@@ -98,7 +99,7 @@ def _run(params: Params, trials: list[Trial]) -> Summary:
     say(f"{len(trials)} trainings, {stages} stages. Ctrl-C saves and stops; the same command continues.")
     values = {f"compare.{name}": value for name, value in params.compare.model_dump(mode="json").items()}
     work = layout.work_dir("compare", None, work_key("compare", None, params))
-    with stage_run("compare", None, values, work) as tracked:
+    with one_ledger(params, "compare"), stage_run("compare", None, values, work) as tracked:
         for number, trial in enumerate(trials, 1):
             run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
         summary = summarise(trials, {trial.name: cell(trial) for trial in trials})

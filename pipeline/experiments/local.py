@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import preflight
-from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.errors import BudgetSpentError, EverestError, InputError, Interrupted
 from pipeline.experiments.stage import only_one
 from pipeline.layout import WORK, output_dir
 from pipeline.params import load_params
@@ -97,7 +97,8 @@ def _run_flow(compare: bool) -> dict[str, str]:
 def _failure(answer: Path, code: int) -> EverestError:
     """Why the flow did not finish: its own word, or how its process ended where it left none."""
     if answer.exists():
-        error = EverestError(json.loads(answer.read_text())["error"])
+        kind = BudgetSpentError if code == BudgetSpentError.exit_code else EverestError
+        error = kind(json.loads(answer.read_text())["error"])
         error.exit_code = code
         return error
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

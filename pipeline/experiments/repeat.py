@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
+from pipeline.budget.ledger import one_ledger
 from pipeline.errors import InputError
 from pipeline.experiments.workspace import (
     Report,
@@ -117,7 +118,7 @@ def command(
 
     values = {"splits": [r.split for r in repetitions], "seeds": list(seeds)}
     work = layout.work_dir("repeat", None, layout.fingerprint([values, _key(params)]))
-    with only_one("repeat"), stage_run("repeat", None, values, work) as tracked:
+    with only_one("repeat"), one_ledger(params, "repeat"), stage_run("repeat", None, values, work) as tracked:
         for number, repetition in enumerate(repetitions, 1):
             run_repetition(repetition, f"[{number}/{len(repetitions)}] {repetition.name}", run)
         summary = summarise(params, [(r.split, r.seed, r.folder) for r in repetitions])

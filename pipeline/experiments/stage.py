@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import preflight
+from pipeline.budget.meter import metered
 from pipeline.distributed.nodes import this_node
 from pipeline.layout import WORK, noted_file
 from pipeline.params.frozen import frozen
@@ -24,6 +25,7 @@ def run_stage(name: str, benchmark: str | None) -> object:
         InputError: params.yaml or the benchmark's name is wrong or does not fit the data or this machine, or another
             stage's output was computed with other values; nothing was written.
         BusyError: the same stage runs already.
+        BudgetSpentError: `compute.budget` is spent; the state is saved.
         ParamsChangedError: a parameter of the stage was edited while it ran; nothing was published.
     """
     # If DVC is killed, its stage saves and ends too, instead of training on unseen.
@@ -33,7 +35,7 @@ def run_stage(name: str, benchmark: str | None) -> object:
     with frozen(name, benchmark) as now:
         preflight.require(preflight.stage_scope(now.params, name, benchmark))  # before the lock, which makes a folder
         one = node.named(f"{name}-{benchmark}" if benchmark else name)
-        with only_one(one), noted(noted_file(one)):
+        with only_one(one), noted(noted_file(one)), metered(now.params, name, benchmark):
             now.check_sources()
             result = importlib.import_module(f"pipeline.stages.{name}").run(now.params, benchmark)
             if node.main:

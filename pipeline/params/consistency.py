@@ -25,6 +25,7 @@ SHAPES = {"tiny": (96, 4), "small": (384, 12), "base": (768, 12), "large": (1024
 def faults(params: Params) -> list[str]:
     """One line for each fault: key, value, what is expected, cure."""
     found = [*_names(params), *_clips(params), *_schedule(params.pretrain, "pretrain.{}".format), *_tokens(params)]
+    found += _budget(params)
     for key in params.benchmarks:
         found += _finetune(params, key)
     return list(dict.fromkeys(found))
@@ -75,6 +76,16 @@ def _clips(params: Params) -> Iterator[str]:
                 f"preprocess.keep_every = {own.keep_every} does not divide benchmarks.{key}.data.frame_step = {step}: "
                 f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
             )
+
+
+def _budget(params: Params) -> Iterator[str]:
+    """What a budget is counted in must be known."""
+    own = params.compute
+    if own.budget is not None and own.budget.eur is not None and own.eur_per_gpu_hour is None:
+        yield (
+            f"compute.budget.eur = {own.budget.eur:g} needs a price of the GPU hour. Cure: compute.eur_per_gpu_hour, "
+            "from your provider's list, or compute.budget.gpu_hours."
+        )
 
 
 def _tokens(params: Params) -> Iterator[str]:

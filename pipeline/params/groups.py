@@ -250,6 +250,15 @@ class EvaluateParams(Group):
     calibration_videos: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
+class BudgetParams(Group):
+    """What a run may take; null: not bounded by it. See docs/status.md."""
+
+    hours: Positive | None = None
+    gpu_hours: Positive | None = None
+    kwh: Positive | None = None
+    eur: Positive | None = None
+
+
 class ComputeParams(Group):
     """How this machine runs it. Not a dependency of any DVC stage: results do not become stale by it.
 
@@ -269,6 +278,9 @@ class ComputeParams(Group):
     activation_checkpointing: bool
     stall_seconds: Positive
     max_restarts: Annotated[int, Field(ge=0, le=1000)]
+    budget: BudgetParams | None = None
+    eur_per_gpu_hour: Positive | None = None
+    g_co2_per_kwh: NonNegative | None = None
 
 
 class CompareParams(Group):

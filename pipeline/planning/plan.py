@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from pipeline.budget.account import keep_plan, planned, verdict
+from pipeline.budget.limit import BudgetRow
 from pipeline.efficiency.meters import DEVICES, GIB, Device
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -79,6 +81,8 @@ class Plan(TypedDict):
     videos: list[CountRow]
     stages: list[StageRow]
     disk_gib: Disk
+    budget: list[BudgetRow]
+    verdict: str
     assumptions: list[str]
 
 
@@ -91,7 +95,7 @@ def plan(
     videos: Sequence[str] = (),
     calibration: Path | None = None,
 ) -> Plan:
-    """Predict cost, memory, time and disk of a recipe's stages.
+    """Predict cost, memory, time and disk of a recipe's stages, and whether they fit `compute.budget`.
 
     Args:
         recipe: a recipe's name; None for params.yaml.
@@ -115,14 +119,20 @@ def plan(
     planner = Planner(gpu, gpus, mfu, memory, calibration)
     rows = [planner.row(StageCost(params, name), counts) for name in (None, *params.benchmarks)]
     hours = [row["hours"] for row in rows if row["hours"] is not None]
+    hours_total = sum(hours) if len(hours) == len(rows) else None
+    budget = planned(params, hours_total, gpus, planner.device.watts, gpu != "cpu")
+    if recipe is None:
+        keep_plan(params, budget)
     return {
         "recipe": params.recipe,
         "device": planner.device.name,
         "devices": gpus,
-        "hours_total": round(sum(hours), 4) if len(hours) == len(rows) else None,
+        "hours_total": None if hours_total is None else round(hours_total, 4),
         "videos": [_count_row(name, one) for name, one in counts.items()],
         "stages": rows,
         "disk_gib": _disk(params, rows, counts),
+        "budget": budget if params.compute.budget or params.compute.eur_per_gpu_hour else [],
+        "verdict": verdict(budget),
         "assumptions": _assumptions(planner.device, rows),
     }
 
@@ -257,6 +267,9 @@ def _assumptions(device: Device, rows: Sequence[StageRow]) -> list[str]:
         f"{CORES_PER_DEVICE} cores for each device decode a clip in {1e3 * loading_seconds('jpeg', 16):.1f} ms "
         "(cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
+        f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"
+        if device.watts
+        else "energy: not planned, the power of this device is not known",
         "where a benchmark has neither a manifest nor files here, its videos are as published, else unknown; "
         "validation is not counted",
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from pipeline import layout
+from pipeline.budget.account import AccountRow, account
 from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import mean_and_deviation
@@ -82,6 +83,7 @@ class Summary(TypedDict):
     sentences: list[str]
     stages: list[StageCost]
     cost: list[ModelCost]
+    spent: NotRequired[list[AccountRow]]
     data: list[DataVersion]
     versions: dict[str, str]
 
@@ -102,6 +104,7 @@ def collect(params: Params) -> Summary:
         "sentences": sentences(results, params),
         "stages": _stages(params),
         "cost": model_costs(params),
+        "spent": account(params),
         "data": data_versions(params.benchmarks),
         "versions": versions(),
     }

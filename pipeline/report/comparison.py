@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from pipeline import layout
+from pipeline.budget.account import AccountRow, account
 from pipeline.errors import EverestError
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import hits, mean_and_deviation, seeds_interval, strategy_difference
@@ -78,6 +79,7 @@ class Summary(TypedDict):
     data: list[DataVersion]
     versions: dict[str, str]
     sentences: list[str]
+    spent: NotRequired[list[AccountRow]]
 
 
 def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
@@ -118,6 +120,7 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
         "data": data_versions(sorted({*trials[0].benchmarks, *params.pretrain.corpus})),
         "versions": versions(),
         "sentences": comparison_sentences(differences, costs, equal, len(seeds)),
+        "spent": account(params),
     }
 
 

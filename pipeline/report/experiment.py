@@ -13,6 +13,7 @@ from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Su
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
 from pipeline.report.sentences import BenchmarkResult, JudgedScore, Measured, TestScore
+from pipeline.report.spent_section import spent_section
 from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
@@ -59,6 +60,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
         _confusions(summary),
         _tokens(summary),
         _costs(summary),
+        spent_section(summary.get("spent", [])),
         where_from(summary["data"], summary["versions"]),
     ]
     title = f"Experiment {summary['recipe']}"

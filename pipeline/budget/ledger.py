@@ -1,0 +1,99 @@
+"""What an experiment has taken so far, on disk: one small record for each execution of a stage, dead ones included.
+
+    .work/spent/<experiment>/<began>-<process>.json
+
+The experiment is named by its parameters without `compute` and `compare`: a higher budget, another price or another
+number of ranks is the same experiment, and what it took before counts. A comparison and a repetition count all of their
+trainings together (EVEREST_SPENT).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline import layout
+from pipeline.params import Params
+from pipeline.system.files import read_json, write_json
+
+VARIABLE = "EVEREST_SPENT"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution of a stage, or the part of it so far.
+
+    Attributes:
+        began, ended: seconds since 1970.
+        gpus: that it held, over all nodes.
+        wh: [Wh] of this machine's GPUs that it held, or of its CPU packages; None where nothing counts them.
+    """
+
+    stage: str
+    began: float
+    ended: float
+    gpus: int
+    wh: float | None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The sum over executions; two that ran at once count as one in `hours`. `kwh` None: not measured."""
+
+    hours: float
+    gpu_hours: float
+    kwh: float | None
+
+
+def ledger(params: Params) -> Path:
+    """The folder of an experiment's records."""
+    given = os.environ.get(VARIABLE)
+    return Path(given) if given else named_ledger(params)
+
+
+def named_ledger(params: Params, prefix: str = "") -> Path:
+    """The folder that bears the name of these parameters; `prefix` for a series of experiments."""
+    decisive = params.model_dump(mode="json", exclude={"compute"} if prefix else {"compute", "compare"})
+    root = Path(os.environ.get("EVEREST_WORK") or layout.WORK)
+    return (root / "spent" / f"{prefix}{layout.fingerprint(decisive)}").absolute()
+
+
+@contextmanager
+def one_ledger(params: Params, series: str) -> Iterator[None]:
+    """Within the block all experiments that this process starts count together, as one series."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = str(named_ledger(params, f"{series}-"))
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def write_execution(path: Path, execution: Execution) -> None:
+    write_json(path, asdict(execution))
+
+
+def read_executions(folder: Path) -> list[Execution]:
+    """All records of an experiment, the oldest first."""
+    contents = [read_json(path) for path in sorted(folder.glob("[0-9]*.json"))]
+    return [Execution(**content) for content in contents if content]
+
+
+def total(executions: Iterable[Execution]) -> Spent:
+    """The sum of executions."""
+    all_of_them = sorted(executions, key=lambda one: one.began)
+    seconds, until = 0.0, 0.0
+    for one in all_of_them:
+        seconds += max(0.0, one.ended - max(one.began, until))
+        until = max(until, one.ended)
+    measured = [one.wh for one in all_of_them if one.wh is not None]
+    return Spent(
+        hours=seconds / 3600,
+        gpu_hours=sum(one.gpus * (one.ended - one.began) for one in all_of_them) / 3600,
+        kwh=sum(measured) / 1000 if measured else None,
+    )

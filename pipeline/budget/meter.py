@@ -1,0 +1,121 @@
+"""Counts what a stage takes while it runs, and stops it well when the budget is spent.
+
+A thread of the stage's own process, which has no torch and no step to disturb. When the time has come it sends this
+process what Ctrl-C would: ranks save after the same step, other stages keep what is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+from pipeline.budget.ledger import Execution, Spent, ledger, read_executions, total, write_execution
+from pipeline.budget.limit import SENTENCE, reached, uncounted
+from pipeline.distributed.nodes import this_node
+from pipeline.efficiency.energy import MachineEnergy, visible_gpus
+from pipeline.errors import BudgetSpentError, InputError, Interrupted
+from pipeline.params import ComputeParams, Params, load_params
+
+log = logging.getLogger(__name__)
+
+#: [s] between two looks at the clock, and between two records on disk: what a kill takes from the count at most.
+TICK_SECONDS, WRITE_SECONDS = 0.5, 5.0
+CURE = "Cure: raise it, and the same command continues; no stage becomes stale by it."
+#: Stages whose ranks hold GPUs.
+ON_GPUS = ("pretrain", "finetune", "evaluate")
+
+
+class Meter(threading.Thread):
+    """Counts one execution; see :func:`metered`."""
+
+    def __init__(self, params: Params, stage: str, name: str) -> None:
+        super().__init__(name="budget", daemon=True)
+        self.folder, self.compute, self.name_of_stage = ledger(params), params.compute, name
+        self.began = time.time()
+        self.record = self.folder / f"{self.began:.3f}-{os.getpid()}.json"
+        self.gpus = gpus_of(params.compute, stage)
+        self.energy = MachineEnergy(self.gpus)
+        self.before = read_executions(self.folder)
+        #: Why the run was stopped; empty while it may go on.
+        self.reason = ""
+        self._closing = threading.Event()
+
+    def run(self) -> None:
+        written = 0.0
+        while not self._closing.wait(TICK_SECONDS):
+            if time.time() - written > WRITE_SECONDS:
+                written = time.time()
+                self.write()
+                # Another stage of the run may count at the same time.
+                self.before = [one for one in read_executions(self.folder) if one.began != self.began]
+            if not self.reason and reached(self.compute, self.spent()):
+                self.compute = _as_it_is_now(self.compute)
+                self.reason = reached(self.compute, self.spent())
+                if self.reason:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    def execution(self) -> Execution:
+        """This one until now."""
+        gpus = self.gpus * this_node().count
+        return Execution(self.name_of_stage, self.began, time.time(), gpus, self.energy.read())
+
+    def spent(self) -> Spent:
+        """The whole run until now."""
+        return total([*self.before, self.execution()])
+
+    def write(self) -> None:
+        """Leave what this execution took so far on the disk; a disk that takes nothing stops no run."""
+        with contextlib.suppress(OSError):
+            write_execution(self.record, self.execution())
+
+    def close(self) -> None:
+        """Stop counting, with a last record."""
+        self._closing.set()
+        self.join()
+        self.write()
+
+
+@contextlib.contextmanager
+def metered(params: Params, stage: str, benchmark: str | None) -> Iterator[None]:
+    """Count what the body, a stage, takes.
+
+    Raises:
+        BudgetSpentError: nothing is left of the budget, and nothing was started; or it ran out, and the stage saved.
+    """
+    name = f"{stage}@{benchmark}" if benchmark else stage
+    meter = Meter(params, stage, name)
+    if reason := reached(params.compute, total(meter.before)):
+        raise BudgetSpentError(f"{SENTENCE} {reason}; {name} was not started. {CURE}")
+    if warning := uncounted(params.compute, meter.gpus, meter.energy.read() is not None):
+        log.warning("%s: %s", name, warning)
+    meter.start()
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        if not meter.reason:
+            raise
+        saved = str(error).partition(" Start again")[0].replace("stopped by SIGINT", f"{name} was stopped")
+        state = saved if isinstance(error, Interrupted) else f"{name} was stopped; what is finished is kept."
+        raise BudgetSpentError(f"{SENTENCE} {meter.reason}; {state} {CURE}") from error
+    finally:
+        meter.close()
+
+
+def _as_it_is_now(compute: ComputeParams) -> ComputeParams:
+    """The group `compute` of params.yaml, which may have been raised since the stage began."""
+    try:
+        return load_params().compute
+    except (InputError, OSError):
+        return compute
+
+
+def gpus_of(compute: ComputeParams, stage: str) -> int:
+    """GPUs of this machine that a stage's ranks hold."""
+    if compute.device == "cpu" or stage not in ON_GPUS:
+        return 0
+    return min(compute.ranks, visible_gpus())
