@@ -17,6 +17,7 @@ from flows.chain.repro import workspace
 from flows.chain.run import identity
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace, environment
+from pipeline.notices.told import told
 from pipeline.params import Params, load_params
 from pipeline.params.write import write_overrides
 from pipeline.system import worktree
@@ -50,6 +51,11 @@ def isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequen
         InputError, EverestError: no such recipe, a key or value is wrong, or something else that can be known stands in
             the way; nothing was started.
     """
+    with told(f"deployment run {flow_run.name or 'manual'}"):
+        yield from _isolated(recipe, overrides, stages)
+
+
+def _isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequence[str]) -> Iterator[Place]:
     root = Path.cwd()
     params = checked(root, recipe, overrides)
     logger = get_run_logger()

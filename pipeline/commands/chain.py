@@ -25,9 +25,10 @@ def run() -> None:
 
 
 def _experiment(command: Literal["demo", "run"]) -> None:
+    from pipeline.notices.told import told
     from pipeline.system.progress import watched
 
-    with watched(command):
+    with watched(command), told(f"everest {command}"):
         from pipeline.experiments.local import run_demo, run_experiment
 
         results = run_demo() if command == "demo" else run_experiment()
@@ -37,9 +38,11 @@ def _experiment(command: Literal["demo", "run"]) -> None:
 
 
 def _stage(name: str, benchmark: str | None) -> object:
+    from pipeline.notices.told import told
     from pipeline.system.progress import watched
 
-    with watched(f"{name}@{benchmark}" if benchmark else name):
+    one = f"{name}@{benchmark}" if benchmark else name
+    with watched(one), told(one):
         from pipeline.experiments.stage import run_stage
 
         return run_stage(name, benchmark)
@@ -122,6 +125,7 @@ def compare(
 
     What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
     """
+    from pipeline.notices.told import told
     from pipeline.system.progress import watched
 
     given = {
@@ -131,7 +135,7 @@ def compare(
         "benchmarks": words(benchmarks),
     }
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
-    with watched("compare"):
+    with watched("compare"), told("everest compare"):
         from pipeline.experiments.compare import command
 
         result = command(overrides, dry_run)
@@ -150,11 +154,12 @@ def repeat(
     as_json: Json = False,
 ) -> None:
     """Run params.yaml on every official split with several seeds; mean and deviation."""
+    from pipeline.notices.told import told
     from pipeline.system.progress import watched
 
     chosen = whole_numbers("splits", splits, "1,2") if splits else None
     chosen_seeds = whole_numbers("seeds", seeds, "1,2")
-    with watched("repeat"):
+    with watched("repeat"), told("everest repeat"):
         from pipeline.experiments.repeat import command
 
         result = command(chosen, chosen_seeds, dry_run)

@@ -12,7 +12,9 @@ from types import TracebackType
 from pipeline.system.text import visible
 
 HIDDEN = "[hidden]"
-_SECRET_NAME = re.compile(r"(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|credential|private_?key)s?$", re.I)
+_SECRET_NAME = re.compile(
+    r"(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|credential|private_?key|webhook)s?$", re.I
+)
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.I)
 _URL_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#\"'<>]+)\?[^\s\"'<>#]+", re.I)
 _AWS_KEY = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b")

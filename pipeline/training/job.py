@@ -17,6 +17,7 @@ from typing import Any
 from pipeline import layout, model_folder
 from pipeline.distributed.launch import Watch, launch, locked
 from pipeline.distributed.nodes import this_node
+from pipeline.notices.alarms import alarms_told
 from pipeline.params import SCRATCH, ComputeParams, Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, on_change
@@ -62,7 +63,8 @@ def train(
     with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
         TrainingJob(stage, benchmark, compute.device, params.model_dump(mode="json"), str(run.path)).write(work)
         if not (work / "final" / "metrics.json").exists():
-            _ranks(work, compute, lock)
+            with alarms_told(work, stage):
+                _ranks(work, compute, lock)
         check_unchanged()
         metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics[names.efficiency("stage_seconds")] = round(time.time() - began, 3)

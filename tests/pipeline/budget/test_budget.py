@@ -1,0 +1,168 @@
+"""Budgets: what is counted, what stops a run, what a higher budget changes (nothing but that)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import small_benchmark
+
+from flows.chain.repro import budget_spent
+from pipeline.budget import account, ledger, limit, meter
+from pipeline.budget.ledger import Execution, Spent
+from pipeline.errors import BudgetSpentError, InputError
+from pipeline.params import Params, with_overrides
+from pipeline.params.declared import work_key
+from pipeline.params.write import write_params
+from pipeline.planning.plan import plan
+from pipeline.report.page import html
+from pipeline.report.spent_section import spent_section
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("EVEREST_WORK", ledger.VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def params(**compute: object) -> Params:
+    return small_benchmark.params(**{f"compute__{name}": value for name, value in compute.items()})
+
+
+def test_stages_that_run_at_once_take_their_hour_once_and_their_gpus_twice() -> None:
+    hour = 3600.0
+    spent = ledger.total(
+        [
+            Execution("finetune@a", 0.0, hour, gpus=4, wh=500.0),
+            Execution("evaluate@b", hour / 2, 1.5 * hour, gpus=1, wh=None),
+            Execution("finetune@a", 10 * hour, 11 * hour, gpus=4, wh=700.0),
+        ]
+    )
+    assert spent == Spent(hours=2.5, gpu_hours=9.0, kwh=1.2)
+
+
+def test_money_and_carbon_follow_from_price_and_grid() -> None:
+    own = params(budget={"eur": 20.0, "kwh": 3.0}, eur_per_gpu_hour=2.5, g_co2_per_kwh=400.0).compute
+    found = {row["what"]: row for row in limit.rows(own, 2.5, 9.0, 1.2)}
+    assert found["eur"]["amount"] == 22.5
+    assert found["eur"]["fits"] is False
+    assert found["kwh"]["fits"] is True
+    assert found["g_co2"]["amount"] == 480.0
+    assert found["hours"]["fits"] is None
+    assert limit.reached(own, Spent(2.5, 9.0, 1.2)) == "compute.budget.eur = 20 EUR, and this run has taken 22.5 EUR"
+
+
+def test_a_budget_in_money_needs_a_price_and_unknown_limits_are_refused() -> None:
+    with pytest.raises(InputError, match=r"compute.budget.eur = 20 needs a price .* Cure: compute.eur_per_gpu_hour"):
+        params(budget={"eur": 20.0})
+    with pytest.raises(InputError, match="days"):
+        params(budget={"days": 1.0})
+    with pytest.raises(InputError, match="hours"):
+        params(budget={"hours": 0.0})
+
+
+def test_another_budget_makes_nothing_stale_and_continues_the_same_count(here: Path) -> None:
+    small, large = params(budget={"hours": 1.0}), params(budget={"hours": 9.0}, eur_per_gpu_hour=1.0)
+    for stage, key in (("pretrain", None), ("finetune", "small"), ("evaluate", "small")):
+        assert work_key(stage, key, small) == work_key(stage, key, large)
+    assert ledger.ledger(small) == ledger.ledger(large)
+    assert ledger.ledger(with_overrides(small, {"seed": 5})) != ledger.ledger(small)
+    declared = Path(__file__).resolve().parents[3] / "dvc.yaml"
+    assert "compute" not in re.sub("#.*", "", declared.read_text())
+
+
+def test_a_run_that_spent_its_budget_saves_is_not_begun_again_and_goes_on_with_a_higher_one(here: Path) -> None:
+    short = params(budget={"hours": 1.5 / 3600}, device="cpu")
+    saved = []
+
+    def work() -> None:
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            saved.append(True)
+            raise
+
+    with pytest.raises(BudgetSpentError) as caught, meter.metered(short, "preprocess", "small"):
+        work()
+    assert saved == [True]
+    assert caught.value.exit_code == 3
+    assert re.fullmatch(
+        r"budget spent: compute.budget.hours = 0.000416667 h, and this run has taken 0.000\d+ h; preprocess@small was "
+        r"stopped; what is finished is kept. Cure: raise it, and the same command continues; no stage becomes stale by it.",
+        str(caught.value),
+    )
+    (execution,) = ledger.read_executions(ledger.ledger(short))
+    assert 1.5 <= execution.ended - execution.began < 20
+    assert execution.gpus == 0
+    with pytest.raises(BudgetSpentError, match="was not started"), meter.metered(short, "pretrain", None):
+        pytest.fail("begun without a budget")
+    with meter.metered(params(budget={"hours": 1.0}, device="cpu"), "pretrain", None):
+        saved.append(False)
+    assert saved == [True, False]
+    assert len(ledger.read_executions(ledger.ledger(short))) == 2
+
+
+def test_a_budget_that_is_raised_while_it_runs_counts(here: Path) -> None:
+    write_params(here / "params.yaml", params(budget={"hours": 1.0}, device="cpu"))
+    with meter.metered(params(budget={"hours": 0.6 / 3600}, device="cpu"), "preprocess", "small"):
+        time.sleep(2)
+
+
+def test_a_stage_that_a_person_stops_says_nothing_of_budgets(here: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), meter.metered(params(budget={"hours": 1.0}), "preprocess", "small"):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_limits_that_nothing_here_can_count_are_named() -> None:
+    own = params(budget={"gpu_hours": 2.0, "kwh": 1.0}).compute
+    assert limit.uncounted(own, 0, False).startswith("compute.budget.gpu_hours, compute.budget.kwh cannot be counted")
+    assert limit.uncounted(own, 8, True) == ""
+
+
+def test_a_comparison_counts_all_of_its_trainings_together(here: Path) -> None:
+    own = params()
+    with ledger.one_ledger(own, "compare"):
+        shared = [ledger.ledger(with_overrides(own, {"seed": seed})) for seed in (0, 1)]
+    assert shared[0] == shared[1] != ledger.ledger(own)
+    assert ledger.VARIABLE not in os.environ
+
+
+def test_a_flow_tells_a_spent_budget_from_a_failure() -> None:
+    sentence = "budget spent: compute.budget.hours = 2 h, and this run has taken 2 h; pretrain was stopped after step 3; saved."
+    log = f"Running stage 'pretrain':\n> everest pretrain\n{sentence}\nERROR: failed to reproduce 'pretrain': failed to run: "
+    assert budget_spent(f"{log}everest pretrain, exited with 3\n") == sentence
+    assert budget_spent(f"{log}everest pretrain, exited with 1\n") == ""
+
+
+def test_the_plan_says_whether_it_fits_and_the_report_shows_spent_beside_planned(here: Path) -> None:
+    given = {"planned_for": "h100", "budget": {"hours": 1000.0, "gpu_hours": 1e-6}, "eur_per_gpu_hour": 3.0}
+    own = params(**given)
+    small_benchmark.make(count=48)
+    write_params(here / "params.yaml", own)
+    found = plan(memory=False, gpus=1)
+    rows = {row["what"]: row for row in found["budget"]}
+    assert rows["hours"]["amount"] == pytest.approx(found["hours_total"], abs=1e-4)
+    assert rows["gpu_hours"]["amount"] == rows["hours"]["amount"]
+    assert rows["kwh"]["amount"] == pytest.approx(0.7 * rows["hours"]["amount"])
+    assert (rows["hours"]["fits"], rows["gpu_hours"]["fits"]) == (True, False)
+    assert found["verdict"].startswith("does not fit the budget: ")
+    began = time.time() - 7200
+    ledger.write_execution(
+        ledger.ledger(own) / f"{began:.3f}-1.json", Execution("pretrain", began, began + 3600, 2, 900.0)
+    )
+    spent = {row["what"]: row for row in account.account(own)}
+    assert (spent["hours"]["spent"], spent["hours"]["budget"]) == (pytest.approx(1.0), 1000.0)
+    assert spent["hours"]["planned"] == rows["hours"]["amount"]
+    assert (spent["eur"]["spent"], spent["kwh"]["spent"]) == (pytest.approx(6.0), pytest.approx(0.9))
+    page = html("t", "s", [], [spent_section(account.account(own))])
+    assert "6.00 EUR" in page
+    assert "1,000.00 h" in page
+    assert json.loads(json.dumps(found))["verdict"]
