@@ -95,7 +95,8 @@ def test_a_run_that_spent_its_budget_saves_is_not_begun_again_and_goes_on_with_a
     assert caught.value.exit_code == 3
     assert re.fullmatch(
         r"budget spent: compute.budget.hours = 0.000416667 h, and this run has taken 0.000\d+ h; preprocess@small was "
-        r"stopped; what is finished is kept. Cure: raise it, and the same command continues; no stage becomes stale by it.",
+        r"stopped; what is finished is kept. Cure: raise it, and the same command continues; no stage becomes stale by "
+        "it.",
         str(caught.value),
     )
     (execution,) = ledger.read_executions(ledger.ledger(short))
@@ -116,9 +117,9 @@ def test_a_budget_that_is_raised_while_it_runs_counts(here: Path) -> None:
 
 
 def test_a_stage_that_a_person_stops_says_nothing_of_budgets(here: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), meter.metered(params(budget={"hours": 1.0}), "preprocess", "small"):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+    counted = meter.metered(params(budget={"hours": 1.0}), "preprocess", "small")
+    with pytest.raises(KeyboardInterrupt), counted:
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_limits_that_nothing_here_can_count_are_named() -> None:
@@ -136,8 +137,10 @@ def test_a_comparison_counts_all_of_its_trainings_together(here: Path) -> None:
 
 
 def test_a_flow_tells_a_spent_budget_from_a_failure() -> None:
-    sentence = "budget spent: compute.budget.hours = 2 h, and this run has taken 2 h; pretrain was stopped after step 3; saved."
-    log = f"Running stage 'pretrain':\n> everest pretrain\n{sentence}\nERROR: failed to reproduce 'pretrain': failed to run: "
+    sentence = (
+        "budget spent: compute.budget.hours = 2 h, and this run has taken 2 h; pretrain was stopped after step 3."
+    )
+    log = f"Running stage 'pretrain':\n{sentence}\nERROR: failed to reproduce 'pretrain': failed to run: "
     assert budget_spent(f"{log}everest pretrain, exited with 3\n") == sentence
     assert budget_spent(f"{log}everest pretrain, exited with 1\n") == ""
 
