@@ -24,6 +24,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
 from pipeline.system.processes import die_with_parent, hear_ctrl_c, on_stop
+from pipeline.system.text import visible
 
 POOL = "everest"
 #: [s] that runs have to save and end; the ranks of a training get 60 s to reach the end of their step.
@@ -123,7 +124,7 @@ def _runs(worker: int) -> dict[psutil.Process, UUID]:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"worker: {line}\n")
+    sys.stderr.write(f"worker: {visible(line)}\n")
     sys.stderr.flush()
 
 

@@ -15,6 +15,7 @@ SAFE = {
     "_text",
     "table",
     "Text",
+    "_styled",
     "markdown",
     "code",
     "len",

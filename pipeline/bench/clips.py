@@ -12,6 +12,7 @@ from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
 from pipeline.data.frame_source import VideoFile
 from pipeline.data.ingest.measure import measure
+from pipeline.data.ingest.verdicts import Measurement
 from pipeline.data.video import VideoError, plain_frames, write_video
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
@@ -44,22 +45,25 @@ def bench_clips(folder: Path | None, scratch: Path) -> list[VideoFile]:
             continue
         measured = measure(path)
         if not measured.reason and measured.frames_decoded >= SPAN:
-            files.append(
-                VideoFile(
-                    path.stem,
-                    path,
-                    measured.frames_decoded,
-                    measured.height,
-                    measured.width,
-                    measured.sha256,
-                    label=0,
-                    reader=measured.reader,
-                    jumps=measured.jumps,
-                )
-            )
+            files.append(video_file(path.stem, path, measured))
     if not files:
         raise InputError(f"{folder} holds no video of at least {SPAN} frames that decord reads. Cure: another folder.")
     return files
+
+
+def video_file(name: str, path: Path, measured: Measurement) -> VideoFile:
+    """A measured video of class 0, as a manifest would list it."""
+    return VideoFile(
+        name,
+        path,
+        measured.frames_decoded,
+        measured.height,
+        measured.width,
+        measured.sha256,
+        label=0,
+        reader=measured.reader,
+        jumps=measured.jumps,
+    )
 
 
 def scene(number: int) -> np.ndarray:

@@ -30,7 +30,7 @@ STAGE_INPUTS = {
     "pretrain": ("data/corpus/{c}.parquet", "data/cache/{c}"),
     "finetune": ("data/cache/{b}", "data/manifests/{b}", "{init}"),
     "evaluate": ("data/cache/{b}", "data/manifests/{b}", "outputs/finetune/{b}"),
-    "report": ("outputs/evaluate/", "outputs/finetune/", "outputs/baseline/"),
+    "report": ("outputs/evaluate/", "outputs/finetune/", "outputs/baseline/", "{init}"),
     "compare": ("data/corpus/", "data/cache/", "data/manifests/", "outputs/baseline/"),
 }
 

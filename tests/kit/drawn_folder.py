@@ -1,4 +1,4 @@
-"""A folder as a new user has it, a folder of drawn clips for each class: `python tests/kit/drawn_folder.py FOLDER 200`."""
+"""A folder as a new user has it: drawn clips, a folder a class (`python tests/kit/drawn_folder.py FOLDER 200`)."""
 
 from __future__ import annotations
 

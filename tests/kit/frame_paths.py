@@ -14,6 +14,7 @@ from small_benchmark import params
 from video_matrix import Kind, reference
 
 from pipeline import layout
+from pipeline.bench.clips import video_file
 from pipeline.data import manifest
 from pipeline.data.cache.build import FrameRule, MapRule, plan
 from pipeline.data.cache.publish import build, publish
@@ -53,25 +54,15 @@ class Matrix:
         for place, (name, kind) in enumerate(kinds.items()):
             path = folder / f"{place:03d}{kind.suffix}"
             kind.write(path)
-            found = measure(path)
-            reason = verdict(found, limits)
+            measured = measure(path)
+            reason = verdict(measured, limits)
             if reason != kind.reason:
-                self.refused[name] = f"{reason}: {found.message}"
+                self.refused[name] = f"{reason}: {measured.message}"
             if reason:
                 continue
             self.pictures[name] = reference(path, kind.shown)
-            self.rates[name] = found.fps
-            self.files[name] = VideoFile(
-                name,
-                path,
-                found.frames_decoded,
-                found.height,
-                found.width,
-                found.sha256,
-                label=0,
-                reader=found.reader,
-                jumps=found.jumps,
-            )
+            self.rates[name] = measured.fps
+            self.files[name] = video_file(name, path, measured)
 
     @property
     def in_sequence(self) -> list[str]:

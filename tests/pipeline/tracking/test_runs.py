@@ -17,10 +17,11 @@ import pytest
 
 from pipeline.errors import Interrupted
 from pipeline.inference.models import _ADDRESS
+from pipeline.params import declared
 from pipeline.system.files import write_json
 from pipeline.tracking import close_parent, open_parent, stage_run
 from pipeline.tracking import sync as sync_module
-from pipeline.tracking.context import registered_name, stage_inputs
+from pipeline.tracking.context import STAGE_INPUTS, registered_name, stage_inputs
 from pipeline.tracking.folder import RunFolder, all_runs, runs_dir
 from pipeline.tracking.store import Store
 from pipeline.tracking.upload import drain
@@ -321,6 +322,26 @@ def test_inputs_are_what_dvc_lock_knows_of_the_files_that_are_read(project: Path
     with contextlib.chdir(cell):
         # Its pre-training is its own, of which the project's dvc.lock knows nothing.
         assert stage_inputs("finetune", "motion") == {k: v for k, v in tuned.items() if k != "outputs/pretrain"}
+
+
+def test_a_run_names_the_inputs_that_dvc_watches_for_its_stage() -> None:
+    content = {
+        "benchmarks": {"motion": {}}, "pretrain": {"corpus": ["motion"]}, "finetune": {"init": "outputs/pretrain"},
+    }  # fmt: skip
+    known = {"b": "motion", "c": "motion", "init": "outputs/pretrain"}
+    stages = declared.stages(content)
+    assert {stage.name for stage in stages} == set(STAGE_INPUTS)
+    for stage in stages:
+        watched = [dep.replace("${finetune.init}", "outputs/pretrain") for dep in stage.deps if dep != "raw"]
+        named = [pattern.format(**known).rstrip("/") for pattern in STAGE_INPUTS[stage.name]]
+        missing = [dep for dep in watched if not any(is_within(name, dep) for name in named)]
+        # Of a corpus the run names the cache, too, which DVC watches a stage earlier.
+        surplus = [name for name in named if not any(is_within(name, dep) for dep in watched)]
+        assert (missing, surplus) == ([], ["data/cache/motion"] if stage.name == "pretrain" else []), stage.address
+
+
+def is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def test_sending_gives_way_to_the_training_and_nothing_else_of_the_process_does(store: Store) -> None:
