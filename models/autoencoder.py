@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.adaptive import adaptive_split
 from models.backbone import Backbone, KeptTokens, mean_pool
+from models.coders import Decoder, Encoder
 from models.frames import choose_slots
-from models.selection import Grid, TokenSplit, floor_share, rero_scores, slot_distances
+from models.selection import Budget, Grid, TokenSplit, floor_share, rero_scores, slot_distances
 from models.strategies import STRATEGIES, pretraining_rules, token_budget
 from models.strategies.none import every_token
 from models.tokens import (
@@ -28,7 +28,9 @@ from models.tokens import (
     take,
     tubelets_at,
 )
-from models.vit import Blocks, CompileOptions, LayerNorm, Positions, TubeletEmbedding, compile_method, xavier_init
+from models.unequal.adaptive import adaptive_split
+from models.unequal.packed import Rows, in_one_row, joined
+from models.vit import Blocks, CompileOptions, Positions, Real, compile_method, xavier_init
 
 
 class PretrainOutput(NamedTuple):
@@ -42,45 +44,19 @@ class PretrainOutput(NamedTuple):
     slots_BS: Tensor | None = None
 
 
-class Encoder(nn.Module):
-    """Tubelet embedding, fixed positions, blocks, norm."""
-
-    def __init__(self, values: int, tokens: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.patch_embed = TubeletEmbedding(values, width)
-        self.positions = Positions(tokens, width)
-        self.blocks = Blocks(width, depth, heads, drop_path=drop_path)
-        self.norm: nn.Module = LayerNorm(width)
-
-    def forward(self, tokens_BVD: Tensor, valid_BV: Tensor | None = None) -> Tensor:
-        latent_BVD: Tensor = self.norm(self.blocks(tokens_BVD, valid_BV))
-        return latent_BVD
-
-
-class Decoder(nn.Module):
-    """Blocks over visible and mask tokens; only the last `predict` tokens go through the head."""
-
-    def __init__(self, values: int, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.blocks = Blocks(width, depth, heads)
-        self.norm = LayerNorm(width)
-        self.head = nn.Linear(width, values)
-
-    def forward(self, tokens_BKE: Tensor, predict: int, valid_BK: Tensor | None = None) -> Tensor:
-        prediction_BRP: Tensor = self.head(self.norm(self.blocks(tokens_BKE, valid_BK)[:, -predict:]))
-        return prediction_BRP
-
-
 class EverestAutoencoder(Backbone):
     """Masked autoencoder over a chosen subset of tokens.
 
     `strategy` names one of `models.strategies`; `keep_ratio` and `visible_ratio` are shares of all tokens.
-    `score_share` replaces the fixed budget by each clip's own (`models.adaptive`) where the strategy reads scores.
+    `score_share` replaces the fixed budget by each clip's own (`models.unequal`) where the strategy reads scores, and
+    computes nothing for padding; with `packed` = False clips are padded, at the same results.
     Clips of other sizes and lengths than `img_size` and `num_frames` work: counts follow the clip.
 
     As a backbone (`models.backbone`) the encoder sees `feature_ratio` of the tokens: what the strategy keeps in
     fine-tuning, all where it has no rule for that.
     """
+
+    packed = True
 
     def __init__(
         self,
@@ -148,12 +124,20 @@ class EverestAutoencoder(Backbone):
             tubelets_BNP, embedded_BND = (_take_slots(x, slots_BS, window) for x in (tubelets_BNP, embedded_BND))
             grid = window._replace(slots=choose)
         scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
+        if split.visible_rows is not None and split.reconstruct_rows is not None:
+            self.seen.update(map(Budget, split.visible_rows.lengths, split.reconstruct_rows.lengths))
         latent_BVD = self.encode(tubelets_BNP, embedded_BND, split)
         prediction_BRP = self.decode(latent_BVD, split, grid)
         source_BR = split.reconstruct_BR
         if slots_BS is not None:
             source_BR = slots_BS.gather(1, source_BR // grid.places) * grid.places + source_BR % grid.places
-        loss = self.compare(clip_BCTHW, window, source_BR, prediction_BRP, split.reconstruct_valid_BR)
+        rows = split.reconstruct_rows
+        if rows is not None and self.packed:
+            loss = self.compare(clip_BCTHW, window, rows.pack(source_BR), prediction_BRP, None, rows.clip_M[None])
+            prediction_BRP = rows.unpack(prediction_BRP) if return_output else prediction_BRP
+        else:
+            valid_BR = None if rows is None else rows.valid()
+            loss = self.compare(clip_BCTHW, window, source_BR, prediction_BRP, valid_BR)
         if not return_output:
             return loss
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
@@ -204,25 +188,53 @@ class EverestAutoencoder(Backbone):
         return scores_BN, split(scores_BN, noise_BN, grid, budget)
 
     def encode(self, tubelets_BNP: Tensor, embedded_BND: Tensor, split: TokenSplit) -> Tensor:
-        visible_BVD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, split.visible_BV)
-        position_BVD = self.encoder.positions(split.visible_BV, embedded_BND.shape[1])
-        latent_BVD: Tensor = self.encoder(visible_BVD + position_BVD, split.visible_valid_BV)
+        """What the encoder makes of the visible tokens [B, V, D]; packed [1, M, D] where clips differ in counts."""
+        tokens, index_BV, real_BV = embedded_BND.shape[1], split.visible_BV, self._real(split.visible_rows)
+        source_BV = index_BV
+        if isinstance(real_BV, Rows):
+            index_BV = real_BV.pack(index_BV)
+            source_BV = real_BV.among_all(index_BV, tokens)
+            tubelets_BNP, embedded_BND = in_one_row(tubelets_BNP), in_one_row(embedded_BND)
+        visible_BVD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, source_BV)
+        latent_BVD: Tensor = self.encoder(visible_BVD + self.encoder.positions(index_BV, tokens), real_BV)
         return latent_BVD
 
     def decode(self, latent_BVD: Tensor, split: TokenSplit, grid: Grid) -> Tensor:
-        shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(split.visible_BV, grid.tokens)
-        hidden_BRE = self.mask_token + self.decoder_positions(split.reconstruct_BR, grid.tokens)
+        """Predictions [B, R, P] of the tokens to reconstruct; packed [1, M, P] where clips differ in counts."""
+        visible, hidden = self._real(split.visible_rows), self._real(split.reconstruct_rows)
+        visible_BV, reconstruct_BR = split.visible_BV, split.reconstruct_BR
+        if isinstance(visible, Rows) and isinstance(hidden, Rows):
+            visible_BV, reconstruct_BR = visible.pack(visible_BV), hidden.pack(reconstruct_BR)
+        shown_BVE = self.encoder_to_decoder(latent_BVD) + self.decoder_positions(visible_BV, grid.tokens)
+        hidden_BRE = self.mask_token + self.decoder_positions(reconstruct_BR, grid.tokens)
+        tokens_BKE = torch.cat([shown_BVE, hidden_BRE], dim=1)
+        if isinstance(visible, Rows) and isinstance(hidden, Rows):
+            both, place_V, place_R = joined(visible, hidden)
+            tokens_BKE = torch.empty_like(tokens_BKE).index_copy(1, torch.cat([place_V, place_R]), tokens_BKE)
+            return self._decoded(tokens_BKE, place_R, both)
         valid_BK = None
-        if split.visible_valid_BV is not None and split.reconstruct_valid_BR is not None:
-            valid_BK = torch.cat([split.visible_valid_BV, split.reconstruct_valid_BR], dim=1)
-        prediction_BRP: Tensor = self.decoder(torch.cat([shown_BVE, hidden_BRE], dim=1), hidden_BRE.shape[1], valid_BK)
+        if isinstance(visible, Tensor) and isinstance(hidden, Tensor):
+            valid_BK = torch.cat([visible, hidden], dim=1)
+        return self._decoded(tokens_BKE, slice(-hidden_BRE.shape[1], None), valid_BK)
+
+    def _decoded(self, tokens_BKE: Tensor, predicted: slice | Tensor, real: Real) -> Tensor:
+        prediction_BRP: Tensor = self.decoder(tokens_BKE, predicted, real)
         return prediction_BRP
 
+    def _real(self, rows: Rows | None) -> Real:
+        return rows if rows is None or self.packed else rows.valid()
+
     def compare(
-        self, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, prediction_BRP: Tensor, valid_BR: Tensor | None
+        self,
+        clip_BCTHW: Tensor,
+        window: Grid,
+        source_BR: Tensor,
+        prediction_BRP: Tensor,
+        valid_BR: Tensor | None,
+        clip_BR: Tensor | None = None,
     ) -> Tensor:
-        """The loss of what was predicted for the tubelets at `source_BR` of the clip."""
-        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
+        """The loss of what was predicted for the tubelets at `source_BR` of the clip (of the clips `clip_BR`)."""
+        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet, clip_BR)
         return reconstruction_loss(prediction_BRP, normalised_targets(true_BRP, self.channels), valid_BR)
 
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
@@ -234,7 +246,7 @@ class EverestAutoencoder(Backbone):
         tokens_BKD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK)
         return KeptTokens(tokens_BKD + self.encoder.positions(kept_BK, grid.tokens), kept_BK, None, grid)
 
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
         """The mean [B, D] of the real tokens of `forward_features`; there are no classes."""
         return mean_pool(x_BKD, valid_BK)
 

@@ -13,6 +13,7 @@ Shapes: B clips, N tokens = S slots x h x w places, K kept ones, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
@@ -21,8 +22,9 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from models.info import ModelArguments
-from models.selection import Grid, rero_scores
-from models.vit import Blocks, CompileOptions
+from models.selection import Budget, Grid, rero_scores
+from models.unequal.packed import Rows
+from models.vit import Blocks, CompileOptions, Real
 
 #: Formats of intermediates: maps [B, D, S, h, w] (timm's name for channels first), or [B, N, D].
 FORMATS = ("NCHW", "NLC")
@@ -45,12 +47,32 @@ class Intermediates(TypedDict, total=False):
 
 
 class KeptTokens(NamedTuple):
-    """A clip's tokens before the first block [B, K, D], their places [B, K], which are real (None: all), the grid."""
+    """The kept tokens of clips before the first block.
+
+    Attributes:
+        tokens_BKD: [B, K, D]; of clips with unequal counts packed, [1, M, D], where `packed`.
+        kept_BK: their places, padded where counts differ; `rows` says which are real (None: all).
+    """
 
     tokens_BKD: Tensor
     kept_BK: Tensor
-    valid_BK: Tensor | None
+    rows: Rows | None
     grid: Grid
+    packed: bool = False
+
+    @property
+    def valid_BK(self) -> Tensor | None:
+        """Which of `kept_BK` are real; None: all."""
+        return None if self.rows is None else self.rows.valid()
+
+    @property
+    def real(self) -> Real:
+        """What blocks and pools must know of `tokens_BKD`."""
+        return self.rows if self.packed else self.valid_BK
+
+    def padded(self, tokens_BKD: Tensor) -> Tensor:
+        """Tokens behind blocks as rows [B, K, D], 0 where nothing is real."""
+        return self.rows.unpack(tokens_BKD) if self.packed and self.rows is not None else tokens_BKD
 
 
 class Backbone(nn.Module, ABC):
@@ -66,6 +88,11 @@ class Backbone(nn.Module, ABC):
     strategy: str
     architecture: str
     kwargs: ModelArguments
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Budget of a clip -> how many clips had it, where each has its own: what their cost is made of.
+        self.seen: Counter[int | Budget] = Counter()
 
     @abstractmethod
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
@@ -96,8 +123,7 @@ class Backbone(nn.Module, ABC):
     def forward_features(self, clip_BCTHW: Tensor) -> Tensor:
         """Tokens [B, K, D] behind the encoder's last block and norm, in the order in which they are kept."""
         kept = self.embed_kept(clip_BCTHW)
-        encoded_BKD: Tensor = self.encoder_norm()(self.encoder_blocks()(kept.tokens_BKD, kept.valid_BK))
-        return encoded_BKD
+        return kept.padded(self.encoder_norm()(self.encoder_blocks()(kept.tokens_BKD, kept.real)))
 
     def forward_intermediates(
         self,
@@ -137,14 +163,15 @@ class Backbone(nn.Module, ABC):
         tokens_BKD, found = kept.tokens_BKD, {}
         stop = last + 1 if stop_early else len(blocks)
         for number in range(stop):
-            tokens_BKD = blocks.run(number, tokens_BKD, kept.valid_BK)
+            tokens_BKD = blocks.run(number, tokens_BKD, kept.real)
             if number in take:
-                found[number] = self.encoder_norm()(tokens_BKD) if norm else tokens_BKD
+                found[number] = kept.padded(self.encoder_norm()(tokens_BKD) if norm else tokens_BKD)
         maps = [whole(found[number], kept, output_fmt) for number in sorted(found)]
+        features_BKD = kept.padded(self.encoder_norm()(tokens_BKD))
         if output_dict:
             named: Intermediates = {"image_intermediates": maps, "image_kept": kept_mask(kept)}
-            return named if intermediates_only else {**named, "image_features": self.encoder_norm()(tokens_BKD)}
-        return maps if intermediates_only else (self.encoder_norm()(tokens_BKD), maps)
+            return named if intermediates_only else {**named, "image_features": features_BKD}
+        return maps if intermediates_only else (features_BKD, maps)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -161,11 +188,11 @@ class Backbone(nn.Module, ABC):
         return take
 
     @abstractmethod
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
         """What the model makes of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D].
 
         Args:
-            valid_BK: which tokens are real, where the budget differs by clip (`embed_kept`); None: all.
+            valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip; None: all.
         """
 
     @abstractmethod
@@ -185,8 +212,10 @@ class Backbone(nn.Module, ABC):
         """Remove what stands behind the encoder."""
 
 
-def mean_pool(x_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+def mean_pool(x_BKD: Tensor, valid_BK: Real) -> Tensor:
     """The mean [B, D] of a clip's real tokens."""
+    if isinstance(valid_BK, Rows):
+        return valid_BK.mean(x_BKD)
     if valid_BK is None:
         return x_BKD.mean(dim=1)
     return (x_BKD * valid_BK[..., None]).sum(dim=1) / valid_BK.sum(dim=1, keepdim=True)

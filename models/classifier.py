@@ -11,12 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.adaptive import adaptive_tokens
 from models.backbone import Backbone, KeptTokens, mean_pool
 from models.selection import Grid
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
-from models.vit import Blocks, CompileOptions, LayerNorm, Positions, TubeletEmbedding, compile_method, trunc_normal_init
+from models.unequal.adaptive import adaptive_tokens
+from models.unequal.packed import Rows, in_one_row
+from models.vit import (
+    Blocks,
+    CompileOptions,
+    LayerNorm,
+    Positions,
+    Real,
+    TubeletEmbedding,
+    compile_method,
+    trunc_normal_init,
+)
 
 POOLS = ("mean", "attentive")
 
@@ -33,9 +43,12 @@ class AttentivePool(nn.Module):
         self.proj = nn.Linear(width, width)
         nn.init.trunc_normal_(self.query, std=0.02)
 
-    def forward(self, x_BKD: Tensor, valid_BK: Tensor | None = None) -> Tensor:
-        key_BXKY, value_BXKY = self.kv(self.norm(x_BKD)).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query_BX1Y = self.query.expand(len(x_BKD), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def forward(self, x_BKD: Tensor, valid_BK: Real = None) -> Tensor:
+        kv_BKO = self.kv(self.norm(x_BKD))
+        if isinstance(valid_BK, Rows):  # one query a clip: its products are few, padded or not
+            kv_BKO, valid_BK = valid_BK.unpack(kv_BKO), valid_BK.valid()
+        key_BXKY, value_BXKY = kv_BKO.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query_BX1Y = self.query.expand(len(kv_BKO), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
         mask = None if valid_BK is None else valid_BK[:, None, None, :]
         pooled_BX1Y = F.scaled_dot_product_attention(query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask)
         pooled_BD: Tensor = self.proj(pooled_BX1Y.flatten(1))
@@ -46,9 +59,11 @@ class EverestClassifier(Backbone):
     """ViT classifier over `keep_ratio` of the tokens (`strategy` everest) or all of them (`none`).
 
     `head` is "mean" (mean-pool, norm, linear; the paper's) or "attentive". `score_share` gives each clip its
-    own number of tokens (`models.adaptive`). Clips of other sizes and lengths than `img_size` and
-    `num_frames` work.
+    own number of tokens (`models.unequal`), and computes nothing for padding; with `packed` = False clips are padded,
+    at the same results. Clips of other sizes and lengths than `img_size` and `num_frames` work.
     """
+
+    packed = True
 
     def __init__(
         self,
@@ -97,13 +112,13 @@ class EverestClassifier(Backbone):
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [B, classes] of a normalised clip."""
         kept = self.embed_kept(clip_BCTHW)
-        return self.forward_head(self.blocks(kept.tokens_BKD, kept.valid_BK), valid_BK=kept.valid_BK)
+        return self.forward_head(self.blocks(kept.tokens_BKD, kept.real), valid_BK=kept.real)
 
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Tensor | None = None) -> Tensor:
+    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
         """Logits of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D] (timm's interface).
 
         Args:
-            valid_BK: which tokens are real, where the budget differs by clip (`embed_kept`).
+            valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip.
         """
         pooled_BD: Tensor = (self.pool or mean_pool)(x_BKD, valid_BK)
         features_BD: Tensor = self.fc_drop(self.fc_norm(pooled_BD))
@@ -115,9 +130,17 @@ class EverestClassifier(Backbone):
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.patch_embed(tubelets_BNP)
-        kept_BK, valid_BK = self.select(embedded_BND, grid)
-        tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK) + self.positions(kept_BK, grid.tokens)
-        return KeptTokens(tokens_BKD, kept_BK, valid_BK, grid)
+        kept_BK, rows = self.select(embedded_BND, grid)
+        if rows is not None:
+            self.seen.update(rows.lengths)
+        index_BK = source_BK = kept_BK
+        if rows is not None and self.packed:
+            index_BK = rows.pack(kept_BK)
+            source_BK = rows.among_all(index_BK, grid.tokens)
+            tubelets_BNP, embedded_BND = in_one_row(tubelets_BNP), in_one_row(embedded_BND)
+        tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, source_BK)
+        tokens_BKD = tokens_BKD + self.positions(index_BK, grid.tokens)
+        return KeptTokens(tokens_BKD, kept_BK, rows, grid, packed=index_BK is not kept_BK)
 
     def encoder_blocks(self) -> Blocks:
         return self.blocks
@@ -142,7 +165,7 @@ class EverestClassifier(Backbone):
             check_pixels(clip_BCTHW)
         return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
-    def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Rows | None]:
         """Kept token indices [B, K], and with a per-clip budget which of them are real."""
         reads_scores = STRATEGIES[self.strategy].reads_scores
         scores_BN = self.score(embedded_BND, grid.slots) if reads_scores else embedded_BND[..., 0]

@@ -6,10 +6,11 @@ as torch's FlopCounterMode leaves them out. It prints 2 per multiply-add; these 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypedDict
 
 from models.registry import SIZES, Size, architecture
-from models.selection import Grid
+from models.selection import Budget, Grid
 from models.strategies import STRATEGIES, kept_tokens, token_budget
 
 Stage = Literal["pretrain", "finetune"]
@@ -73,7 +74,39 @@ def multiply_adds(
         return _pretrain(shape, embed, visible, reconstruct, decoder_depth or shape.decoder_depth)
     if stage != "finetune":
         raise ValueError(f"stage = {stage!r}, expected 'pretrain' or 'finetune'. Cure: choose one of them.")
-    kept = kept_tokens(strategy, grid, keep_ratio)
+    return _finetune(shape, embed, kept_tokens(strategy, grid, keep_ratio), num_classes, head)
+
+
+def cost_of_counts(
+    size: str,
+    counts: Mapping[int | Budget, int],
+    *,
+    frames: int = 16,
+    resolution: int = 224,
+    decoder_depth: int | None = None,
+    num_classes: int = 400,
+    head: str = "mean",
+) -> Cost:
+    """Mean cost of one forward of clips that keep different numbers of tokens, computed without padding.
+
+    Args:
+        counts: tokens that a classifier's clip keeps, or what one of a pre-training shows and rebuilds -> such clips.
+    """
+    architecture(size, pretrain=True)
+    shape = SIZES[size]
+    embed = frames // 2 * (resolution // 16) ** 2 * 1536 * shape.embed_dim
+    depth = decoder_depth or shape.decoder_depth
+    clips, sums = sum(counts.values()), [0] * len(Cost._fields)
+    for kept, number in counts.items():
+        if isinstance(kept, Budget):
+            cost = _pretrain(shape, embed, *kept, depth)
+        else:
+            cost = _finetune(shape, embed, kept, num_classes, head)
+        sums = [total + number * part for total, part in zip(sums, cost, strict=True)]
+    return Cost(*(round(total / clips) for total in sums))
+
+
+def _finetune(shape: Size, embed: int, kept: int, num_classes: int, head: str) -> Cost:
     pool = 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2
     classify = shape.embed_dim * num_classes + (pool if head == "attentive" else 0)
     return Cost(embed, _blocks(kept, shape.embed_dim, shape.depth), 0, classify, kept, 0)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.unequal.packed import Rows
+
 #: Ratios count in billionths: whole numbers, which a compiler can trace (it cannot trace `decimal`).
 BILLION = 10**9
 
@@ -41,12 +43,12 @@ class Budget(NamedTuple):
 
 
 class TokenSplit(NamedTuple):
-    """Flat token indices. With a per-clip budget rows are padded and `*_valid` (True = real token) says where."""
+    """Flat token indices. With a per-clip budget they are padded, and rows say which are real."""
 
     visible_BV: Tensor
     reconstruct_BR: Tensor
-    visible_valid_BV: Tensor | None = None
-    reconstruct_valid_BR: Tensor | None = None
+    visible_rows: Rows | None = None
+    reconstruct_rows: Rows | None = None
 
 
 def floor_share(ratio: float, count: int) -> int:

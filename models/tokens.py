@@ -79,11 +79,17 @@ def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Te
     return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, grid.tokens, channels * tubelet * patch * patch)
 
 
-def tubelets_at(clip_BCTHW: Tensor, grid: Grid, index_BK: Tensor, patch: int, tubelet: int) -> Tensor:
-    """The tubelets at `index_BK` [B, K, P] as `cut_tubelets` gives them, without copying the others."""
+def tubelets_at(
+    clip_BCTHW: Tensor, grid: Grid, index_BK: Tensor, patch: int, tubelet: int, clip_BK: Tensor | None = None
+) -> Tensor:
+    """The tubelets at `index_BK` [B, K, P] as `cut_tubelets` gives them, without copying the others.
+
+    Args:
+        clip_BK: the clip of each index; None: one clip for each row.
+    """
     batch, channels = clip_BCTHW.shape[:2]
     cells = clip_BCTHW.reshape(batch, channels, grid.slots, tubelet, grid.height, patch, grid.width, patch)
-    clip_B1 = torch.arange(batch, device=index_BK.device)[:, None]
+    clip_B1 = torch.arange(batch, device=index_BK.device)[:, None] if clip_BK is None else clip_BK
     slot_BK, place_BK = index_BK // grid.places, index_BK % grid.places
     return cells[clip_B1, :, slot_BK, :, place_BK // grid.width, :, place_BK % grid.width].flatten(2)
 

@@ -6,7 +6,7 @@ Shapes: B clips, N tokens, D width, O = 3 D, P values of a tubelet, V chosen tok
 from __future__ import annotations
 
 from functools import partial
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from models.tokens import in_product_type, sinusoid_table, take
+from models.unequal.packed import Rows, attend_rows
+
+#: Which tokens of padded clips are real [B, N]; or the clips of a packed row; None: all tokens are real.
+Real: TypeAlias = Tensor | Rows | None
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -37,13 +41,16 @@ class Attention(nn.Module):
         self.qkv_adapter: nn.Module | None = None
         self.proj_adapter: nn.Module | None = None
 
-    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BNO = F.linear(x_BND, self.qkv.weight, bias)
         if self.qkv_adapter is not None:
             qkv_BNO = qkv_BNO + self.qkv_adapter(x_BND)
-        mixed_BXNY = attend(qkv_BNO.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4), valid_BN)
-        mixed_BND = mixed_BXNY.transpose(1, 2).flatten(2)
+        qkv_BN3XY = qkv_BNO.unflatten(2, (3, self.heads, -1))
+        if isinstance(valid_BN, Rows):
+            mixed_BND = attend_rows(qkv_BN3XY[0], valid_BN, attend).flatten(1)[None]
+        else:
+            mixed_BND = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN).transpose(1, 2).flatten(2)
         projected_BND: Tensor = self.proj(mixed_BND)
         return projected_BND if self.proj_adapter is None else projected_BND + self.proj_adapter(mixed_BND)
 
@@ -90,7 +97,7 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None, keep_2B11: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, valid_BN: Real = None, keep_2B11: Tensor | None = None) -> Tensor:
         mixed_BND: Tensor = self.attn(self.norm1(x_BND), valid_BN)
         x_BND = x_BND + (mixed_BND if keep_2B11 is None else mixed_BND * keep_2B11[0])
         mapped_BND: Tensor = self.mlp(self.norm2(x_BND))
@@ -106,15 +113,19 @@ class Blocks(nn.ModuleList):
         super().__init__(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
 
-    def forward(self, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
         for number in range(len(self)):
             x_BND = self.run(number, x_BND, valid_BN)
         return x_BND
 
-    def run(self, number: int, x_BND: Tensor, valid_BN: Tensor | None = None) -> Tensor:
+    def run(self, number: int, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
         """One block."""
         rate = self.rates[number]
-        keep_2B11 = drop_path(x_BND, rate) if self.training and rate else None
+        keep_2B11 = None
+        if self.training and rate:
+            rows = valid_BN if isinstance(valid_BN, Rows) else None
+            keep_2B11 = drop_path(x_BND, rate, None if rows is None else len(rows.lengths))
+            keep_2B11 = keep_2B11 if rows is None else rows.spread(keep_2B11)
         if self.checkpointing and torch.is_grad_enabled():
             x_BND = checkpoint(self[number], x_BND, valid_BN, keep_2B11, use_reentrant=False)
         else:
@@ -122,10 +133,16 @@ class Blocks(nn.ModuleList):
         return x_BND
 
 
-def drop_path(x_BND: Tensor, rate: float) -> Tensor:
-    """What stochastic depth (Huang et al. 2016) leaves of a block's two branches, [2, B, 1, 1], as timm scales it."""
+def drop_path(x_BND: Tensor, rate: float, clips: int | None = None) -> Tensor:
+    """What stochastic depth (Huang et al. 2016) leaves of a block's two branches, [2, B, 1, 1], as timm scales it.
+
+    Args:
+        clips: how many clips a packed row holds; None: `x_BND` has one for each row.
+    """
     kind = in_product_type(x_BND[:1, :0]).dtype  # the type of the branches
-    kept = [x_BND.new_empty((len(x_BND), 1, 1), dtype=kind).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2)]
+    kept = [
+        x_BND.new_empty((clips or len(x_BND), 1, 1), dtype=kind).bernoulli_(1 - rate).div_(1 - rate) for _ in range(2)
+    ]
     return torch.stack(kept)
 
 

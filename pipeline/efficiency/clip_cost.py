@@ -8,18 +8,20 @@ from pipeline.data.sampling import candidate_slots
 from pipeline.params import ClipParams, FinetuneParams, Params, PretrainParams
 
 if TYPE_CHECKING:
+    from models.backbone import Backbone
     from models.cost import Cost
     from models.info import ModelArguments
     from models.tuning.learning import Learning
 
 
 def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> ModelArguments:
-    return {
+    arguments: ModelArguments = {
         "img_size": clip.resolution,
         "num_frames": clip.frames,
         "strategy": stage.strategy,
         "keep_ratio": stage.keep_ratio,
     }
+    return arguments if stage.score_share is None else {**arguments, "score_share": stage.score_share}
 
 
 def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> ModelArguments:
@@ -79,6 +81,24 @@ def finetune_cost(params: Params, benchmark: str) -> Cost:
         head=stage.head,
     )
     return with_adapters(cost, params.pretrain.size, learning_of(stage))
+
+
+def counted_cost(predicted: Cost, model: Backbone, frames: int, resolution: int) -> Cost:
+    """The mean cost of the clips that a model has seen, where each has a budget of its own; else the predicted one."""
+    from models.cost import cost_of_counts
+
+    if not model.seen:
+        return predicted
+    size = model.architecture.split("_")[-3]
+    return cost_of_counts(
+        size,
+        model.seen,
+        frames=frames,
+        resolution=resolution,
+        decoder_depth=model.kwargs.get("decoder_depth"),
+        num_classes=model.num_classes,
+        head=model.kwargs.get("head", "mean"),
+    )
 
 
 def learning_of(stage: FinetuneParams) -> Learning:

@@ -23,6 +23,7 @@ from pipeline.tracking import names
 if TYPE_CHECKING:
     import torch
 
+    from models.backbone import Backbone
     from models.info import ModelInfo
     from pipeline.distributed.groups import Ranks
 
@@ -73,13 +74,17 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Answers for every test video, in the order of the test set, and what they cost."""
+    """Answers for every test video, in the order of the test set, and what they cost.
+
+    `cost`: multiply-adds and tokens of a clip as tracked, the mean over this process's clips where each has its own.
+    """
 
     answers: list[Answer]
     clips: int
     seconds: float
     peak_memory_gib: float
     energy_wh: float | None
+    cost: dict[str, float]
 
 
 def evaluate(
@@ -101,7 +106,7 @@ def evaluate(
     from pipeline.efficiency.meters import EnergyMeter, peak_memory_gib
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
-    check_model(model_dir, params, benchmark)
+    info = check_model(model_dir, params, benchmark)
     device = device or (ranks.device if ranks else choose_device(params.compute.device))
     model = load_model(model_dir)
     read = reader(params, benchmark, tests)
@@ -123,7 +128,7 @@ def evaluate(
     answers = gather(own, len(tests.ids), data.classes, ranks)
     seconds = time.perf_counter() - began
     clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
-    return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read())
+    return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read(), cost(info, model))
 
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
@@ -207,9 +212,14 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
     return info
 
 
-def cost(info: ModelInfo) -> dict[str, float]:
-    """Multiply-adds and tokens a clip of a saved classifier: one view, one forward."""
+def cost(info: ModelInfo, model: Backbone | None = None) -> dict[str, float]:
+    """Multiply-adds and tokens a clip of a saved classifier: one view, one forward.
+
+    Args:
+        model: that has seen clips: where each has a budget of its own, their mean; else the predicted cost.
+    """
     from models.cost import multiply_adds
+    from pipeline.efficiency.clip_cost import counted_cost
 
     kwargs = info.kwargs
     found = multiply_adds(
@@ -222,6 +232,8 @@ def cost(info: ModelInfo) -> dict[str, float]:
         num_classes=info.num_classes,
         head=kwargs.get("head", "mean"),
     )
+    if model is not None:
+        found = counted_cost(found, model, info.frames, info.pixels.resolution)
     return {
         names.GMACS_PER_CLIP: found.multiply_adds / 1e9,
         names.TOKENS_PER_CLIP: float(found.encoder_tokens),

@@ -86,6 +86,7 @@ def main() -> int:
                 "seconds": outcome.seconds,
                 "peak_memory_gib": outcome.peak_memory_gib,
                 "energy_wh": outcome.energy_wh,
+                "cost": outcome.cost,
             }
             write_json(arguments.work / RESULT, about)
 

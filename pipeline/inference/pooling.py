@@ -25,11 +25,11 @@ def features(network: Backbone, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor,
     from models.backbone import kept_mask, whole
 
     kept = network.embed_kept(clip_BCTHW)
-    tokens_BKD = network.encoder_norm()(network.encoder_blocks()(kept.tokens_BKD, kept.valid_BK))
+    tokens_BKD = network.encoder_norm()(network.encoder_blocks()(kept.tokens_BKD, kept.real))
     mask_BN = kept_mask(kept)
     if pool == "clip":
-        return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.valid_BK), mask_BN
-    tokens_BND = whole(tokens_BKD, kept, "NLC")
+        return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.real), mask_BN
+    tokens_BND = whole(kept.padded(tokens_BKD), kept, "NLC")
     if pool == "tokens":
         return tokens_BND, mask_BN
     sums_BSD = tokens_BND.unflatten(1, (kept.grid.slots, -1)).sum(2)

@@ -186,6 +186,7 @@ class FinetuneOverrides(Group):
     layer_decay: Ratio | None = None
     repeated_augmentation: Repeats | None = None
     keep_ratio: Ratio | None = None
+    score_share: Ratio | None = None
     train: Learning | None = None
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     lora_alpha: Positive | None = None

@@ -14,7 +14,7 @@ from pipeline.params.groups import LAST_BLOCKS
 from pipeline.strategies import strategy_facts
 
 if TYPE_CHECKING:
-    from pipeline.params.groups import FinetuneParams, TrainingParams
+    from pipeline.params.groups import FinetuneParams, PretrainParams, TrainingParams
     from pipeline.params.schema import Params
 
 PRETRAINED = "outputs/pretrain"
@@ -96,6 +96,23 @@ def _tokens(params: Params) -> Iterator[str]:
             "tokens that are kept but not shown are the ones to reconstruct. Cure: lower visible_ratio or "
             "raise keep_ratio (paper: 0.1 and 0.3)."
         )
+    yield from _own_budgets(params, stage, "pretrain.{}".format)
+
+
+def _own_budgets(params: Params, stage: PretrainParams | FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
+    """A budget for each clip, against what cannot have one."""
+    if stage.score_share is None:
+        return
+    if not strategy_facts()[stage.strategy].reads_scores:
+        yield (
+            f"{named('score_share')} = {stage.score_share} with {named('strategy')} = {stage.strategy!r}, which scores "
+            "no tokens. Cure: score_share: null, or strategy: everest."
+        )
+    if params.compute.compile:
+        yield (
+            f"{named('score_share')} = {stage.score_share} with compute.compile = true: every batch has another number "
+            "of tokens, and would be compiled anew. Cure: compile: false, or score_share: null."
+        )
 
 
 def _finetune(params: Params, key: str) -> Iterator[str]:
@@ -107,6 +124,7 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
 
     yield from _schedule(stage, named)
     yield from _learning(params, stage, named)
+    yield from _own_budgets(params, stage, named)
     if stage.select == "best" and stage.validate_split == "test":
         yield (
             f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "

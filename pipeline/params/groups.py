@@ -165,9 +165,14 @@ class FrameSelection(Group):
 
 
 class TrainingParams(Group):
-    """What pre-training and fine-tuning have in common: schedule, optimizer, augmentation, what a bad step does."""
+    """What pre-training and fine-tuning have in common: schedule, optimizer, augmentation, what a bad step does.
+
+    `score_share` gives each clip a budget of its own, the fewest tokens that hold this share of its score; None: all
+    clips keep `keep_ratio`.
+    """
 
     keep_ratio: Ratio
+    score_share: Ratio | None = None
     epochs: Count
     warmup_epochs: NonNegative
     batch: Count

@@ -33,8 +33,8 @@ def kept_tokens(model: nn.Module, view_THWC: U8, resolution: int) -> np.ndarray:
         device = next(model.parameters()).device
         clip_BCTHW = model_pixels(torch.from_numpy(view_THWC[None]), resolution, device)
         tubelets_BNP, grid = model.cut(clip_BCTHW)  # type: ignore[operator]
-        kept_BK, valid_BK = model.select(model.patch_embed(tubelets_BNP), grid)  # type: ignore[operator]
-        index = kept_BK[0] if valid_BK is None else kept_BK[0][valid_BK[0]]
+        # Of one clip nothing is padded, whatever its budget.
+        index = model.select(model.patch_embed(tubelets_BNP), grid)[0][0]  # type: ignore[operator]
     mask = np.zeros(grid.tokens, dtype=bool)
     mask[index.cpu().numpy()] = True
     side = resolution // PATCH

@@ -114,14 +114,16 @@ class StageCost:
 
     @property
     def model(self) -> tuple[str, ModelArguments]:
-        """The timm name and arguments of the stage's model."""
+        """The timm name and arguments of the stage's model, with one budget for all clips: no clip is known yet."""
         from models.registry import architecture
 
         name = architecture(self.params.pretrain.size, pretrain=self.benchmark is None)
         if self.benchmark is None:
-            return name, autoencoder_arguments(self.params.pretrain, self.params.clip)
-        classes = self.params.benchmark(self.benchmark).data.classes
-        return name, classifier_arguments(self.params.finetune_of(self.benchmark), self.params.clip, classes)
+            arguments = autoencoder_arguments(self.params.pretrain, self.params.clip)
+        else:
+            classes = self.params.benchmark(self.benchmark).data.classes
+            arguments = classifier_arguments(self.params.finetune_of(self.benchmark), self.params.clip, classes)
+        return name, {**arguments, "score_share": None}
 
     def videos(self, counts: Mapping[str, Counts]) -> int | None:
         """Training videos that an epoch draws from; None where a count is unknown."""

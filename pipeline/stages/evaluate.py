@@ -46,7 +46,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
     from pipeline.data.clips.dataset import open_source
     from pipeline.distributed.groups import choose_device
     from pipeline.efficiency.meters import device_name
-    from pipeline.evaluation.benchmark import TestSet, check_model, cost, scored, within_budget
+    from pipeline.evaluation.benchmark import TestSet, check_model, scored, within_budget
     from pipeline.inference import models
     from pipeline.tracking import stage_run
     from pipeline.tracking.context import registered_name
@@ -67,7 +67,7 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         began = time.perf_counter()
         outcome = _outcome(params, benchmark, tests, work, ranks)
         within_budget(outcome.answers, tests, how.failure_budget, benchmark)
-        metrics: dict[str, float] = scored(outcome, tests, how.bootstrap, params.seed) | cost(info)
+        metrics: dict[str, float] = scored(outcome, tests, how.bootstrap, params.seed) | outcome.cost
         metrics[names.PEAK_MEMORY_GIB] = outcome.peak_memory_gib
         metrics[names.CLIPS_PER_SECOND] = outcome.clips / outcome.seconds
         metrics[names.WALL_SECONDS] = time.perf_counter() - began

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.backbone import Backbone
 from pipeline.distributed.groups import Ranks, waiting_share
+from pipeline.efficiency.clip_cost import counted_cost
 from pipeline.efficiency.meters import mfu, peak_flops, peak_memory_gib
 from pipeline.tracking import names
 
 if TYPE_CHECKING:
+    from models.cost import Cost
     from pipeline.training.engine import Engine
     from pipeline.training.engine.state import Spent
     from pipeline.training.tasks import TrainingTask
@@ -35,13 +38,14 @@ def measured(
          engine.settings.accumulate), energy_wh, peak_flops(ranks.device, engine.settings.precision))
     )  # fmt: skip
     clips, memory, parts, energies, peaks = zip(*everyone, strict=True)
+    cost = cost_of(task)
     metrics = {
         names.TRAIN_LOSS: engine.last_loss,
         names.TRAIN_STEPS: float(engine.step),
         names.TRAIN_NONFINITE_STEPS: float(engine.nonfinite),
         **engine.journal.scores,
-        names.GMACS_PER_CLIP: task.cost.multiply_adds / 1e9,
-        names.TOKENS_PER_CLIP: float(task.cost.encoder_tokens),
+        names.GMACS_PER_CLIP: cost.multiply_adds / 1e9,
+        names.TOKENS_PER_CLIP: float(cost.encoder_tokens),
         names.PEAK_MEMORY_GIB: max(memory),
         names.efficiency("checkpoint_wait_fraction"): spent.save / max(spent.train + spent.save, 1e-9),
         names.efficiency("train_seconds"): spent.first + spent.train,
@@ -55,18 +59,24 @@ def measured(
         metrics |= {
             names.efficiency("step_seconds"): spent.train / spent.steps,
             names.CLIPS_PER_SECOND: rate,
-            names.efficiency("tokens_per_second"): rate * task.cost.encoder_tokens,
+            names.efficiency("tokens_per_second"): rate * cost.encoder_tokens,
         }
         for part in parts[0]:
             each = [share[part] for share in parts]
             name = names.efficiency(f"{PART_LABELS[part]}_fraction")
             metrics[name] = max(each) if part == "loader" else sum(each) / len(each)
         if all(peak is not None for peak in peaks):
-            metrics[names.efficiency("mfu")] = mfu(task.cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
+            metrics[names.efficiency("mfu")] = mfu(cost.multiply_adds / 1e9, rate, sum(peaks), task.passes)
     if all(energy is not None for energy in energies):
         # RAPL counts a whole package for every rank of a machine; NVML counts each GPU for its own rank.
         metrics[names.ENERGY_WH] = sum(energies) if ranks.device.type == "cuda" else max(energies)
     return {name: value for name, value in metrics.items() if value == value}
+
+
+def cost_of(task: TrainingTask) -> Cost:
+    """The mean of what this rank's clips cost; as predicted where all clips keep the same number of tokens."""
+    network = next(module for module in task.model.modules() if isinstance(module, Backbone))
+    return counted_cost(task.cost, network, task.clip.frames, task.clip.resolution)
 
 
 def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.backbone import mean_pool
 from models.classifier import EverestClassifier
+from models.vit import Real
 from pipeline.training.optim import ParameterGroup, parameter_groups
 
 #: Factors on the base learning rate, one head each.
@@ -34,7 +35,7 @@ class Head(nn.Module):
         """The classifier's, whose names are ours: an attentive pool's query."""
         return self._exempt
 
-    def forward(self, tokens_BKD: Tensor, valid_BK: Tensor | None) -> Tensor:
+    def forward(self, tokens_BKD: Tensor, valid_BK: Real) -> Tensor:
         pooled_BD = (self.pool or mean_pool)(tokens_BKD, valid_BK)
         logits: Tensor = self.head(self.fc_drop(self.fc_norm(pooled_BD)))
         return logits
@@ -52,7 +53,7 @@ class Probes(nn.Module):
         self.heads = nn.ModuleList(copy.deepcopy(Head(classifier)) for _ in factors)
         Head(classifier).requires_grad_(False)
         classifier.blocks.register_forward_hook(self._keep)
-        self._encoded: tuple[Tensor, Tensor | None]
+        self._encoded: tuple[Tensor, Real]
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
         self.chosen: Tensor
 
@@ -62,9 +63,9 @@ class Probes(nn.Module):
             self.classifier.forward_features(clip_BCTHW)
         return torch.stack([head(*self._encoded) for head in self.heads])
 
-    def _keep(self, _blocks: nn.Module, inputs: tuple[Tensor, ...], tokens_BKD: Tensor) -> None:
+    def _keep(self, _blocks: nn.Module, inputs: tuple[Tensor, Real], tokens_BKD: Tensor) -> None:
         """What the blocks gave, [B, K, D], and which tokens are real where the count differs by clip."""
-        self._encoded = (tokens_BKD, inputs[1] if len(inputs) > 1 else None)
+        self._encoded = (tokens_BKD, inputs[1])
 
     def parameter_groups(self, weight_decay: float) -> list[ParameterGroup]:
         """Groups for AdamW: each head's, with its factor of the learning rate."""

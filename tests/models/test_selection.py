@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.adaptive import adaptive_counts, adaptive_split, adaptive_tokens
 from models.selection import (
     Budget,
     Grid,
@@ -22,6 +21,7 @@ from models.selection import (
     top_tokens,
 )
 from models.strategies import STRATEGIES, pretraining_rules, token_budget
+from models.unequal.adaptive import adaptive_counts, adaptive_split, adaptive_tokens
 
 PRETRAINING = sorted(name for name, strategy in STRATEGIES.items() if strategy.split)
 GRIDS = st.builds(Grid, st.integers(2, 9), st.integers(1, 7), st.integers(1, 7))
@@ -216,17 +216,17 @@ def test_an_adaptive_budget_is_the_smallest_set_that_holds_the_share(
 def test_an_adaptive_split_is_disjoint_and_marks_its_padding() -> None:
     scores = torch.cat([uniform(1, 50, seed=0), torch.zeros(1, 50), torch.eye(50)[:1]])
     split = adaptive_split(scores, uniform(3, 50, seed=1), share=0.5, visible_of_kept=1 / 3)
-    assert split.visible_valid_BV is not None
-    assert split.reconstruct_valid_BR is not None
+    assert split.visible_rows is not None
+    assert split.reconstruct_rows is not None
     counts = adaptive_counts(scores, 0.5).tolist()
     assert counts[0] > 10
     assert counts[1:] == [2, 2]  # a still clip and one with a single moving token keep the least
     for i, count in enumerate(counts):
-        real = split.visible_BV[i][split.visible_valid_BV[i]].tolist()
-        real += split.reconstruct_BR[i][split.reconstruct_valid_BR[i]].tolist()
+        real = split.visible_BV[i][split.visible_rows.valid()[i]].tolist()
+        real += split.reconstruct_BR[i][split.reconstruct_rows.valid()[i]].tolist()
         assert len(set(real)) == len(real) == count
-    index, valid = adaptive_tokens(scores, 0.5)
-    assert valid.sum(1).tolist() == [counts[0], 1, 1]
+    index, rows = adaptive_tokens(scores, 0.5)
+    assert rows.valid().sum(1).tolist() == [counts[0], 1, 1]
     assert index[2, 0] == 0
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.classifier import EverestClassifier
 from models.cost import multiply_adds
 from models.registry import SIZES
-from pipeline.bench import contestants
+from pipeline.bench import contestants, unequal
 from pipeline.bench.gpu.checks import Check
 from pipeline.bench.gpu.setting import Setting, params_of, resident
 from pipeline.bench.gpu.timing import (
@@ -49,7 +49,7 @@ def checks(setting: Setting) -> Iterator[Check]:
     yield _step("finetune", first, compiled=False)
     yield _step("finetune", first, compiled=True, all_tokens=True)
     yield Check("evaluation views", 5, partial(views, size=first))
-    yield Check("budgets of their own, padded", 5, partial(budgets, size=first))
+    yield Check("budgets of their own: packed against padded", 8, partial(unequal.fast, size=first))
     yield Check("one small batch: launches", 5, partial(small_batch, size=first))
     for size in others[1:]:
         yield _step("pretrain", size, compiled=True)
@@ -157,9 +157,9 @@ def equal_batch(setting: Setting, size: str) -> Figures:
     return figures
 
 
-def _classifier(setting: Setting, size: str, score_share: float | None = None) -> EverestClassifier:
+def _classifier(setting: Setting, size: str) -> EverestClassifier:
     shape = {"img_size": setting.resolution, "num_frames": setting.frames, "num_classes": 400}
-    return classifier(size, **shape, keep_ratio=0.6, score_share=score_share).to(setting.device)
+    return classifier(size, **shape, keep_ratio=0.6).to(setting.device)
 
 
 def _clips(setting: Setting, count: int) -> Tensor:
@@ -180,38 +180,6 @@ def views(setting: Setting, size: str) -> Figures:
     cost = multiply_adds(size, "finetune", keep_ratio=0.6, frames=setting.frames, resolution=setting.resolution)
     tflops = 2 * cost.multiply_adds * count / seconds / 1e12
     return {"size": size, "views": count, "views_per_second": round(count / seconds, 1), "tflops": round(tflops, 2)}
-
-
-def budgets(setting: Setting, size: str) -> Figures:
-    """Forward and backward with a budget for each clip, padded to the longest, against a fixed one.
-
-    Packing is not built; the share of padding is what it could save.
-    """
-    clips = _clips(setting, 32 if setting.cuda else 4)
-    strength = torch.linspace(0.05, 1, len(clips), device=setting.device)[:, None, None, None, None]
-    steps = torch.rand(1, 1, setting.frames, 1, 1, device=setting.device) < 0.5
-    clips = torch.where(steps, clips, clips[:, :, :1] + strength * clips)
-
-    def step_ms(model: EverestClassifier) -> float:
-        def run() -> None:
-            with torch.autocast(setting.device.type, torch.bfloat16):
-                loss = model(clips).float().square().mean()
-            loss.backward()
-            model.zero_grad(set_to_none=True)
-
-        return milliseconds(run, setting)
-
-    fixed_ms = step_ms(_classifier(setting, size))
-    model = _classifier(setting, size, score_share=0.6)
-    padded_ms = step_ms(model)
-    with torch.no_grad():
-        tubelets, grid = model.cut(clips)
-        _, valid = model.select(model.patch_embed(tubelets), grid)
-    assert valid is not None  # a budget of its own says which tokens are real
-    return {
-        "size": size, "clips": len(clips), "fixed_ms": fixed_ms, "padded_ms": padded_ms,
-        "padding_percent": round(100 * (1 - float(valid.float().mean())), 1), "packed": "not built",
-    }  # fmt: skip
 
 
 def small_batch(setting: Setting, size: str) -> Figures:

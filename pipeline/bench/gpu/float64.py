@@ -11,13 +11,14 @@ from torch import Tensor
 from models.autoencoder import EverestAutoencoder
 from models.classifier import EverestClassifier
 from models.selection import TokenSplit, rero_scores
+from models.unequal.packed import Rows
 from pipeline.bench.gpu.checks import expect
 from pipeline.bench.gpu.setting import Setting
 from pipeline.bench.harness import Figures, autoencoder, classifier
 
 Stage = Literal["pretrain", "finetune"]
 #: What a model selects: scores and a split, or kept tokens and which of them are real.
-Selected = tuple[Tensor, TokenSplit] | tuple[Tensor, Tensor | None]
+Selected = tuple[Tensor, TokenSplit] | tuple[Tensor, Rows | None]
 #: Relative errors against float64 that a precision may have: of the loss, of all gradients together.
 BOUNDS = {"fp32": (1e-3, 1e-2), "bf16": (1e-2, 5e-2)}
 #: How near to the threshold of selection a score must lie to fall on the other side of it.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.bench import unequal
 from pipeline.bench.gpu.checks import Check, expect
 from pipeline.bench.gpu.float64 import (
     BOUNDS,
@@ -25,7 +26,6 @@ from pipeline.bench.gpu.float64 import (
     noise_of,
     size_of,
     small_autoencoder,
-    small_classifier,
 )
 from pipeline.bench.gpu.setting import Setting, Training, params_of, resident, task_of, textures
 from pipeline.bench.gpu.timing import peak_gib, reset_peak
@@ -57,7 +57,7 @@ def checks(setting: Setting) -> Iterator[Check]:
     yield Check("activation checkpointing", 5, recomputing)
     for stage in stages:
         yield Check(f"predicted memory: {stage}", 15, partial(memory, stage=stage))
-    yield Check("a clip's own budget: padded against alone", 3, padded)
+    yield from unequal.right()
     yield Check("fp16 with loss scaling", 5, half)
     yield Check("FSDP2 on one rank against DDP", 10, sharded)
 
@@ -265,18 +265,6 @@ def memory(setting: Setting, stage: Stage) -> Figures:
     return expect(abs(error) <= MEMORY, "within 10 %", values)
 
 
-def padded(setting: Setting) -> Figures:
-    """Clips with budgets of their own, padded to the longest, against each clip alone. Packing is not built."""
-    clip = clip_of(setting, 4, seed=2).to(setting.device)
-    clip[0, :, 2:] = clip[0, :, :2].repeat(1, setting.frames // 2 - 1, 1, 1)  # a still clip beside busy ones
-    model = small_classifier(setting, score_share=0.5).to(setting.device).eval()
-    with torch.no_grad():
-        together = model(clip)
-        alone = torch.cat([model(clip[row : row + 1]) for row in range(len(clip))])
-    error = float((together - alone).norm() / alone.norm())
-    return expect(error < 1e-2, "logits within 1e-2", {"error": error, "packed": "not built"})
-
-
 def half(setting: Setting) -> Figures:
     """fp16 trains: finite losses, and the scale has found its place."""
     params = params_of(setting, size_of(setting), 4, pretrain__precision="fp16")
@@ -289,16 +277,16 @@ def half(setting: Setting) -> Figures:
 
 def sharded(setting: Setting) -> Figures:
     """Losses of one rank that shards and of one that does not."""
-    from pipeline.distributed.groups import alone, finish
+    from pipeline.distributed import groups
 
     def losses(how: str) -> list[float]:
         params = params_of(setting, size_of(setting), _batch(setting), compute__data_parallel=how)
         return resident(setting, "pretrain", params).losses(5 if setting.cuda else 3)
 
-    alone(setting.device)
+    groups.alone(setting.device)
     try:
         replicated, shared = losses("ddp"), losses("fsdp")
     finally:
-        finish()
+        groups.finish()
     error = _largest_error(replicated, shared)
     return expect(error < 1e-2, "losses within 1e-2", {"largest_loss_error": error, "losses": replicated})

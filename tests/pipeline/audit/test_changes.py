@@ -48,7 +48,7 @@ def test_the_share_of_tokens_that_hold_a_share_of_the_change_is_counted() -> Non
 def test_shares_are_those_by_which_the_model_gives_each_clip_its_own_budget() -> None:
     import torch
 
-    from models.adaptive import adaptive_counts
+    from models.unequal.adaptive import adaptive_counts
 
     scores = np.random.default_rng(0).random(1568).astype(np.float32)
     for share in SHARES:

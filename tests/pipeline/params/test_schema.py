@@ -60,6 +60,15 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"finetune.lora_rank": 8}, ["finetune.lora_rank = 8 with finetune.train = 'all'", "train: head"]),
         ({"finetune.lora_rank": 96, "finetune.train": "head"}, ["finetune.lora_rank = 96 is no low rank"]),
         ({"finetune.lora_rank": 0}, ["finetune.lora_rank = 0", "greater than or equal to 1"]),
+        ({"pretrain.score_share": 1.5}, ["pretrain.score_share = 1.5", "less than or equal to 1"]),
+        (
+            {"pretrain.score_share": 0.7, "pretrain.strategy": "tube"},
+            ["pretrain.score_share = 0.7 with pretrain.strategy = 'tube', which scores no tokens", "everest"],
+        ),
+        (
+            {"benchmarks.motion.finetune.score_share": 0.7, "compute.compile": True},
+            ["benchmarks.motion.finetune.score_share = 0.7 with compute.compile = true", "compile: false"],
+        ),
         (
             {"finetune.patience": 2, "finetune.validate_split": "test"},
             ["finetune.patience = 2", "the test videos would choose when training ends"],

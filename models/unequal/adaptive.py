@@ -1,7 +1,7 @@
 """A budget for each clip: keep the smallest set of tokens that holds a given share of the score.
 
-A busy clip keeps many tokens, a still one few. Rows of a batch are padded to the longest, which the host must
-know: this option waits for the device once per forward, the fixed budget never does.
+A busy clip keeps many tokens, a still one few. The models compute on the real tokens alone (`packed`); the host must
+know how many each clip has, so this option waits for the device once per forward. The fixed budget never does.
 
 Shapes: B clips, N tokens, K kept (padded) = V visible + R reconstructed.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.selection import TokenSplit
+from models.unequal.packed import Rows, rows_of
 
 
 def adaptive_counts(scores_BN: Tensor, share: float, least: int = 2) -> Tensor:
@@ -27,32 +28,28 @@ def adaptive_counts(scores_BN: Tensor, share: float, least: int = 2) -> Tensor:
     return (before_BN < share * held_BN[:, -1:]).sum(dim=1).clamp(min=least)
 
 
-def adaptive_tokens(scores_BN: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Kept indices [B, K] and which of them are real [B, K], for the classifier."""
-    count_B = adaptive_counts(scores_BN, share, least=1)
-    longest = int(count_B.max())
-    index_BK = _ranked(scores_BN, longest)
-    return index_BK, torch.arange(longest, device=scores_BN.device) < count_B[:, None]
+def adaptive_tokens(scores_BN: Tensor, share: float) -> tuple[Tensor, Rows]:
+    """Kept indices [B, K], padded to the longest clip, and which of them are real, for the classifier."""
+    rows = rows_of(adaptive_counts(scores_BN, share, least=1))
+    return _ranked(scores_BN, rows.longest), rows
 
 
 def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of_kept: float) -> TokenSplit:
     """Like `everest_split`, each clip with its own count; `visible_of_kept` of it is shown (paper: 1/3)."""
     count_B = adaptive_counts(scores_BN, share)
     visible_B = (count_B * visible_of_kept).long().clamp(min=1).minimum(count_B - 1)
-    longest, most_visible, most_hidden = torch.stack(
-        [count_B.max(), visible_B.max(), (count_B - visible_B).max()]
-    ).tolist()
+    # In the order of the kept tokens both parts rise too: one order serves all three rows.
+    order_B = count_B.argsort(stable=True)
+    kept, shown = torch.stack([count_B, visible_B]).index_select(1, order_B).tolist()
+    visible = Rows(visible_B, shown, order_B)
+    hidden = Rows(count_B - visible_B, [whole - part for whole, part in zip(kept, shown, strict=True)], order_B)
+    longest = max(kept)
     kept_BK = _ranked(scores_BN, longest)
     place_K = torch.arange(longest, device=scores_BN.device)
     order_BK = noise_BN.gather(1, kept_BK).masked_fill(place_K >= count_B[:, None], torch.inf).argsort(dim=1)
     shuffled_BK = kept_BK.gather(1, order_BK)
-    hidden_place_BR = (visible_B[:, None] + place_K[:most_hidden]).clamp(max=longest - 1)
-    return TokenSplit(
-        shuffled_BK[:, :most_visible],
-        shuffled_BK.gather(1, hidden_place_BR),
-        place_K[:most_visible] < visible_B[:, None],
-        place_K[:most_hidden] < (count_B - visible_B)[:, None],
-    )
+    hidden_place_BR = (visible_B[:, None] + place_K[: hidden.longest]).clamp(max=longest - 1)
+    return TokenSplit(shuffled_BK[:, : visible.longest], shuffled_BK.gather(1, hidden_place_BR), visible, hidden)
 
 
 def _ranked(scores_BN: Tensor, count: int) -> Tensor:
