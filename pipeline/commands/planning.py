@@ -126,6 +126,24 @@ def scaling(
 
 
 @app.command()
+def lr(
+    stage: Annotated[str, typer.Argument(help="pretrain or finetune.")] = "pretrain",
+    benchmark: Annotated[str | None, typer.Argument(help="The benchmark of a fine-tuning.")] = None,
+    steps: Annotated[int, typer.Option(help="20 to 200.")] = 100,
+    low: Annotated[float, typer.Option(help="The first base learning rate.")] = 1e-5,
+    high: Annotated[float, typer.Option(help="The last one.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Folder for the picture and its numbers.")] = Path("outputs/lr"),
+    as_json: Json = False,
+) -> None:
+    """Find a learning rate: the loss of at most 200 steps over a growing rate; the run's own state stays as it is."""
+    from pipeline.finder.command import find
+
+    found = find(stage, benchmark, steps, low, high, out)
+    shown = {name: value for name, value in found.items() if name != "points"}
+    emit(found if as_json else shown, as_json, "Learning rate")
+
+
+@app.command()
 def flops(as_json: Json = False) -> None:
     """Multiply-adds and tokens of every size, stage and strategy."""
     from models.cost import flops_table

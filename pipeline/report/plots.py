@@ -66,8 +66,20 @@ def style(index: int) -> Look:
     return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
 
-def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: int = 0, markers: bool = False) -> str:
-    """Lines over steps. `smooth` > 1 draws the moving mean over that many points, the raw line thin behind it."""
+def curves(
+    series: Mapping[str, Points],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    smooth: int = 0,
+    markers: bool = False,
+    log: bool = False,
+) -> str:
+    """Lines over steps, or over powers of ten where `log`.
+
+    `smooth` > 1 draws the moving mean over that many points, the raw line thin behind it.
+    """
     figure, axes = _figure(5.6, 3.4)
     for index, points in enumerate(series.values()):
         look = style(index)
@@ -78,6 +90,8 @@ def curves(series: Mapping[str, Points], *, title: str, x: str, y: str, smooth: 
         marker = look["marker"] if markers else None
         axes.plot(xs, ys, color=look["color"], linestyle=look["linestyle"], marker=marker, markersize=4,
                   linewidth=1.7, label=str(index))  # fmt: skip
+    if log:
+        axes.set_xscale("log")
     if len(series) > 1:
         _legend(figure, list(series))
     return _finish(figure, axes, title, x, y)

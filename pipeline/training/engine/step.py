@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ class TrainStep:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = LossScaler(settings.precision == "fp16", ranks.device)
         self.average = Average(self.model, settings.ema_decay)
-        self.schedule = Cosine.of(
+        self.schedule: Callable[[int], float] = Cosine.of(
             settings.base_lr,
             settings.min_lr,
             settings.global_batch,
