@@ -45,9 +45,16 @@ def ingest() -> Result:
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     facts = []
     for file in (path, cut):
-        found = measure(file)
+        measurement = measure(file)
         facts.append(
-            [found.frames_decoded, found.width, found.height, found.rotation, found.repeated_run, found.reason]
+            [
+                measurement.frames_decoded,
+                measurement.width,
+                measurement.height,
+                measurement.rotation,
+                measurement.repeated_run,
+                measurement.reason,
+            ]
         )
     return facts, [], 0
 
@@ -151,8 +158,8 @@ def selection() -> Result:
     for name in ("everest", "tube", "random", "running_cell"):
         split, _ = pretraining_rules(name)
         budget = token_budget(name, grid, 0.4, 0.15)
-        found = split(shuffled(grid.tokens, 1), shuffled(grid.tokens, 9), grid, budget)
-        kept.append([name, list(budget), found.visible_BV.tolist(), found.reconstruct_BR.tolist()])
+        outcome = split(shuffled(grid.tokens, 1), shuffled(grid.tokens, 9), grid, budget)
+        kept.append([name, list(budget), outcome.visible_BV.tolist(), outcome.reconstruct_BR.tolist()])
     distances = shuffled(6 * 16, 4).reshape(3, 6, 16)
     return [kept, choose_slots(distances, 4, 0.5, shuffled(6, 2)).tolist()], [], 0
 
@@ -202,8 +209,8 @@ def scoring() -> Result:
 
     rng = np.random.default_rng(8)
     probability = np.stack([average_views(rng.standard_normal((3, 8))) for _ in range(50)])
-    found = scores(probability, rng.integers(0, 8, 50), 52, 200, 4)
-    return sorted(found), [[found[name] for name in sorted(found)]], 1e-6
+    metrics = scores(probability, rng.integers(0, 8, 50), 52, 200, 4)
+    return sorted(metrics), [[metrics[name] for name in sorted(metrics)]], 1e-6
 
 
 def baselines() -> Result:

@@ -164,12 +164,12 @@ def test_a_python_without_venv_leaves_it_to_uv(place: Place) -> None:
 
 def test_every_step_says_its_start_its_end_and_its_time(place: Place) -> None:
     place.python("python3", "3.12")
-    said = place.install().stderr.splitlines()
-    assert [line for line in said if "Installing 1 packages" in line] == [
+    output = place.install().stderr.splitlines()
+    assert [line for line in output if "Installing 1 packages" in line] == [
         "Installing 1 packages into .venv (about 7 GB on disk) ...",
         "Installing 1 packages into .venv (about 7 GB on disk): done in 0 s",
     ]
-    assert not [line for line in said if "\r" in line]
+    assert not [line for line in output if "\r" in line]
 
 
 def test_on_a_terminal_a_clock_runs_while_packages_are_installed(place: Place) -> None:

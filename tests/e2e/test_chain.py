@@ -31,39 +31,39 @@ def runs(finished: Project) -> list[Any]:
 
 
 def test_the_chain_ends_in_a_table_a_report_and_the_next_commands(finished: Project) -> None:
-    said = finished.last.stdout
+    output = finished.last.stdout
     for word in ("top-1", "motion", "state_change", "outputs/report/report.html", "make ui", "dvc repro"):
-        assert word in said
-    assert "prefect deployment run 'experiment/demo'" in said
-    assert f"{STAGES} of {STAGES} stages ran" in said
+        assert word in output
+    assert "prefect deployment run 'experiment/demo'" in output
+    assert f"{STAGES} of {STAGES} stages ran" in output
     assert "Traceback" not in finished.last.stderr
     assert "Warning" not in finished.last.stderr
 
 
 def test_without_a_terminal_each_stage_has_a_line_at_its_start_and_at_its_end(finished: Project) -> None:
-    said = finished.last.stderr
+    output = finished.last.stderr
     names = [
         f"{s}@{b}" for s in ("download", "preprocess", "baseline", "corpus", "finetune", "evaluate") for b in BENCHMARKS
     ]
     for name in (*names, "pretrain", "report", "compare"):
-        assert re.search(rf"^\d\d:\d\d:\d\d {name}: started$", said, re.MULTILINE), name
-        assert re.search(rf"^\d\d:\d\d:\d\d {name}: ran in \d+:\d\d", said, re.MULTILINE), name
-    assert re.search(r"evaluate@motion: ran in \S+, top-1 .* % \(95 % interval .*\), 16 of 16 videos", said)
-    assert re.search(r"download@motion: ran in \S+, 40 of 40 videos", said)
-    assert re.search(r"\[2/2\] tube, seed 0: pretrain ran in \S+, loss \d", said)
-    assert "\x1b" not in said
-    assert "\r" not in said
+        assert re.search(rf"^\d\d:\d\d:\d\d {name}: started$", output, re.MULTILINE), name
+        assert re.search(rf"^\d\d:\d\d:\d\d {name}: ran in \d+:\d\d", output, re.MULTILINE), name
+    assert re.search(r"evaluate@motion: ran in \S+, top-1 .* % \(95 % interval .*\), 16 of 16 videos", output)
+    assert re.search(r"download@motion: ran in \S+, 40 of 40 videos", output)
+    assert re.search(r"\[2/2\] tube, seed 0: pretrain ran in \S+, loss \d", output)
+    assert "\x1b" not in output
+    assert "\r" not in output
 
 
 def test_every_benchmark_is_scored_on_all_its_test_videos_with_its_cost(finished: Project) -> None:
     for benchmark in BENCHMARKS:
-        found = json.loads((finished.root / "outputs" / "evaluate" / benchmark / "metrics.json").read_text())
-        assert found["eval/videos_ok"] == found["eval/videos_total"] == 16
-        assert 0 <= found["eval/top1_ci_low"] <= found["eval/top1"] <= found["eval/top1_ci_high"] <= 1
-        assert found["efficiency/gmacs_per_clip"] > 0.01
-        assert found["efficiency/peak_memory_gib"] > 0.1
-        assert found["efficiency/clips_per_second"] > 0
-        assert found["efficiency/tokens_per_clip"] == 76  # floor(0.6 * 8 slots * 16 places)
+        record = json.loads((finished.root / "outputs" / "evaluate" / benchmark / "metrics.json").read_text())
+        assert record["eval/videos_ok"] == record["eval/videos_total"] == 16
+        assert 0 <= record["eval/top1_ci_low"] <= record["eval/top1"] <= record["eval/top1_ci_high"] <= 1
+        assert record["efficiency/gmacs_per_clip"] > 0.01
+        assert record["efficiency/peak_memory_gib"] > 0.1
+        assert record["efficiency/clips_per_second"] > 0
+        assert record["efficiency/tokens_per_clip"] == 76  # floor(0.6 * 8 slots * 16 places)
 
 
 def test_a_prediction_from_the_files_gives_the_evaluations_probabilities(finished: Project) -> None:

@@ -111,8 +111,8 @@ def _run(project: Project, overrides: dict[str, object]) -> None:
 
 
 def _task_states(project: Project) -> list[str]:
-    found = _ask(project, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 12})
-    return [run["state"]["name"] for run in found]
+    result = _ask(project, "task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 12})
+    return [run["state"]["name"] for run in result]
 
 
 def _ask(project: Project, path: str, query: dict[str, object] | None = None) -> list[dict[str, Any]]:

@@ -67,11 +67,11 @@ def project(root: Path, mirror: str, tmp_path_factory: pytest.TempPathFactory) -
 def test_each_split_is_trained_without_its_test_videos_and_the_mean_is_reported(project: Project) -> None:
     from mlflow.tracking import MlflowClient
 
-    found = json.loads(project.run("everest", "repeat", "--json").stdout)
-    scores = [row["top1"] for row in found["scores"]]
-    assert [row["split"] for row in found["scores"]] == [1, 2, 3]
-    assert found["results"][0]["mean"] == pytest.approx(np.mean(scores))
-    assert found["results"][0]["between_splits"] == pytest.approx(np.std(scores, ddof=1))
+    record = json.loads(project.run("everest", "repeat", "--json").stdout)
+    scores = [row["top1"] for row in record["scores"]]
+    assert [row["split"] for row in record["scores"]] == [1, 2, 3]
+    assert record["results"][0]["mean"] == pytest.approx(np.mean(scores))
+    assert record["results"][0]["between_splits"] == pytest.approx(np.std(scores, ddof=1))
     for split in (1, 2, 3):
         (corpus,) = (project.root / ".work/repeat").glob(f"split{split}-[!s]*/data/corpus/ucf101.parquet")
         seen = pq.read_table(corpus).column("video_id").to_pylist()
@@ -80,5 +80,5 @@ def test_each_split_is_trained_without_its_test_videos_and_the_mean_is_reported(
     client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     assert [model.name for model in client.search_registered_models()] == ["everest-demo-ucf101-repetition"]
     again = project.run("everest", "repeat", "--json")
-    assert json.loads(again.stdout)["scores"] == found["scores"]
+    assert json.loads(again.stdout)["scores"] == record["scores"]
     assert "pretrain" not in again.stderr, "a finished stage is not run again"

@@ -40,9 +40,9 @@ def state(project: Project) -> list[str]:
 def check(project: Project, stage: str, *metrics: str) -> None:
     before = state(project)
     done = project.run("everest", "reproduce", newest(project, stage), "--json")
-    found = json.loads(done.stdout)
-    assert found["equal"] is True
-    names = {row["metric"] for row in found["metrics"]}
+    record = json.loads(done.stdout)
+    assert record["equal"] is True
+    names = {row["metric"] for row in record["metrics"]}
     assert set(metrics) <= names
     assert not [name for name in names if name.startswith("efficiency/")]
     assert state(project) == before

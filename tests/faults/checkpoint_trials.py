@@ -31,9 +31,9 @@ def kill_while_writing(folder: Path, trials: int) -> Figure:
         time.sleep(0.02 + chance.random() * 0.1)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found = Checkpoints(folder)
-        steps = found.steps()
-        unreadable += bool(steps) and found.verified() != steps[-1]
+        checkpoints = Checkpoints(folder)
+        steps = checkpoints.steps()
+        unreadable += bool(steps) and checkpoints.verified() != steps[-1]
     unreadable += Checkpoints(folder).verified() is None
     return Figure(
         1,
@@ -45,28 +45,28 @@ def kill_while_writing(folder: Path, trials: int) -> Figure:
 
 
 def _write_for_ever(folder: Path) -> None:
-    found = Checkpoints(folder)
+    checkpoints = Checkpoints(folder)
     tensors = {"model": {f"w{i}": torch.full((128, 128), float(i)) for i in range(8)}}
-    step = (found.steps() or [0])[-1]
+    step = (checkpoints.steps() or [0])[-1]
     with contextlib.suppress(OSError):
         while True:
             step += 1
-            found.write(step, tensors, {"step": step})
+            checkpoints.write(step, tensors, {"step": step})
     os._exit(1)
 
 
 def damage(folder: Path, trials: int) -> Figure:
     """Row 5: one flipped bit or a zeroed page anywhere in the newest checkpoint."""
     chance = random.Random(1)
-    found = Checkpoints(folder)
+    checkpoints = Checkpoints(folder)
     tensors = {"model": {"w": torch.randn(200, 100)}, "optimizer": {"w|exp_avg": torch.randn(200, 100)}}
     missed = 0
     logging.disable(logging.WARNING)
     for trial in range(trials):
         shutil.rmtree(folder)
         folder.mkdir()
-        found.write(1, tensors, {"step": 1})
-        newest = found.write(2, tensors, {"step": 2})
+        checkpoints.write(1, tensors, {"step": 1})
+        newest = checkpoints.write(2, tensors, {"step": 2})
         path = chance.choice(sorted(newest.iterdir()))
         content = bytearray(path.read_bytes())
         if trial % 2 and len(content) > 4096:
@@ -75,7 +75,7 @@ def damage(folder: Path, trials: int) -> Figure:
         else:
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         path.write_bytes(content)
-        missed += found.verified() != 1
+        missed += checkpoints.verified() != 1
     logging.disable(logging.NOTSET)
     return Figure(5, "bit flips and zeroed pages", trials, missed, "fell back to the one before each time")
 
@@ -85,14 +85,14 @@ def incomplete(folder: Path, trials: int) -> Figure:
     import resource
 
     chance = random.Random(2)
-    found = Checkpoints(folder)
+    checkpoints = Checkpoints(folder)
     tensors = {"model": {"w": torch.randn(200, 100)}}
     silent = 0
     logging.disable(logging.WARNING)
     for trial in range(trials):
         shutil.rmtree(folder)
         folder.mkdir()
-        found.write(1, tensors, {"step": 1})
+        checkpoints.write(1, tensors, {"step": 1})
         if trial % 3 == 2:
             # A write beyond the limit fails as on a full disk; the signal that comes with it is ignored.
             before, handler = (
@@ -100,22 +100,22 @@ def incomplete(folder: Path, trials: int) -> Figure:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
             )
             resource.setrlimit(resource.RLIMIT_FSIZE, (chance.randrange(1, 80_000), before[1]))
-            found.save(2, tensors, {"step": 2})
+            checkpoints.save(2, tensors, {"step": 2})
             try:
-                found.wait()
+                checkpoints.wait()
                 silent += 1
             except EverestError:
-                silent += found.verified() != 1 or bool(list(folder.glob(".*.tmp")))
+                silent += checkpoints.verified() != 1 or bool(list(folder.glob(".*.tmp")))
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
                 signal.signal(signal.SIGXFSZ, handler)
             continue
-        path = chance.choice(sorted(found.write(2, tensors, {"step": 2}).iterdir()))
+        path = chance.choice(sorted(checkpoints.write(2, tensors, {"step": 2}).iterdir()))
         content = path.read_bytes()
         path.unlink()
         if trial % 3:
             path.write_bytes(content[: chance.randrange(len(content))])
-        silent += found.verified() != 1
+        silent += checkpoints.verified() != 1
     logging.disable(logging.NOTSET)
     return Figure(6, "truncated, missing, disk full", trials, silent)
 
@@ -144,9 +144,9 @@ def crash_while_pruning(folder: Path, trials: int) -> Figure:
     return Figure(7, "crash while old checkpoints are pruned", trials, violations)
 
 
-def _loads(found: Checkpoints, step: int) -> bool:
+def _loads(checkpoints: Checkpoints, step: int) -> bool:
     try:
-        found.load(step)
+        checkpoints.load(step)
     except EverestError:
         return False
     return True
@@ -156,13 +156,13 @@ def code_in_files(folder: Path) -> Figure:
     """Row 20: a pickle in the place of a checkpoint's file and of its state is refused unread."""
     mark = folder / "executed"
     payload = pickle.dumps(_Payload(str(mark)))
-    found = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints")
     bad = 0
     for name in ("model.safetensors", "state.json", "manifest.json"):
-        found.write(1, {"model": {"w": torch.zeros(2)}}, {})
+        checkpoints.write(1, {"model": {"w": torch.zeros(2)}}, {})
         (folder / "checkpoints" / "step-000000001" / name).write_bytes(payload)
         logging.disable(logging.WARNING)
-        bad += found.verified() is not None
+        bad += checkpoints.verified() is not None
         logging.disable(logging.NOTSET)
     return Figure(20, "checkpoints that carry code", 3, bad + mark.exists(), "executed 0")
 

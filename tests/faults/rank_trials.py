@@ -195,9 +195,9 @@ def nonfinite(folder: Path, policy: str) -> Figure:
     expected = "failed" if policy == "stop" else "done"
     bad = sum(end.state != expected for end in ended)
     bad += not (work / "nonfinite-000000009.json").exists()
-    found = Checkpoints(work / "checkpoints")
-    for step in found.steps():
-        tensors = found.load(step).tensors
+    checkpoints = Checkpoints(work / "checkpoints")
+    for step in checkpoints.steps():
+        tensors = checkpoints.load(step).tensors
         bad += sum(not bool(value.isfinite().all()) for value in tensors["model"].values())
     return Figure(9, f"NaN on one rank, policy {policy}", 1, bad, f"{seconds:.1f} s in all, both ranks {expected}")
 

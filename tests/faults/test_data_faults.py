@@ -129,13 +129,13 @@ def test_declared_frames_that_do_not_decode_are_never_scored(
         names.append(f"{percent}.mp4")
         sample_videos.truncated(tmp_path / names[-1], percent / 100, fast_start=True)
     repeated = refused = 0
-    for name, found in ingest(tmp_path, names, limits).items():
-        if verdict(found, limits):
+    for name, result in ingest(tmp_path, names, limits).items():
+        if verdict(result, limits):
             refused += 1
             continue
-        frames = list(open_video(tmp_path / name, found.reader).all_frames())
+        frames = list(open_video(tmp_path / name, result.reader).all_frames())
         equal = sum(np.array_equal(a, b) for a, b in itertools.pairwise(frames))
-        repeated += equal + (len(frames) != found.frames_decoded)
+        repeated += equal + (len(frames) != result.frames_decoded)
     record(13, "headers that declare more frames than decode", len(names), repeated, f"{refused} refused")
 
 
@@ -277,11 +277,11 @@ def test_hostile_and_damaged_rars_are_refused(tmp_path: Path, record: Record) ->
     rng = np.random.default_rng(0)
     for write in (rar4, rar5):
         archives = [write([good[0], entry]) for entry in test_rar.HOSTILE.values()]
-        whole = bytearray(write(good))
-        start = whole.index(b"moving pictures")
+        damaged = bytearray(write(good))
+        start = damaged.index(b"moving pictures")
         for position in rng.integers(start, start + 7500, 10):
-            archives.append(bytes(whole[:position]) + bytes([whole[position] ^ 1]) + bytes(whole[position + 1 :]))
-            archives.append(bytes(whole[:position]))
+            archives.append(bytes(damaged[:position]) + bytes([damaged[position] ^ 1]) + bytes(damaged[position + 1 :]))
+            archives.append(bytes(damaged[:position]))
         for content in archives:
             folder = tmp_path / str(trials)
             folder.mkdir()
@@ -306,11 +306,11 @@ def test_no_secret_reaches_logs_errors_or_files(
         user = f"user:{secret}@" if trial >= 2 else ""
         address = Address(f"http://{user}{host}/{path}?X-Amz-Signature={secret}")
         site.faults[f"/{path}"].extend([{"drop_after": 1000}, {"status": 503}] if path == "a.bin" else [])
-        told = ""
+        text = ""
         try:
             Downloader(tmp_path / str(trial), patience=QUICK).fetch([RemoteFile(path, (address,))])
         except EverestError as error:
-            told = f"{error!r} {error.__cause__!r}"
+            text = f"{error!r} {error.__cause__!r}"
         kept = "".join(file.read_text() for file in (tmp_path / str(trial)).rglob("*.json"))
-        leaks += secret in caplog.text + told + kept
+        leaks += secret in caplog.text + text + kept
     record(21, "secrets in addresses: logs, errors, notes", 4, leaks, "leaks 0")

@@ -37,10 +37,10 @@ def test_no_drawn_name_loses_an_output(
     monkeypatch.chdir(tmp_path)
     as_json = CliRunner().invoke(app, ["ingest", str(folder), "--json"])
     table = CliRunner().invoke(app, ["ingest", str(folder)])
-    told = {row["path"] for row in json.loads(as_json.stdout)["quarantined"]} if as_json.exit_code == 0 else set()
+    named = {row["path"] for row in json.loads(as_json.stdout)["quarantined"]} if as_json.exit_code == 0 else set()
     lines = table.stdout.split("\n")
     bad = sum(
-        storable(path) not in told
+        storable(path) not in named
         or not any(line.lstrip().startswith(printable(path).lstrip()) for line in lines)
         or original(printable(path)) != path
         or unguarded(guarded(path)) != storable(path)

@@ -24,8 +24,8 @@ def _in_the_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_combination_is_one_experiment() -> None:
-    found = combinations({"seed": [0, 1], "pretrain.keep_ratio": [0.3, 0.5]})
-    assert found == [
+    result = combinations({"seed": [0, 1], "pretrain.keep_ratio": [0.3, 0.5]})
+    assert result == [
         {"seed": 0, "pretrain.keep_ratio": 0.3},
         {"seed": 0, "pretrain.keep_ratio": 0.5},
         {"seed": 1, "pretrain.keep_ratio": 0.3},

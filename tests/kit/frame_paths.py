@@ -185,13 +185,13 @@ class Matrix:
 
     def _window_differs(self, isolated: IsolatedFrames, name: str, start: float | None) -> bool:
         truth, count, step, size = self.pictures[name], 24, 2, 64
-        found, _ = read_window(isolated, self.files[name].path, count, step, start, size)
+        result, _ = read_window(isolated, self.files[name].path, count, step, start, size)
         length = min((count - 1) * step, len(truth) - 1)
         last = len(truth) - 1 - length
         first = last // 2 if start is None else min(round(start * self.rates[name]), last)
         numbers = np.linspace(first, first + length, count).round().astype(int)
         expected = model_pixels(torch.from_numpy(np.stack([truth[n] for n in numbers]))[None], size, "cpu")
-        return not torch.equal(found, expected)
+        return not torch.equal(result, expected)
 
     def _wrong_in(self, source: FrameSource) -> dict[str, int]:
         wrong = dict.fromkeys(self.files, 0)
@@ -214,10 +214,10 @@ def patterns(count: int, grid: int = 1) -> list[list[int]]:
 def _clips_that_differ(found_XTHWC: np.ndarray, expected_XTHWC: np.ndarray) -> int:
     if found_XTHWC.shape != expected_XTHWC.shape:
         return len(expected_XTHWC)
-    return sum(not np.array_equal(found, clip) for found, clip in zip(found_XTHWC, expected_XTHWC, strict=True))
+    return sum(not np.array_equal(result, clip) for result, clip in zip(found_XTHWC, expected_XTHWC, strict=True))
 
 
 def _differ(pictures: Any, truth: Sequence[np.ndarray], wanted: Sequence[int]) -> int:
-    found = list(pictures)
-    same = sum(np.array_equal(picture, truth[number]) for picture, number in zip(found, wanted, strict=False))
-    return len(wanted) - same + abs(len(found) - len(wanted))
+    rows = list(pictures)
+    same = sum(np.array_equal(picture, truth[number]) for picture, number in zip(rows, wanted, strict=False))
+    return len(wanted) - same + abs(len(rows) - len(wanted))

@@ -88,19 +88,19 @@ def timms(ours: EverestClassifier) -> VisionTransformer:
 def test_intermediates_are_those_of_timms_vit(how: dict[str, Any]) -> None:
     ours = classifier()
     expected = timms(ours).forward_intermediates(clip(), **how)
-    found = ours.forward_intermediates(clip(), **how)
-    assert type(found) is type(expected)
-    if isinstance(found, dict):
+    outputs = ours.forward_intermediates(clip(), **how)
+    assert type(outputs) is type(expected)
+    if isinstance(outputs, dict):
         assert isinstance(expected, dict)
-        assert found.pop("image_kept").all()  # ours alone: which tokens were computed
-        assert set(found) == set(expected)
-        pairs = [*zip(found["image_intermediates"], expected["image_intermediates"], strict=True)]
+        assert outputs.pop("image_kept").all()  # ours alone: which tokens were computed
+        assert set(outputs) == set(expected)
+        pairs = [*zip(outputs["image_intermediates"], expected["image_intermediates"], strict=True)]
         if "image_features" in expected:
-            pairs.append((found["image_features"], expected["image_features"]))
-    elif isinstance(found, tuple):
-        pairs = [(found[0], expected[0]), *zip(found[1], expected[1], strict=True)]
+            pairs.append((outputs["image_features"], expected["image_features"]))
+    elif isinstance(outputs, tuple):
+        pairs = [(outputs[0], expected[0]), *zip(outputs[1], expected[1], strict=True)]
     else:
-        pairs = [*zip(found, expected, strict=True)]
+        pairs = [*zip(outputs, expected, strict=True)]
     for mine, theirs in pairs:
         # A map of a video has a dimension more; timm's here is the same tokens on 8 x 8 places.
         flat = mine.flatten(2) if mine.ndim == 5 else mine
@@ -135,12 +135,12 @@ def test_features_and_head_are_those_of_timms_vit() -> None:
 @pytest.mark.parametrize("make", [classifier, autoencoder])
 def test_maps_are_whole_and_zero_where_a_token_is_dropped(make: Any) -> None:
     model = make(strategy="everest")
-    told = model.forward_intermediates(clip(), indices=1, output_dict=True)
-    (maps,), kept = told["image_intermediates"], told["image_kept"]
+    outputs = model.forward_intermediates(clip(), indices=1, output_dict=True)
+    (maps,), kept = outputs["image_intermediates"], outputs["image_kept"]
     assert maps.shape == (2, 96, *GRID)
     assert kept.sum(1).tolist() == [38, 38]  # 0.6 of 64
     assert torch.equal(maps.flatten(2).abs().sum(1) > 0, kept)
-    assert told["image_features"].shape == (2, 38, 96)
+    assert outputs["image_features"].shape == (2, 38, 96)
     flat = model.forward_intermediates(clip(), indices=1, output_fmt="NLC", intermediates_only=True)[0]
     torch.testing.assert_close(flat, maps.flatten(2).transpose(1, 2))
 
@@ -155,12 +155,12 @@ def test_the_mean_of_a_map_is_the_feature_where_no_token_is_dropped() -> None:
 def test_a_budget_for_each_clip_leaves_its_padding_out() -> None:
     model, x = classifier(strategy="everest", score_share=0.4), clip()
     x[0] = x[0, :, :1]
-    told: Any = model.forward_intermediates(x, indices=1, output_dict=True)
+    outputs: Any = model.forward_intermediates(x, indices=1, output_dict=True)
     kept = model.embed_kept(x)
     assert kept.valid_BK is not None
-    assert told["image_kept"].sum(1).tolist() == kept.valid_BK.sum(1).tolist()
+    assert outputs["image_kept"].sum(1).tolist() == kept.valid_BK.sum(1).tolist()
     alone = model.forward_intermediates(x[:1], indices=1, intermediates_only=True)[0]  # type: ignore[index]
-    torch.testing.assert_close(told["image_intermediates"][0][:1], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs["image_intermediates"][0][:1], alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.forward_head(model.forward_features(x), valid_BK=kept.valid_BK), model(x))
 
 

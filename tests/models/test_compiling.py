@@ -66,14 +66,14 @@ def test_drop_path_is_timms_to_the_bit() -> None:
     blocks = Blocks(12, 3, 3, drop_path=0.4).train()
     x_BND = torch.randn(5, 4, 12, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(7)
-    found = blocks(x_BND)
+    result = blocks(x_BND)
     torch.manual_seed(7)
     expected = x_BND
     for block, rate in zip(blocks, (0.0, 0.2, 0.4), strict=True):
         drop = DropPath(rate)
         expected = expected + drop(block.attn(block.norm1(expected)))
         expected = expected + drop(block.mlp(block.norm2(expected)))
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
     assert torch.equal(blocks.eval()(x_BND), Blocks.forward(blocks, x_BND))
     assert drop_path(x_BND, 0.4).shape == (2, 5, 1, 1)
 
@@ -85,14 +85,14 @@ def test_uint8_pixels_have_the_loss_and_the_gradients_of_the_normalised_clip(str
 
     pixels = _clip(torch.uint8)
     noise_BN = torch.rand(3, 16, generator=torch.Generator().manual_seed(2))
-    found = []
+    results = []
     for clip in (pixels, normalise(pixels.permute(0, 2, 3, 4, 1).contiguous())):
         model = _model(PRETRAIN, visible_ratio=0.2, strategy=strategy)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             output = model(clip, noise_BN=noise_BN, return_output=True)
         output.loss.backward()
-        found.append((output, torch.cat([p.grad.flatten() for p in model.parameters()])))
-    (one, one_gradient), (other, other_gradient) = found
+        results.append((output, torch.cat([p.grad.flatten() for p in model.parameters()])))
+    (one, one_gradient), (other, other_gradient) = results
     assert torch.equal(one.visible_BV, other.visible_BV)
     assert float(one.loss) == pytest.approx(float(other.loss), rel=1e-4 if half else 1e-6)
     assert float((one_gradient - other_gradient).norm() / other_gradient.norm()) < (2e-2 if half else 1e-5)

@@ -64,8 +64,8 @@ def test_missing_and_broken_files_are_refused_with_a_cure(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"model\.json does not exist.*Cure"):
         load_model(tmp_path)
     save_model(timm.create_model(CLASSIFIER, img_size=64), tmp_path)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"model\.safetensors is not what was written: its SHA-256.*Cure"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -79,11 +79,11 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
 
 def test_nested_results_are_tables_to_a_reader(capsys: pytest.CaptureFixture[str]) -> None:
     show({"caches": {"motion": {"files": 5, "damaged": [{"file": "x", "reason": "missing"}]}}, "reasons": {}}, "Found")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "caches files damaged" in said
-    assert "motion 5 file x, reason missing" in said
-    assert "reasons none" in said
-    assert "{" not in said
+    text = " ".join(capsys.readouterr().out.split())
+    assert "caches files damaged" in text
+    assert "motion 5 file x, reason missing" in text
+    assert "reasons none" in text
+    assert "{" not in text
 
 
 def test_an_unknown_benchmark_ends_with_2_before_anything_is_written(root: Path, tmp_path: Path) -> None:
@@ -104,9 +104,11 @@ def test_the_demo_refuses_another_recipe_by_name(root: Path, tmp_path: Path) -> 
 
 def test_flops_prints_json_that_agrees_with_the_paper(tmp_path: Path) -> None:
     rows = json.loads(everest("flops", "--json", folder=tmp_path).stdout)
-    found = {(r["size"], r["stage"], r["strategy"]): r["gmacs_per_clip"] for r in rows if r["keep_ratio"] in (0.3, 0.6)}
-    assert found["base", "pretrain", "everest"] == pytest.approx(19.8, rel=0.01)
-    assert found["base", "finetune", "everest"] == pytest.approx(98.0, rel=0.01)
+    result = {
+        (r["size"], r["stage"], r["strategy"]): r["gmacs_per_clip"] for r in rows if r["keep_ratio"] in (0.3, 0.6)
+    }
+    assert result["base", "pretrain", "everest"] == pytest.approx(19.8, rel=0.01)
+    assert result["base", "finetune", "everest"] == pytest.approx(98.0, rel=0.01)
 
 
 def test_recipes_are_listed_and_a_wrong_name_is_refused(root: Path) -> None:

@@ -90,8 +90,8 @@ def test_ingest_names_every_bad_file_as_it_is(here: Path, tmp_path: Path) -> Non
     folder = tmp_path / "bad"
     for name in FILES:
         place(folder, name).write_text("<html>404 Not Found</html>" * 9)
-    found = json.loads(run("ingest", str(folder), "--json"))
-    paths = [row["path"] for row in found["quarantined"]]
+    record = json.loads(run("ingest", str(folder), "--json"))
+    paths = [row["path"] for row in record["quarantined"]]
     assert sorted(paths) == sorted(map(storable, FILES))
     table = run("ingest", str(folder))
     for name in FILES:
@@ -142,8 +142,8 @@ def test_annotations_name_every_class(here: Path, tmp_path: Path) -> None:
     names = ["[id]", ":car:", "=1", "line\nend", os.fsdecode(b"caf\xe9")]
     for name in names:
         place(tmp_path / "mine", f"{name}/clip.mp4").touch()
-    found = json.loads(run("annotations", "folder", "--root", str(tmp_path / "mine"), "--json"))
-    assert sorted(found["class_names"]) == sorted(map(storable, names))
+    record = json.loads(run("annotations", "folder", "--root", str(tmp_path / "mine"), "--json"))
+    assert sorted(record["class_names"]) == sorted(map(storable, names))
     shown = run("annotations", "folder", "--root", str(tmp_path / "mine"))
     assert "[id]" in shown or "class_names" not in shown
 

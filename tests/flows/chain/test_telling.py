@@ -72,8 +72,8 @@ def test_a_comparisons_trainings_are_told_as_its_log_grows(tmp_path: Path, capsy
         file.flush()
         file.write("rted\n> everest compare\n[2/2] scratch, seed 0: pretrain started\n")
         file.write("ranks: rank 1 (process 7) is gone at step 5.\n")
-    said = capsys.readouterr().err.splitlines()
-    assert [line[9:] for line in said] == [
+    output = capsys.readouterr().err.splitlines()
+    assert [line[9:] for line in output] == [
         "[1/2] everest, seed 0: pretrain started", "[2/2] scratch, seed 0: pretrain started",
         "ranks: rank 1 (process 7) is gone at step 5.",
     ]  # fmt: skip

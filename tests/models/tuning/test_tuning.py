@@ -76,7 +76,7 @@ def test_the_multiply_adds_of_a_step_are_those_that_torch_counts(learning: Learn
 
 def test_less_that_learns_costs_less() -> None:
     cost = multiply_adds("base", "finetune", keep_ratio=0.6, num_classes=101)
-    found = [passes(cost, "base", Learning(train)) for train in ("head", "last-2", "norm", "all")]
-    assert found == sorted(found)
-    assert found[0] < 1.01
-    assert found[-1] == 3.0
+    costs = [passes(cost, "base", Learning(train)) for train in ("head", "last-2", "norm", "all")]
+    assert costs == sorted(costs)
+    assert costs[0] < 1.01
+    assert costs[-1] == 3.0

@@ -41,9 +41,9 @@ def test_each_function_has_types_and_says_what_it_raises() -> None:
 def test_results_become_tables(tmp_path: Path) -> None:
     for number in range(3):
         sample_videos.write(tmp_path / "set" / f"{number}.mp4", frames=40, seed=number)
-    found = api.audit(tmp_path / "set", size="tiny")
-    assert list(pd.DataFrame(found.findings.videos)["path"]) == [video.path for video in found.findings.videos]
-    assert list(pd.DataFrame(found.findings.shares).columns)[:2] == ["change_kept", "tokens_dropped"]
+    result = api.audit(tmp_path / "set", size="tiny")
+    assert list(pd.DataFrame(result.findings.videos)["path"]) == [video.path for video in result.findings.videos]
+    assert list(pd.DataFrame(result.findings.shares).columns)[:2] == ["change_kept", "tokens_dropped"]
     model = save(tmp_path / "model", "everest_tiny_patch16_224", "finetune", num_classes=3)
     answers = api.predict([tmp_path / "set"], str(model), device="cpu")
     assert dataclasses.is_dataclass(answers)

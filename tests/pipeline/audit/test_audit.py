@@ -54,18 +54,18 @@ def look(folder: Path, **options: Any) -> Audit:
 
 
 def test_a_folder_is_described_in_numbers_sentences_and_one_page(videos: Path) -> None:
-    found = look(videos, out="page.html")
-    assert (found.videos_total, found.other_files) == (8, 1)
-    assert found.findings.videos[0].path == "still.mp4"
-    assert {one.path: one.reason for one in found.findings.refused} == {
+    result = look(videos, out="page.html")
+    assert (result.videos_total, result.other_files) == (8, 1)
+    assert result.findings.videos[0].path == "still.mp4"
+    assert {one.path: one.reason for one in result.findings.refused} == {
         "empty.mp4": "empty", "text.avi": "not_a_video", "torn.mp4": "truncated",
     }  # fmt: skip
-    assert found.findings.copies == [["moving 1.mp4", "small/copy.mp4"]]
-    assert found.findings.similar == [["moving 0.mp4", "small/again.mkv"]]
-    assert sum(found.findings.histogram) == pytest.approx(1, abs=1e-4)
-    dropped = [row.tokens_dropped for row in found.findings.shares]
+    assert result.findings.copies == [["moving 1.mp4", "small/copy.mp4"]]
+    assert result.findings.similar == [["moving 0.mp4", "small/again.mkv"]]
+    assert sum(result.findings.histogram) == pytest.approx(1, abs=1e-4)
+    dropped = [row.tokens_dropped for row in result.findings.shares]
     assert dropped == sorted(dropped, reverse=True)
-    assert "3 of the files cannot be used: " in " ".join(found.sentences)
+    assert "3 of the files cannot be used: " in " ".join(result.sentences)
     page = Path("page.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3  # fewer than six: each once, and one of a group
     assert "<script" not in page
@@ -73,13 +73,13 @@ def test_a_folder_is_described_in_numbers_sentences_and_one_page(videos: Path) -
 
 
 def test_savings_are_those_of_the_cost_model(videos: Path) -> None:
-    found = look(videos, size="base")
+    result = look(videos, size="base")
     assert pretrain_gmacs("base", "everest", 0.3) == pytest.approx(19.8, abs=0.05)  # METHOD section 6
     assert pretrain_gmacs("base", "tube", 1.0) == pytest.approx(35.4, abs=0.05)
-    for row, (gmacs, saved) in zip(found.findings.shares, found.savings, strict=True):
+    for row, (gmacs, saved) in zip(result.findings.shares, result.savings, strict=True):
         assert gmacs == pytest.approx(pretrain_gmacs("base", "everest", max(0.02, 1 - row.tokens_dropped)))
         assert saved == pytest.approx(1 - gmacs / pretrain_gmacs("base", "tube", 1.0))
-    everest, tube = found.trainings
+    everest, tube = result.trainings
     assert everest.hours < tube.hours
     assert (everest.memory_gib or 0) < (tube.memory_gib or 0)
 
@@ -155,9 +155,9 @@ def test_ctrl_c_keeps_what_is_measured_and_the_same_command_goes_on(tmp_path: Pa
 
 def test_one_video_is_a_folder_too(tmp_path: Path) -> None:
     write_video(tmp_path / "one" / "only.mp4", sample_videos.moving(40))
-    found = look(tmp_path / "one")
-    assert [video.path for video in found.findings.videos] == ["only.mp4"]
-    assert found.sentences[0].startswith("1 of 1 videos")
+    result = look(tmp_path / "one")
+    assert [video.path for video in result.findings.videos] == ["only.mp4"]
+    assert result.sentences[0].startswith("1 of 1 videos")
 
 
 def one_clip(folder: Path) -> None:
@@ -207,8 +207,8 @@ def test_names_of_any_kind_come_through(tmp_path: Path) -> None:
     for name in ("<b>.mp4", "it's 100 %.mp4", "çå\u202e.mp4", "line\nend.mp4"):
         write_video(folder / name, sample_videos.moving(24))
     (folder / "it's 100 %.mp4").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.mp4"))
-    found = look(folder, out="page.html")
-    assert [one.reason for one in found.findings.refused] == ["bad_name"]
+    result = look(folder, out="page.html")
+    assert [one.reason for one in result.findings.refused] == ["bad_name"]
     assert "<b>" not in Path("page.html").read_text()
 
 
@@ -222,9 +222,9 @@ def test_a_hundred_thousand_files_are_listed_refused_and_counted(tmp_path: Path)
             path.touch()
             os.truncate(path, 50_000_000)  # sparse: 5 TB that nobody should hash
     write_video(folder / "good.mp4", sample_videos.moving(32))
-    found = look(folder)
-    assert (found.videos_total, len(found.findings.videos), len(found.findings.refused)) == (100_001, 1, 100_000)
-    assert Path(found.page).stat().st_size < 1_000_000
+    result = look(folder)
+    assert (result.videos_total, len(result.findings.videos), len(result.findings.refused)) == (100_001, 1, 100_000)
+    assert Path(result.page).stat().st_size < 1_000_000
     assert look(folder).seconds < 60
 
 
@@ -241,6 +241,6 @@ def test_real_clips_of_one_scene_are_found(shared_dir: Path) -> None:
     rules = sample_videos.RULES
     names = ["mmaction2/test.mp4", "mmaction2/part_0.mp4", "derived/vfr_gaps_h264.mp4", "derived/odd_341x255_vp9.webm",
              "mmaction2/demo.mp4", "tiny-ucf101/v_Basketball_g01_c01.avi"]  # fmt: skip
-    found = findings(audited(shared_dir / "clips", names, rules), rules)
-    assert found is not None
-    assert sorted(map(sorted, found.similar)) == [sorted([names[4], names[3]]), sorted(names[:3])]
+    summary = findings(audited(shared_dir / "clips", names, rules), rules)
+    assert summary is not None
+    assert sorted(map(sorted, summary.similar)) == [sorted([names[4], names[3]]), sorted(names[:3])]

@@ -7,10 +7,10 @@ from pipeline.errors import InputError
 
 
 def test_two_ranks_time_messages_and_steps() -> None:
-    found = allreduce.command("tiny", clips=1, resolution=32, rounds=1)
-    assert [row["kib"] for row in found["messages"]] == [size // 1024 for size in allreduce.SIZES]
-    assert found["bandwidth_gb_per_s"] > 0
-    assert all(row["measured_ms"] > 0 and row["predicted_ms"] > 0 for row in found["steps"])
+    result = allreduce.command("tiny", clips=1, resolution=32, rounds=1)
+    assert [row["kib"] for row in result["messages"]] == [size // 1024 for size in allreduce.SIZES]
+    assert result["bandwidth_gb_per_s"] > 0
+    assert all(row["measured_ms"] > 0 and row["predicted_ms"] > 0 for row in result["steps"])
 
 
 def test_predicted_steps_are_put_together_from_the_pieces() -> None:

@@ -32,8 +32,8 @@ def test_a_random_embedding_ranks_moving_places_as_pixels_do(tmp_path: Path) -> 
     for time in range(16):
         clip[time, 8:40, 2 * time : 2 * time + 24] = rng.integers(0, 256, (32, 24, 3))
     model = timm.create_model("everest_pretrain_tiny_patch16_224", img_size=64, num_frames=16)
-    found = agreement(clip, lambda x: embed_slots(model, x), 64)
-    assert found["tokens"] > 0.9
+    outcome = agreement(clip, lambda x: embed_slots(model, x), 64)
+    assert outcome["tokens"] > 0.9
     save_model(model, tmp_path / "model")
     videos = [tmp_path / "one" / "a.mp4", tmp_path / "two" / "a.mp4"]
     for video in videos:

@@ -25,19 +25,19 @@ def test_a_store_in_any_state_costs_no_record(store: str) -> None:
 
 def test_the_overhead_is_taken_turn_by_turn() -> None:
     slow_machine = [0.01] * 10 + [0.02] * 10 + [0.01] * 10
-    found = overhead._compared(slow_machine, [1.01 * seconds for seconds in slow_machine])
-    assert found["overhead_percent"] == pytest.approx(1.0)
-    assert found["p99_inflation_percent"] == pytest.approx(1.0)
-    assert found["p99_inflation_percent_low"] == found["p99_inflation_percent_high"] == pytest.approx(1.0)
+    result = overhead._compared(slow_machine, [1.01 * seconds for seconds in slow_machine])
+    assert result["overhead_percent"] == pytest.approx(1.0)
+    assert result["p99_inflation_percent"] == pytest.approx(1.0)
+    assert result["p99_inflation_percent_low"] == result["p99_inflation_percent_high"] == pytest.approx(1.0)
 
 
 def test_the_interval_of_the_slowest_steps_holds_the_chance_in_them() -> None:
     bare = [0.01] * 200
     # One turn in twenty has a step of twice the time: whether it counts among the slowest percent is chance.
     tracked = [0.02] + [0.01] * 199
-    found = overhead._compared(bare, tracked)
-    assert found["p99_inflation_percent_low"] == 0.0
-    assert 0.0 < found["p99_inflation_percent_high"] <= 100.0
+    result = overhead._compared(bare, tracked)
+    assert result["p99_inflation_percent_low"] == 0.0
+    assert 0.0 < result["p99_inflation_percent_high"] <= 100.0
 
 
 def test_the_added_calls_write_what_training_writes(tmp_path: Path) -> None:

@@ -49,14 +49,16 @@ def test_stages_that_run_at_once_take_their_hour_once_and_their_gpus_twice() -> 
 
 
 def test_money_and_carbon_follow_from_price_and_grid() -> None:
-    own = params(budget={"eur": 20.0, "kwh": 3.0}, eur_per_gpu_hour=2.5, g_co2_per_kwh=400.0).compute
-    found = {row["what"]: row for row in limit.rows(own, 2.5, 9.0, 1.2)}
-    assert found["eur"]["amount"] == 22.5
-    assert found["eur"]["fits"] is False
-    assert found["kwh"]["fits"] is True
-    assert found["g_co2"]["amount"] == 480.0
-    assert found["hours"]["fits"] is None
-    assert limit.reached(own, Spent(2.5, 9.0, 1.2)) == "compute.budget.eur = 20 EUR, and this run has taken 22.5 EUR"
+    settings = params(budget={"eur": 20.0, "kwh": 3.0}, eur_per_gpu_hour=2.5, g_co2_per_kwh=400.0).compute
+    by_name = {row["what"]: row for row in limit.rows(settings, 2.5, 9.0, 1.2)}
+    assert by_name["eur"]["amount"] == 22.5
+    assert by_name["eur"]["fits"] is False
+    assert by_name["kwh"]["fits"] is True
+    assert by_name["g_co2"]["amount"] == 480.0
+    assert by_name["hours"]["fits"] is None
+    assert (
+        limit.reached(settings, Spent(2.5, 9.0, 1.2)) == "compute.budget.eur = 20 EUR, and this run has taken 22.5 EUR"
+    )
 
 
 def test_a_budget_in_money_needs_a_price_and_unknown_limits_are_refused() -> None:
@@ -123,16 +125,18 @@ def test_a_stage_that_a_person_stops_says_nothing_of_budgets(here: Path) -> None
 
 
 def test_limits_that_nothing_here_can_count_are_named() -> None:
-    own = params(budget={"gpu_hours": 2.0, "kwh": 1.0}).compute
-    assert limit.uncounted(own, 0, False).startswith("compute.budget.gpu_hours, compute.budget.kwh cannot be counted")
-    assert limit.uncounted(own, 8, True) == ""
+    settings = params(budget={"gpu_hours": 2.0, "kwh": 1.0}).compute
+    assert limit.uncounted(settings, 0, False).startswith(
+        "compute.budget.gpu_hours, compute.budget.kwh cannot be counted"
+    )
+    assert limit.uncounted(settings, 8, True) == ""
 
 
 def test_a_comparison_counts_all_of_its_trainings_together(here: Path) -> None:
-    own = params()
-    with ledger.one_ledger(own, "compare"):
-        shared = [ledger.ledger(with_overrides(own, {"seed": seed})) for seed in (0, 1)]
-    assert shared[0] == shared[1] != ledger.ledger(own)
+    settings = params()
+    with ledger.one_ledger(settings, "compare"):
+        shared = [ledger.ledger(with_overrides(settings, {"seed": seed})) for seed in (0, 1)]
+    assert shared[0] == shared[1] != ledger.ledger(settings)
     assert ledger.VARIABLE not in os.environ
 
 
@@ -147,25 +151,25 @@ def test_a_flow_tells_a_spent_budget_from_a_failure() -> None:
 
 def test_the_plan_says_whether_it_fits_and_the_report_shows_spent_beside_planned(here: Path) -> None:
     given = {"planned_for": "h100", "budget": {"hours": 1000.0, "gpu_hours": 1e-6}, "eur_per_gpu_hour": 3.0}
-    own = params(**given)
+    settings = params(**given)
     small_benchmark.make(count=48)
-    write_params(here / "params.yaml", own)
-    found = plan(memory=False, gpus=1)
-    rows = {row["what"]: row for row in found["budget"]}
-    assert rows["hours"]["amount"] == pytest.approx(found["hours_total"], abs=1e-4)
+    write_params(here / "params.yaml", settings)
+    planned = plan(memory=False, gpus=1)
+    rows = {row["what"]: row for row in planned["budget"]}
+    assert rows["hours"]["amount"] == pytest.approx(planned["hours_total"], abs=1e-4)
     assert rows["gpu_hours"]["amount"] == rows["hours"]["amount"]
     assert rows["kwh"]["amount"] == pytest.approx(0.7 * rows["hours"]["amount"])
     assert (rows["hours"]["fits"], rows["gpu_hours"]["fits"]) == (True, False)
-    assert found["verdict"].startswith("does not fit the budget: ")
+    assert planned["verdict"].startswith("does not fit the budget: ")
     began = time.time() - 7200
     ledger.write_execution(
-        ledger.ledger(own) / f"{began:.3f}-1.json", Execution("pretrain", began, began + 3600, 2, 900.0)
+        ledger.ledger(settings) / f"{began:.3f}-1.json", Execution("pretrain", began, began + 3600, 2, 900.0)
     )
-    spent = {row["what"]: row for row in account.account(own)}
+    spent = {row["what"]: row for row in account.account(settings)}
     assert (spent["hours"]["spent"], spent["hours"]["budget"]) == (pytest.approx(1.0), 1000.0)
     assert spent["hours"]["planned"] == rows["hours"]["amount"]
     assert (spent["eur"]["spent"], spent["kwh"]["spent"]) == (pytest.approx(6.0), pytest.approx(0.9))
-    page = html("t", "s", [], [spent_section(account.account(own))])
+    page = html("t", "s", [], [spent_section(account.account(settings))])
     assert "6.00 EUR" in page
     assert "1,000.00 h" in page
-    assert json.loads(json.dumps(found))["verdict"]
+    assert json.loads(json.dumps(planned))["verdict"]

@@ -106,7 +106,7 @@ def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(
         end = read_json(work / "status.json")
         assert (end["rank"], end["attempt"]) == ((1, 0) if name == "bug" else (1, 1)), end
         assert ("rank 1 failed" if name == "bug" else "rank 1 was killed by SIGKILL") in str(caught.value)
-        said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ranks: ")]
-        assert bool(said) is (name == "kill")
-    assert said[0].startswith("ranks: rank 1 (process ")
-    assert "Starting again from the newest checkpoint (1 of 1)" in said[1]
+        messages = [record.getMessage() for record in caplog.records if record.getMessage().startswith("ranks: ")]
+        assert bool(messages) is (name == "kill")
+    assert messages[0].startswith("ranks: rank 1 (process ")
+    assert "Starting again from the newest checkpoint (1 of 1)" in messages[1]

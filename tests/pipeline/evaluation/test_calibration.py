@@ -28,13 +28,13 @@ def drawn(videos: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize("overdone", [0.5, 1.0, 2.0])
 def test_the_fitted_temperature_undoes_what_logits_were_multiplied_with(overdone: float) -> None:
     logits, probability, label = drawn(20_000, 6)
-    said = softmax(overdone * logits)
-    temperature = fit_temperature(said, label)
+    probabilities = softmax(overdone * logits)
+    temperature = fit_temperature(probabilities, label)
     assert temperature == pytest.approx(overdone, rel=0.03)
-    assert tempered(said, overdone) == pytest.approx(probability, abs=1e-5)
-    after = tempered(said, temperature)
-    assert (after.argmax(axis=1) == said.argmax(axis=1)).all(), "answers stay"
-    assert negative_log_likelihood(after, label) <= negative_log_likelihood(said, label) + 1e-12
+    assert tempered(probabilities, overdone) == pytest.approx(probability, abs=1e-5)
+    after = tempered(probabilities, temperature)
+    assert (after.argmax(axis=1) == probabilities.argmax(axis=1)).all(), "answers stay"
+    assert negative_log_likelihood(after, label) <= negative_log_likelihood(probabilities, label) + 1e-12
     assert calibration_error(after, label) < 0.012
 
 

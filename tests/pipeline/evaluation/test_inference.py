@@ -60,9 +60,9 @@ def answers_of(count: int, batch: int, ranks: Ranks | None = None) -> dict[int, 
 
 def test_each_video_is_the_mean_softmax_of_its_own_views() -> None:
     data = videos(5)
-    found = answers_of(5, batch=4)
-    assert sorted(found) == [0, 1, 2, 3, 4]
-    for number, answer in found.items():
+    result = answers_of(5, batch=4)
+    assert sorted(result) == [0, 1, 2, 3, 4]
+    for number, answer in result.items():
         logits = MeanColour()(model_pixels(torch.from_numpy(data[number]), 32, CPU)).numpy()
         assert answer.probability == pytest.approx(average_views(logits), abs=1e-6)
 
@@ -84,10 +84,10 @@ def test_a_video_that_cannot_be_read_is_answered_with_its_reason() -> None:
             raise EverestError("truncated")
         return data[number]
 
-    found = infer(MeanColour(), read, 3, views=2, resolution=32, batch=2, device=CPU)
-    assert found[1] == Answer(None, "truncated")
-    assert found[0].probability is not None
-    assert found[2].probability is not None
+    result = infer(MeanColour(), read, 3, views=2, resolution=32, batch=2, device=CPU)
+    assert result[1] == Answer(None, "truncated")
+    assert result[0].probability is not None
+    assert result[2].probability is not None
 
 
 def test_every_video_is_read_once_and_an_unreadable_first_one_changes_no_batch() -> None:

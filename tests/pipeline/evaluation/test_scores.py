@@ -96,12 +96,12 @@ def test_mean_and_deviation_over_splits() -> None:
 
 
 def test_all_scores_of_the_example_with_one_unreadable_video() -> None:
-    found = scores(PROBABILITY, LABEL, total=5, draws=200)
-    assert found["eval/top1"] == 0.75
-    assert (found["eval/videos_ok"], found["eval/videos_total"]) == (4, 5)
-    assert found["eval/class_mean"] == pytest.approx(2.5 / 3)
-    assert found["eval/top1_ci_low"] <= 0.75 <= found["eval/top1_ci_high"]
-    assert "eval/top5" not in found, "with three classes it says nothing"
+    result = scores(PROBABILITY, LABEL, total=5, draws=200)
+    assert result["eval/top1"] == 0.75
+    assert (result["eval/videos_ok"], result["eval/videos_total"]) == (4, 5)
+    assert result["eval/class_mean"] == pytest.approx(2.5 / 3)
+    assert result["eval/top1_ci_low"] <= 0.75 <= result["eval/top1_ci_high"]
+    assert "eval/top5" not in result, "with three classes it says nothing"
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=7, max_size=7), min_size=1, max_size=12), st.randoms())

@@ -116,9 +116,9 @@ def test_a_stopped_training_goes_on_at_the_stage_that_was_stopped(project: Path)
 
 def test_a_failed_stage_is_named_with_its_folder_and_the_cure(project: Path) -> None:
     trial = trials()[1]
-    with pytest.raises(EverestError, match=r"pretrain of tube, seed 0, ended with code 1 in .*Cure") as found:
+    with pytest.raises(EverestError, match=r"pretrain of tube, seed 0, ended with code 1 in .*Cure") as result:
         run_cell(trial, run=Stages({"pretrain": 1}))
-    assert str(cell(trial)) in str(found.value)
+    assert str(cell(trial)) in str(result.value)
 
 
 def test_other_parameters_or_data_are_another_training(project: Path) -> None:

@@ -67,7 +67,7 @@ def runs(project: Path) -> dict[str, str]:
     """The runs that made those files: stage -> id."""
     store = Store()
     parent = store.create_run("lineage", f"{project}-p", "demo 1", 0, {})
-    found = {"parent": parent}
+    result = {"parent": parent}
     reads = {"pretrain": [], "finetune": ["outputs/pretrain"], "evaluate": ["outputs/finetune/motion"]}
     for name, tag, file in (
         ("pretrain", "weights", "outputs/pretrain/model.safetensors"),
@@ -80,20 +80,20 @@ def runs(project: Path) -> dict[str, str]:
             "mlflow.parentRunId": parent, f"everest.{tag}_sha256": sha256_of(Path(file)),
             "everest.inputs": json.dumps(files),
         }  # fmt: skip
-        found[name] = store.create_run("lineage", f"{project}-{name}", name, 0, tags)
-        store.inputs(found[name], {"data/cache/motion": "c" * 32 + ".dir"})
-        store.params(found[name], {"seed": "3"})
-        store.metrics(found[name], [("eval/top1", 0.5, 1, 0)])
-    return found
+        result[name] = store.create_run("lineage", f"{project}-{name}", name, 0, tags)
+        store.inputs(result[name], {"data/cache/motion": "c" * 32 + ".dir"})
+        store.params(result[name], {"seed": "3"})
+        store.metrics(result[name], [("eval/top1", 0.5, 1, 0)])
+    return result
 
 
 def test_a_checkpoint_leads_to_its_run_its_data_and_the_run_before(project: Path, runs: dict[str, str]) -> None:
-    found = command("outputs/finetune/motion/model.safetensors")
-    assert found["unchanged"] is True
-    assert [entry["stage"] for entry in found["stages"]] == ["finetune@motion", "preprocess@motion", "pretrain"]
-    assert found["stages"][0]["params"] == {"seed": 3}
-    assert found["stages"][2]["params"] == {"pretrain": {"epochs": 6}}
-    run = found["run"]
+    result = command("outputs/finetune/motion/model.safetensors")
+    assert result["unchanged"] is True
+    assert [entry["stage"] for entry in result["stages"]] == ["finetune@motion", "preprocess@motion", "pretrain"]
+    assert result["stages"][0]["params"] == {"seed": 3}
+    assert result["stages"][2]["params"] == {"pretrain": {"epochs": 6}}
+    run = result["run"]
     assert run["id"] == runs["finetune"]
     assert run["parent"] == {"id": runs["parent"], "name": "demo 1"}
     assert run["code"] == {"git.commit": "abc", "git.branch": "main", "git.dirty": "true"}
@@ -104,39 +104,39 @@ def test_a_checkpoint_leads_to_its_run_its_data_and_the_run_before(project: Path
 
 def test_a_score_file_leads_to_the_evaluation_and_its_model(project: Path, runs: dict[str, str]) -> None:
     for path in ("metrics/evaluate/motion.json", "outputs/evaluate/motion/predictions.parquet"):
-        found = command(path)
-        assert found["unchanged"] is True
-        assert [entry["stage"] for entry in found["stages"]][:2] == ["evaluate@motion", "preprocess@motion"]
-        assert found["run"]["id"] == runs["evaluate"]
-        assert found["run"]["weights_from"] == [{"id": runs["finetune"], "name": "finetune"}]
-        assert found["run"]["metrics"] == {"eval/top1": 0.5}
-    text = describe(found)
+        result = command(path)
+        assert result["unchanged"] is True
+        assert [entry["stage"] for entry in result["stages"]][:2] == ["evaluate@motion", "preprocess@motion"]
+        assert result["run"]["id"] == runs["evaluate"]
+        assert result["run"]["weights_from"] == [{"id": runs["finetune"], "name": "finetune"}]
+        assert result["run"]["metrics"] == {"eval/top1": 0.5}
+    text = describe(result)
     for part in (runs["evaluate"], "demo 1", "abc (main, with uncommitted changes)", "cccccccccccc", "seed=3", "= 0.5"):
         assert part in text
 
 
 def test_a_run_is_traced_by_its_id(project: Path, runs: dict[str, str]) -> None:
-    found = command(runs["evaluate"])
-    assert found["run"]["params"] == {"seed": "3"}
-    assert "stages" not in found
+    result = command(runs["evaluate"])
+    assert result["run"]["params"] == {"seed": "3"}
+    assert "stages" not in result
 
 
 def test_a_file_that_was_changed_by_hand_is_told_apart(project: Path, runs: dict[str, str]) -> None:
     Path("metrics/evaluate/motion.json").write_text('{"eval/top1": 0.99}')
     Path("outputs/finetune/motion/model.safetensors").write_bytes(b"other")
-    found = command("metrics/evaluate/motion.json")
-    assert found["unchanged"] is False
-    assert "CHANGED" in describe(found)
+    result = command("metrics/evaluate/motion.json")
+    assert result["unchanged"] is False
+    assert "CHANGED" in describe(result)
     changed = command("outputs/finetune/motion/model.safetensors")
     assert (changed["unchanged"], changed["run"]) == (False, {})
 
 
 def test_without_a_store_dvc_still_tells_and_the_reason_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    found = command("outputs/pretrain/model.safetensors")
-    assert [entry["stage"] for entry in found["stages"]] == ["pretrain"]
-    assert "no tracking store" in found["run_unknown"]
-    assert "no tracking store" in describe(found)
+    result = command("outputs/pretrain/model.safetensors")
+    assert [entry["stage"] for entry in result["stages"]] == ["pretrain"]
+    assert "no tracking store" in result["run_unknown"]
+    assert "no tracking store" in describe(result)
     assert not Path("mlflow.db").exists()
 
 

@@ -66,7 +66,7 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackin
 
 def test_every_split_has_its_own_data_and_pretraining_and_seeds_share_the_data(project: Path) -> None:
     stages = Stages()
-    found = command(seeds=[0, 1], run=stages)
+    result = command(seeds=[0, 1], run=stages)
     one = ["download ucf101", "preprocess ucf101", "corpus ucf101"]
     training = ["pretrain", "finetune ucf101", "evaluate ucf101"]
     assert stages.calls == [
@@ -77,27 +77,27 @@ def test_every_split_has_its_own_data_and_pretraining_and_seeds_share_the_data(p
             *((split, seed, words) for seed in (0, 1) for words in training),
         ]
     ]
-    assert [(row["split"], row["seed"]) for row in found["repetitions"]] == list(SCORES)
+    assert [(row["split"], row["seed"]) for row in result["repetitions"]] == list(SCORES)
     again = Stages()
-    assert command(seeds=[0, 1], run=again)["results"] == found["results"]
+    assert command(seeds=[0, 1], run=again)["results"] == result["results"]
     assert again.calls == [], "a finished stage is not run again"
 
 
 def test_mean_and_deviations_are_those_worked_out_by_hand(project: Path) -> None:
-    found = command(seeds=[0, 1], run=Stages())
-    row = found["results"][0]
+    result = command(seeds=[0, 1], run=Stages())
+    row = result["results"][0]
     # Means of the splits: 91, 85, 97. Deviations within: sqrt(2), 0, 2 sqrt(2).
     assert row["mean"] == pytest.approx(91)
     assert row["between_splits"] == pytest.approx(6)
     assert row["between_seeds"] == pytest.approx(2**0.5)
-    assert found["sentences"] == [
+    assert result["sentences"] == [
         "ucf101: top-1 91.0 % over 3 official splits with 2 seed(s) each; "
         "standard deviation 6.0 between splits and 1.4 between seeds."
     ]
-    page = Path(found["report"]).read_text()
+    page = Path(result["report"]).read_text()
     assert "9 of 10" in page
     assert "91.0" in page
-    assert json.loads(Path("outputs/repeat/summary.json").read_text())["results"] == found["results"]
+    assert json.loads(Path("outputs/repeat/summary.json").read_text())["results"] == result["results"]
     lone = command([2], [0], run=Stages())
     assert (lone["results"][0]["between_splits"], lone["results"][0]["between_seeds"]) == (None, None)
     assert "one value has no deviation" in lone["sentences"][0]

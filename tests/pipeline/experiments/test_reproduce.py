@@ -126,10 +126,10 @@ def test_code_params_and_data_are_put_back_and_all_of_it_is_removed(
         again(stage, benchmark, folder)
 
     monkeypatch.setattr(reproduce, "_run_stage", look)
-    found = reproduce.command(run)
+    result = reproduce.command(run)
     assert list(seen.values()) == ["X = 2\n", "seed: 7\n", "content", "content"]
-    assert found["equal"] is True
-    assert [(row["metric"], row["points"], row["equal"]) for row in found["metrics"]] == [
+    assert result["equal"] is True
+    assert [(row["metric"], row["points"], row["equal"]) for row in result["metrics"]] == [
         ("train/loss", 2, True),
         ("SHA-256 of the weights", 1, True),
     ]

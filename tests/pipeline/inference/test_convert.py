@@ -201,9 +201,9 @@ def test_a_file_of_torch_before_its_zips_is_read_and_named_when_cut(official: Pa
     content = torch.load(official, weights_only=False)
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert convert(tmp_path / "old.pth", tmp_path / "out")["kwargs"]["strategy"] == "everest"
-    whole = (tmp_path / "old.pth").read_bytes()
+    result = (tmp_path / "old.pth").read_bytes()
     for share in (0.01, 0.5, 0.99):
-        (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
+        (tmp_path / "cut.pth").write_bytes(result[: int(share * len(result))])
         with pytest.raises(InputError, match=r"cut\.pth .*(cut short|damaged).*Cure"):
             convert(tmp_path / "cut.pth", tmp_path / "other")
 
@@ -275,8 +275,8 @@ def test_flags_that_say_nothing_clear_are_refused_unless_the_user_says_it(offici
 
 @pytest.mark.parametrize("prefix", ["encoder.", "module.encoder.", "backbone.", ""])
 def test_an_encoder_alone_can_be_fine_tuned_from_and_nothing_else(prefix: str, official: Path, tmp_path: Path) -> None:
-    whole = torch.load(official, weights_only=False)["model"]
-    encoder = {key.removeprefix("encoder."): value for key, value in whole.items() if key.startswith("encoder.")}
+    full = torch.load(official, weights_only=False)["model"]
+    encoder = {key.removeprefix("encoder."): value for key, value in full.items() if key.startswith("encoder.")}
     if prefix == "backbone.":
         encoder = {key: value for key, value in encoder.items() if not key.startswith("norm.")}
     torch.save({"model": {prefix + key: value for key, value in encoder.items()}}, tmp_path / "encoder.pth")
@@ -302,8 +302,8 @@ def test_an_encoder_alone_can_be_fine_tuned_from_and_nothing_else(prefix: str, o
 
 
 def test_an_encoder_that_lacks_a_weight_is_named(official: Path, tmp_path: Path) -> None:
-    whole = torch.load(official, weights_only=False)["model"]
-    encoder = {key: value for key, value in whole.items() if key.startswith("encoder.")}
+    full = torch.load(official, weights_only=False)["model"]
+    encoder = {key: value for key, value in full.items() if key.startswith("encoder.")}
     del encoder["encoder.blocks.1.attn.v_bias"]
     torch.save({"model": encoder}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"missing encoder\.blocks\.1\.attn\.v_bias"):
@@ -441,8 +441,8 @@ def test_size_length_and_frame_step_come_from_the_arguments_where_they_stand(tmp
     kwargs = convert(tmp_path / "x.pth", tmp_path / "out")["kwargs"]
     assert (kwargs["img_size"], kwargs["num_frames"]) == (112, 32)
     assert read_info(tmp_path / "out")["frame_step"] == 2
-    said = convert(tmp_path / "x.pth", tmp_path / "said", num_frames=8, frame_step=4)["kwargs"]
-    assert (said["img_size"], said["num_frames"]) == (112, 8)
+    text = convert(tmp_path / "x.pth", tmp_path / "said", num_frames=8, frame_step=4)["kwargs"]
+    assert (text["img_size"], text["num_frames"]) == (112, 8)
     assert read_info(tmp_path / "said")["frame_step"] == 4
     arguments.num_frames = "32"
     torch.save({"module": state, "args": arguments}, tmp_path / "x.pth")

@@ -83,10 +83,10 @@ def by_hand(folder: Path, video: Path, clips: int) -> torch.Tensor:
 
 
 def test_a_row_holds_what_the_classifiers_head_sees_and_the_clips_place(videos: Path, classifier: Path) -> None:
-    found = api.embed([videos], str(classifier), out="f.parquet", device="cpu")
-    assert (found.videos_ok, found.videos_total, found.clips, found.computed) == (4, 5, 8, 4)
-    assert [(Path(one.video).name, "empty" in one.reason) for one in found.failed] == [("empty.mp4", True)]
-    features = found.features()
+    embedding = api.embed([videos], str(classifier), out="f.parquet", device="cpu")
+    assert (embedding.videos_ok, embedding.videos_total, embedding.clips, embedding.computed) == (4, 5, 8, 4)
+    assert [(Path(one.video).name, "empty" in one.reason) for one in embedding.failed] == [("empty.mp4", True)]
+    features = embedding.features()
     network: Any = load_model(classifier).eval()
     with torch.no_grad():
         clips = by_hand(classifier, videos / "2.mp4", 2)
@@ -104,8 +104,8 @@ def test_a_row_holds_what_the_classifiers_head_sees_and_the_clips_place(videos: 
 
 
 def test_pooled_features_of_a_pre_training_model_are_the_mean_of_its_tokens(videos: Path, pretrained: Path) -> None:
-    found = api.embed([videos / "0.mp4"], str(pretrained), out="f.npz", device="cpu")
-    features = found.features()
+    embedding = api.embed([videos / "0.mp4"], str(pretrained), out="f.npz", device="cpu")
+    features = embedding.features()
     assert features.values.shape == (1, 96)
     assert features.about["keep_ratio"] == 0.6  # what its strategy keeps in fine-tuning
     network: Any = load_model(pretrained).eval()
@@ -130,9 +130,9 @@ def test_slots_and_tokens_agree_with_the_pooled_features(videos: Path, pretraine
 
 
 def test_all_tokens_can_be_asked_for(videos: Path, pretrained: Path) -> None:
-    found = api.embed([videos], str(pretrained), out="f.parquet", pool="tokens", keep=1.0, device="cpu")
-    assert np.array(found.features().table["kept"].to_pylist()).all()
-    assert found.about["keep_ratio"] == 1.0
+    embedding = api.embed([videos], str(pretrained), out="f.parquet", pool="tokens", keep=1.0, device="cpu")
+    assert np.array(embedding.features().table["kept"].to_pylist()).all()
+    assert embedding.about["keep_ratio"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["f.parquet", "f.npz"])
@@ -206,10 +206,10 @@ def test_ctrl_c_keeps_what_is_computed(tmp_path: Path, root: Path, pretrained: P
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"of 60 videos are embedded and kept; the same command goes on from there." in errors
-    found = api.embed([folder], str(pretrained), out="f.parquet", device="cpu")
-    assert 0 < found.computed < 60
-    assert (found.videos_ok, found.clips) == (60, 60)
-    assert len(set(found.features().column("video"))) == 60
+    embedding = api.embed([folder], str(pretrained), out="f.parquet", device="cpu")
+    assert 0 < embedding.computed < 60
+    assert (embedding.videos_ok, embedding.clips) == (60, 60)
+    assert len(set(embedding.features().column("video"))) == 60
 
 
 def test_copies_are_the_nearest_and_a_picture_shows_them(tmp_path: Path, pretrained: Path) -> None:
@@ -217,11 +217,11 @@ def test_copies_are_the_nearest_and_a_picture_shows_them(tmp_path: Path, pretrai
     for number in range(5):
         write_video(folder / f"{number}.mp4", sample_videos.moving(40, 96, 96, seed=number))
     write_video(folder / "copy of 3.mkv", sample_videos.moving(40, 96, 96, seed=3), crf=35)
-    found = api.embed(
+    embedding = api.embed(
         [folder], str(pretrained), out="f.parquet", near=folder / "3.mp4", top=3, picture="n.png", device="cpu"
     )
-    assert found.neighbours is not None
-    rows = pd.DataFrame(found.neighbours.nearest)
+    assert embedding.neighbours is not None
+    rows = pd.DataFrame(embedding.neighbours.nearest)
     assert Path(rows["video"][0]).name == "copy of 3.mkv"
     assert len(rows) == 3
     assert rows["similarity"][0] > 0.8 > rows["similarity"][1]
@@ -230,12 +230,12 @@ def test_copies_are_the_nearest_and_a_picture_shows_them(tmp_path: Path, pretrai
     # A video that is not among them, too.
     outside = write_video(tmp_path / "outside.mp4", sample_videos.moving(40, 96, 96, seed=2))
     del outside
-    found = api.embed(
+    embedding = api.embed(
         [folder], str(pretrained), out="f.parquet", near=tmp_path / "outside.mp4", picture="n.png", device="cpu"
     )
-    assert found.neighbours is not None
-    assert Path(found.neighbours.nearest[0].video).name == "2.mp4"
-    assert found.neighbours.nearest[0].similarity == pytest.approx(1, abs=1e-3)
+    assert embedding.neighbours is not None
+    assert Path(embedding.neighbours.nearest[0].video).name == "2.mp4"
+    assert embedding.neighbours.nearest[0].similarity == pytest.approx(1, abs=1e-3)
 
 
 def test_neighbours_are_by_the_mean_of_a_videos_clips_around_the_mean_of_all() -> None:
@@ -247,10 +247,10 @@ def test_neighbours_are_by_the_mean_of_a_videos_clips_around_the_mean_of_all() -
 def test_a_benchmark_of_the_params_is_embedded_with_its_labels(pretrained: Path) -> None:
     make(8)
     write_params(Path("params.yaml"), params(clip__source="videos", pretrain__frame_selection__mode="none"))
-    found = api.embed(["small"], str(pretrained), out="f.parquet", device="cpu")
-    features = found.features()
+    embedding = api.embed(["small"], str(pretrained), out="f.parquet", device="cpu")
+    features = embedding.features()
     table = features.table.to_pandas()
-    assert (found.videos_ok, found.videos_total) == (8, 8)
+    assert (embedding.videos_ok, embedding.videos_total) == (8, 8)
     assert table["video"].tolist() == [f"v{number:03d}" for number in range(8)]
     assert table["label"].tolist() == [str(number) for number in range(8)]
     assert table["split"].tolist() == ["train", "train", "train", "test"] * 2
@@ -296,8 +296,8 @@ def test_a_model_that_keeps_all_tokens_has_no_share_to_be_set(tmp_path: Path, vi
     folder = save(tmp_path / "tube", "everest_pretrain_tiny_patch16_224", "pretrain", strategy="tube")
     with pytest.raises(InputError, match="strategy 'tube' keeps all tokens. Cure: leave --keep out"):
         api.embed([videos], str(folder), keep=0.5, device="cpu")
-    found = api.embed([videos], str(folder), pool="tokens", out="f.parquet", device="cpu")
-    assert np.array(found.features().table["kept"].to_pylist()).all()
+    embedding = api.embed([videos], str(folder), pool="tokens", out="f.parquet", device="cpu")
+    assert np.array(embedding.features().table["kept"].to_pylist()).all()
 
 
 def test_a_set_without_one_good_video_writes_nothing_and_fails(videos: Path, pretrained: Path) -> None:

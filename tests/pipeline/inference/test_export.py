@@ -34,14 +34,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_formats_take_any_batch_and_give_the_original_logits(model: Path, tmp_path: Path) -> None:
     import onnxruntime
 
-    found = command(str(model), str(tmp_path / "out"), runs=1)
-    assert found["files"] == [str(tmp_path / "out" / name) for name in ("model.pt2", "model.onnx", "model.json")]
-    assert set(found["parity"]) == {"pt2", "onnx"}
-    assert max(found["parity"].values()) <= TOLERANCE
-    assert [(row["format"], row["batch"]) for row in found["latency"]] == [
+    result = command(str(model), str(tmp_path / "out"), runs=1)
+    assert result["files"] == [str(tmp_path / "out" / name) for name in ("model.pt2", "model.onnx", "model.json")]
+    assert set(result["parity"]) == {"pt2", "onnx"}
+    assert max(result["parity"].values()) <= TOLERANCE
+    assert [(row["format"], row["batch"]) for row in result["latency"]] == [
         (name, batch) for name in ("torch", "pt2", "onnx") for batch in (1, 8)
     ]
-    assert all(row["milliseconds"] > 0 for row in found["latency"])
+    assert all(row["milliseconds"] > 0 for row in result["latency"])
 
     original = load_model(model).eval()
     extra = {"model.json": ""}

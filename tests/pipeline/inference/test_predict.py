@@ -82,13 +82,13 @@ GOOD = ["a/clip.mp4", "b/clip.mp4", "c one.mp4", "z.mkv"]
 
 
 def test_a_folder_is_searched_and_bad_videos_cost_no_other_its_prediction(videos: Path, model: Path) -> None:
-    found = command([str(videos)], str(model))
-    assert [row["video"] for row in found["predictions"]] == [str(videos / name) for name in GOOD]
-    for row in found["predictions"]:
+    result = command([str(videos)], str(model))
+    assert [row["video"] for row in result["predictions"]] == [str(videos / name) for name in GOOD]
+    for row in result["predictions"]:
         assert row["class"] == NAMES[row["predicted"]]
         assert 1 / 3 <= row["probability"] <= 1
-    assert [row["video"] for row in found["failed"]] == [str(videos / n) for n in ("b/broken.mp4", "cut.mp4")]
-    assert all(len(row["reason"]) > 10 for row in found["failed"])
+    assert [row["video"] for row in result["failed"]] == [str(videos / n) for n in ("b/broken.mp4", "cut.mp4")]
+    assert all(len(row["reason"]) > 10 for row in result["failed"])
 
 
 def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
@@ -104,15 +104,15 @@ def test_a_decoder_that_hangs_crashes_or_eats_memory_costs_that_video_alone(
     text = (root / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("deadline_seconds: 60.0", "deadline_seconds: 8.0"))
     monkeypatch.chdir(tmp_path)
-    found = command(["videos"], str(model), pictures="pictures")
-    assert {row["video"]: row["reason"] for row in found["failed"]} == {
+    result = command(["videos"], str(model), pictures="pictures")
+    assert {row["video"]: row["reason"] for row in result["failed"]} == {
         "videos/greedy.mp4": "videos/greedy.mp4: decoding needs more than ingest.memory_gib = 2",
         "videos/spin.mp4": "videos/spin.mp4: not decoded within ingest.deadline_seconds = 8; its process was killed",
     }
-    assert (found["videos_ok"], found["videos_total"]) == (3, 5)
-    told = {Path(row["video"]).name: row["probability"] for row in plain}
-    for row in found["predictions"]:  # crash.mp4 among them: decord reads what PyAV fell over
-        assert row["probability"] == told[Path(row["video"]).name]
+    assert (result["videos_ok"], result["videos_total"]) == (3, 5)
+    probabilities = {Path(row["video"]).name: row["probability"] for row in plain}
+    for row in result["predictions"]:  # crash.mp4 among them: decord reads what PyAV fell over
+        assert row["probability"] == probabilities[Path(row["video"]).name]
     assert len(list(Path("pictures").iterdir())) == 3
     assert [child for child in psutil.Process().children() if "ingest.worker" in str(child.cmdline())] == []
 
@@ -125,9 +125,9 @@ def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> Non
     with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
         for row, name in enumerate(cache.ids):
             cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
-            found = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64)
-            assert found.shape == (6, 8, 64, 64, 3)
-            assert np.array_equal(found, cached)
+            result = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64)
+            assert result.shape == (6, 8, 64, 64, 3)
+            assert np.array_equal(result, cached)
             whole = reader.read(layout.raw_dir("small") / f"{name}.mp4", how)
             assert whole.shape == (6, 8, 96, 96, 3)
 
@@ -138,10 +138,10 @@ def test_a_pipe_a_socket_and_a_link_to_nowhere_are_refused_at_once(videos: Path,
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(videos / "socket.mp4"))
         began = time.monotonic()
-        found = command([str(videos)], str(model))
+        result = command([str(videos)], str(model))
     assert time.monotonic() - began < 40  # one pipe took the whole deadline of 60 s
-    failed = {Path(row["video"]).name: row["reason"] for row in found["failed"]}
-    assert found["videos_ok"] == len(GOOD)
+    failed = {Path(row["video"]).name: row["reason"] for row in result["failed"]}
+    assert result["videos_ok"] == len(GOOD)
     assert failed["pipe.mp4"] == f"{videos}/pipe.mp4 is not a regular file"
     assert failed["socket.mp4"] == f"{videos}/socket.mp4 is not a regular file"
     assert failed["nowhere.mp4"] == f"{videos}/nowhere.mp4 does not exist"
@@ -157,13 +157,13 @@ def test_predict_show_and_ingest_refuse_the_same_files_in_the_same_words(
     (folder / "page.mp4").write_text("<html>404 Not Found</html>" * 20)
     os.mkfifo(folder / "pipe.mp4")
     rules = load_params(root / "params.yaml").ingest
-    said = {
+    messages = {
         row["path"]: row["message"] or REASONS[row["reason"]] for row in ingest.command(folder, rules)["quarantined"]
     }
     (nowhere / "params.yaml").write_text((root / "params.yaml").read_text())
     failed = {Path(row["video"]).name: row["reason"] for row in command([str(folder)], str(model))["failed"]}
-    assert sorted(said) == sorted(failed) == ["lost.mp4", "page.mp4", "pipe.mp4", "short.mp4", "still.mp4"]
-    for name, words in said.items():
+    assert sorted(messages) == sorted(failed) == ["lost.mp4", "page.mp4", "pipe.mp4", "short.mp4", "still.mp4"]
+    for name, words in messages.items():
         assert words in failed[name]
         with pytest.raises(InputError, match=re.escape(words)):
             show(folder / name, None, tmp_path / "pictures")
@@ -188,8 +188,8 @@ def test_frames_are_shrunk_as_they_come(tmp_path: Path) -> None:
 
 
 def test_files_and_folders_mix_and_each_video_comes_once(videos: Path, model: Path) -> None:
-    found = command([str(videos / "z.mkv"), str(videos / "a"), str(videos / "a/clip.mp4")], str(model))
-    assert [Path(row["video"]).name for row in found["predictions"]] == ["z.mkv", "clip.mp4"]
+    result = command([str(videos / "z.mkv"), str(videos / "a"), str(videos / "a/clip.mp4")], str(model))
+    assert [Path(row["video"]).name for row in result["predictions"]] == ["z.mkv", "clip.mp4"]
 
 
 def test_the_result_does_not_depend_on_the_batch(videos: Path, model: Path) -> None:
@@ -203,7 +203,7 @@ def test_all_probabilities_are_written_and_bad_videos_have_a_reason(
     suffix: str, videos: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "new folder" / f"answers{suffix}"
-    found = command([str(videos)], str(model), out=str(out))
+    result = command([str(videos)], str(model), out=str(out))
     rows: list[dict[str, Any]]
     if suffix == ".csv":
         rows = [
@@ -217,13 +217,13 @@ def test_all_probabilities_are_written_and_bad_videos_have_a_reason(
         rows = pq.read_table(out).to_pylist()
     assert len(rows) == 6
     by_video = {row["video"]: row for row in rows}
-    for row in found["predictions"]:
+    for row in result["predictions"]:
         kept = by_video[row["video"]]
         assert kept["predicted"] == row["class"]
         assert sum(kept[name] for name in NAMES) == pytest.approx(1, abs=1e-5)
         assert kept[row["class"]] == pytest.approx(row["probability"], abs=1e-5)
         assert kept["reason"] == ""
-    for row in found["failed"]:
+    for row in result["failed"]:
         kept = by_video[row["video"]]
         assert (kept["predicted"] or None, kept["reason"]) == (None, row["reason"])
         assert all(kept[name] is None for name in NAMES)
@@ -272,13 +272,13 @@ def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Pa
 
 def test_a_model_without_names_or_frame_step_says_how_to_add_them(videos: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "m")
-    whole = json.loads((model / "model.json").read_text())
+    full = json.loads((model / "model.json").read_text())
     for change, message in (
         ({"classes": None}, r"names none of the model's 3 classes. Cure: `everest convert-checkpoint .* --classes"),
         ({"classes": ["a", "b"]}, "classes has 2 names, expected num_classes = 3"),
         ({"frame_step": None}, "names no frame_step.*--frame-step"),
     ):
-        write_info(tmp_path / "m", {**whole, **change})
+        write_info(tmp_path / "m", {**full, **change})
         with pytest.raises(InputError, match=message):
             command([str(videos / "a")], str(tmp_path / "m"))
     assert command([str(videos / "a")], str(tmp_path / "m"), frame_step=2)["videos_ok"] == 1
@@ -366,9 +366,9 @@ def test_registered_models_are_found_by_alias_version_and_run(
     assert store.models.register(run, "k1", model, "three-ways", tags, ["best", "candidate"]) == "1"
     plain = command([str(videos)], str(model))["predictions"]
     for address in ("models:/three-ways@best", "models:/three-ways/1", run):
-        found = command([str(videos)], address)
-        assert found["predictions"] == plain
-        assert found["model"] == ".work/models/three-ways-1"
+        result = command([str(videos)], address)
+        assert result["predictions"] == plain
+        assert result["model"] == ".work/models/three-ways-1"
     with pytest.raises(InputError, match=r"alias 'bset'; there are: 1, @best \(1\), @candidate \(1\)\."):
         command([str(videos)], "models:/three-ways@bset")
     with pytest.raises(InputError, match=r"there are: none, the models are .*three-ways"):

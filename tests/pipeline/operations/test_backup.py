@@ -125,15 +125,15 @@ def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
 def test_a_damaged_incomplete_foreign_or_newer_backup_is_refused(project: Path, of: Databases, tmp_path: Path) -> None:
     made = backup(project, tmp_path / "backups", of, artifacts=False)
     manifest = made / "manifest.json"
-    whole = json.loads(manifest.read_text())
+    full = json.loads(manifest.read_text())
     check(made)
     for change, words in (
-        ({"versions": {**whole["versions"], "mlflow": "99.0.0"}}, "made with mlflow 99.0.0; .* which cannot read it"),
-        ({"files": {**whole["files"], "files/../../evil": "00"}}, r"lacks files/\.\./\.\./evil"),
-        ({"files": {**whole["files"], "files/gone": "00"}}, "lacks files/gone"),
-        ({"files": {**whole["files"], "mlflow.db": "00"}}, r"the bytes of mlflow\.db have changed"),
+        ({"versions": {**full["versions"], "mlflow": "99.0.0"}}, "made with mlflow 99.0.0; .* which cannot read it"),
+        ({"files": {**full["files"], "files/../../evil": "00"}}, r"lacks files/\.\./\.\./evil"),
+        ({"files": {**full["files"], "files/gone": "00"}}, "lacks files/gone"),
+        ({"files": {**full["files"], "mlflow.db": "00"}}, r"the bytes of mlflow\.db have changed"),
     ):
-        manifest.write_text(json.dumps({**whole, **change}))
+        manifest.write_text(json.dumps({**full, **change}))
         with pytest.raises(InputError, match=words):
             check(made)
     manifest.unlink()

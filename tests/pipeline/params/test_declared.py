@@ -66,8 +66,8 @@ def test_a_stage_reads_no_key_that_it_does_not_declare(name: str, reads: dict[st
 
 @pytest.mark.slow
 def test_nor_does_one_that_reads_clips_from_the_cache(tmp_path: Path, root: Path, tracking_store: str) -> None:
-    found = noted(tmp_path, root, tracking_store, "cache")
-    assert {name: strays(name, lines) for name, lines in found.items()} == {name: set() for name in STAGES}
+    result = noted(tmp_path, root, tracking_store, "cache")
+    assert {name: strays(name, lines) for name, lines in result.items()} == {name: set() for name in STAGES}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -100,10 +100,10 @@ def test_dvc_watches_the_same_keys_and_keeps_the_record(root: Path) -> None:
     raw = load_params(root / "params.yaml").model_dump(mode="json")
     with Repo(str(root)) as repo:
         watched: dict[str, Any] = {}
-        for found in repo.index.stages:
-            files = {Path(str(dep)).name: sorted(dep.params) for dep in found.deps if hasattr(dep, "params")}
-            outs = {Path(out.fs_path).relative_to(root).as_posix() for out in found.outs}
-            watched[found.name] = (files, outs)
+        for result in repo.index.stages:
+            files = {Path(str(dep)).name: sorted(dep.params) for dep in result.deps if hasattr(dep, "params")}
+            outs = {Path(out.fs_path).relative_to(root).as_posix() for out in result.outs}
+            watched[result.name] = (files, outs)
     assert {entry.address for entry in declared.stages(raw)} == set(watched)
     for entry in declared.stages(raw):
         files, outs = watched[entry.address]

@@ -64,7 +64,7 @@ def test_a_device_a_pipe_and_a_folder_are_no_params_files(tmp_path: Path) -> Non
 def test_a_mark_of_utf_8_merged_keys_and_aliases_are_read_and_share_nothing(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes("\ufeffx: &x {a: [1], b: 2}\ny: {<<: *x, b: 3}\nz: *x\n".encode())
-    found = read_mapping(path)
-    assert found == {"x": {"a": [1], "b": 2}, "y": {"a": [1], "b": 3}, "z": {"a": [1], "b": 2}}
-    found["x"]["a"].append(2)
-    assert found["z"]["a"] == found["y"]["a"] == [1]
+    result = read_mapping(path)
+    assert result == {"x": {"a": [1], "b": 2}, "y": {"a": [1], "b": 3}, "z": {"a": [1], "b": 2}}
+    result["x"]["a"].append(2)
+    assert result["z"]["a"] == result["y"]["a"] == [1]

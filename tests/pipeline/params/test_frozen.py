@@ -54,7 +54,7 @@ def edit(**values: object) -> None:
     write_overrides(PARAMS, {key.replace("__", "."): value for key, value in values.items()})
 
 
-@pytest.mark.parametrize(("key", "value", "said"), [
+@pytest.mark.parametrize(("key", "value", "text"), [
     ("finetune__epochs", 14, r"finetune\.epochs was 12 and is 14 now"),
     ("seed", 3, r"seed was 0 and is 3 now"),
     ("pretrain__size", "small", r"pretrain\.size was 'tiny' and is 'small' now"),
@@ -62,9 +62,9 @@ def edit(**values: object) -> None:
     ("benchmarks__motion__data__frame_step", 2, r"benchmarks\.motion\.data\.frame_step was 1 and is 2 now"),
 ])  # fmt: skip
 def test_an_edit_of_what_the_stage_reads_fails_it_before_it_publishes(
-    stage: Callable[[Body], None], key: str, value: object, said: str
+    stage: Callable[[Body], None], key: str, value: object, text: str
 ) -> None:
-    with pytest.raises(ParamsChangedError, match=rf"while finetune@motion ran: {said}.*Nothing was recorded.*Cure"):
+    with pytest.raises(ParamsChangedError, match=rf"while finetune@motion ran: {text}.*Nothing was recorded.*Cure"):
         stage(lambda params: edit(**{key: value}))
     assert not RESULT.exists()
     assert not layout.record_file("finetune", "motion").exists()

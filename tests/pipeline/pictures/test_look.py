@@ -73,24 +73,24 @@ def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
     with IsolatedFrames.by_params() as reader:
         clip, times = read_window(reader, video, 24, 2, 0.0, 64)
     assert times == pytest.approx([2 * i / 25 for i in range(24)])
-    found = look(None, clip, 8, torch.Generator().manual_seed(0))
-    assert found.counts_A is not None
-    assert found.slots_S is not None
-    assert found.shown_N is not None
-    assert int(found.counts_A[:6].sum()) > 3 * int(found.counts_A[7:].sum())
-    kept = found.kept_N.view(8, 4, 4)
+    result = look(None, clip, 8, torch.Generator().manual_seed(0))
+    assert result.counts_A is not None
+    assert result.slots_S is not None
+    assert result.shown_N is not None
+    assert int(result.counts_A[:6].sum()) > 3 * int(result.counts_A[7:].sum())
+    kept = result.kept_N.view(8, 4, 4)
     assert kept[:, 1:3].sum() > 3 * kept[:, [0, 3]].sum() * 0.9
-    assert not (found.shown_N & ~found.kept_N).any()
-    assert summary(found).startswith("128 tokens  ·  38 kept (30%)  ·  12 shown to the encoder")
-    assert draw_grid(found, "title").mode == "RGB"
+    assert not (result.shown_N & ~result.kept_N).any()
+    assert summary(result).startswith("128 tokens  ·  38 kept (30%)  ·  12 shown to the encoder")
+    assert draw_grid(result, "title").mode == "RGB"
 
 
 def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
     with IsolatedFrames.by_params() as reader:
         clip, _ = read_window(reader, video, 16, 1, 0.0, 64)
-    found = look(None, clip, None, torch.Generator().manual_seed(0))
-    assert found.pixels_TCHW.shape == (16, 3, 64, 64)
-    assert found.pixels_TCHW[0, :, 28:40, 10:22].mean() == pytest.approx(230 / 255, abs=0.05)
+    result = look(None, clip, None, torch.Generator().manual_seed(0))
+    assert result.pixels_TCHW.shape == (16, 3, 64, 64)
+    assert result.pixels_TCHW[0, :, 28:40, 10:22].mean() == pytest.approx(230 / 255, abs=0.05)
 
 
 def test_a_video_shorter_than_the_window_shrinks_the_step(video: Path) -> None:

@@ -89,8 +89,8 @@ def test_recomputing_activations_saves_memory() -> None:
 
 
 def test_the_published_recipe_has_the_published_cost() -> None:
-    found = plan("ucf101", "h100", 8, memory=False)
-    pretrain, finetune = found["stages"]
+    planned = plan("ucf101", "h100", 8, memory=False)
+    pretrain, finetune = planned["stages"]
     assert pretrain["gmacs_per_clip"] == pytest.approx(19.8, abs=0.05)
     assert finetune["gmacs_per_clip"] == pytest.approx(98.0, abs=0.1)
     assert pretrain["tokens_per_clip"] == 156
@@ -130,15 +130,15 @@ def test_more_devices_take_less_time_down_to_a_bound() -> None:
 
 
 def test_the_demo_can_be_planned_on_this_cpu_with_its_memory() -> None:
-    found = plan("demo", "cpu", 2)
-    assert [row["stage"] for row in found["stages"]] == [
+    planned = plan("demo", "cpu", 2)
+    assert [row["stage"] for row in planned["stages"]] == [
         "pretrain",
         "finetune motion",
         "finetune state_change",
     ]
-    assert all(row["fits"] and row["memory_gib"] > 0 for row in found["stages"])
-    assert all(0 < row["mfu"] < 1 for row in found["stages"])
-    assert any("measured, a few steps" in line for line in found["assumptions"])
+    assert all(row["fits"] and row["memory_gib"] > 0 for row in planned["stages"])
+    assert all(0 < row["mfu"] < 1 for row in planned["stages"])
+    assert any("measured, a few steps" in line for line in planned["assumptions"])
 
 
 def test_unknown_devices_and_impossible_counts_are_refused() -> None:
@@ -203,9 +203,9 @@ def test_a_folder_of_ones_own_never_takes_another_benchmarks_counts(own: Callabl
     assert "is not a folder" in result["videos"][0]["from"]
     assert "--videos small=" in result["videos"][0]["cure"]
     assert scaling(None, "h100", (8,))["rows"][0]["epoch_minutes"] is None
-    told = plan(None, "h100", 8, memory=False, videos=["small=1200x90"])
-    assert [row["videos"] for row in told["stages"]] == [1200, 1200]
-    assert told["disk_gib"]["cache"] > 0
+    planned = plan(None, "h100", 8, memory=False, videos=["small=1200x90"])
+    assert [row["videos"] for row in planned["stages"]] == [1200, 1200]
+    assert planned["disk_gib"]["cache"] > 0
     assert scaling(None, "h100", (8,), videos=["small=1200"])["rows"][0]["epoch_minutes"] > 0
     for wrong in ("small", "small=0", "small=axb", "other=5"):
         with pytest.raises(InputError, match="Cure"):

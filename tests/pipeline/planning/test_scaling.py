@@ -45,9 +45,9 @@ def test_a_step_is_the_longer_of_loader_and_compute_plus_what_shows_of_the_excha
     fabric = Fabric(link=MIB, link_latency=0.0)
     # 2 ranks, one bucket of 1 MiB at 1 MiB/s: 1 s after backward, and 12 bytes of verdict.
     work = Work(arithmetic=3.0, update=0.5, loader=2.0, gradients=MIB)
-    found = step_time(work, fabric, 2)
-    assert found.whole == pytest.approx(4.5, abs=1e-3)
-    assert (found.limit, found.compute) == ("compute", 3.5)
+    result = step_time(work, fabric, 2)
+    assert result.whole == pytest.approx(4.5, abs=1e-3)
+    assert (result.limit, result.compute) == ("compute", 3.5)
     waiting = step_time(Work(3.0, 0.5, 5.0, MIB), fabric, 2)
     assert waiting.whole == pytest.approx(6.0, abs=1e-3)
     assert waiting.limit == "loader"
@@ -72,8 +72,8 @@ def test_a_line_is_found_again() -> None:
 
 
 def test_the_published_recipe_scales_as_worked_out_by_hand() -> None:
-    found = model.scaling("k400", "h100", (8, 128), mfu=0.5, store="raw")
-    eight, many = found["rows"]
+    result = model.scaling("k400", "h100", (8, 128), mfu=0.5, store="raw")
+    eight, many = result["rows"]
     # 256 clips of 19.78 G multiply-adds, 6 FLOP each, at half of 989.4 TFLOP/s; 94.2 M x 28 bytes at 3.35 TB/s.
     assert eight["compute_ms"] == pytest.approx(1e3 * (256 * 6 * 19.78e9 / 494.7e12 + 94.2e6 * 28 / 3.35e12), rel=1e-3)
     assert eight["loader_ms"] == pytest.approx(256 * 1e3 / 3271 / 12, abs=0.01)
@@ -119,12 +119,12 @@ def test_one_share_of_the_peak_does_not_explain_both_published_epochs() -> None:
     ],
 )
 def test_what_cannot_be_predicted_is_named(arguments: list[str], message: str) -> None:
-    found = CliRunner().invoke(app, ["scaling", "--recipe", "k400", *arguments])
-    assert isinstance(found.exception, InputError)
-    assert message in str(found.exception)
+    result = CliRunner().invoke(app, ["scaling", "--recipe", "k400", *arguments])
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
 
 
 def test_the_command_prints_json() -> None:
-    found = CliRunner().invoke(app, ["scaling", "--recipe", "k400", "--gpus", "8", "--json"])
-    assert found.exit_code == 0
-    assert [row["gpus"] for row in json.loads(found.stdout)["rows"]] == [8]
+    result = CliRunner().invoke(app, ["scaling", "--recipe", "k400", "--gpus", "8", "--json"])
+    assert result.exit_code == 0
+    assert [row["gpus"] for row in json.loads(result.stdout)["rows"]] == [8]

@@ -83,10 +83,10 @@ def test_each_place_is_read_as_prefect_itself_reads_it(here: Path, monkeypatch: 
     for place in reversed(PLACES):  # each goes over those before it
         set_in(place, here, monkeypatch, f"http://127.0.0.1:9/{place}")
         monkeypatch.setenv("PREFECT_HOME" if place == "environment" else "UNUSED", str(here / "own"))
-    found = orchestrator.address()
+    result = orchestrator.address()
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert found is not None
-    assert [found.value, str(orchestrator.home())] == shown == ["http://127.0.0.1:9/environment", str(here / "own")]
+    assert result is not None
+    assert [result.value, str(orchestrator.home())] == shown == ["http://127.0.0.1:9/environment", str(here / "own")]
 
 
 @pytest.fixture
@@ -224,20 +224,20 @@ def test_whoever_holds_dvcs_lock_is_named_and_waited_for(tmp: Path) -> None:
         "print('ready', flush=True); time.sleep(1.5); lock.close()"
     )
     child = dvc_like(code)
-    said: list[str] = []
+    messages: list[str] = []
     try:
         began = time.monotonic()
-        dvc_locks.wait_until_free(said.append)
+        dvc_locks.wait_until_free(messages.append)
         assert time.monotonic() - began > 0.5
-        assert len(said) == 1
-        assert f"process {child.pid} (" in said[0]
-        assert "dvc repro, since " in said[0]
-        assert "Ctrl-C stops" in said[0]
+        assert len(messages) == 1
+        assert f"process {child.pid} (" in messages[0]
+        assert "dvc repro, since " in messages[0]
+        assert "Ctrl-C stops" in messages[0]
     finally:
         child.kill()
         child.wait()
-    dvc_locks.wait_until_free(said.append)
-    assert len(said) == 1
+    dvc_locks.wait_until_free(messages.append)
+    assert len(messages) == 1
 
 
 def test_a_lock_file_that_nobody_holds_keeps_nobody_waiting(tmp: Path) -> None:

@@ -44,12 +44,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_page_names_errors_hits_and_the_class_that_is_found_least() -> None:
     probability = np.array([[0.5, 0.5, 0], [0.9, 0.1, 0], [0.95, 0.05, 0], [0.3, 0.7, 0], [0.6, 0.3, 0.1]])
     evaluated(probability, np.array([2, 0, 1, 1, 0]), ["up", "down & out", "never seen"], unread=1)
-    found = findings("small")
-    assert found is not None
-    assert (found.videos, found.wrong) == (4, 1)
-    assert [row.name for row in found.recall] == ["down & out", "up"], "no recall without a readable test video"
-    assert (found.recall[0].recall, found.recall[0].mistaken, found.recall[0].mistakes) == (0.5, "up", 1)
-    text = page(found, RESULT)
+    summary = findings("small")
+    assert summary is not None
+    assert (summary.videos, summary.wrong) == (4, 1)
+    assert [row.name for row in summary.recall] == ["down & out", "up"], "no recall without a readable test video"
+    assert (summary.recall[0].recall, summary.recall[0].mistaken, summary.recall[0].mistakes) == (0.5, "up", 1)
+    text = page(summary, RESULT)
     assert "1 of 4 test videos are answered wrongly" in text
     assert "The class found least often is down &amp; out: 50 % of 2 videos" in text
     assert "said up, 95.0 % sure" in text
@@ -82,10 +82,10 @@ def test_40_000_videos_of_400_classes_make_a_page_of_a_few_hundred_kib_within_se
     probability /= probability.sum(axis=1, keepdims=True)
     evaluated(probability, label, [f"class {number}" for number in range(400)])
     began = time.perf_counter()
-    found = findings("small")
-    assert found is not None
-    text = page(found, RESULT)
+    summary = findings("small")
+    assert summary is not None
+    text = page(summary, RESULT)
     assert time.perf_counter() - began < 30
     assert len(text) < 400_000
     assert text.count('class="card"') == 24
-    assert len(found.recall) == 400
+    assert len(summary.recall) == 400

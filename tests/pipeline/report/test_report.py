@@ -35,9 +35,9 @@ def row(low: float, top1: float, high: float) -> dict[str, object]:
 
 
 def test_the_sentence_says_what_the_interval_allows_and_counts_what_is_missing(params: Params) -> None:
-    said = sentences([row(77.0, 81.0, 85.0)], params)[0]
-    assert "81.0 % top-1 (95 % interval 77.0 to 85.0) on 380 of 384 test videos, above chance (12.5 %)" in said
-    assert "4 could not be read" in said
+    text = sentences([row(77.0, 81.0, 85.0)], params)[0]
+    assert "81.0 % top-1 (95 % interval 77.0 to 85.0) on 380 of 384 test videos, above chance (12.5 %)" in text
+    assert "4 could not be read" in text
     assert "not distinguishable from chance" in sentences([row(10.0, 14.0, 18.0)], params)[0]
 
 
@@ -57,9 +57,9 @@ def test_a_score_is_set_beside_what_a_trivial_model_reaches(params: Params, triv
 )
 def test_a_difference_is_claimed_only_where_its_interval_excludes_zero(low: float, high: float, verdict: str) -> None:
     row = {"a": "everest", "b": "tube", "difference": (low + high) / 2, "low": low, "high": high, "seeds": 3}
-    said = difference(row, "multiply-adds")
-    assert verdict in said
-    assert said.startswith("At equal pre-training multiply-adds, ")
+    text = difference(row, "multiply-adds")
+    assert verdict in text
+    assert text.startswith("At equal pre-training multiply-adds, ")
     assert "better than training from scratch" in difference(row | {"b": "scratch", "low": 0.1, "high": 9.0}, "epochs")
 
 
@@ -69,13 +69,13 @@ def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_na
         {"strategy": name, "epochs": 2, "tmacs_total": total, "gmacs_per_clip": gmacs, "clips_per_second": rate}
         for name, total, gmacs, rate in (("everest", 1.0, 0.05, 200.0), ("tube", 1.2, 0.1, 100.0))
     ]
-    said = comparison_sentences([row], costs, "multiply-adds", 2)
-    assert "A true difference of up to about 4 points could hide in this." in said[0]
-    assert said[1].startswith(
+    text = comparison_sentences([row], costs, "multiply-adds", 2)
+    assert "A true difference of up to about 4 points could hide in this." in text[0]
+    assert text[1].startswith(
         "One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times as many clips passed"
     )
-    assert "budgets unequal: 1 to 1.2 T" in said[2]
-    assert said[3].startswith("2 seeds:")
+    assert "budgets unequal: 1 to 1.2 T" in text[2]
+    assert text[3].startswith("2 seeds:")
 
 
 def compared(params: Params, **values: object) -> Params:
@@ -238,9 +238,9 @@ def test_a_pretraining_that_the_models_do_not_come_from_is_not_in_the_report(
 
 
 def test_the_end_of_a_training_leaves_out_what_was_not_measured() -> None:
-    said = sentence("pretrain", {"efficiency/peak_memory_gib": 0.5})
-    assert said == "pretrain: peak memory 0.50 GiB, energy not measured: no counter that may be read"
-    said = sentence(
+    text = sentence("pretrain", {"efficiency/peak_memory_gib": 0.5})
+    assert text == "pretrain: peak memory 0.50 GiB, energy not measured: no counter that may be read"
+    text = sentence(
         "pretrain", {"efficiency/mfu": 0.123, "efficiency/other_fraction": 1.0, "efficiency/energy_wh": 2.0}
     )
-    assert said == "pretrain: MFU 12.3 %, energy 2.000 Wh\npretrain: of a step other 100.0 %"
+    assert text == "pretrain: MFU 12.3 %, energy 2.000 Wh\npretrain: of a step other 100.0 %"

@@ -39,8 +39,8 @@ def tested(registered: str, model: Path) -> str:
 
 
 def test_the_card_says_data_splits_metrics_cost_licence_and_lineage(tested: str, tmp_path: Path) -> None:
-    found = export(tested, str(tmp_path), ["pt2"], licence="cc-by-nc-4.0", runs=1)
-    assert found["files"] == [str(tmp_path / name) for name in ("model.pt2", "model.json", "README.md")]
+    result = export(tested, str(tmp_path), ["pt2"], licence="cc-by-nc-4.0", runs=1)
+    assert result["files"] == [str(tmp_path / name) for name in ("model.pt2", "model.json", "README.md")]
     text = (tmp_path / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert (head["license"], head["datasets"]) == ("cc-by-nc-4.0", ["three-ways"])
@@ -70,9 +70,9 @@ def test_a_model_that_no_run_knows_has_a_card_that_says_so(
 def test_huggingface_gives_the_logits_of_all_tokens(model: Path, tmp_path: Path) -> None:
     videomae = pytest.importorskip("transformers.models.videomae")
     line = ["export", "--model", str(model), "--out", str(tmp_path), "--to", "huggingface", "--json"]
-    told = CliRunner().invoke(app, line)
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.output)["parity"]["huggingface"] <= TOLERANCE
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["parity"]["huggingface"] <= TOLERANCE
     folder = tmp_path / "huggingface"
     names_of = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == names_of

@@ -60,9 +60,9 @@ def encoded(file: Path) -> str:
 def test_answers_are_those_of_predict_by_path_and_by_base64(client: TestClient, registered: str, clips: Path) -> None:
     files = [clips / name for name in ("a.mp4", "b.mkv", "in/c.mp4")]
     expected = api.predict(files, registered)
-    told = ask(client, {"video": "a.mp4"}, {"video": str(files[1])}, {"base64": encoded(files[2])})
-    assert told.status_code == 200, told.text
-    answers = told.json()["predictions"]
+    result = ask(client, {"video": "a.mp4"}, {"video": str(files[1])}, {"base64": encoded(files[2])})
+    assert result.status_code == 200, result.text
+    answers = result.json()["predictions"]
     for answer, row, one in zip(answers, expected.probabilities, expected.predictions, strict=True):
         assert list(answer["probabilities"]) == list(NAMES)
         assert list(answer["probabilities"].values()) == pytest.approx(row.tolist(), abs=1e-6)
@@ -87,15 +87,15 @@ def test_the_fitted_temperature_is_applied_by_all_who_use_a_model_and_said(
     assert list(served["probabilities"].values()) == pytest.approx(warm.probabilities[0].tolist(), abs=1e-6)
     first = {}
     for wanted in (True, False):
-        found = api.timeline([file], registered, out=tmp_path / str(wanted), threshold=0, temperature=wanted)
-        rows = pq.read_table(found.timelines[0].table)
+        timelines = api.timeline([file], registered, out=tmp_path / str(wanted), threshold=0, temperature=wanted)
+        rows = pq.read_table(timelines.timelines[0].table)
         first[wanted] = np.array([[rows[name][0].as_py() for name in NAMES]])
-        assert found.temperature == (2.5 if wanted else None)
+        assert timelines.temperature == (2.5 if wanted else None)
     assert first[True] == pytest.approx(tempered(first[False], 2.5), abs=1e-6)
     line = ["predict", str(file), "--model", registered]
     assert "at temperature 2.5, fitted on validation videos" in CliRunner().invoke(app, line).stdout
-    told = CliRunner().invoke(app, [*line, "--no-temperature", "--json"])
-    assert json.loads(told.stdout)["predictions"][0]["probability"] == pytest.approx(plain.predictions[0].probability)
+    result = CliRunner().invoke(app, [*line, "--no-temperature", "--json"])
+    assert json.loads(result.stdout)["predictions"][0]["probability"] == pytest.approx(plain.predictions[0].probability)
 
 
 def test_a_file_that_is_replaced_gets_another_answer(client: TestClient, clips: Path) -> None:
@@ -129,26 +129,26 @@ def test_bad_input_is_a_400_with_the_reason(client: TestClient, clips: Path, tmp
         "large.mp4": "has 0.6 MB, allowed are 0.5",
     }
     for name, words in expected.items():
-        told = ask(client, {"video": name})
-        assert told.status_code == 400, name
-        assert words in told.json()["message"]
+        answer = ask(client, {"video": name})
+        assert answer.status_code == 400, name
+        assert words in answer.json()["message"]
     for content, words in {
         "????": "this is not base64",
         "": "",
         encoded(clips / "page.mp4"): "PyAV cannot open it",
         "A" * 700_000: "allowed are 0.5",
     }.items():
-        told = ask(client, {"base64": content})
-        assert told.status_code == 400
-        assert words in told.json()["message"]
-        assert "everest-serve-" not in told.json()["message"]
+        answer = ask(client, {"base64": content})
+        assert answer.status_code == 400
+        assert words in answer.json()["message"]
+        assert "everest-serve-" not in answer.json()["message"]
     for rows, words in {
         (("path", "a.mp4"),): "the request names no video",
         (("video", "a.mp4"), ("base64", "AAAA")): "expected either `video` (a path) or `base64`",
     }.items():
-        told = ask(client, dict(rows))
-        assert told.status_code == 400
-        assert words in told.json()["message"]
+        answer = ask(client, dict(rows))
+        assert answer.status_code == 400
+        assert words in answer.json()["message"]
     assert "5 videos in one request: expected 1 to 4" in ask(client, *[{"video": "a.mp4"}] * 5).json()["message"]
     assert "video 1: " in ask(client, {"video": "a.mp4"}, {"video": "absent.mp4"}).json()["message"]
     for body in (b"{", b"[]", b"{}", b"\xff"):
@@ -176,10 +176,10 @@ def test_a_decoder_that_cannot_start_is_a_500_with_the_reason_and_no_videos_faul
         broken.setattr(sys, "executable", python)
         kill_decoders()
         for _ in range(3):
-            told = ask(client, {"video": "a.mp4"})
-            assert told.status_code == 500, told.text
-            assert re.search(words, told.json()["message"])
-            assert "Cure: " in told.json()["message"]
+            answer = ask(client, {"video": "a.mp4"})
+            assert answer.status_code == 500, answer.text
+            assert re.search(words, answer.json()["message"])
+            assert "Cure: " in answer.json()["message"]
         with pytest.raises(UnavailableError, match=words):
             api.predict([clips / "a.mp4"], registered)
     assert ask(client, {"video": "a.mp4"}).status_code == 200, "it answers again"
@@ -189,8 +189,8 @@ def test_without_a_folder_no_path_is_taken(registered: str, clips: Path, monkeyp
     monkeypatch.delenv("EVEREST_SERVE_FOLDER", raising=False)
     loaded = mlflow.pyfunc.load_model(registered)
     with closing(loaded._model_impl._service), TestClient(scoring_server.init(loaded)) as asked:
-        told = ask(asked, {"video": str(clips / "a.mp4")})
-        assert (told.status_code, "takes no paths" in told.text) == (400, True)
+        answer = ask(asked, {"video": str(clips / "a.mp4")})
+        assert (answer.status_code, "takes no paths" in answer.text) == (400, True)
         assert ask(asked, {"base64": encoded(clips / "a.mp4")}).status_code == 200
 
 
@@ -238,10 +238,10 @@ def test_mlflow_models_serve_answers_ten_seconds_of_video_in_300_ms(registered: 
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.5)
         request = {"dataframe_records": [{"video": "ten.mp4"}]}
-        told = httpx.post(f"{address}/invocations", json=request, timeout=60)
-        assert told.status_code == 200, told.text
+        response = httpx.post(f"{address}/invocations", json=request, timeout=60)
+        assert response.status_code == 200, response.text
         expected = api.predict([tmp_path / "ten.mp4"], registered).probabilities[0]
-        assert list(told.json()["predictions"][0]["probabilities"].values()) == pytest.approx(
+        assert list(response.json()["predictions"][0]["probabilities"].values()) == pytest.approx(
             expected.tolist(), abs=1e-6
         )
         times = []

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def said(folder: Path) -> str:
-    own = look(folder, sample_videos.RULES)
-    groups = group(own.videos, own.similar())
-    return "\n".join(warnings(own, groups, split(own.videos, groups), frame_step(25.0, 32)))
+    videos = look(folder, sample_videos.RULES)
+    groups = group(videos.videos, videos.similar())
+    return "\n".join(warnings(videos, groups, split(videos.videos, groups), frame_step(25.0, 32)))
 
 
 def test_each_fault_of_a_set_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -52,11 +52,11 @@ def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path:
         sample_videos.write(folder / f"{number}.mp4", 20, seed=number)
     table = folder / "list.csv"
     table.write_text("path,label,split,group\n0.mp4,a,train,x\n1.mp4,b,,x\n2.mp4,b,test,\n3.mp4,,,\n")
-    own = look(table, sample_videos.RULES)
-    assert [(video.label, video.split, video.group) for video in own.videos] == [
+    videos = look(table, sample_videos.RULES)
+    assert [(video.label, video.split, video.group) for video in videos.videos] == [
         ("a", "train", "x"), ("b", "", "x"), ("b", "test", ""), ("", "", ""),
     ]  # fmt: skip
-    assert own.classes() == {"a": 1, "b": 2}
+    assert videos.classes() == {"a": 1, "b": 2}
     table.write_text("path,label\n0.mp4,a\n1.mp4,b,c\n")
     with pytest.raises(InputError, match="row 3: 3 fields"):
         look(table, sample_videos.RULES)
@@ -87,5 +87,5 @@ def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: 
 def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> None:
     for number in range(4):
         sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
-    own = look(tmp_path / "set", sample_videos.RULES)
-    assert (own.clip_frames, len(own.videos)) == (8, 4)
+    videos = look(tmp_path / "set", sample_videos.RULES)
+    assert (videos.clip_frames, len(videos.videos)) == (8, 4)

@@ -85,8 +85,8 @@ def test_small_classes_are_trained_on_then_tested_then_validated(each: int, expe
     result = split(videos, group(videos, []))
     counts = result.counts(videos)
     assert tuple(counts[name]["a"] for name in ("train", "test", "val")) == expected
-    said = ["Classes without a validation video, for want of groups: 2 of 2 (a, b)."] if each == 2 else []
-    assert result.remarks == said
+    sentences = ["Classes without a validation video, for want of groups: 2 of 2 (a, b)."] if each == 2 else []
+    assert result.remarks == sentences
 
 
 def test_a_given_split_is_kept_and_one_without_training_videos_refused() -> None:

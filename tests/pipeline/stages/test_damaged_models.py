@@ -102,9 +102,9 @@ def test_a_flipped_byte_is_refused_as_the_source_of_distance_maps(params: Any) -
     import small_benchmark
 
     flip(MODEL / "model.safetensors")
-    own = small_benchmark.params(preprocess__map_source="embedding", preprocess__map_weights=str(MODEL))
+    settings = small_benchmark.params(preprocess__map_source="embedding", preprocess__map_weights=str(MODEL))
     with pytest.raises(InputError, match=rf"preprocess\.map_weights.*{REFUSED}"):
-        preprocess.run(own, "small")
+        preprocess.run(settings, "small")
 
 
 @pytest.mark.usefixtures("params")

@@ -100,22 +100,22 @@ def test_your_own_folder_becomes_a_manifest(tmp_path: Path, root: Path) -> None:
     assert headline == {
         "data/videos_ok": 12, "data/videos_total": 12, "efficiency/wall_seconds": metrics["seconds"]
     }  # fmt: skip
-    found = rows()
-    assert found["clip 0.mp4"]["path"] == "videos/train/cat's [1]/clip 0.mp4"
-    assert all((layout.raw_dir("own") / row["path"]).is_file() for row in found.values())
+    result = rows()
+    assert result["clip 0.mp4"]["path"] == "videos/train/cat's [1]/clip 0.mp4"
+    assert all((layout.raw_dir("own") / row["path"]).is_file() for row in result.values())
     assert json.loads((layout.manifest_dir("own") / "classes.json").read_text())["classes"] == [
         "cat's [1]",
         "dog",
     ]
     assert (layout.manifest_dir("own") / "quarantine.csv").read_text() == "path,video_id,split,reason,message\n"
-    assert str(tmp_path) not in json.dumps(found)  # a manifest holds no machine's paths
+    assert str(tmp_path) not in json.dumps(result)  # a manifest holds no machine's paths
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path: Path, root: Path) -> None:
-    own = params(root, own_videos(tmp_path / "mine"))
-    download.run(own, "own")
+    settings = params(root, own_videos(tmp_path / "mine"))
+    download.run(settings, "own")
     first = {path.name: path.read_bytes() for path in layout.manifest_dir("own").iterdir()}
-    download.run(own, "own")
+    download.run(settings, "own")
     assert {path.name: path.read_bytes() for path in layout.manifest_dir("own").iterdir()} == first
 
 
@@ -177,11 +177,11 @@ def test_a_wrong_number_of_classes_is_named(tmp_path: Path, root: Path) -> None:
 def test_a_dry_run_refuses_a_wrong_folder_and_names_what_to_place_by_hand(root: Path) -> None:
     with pytest.raises(InputError, match=r"source\.path = '/nowhere' is not a folder"):
         download.plan(params(root, {"kind": "folder", "path": "/nowhere"}), "own")
-    found = download.plan(params(root, {"kind": "official"}, dataset="ssv2", classes=174), "own")
-    assert (found["files_missing"], found["sizes_unknown"]) == (24, 24)
-    assert found["files"][19]["name"] == "downloads/20bn-something-something-v2-19"
-    assert "by hand, from https://" in found["files"][19]["url"]
-    assert found["bytes_free"] > 0
+    planned = download.plan(params(root, {"kind": "official"}, dataset="ssv2", classes=174), "own")
+    assert (planned["files_missing"], planned["sizes_unknown"]) == (24, 24)
+    assert planned["files"][19]["name"] == "downloads/20bn-something-something-v2-19"
+    assert "by hand, from https://" in planned["files"][19]["url"]
+    assert planned["bytes_free"] > 0
 
 
 def test_a_raw_folder_that_cannot_be_written_is_named(tmp_path: Path, root: Path) -> None:
@@ -194,11 +194,11 @@ def test_a_raw_folder_that_cannot_be_written_is_named(tmp_path: Path, root: Path
 
 def test_generated_videos_need_no_network(root: Path) -> None:
     source = {"kind": "generated", "task": "state_change", "seed": 5, "train": 6, "val": 2, "test": 2}
-    own = params(root, source | {"frames": 16, "size": 32}, dataset="generated")
-    metrics = download.run(own, "own")
+    settings = params(root, source | {"frames": 16, "size": 32}, dataset="generated")
+    metrics = download.run(settings, "own")
     assert (metrics["videos_ok"], metrics["frames_decoded"]) == (10, 160)
     assert {row["source"] for row in rows().values()} == {"generated:state_change:5"}
-    plan = download.plan(own, "own")
+    plan = download.plan(settings, "own")
     assert (plan["files_total"], plan["files_missing"]) == (10, 0)
 
 
@@ -254,9 +254,9 @@ def test_many_kills_leave_nothing_partial(project: Path, root: Path) -> None:
 def test_two_stages_on_one_folder_do_not_hurt_each_other(project: Path, root: Path) -> None:
     both = [start(project, root, generated(root)) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
-    found = manifest.load(layout.manifest_dir("own") / "manifest.parquet", status=None)
-    assert found.num_rows == 40
-    assert set(found["status"].to_pylist()) == {"ok"}
+    result = manifest.load(layout.manifest_dir("own") / "manifest.parquet", status=None)
+    assert result.num_rows == 40
+    assert set(result["status"].to_pylist()) == {"ok"}
     notes = (layout.raw_dir("own") / ".everest/ingest.jsonl").read_text().splitlines()
     assert len(notes) == 40  # each video was decoded once
 

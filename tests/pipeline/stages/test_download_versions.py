@@ -88,8 +88,8 @@ def test_raw_videos_are_imported_from_a_bucket_and_follow_it(tmp_path: Path, sto
     assert command(project / "data/mine", limits)["videos_ok"] == 2
     shutil.rmtree(project / "data/mine")
     dvc(project, "pull", "-q", "data/mine.dvc")  # the same bytes from the source, by the recorded version
-    found = [str(path.relative_to(project / "data/mine")) for path in (project / "data/mine").rglob("*.mp4")]
-    assert sorted(found) == sorted(names)
+    paths = [str(path.relative_to(project / "data/mine")) for path in (project / "data/mine").rglob("*.mp4")]
+    assert sorted(paths) == sorted(names)
     new = video(tmp_path, 9)
     store.put_object(Bucket="store", Key=f"raw/{names[0]}", Body=new)
     dvc(project, "update", "-q", "data/mine.dvc")

@@ -122,17 +122,17 @@ def test_a_model_of_other_clips_or_pixels_is_not_evaluated(here: Path) -> None:
     params = ready(finetune__init="scratch", finetune__epochs=1, finetune__warmup_epochs=0.0)
     finetune.run(params, "small")
     path = layout.output_dir("finetune", "small") / "model.json"
-    whole = json.loads(path.read_text())
+    full = json.loads(path.read_text())
     for change, message in (
         ({"frame_step": 3}, "frame_step = 3, expected 1 of params.yaml"),
-        ({"pixels": {**whole["pixels"], "short_side": 48}}, "short_side = 48, expected 64 of the cache"),
-        ({"classes": whole["classes"][:-1]}, "classes has 7 names, expected num_classes = 8"),
+        ({"pixels": {**full["pixels"], "short_side": 48}}, "short_side = 48, expected 64 of the cache"),
+        ({"classes": full["classes"][:-1]}, "classes has 7 names, expected num_classes = 8"),
         ({"classes": None}, "names no classes"),
     ):
-        write_info(path.parent, {**whole, **change})
+        write_info(path.parent, {**full, **change})
         with pytest.raises(InputError, match=message):
             evaluate.run(params, "small")
-    write_info(path.parent, {key: value for key, value in whole.items() if key != "version"})
+    write_info(path.parent, {key: value for key, value in full.items() if key != "version"})
     with pytest.raises(InputError, match="version 1 of model.json.*Cure"):
         command([str(layout.raw_dir("small") / "v000.mp4")], str(path.parent))
 

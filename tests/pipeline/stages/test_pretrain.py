@@ -33,13 +33,13 @@ def _losses(params: Params, work: Path, ranks: int = 1) -> list[float]:
     """The losses of a pre-training in this process; of several ranks the mean of their shares."""
     built = [tasks.PretrainTask(params, Ranks(rank, ranks, rank, CPU)) for rank in range(ranks)]
     model = built[0].model
-    found = []
+    losses = []
     for epoch in range(2):
         for batches in zip(*(task.loader.epoch(epoch) for task in built), strict=True):
             with torch.no_grad():
                 shares = [task.loss(model, b, epoch) for task, b in zip(built, batches, strict=True)]
-            found.append(float(torch.stack(shares).mean()))
-    return found
+            losses.append(float(torch.stack(shares).mean()))
+    return losses
 
 
 def test_it_leaves_a_model_that_loads_a_history_and_its_cost(here: Path) -> None:

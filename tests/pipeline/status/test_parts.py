@@ -118,8 +118,8 @@ def test_the_folders_of_a_comparison_are_places_with_their_own_command(tmp_path:
     cell.mkdir(parents=True)
     (cell / "params.yaml").touch()
     (tmp_path / ".work" / "compare" / "rates").mkdir()
-    found = places(tmp_path)
-    assert [(place.series, place.command) for place in found] == [
+    result = places(tmp_path)
+    assert [(place.series, place.command) for place in result] == [
         ("", "everest run"), ("tube-seed1", "everest compare"),
     ]  # fmt: skip
 
@@ -166,9 +166,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTT
 
 def test_prefect_tells_who_runs_and_who_waits_for_the_gpu(server: object, tmp_path: Path) -> None:
     (tmp_path / ".work" / "worktrees" / "b").mkdir(parents=True)
-    told = prefect.ask_prefect([tmp_path])
-    assert told.fault == ""
-    first, second = told.runs
+    state = prefect.ask_prefect([tmp_path])
+    assert state.fault == ""
+    first, second = state.runs
     assert (first.name, first.deployment, first.tasks, first.waits_for) == ("red-fox", "demo", ["pretrain running"], "")
     assert second.waits_for == "the slot of the limit 'gpu', which another training holds"
     assert second.place == str(tmp_path / ".work" / "worktrees" / "b")
@@ -179,12 +179,12 @@ def test_prefect_tells_who_runs_and_who_waits_for_the_gpu(server: object, tmp_pa
 def test_a_dead_server_is_one_line_without_its_password(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", address)
     began = time.monotonic()
-    told = prefect.ask_prefect([])
+    state = prefect.ask_prefect([])
     assert time.monotonic() - began < prefect.ANSWER_SECONDS + 1
-    assert told.runs == []
-    assert told.fault.startswith("no answer from Prefect at http://")
-    assert "hunter22" not in json.dumps([told.address, told.fault])
-    assert "\n" not in told.fault
+    assert state.runs == []
+    assert state.fault.startswith("no answer from Prefect at http://")
+    assert "hunter22" not in json.dumps([state.address, state.fault])
+    assert "\n" not in state.fault
 
 
 def test_a_server_that_never_answers_does_not_hold_up_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,13 @@ def test_it_saves_and_ends_with_code_3_and_continues_when_the_budget_is_raised(p
     write_execution(folder / "1.000-1.json", Execution("preprocess", now - 40_000, now - 3_900, 0, None))
     assert project.training.wait(120) == 3
     assert not any(rank.is_running() for rank in ranks)
-    said = (project.root / "words.log").read_text().splitlines()[-1]
+    text = (project.root / "words.log").read_text().splitlines()[-1]
     (stage,) = Looker().look().checkouts[0].stages
     step = stage.training.step
     assert stage.state == "stopped"
     assert stage.training.checkpoint.step == step
-    assert said.startswith("budget spent: compute.budget.hours = 10 h, and this run has taken 10")
-    assert f"; pretrain was stopped after step {step}; saved. Cure: raise it, and the same command continues" in said
+    assert text.startswith("budget spent: compute.budget.hours = 10 h, and this run has taken 10")
+    assert f"; pretrain was stopped after step {step}; saved. Cure: raise it, and the same command continues" in text
 
     project.start()
     assert project.training.wait(120) == 3

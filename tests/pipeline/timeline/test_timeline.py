@@ -37,8 +37,8 @@ def test_each_window_has_the_probabilities_that_predict_gives_for_its_frames(mod
     frames = sample_videos.moving(93, 48, 64, seed=3)
     # Lossless, so that a cut decodes to the same pictures.
     write_video(tmp_path / "long.mp4", frames, crf=0)
-    found = api.timeline([tmp_path / "long.mp4"], str(model), out=tmp_path / "out", threshold=0)
-    one = found.timelines[0]
+    timelines = api.timeline([tmp_path / "long.mp4"], str(model), out=tmp_path / "out", threshold=0)
+    one = timelines.timelines[0]
     rows = pq.read_table(one.table).to_pylist()
     # 8 frames 3 apart; half a window is 4 samples; the last ends with the video.
     assert [(r["first_frame"], r["last_frame"]) for r in rows] == [
@@ -86,16 +86,16 @@ def test_a_file_that_breaks_off_keeps_what_came_before_and_a_bad_one_costs_no_ot
     sample_videos.truncated(folder / "cut.mp4", 0.7, fast_start=True)
     (folder / "page.mp4").write_text("<html>404 Not Found</html>" * 20)
     sample_videos.write(folder / "good.mp4", frames=40)
-    found = api.timeline([folder], str(model), out=tmp_path / "out", threshold=0)
-    told = {Path(one.video).name: one for one in found.timelines}
-    assert set(told) == {"cut.mp4", "good.mp4"}
-    assert told["good.mp4"].stopped == ""
-    assert told["cut.mp4"].windows >= 2
-    assert [Path(one.video).name for one in found.failed] == ["page.mp4"]
-    assert len(found.failed[0].reason) > 10
+    timelines = api.timeline([folder], str(model), out=tmp_path / "out", threshold=0)
+    by_name = {Path(one.video).name: one for one in timelines.timelines}
+    assert set(by_name) == {"cut.mp4", "good.mp4"}
+    assert by_name["good.mp4"].stopped == ""
+    assert by_name["cut.mp4"].windows >= 2
+    assert [Path(one.video).name for one in timelines.failed] == ["page.mp4"]
+    assert len(timelines.failed[0].reason) > 10
     rows = list(csv.DictReader((tmp_path / "out/segments.csv").open()))
     assert {Path(row["video"]).name for row in rows} == {"cut.mp4", "good.mp4"}
-    for name, one in told.items():
+    for name, one in by_name.items():
         assert float([row for row in rows if row["video"].endswith(name)][-1]["end"]) == pytest.approx(
             one.length, abs=1e-3
         )
@@ -125,10 +125,10 @@ def test_the_command_prints_segments_and_draws_them(model: Path, tmp_path: Path)
     video = tmp_path / "two.mp4"
     write_video(video, np.concatenate([sample_videos.moving(60, seed=0), sample_videos.moving(60, seed=7)]))
     line = ["predict", str(video), "--model", str(model), "--timeline", "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(app, [*line, "--threshold", "0", "--stride", "0.24"])
-    assert told.exit_code == 0, told.output
-    assert "two.mp4: " in told.output
-    assert "score" in told.output
+    result = CliRunner().invoke(app, [*line, "--threshold", "0", "--stride", "0.24"])
+    assert result.exit_code == 0, result.output
+    assert "two.mp4: " in result.output
+    assert "score" in result.output
     with Image.open(tmp_path / "out/two.png") as picture:
         assert picture.size[0] > 1000
         assert len(set(picture.convert("RGB").resize((200, 80)).get_flattened_data())) > 10
@@ -164,14 +164,14 @@ one = api.timeline([video], model, out=out).timelines[0]
 peaks = [1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(one.windows, one.length, *peaks)
 """
-    told = subprocess.run(
+    numbers = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "hour.mp4"), str(model), str(tmp_path / "out")],
         capture_output=True,
         text=True,
         env=dict(os.environ),
         check=True,
     ).stdout.split()
-    windows, length, own, decoder = int(told[0]), float(told[1]), int(told[2]), int(told[3])
+    windows, length, own, decoder = int(numbers[0]), float(numbers[1]), int(numbers[2]), int(numbers[3])
     assert length == pytest.approx(3600, abs=0.1)
     assert windows == pytest.approx(3600 / 0.48, abs=3)
     assert own + decoder < ROOM, f"{own / 2**30:.2f} GiB, its decoder {decoder / 2**30:.2f} GiB"

@@ -164,9 +164,9 @@ def train(server: Server, moods: dict[int, str]) -> list[float]:
 
 def stage_points(server: Server) -> list[tuple[int, float]]:
     """(step, value) of the stage's run as stored."""
-    found = [points for run, points in server.points.items() if any(p[0] == "train/loss" for p in points)]
-    assert len(found) <= 1, "one stage made several runs"
-    return sorted((step, value) for points in found for _, value, _, step in points)
+    rows = [points for run, points in server.points.items() if any(p[0] == "train/loss" for p in points)]
+    assert len(rows) <= 1, "one stage made several runs"
+    return sorted((step, value) for points in rows for _, value, _, step in points)
 
 
 EXPECTED = [(step, 1.0 / (step + 1)) for step in range(POINTS)]

@@ -369,9 +369,9 @@ def test_a_store_that_cannot_be_made_is_one_line_with_a_cure(
         file.mkdir()
     else:
         file.write_bytes(b"no database at all" * 300)
-    with pytest.raises(StoreError, match=r"the tracking store sqlite:.*mlflow\.db .*Cure: ") as found:
+    with pytest.raises(StoreError, match=r"the tracking store sqlite:.*mlflow\.db .*Cure: ") as result:
         Store(f"sqlite:///{file}")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(result.value)
     assert capfd.readouterr().err == ""
 
 

@@ -80,9 +80,9 @@ def test_a_run_comes_back_as_plain_values(store: Store, tmp_path: Path) -> None:
     store.status(run, "FINISHED", 9)
     (tmp_path / "note.txt").write_text("seen")
     store.artifact(run, tmp_path / "note.txt", "code")
-    found = store.get_run(run)
-    assert (found["name"], found["status"], found["start"], found["end"]) == ("n", "FINISHED", 5, 9)
-    assert (found["metrics"], found["inputs"]) == ({"a": 2.0}, {"data/cache/motion": "aa"})
+    result = store.get_run(run)
+    assert (result["name"], result["status"], result["start"], result["end"]) == ("n", "FINISHED", 5, 9)
+    assert (result["metrics"], result["inputs"]) == ({"a": 2.0}, {"data/cache/motion": "aa"})
     assert store.history(run, "a") == [(1, 1.0), (2, 2.0)], "sent twice, stored once"
     assert store.artifacts(run) == ["code/note.txt"]
     assert store.download(run, "code/note.txt", tmp_path / "fetched").read_text() == "seen"

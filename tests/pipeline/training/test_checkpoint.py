@@ -25,10 +25,10 @@ def _tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _filled(root: Path, steps: tuple[int, ...] = (1, 2, 3)) -> Checkpoints:
-    found = Checkpoints(root)
+    checkpoints = Checkpoints(root)
     for step in steps:
-        found.write(step, _tensors(step), {"step": step})
-    return found
+        checkpoints.write(step, _tensors(step), {"step": step})
+    return checkpoints
 
 
 def test_a_file_written_as_a_stream_is_an_ordinary_safetensors_file(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
 
 
 def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:
-    found = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2)
     for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, 0.9), (5, None)):
-        found.write(step, _tensors(step), {}, score)
-    assert found.steps() == [2, 4, 5]
-    assert found.best() == 2
+        checkpoints.write(step, _tensors(step), {}, score)
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoints.best() == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "zero", "truncate", "remove"])
@@ -69,7 +69,7 @@ def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:
 def test_damage_is_found_said_and_survived(
     tmp_path: Path, damage: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = _filled(tmp_path)
+    checkpoints = _filled(tmp_path)
     path = tmp_path / "step-000000003" / name
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -81,7 +81,7 @@ def test_damage_is_found_said_and_survived(
     path.unlink()
     if damage != "remove":
         path.write_bytes(content)
-    checkpoint = found.newest()
+    checkpoint = checkpoints.newest()
     assert checkpoint is not None
     assert checkpoint.step == 2
     if (damage, name) != ("remove", "manifest.json"):
@@ -89,58 +89,58 @@ def test_damage_is_found_said_and_survived(
 
 
 def test_a_manifest_from_elsewhere_is_refused(tmp_path: Path) -> None:
-    found = _filled(tmp_path)
+    checkpoints = _filled(tmp_path)
     (tmp_path / "step-000000003").rename(tmp_path / "step-000000009")
     with pytest.raises(CorruptCheckpoint, match="of step 3"):
-        found.load(9)
+        checkpoints.load(9)
 
 
 def test_a_full_disk_is_loud_and_the_earlier_copy_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _filled(tmp_path)
+    checkpoints = _filled(tmp_path)
 
     def full(path: Path, tensors: dict[str, torch.Tensor]) -> str:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.training.checkpoint.write_tensors", full)
-    found.save(4, _tensors(4), {})
+    checkpoints.save(4, _tensors(4), {})
     with pytest.raises(EverestError, match=r"No space left.*intact.*Cure: free disk"):
-        found.wait()
-    assert found.verified() == 3
+        checkpoints.wait()
+    assert checkpoints.verified() == 3
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_file_in_the_folders_place_is_loud(tmp_path: Path) -> None:
-    found = _filled(tmp_path)
+    checkpoints = _filled(tmp_path)
     (tmp_path / ".step-000000004.tmp").write_text("in the way")
     (tmp_path / ".step-000000004.tmp").chmod(0)
-    found.save(4, _tensors(4), {})
+    checkpoints.save(4, _tensors(4), {})
     with pytest.raises(EverestError, match="could not be written"):
-        found.wait()
-    assert found.verified() == 3
+        checkpoints.wait()
+    assert checkpoints.verified() == 3
 
 
 def test_writing_goes_on_in_the_background(tmp_path: Path) -> None:
-    found = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
     big = {"model": {f"w{i}": torch.zeros(1024, 1024) for i in range(8)}}
     began = time.perf_counter()
-    found.save(1, big, {})
+    checkpoints.save(1, big, {})
     handed_over = time.perf_counter() - began
-    found.wait()
+    checkpoints.wait()
     assert handed_over < (time.perf_counter() - began) / 2
-    assert found.verified() == 1
+    assert checkpoints.verified() == 1
 
 
 def test_a_crash_while_pruning_leaves_at_least_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _filled(tmp_path, (1, 2, 3))
-    found = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2)
 
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.training.checkpoint.shutil.rmtree", crash)
     with pytest.raises(KeyboardInterrupt):
-        found._prune()
+        checkpoints._prune()
     monkeypatch.undo()
     assert len(Checkpoints(tmp_path).steps()) >= 2
     assert Checkpoints(tmp_path).newest() is not None
@@ -167,7 +167,7 @@ def test_kill_9_while_pruning_leaves_at_least_two(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> None:
-    found = _filled(tmp_path)
+    checkpoints = _filled(tmp_path)
     mark = tmp_path / "executed"
 
     class Evil:
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> Non
 
     folder = tmp_path / "step-000000003"
     torch.save(Evil(), folder / "model.safetensors")
-    assert (checkpoint := found.newest()) is not None
+    assert (checkpoint := checkpoints.newest()) is not None
     assert checkpoint.step == 2
     # Even with a manifest that vouches for it: safetensors holds tensors and nothing else.
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -187,5 +187,5 @@ def test_a_checkpoint_that_carries_code_is_refused_unread(tmp_path: Path) -> Non
     text = json.dumps(manifest, sort_keys=True).encode()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashlib.sha256(text).hexdigest()}))
     with pytest.raises(CorruptCheckpoint, match="not a safetensors file"):
-        found.load(3)
+        checkpoints.load(3)
     assert not mark.exists()

@@ -74,8 +74,8 @@ def test_checkpoints_travel_between_sharded_and_replicated_ranks(tmp_path: Path,
     rank_trials.forked(tmp_path / "whole", 2, wish)
     rank_trials.forked(tmp_path / "work", 2, {**wish, "data_parallel": before, "stop_at": 7})
     rank_trials.forked(tmp_path / "work", 2, {**wish, "data_parallel": after})
-    whole, found = rank_trials.losses(tmp_path / "whole"), rank_trials.losses(tmp_path / "work")
-    assert found == pytest.approx(whole, rel=1e-6)
+    whole, resumed = rank_trials.losses(tmp_path / "whole"), rank_trials.losses(tmp_path / "work")
+    assert resumed == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
@@ -222,9 +222,9 @@ def test_the_best_and_the_last_are_kept_and_the_chosen_one_is_the_result(tmp_pat
     engine.task.validate = validate  # type: ignore[method-assign]
     engine.run()
     last = engine.step
-    found = engine.result()
+    result = engine.result()
     chosen = seen[1] if select == "best" else seen[3]
-    assert all(torch.equal(found[name], value) for name, value in chosen.items())
+    assert all(torch.equal(result[name], value) for name, value in chosen.items())
     kept = Checkpoints(tmp_path / "checkpoints")
     assert max(kept.steps()) == last
     if select == "best":

@@ -74,9 +74,9 @@ def test_a_slow_loader_and_a_slow_forward_are_told_apart(tmp_path: Path) -> None
 
     engine.task.loader.epoch = slowly  # type: ignore[method-assign]
     engine.run()
-    found = shares(engine.spent, 0.0, 1)
-    assert sum(found.values()) == pytest.approx(1.0)
-    assert found["forward"] > found["loader"] > found["backward"] + found["optimizer"] + found["other"]
+    parts = shares(engine.spent, 0.0, 1)
+    assert sum(parts.values()) == pytest.approx(1.0)
+    assert parts["forward"] > parts["loader"] > parts["backward"] + parts["optimizer"] + parts["other"]
 
 
 def test_the_first_step_after_a_start_is_counted_apart(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_turned_off_it_measures_nothing(tmp_path: Path) -> None:
 
 def test_waiting_for_other_ranks_moves_from_backward_to_communication() -> None:
     spent = Spent(train=10.0, loader=1.0, forward=2.0, backward=4.0, communication=0.5, optimizer=1.0, steps=5)
-    found = shares(spent, waiting=0.5, accumulate=2)
-    assert found["backward"] == pytest.approx(0.3)
-    assert found["communication"] == pytest.approx(0.15)
-    assert found["other"] == pytest.approx(0.15)
+    parts = shares(spent, waiting=0.5, accumulate=2)
+    assert parts["backward"] == pytest.approx(0.3)
+    assert parts["communication"] == pytest.approx(0.15)
+    assert parts["other"] == pytest.approx(0.15)
     assert "communication" not in shares(spent, waiting=None, accumulate=1)
 
 

@@ -13,23 +13,23 @@ from pipeline.errors import InputError
 
 
 def test_ucf101_has_the_published_counts(shared_dir: Path) -> None:
-    found = summary("ucf101", shared_dir / "annotations")
-    assert (found["classes"], found["videos"]) == (101, 13_320)
-    assert found["splits"] == {
+    result = summary("ucf101", shared_dir / "annotations")
+    assert (result["classes"], result["videos"]) == (101, 13_320)
+    assert result["splits"] == {
         "1": {"test": 3783, "train": 9537},
         "2": {"test": 3734, "train": 9586},
         "3": {"test": 3696, "train": 9624},
     }
-    assert found["as_published"]
-    assert found["problems"] == []
+    assert result["as_published"]
+    assert result["problems"] == []
 
 
 def test_hmdb51_has_the_published_counts(shared_dir: Path) -> None:
-    found = summary("hmdb51", shared_dir / "annotations")
-    assert (found["classes"], found["videos"]) == (51, 6766)
-    assert found["splits"] == {str(split): {"test": 1530, "train": 3570, "unused": 1666} for split in (1, 2, 3)}
-    assert found["as_published"]
-    assert found["problems"] == []
+    result = summary("hmdb51", shared_dir / "annotations")
+    assert (result["classes"], result["videos"]) == (51, 6766)
+    assert result["splits"] == {str(split): {"test": 1530, "train": 3570, "unused": 1666} for split in (1, 2, 3)}
+    assert result["as_published"]
+    assert result["problems"] == []
     videos = read("hmdb51", shared_dir / "annotations").videos
     assert sum(any(sign in video.path for sign in "!()#&;[]+~@") for video in videos) == 536
 
@@ -52,14 +52,14 @@ def ucf(folder: Path, **changes: str) -> Path:
 
 
 def test_a_ucf101_label_that_contradicts_its_folder_is_a_problem(tmp_path: Path) -> None:
-    found = read("ucf101", ucf(tmp_path, **{"trainlist02.txt": "Archery/v_Archery_g08_c01.avi 2\r\n"}))
-    assert found.problems == ["trainlist02.txt: Archery/v_Archery_g08_c01.avi has label 2, its folder is class 1"]
-    assert {video.label for video in found.videos} == {0, 1}
+    result = read("ucf101", ucf(tmp_path, **{"trainlist02.txt": "Archery/v_Archery_g08_c01.avi 2\r\n"}))
+    assert result.problems == ["trainlist02.txt: Archery/v_Archery_g08_c01.avi has label 2, its folder is class 1"]
+    assert {video.label for video in result.videos} == {0, 1}
 
 
 def test_a_ucf101_video_in_both_roles_is_a_problem(tmp_path: Path) -> None:
-    found = read("ucf101", ucf(tmp_path, **{"testlist01.txt": "Archery/v_Archery_g08_c01.avi\r\n"}))
-    assert "Archery/v_Archery_g08_c01.avi is listed twice in split 1" in found.problems
+    result = read("ucf101", ucf(tmp_path, **{"testlist01.txt": "Archery/v_Archery_g08_c01.avi\r\n"}))
+    assert "Archery/v_Archery_g08_c01.avi is listed twice in split 1" in result.problems
 
 
 def test_missing_lists_and_unknown_classes_are_named(tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def hmdb(folder: Path) -> Path:
 
 
 def test_hmdb51_names_may_hold_blanks_and_signs(tmp_path: Path) -> None:
-    found = read("hmdb51", hmdb(tmp_path))
-    assert found.counts()["3"] == {"test": 30, "train": 70, "unused": 2}
-    assert found.videos[0].path == "brush_hair/clip 0 #(a)&[b];+~@!.avi"
-    assert found.problems == []
+    result = read("hmdb51", hmdb(tmp_path))
+    assert result.counts()["3"] == {"test": 30, "train": 70, "unused": 2}
+    assert result.videos[0].path == "brush_hair/clip 0 #(a)&[b];+~@!.avi"
+    assert result.problems == []
     (tmp_path / "brush_hair_test_split2.txt").write_text("clip.avi 3\n")
     with pytest.raises(InputError, match="flag 0, 1 or 2"):
         read("hmdb51", tmp_path)
@@ -106,18 +106,18 @@ def k400(folder: Path) -> Path:
 
 
 def test_kinetics_reads_quoted_labels_and_unlabelled_tests(tmp_path: Path) -> None:
-    found = read("k400", k400(tmp_path))
-    assert found.classes == ["massaging person's head", "petting animal (not cat)", "playing, drums"]
-    assert [video.path for video in found.videos] == [
+    result = read("k400", k400(tmp_path))
+    assert result.classes == ["massaging person's head", "petting animal (not cat)", "playing, drums"]
+    assert [video.path for video in result.videos] == [
         "---QUuC4vJs_000084_000094.mp4",
         "-0aBcDeFgHi_000000_000010.mp4",
         "abcdefghijk_000100_000110.mp4",
         "--33Lscn6sk_000004_000014.mp4",
         "zzzzzzzzzzz_000005_000015.mp4",
     ]
-    assert [video.label for video in found.videos] == [1, 0, 2, 1, -1]
-    assert found.counts() == {"1": {"test": 1, "train": 3, "val": 1}}
-    assert found.notes == {"labels_with_extra_quotes": 1}
+    assert [video.label for video in result.videos] == [1, 0, 2, 1, -1]
+    assert result.counts() == {"1": {"test": 1, "train": 3, "val": 1}}
+    assert result.notes == {"labels_with_extra_quotes": 1}
 
 
 def test_kinetics_rows_in_two_splits_are_a_problem(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def ssv2(folder: Path, newer: bool) -> Path:
 
 @pytest.mark.parametrize("newer", [False, True])
 def test_something_something_is_read_under_both_names(tmp_path: Path, newer: bool) -> None:
-    found = read("ssv2", ssv2(tmp_path, newer))
-    assert found.classes == ["Approaching something", "Holding something next to something"]
-    assert [(video.video_id, video.path, video.label, video.splits) for video in found.videos] == [
+    result = read("ssv2", ssv2(tmp_path, newer))
+    assert result.classes == ["Approaching something", "Holding something next to something"]
+    assert [(video.video_id, video.path, video.label, video.splits) for video in result.videos] == [
         ("78687", "78687.webm", 1, ("train",)),
         ("74225", "74225.webm", 0, ("val",)),
         ("1420", "1420.webm", -1, ("test",)),
@@ -197,8 +197,8 @@ def oscc(folder: Path) -> Path:
 
 
 def test_oscc_windows_keep_their_odd_lengths_and_missing_fields_are_counted(tmp_path: Path) -> None:
-    found, windows = read_windows(oscc(tmp_path))
-    assert [(video.video_id, video.label, video.splits[0]) for video in found.videos] == [
+    result, windows = read_windows(oscc(tmp_path))
+    assert [(video.video_id, video.label, video.splits[0]) for video in result.videos] == [
         ("a", 1, "train"),
         ("b", 0, "train"),
         ("c", 0, "train"),
@@ -206,7 +206,7 @@ def test_oscc_windows_keep_their_odd_lengths_and_missing_fields_are_counted(tmp_
         ("e", -1, "test"),
     ]
     assert [window.end_frame - window.start_frame for window in windows] == [240, 240, 215, 240, 240]
-    assert found.notes == {
+    assert result.notes == {
         "state_change_missing": 1,
         "windows_not_8_seconds": 1,
         "seconds_and_frames_disagree": 0,

@@ -53,17 +53,17 @@ def asked(root: Path) -> dict[str, Any]:
 
     result = CliRunner().invoke(app, ["annotations", "folder", "--root", str(root), "--json"])
     assert result.exit_code == 0, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    record: dict[str, Any] = json.loads(result.stdout)
+    return record
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "BOM"])
 def test_a_table_is_counted_the_same_however_a_spreadsheet_saved_it(tmp_path: Path, mark: str, end: str) -> None:
     videos(tmp_path)
-    found = asked(table(tmp_path, mark + end.join([*LINES, "", ""])))
-    assert {key: found[key] for key in EXPECTED} == EXPECTED
-    assert (found["class_names"], found["problems"], found["published"]) == (["cat", "dog"], [], None)
+    result = asked(table(tmp_path, mark + end.join([*LINES, "", ""])))
+    assert {key: result[key] for key in EXPECTED} == EXPECTED
+    assert (result["class_names"], result["problems"], result["published"]) == (["cat", "dog"], [], None)
 
 
 def test_a_parquet_table_is_counted_as_the_same_rows_in_csv(tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def test_a_folder_is_counted_as_a_table_of_its_files(tmp_path: Path) -> None:
 def test_listed_videos_that_are_missing_are_counted_and_no_error(tmp_path: Path) -> None:
     videos(tmp_path)
     (tmp_path / "one.mp4").unlink()
-    found = asked(table(tmp_path, "\n".join(LINES)))
-    assert found["videos"] == 4
-    assert found["problems"] == [f"1 of 4 listed files are not in {tmp_path.name}"]
+    result = asked(table(tmp_path, "\n".join(LINES)))
+    assert result["videos"] == 4
+    assert result["problems"] == [f"1 of 4 listed files are not in {tmp_path.name}"]
 
 
 def test_class_numbers_take_their_names_from_label_name(tmp_path: Path) -> None:
-    found = summary("folder", table(tmp_path, "path,label,label_name,split\na.mp4,1,dog,train\nb.mp4,0,cat,train\n"))
-    assert found["class_names"] == ["cat", "dog"]
+    result = summary("folder", table(tmp_path, "path,label,label_name,split\na.mp4,1,dog,train\nb.mp4,0,cat,train\n"))
+    assert result["class_names"] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(

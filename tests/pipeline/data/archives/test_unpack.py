@@ -80,11 +80,11 @@ def test_a_zip_comes_out(tmp_path: Path) -> None:
 
 
 def test_the_parts_of_a_cut_archive_are_joined(tmp_path: Path) -> None:
-    whole = make_tar(tmp_path / "whole", "w:gz").read_bytes()
+    content = make_tar(tmp_path / "whole", "w:gz").read_bytes()
     parts = []
-    for number, start in enumerate(range(0, len(whole), 3000)):
+    for number, start in enumerate(range(0, len(content), 3000)):
         parts.append(tmp_path / f"20bn-something-something-v2-{number:02d}")
-        parts[-1].write_bytes(whole[start : start + 3000])
+        parts[-1].write_bytes(content[start : start + 3000])
     assert unpack(parts, tmp_path / "out") == 2
     assert read_back(tmp_path / "out") == contents()
     with pytest.raises(InputError, match="all their parts"):
@@ -191,10 +191,10 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_no_archive(tmp_path: Path, kind: str, keep: float) -> None:
     path = tmp_path / "a"
     make_zip(path) if kind == "zip" else make_tar(path, "w" if kind == "tar" else "w:gz")
-    whole = path.read_bytes()
+    content = path.read_bytes()
     if kind == "tar":
-        whole = whole.rstrip(b"\0")  # tar pads its end with zeros that carry nothing
-    path.write_bytes(whole[: int(len(whole) * keep)])
+        content = content.rstrip(b"\0")  # tar pads its end with zeros that carry nothing
+    path.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(InputError, match="fetch it again"):
         unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -44,9 +44,9 @@ def test_listing_and_verifying_name_what_is_damaged_with_one_cure() -> None:
     shard.unlink()
     assert cache_admin.ls()["caches"]["small"]["damaged"] == [{"file": shard.name, "reason": "missing"}]
     (layout.cache_dir("small") / "cache.json").write_text('{"version": 99}')
-    with pytest.raises(EverestError) as found:
+    with pytest.raises(EverestError) as result:
         cache_admin.verify()
-    assert str(found.value) == (
+    assert str(result.value) == (
         f"1 damaged file: small/cache.json: written by cache version 99, expected {VERSION}. "
         "Cure: `everest cache verify --repair` makes them anew from the videos."
     )
@@ -59,12 +59,12 @@ def test_damage_is_found_and_repaired_from_the_videos(damage: str) -> None:
     assert cache_admin.verify("small")["caches"]["small"]["damaged"] == []
     before = {row: Cache.open(folder).frames(row, range(20)) for row in range(3)}
     shard = next(folder.glob("frames-*"))
-    whole = shard.read_bytes()
+    content = shard.read_bytes()
     if damage == "flip a bit":
-        place = len(whole) // 2
+        place = len(content) // 2
         with shard.open("r+b") as file:
             file.seek(place)
-            file.write(bytes([whole[place] ^ 16]))
+            file.write(bytes([content[place] ^ 16]))
     elif damage == "truncate":
         with shard.open("r+b") as file:
             file.truncate(1000)

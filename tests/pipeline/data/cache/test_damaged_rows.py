@@ -169,12 +169,12 @@ def test_the_index_and_the_description_of_a_cache_are_compared_too() -> None:
 @pytest.mark.usefixtures("here")
 def test_a_damaged_corpus_is_refused_with_its_cure() -> None:
     prepared("raw")
-    own = params()
-    corpus.run(own, "small")
-    pretraining_clips(own)
+    settings = params()
+    corpus.run(settings, "small")
+    pretraining_clips(settings)
     change(layout.corpus_file("small"), 40)
     with pytest.raises(DamagedError, match=r"small\.parquet is damaged.*Cure: `everest corpus small`"):
-        pretraining_clips(own)
+        pretraining_clips(settings)
 
 
 def test_a_table_of_another_program_is_told_from_a_damaged_one(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_a_map_is_the_distance_between_consecutive_tubelets(clip: np.ndarray, st
     maps = build(clip, step, 32)
     starts = list(range(step, 40 - step, 2 * step))
     expected = slot_distances(tubelets(clip, starts, step))[0]
-    found = maps[np.asarray(starts) // step]
-    assert np.allclose(found[1:], expected[1:], rtol=2e-3)
+    stored = maps[np.asarray(starts) // step]
+    assert np.allclose(stored[1:], expected[1:], rtol=2e-3)
 
 
 def test_maps_have_a_row_for_every_slot_start_and_repeat_the_nearest_at_the_ends(clip: np.ndarray) -> None:

@@ -90,8 +90,8 @@ def test_jpeg_frames_are_close_and_much_smaller(here: Path) -> None:
     preprocess.run(params(preprocess__store="jpeg"), "small")
     cache = Cache.open(layout.cache_dir("small"))
     expected = decoded(cache.ids[2])[[0, 9]].astype(int)
-    found = cache.frames(2, [0, 9]).astype(int)
-    assert np.abs(found - expected).mean() < 4
+    stored = cache.frames(2, [0, 9]).astype(int)
+    assert np.abs(stored - expected).mean() < 4
     assert cache.bytes_of(2, [0, 9]) < 0.6 * expected.size
 
 
@@ -99,8 +99,8 @@ def test_only_every_kth_frame_is_stored_where_clips_need_no_other(here: Path) ->
     make(3)
     with pytest.raises(InputError, match="keep_every to 1"):
         params(preprocess__frames="every", preprocess__keep_every=2)
-    own = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
-    preprocess.run(own, "small")
+    settings = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
+    preprocess.run(settings, "small")
     cache = Cache.open(layout.cache_dir("small"))
     assert np.array_equal(cache.frames(1, [4, 18]), decoded(cache.ids[1])[[4, 18]])
     with pytest.raises(ClipError, match=r"v001.*holds every 2"):
@@ -161,8 +161,8 @@ def test_what_a_parameter_does_not_touch_is_kept(here: Path, change: dict[str, A
 
 def test_only_slots_that_frame_selection_can_pick_are_stored(here: Path) -> None:
     make(4)
-    own = params(preprocess__frames="informative", benchmarks__small__data__frame_step=2)
-    preprocess.run(own, "small")
+    settings = params(preprocess__frames="informative", benchmarks__small__data__frame_step=2)
+    preprocess.run(settings, "small")
     cache = Cache.open(layout.cache_dir("small"))
     assert cache.grid == 2
     rule = ClipRule(4, "cached", keep_ratio=0.3)
@@ -177,8 +177,8 @@ def test_a_models_tubelet_embedding_makes_the_maps(here: Path) -> None:
     make(2)
     model: Any = timm.create_model("everest_pretrain_tiny_patch16_224").eval()
     save_model(model, here / "model", {})
-    own = params(preprocess__map_source="embedding", preprocess__map_weights="model")
-    preprocess.run(own, "small")
+    settings = params(preprocess__map_source="embedding", preprocess__map_weights="model")
+    preprocess.run(settings, "small")
     cache = Cache.open(layout.cache_dir("small"))
     # Against the model itself, on the frames resized as the maps resize them.
     pictures = [np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.BILINEAR)) for f in decoded("v000")]
@@ -192,7 +192,7 @@ def test_a_models_tubelet_embedding_makes_the_maps(here: Path) -> None:
     with torch.no_grad():
         model.encoder.patch_embed.proj.weight.mul_(2)
     save_model(model, here / "model", {})
-    preprocess.run(own, "small")
+    preprocess.run(settings, "small")
     changed = {name for name in shard_names(layout.cache_dir("small")) if name not in before}
     assert {name.split("-")[0] for name in changed} == {"maps"}
     with pytest.raises(InputError, match="map_weights"):
@@ -251,12 +251,12 @@ def test_a_truncated_or_foreign_cache_is_refused_with_the_cure(here: Path) -> No
     with pytest.raises(InputError, match="everest preprocess nowhere"):
         Cache.open("data/cache/nowhere")
     shard = next(folder.glob("frames-*"))
-    whole = shard.read_bytes()
+    content = shard.read_bytes()
     shard.unlink()
-    shard.write_bytes(whole[:-100])
+    shard.write_bytes(content[:-100])
     with pytest.raises(InputError, match="everest cache verify small --repair"):
         Cache.open(folder)
-    shard.write_bytes(whole)
+    shard.write_bytes(content)
     Cache.open(folder)
     info = json.loads((folder / "cache.json").read_text())
     (folder / "cache.json").write_text(json.dumps(info | {"version": 0}))
@@ -277,8 +277,8 @@ def test_a_video_that_does_not_decode_is_counted_and_named(here: Path) -> None:
 @pytest.mark.usefixtures("small_units")
 def test_shards_keep_their_bound_and_two_processes_write_the_same_bytes(here: Path) -> None:
     make(10)
-    own = params()
-    units = units_of(own, "small")
+    settings = params()
+    units = units_of(settings, "small")
     assert len(units) > 2
     one, two = here / "one", here / "two"
     assert build(units, one, 1) == build(units, two, 2) == 200
@@ -413,9 +413,9 @@ def test_the_corpus_is_the_training_split_without_doubles_and_without_what_is_te
     shutil.copy(raw / f"{ids[0]}.mp4", raw / f"{ids[1]}.mp4")
     shutil.copy(raw / f"{ids[3]}.mp4", raw / f"{ids[4]}.mp4")
     _rehash()
-    own: Params = params()
-    preprocess.run(own, "small")
-    assert corpus.run(own, "small") == {"videos": 4, "duplicates_left_out": 2}
+    settings: Params = params()
+    preprocess.run(settings, "small")
+    assert corpus.run(settings, "small") == {"videos": 4, "duplicates_left_out": 2}
     table = pq.read_table(layout.corpus_file("small"))
     assert table["video_id"].to_pylist() == [ids[0], ids[2], ids[5], ids[6]]
 

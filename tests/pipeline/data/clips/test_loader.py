@@ -67,9 +67,9 @@ def epoch_of(
             step = micro // accumulate
             if len(steps) == step:
                 steps.append({})
-            found = digests(batch)
-            assert not set(found) & set(steps[step])
-            steps[step] |= found
+            result = digests(batch)
+            assert not set(result) & set(steps[step])
+            steps[step] |= result
         loader.close()
     return steps
 
@@ -136,8 +136,8 @@ def test_frames_and_labels_are_those_of_the_video() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_cached_selection_takes_the_moving_part_and_reads_no_other_frame() -> None:
-    own = params(pretrain__keep_ratio=0.3, clip__frames=8)
-    dataset = pretraining_clips(own)
+    settings = params(pretrain__keep_ratio=0.3, clip__frames=8)
+    dataset = pretraining_clips(settings)
     rows = np.zeros(400, np.int64)
     frames = dataset.frame_indices(rows, 0, 0, np.arange(400))
     assert frames.shape == (400, 8)
@@ -174,10 +174,10 @@ def test_repeated_augmentation_gives_each_video_several_clips_beside_the_batch()
 
 @pytest.mark.usefixtures("here")
 def test_reading_the_videos_themselves_is_one_switch_and_gives_the_same_frames() -> None:
-    own = params()
+    settings = params()
     straight = params(clip__source="videos", pretrain__frame_selection__mode="none")
     from_videos = labelled_clips(straight, "small", "train", random=True)
-    from_cache = labelled_clips(own, "small", "train", random=True)
+    from_cache = labelled_clips(settings, "small", "train", random=True)
     one, two = (next(ClipLoader(d, seed=0, global_batch=8, workers=2).epoch(0)) for d in (from_videos, from_cache))
     assert torch.equal(one.frames_BT, two.frames_BT)
     assert torch.equal(one.sizes_B2, two.sizes_B2)
@@ -211,7 +211,7 @@ def broken(bad: set[int], random: bool = True) -> ClipDataset:
 @pytest.mark.usefixtures("here")
 def test_a_bad_training_clip_is_replaced_the_same_way_everywhere_and_counted() -> None:
     bad = {3, 4, 10}
-    found = []
+    rows = []
     for workers in (0, 2):
         loader = ClipLoader(broken(bad), seed=1, global_batch=24, workers=workers)
         batch = next(loader.epoch(0))
@@ -220,11 +220,11 @@ def test_a_bad_training_clip_is_replaced_the_same_way_everywhere_and_counted() -
         assert {video for video, _ in batch.errors} == {"v003", "v004", "v010"}
         assert batch.errors[0][1] == "flipped bits"
         assert not set(batch.index_B.tolist()) & bad
-        found.append(digests(batch))
-    assert found[0] == found[1]
+        rows.append(digests(batch))
+    assert rows[0] == rows[1]
     whole = next(ClipLoader(broken(set()), seed=1, global_batch=24).epoch(0))
     untouched = {s for s in digests(whole) if s not in bad}
-    assert all(digests(whole)[s] == found[0][s] for s in untouched)
+    assert all(digests(whole)[s] == rows[0][s] for s in untouched)
 
 
 @pytest.mark.usefixtures("here")

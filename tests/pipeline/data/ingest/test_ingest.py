@@ -76,11 +76,16 @@ def test_every_kind_of_bad_video_gets_its_reason(tmp_path: Path, limits: IngestP
 
 def test_what_a_good_video_holds_is_recorded(tmp_path: Path, limits: IngestParams) -> None:
     sample_videos.write(tmp_path / "clip.mp4", frames=20)
-    found = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
-    assert (found.frames_declared, found.frames_decoded, found.width, found.height) == (20, 20, 64, 64)
-    assert (found.reader, found.rotation, found.repeated_run, found.fps) == ("pyav", 0, 1, 25.0)
-    assert found.bytes == (tmp_path / "clip.mp4").stat().st_size
-    assert len(found.sha256) == 64
+    measurement = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
+    assert (measurement.frames_declared, measurement.frames_decoded, measurement.width, measurement.height) == (
+        20,
+        20,
+        64,
+        64,
+    )
+    assert (measurement.reader, measurement.rotation, measurement.repeated_run, measurement.fps) == ("pyav", 0, 1, 25.0)
+    assert measurement.bytes == (tmp_path / "clip.mp4").stat().st_size
+    assert len(measurement.sha256) == 64
 
 
 @pytest.mark.usefixtures("bad_pyav")
@@ -97,7 +102,7 @@ def test_a_decoder_that_spins_with_the_lock_held_is_killed_at_its_deadline(
     started = time.monotonic()
     measured = ingest(tmp_path, ["spin1.mp4", *names, "spin2.mp4"], quick(limits, deadline_seconds=3.0))
     seconds = time.monotonic() - started
-    assert {name: verdict(found, limits) for name, found in measured.items() if found.reason} == {
+    assert {name: verdict(result, limits) for name, result in measured.items() if result.reason} == {
         "spin1.mp4": "deadline",
         "spin2.mp4": "deadline",
     }
@@ -110,13 +115,13 @@ def test_a_crash_costs_no_other_file_and_gets_a_second_reader(tmp_path: Path, li
     for number, name in enumerate(("a.mp4", "crash.mp4", "b.mp4")):
         sample_videos.write(tmp_path / name, seed=number)
     measured = ingest(tmp_path, ["a.mp4", "crash.mp4", "b.mp4"], limits)
-    assert {name: found.reason for name, found in measured.items()} == dict.fromkeys(measured, "")
+    assert {name: result.reason for name, result in measured.items()} == dict.fromkeys(measured, "")
     assert measured["crash.mp4"].reader == "decord"
     # Alone with an idle process beside it, which then takes the file.
     sample_videos.write(tmp_path / "crash_last.mp4", seed=9)
     slow = sample_videos.write(tmp_path / "crash_slow.mp4", frames=400, seed=8)
     alone = ingest(tmp_path, ["crash_last.mp4", slow.name], quick(limits, workers=2))
-    assert {found.reader for found in alone.values()} == {"decord"}
+    assert {result.reader for result in alone.values()} == {"decord"}
 
 
 @pytest.mark.usefixtures("bad_pyav")
@@ -200,8 +205,8 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path, limits: IngestParams
 
 def test_a_deadline_that_was_raised_is_tried_again(tmp_path: Path, limits: IngestParams) -> None:
     path = sample_videos.write(tmp_path / "clip.mp4")
-    found = Measurement(bytes=path.stat().st_size, mtime_ns=path.stat().st_mtime_ns, reason="deadline")
-    entry = {"path": "clip.mp4", "version": VERSION, "limits": [5.0, 2**31], "found": asdict(found)}
+    measurement = Measurement(bytes=path.stat().st_size, mtime_ns=path.stat().st_mtime_ns, reason="deadline")
+    entry = {"path": "clip.mp4", "version": VERSION, "limits": [5.0, 2**31], "found": asdict(measurement)}
     (tmp_path / NOTES).mkdir()
     (tmp_path / NOTES / "ingest.jsonl").write_text(json.dumps(entry) + '\n{"path": "torn')
     assert ingest(tmp_path, ["clip.mp4"], quick(limits, deadline_seconds=5.0))["clip.mp4"].reason == "deadline"
@@ -212,18 +217,18 @@ def test_a_deadline_that_was_raised_is_tried_again(tmp_path: Path, limits: Inges
 
 def test_ten_thousand_unchanged_files_take_less_than_five_seconds(tmp_path: Path, limits: IngestParams) -> None:
     source = sample_videos.write(tmp_path / "clip.mp4")
-    found = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
+    measurement = ingest(tmp_path, ["clip.mp4"], limits)["clip.mp4"]
     names = [f"{number}.mp4" for number in range(10_000)]
     with (tmp_path / NOTES / "ingest.jsonl").open("a") as notes:
         for name in names:
             os.link(source, tmp_path / name)
-            entry = {"path": name, "version": VERSION, "limits": [60.0, 2**31], "found": asdict(found)}
+            entry = {"path": name, "version": VERSION, "limits": [60.0, 2**31], "found": asdict(measurement)}
             notes.write(json.dumps(entry) + "\n")
     started = time.monotonic()
     measured = ingest(tmp_path, names, limits)
     assert time.monotonic() - started < 5
     assert len(measured) == 10_000
-    assert set(measured.values()) == {found}
+    assert set(measured.values()) == {measurement}
 
 
 def test_a_killed_ingest_is_continued(tmp_path: Path, limits: IngestParams) -> None:

@@ -60,8 +60,8 @@ def test_a_batch_is_sent_while_the_one_before_it_is_used() -> None:
 
 @pytest.mark.parametrize("start", [0, 2, 3])
 def test_an_epoch_continues_in_its_middle_with_the_same_batches(start: int) -> None:
-    found = [int(batch.index_B) for batch in _loader([], 3).epoch(0, start)]
-    assert found == list(range(start, 3))
+    indices = [int(batch.index_B) for batch in _loader([], 3).epoch(0, start)]
+    assert indices == list(range(start, 3))
 
 
 def test_an_epoch_that_is_left_ends_the_reading() -> None:

@@ -63,8 +63,8 @@ def test_an_operation_gives_what_pillow_gives_for_one_frame(name: str) -> None:
     strength, reference = PILLOW[name]
     image = picture()
     expected = np.asarray(reference(Image.fromarray(image), strength)).astype(int)
-    found = apply(name, image, strength).astype(int)
-    difference = np.abs(found - expected)
+    result = apply(name, image, strength).astype(int)
+    difference = np.abs(result - expected)
     # Pillow does not blend the picture's border with the fill colour, we do.
     geometric = name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
     assert (difference > 1).mean() < (0.06 if geometric else 0.002), difference.max()

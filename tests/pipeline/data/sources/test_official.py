@@ -132,8 +132,8 @@ def tarred(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
 
 def rows(benchmark: str = "mini") -> list[dict[str, Any]]:
     table = manifest.load(layout.manifest_dir(benchmark) / "manifest.parquet", status=None)
-    found: list[dict[str, Any]] = table.to_pylist()
-    return found
+    result: list[dict[str, Any]] = table.to_pylist()
+    return result
 
 
 def make_ucf101(site: Site, clip: bytes) -> list[str]:
@@ -153,15 +153,15 @@ def test_ucf101_from_address_to_manifest(site: Site, root: Path, clip: bytes) ->
         "test": {"videos_ok": 3, "videos_total": 3},
         "train": {"videos_ok": 9, "videos_total": 9},
     }
-    found = {row["video_id"]: row for row in rows()}
-    trap = found["v_HandStandPushups_g02_c01"]
+    result = {row["video_id"]: row for row in rows()}
+    trap = result["v_HandStandPushups_g02_c01"]
     assert (trap["label_name"], trap["split"], trap["splits"]) == (
         "HandstandPushups",
         "test",
         "train,test,train",
     )
-    assert all((layout.raw_dir("mini") / row["path"]).is_file() for row in found.values())
-    assert len(found) == len(videos)
+    assert all((layout.raw_dir("mini") / row["path"]).is_file() for row in result.values())
+    assert len(result) == len(videos)
     classes = json.loads((layout.manifest_dir("mini") / "classes.json").read_text())
     assert classes["classes"][trap["label"]] == "HandstandPushups"
     assert any("a whole copy has 13320" in problem for problem in classes["problems"])
@@ -191,9 +191,9 @@ def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(site: Site, r
 
 def test_a_dry_run_tells_sizes_and_fetches_nothing(site: Site, root: Path, clip: bytes) -> None:
     make_ucf101(site, clip)
-    found = download.plan(params(root, "ucf101", 101, official(site)), "mini")
-    assert found["files_missing"] == 2
-    assert found["bytes_missing"] >= (site.folder / "UCF101_videos.zip").stat().st_size
+    planned = download.plan(params(root, "ucf101", 101, official(site)), "mini")
+    assert planned["files_missing"] == 2
+    assert planned["bytes_missing"] >= (site.folder / "UCF101_videos.zip").stat().st_size
     assert all(path != "/UCF101_videos.zip" for method, path, _ in site.requests if method == "GET")
 
 
@@ -259,12 +259,12 @@ def test_kinetics_from_address_to_manifest(site: Site, root: Path, clip: bytes) 
     metrics = download.run(params(root, "k400", 400, official(site)), "mini")
     assert (metrics["videos_ok"], metrics["videos_total"]) == (394, 402)
     assert metrics["reasons"] == {"missing": 8}  # by design: within the share that the publisher's copy lacks
-    found = {row["video_id"]: row for row in rows()}
-    replaced = found[names[399].removesuffix(".mp4")]
+    result = {row["video_id"]: row for row in rows()}
+    replaced = result[names[399].removesuffix(".mp4")]
     assert "replacement" in replaced["path"]
     assert replaced["status"] == "ok"
-    assert found["testestestt_000002_000012"]["label"] == -1
-    assert found[names[0].removesuffix(".mp4")]["reason"] == "missing"
+    assert result["testestestt_000002_000012"]["label"] == -1
+    assert result[names[0].removesuffix(".mp4")]["reason"] == "missing"
     archives = layout.raw_dir("mini") / "downloads"
     assert not [path for path in archives.rglob("*") if path.is_file()]  # unpacked archives are removed
 
@@ -367,15 +367,15 @@ def make_oscc(folder: Path) -> None:
 
 def check_oscc(metrics: dict[str, Any]) -> None:
     assert (metrics["videos_ok"], metrics["videos_total"]) == (4, 4)
-    found = {row["video_id"]: row for row in rows()}
-    assert {name: row["frames_decoded"] for name, row in found.items()} == {
+    result = {row["video_id"]: row for row in rows()}
+    assert {name: row["frames_decoded"] for name, row in result.items()} == {
         "a": 40,
         "b": 35,
         "c": 40,
         "d": 40,
     }
-    assert {name: row["label"] for name, row in found.items()} == {"a": 1, "b": 0, "c": 0, "d": -1}
-    grey = open_video(layout.raw_dir("mini") / found["b"]["path"]).frames([0, 34])[:, 32, 32, 0].astype(int)
+    assert {name: row["label"] for name, row in result.items()} == {"a": 1, "b": 0, "c": 0, "d": -1}
+    grey = open_video(layout.raw_dir("mini") / result["b"]["path"]).frames([0, 34])[:, 32, 32, 0].astype(int)
     assert np.abs(grey - [80, 148]).max() <= 3
 
 

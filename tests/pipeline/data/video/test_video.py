@@ -110,10 +110,10 @@ def test_frames_of_a_wrong_shape_are_refused(tmp_path: Path) -> None:
 def test_what_nothing_refers_to_is_skipped_and_the_rest_keeps_its_bytes(tmp_path: Path, step: int) -> None:
     path = tmp_path / "b-frames.mp4"
     write_video(path, moving(60), options={"bf": "3", "b-pyramid": "normal", "g": "25"})
-    found = measure(path)
-    assert found.jumps.split()[1:3] == ["skip", "0:0"]
+    measurement = measure(path)
+    assert measurement.jumps.split()[1:3] == ["skip", "0:0"]
     wanted = list(range(0, 60, step))
-    with open_video(path, found.reader, 60, found.jumps) as swift, open_video(path) as usual:
+    with open_video(path, measurement.reader, 60, measurement.jumps) as swift, open_video(path) as usual:
         assert np.array_equal(swift.frames(wanted), usual.frames(wanted))
 
 
@@ -126,11 +126,11 @@ def test_a_clip_read_from_its_keyframe_on_is_that_of_the_whole_pass(tmp_path: Pa
     path = tmp_path / f"clip{suffix}"
     write_video(path, moving(60), options={"bf": "3", "b-pyramid": "normal", "g": "12"} | GOPS[kind])
     whole = np.stack(list(open_video(path).all_frames()))
-    found = measure(path)
-    assert len(found.jumps.split()) >= 4  # an entry behind the first at least
+    measurement = measure(path)
+    assert len(measurement.jumps.split()) >= 4  # an entry behind the first at least
     for start in range(0, 48, 5):
         for wanted in (range(start, start + 12), range(start, 60, 4), [start]):
-            with open_video(path, found.reader, 60, found.jumps) as swift:
+            with open_video(path, measurement.reader, 60, measurement.jumps) as swift:
                 assert np.array_equal(swift.frames(list(wanted)), whole[list(wanted)])
 
 
@@ -139,11 +139,11 @@ def test_a_clip_read_from_its_keyframe_on_is_that_of_the_whole_pass(tmp_path: Pa
 )
 def test_a_clip_of_a_real_video_has_the_bytes_of_the_whole_pass(shared_dir: Path, name: str) -> None:
     path = shared_dir / "clips" / name
-    found = measure(path)
+    measurement = measure(path)
     with open_video(path) as usual:
-        for start in (0, 77, 140, found.frames_decoded - 61):
+        for start in (0, 77, 140, measurement.frames_decoded - 61):
             wanted = list(range(start, start + 61, 4))
-            with open_video(path, found.reader, found.frames_decoded, found.jumps) as swift:
+            with open_video(path, measurement.reader, measurement.frames_decoded, measurement.jumps) as swift:
                 assert np.array_equal(swift.frames(wanted), usual.frames(wanted))
 
 

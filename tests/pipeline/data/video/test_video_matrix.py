@@ -99,8 +99,8 @@ def test_files_that_were_read_wrongly_come_out_right(
     shared_dir: Path, tmp_path: Path, limits: IngestParams, name: str, frames: int
 ) -> None:
     path = shared_dir / "cases" / name
-    found = measure(path)
-    assert (verdict(found, limits), found.frames_decoded, found.fps) == ("", frames, 25.0)
+    measurement = measure(path)
+    assert (verdict(measurement, limits), measurement.frames_decoded, measurement.fps) == ("", frames, 25.0)
     turned = {
         "hflip": TURNS["mirrored"][1],
         "vflip": TURNS["upside down"][1],
@@ -108,7 +108,7 @@ def test_files_that_were_read_wrongly_come_out_right(
     }.get(path.stem, lambda picture: picture)
     truth = reference(path, turned)
     for wanted in (range(0, frames, 4), [12, 16, 20, 24], [frames - 1]):
-        with open_video(path, found.reader, found.frames_decoded, found.jumps) as video:
+        with open_video(path, measurement.reader, measurement.frames_decoded, measurement.jumps) as video:
             assert all(np.array_equal(a, truth[n]) for a, n in zip(video.frames(list(wanted)), wanted, strict=True))
 
 
