@@ -19,35 +19,31 @@ from pipeline.system.processes import die_with_parent, on_stop
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
-START_SECONDS = 90
+#: [s] the first start makes all tables.
+START_SECONDS = 240
 
 
-def serve(mlflow_port: int, prefect_port: int) -> None:
+def serve(mlflow_port: int, prefect_port: int, database: str | None = None) -> None:
     """Start both servers, say where they are, and stop them with this process.
+
+    Args:
+        database: a PostgreSQL server for both, `postgresql://user:password@host`; files of SQLite if None.
 
     Raises:
         BusyError: a port is taken.
-        EverestError: a server ended by itself; names its log.
+        InputError: another kind of database.
+        EverestError: a server ended by itself; names its log. Or PostgreSQL does not answer.
     """
     for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
         _refuse_taken(name, port)
     (WORK / "logs").mkdir(parents=True, exist_ok=True)
-    store = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | _stores(database)
+    mlflow = [_tool("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
     commands = {
-        "MLflow": [
-            _tool("mlflow"),
-            "server",
-            "--backend-store-uri",
-            store,
-            "--host",
-            HOST,
-            "--port",
-            str(mlflow_port),
-        ],
+        "MLflow": [*mlflow, "--artifacts-destination", "mlartifacts"] if database else mlflow,
         # Prefect's own command would answer to every web page that the user's browser has open.
         "Prefect": [sys.executable, "-m", "flows.server", "--host", HOST, "--port", str(prefect_port)],
     }
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     on_stop(signal.default_int_handler)
     servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -70,6 +66,8 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         say(
             f"Prefect  http://{HOST}:{prefect_port}   (to use it: export PREFECT_API_URL=http://{HOST}:{prefect_port}/api)"
         )
+        if database:  # no file that runs could write to by themselves
+            say(f"         to track there: export MLFLOW_TRACKING_URI={page}")
         say("Ctrl-C stops both.")
         while all(server.poll() is None for server in servers.values()):
             time.sleep(1)
@@ -81,6 +79,15 @@ def serve(mlflow_port: int, prefect_port: int) -> None:
         on_stop(signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a server behind
         for server in servers.values():
             _end(server)
+
+
+def _stores(database: str | None) -> dict[str, str]:
+    """The variables that name the databases of both servers."""
+    if database is None:
+        return {"MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")}
+    from pipeline.operations.postgres import prepare
+
+    return prepare(database)
 
 
 def _views(page: str) -> list[tuple[str, str]]:

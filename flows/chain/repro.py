@@ -17,6 +17,7 @@ from flows.chain.lines import told_lines_of
 from pipeline.errors import BudgetSpentError, EverestError
 from pipeline.experiments.workspace import Workspace
 from pipeline.params.records import misrecorded
+from pipeline.system.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def _repro(stage: str, where: Workspace, children: Children, *options: str) -> O
     if code and (sentence := budget_spent(output)):
         raise BudgetSpentError(sentence)
     if code:
-        raise StageFailed(f"{stage} {failure(code, output)}\nIts log: {path}")
+        # The message goes to Prefect's page and its database; the stage's own words are discreet, DVC's are not.
+        raise StageFailed(redact(f"{stage} {failure(code, output)}\nIts log: {path}"))
     return read_outcome(output)
 
 

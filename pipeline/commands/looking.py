@@ -251,8 +251,16 @@ def convert_checkpoint(
 def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page.")] = 4200,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EVEREST_DATABASE",
+            help="PostgreSQL for both, postgresql://user:password@host; SQLite if left out. In the variable, no list of "
+            "processes shows the password.",
+        ),
+    ] = None,
 ) -> None:
     """Serve MLflow's and Prefect's pages on this machine until Ctrl-C."""
     from pipeline.ui import serve
 
-    serve(mlflow_port, prefect_port)
+    serve(mlflow_port, prefect_port, database)

@@ -103,7 +103,9 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
             "Cure: --force replaces it (make a backup first)."
         )
     for address in addresses.values():
-        if not copies.is_postgres(address):
+        if copies.is_postgres(address):
+            copies.refuse_sessions(address)
+        else:
             copies.refuse_in_use(copies.sqlite_path(address))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.made))
     lines = []

@@ -61,6 +61,7 @@ def put_back(copied: Path, address: str) -> None:
     if is_postgres(address):
         if copied.suffix != ".dump":
             raise InputError(f"{copied} is no copy of PostgreSQL. Cure: restore to sqlite:///FILE.")
+        refuse_sessions(address)
         _run("pg_restore", address, "--clean", "--if-exists", "--no-owner", "--exit-on-error", str(copied))
         return
     if copied.suffix != ".db":
@@ -84,6 +85,28 @@ def refuse_in_use(file: Path) -> None:
                 raise EverestError(
                     f"{file} is in use by process {process.pid} ({process.name()}). Cure: stop that server first."
                 )
+
+
+def refuse_sessions(address: str) -> None:
+    """Raises EverestError where somebody is connected to a PostgreSQL database, or it does not answer."""
+    import psycopg
+
+    query = (
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        "and pid <> pg_backend_pid() and backend_type = 'client backend'"
+    )
+    try:
+        with psycopg.connect(address, connect_timeout=10) as connection:
+            (sessions,) = connection.execute(query).fetchone() or (0,)
+    except psycopg.Error as error:
+        raise EverestError(
+            f"{redact(address)}: {redact(str(error).strip())}. Cure: start PostgreSQL, or mend the address."
+        ) from None
+    if sessions:
+        raise EverestError(
+            f"{redact(address)} is in use: {sessions} connection{'s' if sessions > 1 else ''}. "
+            "Cure: stop the servers and whoever reads there first."
+        )
 
 
 def sqlite_path(address: str) -> Path:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from toy_deployment import Toy, deploy, forget, make_toy, until
 
+from flows.chain.orders import NO_HEARTBEAT
+
 pytestmark = pytest.mark.slow
 
 
@@ -124,3 +126,19 @@ def test_stopping_a_worker_saves_its_runs_and_the_next_worker_goes_on_with_them(
     toy.start_worker()
     until(lambda: toy.state(run) == "Completed", 90, "the same run completes")
     assert toy.began() == [0, saved]
+
+
+def test_a_run_whose_heartbeats_came_late_is_running_again(toy: Toy) -> None:
+    run = toy.submit(200)
+    until(lambda: toy.trains(run), 60, "the run trains")
+    # What the automation of `everest ops init` does after 90 s, perhaps because the server was away itself.
+    toy.crash(run, NO_HEARTBEAT)
+    assert toy.state(run) == "Crashed"
+    until(lambda: toy.state(run) == "Running", 10, "the run says that it is there")
+    until(lambda: toy.state(run) == "Completed", 60, "it completes")
+
+
+def test_a_run_whose_waiting_is_over_starts_by_itself(toy: Toy) -> None:
+    first, second = toy.submit(120), toy.submit(121)
+    until(lambda: {toy.state(first), toy.state(second)} == {"Completed"}, 120, "both complete, one after the other")
+    assert toy.slots() == 0

@@ -107,7 +107,9 @@ class Toy:
 
     def start_server(self, **more: str) -> None:
         self.server = self.start("-m", "flows.server", "--port", str(self.port), log="server.log", **more)
-        until(lambda: self.answers(), 90, "the server answers")
+        server = self.server
+        until(lambda: self.answers() or server.poll() is not None, 90, "the server answers")
+        assert server.poll() is None, (self.root / "server.log").read_text()[-2000:]
 
     def stop_server(self, how: signal.Signals = signal.SIGKILL) -> None:
         assert self.server is not None
@@ -169,6 +171,10 @@ class Toy:
 
     def cancel(self, run: str) -> None:
         self.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    def crash(self, run: str, message: str) -> None:
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        self.ask(f"flow_runs/{run}/set_state", {"state": state, "force": True})
 
     def state(self, run: str) -> str:
         return str(self.ask(f"flow_runs/{run}")["state"]["name"])
