@@ -19,6 +19,8 @@ from pipeline.system.processes import die_with_parent, on_stop
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
+#: On a busy machine MLflow's processes take longer to start than the 5 s after which they would be killed as dead.
+PATIENT = ("--workers", "2", "--uvicorn-opts", "--timeout-worker-healthcheck 120")
 #: [s] the first start makes all tables.
 START_SECONDS = 240
 
@@ -37,8 +39,8 @@ def serve(mlflow_port: int, prefect_port: int, database: str | None = None) -> N
     for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
         _refuse_taken(name, port)
     (WORK / "logs").mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | _stores(database)
-    mlflow = [_tool("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | stores(database)
+    mlflow = [_tool("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port), *PATIENT]
     commands = {
         "MLflow": [*mlflow, "--artifacts-destination", "mlartifacts"] if database else mlflow,
         # Prefect's own command would answer to every web page that the user's browser has open.
@@ -81,10 +83,13 @@ def serve(mlflow_port: int, prefect_port: int, database: str | None = None) -> N
             _end(server)
 
 
-def _stores(database: str | None) -> dict[str, str]:
+def stores(database: str | None) -> dict[str, str]:
     """The variables that name the databases of both servers."""
     if database is None:
-        return {"MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")}
+        tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+        # An address of a server is most likely that of the one which is started here.
+        own = not tracking or tracking.startswith(("http://", "https://"))
+        return {"MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow.db" if own else tracking}
     from pipeline.operations.postgres import prepare
 
     return prepare(database)

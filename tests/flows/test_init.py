@@ -33,9 +33,9 @@ class Told(http.server.BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture
-def toy(root: Path, tmp_path: Path) -> Iterator[Toy]:
-    toy = make_toy(root, tmp_path / "project")
+@pytest.fixture(scope="module")
+def toy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    toy = make_toy(root, tmp_path_factory.mktemp("init") / "project")
     try:
         toy.start_server()
         yield toy

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from pipeline.tracking.store import Store
+from pipeline.ui import stores
 
 slow = pytest.mark.slow
 #: The wanted file and what it surely holds.
@@ -221,3 +222,13 @@ def test_containers_run_as_a_user_on_loopback_with_hashed_requirements(root: Pat
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
     assert "docker/.env" in (root / ".dockerignore").read_text().split()
     assert "/docker/.env" in (root / ".gitignore").read_text().split()
+
+
+def test_a_tracking_address_of_a_server_is_not_taken_for_its_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, store in (
+        ("", "sqlite:///mlflow.db"),
+        ("http://127.0.0.1:5000", "sqlite:///mlflow.db"),
+        ("sqlite:////elsewhere/mlflow.db", "sqlite:////elsewhere/mlflow.db"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert stores(None) == {"MLFLOW_BACKEND_STORE_URI": store}
