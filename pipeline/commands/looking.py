@@ -255,8 +255,8 @@ def ui(
         str | None,
         typer.Option(
             envvar="EVEREST_DATABASE",
-            help="PostgreSQL for both, postgresql://user:password@host; SQLite if left out. In the variable, no list of "
-            "processes shows the password.",
+            help="PostgreSQL for both, postgresql://user:password@host; SQLite if left out. In the variable, no list "
+            "of processes shows the password.",
         ),
     ] = None,
 ) -> None:
