@@ -1,6 +1,7 @@
 """Errors that a user meets: each says what was found, what was expected and the cure.
 
-Exit codes of the command line: 0 ok, 1 failed, 2 bad input, 3 budget spent (state saved), 130 stopped by a signal.
+Exit codes of the command line: 0 ok, 1 failed, 2 bad input, 3 budget spent (state saved), 4 paused,
+130 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class Interrupted(EverestError):
     """Work was stopped by a signal after its state was saved; starting again continues."""
 
     exit_code = 130
+
+
+class Paused(Interrupted):
+    """Work was stopped where it was asked to pause, after its state was saved: others take their turn."""
+
+    exit_code = 4
 
 
 class BudgetSpentError(Interrupted):

@@ -118,6 +118,9 @@ def compare(
         str | None, typer.Option(help="What pre-trainings spend alike: multiply-adds, wall-time or epochs.")
     ] = None,
     benchmarks: Annotated[str | None, typer.Option(help="With commas; fine-tuned and tested on these.")] = None,
+    stop: Annotated[
+        str | None, typer.Option(help="futile: stop a strategy early that cannot win any more (compare.slices).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -133,6 +136,7 @@ def compare(
         "seeds": whole_numbers("seeds", seeds, "0,1,2") if seeds else None,
         "equal": equal,
         "benchmarks": words(benchmarks),
+        "stop": stop,
     }
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
     with watched("compare"), told("everest compare"):

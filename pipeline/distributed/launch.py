@@ -25,7 +25,7 @@ from types import FrameType
 from pipeline.distributed import ends, heartbeat
 from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.nodes import Node, this_node
-from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.errors import EverestError, InputError, Interrupted, Paused
 from pipeline.system.files import write_json
 from pipeline.system.locks import held
 from pipeline.system.processes import STOP, StopRequest, die_with_parent, stop_handled
@@ -109,7 +109,7 @@ def _raise(end: RankEnd, work: Path) -> None:
     if end.state == "done":
         return
     if end.state == "interrupted":
-        raise Interrupted(end.message)
+        raise (Paused if end.type == Paused.__name__ else Interrupted)(end.message)
     if end.cause == "input":
         raise InputError(end.message)
     if end.cause == "bug":

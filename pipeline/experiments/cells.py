@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 
 from pipeline import layout
+from pipeline.errors import Paused
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
 from pipeline.params import SCRATCH, load_params
 from pipeline.params.declared import address
 from pipeline.params.records import finished
 from pipeline.planning.equal import Trial
-from pipeline.system.files import link
-from pipeline.system.processes import run_child
+from pipeline.system.files import link, read_json
+from pipeline.system.processes import PAUSE_AT, run_child
 
 
 def cells_root() -> Path:
@@ -44,9 +45,45 @@ def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
         EverestError: a stage failed.
         Interrupted: Ctrl-C; what was done is kept.
     """
+    return _run(trial, stages_of(trial), note, run)
+
+
+def run_slice(trial: Trial, share: float, note: str = "", run: Run = run_child) -> bool:
+    """Pre-train a training's cell up to a share of its steps; whether it has ended (it may have been made before).
+
+    Raises:
+        EverestError, Interrupted: as :func:`run_cell`.
+    """
+    if pretrained_share(trial) >= share:
+        return finished("pretrain", None, cell(trial))
+    try:
+        _run(trial, [("pretrain", None)], note, run, **{PAUSE_AT: f"{share:.9f}"})
+    except Paused:
+        return False
+    return True
+
+
+def pretraining(trial: Trial) -> Path | None:
+    """The work folder of a cell's unfinished pre-training; None where there is none."""
+    folders = [path.parent for path in (cell(trial) / layout.WORK).glob("pretrain/all/*/checkpoints")]
+    return max(folders, key=lambda path: path.stat().st_mtime) if folders else None
+
+
+def pretrained_share(trial: Trial) -> float:
+    """The share of a pre-training's steps that is done and saved."""
+    if finished("pretrain", None, cell(trial)):
+        return 1.0
+    work = pretraining(trial)
+    steps = layout.checkpoint_steps(work / "checkpoints") if work else []
+    total = read_json(work / "length.json").get("steps") if work else None
+    # A pause is at a whole step: half a step less is the same share.
+    return (steps[-1] + 0.5) / total if steps and total else 0.0
+
+
+def _run(trial: Trial, steps: list[Step], note: str, run: Run, **variables: str) -> Path:
     root, folder = Path.cwd(), cell(trial)
     place = Workspace(
-        trial.name, folder, root, environment(root, root, folder / layout.WORK, EVEREST_COMPARE=trial.name)
+        trial.name, folder, root, environment(root, root, folder / layout.WORK, EVEREST_COMPARE=trial.name, **variables)
     )
     place.prepare(trial.params, {name: (root / name).resolve() for name in ("data", "dvc.lock")})
     report = Report(
@@ -57,7 +94,7 @@ def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
         where=f" in {folder}",
     )
     taken_over = functools.partial(_take_over, trial, folder)
-    place.run(stages_of(trial), trial.params, report, take_over=taken_over, run=run)
+    place.run(steps, trial.params, report, take_over=taken_over, run=run)
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from pipeline import layout, preflight
 from pipeline.budget.ledger import one_ledger
 from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
+from pipeline.experiments.slices import early_verdict
 from pipeline.experiments.workspace import require_data
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import work_key
@@ -24,6 +25,8 @@ from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
 from pipeline.system.files import atomic_folder
 from pipeline.system.processes import die_with_parent
+from pipeline.verdict.record import sentences as early_sentences
+from pipeline.verdict.rule import FIRST_LOOK
 
 if TYPE_CHECKING:
     from pipeline.report.comparison import StrategyCost, StrategyResult, Summary
@@ -64,7 +67,7 @@ def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False
 
     if dry_run:
         params = load_params(overrides=overrides)
-        return {"trials": [_row(trial) for trial in plan(params, _rates(params))]}
+        return {"trials": [_row(trial, params) for trial in plan(params, _rates(params))]}
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)
     with frozen("compare", None, overrides) as now, only_one("compare"):
@@ -100,9 +103,15 @@ def _run(params: Params, trials: list[Trial]) -> Summary:
     values = {f"compare.{name}": value for name, value in params.compare.model_dump(mode="json").items()}
     work = layout.work_dir("compare", None, work_key("compare", None, params))
     with one_ledger(params, "compare"), stage_run("compare", None, values, work) as tracked:
+        verdict = None
+        if params.compare.stop == "futile":
+            trials, verdict = early_verdict(params, trials)
         for number, trial in enumerate(trials, 1):
             run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
         summary = summarise(trials, {trial.name: cell(trial) for trial in trials})
+        if verdict is not None:
+            summary["verdict"] = verdict
+            summary["sentences"] += early_sentences(verdict)
         with atomic_folder(RESULTS) as building:
             files = write_comparison(summary, building)
             check_unchanged()
@@ -141,14 +150,21 @@ def _rates(params: Params) -> dict[str, float] | None:
     return rates
 
 
-def _row(trial: Trial) -> Shown:
+def _row(trial: Trial, params: Params) -> Shown:
     """A planned training for the terminal."""
+    own = params.compare
+    looks: Shown = {}
+    if own.stop == "futile":
+        late = [f"{trial.epochs * look / own.slices:.3g}" for look in range(FIRST_LOOK, own.slices)]
+        kept = trial.arm == own.strategies[0] or not trial.epochs
+        looks = {"may be stopped after epochs": "never" if kept else ", ".join(late) or "never"}
     return {
         "strategy": trial.arm,
         "seed": trial.seed,
         "pre-training epochs": trial.epochs,
         "G multiply-adds/clip": round(trial.gmacs_per_clip, 4),
         "G multiply-adds/clip, all epochs": round(trial.pretrain_gmacs, 3),
+        **looks,
     }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import layout
-from pipeline.errors import BudgetSpentError, EverestError, InputError, Interrupted
+from pipeline.errors import BudgetSpentError, EverestError, InputError, Interrupted, Paused
 from pipeline.params import Params
 from pipeline.params.declared import address, reads_any
 from pipeline.params.records import finished
@@ -98,6 +98,8 @@ class Workspace:
         code = run([sys.executable, "-m", "pipeline.cli", *words], self.folder, self.environment, **options)
         if code in STOPPED:
             raise Interrupted(report.stopped)
+        if code == Paused.exit_code:
+            raise Paused(f"{' '.join(words)}{report.whose} paused.")
         if code == BudgetSpentError.exit_code:
             raise BudgetSpentError(f"budget spent: {' '.join(words)}{report.whose} says above by what.")
         if code:

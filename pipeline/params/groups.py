@@ -291,13 +291,17 @@ class ComputeParams(Group):
 class CompareParams(Group):
     """Strategies side by side; the first is the one the others are compared with, and sets the budget.
 
-    `benchmarks`: fine-tuned and tested on these; None is all.
+    `benchmarks`: fine-tuned and tested on these; None is all. `stop: futile`: pre-trainings run side by side in
+    `slices` of their budget, and one that cannot win any more at this `confidence` is stopped (pipeline/verdict).
     """
 
     strategies: Annotated[list[str], Field(min_length=1, max_length=100)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)]
     equal: Literal["multiply-adds", "wall-time", "epochs"]
     benchmarks: Annotated[list[str], Field(min_length=1)] | None
+    stop: Literal["futile"] | None = None
+    slices: Annotated[int, Field(ge=2, le=100)] = 5
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
 
     @model_validator(mode="after")
     def _each_once_and_known(self) -> CompareParams:

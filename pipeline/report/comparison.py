@@ -27,6 +27,7 @@ from pipeline.report.collect import (
 )
 from pipeline.report.sentences import Difference, JudgedScore, StrategyCost, TrivialScore, comparison_sentences
 from pipeline.tracking import names
+from pipeline.verdict.record import Verdict
 
 #: Clips drawn for each strategy.
 PICTURES = 1
@@ -80,6 +81,7 @@ class Summary(TypedDict):
     versions: dict[str, str]
     sentences: list[str]
     spent: NotRequired[list[AccountRow]]
+    verdict: NotRequired[Verdict]
 
 
 def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
@@ -191,7 +193,7 @@ def _means(folders: Sequence[Path], stage: str, benchmark: str | None) -> dict[s
 def _cost(trials: Sequence[Trial], folders: Sequence[Path]) -> StrategyCost:
     """What a strategy's pre-training costs: planned multiply-adds, and the means of what was measured."""
     trial = trials[0]
-    clips = sum(_corpus_size(name) for name in trial.params.pretrain.corpus)
+    clips = sum(corpus_size(name) for name in trial.params.pretrain.corpus)
     # Without pre-training it has spent nothing.
     means = _means(folders, "pretrain", None) if trial.epochs else {names.WALL_SECONDS: 0.0}
     return {
@@ -204,7 +206,8 @@ def _cost(trials: Sequence[Trial], folders: Sequence[Path]) -> StrategyCost:
     }
 
 
-def _corpus_size(name: str) -> int:
+def corpus_size(name: str) -> int:
+    """Clips of a corpus."""
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(layout.corpus_file(name)).num_rows)

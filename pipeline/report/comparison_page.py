@@ -19,6 +19,7 @@ from pipeline.report.page import Columns, Section, Table, duration, number, writ
 from pipeline.report.plots import Score, curves, intervals
 from pipeline.report.sentences import Difference, StrategyCost
 from pipeline.report.spent_section import spent_section
+from pipeline.report.verdict_section import verdict_section
 from pipeline.strategies import compared_facts
 from pipeline.system.csv_files import Writer
 from pipeline.system.files import atomic_path, write_text
@@ -48,6 +49,7 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
             plots=named("pareto"),
         ),
         Section("Learning curves", "Validation top-1 in fine-tuning, mean over seeds.", plots=named("curve")),
+        verdict_section(summary["verdict"]) if "verdict" in summary else Section("Early verdict"),
         _costs(summary),
         spent_section(summary.get("spent", [])),
         _strategies(summary),

@@ -39,6 +39,10 @@ from types import FrameType
 _PR_SET_PDEATHSIG = 1
 #: The descriptor itself: `sys.stderr` may have been replaced.
 STDERR = 2
+#: In the place of a signal's name: nobody sent one.
+PAUSE = "PAUSE"
+#: Variable: the share of a training's steps after which it pauses.
+PAUSE_AT = "EVEREST_PAUSE_AT"
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 #: What a child that was told to stop ends with.
 STOPPED = (130, *(-number for number in STOP))
@@ -56,6 +60,10 @@ class StopRequest:
 
     def note(self, number: int, _frame: FrameType | None = None) -> None:
         self.signal = self.signal or signal.Signals(number).name
+
+    def pause(self) -> None:
+        """Stop as on a signal, of this process's own accord."""
+        self.signal = self.signal or PAUSE
 
 
 def on_stop(handler: Handler) -> dict[signal.Signals, Handler]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.distributed.rank import live
 from pipeline.system.files import atomic_folder, write_json
+from pipeline.system.processes import PAUSE_AT
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +93,13 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     if isinstance(sink, Spool):
         sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch
+    pause = _pause_step(steps)
+
+    def after_step() -> None:
+        trace.step()
+        if pause is not None and engine.step + 1 >= pause:
+            stop.pause()  # the next step is the last one
+
     trace = Trace(work / "trace" / f"rank-{ranks.rank}", trace_steps(), ranks.device)
     engine = Engine(
         task,
@@ -101,7 +110,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
         pulse=pulse,
         stop=stop,
         progress=(progress := Progress(task.label, ranks.main and wanted())),
-        after_step=trace.step,
+        after_step=after_step,
     )
     energy = EnergyMeter(ranks.device)
     with trace, deterministic_kernels(params.compute.deterministic):
@@ -112,6 +121,12 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     if ranks.main:
         _leave_result(work, task, tensors, metrics)
     ranks.barrier()
+
+
+def _pause_step(steps: int) -> int | None:
+    """The step after which a comparison's turn ends, of EVEREST_PAUSE_AT as a share of all; None where none does."""
+    share = os.environ.get(PAUSE_AT)
+    return max(2, round(float(share) * steps)) if share else None
 
 
 def _leave_result(work: Path, task: TrainingTask, tensors: dict[str, torch.Tensor], metrics: dict[str, float]) -> None:

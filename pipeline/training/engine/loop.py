@@ -18,9 +18,9 @@ import torch
 
 from pipeline.distributed.groups import Ranks, forget_gathered
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.errors import EverestError, Interrupted
+from pipeline.errors import EverestError, Interrupted, Paused
 from pipeline.system.files import write_json
-from pipeline.system.processes import StopRequest
+from pipeline.system.processes import PAUSE, StopRequest
 from pipeline.tracking import names
 from pipeline.training import snapshot
 from pipeline.training.checkpoint import Checkpoint, Checkpoints, CorruptCheckpoint
@@ -178,7 +178,10 @@ class Engine:
             self._settle(epoch, at_once=True)
             self.save()
             self.checkpoints.wait()
-            reason = next((s for s in self.ranks.gather(self.stop.signal) if s), "SIGTERM")
+            reasons = [reason for reason in self.ranks.gather(self.stop.signal) if reason] or ["SIGTERM"]
+            reason = next((reason for reason in reasons if reason != PAUSE), None)
+            if reason is None:
+                raise Paused(f"paused after step {self.step}; saved. Start again to continue.")
             raise Interrupted(f"stopped by {reason} after step {self.step}; saved. Start again to continue.")
 
     def _on_nonfinite(self, outcome: Outcome) -> None:

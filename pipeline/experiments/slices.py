@@ -1,0 +1,131 @@
+"""Pre-trainings of a comparison side by side, in slices of their budget; those that cannot win any more are stopped.
+
+`.work/compare/verdicts/<key>.json` keeps what the probes hit after each slice, so that a comparison that was stopped by
+hand goes on with the decisions that it has made. A finalist's pre-training is paused and continued exactly: its result
+is that of a comparison without an early verdict, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import layout
+from pipeline.experiments.cells import cell, cells_root, pretraining, run_slice
+from pipeline.params import Params
+from pipeline.params.records import finished
+from pipeline.planning.equal import Trial
+from pipeline.system.files import read_json, write_json
+from pipeline.verdict.record import Saved, Verdict
+from pipeline.verdict.rule import Hits, Judgement, judge
+
+#: Training -> benchmark -> a 1 for each clip that its probe named rightly, a 0 for each other.
+Looked = dict[str, dict[str, str]]
+
+
+class _Kept(TypedDict):
+    """The file: what was seen after each slice."""
+
+    looks: list[Looked]
+
+
+def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial], Verdict]:
+    """Pre-train in slices and stop what cannot win; the trainings that are left, and what was seen.
+
+    The first strategy, which all are compared with, and strategies that are pre-trained already run in any case.
+
+    Raises:
+        EverestError, Interrupted: as for a cell; the same command continues.
+    """
+    from pipeline.system.terminal import say
+
+    own = params.compare
+    racing = [trial for trial in trials if trial.epochs]
+    path = _file(params, racing)
+    kept: list[Looked] = read_json(path).get("looks", [])
+    started = {trial.arm for trial in racing if finished("pretrain", None, cell(trial))} if not kept else set()
+    arms = [arm for arm in dict.fromkeys(trial.arm for trial in racing) if arm not in started]
+    racing = [trial for trial in racing if trial.arm in arms]
+    judgements: list[Judgement] = []
+    stopped: dict[str, int] = {}
+    for look in range(1, own.slices):
+        if len(arms) - len(stopped) < 2:
+            break
+        alive = [trial for trial in racing if trial.arm not in stopped]
+        if len(kept) < look:
+            kept.append(_slice(alive, look, own.slices))
+            write_json(path, {"looks": kept})
+        hits = [_hits(one, racing) for one in kept[:look]]
+        judgements, stopped = judge(hits, own.slices, own.confidence, protected=arms[:1])
+        for arm, when in stopped.items():
+            if when == look:
+                say(f"[{look}/{own.slices}] {arm} cannot win any more: stopped")
+    saved = [_saved(arm, when, own.slices, [t for t in racing if t.arm == arm]) for arm, when in stopped.items()]
+    verdict: Verdict = {
+        "confidence": own.confidence,
+        "slices": own.slices,
+        "judgements": judgements,
+        "saved": saved,
+    }
+    return [trial for trial in trials if trial.arm not in stopped], verdict
+
+
+def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
+    """Bring each pre-training to the end of its slice, and look at it there."""
+    from pipeline.verdict.probe import probe_hits
+
+    looked: Looked = {}
+    for trial in alive:
+        run_slice(trial, look / slices, note=f"[{look}/{slices}] {trial.arm}, seed {trial.seed}")
+        work = pretraining(trial)
+        looked[trial.name] = {}
+        for benchmark in trial.benchmarks if work else ():
+            hits = probe_hits(trial.params, Path(str(work)) / "checkpoints", benchmark)
+            looked[trial.name][benchmark] = "".join("1" if hit else "0" for hit in hits)
+    return looked
+
+
+def _hits(looked: Looked, racing: Sequence[Trial]) -> Hits:
+    """The seeds of each strategy together."""
+    found: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
+    for trial in racing:
+        for benchmark, text in looked.get(trial.name, {}).items():
+            row = np.frombuffer(text.encode(), dtype=np.uint8)[None] == ord("1")
+            before = found.setdefault(trial.arm, {}).get(benchmark)
+            found[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
+    return found
+
+
+def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
+    """What the rest of a strategy's pre-trainings would have taken, all seeds together."""
+    from pipeline.report.comparison import corpus_size
+    from pipeline.status.history import read_history
+
+    left = (slices - look) / slices
+    clips = sum(corpus_size(name) for name in trials[0].params.pretrain.corpus)
+    hours: float | None = 0.0
+    for trial in trials:
+        work = pretraining(trial)
+        history = read_history(work / "history.csv") if work else None
+        steps = read_json(work / "length.json").get("steps") if work else None
+        known = history is not None and history.rate and steps and hours is not None
+        hours = hours + left * steps / history.rate / 3600 if known else None  # type: ignore[operator,union-attr]
+    compute = trials[0].params.compute
+    gpu_hours = None if hours is None or compute.device == "cpu" else hours * compute.ranks
+    return {
+        "strategy": arm,
+        "after": look / slices,
+        "tmacs": left * sum(trial.pretrain_gmacs for trial in trials) * clips / 1000,
+        "hours": hours,
+        "eur": None if gpu_hours is None or compute.eur_per_gpu_hour is None else gpu_hours * compute.eur_per_gpu_hour,
+    }
+
+
+def _file(params: Params, racing: Sequence[Trial]) -> Path:
+    own = params.compare
+    key = layout.fingerprint([own.slices, own.confidence, [cell(trial).name for trial in racing]])
+    return cells_root() / "verdicts" / f"{key}.json"

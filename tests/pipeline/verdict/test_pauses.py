@@ -1,0 +1,109 @@
+"""A pre-training that takes turns ends in the same weights, to the bit; its probe looks at val clips alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_benchmark
+import torch
+from small_training import ready
+
+from models.registry import architecture, create_autoencoder
+from pipeline import layout
+from pipeline.distributed import ends
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.distributed.launch import _raise
+from pipeline.efficiency.clip_cost import autoencoder_arguments
+from pipeline.errors import Interrupted, Paused
+from pipeline.params import Params
+from pipeline.params.write import write_params
+from pipeline.stages import preprocess
+from pipeline.system.processes import PAUSE_AT, StopRequest
+from pipeline.training import worker
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.verdict.probe import probe_hits
+
+STEPS = 5 * (18 // 8)
+
+
+def train(params: Params, work: Path) -> None:
+    """What a rank does, in this process."""
+    work.mkdir(exist_ok=True)
+    job = worker.TrainingJob("pretrain", None, "cpu", params.model_dump(mode="json"), str(work / "spool.jsonl"))
+    worker.train(job, work, Ranks(0, 1, 0, torch.device("cpu")), Pulse(None), StopRequest())
+
+
+def test_paused_twice_or_not_at_all_the_weights_are_equal_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = ready(pretrain__epochs=5, pretrain__checkpoint_every_steps=100)
+    train(params, tmp_path / "whole")
+    for share in (0.3, 0.7):
+        monkeypatch.setenv(PAUSE_AT, str(share))
+        with pytest.raises(Paused, match=rf"paused after step {round(share * STEPS)}; saved"):
+            train(params, tmp_path / "turns")
+        saved = layout.checkpoint_steps(tmp_path / "turns" / "checkpoints")
+        assert saved[-1] == round(share * STEPS)
+    monkeypatch.delenv(PAUSE_AT)
+    train(params, tmp_path / "turns")
+    finals = [tmp_path / name / "final" for name in ("whole", "turns")]
+    digests = [hashlib.sha256((final / "model.safetensors").read_bytes()).hexdigest() for final in finals]
+    assert digests[0] == digests[1]
+    losses = [[row.split(",")[2] for row in (final / "history.csv").read_text().splitlines()] for final in finals]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 1 + STEPS
+
+
+def test_a_signal_in_a_pause_is_told_as_one() -> None:
+    stop = StopRequest()
+    stop.note(15)
+    stop.pause()
+    assert stop.signal == "SIGTERM"
+
+
+def test_the_launcher_tells_a_pause_from_a_stop(tmp_path: Path) -> None:
+    for error in (Paused("paused after step 3; saved."), Interrupted("stopped by SIGINT after step 3; saved.")):
+        end = ends.RankEnd.of(0, 3, error)
+        with pytest.raises(type(error)) as caught:
+            _raise(end, tmp_path)
+        assert type(caught.value) is type(error)
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_paused_ends_with_a_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, tracking_store: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = ready(pretrain__epochs=5, pretrain__checkpoint_every_steps=100, compute__ranks=2)
+    write_params(tmp_path / "params.yaml", params)
+    environment = {
+        **os.environ, "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1", "MLFLOW_TRACKING_URI": tracking_store,
+        "EVEREST_TRACKING_WAIT": "1", PAUSE_AT: "0.5",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipeline.cli", "pretrain"]
+    done = subprocess.run(command, env=environment, check=False, timeout=900, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    (work,) = tmp_path.glob(".work/pretrain/all/*/")
+    assert layout.checkpoint_steps(work / "checkpoints") == [STEPS // 2]
+
+
+def test_the_probe_names_the_clips_of_val_from_those_of_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small_benchmark.params(compute__device="cpu")
+    small_benchmark.make(count=32, splits=("train", "train", "val", "test"))
+    preprocess.run(params, "small")
+    torch.manual_seed(0)
+    model = create_autoencoder(architecture("tiny", pretrain=True), autoencoder_arguments(params.pretrain, params.clip))
+    Checkpoints(tmp_path / "checkpoints").write(5, {"model": dict(model.state_dict())}, {"step": 5})
+    hits = probe_hits(params, tmp_path / "checkpoints", "small")
+    assert hits.shape == (8,)
+    assert hits.dtype == np.bool_
+    assert np.array_equal(hits, probe_hits(params, tmp_path / "checkpoints", "small"))

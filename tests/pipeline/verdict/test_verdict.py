@@ -1,0 +1,192 @@
+"""The early verdict: its interval, its rule, what is kept and saved, and that no equal is stopped by chance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import small_benchmark
+
+from pipeline import layout
+from pipeline.experiments import cells, compare, slices
+from pipeline.params import Params
+from pipeline.params.write import write_params
+from pipeline.planning.equal import Trial, plan
+from pipeline.report import comparison
+from pipeline.report.page import html
+from pipeline.report.verdict_section import verdict_section
+from pipeline.verdict import probe
+from pipeline.verdict.interval import mean_interval
+from pipeline.verdict.record import sentences
+from pipeline.verdict.rule import Hits, judge, spent_alpha
+
+CLIPS = 400
+
+
+def drawn(rng: np.random.Generator, share: float, seeds: int = 1) -> npt.NDArray[np.bool_]:
+    return rng.random((seeds, CLIPS)) < share
+
+
+def look(rng: np.random.Generator, **shares: float) -> Hits:
+    return {name: {"motion": drawn(rng, share)} for name, share in shares.items()}
+
+
+@pytest.mark.parametrize("mean", [0.03, 0.3, 0.5])
+def test_the_interval_misses_the_mean_no_more_often_than_it_says(mean: float) -> None:
+    rng = np.random.default_rng(0)
+    missed, widths = 0, []
+    for _ in range(100):
+        low, high = mean_interval((rng.random(256) < mean).astype(float), 0.1)
+        missed += not low <= mean <= high
+        widths.append(high - low)
+    assert missed <= 0.1 * 100
+    # Not far from what a normal distribution would give.
+    assert np.mean(widths) < 2 * 2 * 1.645 * np.sqrt(mean * (1 - mean) / 256)
+
+
+def test_the_interval_of_differences_is_about_zero_for_equals_and_narrows_with_clips() -> None:
+    rng = np.random.default_rng(1)
+    widths = []
+    for clips in (100, 1600):
+        gap = rng.integers(0, 2, clips).astype(float) - rng.integers(0, 2, clips)
+        low, high = mean_interval(gap, 0.05, -1.0, 1.0)
+        assert low < 0 < high
+        widths.append(high - low)
+    assert 2.5 < widths[0] / widths[1] < 6
+    assert mean_interval(np.ones(400), 0.05)[0] > 0.97
+
+
+def test_the_chances_of_error_of_all_looks_add_up_to_the_one_that_is_allowed() -> None:
+    assert sum(spent_alpha(number, 0.95, 6) for number in range(1, 100_000)) * 6 == pytest.approx(0.05, rel=1e-4)
+
+
+def test_one_that_is_far_behind_and_does_not_catch_up_is_stopped_at_the_second_look() -> None:
+    rng = np.random.default_rng(2)
+    looks = [look(rng, everest=0.5, tube=0.25), look(rng, everest=0.6, tube=0.28)]
+    assert judge(looks[:1], 5, 0.95, ["everest"])[1] == {}
+    judgements, stopped = judge(looks, 5, 0.95, ["everest"])
+    assert stopped == {"tube": 2}
+    last = judgements[-1]
+    assert (last["strategy"], last["rival"], last["futile"]) == ("tube", "everest", True)
+    assert 0.1 < last["low"] < 0.32 < last["high"]
+
+
+def test_one_that_catches_up_fast_enough_to_win_goes_on() -> None:
+    rng = np.random.default_rng(3)
+    looks = [look(rng, everest=0.6, tube=0.2), look(rng, everest=0.62, tube=0.4)]
+    judgements, stopped = judge(looks, 5, 0.95, ["everest"])
+    assert stopped == {}
+    assert judgements[-1]["low"] > 0
+    assert judgements[-1]["reach"] > judgements[-1]["low"]
+
+
+def test_the_first_strategy_and_one_that_leads_on_some_benchmark_are_never_stopped() -> None:
+    rng = np.random.default_rng(4)
+    looks = [look(rng, everest=0.2, tube=0.6) for _ in range(4)]
+    assert judge(looks, 5, 0.95, ["everest"])[1] == {}
+    both: list[Hits] = [
+        {
+            "everest": {"motion": drawn(rng, 0.7), "state": drawn(rng, 0.3)},
+            "tube": {"motion": drawn(rng, 0.3), "state": drawn(rng, 0.7)},
+        }
+        for _ in range(4)
+    ]
+    assert judge(both, 5, 0.95)[1] == {}
+
+
+def test_equals_are_stopped_by_chance_no_more_often_than_allowed() -> None:
+    rng = np.random.default_rng(5)
+    wrong = sum(bool(judge([look(rng, a=0.4, b=0.4) for _ in range(4)], 5, 0.9)[1]) for _ in range(40))
+    assert wrong <= 4
+
+
+@pytest.fixture
+def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, list[Trial]]:
+    """A comparison of three strategies whose pre-trainings are made up: only the driver is real."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVEREST_CELLS", str(tmp_path / "cells"))
+    params = small_benchmark.params(
+        compare__strategies=["everest", "tube", "random", "scratch"], compare__seeds=[0, 1], compare__stop="futile",
+        pretrain__epochs=10, compute__device="cuda", compute__ranks=4, compute__eur_per_gpu_hour=2.0,
+    )  # fmt: skip
+    trials = plan(params)
+    monkeypatch.setattr(comparison, "corpus_size", lambda name: 1000)
+    return params, trials
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, shares: dict[str, float]) -> list[tuple[str, float]]:
+    """Slices leave a work folder with a history; probes hit by the strategy's share."""
+    ran: list[tuple[str, float]] = []
+
+    def run_slice(trial: Trial, share: float, note: str = "", **_: object) -> bool:
+        ran.append((trial.name, share))
+        work = cells.cell(trial) / layout.WORK / "pretrain/all/key"
+        (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (work / "length.json").write_text('{"steps": 1000}')
+        (work / "history.csv").write_text("step,epoch,loss,seconds\n" + "".join(f"{n},0,1,3.6\n" for n in range(1, 9)))
+        return False
+
+    def probe_hits(params: Params, checkpoints: Path, benchmark: str) -> npt.NDArray[np.bool_]:
+        arm = next(name for name in shares if f"/{name}-seed" in str(checkpoints))
+        return np.random.default_rng(len(ran)).random(CLIPS) < shares[arm]
+
+    monkeypatch.setattr(slices, "run_slice", run_slice)
+    monkeypatch.setattr(probe, "probe_hits", probe_hits)
+    return ran
+
+
+def test_the_loser_is_left_out_and_what_it_saved_is_told(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, trials = race
+    ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    left, verdict = slices.early_verdict(params, trials)
+    assert {trial.arm for trial in left} == {"everest", "tube", "scratch"}
+    assert [share for name, share in ran if name == "random-seed0"] == [0.2, 0.4]
+    assert [share for name, share in ran if name == "tube-seed1"] == [0.2, 0.4, 0.6, 0.8]
+    (saved,) = verdict["saved"]
+    random = next(trial for trial in trials if trial.arm == "random")
+    assert saved["after"] == 0.4
+    assert saved["tmacs"] == pytest.approx(0.6 * 2 * random.pretrain_gmacs * 1000 / 1000)
+    assert saved["hours"] == pytest.approx(2 * 0.6 * 1000 * 3.6 / 3600)
+    assert saved["eur"] == pytest.approx(saved["hours"] * 4 * 2.0)
+    (sentence,) = sentences(verdict)
+    assert sentence.startswith("random was stopped after 40 % of its pre-training: its probe is 3")
+    assert "at 95 % confidence over all looks. Saved: " in sentence
+    page = html("t", "s", [], [verdict_section(json.loads(json.dumps(verdict)))])
+    assert "40 % of its pre-training" in page
+    assert "T mult-adds saved" in page
+
+
+def test_a_comparison_that_was_interrupted_goes_on_with_its_decisions(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, trials = race
+    ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    first = slices.early_verdict(params, trials)
+    before = len(ran)
+    assert slices.early_verdict(params, trials) == first
+    assert len(ran) == before
+
+
+def test_it_is_off_by_default_and_a_dry_run_says_when_one_may_be_stopped(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small_benchmark.params(compare__strategies=["everest", "tube", "scratch"], pretrain__epochs=10)
+    assert params.compare.stop is None
+    write_params(tmp_path / "params.yaml", params)
+    plain = compare.command({}, dry_run=True)["trials"]
+    assert all("may be stopped after epochs" not in row for row in plain)
+    planned = {row["strategy"]: row for row in compare.command({"compare.stop": "futile"}, dry_run=True)["trials"]}
+    column = "may be stopped after epochs"
+    epochs = planned["tube"]["pre-training epochs"]
+    assert planned["everest"][column] == planned["scratch"][column] == "never"
+    assert planned["tube"][column] == ", ".join(f"{epochs * n / 5:.3g}" for n in (2, 3, 4))
+
+
+def test_an_early_verdict_names_the_same_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    off, on = (plan(small_benchmark.params(compare__stop=stop)) for stop in (None, "futile"))
+    assert [cells.cell(trial) for trial in off] == [cells.cell(trial) for trial in on]
