@@ -75,12 +75,12 @@ def notify(url: str) -> None:
 
 def schedule_canary(cron: str | None) -> None:
     """Run the chain at its smallest at these times (UTC); at none with None."""
+    schedule = CronSchedule(cron=cron, timezone="UTC") if cron else None
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(CANARY).id
         for old in client.read_deployment_schedules(deployment):
             client.delete_deployment_schedule(deployment, old.id)
-        if cron:
-            schedule = CronSchedule(cron=cron, timezone="UTC")
+        if schedule:
             client.create_deployment_schedules(deployment, [DeploymentScheduleCreate(schedule=schedule, active=True)])
 
 

@@ -32,6 +32,8 @@ LIMIT, POOL, CANARY = "gpu", "everest", "canary"
 PACKAGES = ("everest-pipeline", "prefect", "mlflow", "dvc", "torch")
 #: [share of a disk] below which it is said; and [s] after which a run that no worker took is late.
 LEAST_FREE, LATE_SECONDS = 0.10, 120.0
+#: [s] from now on, within which a scheduled run belongs to the queue.
+SOON_SECONDS = 3600.0
 #: [s] a canary may be old.
 CANARY_SECONDS = 36 * 3600.0
 
@@ -58,9 +60,13 @@ class Service:
 
 @dataclass(frozen=True)
 class Overview:
-    """All that `everest ops status` tells; `next` are sentences with a command each."""
+    """All that `everest ops status` tells; `next` are sentences with a command each.
+
+    `later` counts runs that are scheduled for another time than now.
+    """
 
     queue: list[Run]
+    later: int
     turn: Holder | None
     turn_taken: bool
     slots: tuple[int, int] | None
@@ -82,6 +88,7 @@ def overview(root: Path) -> Overview:
     server = Server.found()
     advice: list[str] = []
     queue: list[Run] = []
+    later = 0
     canary: Run | None = None
     slots: tuple[int, int] | None = None
     workers: list[tuple[str, bool]] = []
@@ -95,7 +102,10 @@ def overview(root: Path) -> Overview:
         where = redact(server.url)
         try:
             services.append(Service("Prefect", where, "answers", server.version()))
-            queue = server.runs(("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"))
+            going = server.runs(("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"))
+            soon = time.time() + SOON_SECONDS
+            queue = [run for run in going if run.type != "SCHEDULED" or (run.expected or 0) < soon]
+            later = len(going) - len(queue)
             canary = max(
                 (run for run in server.runs(("COMPLETED", "FAILED", "CRASHED")) if CANARY in run.tags),
                 key=lambda run: run.ended or 0,
@@ -118,7 +128,7 @@ def overview(root: Path) -> Overview:
     claims = [f"{run.name} ({run.id}) on {run.turn}" for run in queue if run.turn]
     versions = {name: _version(name) for name in PACKAGES}
     return Overview(
-        queue, turn, taken, slots, claims, workers, gpus(), disks, services, versions, canary, advice
+        queue, later, turn, taken, slots, claims, workers, gpus(), disks, services, versions, canary, advice
     )  # fmt: skip
 
 
@@ -149,6 +159,8 @@ def _about_server(
     for run in queue:
         if run.type == "CANCELLING":
             yield f"{run.name} is being cancelled; where its machine is gone: prefect flow-run delete {run.id}"
+    if any(CANARY in run.tags and run.type != "SCHEDULED" for run in queue):
+        return
     if canary is None:
         yield "No canary has run yet: prefect deployment run experiment/canary"
     elif canary.type != "COMPLETED":

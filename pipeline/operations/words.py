@@ -14,7 +14,7 @@ Table = list[dict[str, object]]
 def tables(view: Overview) -> list[tuple[str, Table]]:
     """(title, rows) in the order in which they are printed; empty tables are left out."""
     found: list[tuple[str, Table]] = [
-        ("Queue", [_run(run) for run in view.queue]),
+        (f"Queue ({view.later} more are scheduled for later)", [_run(run) for run in view.queue]),
         ("Who trains", _turn(view)),
         ("Workers", [{"worker": name, "state": "online" if online else "gone"} for name, online in view.workers]),
         ("GPUs", [{"gpu": g.index, "name": g.name, "processes": len(g.pids)} for g in view.gpus]),
@@ -35,10 +35,10 @@ def tables(view: Overview) -> list[tuple[str, Table]]:
 def _run(run: Run) -> dict[str, object]:
     at = run.ended or run.started or run.expected
     return {
-        "run": f"{run.flow}: {run.name}",
+        "run": _short(f"{run.flow}: {run.name}", 60),
         "state": run.state,
         "for": clock(max(0.0, time.time() - at)) if at else "",
-        "says": run.message[:80],
+        "says": _short(run.message, 80),
         "id": run.id,
     }
 
@@ -47,3 +47,7 @@ def _turn(view: Overview) -> Table:
     lock = str(view.turn) if view.turn else ("a run that has just begun" if view.turn_taken else "nobody")
     slots = f"{view.slots[0]} of {view.slots[1]}" if view.slots else "no limit there"
     return [{"lock file": lock, "slots taken": slots, "claimed by": "; ".join(view.claims) or "nobody"}]
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

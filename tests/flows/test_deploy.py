@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import deploy
+from flows import automations, deploy
+from pipeline.errors import InputError
 
 
 def test_without_an_address_the_cure_is_named(
@@ -41,3 +42,11 @@ def test_an_address_is_taken_from_wherever_prefect_takes_it(
     monkeypatch.setenv("PREFECT_PROFILES_PATH", str(tmp_path / "profiles.toml"))
     assert deploy.main() == 1
     assert f"no Prefect server answers at PREFECT_API_URL = {url}" in capsys.readouterr().err
+
+
+def test_a_time_for_the_canary_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(automations, "crash_zombies", lambda: None)
+    with pytest.raises(
+        InputError, match=r"--canary 'at night' is no cron line .*Cure: for example '0 3 \* \* \*', or off"
+    ):
+        deploy.automate(None, "at night")

@@ -101,9 +101,3 @@ def test_init_twice_makes_everything_once_and_a_failure_is_told(toy: Toy, monkey
     assert "No worker is there" in seen.stdout
     assert "The last canary ended as Failed" in seen.stdout
     assert "0 of 1" in seen.stdout
-
-
-def test_a_cron_line_that_is_none_is_refused(toy: Toy) -> None:
-    done = init(toy, "--canary", "at night")
-    assert done.returncode == 2
-    assert "--canary 'at night' is no cron line" in done.stderr
