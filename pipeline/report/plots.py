@@ -92,6 +92,7 @@ def curves(
                   linewidth=1.7, label=str(index))  # fmt: skip
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     if len(series) > 1:
         _legend(figure, list(series))
     return _finish(figure, axes, title, x, y)

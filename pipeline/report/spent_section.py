@@ -30,7 +30,7 @@ def spent_section(rows: Sequence[AccountRow]) -> Section:
 def _with_unit(row: AccountRow, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{number(value, 3 if value < 1 else 2)} {row['unit']}"
+    return f"{number(value, 3 if value < 1 else 2 if value < 1000 else 0)} {row['unit']}"
 
 
 def _share(row: AccountRow) -> float | None:

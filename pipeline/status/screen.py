@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.status.records import Checkout, Finished, FlowRun, Gpu, Stage, Status, Training
+from pipeline.status.stages import TRAIN
 from pipeline.status.words import ago, sparkline
 from pipeline.system.progress import clock
 from pipeline.system.terminal import Styled
@@ -89,7 +90,8 @@ def _running(stage: Stage, checkout: Checkout, status: Status) -> Iterator[Style
     figures = stage.training
     text = f"  ▶ {_title(stage)}  for {ago(status.at - stage.at)}"
     if figures is None:
-        yield text + (f"  {printable(stage.doing)}" if stage.doing else ""), "green"
+        doing = stage.doing or ("starting" if stage.stage in TRAIN else "")
+        yield text + (f"  {printable(doing)}" if doing else ""), "green"
     else:
         share = f" ({100 * figures.step / figures.steps:.0f} %)" if figures.steps else ""
         text += f"  step {figures.step}" + (f" of {figures.steps}{share}" if figures.steps else "")

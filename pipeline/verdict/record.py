@@ -40,7 +40,7 @@ def sentences(verdict: Verdict) -> Iterator[str]:
         look = max(one["look"] for one in last)
         gaps = [
             f"{100 * (one['best'] - one['score']):.1f} points behind {one['rival']} on {one['benchmark']} (interval "
-            f"{100 * one['low']:.1f} to {100 * one['high']:.1f}, may close {100 * one['reach']:.1f})"
+            f"{100 * one['low']:.1f} to {100 * one['high']:.1f}, at its last pace it closes {100 * one['reach']:.1f})"
             for one in last
             if one["look"] == look
         ]
