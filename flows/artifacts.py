@@ -16,15 +16,17 @@ from pipeline.system.text import markdown, storable
 LOCAL_PAGE = "http://127.0.0.1:5000"
 #: Columns of the table of results, in its order; those that a result does not have are left out.
 COLUMNS = (
-    "benchmark", "strategy", "seeds", "top1", "top1_ci_low", "top1_ci_high", "chance", "videos_ok", "videos_total",
-    "gmacs_per_clip", "peak_memory_gib", "clips_per_second", "wall_seconds",
+    "benchmark", "strategy", "seeds", "metric", "top1", "top1_ci_low", "top1_ci_high", "chance", "videos_ok",
+    "videos_total", "gmacs_per_clip", "peak_memory_gib", "clips_per_second", "wall_seconds",
 )  # fmt: skip
 
 
 def publish_results(results: Sequence[Mapping[str, object]], report: Path) -> None:
     """Accuracy beside its cost, one row a benchmark (and strategy)."""
     rows = [rounded({name: row[name] for name in COLUMNS if name in row}) for row in results]
-    create_table_artifact(key="results", table=rows, description=f"Top-1 in %. Report: {markdown(report)}")
+    create_table_artifact(
+        key="results", table=rows, description=f"Top-1 (mAP where `metric` says so) in %. Report: {markdown(report)}"
+    )
 
 
 def publish_differences(differences: Sequence[Mapping[str, object]], report: Path) -> None:

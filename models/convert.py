@@ -262,6 +262,7 @@ class HuggingFaceConfig(TypedDict, total=False):
     norm_pix_loss: bool
     id2label: dict[str, str]
     label2id: dict[str, int]
+    problem_type: str
 
 
 def huggingface_config(name: str, kwargs: ModelArguments, labels: Sequence[str] | None = None) -> HuggingFaceConfig:

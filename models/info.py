@@ -16,6 +16,11 @@ from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 
 #: 2: with classes, frame step, views and pixels for every model; what was written before has no version.
 VERSION = 2
+#: Note of a classifier whose classes are decisions of their own (sigmoids), since a video may have several.
+MULTI_LABEL = "multi_label"
+#: Note of a model whose clips are cut by time: seconds from one frame to the next, by benchmark for a pre-training.
+#: `frame_step` is then None, or has the other benchmarks only.
+FRAME_SECONDS = "frame_seconds"
 #: How frames are resized, the only way there is.
 RESIZE = "bilinear, antialiased, 8 bits"
 #: What says how a model is used, in the words of model.json.
@@ -161,6 +166,11 @@ class ModelInfo:
         note = self.notes.get("temperature")
         return float(note["value"]) if isinstance(note, Mapping) else None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether its logits go through a sigmoid each, rather than through one softmax."""
+        return self.notes.get(MULTI_LABEL) is True
+
     @classmethod
     def parse(cls, info: Description, where: str) -> ModelInfo:
         """The record that was read from `where`.
@@ -242,6 +252,12 @@ class ModelInfo:
         steps = list(step.values()) if isinstance(step, Mapping) and self.stage == "pretrain" else [step]
         if step is not None and not all(map(_count, steps)):
             faults.append(f"frame_step = {step!r}, expected a whole number from 1 on")
+        if not isinstance(self.notes.get(MULTI_LABEL, False), bool):
+            faults.append(f"{MULTI_LABEL} = {self.notes[MULTI_LABEL]!r}, expected true or false")
+        seconds = self.notes.get(FRAME_SECONDS)
+        several = isinstance(seconds, Mapping) and self.stage == "pretrain"
+        if seconds is not None and not all(map(_positive, seconds.values() if several else [seconds])):  # type: ignore[attr-defined]
+            faults.append(f"{FRAME_SECONDS} = {seconds!r}, expected seconds above 0")
         for name, value in vars(self.views).items():
             if not _count(value):
                 faults.append(f"views.{name} = {value!r}, expected a whole number from 1 on")

@@ -26,11 +26,12 @@ def show_results(
     summary: Summary, outcomes: Mapping[str, str], seconds: float, compared: Compared | None = None
 ) -> None:
     """The end of the main job: results with their cost, what a comparison says, the commands that lead further."""
+    kinds = " or ".join(sorted({row.get("metric", "top-1") for row in summary["results"]}, reverse=True))
     rows = [
         {
             "benchmark": row["benchmark"],
             "strategy": row["strategy"],
-            "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+            f"{kinds} % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
             "trivial model": _number(row["trivial"] and row["trivial"]["top1"], 1),
             "G multiply-adds/clip": _number(row["gmacs_per_clip"], 3),
             "peak memory GiB": _number(row["peak_memory_gib"], 2),

@@ -19,7 +19,7 @@ class Batch:
     index_B: int64, the row of the data set that was read. sample_B: int64, the row that was asked for and its
     repetition: what all randomness of a sample derives from. frames_BT: int64, the frame numbers. seed,
     epoch: the rest of what randomness derives from. replaced: clips that could not be read and were replaced.
-    errors: (video id, reason) of those.
+    errors: (video id, reason) of those. label_sets: all classes of each clip, in a set whose videos have several.
     """
 
     clips_BTHWC: Tensor
@@ -32,6 +32,7 @@ class Batch:
     epoch: int
     replaced: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list)
+    label_sets: list[tuple[int, ...]] = field(default_factory=list)
 
     def uniforms(self, stream: str, count: int) -> Tensor:
         """Random numbers in [0, 1) for each sample, [B, count] float32: the same on any rank and after a resume."""

@@ -16,12 +16,17 @@ import numpy.typing as npt
 from pipeline.data import manifest
 from pipeline.data.arrays import U8, Halves, Ints
 from pipeline.data.video import VideoReader, open_video
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, InputError
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """One video: its file and what the manifest knows of it."""
+    """One video: its file and what the manifest knows of it.
+
+    Attributes:
+        labels: all its class numbers, or None in a set whose videos have one class at most.
+        fps: average frames per second, 0 where nobody said.
+    """
 
     video_id: str
     path: Path
@@ -34,6 +39,8 @@ class VideoFile:
     splits: str = "train"
     reader: str = "pyav"
     jumps: str = ""
+    labels: tuple[int, ...] | None = None
+    fps: float = 0.0
 
     def open(self) -> VideoReader:
         """The file, by the reader that ingest has proven for it.
@@ -54,9 +61,13 @@ def usable_videos(manifest_path: Path, raw: Path) -> list[VideoFile]:
         InputError: no such manifest.
     """
     columns = ["frames_decoded" if field.name == "frames" else field.name for field in fields(VideoFile)]
+    if not manifest.has_several(manifest_path):
+        columns.remove(manifest.LABELS)
     rows = manifest.load(manifest_path, columns=columns).to_pylist()
     for row in rows:
         row["path"], row["frames"] = raw / row["path"], row.pop("frames_decoded")
+        if manifest.LABELS in row:
+            row["labels"] = tuple(row["labels"])
     return [VideoFile(**row) for row in rows]
 
 
@@ -75,18 +86,22 @@ class FrameSource(ABC):
     Attributes:
         ids, splits: by row.
         labels: class numbers by row, -1 where there is none.
+        label_sets: all class numbers by row in a set whose videos have several classes each; else None.
         lengths: frames of each video, of which every `grid`-th can be read.
         short_side: [pixels] larger frames are shrunk to it.
-        map_step: frame step of the distance maps, 0 where there are none.
+        rates: frames per second by row; None where nobody needs them, since frames are taken by number.
+        map_step: frame step of the distance maps (`pipeline.data.by_time.Step.entry`), 0 where there are none.
     """
 
     ids: Sequence[str]
     splits: Sequence[str]
     labels: Sequence[int] | Ints
+    label_sets: Sequence[tuple[int, ...]] | None = None
     lengths: Sequence[int] | Ints
     grid: int = 1
     short_side: int
-    map_step: int = 0
+    rates: Sequence[float] | None = None
+    map_step: int | str = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,6 +118,19 @@ class FrameSource(ABC):
 
     def num_frames(self, row: int) -> int:
         return int(self.lengths[row])
+
+    def rate(self, row: int) -> float:
+        """A video's frames per second.
+
+        Raises:
+            InputError: they are not known.
+        """
+        if self.rates is None:
+            raise InputError(
+                "frames by time need the rates of the videos, which this cache does not hold. "
+                "Cure: `everest preprocess` with today's params.yaml."
+            )
+        return float(self.rates[row])
 
     @abstractmethod
     def size(self, row: int) -> tuple[int, int]:

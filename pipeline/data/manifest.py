@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, get_type_hints
 
 from pipeline.errors import DamagedError, InputError
 from pipeline.system.files import atomic_path, write_text
@@ -32,7 +32,8 @@ class Row(TypedDict):
     """One video: the columns, with their Arrow types.
 
     `path` is relative to the folder of raw videos; `split` is the one of `data.split`, `splits` are all of them,
-    comma-separated; `label` is -1 where the publisher gives none; `jumps` are the frames that the file may be entered
+    comma-separated; `label` is -1 where the publisher gives none; `labels` are all class numbers of a video, ascending,
+    in a set whose videos have several (`label` is then the first); `jumps` are the frames that the file may be entered
     at, as ingest has proven ("": it is read from its start).
     """
 
@@ -56,20 +57,26 @@ class Row(TypedDict):
     repeated_run: Int32
     status: String
     reason: String
+    labels: NotRequired[list[int]]
 
 
-#: Columns and their Arrow types.
-SCHEMA: dict[str, str] = {name: hint.__metadata__[0] for name, hint in get_type_hints(Row, include_extras=True).items()}
+#: The column of a set whose videos have several classes each: all class numbers of a video. No other set has it.
+LABELS = "labels"
+#: Columns that every manifest has, and their Arrow types.
+SCHEMA: dict[str, str] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Row, include_extras=True).items() if name != LABELS
+}
 
 STATUS = ("ok", "quarantined")
 SPLITS = ("train", "val", "test", "unused")
 
 
-def arrow_schema() -> pa.Schema:
-    """SCHEMA as Arrow knows it."""
+def arrow_schema(several: bool = False) -> pa.Schema:
+    """SCHEMA as Arrow knows it; with the column LABELS where videos have several classes each."""
     import pyarrow as pa
 
-    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()])
+    more = [(LABELS, pa.list_(pa.int32()))] if several else []
+    return pa.schema([*((name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()), *more])
 
 
 def from_rows(rows: Sequence[Row]) -> pa.Table:
@@ -77,7 +84,7 @@ def from_rows(rows: Sequence[Row]) -> pa.Table:
     import pyarrow as pa
 
     ordered = sorted(rows, key=lambda row: (row["path"], row["video_id"]))
-    return pa.Table.from_pylist(storable(ordered), schema=arrow_schema())
+    return pa.Table.from_pylist(storable(ordered), schema=arrow_schema(any(LABELS in row for row in rows)))
 
 
 def save(table: pa.Table, path: Path) -> None:
@@ -87,14 +94,16 @@ def save(table: pa.Table, path: Path) -> None:
         InputError: a column is missing, of another type, or unknown.
     """
 
-    wrong = sorted(set(table.column_names) ^ set(SCHEMA))
+    several = LABELS in table.column_names
+    wrong = sorted((set(table.column_names) - {LABELS}) ^ set(SCHEMA))
     if wrong:
         raise InputError(
             f"{path}: the manifest's columns differ from the expected ones in: {', '.join(wrong)}. "
             f"Cure: write exactly {', '.join(SCHEMA)}."
         )
     with atomic_path(path) as temporary:
-        write_table(table.select(list(SCHEMA)).cast(arrow_schema()), temporary)
+        schema = arrow_schema(several)
+        write_table(table.select(schema.names).cast(schema), temporary)
 
 
 def load(
@@ -104,7 +113,7 @@ def load(
 
     Args:
         path: manifest.parquet.
-        columns: those to read; None reads all.
+        columns: those to read; None reads all of SCHEMA.
         split: only rows of "train", "val", "test" or "unused"; None for all.
         status: "ok" (default), "quarantined", or None for both.
 
@@ -114,7 +123,7 @@ def load(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unknown = [name for name in columns or [] if name not in SCHEMA]
+    unknown = [name for name in columns or [] if name not in SCHEMA and name != LABELS]
     if unknown:
         raise InputError(f"{path}: no column {', '.join(unknown)}. Cure: use some of {', '.join(SCHEMA)}.")
     filters: list[tuple[str, str, object]] = [
@@ -135,6 +144,23 @@ def load(
         raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a readable manifest: {error}. {cure}") from None
+
+
+def has_several(path: Path) -> bool:
+    """Whether the videos of a manifest have several classes each, so that it has the column LABELS.
+
+    Raises:
+        InputError: no such file, or not a manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return LABELS in pq.read_schema(path).names
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Cure: run `everest download` for this benchmark first.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable manifest: {error}. Cure: run `everest download` again.") from None
 
 
 def _unproven(table: pa.Table) -> pa.Table:

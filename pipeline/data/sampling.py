@@ -4,6 +4,8 @@ Randomness is a counter, not a state: `uniforms(seed, epoch, sample, stream, k)`
 sample draws the same numbers on any rank, in any worker, before and after a resume. Order, crops, flips,
 chosen frames and mask noise all come from here under different stream names.
 
+A step is a whole number of frames, or a float: one by time, as :mod:`pipeline.data.by_time` has it.
+
 Legend: B samples, K numbers a sample, T frames of a clip, C candidate slots, S slots of a clip (a slot is a
 tubelet of 2 frames). Frame numbers are those of the video.
 """
@@ -19,6 +21,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data import by_time
 from pipeline.data.arrays import TUBELET, Floats, Ints
 
 
@@ -87,18 +90,20 @@ def spread(num_frames: int, frames: int, step: int, start: int, grid: int = 1) -
     return (np.arange(frames, dtype=np.int64) * last // max(1, frames - 1)) * grid
 
 
-def uniform_clip(num_frames: int, frames: int, step: int, u: float, grid: int = 1) -> Ints:
+def uniform_clip(num_frames: int, frames: int, step: int | float, u: float, grid: int = 1) -> Ints:
     """A training clip at a uniformly drawn place: [T] frame numbers. `u` in [0, 1)."""
+    if isinstance(step, float):
+        return by_time.clip_at(num_frames, frames, step, u)
     return spread(num_frames, frames, step, clip_start(num_frames, frames, step, grid, u), grid)
 
 
-def centre_clip(num_frames: int, frames: int, step: int, grid: int = 1) -> Ints:
+def centre_clip(num_frames: int, frames: int, step: int | float, grid: int = 1) -> Ints:
     """The validation clip: the middle of the video, always the same [T] frame numbers."""
     return uniform_clip(num_frames, frames, step, 0.5, grid)
 
 
 def candidate_clip(
-    num_frames: int, frames: int, step: int, u: float, *, oversample: float, window: str, grid: int = 1
+    num_frames: int, frames: int, step: int | float, u: float, *, oversample: float, window: str, grid: int = 1
 ) -> Ints:
     """Frame numbers [2C] of the candidate slots of one window (METHOD section 3).
 
@@ -110,6 +115,8 @@ def candidate_clip(
     wanted = TUBELET * candidate_slots(frames, oversample)
     if window == "grow":
         return uniform_clip(num_frames, wanted, step, u, grid)
+    if isinstance(step, float):
+        return by_time.squeezed(num_frames, frames, wanted, step, u)
     plain = uniform_clip(num_frames, frames, step, u, grid)
     first, last = int(plain[0]) // grid, int(plain[-1]) // grid
     pair = step // grid if last - first >= frames - 1 else 1
@@ -127,8 +134,10 @@ def view_starts(num_frames: int, frames: int, step: int, segments: int, grid: in
     return (np.arange(segments, dtype=np.int64) * places // (segments - 1)) * grid
 
 
-def view_clips(num_frames: int, frames: int, step: int, segments: int, grid: int = 1) -> Ints:
+def view_clips(num_frames: int, frames: int, step: int | float, segments: int, grid: int = 1) -> Ints:
     """The frame numbers of every test view, [segments, T]."""
+    if isinstance(step, float):
+        return by_time.views_at(num_frames, frames, step, segments)
     starts = view_starts(num_frames, frames, step, segments, grid)
     return np.stack([spread(num_frames, frames, step, int(start), grid) for start in starts])
 

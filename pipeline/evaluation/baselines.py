@@ -19,9 +19,12 @@ import numpy.typing as npt
 from pipeline.data import sampling
 from pipeline.data.arrays import U8
 from pipeline.evaluation.metrics import Interval, share_interval
+from pipeline.multilabel.labels import Truth
+from pipeline.multilabel.precision import mean_average_precision, precision_interval
 
 Pictures = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
 
 #: [pixels] of a small picture's side.
 SIDE = 16
@@ -35,19 +38,27 @@ MOST = 4000
 
 @dataclass(frozen=True)
 class Clips:
-    """Small clips of one split, grey, [V, T, s, s] in [0, 1], and their labels [V]."""
+    """Small clips of one split, grey, [V, T, s, s] in [0, 1], and their labels [V].
+
+    `truth` are the classes of each, [V, C], where videos have several; `labels` are then the first ones.
+    """
 
     pictures: Pictures
     labels: Labels
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The accuracy of one trivial model on the reported split, with its 95 % interval; shares in [0, 1]."""
+    """The score of one trivial model on the reported split, with its 95 % interval; shares in [0, 1].
+
+    `top1` is the accuracy, or where videos have several classes the mean average precision; `metric` says which.
+    """
 
     name: str
     top1: float
     interval: Interval
+    metric: str = "top-1"
 
     @property
     def key(self) -> str:
@@ -70,7 +81,7 @@ def small_grey(frames: U8, side: int = SIDE) -> Pictures:
 
 
 def middle_clip(
-    read: Callable[[npt.NDArray[np.int64]], U8], num_frames: int, frames: int, step: int, grid: int = 1
+    read: Callable[[npt.NDArray[np.int64]], U8], num_frames: int, frames: int, step: int | float, grid: int = 1
 ) -> Pictures:
     """The small pictures [T, s, s] of a video's middle clip.
 
@@ -92,6 +103,16 @@ def baselines(train: Clips, test: Clips, val: Clips | None, *, draws: int, seed:
     Raises:
         ValueError: the training split has fewer than two classes.
     """
+    if train.truth is not None and test.truth is not None:
+        return [
+            Baseline(
+                name,
+                mean_average_precision(score_VC, test.truth),
+                Interval(*precision_interval(score_VC, test.truth, draws, seed)),
+                "mAP",
+            )
+            for name, score_VC in _rankings(train.truth, train, test, val, seed)
+        ]
     if len(np.unique(train.labels)) < 2:
         raise ValueError("the training videos are of one class. Cure: trivial models need two classes or more.")
     majority = np.bincount(train.labels).argmax()
@@ -111,6 +132,53 @@ def _predictions(train: Clips, test: Clips, val: Clips | None, seed: int) -> Ite
         yield f"{name}, logistic regression", _regression(projected, train.labels, val.labels if val else None)
         neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train.labels)), metric="cosine")
         yield f"{name}, nearest neighbours", neighbours.fit(projected[0], train.labels).predict(projected[1])
+
+
+def _rankings(truth_VC: Truth, train: Clips, test: Clips, val: Clips | None, seed: int) -> Iterator[tuple[str, Scores]]:
+    """Scores [V, C] that each trivial model gives the classes of `test`, where videos have several.
+
+    The majority answers with each class's frequency; regressions are one for each class, neighbours vote.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    frequency_C = truth_VC.mean(axis=0)
+    yield "majority", np.tile(frequency_C, (len(test.labels), 1))
+    for name, features in FEATURES.items():
+        projected = _projected([features(part.pictures) for part in (train, test, *([val] if val else []))], seed)
+        given = {strength: _regressions(projected[0], truth_VC, strength) for strength in STRENGTHS}
+        best = STRENGTHS[1]
+        if val is not None and (held_out_VC := val.truth) is not None:
+            ranked = {
+                strength: mean_average_precision(given[strength](projected[2]), held_out_VC) for strength in given
+            }
+            best = max(ranked, key=lambda strength: ranked[strength])
+        yield f"{name}, logistic regression", given[best](projected[1])
+        neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(truth_VC)), metric="cosine").fit(projected[0])
+        near_VN = neighbours.kneighbors(projected[1], return_distance=False)
+        yield f"{name}, nearest neighbours", truth_VC[near_VN].mean(axis=1)
+
+
+def _regressions(train: npt.NDArray[np.float32], truth_VC: Truth, strength: float) -> Callable[[Pictures], Scores]:
+    """Features [V, F] -> probability [V, C] of each class, by a regression for each; of a constant class its share."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    models = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for truth_V in truth_VC.T:
+            both = truth_V.any() and not truth_V.all()
+            models.append(LogisticRegression(C=strength, max_iter=300).fit(train, truth_V) if both else None)
+    share_C = truth_VC.mean(axis=0)
+
+    def answer(features: Pictures) -> Scores:
+        columns = [
+            np.full(len(features), share) if model is None else model.predict_proba(features)[:, 1]
+            for model, share in zip(models, share_C, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    return answer
 
 
 def _projected(parts: list[npt.NDArray[np.float32]], seed: int) -> list[npt.NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,12 @@ import numpy as np
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.arrays import U8
+from pipeline.data.by_time import Step, step_of, trained_step
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.inference import Answer, gather, infer, names_once
-from pipeline.evaluation.metrics import scores
+from pipeline.evaluation.metrics import scores, several_scores
 from pipeline.evaluation.views import video_views
+from pipeline.multilabel.labels import Truth, multi_hot
 from pipeline.params import Params
 from pipeline.tracking import names
 
@@ -30,7 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TestSet:
-    """The test videos with a label, in the manifest's order, readable or not."""
+    """The test videos with a label, in the manifest's order, readable or not.
+
+    Attributes:
+        ids, paths: of each video.
+        labels: class number of each; of several the first.
+        quarantined: why ingest refused a video, by its id.
+        truth_VC: which classes each video has, in a set whose videos have several; else None.
+    """
 
     __test__ = False  # not a test case, whatever its name suggests
 
@@ -38,6 +47,7 @@ class TestSet:
     paths: list[str]
     labels: list[int]
     quarantined: dict[str, str]
+    truth_VC: Truth | None = None
 
     @classmethod
     def load(cls, benchmark: str, split: str = "test") -> TestSet:
@@ -48,6 +58,8 @@ class TestSet:
         """
         path = layout.manifest_dir(benchmark) / "manifest.parquet"
         columns = ["video_id", "path", "label", "status", "reason"]
+        several = manifest.has_several(path)
+        columns += [manifest.LABELS] if several else []
         rows = manifest.load(path, columns, split=split, status=None).to_pylist()
         labelled = [row for row in rows if row["label"] >= 0]
         if not labelled:
@@ -61,6 +73,9 @@ class TestSet:
             [row["path"] for row in labelled],
             [row["label"] for row in labelled],
             {row["video_id"]: row["reason"] or "quarantined" for row in labelled if row["status"] != "ok"},
+            multi_hot([row["labels"] for row in labelled], len(manifest.read_classes(path.with_name(manifest.CLASSES))))
+            if several
+            else None,
         )
 
     def sample(self, most: int, seed: int) -> TestSet:
@@ -69,7 +84,24 @@ class TestSet:
         if len(good) > most:
             good = sorted(np.random.default_rng(seed).choice(good, most, replace=False).tolist())
         ids, paths, labels = ([column[number] for number in good] for column in (self.ids, self.paths, self.labels))
-        return TestSet(ids, paths, labels, {})  # type: ignore[arg-type]
+        truth_VC = None if self.truth_VC is None else self.truth_VC[good]
+        return TestSet(ids, paths, labels, {}, truth_VC)  # type: ignore[arg-type]
+
+    def hits(self, numbers: Sequence[int], probability_VC: np.ndarray) -> np.ndarray:
+        """Whether the most probable class of these videos is theirs, or one of theirs."""
+        best_V = probability_VC.argmax(axis=1)
+        if self.truth_VC is not None:
+            found: np.ndarray = self.truth_VC[list(numbers), best_V]
+            return found
+        return np.asarray(best_V == np.asarray([self.labels[number] for number in numbers]))
+
+    def read(self, answers: Sequence[Answer]) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """The videos that were read: their numbers, probabilities [V, C] and labels [V], or truth [V, C] of several."""
+        numbers = [number for number, answer in enumerate(answers) if answer.probability is not None]
+        probability_VC = np.stack([p for answer in answers if (p := answer.probability) is not None])
+        if self.truth_VC is not None:
+            return numbers, probability_VC, self.truth_VC[numbers]
+        return numbers, probability_VC, np.asarray([self.labels[number] for number in numbers], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -124,6 +156,7 @@ def evaluate(
         workers=max(1, params.compute.loader_workers),
         ranks=ranks,
         progress=progress,
+        several=info.multi_label,
     )
     answers = gather(own, len(tests.ids), data.classes, ranks)
     seconds = time.perf_counter() - began
@@ -135,7 +168,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
     """Number of a test video -> its views, uint8 [X, T, s, s, 3]; an EverestError says why not."""
     from pipeline.data.clips.dataset import open_source
 
-    data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
+    how, step = params.evaluate_of(benchmark), step_of(params, benchmark)
     source = open_source(params, benchmark)
     row_of = {video: row for row, video in enumerate(source.ids)}
 
@@ -150,7 +183,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
             lambda numbers: source.frames(row, numbers),
             source.num_frames(row),
             frames=params.clip.frames,
-            step=data.frame_step,
+            step=step.frames if step.seconds is None else step.of(source.rate(row)),
             segments=how.segments,
             crops=how.crops,
             grid=source.grid,
@@ -169,8 +202,7 @@ def draw_examples(params: Params, benchmark: str, tests: TestSet, answers: list[
     folder.mkdir(parents=True, exist_ok=True)
     for name, wanted in (("rightly-answered", True), ("wrongly-answered", False)):
         for number, answer in enumerate(answers):
-            right = answer.probability is not None and int(answer.probability.argmax()) == tests.labels[number]
-            if answer.probability is not None and right == wanted:
+            if answer.probability is not None and bool(tests.hits([number], answer.probability[None])[0]) == wanted:
                 view = read(number)[0]
                 draw_kept(view, kept_tokens(model, view, params.clip.resolution), folder / f"{name}.png")
                 break
@@ -191,7 +223,7 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
         "num_classes": (info.num_classes, data.classes, "params.yaml"),
         "img_size": (info.pixels.resolution, params.clip.resolution, "params.yaml"),
         "num_frames": (info.frames, params.clip.frames, "params.yaml"),
-        "frame_step": (info.frame_step, data.frame_step, "params.yaml"),
+        "frame_step": (_entry(trained_step(info)), step_of(params, benchmark).entry, "params.yaml"),
         "short_side": (info.pixels.short_side, open_source(params, benchmark).short_side, f"the {params.clip.source}"),
     }
     for key, (found, value, where) in expected.items():
@@ -207,9 +239,19 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
                 f"{model_dir}/model.json: class {number} was trained as {trained!r}, the manifest's is {listed!r}. "
                 f"Cure: `everest finetune {benchmark}` with the classes that the manifest lists now."
             )
+    if info.multi_label != (several := manifest.has_several(layout.manifest_dir(benchmark) / "manifest.parquet")):
+        listed, trained = ("several classes each", "one") if several else ("one class each", "several")
+        raise InputError(
+            f"{model_dir}/model.json: the model was trained for videos with {trained}, the manifest lists videos with "
+            f"{listed}. Cure: `everest finetune {benchmark}` with the labels that the manifest lists now."
+        )
     if info.classes is None:
         raise InputError(f"{model_dir}/model.json names no classes. Cure: `everest finetune {benchmark}`.")
     return info
+
+
+def _entry(step: Step | None) -> int | str | None:
+    return None if step is None else step.entry
 
 
 def cost(info: ModelInfo, model: Backbone | None = None) -> dict[str, float]:
@@ -241,9 +283,10 @@ def cost(info: ModelInfo, model: Backbone | None = None) -> dict[str, float]:
 
 
 def scored(outcome: Outcome, tests: TestSet, draws: int, seed: int) -> dict[str, float]:
-    """The scores of an outcome under their tracked names (`eval/top1`, ...)."""
-    probability_VC, label_V = stacked(outcome.answers, tests.labels)
-    return scores(probability_VC, label_V, len(tests.ids), draws, seed)
+    """The scores of an outcome under their tracked names (`eval/top1`, or `eval/map` of several classes, ...)."""
+    _, probability_VC, truth = tests.read(outcome.answers)
+    score = scores if tests.truth_VC is None else several_scores
+    return score(probability_VC, truth, len(tests.ids), draws, seed)
 
 
 def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmark: str) -> None:
@@ -265,9 +308,3 @@ def within_budget(answers: list[Answer], tests: TestSet, budget: float, benchmar
             f"evaluate.failure_budget = {budget} allows ({shown}). A score over the rest would not be the benchmark's. "
             "Cure: fetch them again with `everest download`, or raise the budget and say so beside the score."
         )
-
-
-def stacked(answers: list[Answer], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [V, C] and labels [V] of the videos that were read."""
-    pairs = [(a.probability, label) for a, label in zip(answers, labels, strict=True) if a.probability is not None]
-    return np.stack([p for p, _ in pairs]), np.asarray([label for _, label in pairs], dtype=np.int64)

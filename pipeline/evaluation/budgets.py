@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.evaluation.benchmark import TestSet, cost, reader
 from pipeline.evaluation.inference import Answer, autocast, read_groups
 from pipeline.evaluation.metrics import average_views, share_interval
+from pipeline.multilabel.precision import mean_average_precision, precision_interval
 from pipeline.params import Params
 from pipeline.strategies import strategy_facts
 from pipeline.system.files import write_text
@@ -55,9 +56,11 @@ class Sweep:
         own: keep ratio that the model was trained and tested with.
         videos: ids of the sample; `of_videos` were readable.
         seed: that drew it.
-        errors, put_right: the tested model's wrong answers in the sample, and how many are right with all tokens.
+        errors, put_right: the tested model's wrong answers in the sample, and how many are right with all tokens. Of
+            several classes an answer is the most probable one, right where it is one of the video's.
         hits, lost: its right answers, and how many are wrong with all tokens.
         device: that measured the rate.
+        called: what `top1` of the budgets holds: top-1, or the mAP of videos with several classes.
     """
 
     budgets: list[Budget]
@@ -70,6 +73,7 @@ class Sweep:
     hits: int
     lost: int
     device: str
+    called: str = "top-1"
 
 
 class _Adjustable(Protocol):
@@ -113,22 +117,23 @@ def sweep(
     own, model.score_share = model.keep_ratio, None
     sample, ratios = tests.sample(how.budget_videos, params.seed), sorted({*how.budgets, own, 1.0})
     read = reader(params, benchmark, sample)
-    right, seconds, clips = _test(model, read, sample, ratios, params, benchmark, device, progress)
-    if not right:
+    found, seconds, clips = _test(model, read, sample, ratios, params, benchmark, device, progress, info.multi_label)
+    if not found:
         return None
-    before = _hits(tests, answers, sample.ids)[sorted(right)]
-    right_RV = np.array([right[number] for number in sorted(right)], dtype=bool).T
-    all_tokens_V = right_RV[-1]
+    numbers = sorted(found)
+    before = _hits(tests, answers, sample.ids)[numbers]
+    probability_RVC = np.stack([found[number] for number in numbers], axis=1)
+    all_tokens_V = sample.hits(numbers, probability_RVC[-1])
     rows = []
-    for ratio, right_V, spent in zip(ratios, right_RV, seconds, strict=True):
+    for ratio, probability_VC, spent in zip(ratios, probability_RVC, seconds, strict=True):
         spends = cost(replace(info, kwargs={**info.kwargs, "keep_ratio": ratio}))
-        low, high = share_interval(right_V, how.bootstrap, params.seed)
+        score, (low, high) = _score(sample, numbers, probability_VC, how.bootstrap, params.seed)
         tokens, gmacs = int(spends[names.TOKENS_PER_CLIP]), spends[names.GMACS_PER_CLIP]
-        rows.append(Budget(ratio, tokens, gmacs, float(right_V.mean()), low, high, clips / spent))
+        rows.append(Budget(ratio, tokens, gmacs, score, low, high, clips / spent))
     return Sweep(
         rows,
         own,
-        [sample.ids[number] for number in sorted(right)],
+        [sample.ids[number] for number in numbers],
         len(tests.ids) - len(tests.quarantined),
         params.seed,
         errors=int((~before).sum()),
@@ -136,6 +141,7 @@ def sweep(
         hits=int(before.sum()),
         lost=int((before & ~all_tokens_V).sum()),
         device=device_name(device),
+        called="mAP" if info.multi_label else "top-1",
     )
 
 
@@ -156,8 +162,19 @@ def read_sweep(path: Path) -> Sweep | None:
 def _hits(tests: TestSet, answers: list[Answer], sample: Sequence[str]) -> np.ndarray:
     """Whether the test answered each video of a sample rightly; what it could not read is no hit."""
     number_of = {video: number for number, video in enumerate(tests.ids)}
-    given = [(answers[number_of[video]].probability, tests.labels[number_of[video]]) for video in sample]
-    return np.array([p is not None and int(p.argmax()) == label for p, label in given], dtype=bool)
+    given = [(answers[number_of[video]].probability, number_of[video]) for video in sample]
+    return np.array([p is not None and bool(tests.hits([number], p[None])[0]) for p, number in given], dtype=bool)
+
+
+def _score(
+    sample: TestSet, numbers: Sequence[int], probability_VC: np.ndarray, draws: int, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """What a test is compared by, with its interval: top-1, or the mean average precision of several classes."""
+    if sample.truth_VC is None:
+        right_V = sample.hits(numbers, probability_VC)
+        return float(right_V.mean()), share_interval(right_V, draws, seed)
+    truth_VC = sample.truth_VC[list(numbers)]
+    return mean_average_precision(probability_VC, truth_VC), precision_interval(probability_VC, truth_VC, draws, seed)
 
 
 def _test(
@@ -169,15 +186,16 @@ def _test(
     benchmark: str,
     device: torch.device,
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[int, list[bool]], list[float], int]:
-    """Video number -> whether it is right at each ratio; seconds of each ratio's forward passes; clips."""
+    several: bool,
+) -> tuple[dict[int, list[np.ndarray]], list[float], int]:
+    """Video number -> its probabilities at each ratio; seconds of each ratio's forward passes; clips."""
     import torch
 
     from pipeline.data.pixels.normalise import model_pixels
 
     how = params.evaluate_of(benchmark)
     views = how.segments * how.crops
-    right: dict[int, list[bool]] = {}
+    found: dict[int, list[np.ndarray]] = {}
     seconds, clips, warm = [0.0] * len(ratios), 0, False
     groups = read_groups(read, len(sample.ids), max(1, how.batch // views), None, max(1, params.compute.loader_workers))
     with torch.inference_mode(), autocast(device, params.finetune.precision):
@@ -190,7 +208,7 @@ def _test(
             )
             parts = pixels.split(how.batch)
             clips += len(pixels)
-            right |= {number: [] for number in videos}
+            found |= {number: [] for number in videos}
             for place, ratio in enumerate(ratios):
                 model.keep_ratio = ratio
                 if not warm:  # a first pass sets up what later ones find ready
@@ -199,8 +217,8 @@ def _test(
                 logits = torch.cat([model(part) for part in parts]).float().cpu().numpy()
                 seconds[place] += time.perf_counter() - began
                 for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
-                    right[number].append(int(average_views(logits_XC).argmax()) == sample.labels[number])
+                    found[number].append(average_views(logits_XC, several))
             warm = True
             if progress is not None:
-                progress(len(right), len(sample.ids))
-    return right, seconds, clips
+                progress(len(found), len(sample.ids))
+    return found, seconds, clips

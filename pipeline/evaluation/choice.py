@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import layout
-from pipeline.tracking.names import VAL_TOP1
+from pipeline.tracking.names import validation_score
 
 
 def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -> tuple[float | None, str]:
-    """(validation top-1, "") of the fine-tuned model, or None and the reason why nothing may be chosen by it.
+    """(validation top-1 or mAP, "") of the fine-tuned model, or None and the reason why nothing may be chosen by it.
 
     Args:
         info: its model.json.
@@ -34,7 +34,7 @@ def score_to_choose_by(info: Mapping[str, Any], benchmark: str, reported: str) -
         "finetune", benchmark
     )  # not the headline in metrics/, which DVC brings to no other checkout
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    score = metrics.get(VAL_TOP1)
+    score = validation_score(metrics)
     return (float(score), "") if isinstance(score, int | float) else (None, f"{path} has no validation score")
 
 

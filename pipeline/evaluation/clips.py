@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import layout
-from pipeline.evaluation.benchmark import TestSet, reader, stacked
-from pipeline.evaluation.examples import confident_errors, doubtful_hits
+from pipeline.evaluation.benchmark import TestSet, reader
+from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits, least_seen, surest_wrong
 from pipeline.evaluation.inference import Answer
 from pipeline.params import Params
 from pipeline.system.files import write_text
 from pipeline.system.text import storable
 
+#: A kind of examples, as files are named by it, and what chooses them.
+Kinds = tuple[tuple[str, Callable[..., list[Example]]], ...]
 #: Which file shows which video.
 INDEX = "clips.json"
 
@@ -24,8 +27,7 @@ def draw_clips(params: Params, benchmark: str, tests: TestSet, answers: list[Ans
     from pipeline.pictures.tokens import kept_tokens
 
     how = params.evaluate_of(benchmark)
-    probability_VC, label_V = stacked(answers, tests.labels)
-    numbers = [number for number, answer in enumerate(answers) if answer.probability is not None]
+    numbers, probability_VC, truth = tests.read(answers)
     ids = [tests.ids[number] for number in numbers]
     number_of = dict(zip(ids, numbers, strict=True))
     model = load_model(layout.output_dir("finetune", benchmark)).eval()
@@ -33,8 +35,13 @@ def draw_clips(params: Params, benchmark: str, tests: TestSet, answers: list[Ans
     middle = how.segments // 2 * how.crops + how.crops // 2
     files: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, choose in (("error", confident_errors), ("hit", doubtful_hits)):
-        for place, one in enumerate(choose(ids, probability_VC, label_V), start=1):
+    kinds: Kinds = (("error", confident_errors), ("hit", doubtful_hits))
+    if tests.truth_VC is not None:
+        kinds = (("error", surest_wrong), ("missed", least_seen))
+    for kind, choose in kinds:
+        for place, one in enumerate(choose(ids, probability_VC, truth), start=1):
+            if one.video_id in files:
+                continue  # it is worth a look for both reasons
             view_THWC = read(number_of[one.video_id])[middle]
             file = f"{kind}-{place:02d}.webp"
             draw_animated(view_THWC, kept_tokens(model, view_THWC, params.clip.resolution), folder / file)

@@ -7,24 +7,41 @@ from typing import TypedDict
 
 import numpy as np
 
-from pipeline.evaluation.benchmark import TestSet, stacked
+from pipeline.data.manifest import LABELS
+from pipeline.evaluation.benchmark import TestSet
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import confusion, per_class
+from pipeline.multilabel.labels import THRESHOLD, multi_hot
+from pipeline.multilabel.precision import average_precision
 from pipeline.system.csv_files import Writer, read_rows
 from pipeline.system.sealed import read_table, write_table
 
 
 def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None:
-    """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's order."""
+    """video_id, path, label, predicted (-1: none), probabilities (null: none) and why, in the manifest's order.
+
+    Where videos have several classes, `labels` and `predicted` are lists: all of them, and those from one half on.
+    """
     import pyarrow as pa
 
     given = [answer.probability for answer in answers]
+    numbers = pa.list_(pa.int32())
+    if tests.truth_VC is None:
+        label = {
+            "label": pa.array(tests.labels, pa.int32()),
+            "predicted": pa.array([-1 if p is None else int(p.argmax()) for p in given], pa.int32()),
+        }
+    else:
+        said = [None if p is None else np.flatnonzero(p >= THRESHOLD).tolist() for p in given]
+        label = {
+            LABELS: pa.array([np.flatnonzero(row).tolist() for row in tests.truth_VC], numbers),
+            "predicted": pa.array(said, numbers),
+        }
     table = pa.table(
         {
             "video_id": pa.array(tests.ids, pa.string()),
             "path": pa.array(tests.paths, pa.string()),
-            "label": pa.array(tests.labels, pa.int32()),
-            "predicted": pa.array([-1 if p is None else int(p.argmax()) for p in given], pa.int32()),
+            **label,
             "probabilities": pa.array([None if p is None else p.tolist() for p in given], pa.list_(pa.float32())),
             "reason": pa.array([answer.reason for answer in answers], pa.string()),
         }
@@ -33,7 +50,7 @@ def write_predictions(path: Path, tests: TestSet, answers: list[Answer]) -> None
 
 
 class Predictions(TypedDict):
-    """The test videos that were read: ids, true classes [V] and probabilities [V, C]."""
+    """The test videos that were read: ids, true classes [V] (of several: which, [V, C]) and probabilities [V, C]."""
 
     video_id: list[str]
     label: np.ndarray
@@ -49,16 +66,29 @@ def read_predictions(path: Path) -> Predictions:
     table = read_table(path, f"Cure: `everest evaluate {path.parent.name}` again.")
     table = table.filter(table["probabilities"].is_valid())
     flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return {
-        "video_id": table["video_id"].to_pylist(),
-        "label": np.asarray(table["label"].to_numpy(), dtype=np.int64),
-        "probabilities": np.asarray(flat, dtype=np.float32).reshape(len(table), len(flat) // max(1, len(table))),
-    }
+    probability_VC = np.asarray(flat, dtype=np.float32).reshape(len(table), len(flat) // max(1, len(table)))
+    if LABELS in table.column_names:
+        label = multi_hot(table[LABELS].to_pylist(), probability_VC.shape[1])
+    else:
+        label = np.asarray(table["label"].to_numpy(), dtype=np.int64)
+    return {"video_id": table["video_id"].to_pylist(), "label": label, "probabilities": probability_VC}
+
+
+def write_precision(path: Path, tests: TestSet, answers: list[Answer], names: list[str]) -> None:
+    """Videos that have each class, and its average precision, where videos have several classes."""
+    _, probability_VC, truth_VC = tests.read(answers)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = Writer(file)
+        writer.row(["class", "videos", "average_precision"])
+        for name, count, value in zip(
+            names, truth_VC.sum(axis=0), average_precision(probability_VC, truth_VC), strict=True
+        ):
+            writer.row([name, int(count), "" if np.isnan(value) else f"{value:.6f}"])
 
 
 def write_confusion(matrix: Path, classes: Path, tests: TestSet, answers: list[Answer], names: list[str]) -> None:
     """The matrix with class names on both sides (rows true, columns predicted), and accuracy and videos by class."""
-    probability_VC, label_V = stacked(answers, tests.labels)
+    _, probability_VC, label_V = tests.read(answers)
     counts = confusion(probability_VC.argmax(axis=1), label_V, probability_VC.shape[1])
     with matrix.open("w", newline="", encoding="utf-8") as file:
         writer = Writer(file)

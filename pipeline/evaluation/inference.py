@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.data.arrays import U8
 from pipeline.errors import DamagedError, EverestError, UnavailableError
 from pipeline.evaluation.calibration import tempered
-from pipeline.evaluation.metrics import average_views
+from pipeline.evaluation.metrics import average_views, decisions
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,7 @@ def infer(
     ranks: Ranks | None = None,
     temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    several: bool = False,
 ) -> dict[int, Answer]:
     """Run a classifier over videos 0..count-1.
 
@@ -61,6 +62,7 @@ def infer(
         ranks: this process takes every `ranks.world`-th batch; None takes all.
         temperature: of a model that is used, fitted on validation videos; None leaves probabilities as they are.
         progress: told (videos done, videos of this rank).
+        several: a video may have several classes: a sigmoid of each logit in place of their softmax.
 
     Returns:
         The answers of this rank's videos.
@@ -82,17 +84,23 @@ def infer(
                 clips = torch.cat([model_pixels(torch.from_numpy(v), resolution, device) for v in videos.values()])
                 logits = torch.cat([model(part) for part in clips.split(max(1, batch))]).float().cpu().numpy()
                 for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
-                    answers[number] = Answer(probabilities(logits_XC, temperature))
+                    answers[number] = Answer(probabilities(logits_XC, temperature, several))
             if progress is not None:
                 progress(mine, count)
     return answers
 
 
-def probabilities(logits_XC: np.ndarray, temperature: float | None = None) -> np.ndarray:
-    """Probabilities [C] of a video: the mean of its views' softmax, at a temperature where one is given."""
-    mean_C = average_views(logits_XC)
+def probabilities(logits_XC: np.ndarray, temperature: float | None = None, several: bool = False) -> np.ndarray:
+    """Probabilities [C] of a video: the mean of its views' softmax, at a temperature where one is given.
+
+    Args:
+        several: of sigmoids in place of the softmax; each class is then a decision that the temperature scales.
+    """
+    mean_C = average_views(logits_XC, several)
     if temperature is None:
         return mean_C
+    if several:
+        return np.asarray(tempered(decisions(mean_C), temperature)[:, 1], dtype=mean_C.dtype)
     return np.asarray(tempered(mean_C[None], temperature)[0], dtype=mean_C.dtype)
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.multilabel.labels import THRESHOLD
+from pipeline.multilabel.precision import mean_average_precision, precision_interval
 from pipeline.tracking import names
 
 Floats = npt.NDArray[np.float64]
@@ -34,9 +36,21 @@ def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.asarray(values / values.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def average_views(logits_XC: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Probabilities [C] of one video: softmax of each view, then their mean, in fp32 (METHOD section 7)."""
-    return np.asarray(softmax(logits_XC).mean(axis=0), dtype=np.float32)
+def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """1 / (1 + e^-x), in fp32, without an overflow."""
+    values = np.asarray(logits, dtype=np.float32)
+    small = np.exp(-np.abs(values))
+    return np.asarray(np.where(values >= 0, 1.0, small) / (1 + small), dtype=np.float32)
+
+
+def average_views(logits_XC: npt.ArrayLike, several: bool = False) -> npt.NDArray[np.float32]:
+    """Probabilities [C] of one video: softmax of each view, then their mean, in fp32 (METHOD section 7).
+
+    Args:
+        several: a video may have several classes, and each logit goes through a sigmoid of its own.
+    """
+    values_XC = sigmoid(logits_XC) if several else softmax(logits_XC)
+    return np.asarray(values_XC.mean(axis=0), dtype=np.float32)
 
 
 def hits(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, k: int = 1) -> Bools:
@@ -161,6 +175,35 @@ def scores(
         # Of five classes or fewer every prediction is right within five.
         metrics[names.EVAL_TOP5] = float(hits(probability, label, 5).mean())
     return metrics
+
+
+def decisions(probability_VC: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Probabilities [V*C, 2] of no and yes, for the question whether a video has a class: one for each of both."""
+    yes = np.asarray(probability_VC, dtype=np.float32).reshape(-1)
+    return np.stack([1 - yes, yes], axis=1)
+
+
+def several_scores(
+    probability_VC: npt.ArrayLike, truth_VC: Bools, total: int, draws: int, seed: int = 0
+) -> dict[str, float]:
+    """As :func:`scores`, of videos with several classes each: mean average precision, and decisions at one half.
+
+    Args:
+        truth_VC: which classes each video has.
+    """
+    probability = np.asarray(probability_VC)
+    interval = precision_interval(probability, truth_VC, draws, seed)
+    said = probability >= THRESHOLD
+    return {
+        names.EVAL_MAP: mean_average_precision(probability, truth_VC),
+        names.EVAL_MAP_LOW: interval.low,
+        names.EVAL_MAP_HIGH: interval.high,
+        names.EVAL_F1: float(2 * (said & truth_VC).sum() / (said.sum() + truth_VC.sum())),
+        names.EVAL_EXACT: float((said == truth_VC).all(axis=1).mean()),
+        names.EVAL_CALIBRATION_ERROR: calibration_error(decisions(probability), truth_VC.reshape(-1)),
+        names.EVAL_VIDEOS_OK: float(len(truth_VC)),
+        names.EVAL_VIDEOS_TOTAL: float(total),
+    }
 
 
 def strategy_difference(a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, seed: int = 0) -> tuple[float, Interval]:

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline import layout
 from pipeline.data import manifest
-from pipeline.evaluation.benchmark import TestSet, evaluate, stacked
+from pipeline.evaluation.benchmark import TestSet, evaluate
 from pipeline.evaluation.calibration import COLDEST, fit_temperature, negative_log_likelihood, tempered
+from pipeline.evaluation.metrics import decisions
 from pipeline.params import Params
 from pipeline.system.files import write_text
 
@@ -29,7 +32,8 @@ class Temperature:
     """A temperature, or the reason why there is none.
 
     Attributes:
-        value: T of p^(1/T), normalised; 1 leaves probabilities as they are. None where nothing was fitted.
+        value: T of p^(1/T), normalised over the classes (of several, over yes and no of each); 1 leaves probabilities
+            as they are. None where nothing was fitted.
         videos: that it was fitted on.
         nll_before, nll_after: their mean negative log-likelihood [nats], as tested and at this temperature.
         reason: why there is no value; "" where there is one.
@@ -67,9 +71,12 @@ def temperature(
     answers = evaluate(params, benchmark, videos, model_dir, device=device, progress=progress).answers
     if not any(answer.probability is not None for answer in answers):
         return Temperature(reason="no validation video can be read")
-    probability_VC, label_V = stacked(answers, videos.labels)
-    if len(label_V) < FEWEST:
-        return Temperature(reason=f"{len(label_V)} validation videos are too few: {FEWEST} are needed")
+    read, probability_VC, label_V = videos.read(answers)
+    if len(read) < FEWEST:
+        return Temperature(reason=f"{len(read)} validation videos are too few: {FEWEST} are needed")
+    if videos.truth_VC is not None:
+        # Each class is a decision of its own: its two probabilities are scaled, and all decisions together are fitted.
+        probability_VC, label_V = decisions(probability_VC), label_V.reshape(-1).astype(np.int64)
     value = fit_temperature(probability_VC, label_V)
     if (
         value < COLDEST * 1.001
@@ -77,7 +84,7 @@ def temperature(
         return Temperature(reason=f"the model is right on all {len(label_V)} validation videos")
     before = negative_log_likelihood(probability_VC, label_V)
     after = negative_log_likelihood(tempered(probability_VC, value), label_V)
-    return Temperature(value, len(label_V), before, after)
+    return Temperature(value, len(read), before, after)
 
 
 def has_labels(benchmark: str, split: str) -> bool:

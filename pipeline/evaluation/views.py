@@ -13,7 +13,7 @@ from pipeline.data.arrays import U8
 from pipeline.data.sampling import view_clips, view_offsets
 
 
-def view_frames(num_frames: int, frames: int, step: int, segments: int, grid: int = 1) -> list[int]:
+def view_frames(num_frames: int, frames: int, step: int | float, segments: int, grid: int = 1) -> list[int]:
     """The frame numbers that the views of a video are cut from, ascending and each once."""
     numbers: list[int] = np.unique(view_clips(num_frames, frames, step, segments, grid)).tolist()
     return numbers
@@ -24,7 +24,7 @@ def video_views(
     num_frames: int,
     *,
     frames: int,
-    step: int,
+    step: int | float,
     segments: int,
     crops: int,
     grid: int = 1,
@@ -34,7 +34,7 @@ def video_views(
     Args:
         read: :func:`view_frames` -> these frames [n, h, w, 3]; called once.
         num_frames: frames of the video.
-        frames, step: length of a clip and distance of its frames.
+        frames, step: length of a clip and distance of its frames; a float: by time (`pipeline.data.by_time`).
         grid: only multiples of this frame number can be read.
     """
     wanted_GT = view_clips(num_frames, frames, step, segments, grid)

@@ -124,8 +124,12 @@ def _run(params: Params, trials: list[Trial]) -> Summary:
 
 
 def numbers(summary: Summary) -> dict[str, float]:
-    """The comparison's scores as tracked: `<strategy>/<benchmark>/top1` and differences, as shares."""
-    scored = {f"{row['strategy']}/{row['benchmark']}/top1": row["top1"] / 100 for row in summary["results"]}
+    """The comparison's scores as tracked: `<strategy>/<benchmark>/top1` (`map`) and differences, as shares."""
+    from pipeline.report.sentences import metric_key
+
+    scored = {
+        f"{row['strategy']}/{row['benchmark']}/{metric_key(row)}": row["top1"] / 100 for row in summary["results"]
+    }
     return scored | {
         f"{row['a']}-minus-{row['b']}/{row['benchmark']}/{name}": points / 100
         for row in summary["differences"]
@@ -170,12 +174,16 @@ def _row(trial: Trial, params: Params) -> Shown:
 
 def _short(row: StrategyResult, costs: Sequence[StrategyCost]) -> Shown:
     """A result for the terminal."""
+    from pipeline.report.sentences import metric_of
+
     cost = next(cost for cost in costs if cost["strategy"] == row["strategy"])
     return {
         "benchmark": row["benchmark"],
         "strategy": row["strategy"],
         "seeds": row["seeds"],
-        "top-1 % (95 % interval)": f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})",
+        f"{metric_of(row)} % (95 % interval)": (
+            f"{row['top1']:.1f} ({row['top1_ci_low']:.1f}-{row['top1_ci_high']:.1f})"
+        ),
         "pre-training epochs": cost["epochs"],
         "G multiply-adds/clip": round(cost["gmacs_per_clip"], 4),
         "pre-training s": cost["wall_seconds"],

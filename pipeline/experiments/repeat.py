@@ -114,6 +114,7 @@ def command(
         preflight.require(preflight.chain_scope(repetition.params))
     from pipeline.experiments.stage import only_one
     from pipeline.report.repetition import summarise, write_report
+    from pipeline.report.sentences import metric_key
     from pipeline.tracking import stage_run
 
     values = {"splits": [r.split for r in repetitions], "seeds": list(seeds)}
@@ -126,7 +127,7 @@ def command(
             tracked.artifact(file, "report")
         tracked.metrics(
             {
-                f"{row['benchmark']}/top1_{name}": value / 100
+                f"{row['benchmark']}/{metric_key(row)}_{name}": value / 100
                 for row in summary["results"]
                 for name, value in (
                     ("mean", row["mean"]),

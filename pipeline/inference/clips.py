@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data.arrays import U8, Ints
+from pipeline.data.by_time import Step
 from pipeline.data.sampling import view_clips
 from pipeline.evaluation.views import video_views
 
@@ -27,21 +28,21 @@ class ClipRule:
     """How clips are cut from a video: the square in the middle of each frame.
 
     Attributes:
-        frames, step: of a clip, and frames from one to the next.
+        frames, step: of a clip, and from one to the next.
         clips: evenly over the video's length.
         grid: clips start on multiples of this frame number.
         short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
     """
 
     frames: int
-    step: int
+    step: Step
     clips: int
     grid: int = 1
     short_side: int | None = None
 
-    def numbers(self, num_frames: int) -> Ints:
+    def numbers(self, num_frames: int, fps: float) -> Ints:
         """Frame numbers [G, T] of a video's clips."""
-        return view_clips(num_frames, self.frames, self.step, self.clips, self.grid)
+        return view_clips(num_frames, self.frames, self.step.of(fps), self.clips, self.grid)
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,13 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
 
     def read(number: int) -> Clips:
         row = place[rows[number]["video_id"]]
-        numbers_GT = view_clips(source.num_frames(row), rule.frames, rule.step, rule.clips, source.grid)
+        step = rule.step.of(rows[number]["fps"])
+        numbers_GT = view_clips(source.num_frames(row), rule.frames, step, rule.clips, source.grid)
         pixels = video_views(
             lambda numbers: source.frames(row, numbers),
             source.num_frames(row),
             frames=rule.frames,
-            step=rule.step,
+            step=step,
             segments=rule.clips,
             crops=1,
             grid=source.grid,
@@ -166,17 +168,19 @@ def read_clips(reader: IsolatedFrames, file: Path, rule: ClipRule) -> Clips:
     Raises:
         VideoError: it cannot be read, or ingest would not accept it.
     """
-    video, pictures = reader.frames(file, lambda found: np.unique(rule.numbers(found.frames)).tolist(), rule.short_side)
+    video, pictures = reader.frames(
+        file, lambda found: np.unique(rule.numbers(found.frames, found.fps)).tolist(), rule.short_side
+    )
     pixels = video_views(
         lambda _: pictures,
         video.frames,
         frames=rule.frames,
-        step=rule.step,
+        step=rule.step.of(video.fps),
         segments=rule.clips,
         crops=1,
         grid=rule.grid,
     )
-    return Clips(pixels, rule.numbers(video.frames), video.fps)
+    return Clips(pixels, rule.numbers(video.frames, video.fps), video.fps)
 
 
 def content_of(file: Path) -> str:

@@ -257,7 +257,7 @@ def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Poo
         "strategy": info.kwargs.get("strategy"),
         "keep_ratio": ratio,
         "frames": rule.frames,
-        "frame_step": rule.step,
+        "frame_step": rule.step.entry,
         "clips": rule.clips,
         "resolution": info.pixels.resolution,
         "short_side": info.pixels.short_side,
@@ -266,13 +266,13 @@ def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Poo
 
 
 def _rule(info: ModelInfo, folder: Path, clips: int | None, frame_step: int | None) -> ClipRule:
+    from pipeline.data.by_time import trained_step
     from pipeline.inference.clips import ClipRule
 
-    steps = set(info.frame_step.values()) if isinstance(info.frame_step, Mapping) else {info.frame_step}
-    step = frame_step or (steps.pop() if len(steps) == 1 else None)
+    step = trained_step(info, frame_step)
     if step is None:
         raise InputError(f"{folder}/model.json: frame_step = {info.frame_step}. Cure: say one with --frame-step.")
-    return ClipRule(info.frames, int(step), clips or info.views.segments, info.views.grid, info.pixels.short_side)
+    return ClipRule(info.frames, step, clips or info.views.segments, info.views.grid, info.pixels.short_side)
 
 
 def _set_keep(network: Backbone, keep: float | None) -> float:

@@ -66,7 +66,7 @@ class FeaturesOrigin(TypedDict):
     strategy: str | None
     keep_ratio: float
     frames: int
-    frame_step: int
+    frame_step: int | str
     clips: int
     resolution: int
     short_side: int | None

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import SEPARATOR, THRESHOLD
 from pipeline.system.csv_files import Writer
 from pipeline.system.text import shortened, storable
 
@@ -30,12 +31,16 @@ FIXED_COLUMNS = ("video", "predicted", "reason")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of a video: its number, name and probability."""
+    """The most probable class of a video: its number, name and probability.
+
+    `labels` are the classes from one half on, of a model for videos with several classes; else ().
+    """
 
     video: str
     predicted: int
     class_name: str
     probability: float
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ class Predictions:
         model: the folder of the model.
         seconds: that it took.
         classes: names by class number.
-        probabilities: float32 [predictions, classes].
+        probabilities: float32 [predictions, classes]; they add up to 1, but where `several`.
         temperature: that they were brought to; None where the model has none, or it was not wanted.
+        several: a video may have several classes, and each has a probability of its own.
     """
 
     predictions: list[Prediction]
@@ -69,17 +75,25 @@ class Predictions:
     classes: tuple[str, ...]
     probabilities: np.ndarray
     temperature: float | None = None
+    several: bool = False
 
     @property
     def videos_ok(self) -> int:
         return len(self.predictions)
 
     def as_dict(self) -> dict[str, object]:
-        """What the command prints: predictions (video, predicted, class, probability), failed ones, counts."""
-        rows = [
+        """What the command prints: predictions (video, predicted, class, probability), failed ones, counts.
+
+        Of several classes `labels` are those from one half on, with `|` between them, and `probabilities` those of all.
+        """
+        rows: list[dict[str, object]] = [
             {"video": one.video, "predicted": one.predicted, "class": one.class_name, "probability": one.probability}
             for one in self.predictions
         ]
+        if self.several:
+            for row, one, values in zip(rows, self.predictions, self.probabilities.tolist(), strict=True):
+                row["labels"] = SEPARATOR.join(one.labels)
+                row["probabilities"] = dict(zip(told_apart(self.classes), values, strict=True))
         return {
             "predictions": rows,
             "failed": [asdict(one) for one in self.failed],
@@ -145,6 +159,7 @@ def _predict(
     device: str,
     temperature: bool,
 ) -> Predictions:
+    from pipeline.data.by_time import trained_step
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.inference import infer
     from pipeline.inference.models import load
@@ -152,12 +167,12 @@ def _predict(
 
     folder, info, network = load(model)
     names = class_names(info, folder)
-    step = frame_step or info.frame_step
-    if not isinstance(step, int):
+    step = trained_step(info, frame_step)
+    if step is None:
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
     how = {
         "frames": info.frames,
-        "step": step,
+        "step": step.frames,
         "segments": segments or info.views.segments,
         "crops": crops or info.views.crops,
         "grid": info.views.grid,
@@ -166,7 +181,7 @@ def _predict(
     began = time.perf_counter()
     answers = infer(
         network,
-        lambda number: reader.read(files[number], how, short_side),
+        lambda number: reader.read(files[number], how, short_side, seconds=step.seconds),
         len(files),
         views=how["segments"] * how["crops"],
         resolution=resolution,
@@ -174,21 +189,23 @@ def _predict(
         device=choose_device(device),  # type: ignore[arg-type]
         temperature=info.temperature if temperature else None,
         progress=_progress(),
+        several=info.multi_label,
     )
     rows = []
     for number, file in enumerate(files):
         probability = answers[number].probability
         if probability is not None:
             best = int(probability.argmax())
-            rows.append(Prediction(str(file), best, names[best], float(probability[best])))
+            said = _said(probability, names) if info.multi_label else ()
+            rows.append(Prediction(str(file), best, names[best], float(probability[best]), said))
             if pictures is not None:
-                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side)[0]
+                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side, seconds=step.seconds)[0]
                 # The number keeps equal names of different folders apart, and those that differ only at their ends.
                 target = Path(pictures) / f"{number:05d}-{shortened(file.stem, 200)}.png"
                 draw_kept(view, kept_tokens(network, view, resolution), target)
     failed = [Failed(str(file), answers[n].reason) for n, file in enumerate(files) if answers[n].probability is None]
     if out is not None:
-        write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names)
+        write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names, info.multi_label)
     known = [answer.probability for _, answer in sorted(answers.items()) if answer.probability is not None]
     return Predictions(
         predictions=rows,
@@ -199,6 +216,7 @@ def _predict(
         classes=names,
         probabilities=np.stack(known) if known else np.zeros((0, len(names)), np.float32),
         temperature=info.temperature if temperature else None,
+        several=info.multi_label,
     )
 
 
@@ -241,18 +259,31 @@ def class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
     return tuple(storable(name) for name in info.classes)
 
 
-def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) -> None:
+def _said(probability_C: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes from one half on."""
+    return tuple(names[number] for number in np.flatnonzero(probability_C >= THRESHOLD).tolist())
+
+
+def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str], several: bool = False) -> None:
     """Write all probabilities: one row for each video, one column for each class.
 
     A video that could not be read has the reason in place of numbers. The file appears whole or not at all.
+
+    Args:
+        several: `predicted` are the classes from one half on, with `|` between them, and not the most probable one.
     """
     from pipeline.system.files import atomic_path
+
+    def best_of(answer: Answer) -> str | None:
+        if answer.probability is None:
+            return None
+        return SEPARATOR.join(_said(answer.probability, names)) if several else names[int(answer.probability.argmax())]
 
     columns = told_apart([f"class {name}" if name in FIXED_COLUMNS else name for name in names])
     with atomic_path(path) as temporary:
         if path.suffix == ".json":
             value = [
-                {"video": video, "predicted": _best(a, names), "reason": a.reason, "probabilities": _numbers(a, names)}
+                {"video": video, "predicted": best_of(a), "reason": a.reason, "probabilities": _numbers(a, names)}
                 for video, a in rows
             ]
             temporary.write_text(json.dumps(storable(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -262,24 +293,20 @@ def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str]) 
                 writer.row([*FIXED_COLUMNS, *columns])
                 for video, a in rows:
                     numbers = [""] * len(names) if a.probability is None else [f"{x:.6f}" for x in a.probability]
-                    writer.row([video, _best(a, names) or "", a.reason, *numbers])
+                    writer.row([video, best_of(a) or "", a.reason, *numbers])
         else:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             table: dict[str, pa.Array] = {
                 "video": pa.array([storable(video) for video, _ in rows], pa.string()),
-                "predicted": pa.array([_best(a, names) for _, a in rows], pa.string()),
+                "predicted": pa.array([best_of(a) for _, a in rows], pa.string()),
                 "reason": pa.array([storable(a.reason) for _, a in rows], pa.string()),
             }
             for number, column in enumerate(columns):
                 values = [None if a.probability is None else float(a.probability[number]) for _, a in rows]
                 table[column] = pa.array(values, pa.float32())
             pq.write_table(pa.table(table), temporary)
-
-
-def _best(answer: Answer, names: Sequence[str]) -> str | None:
-    return None if answer.probability is None else names[int(answer.probability.argmax())]
 
 
 def _numbers(answer: Answer, names: Sequence[str]) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from pipeline.params import names
 from pipeline.params.groups import (
@@ -135,14 +135,36 @@ class OfficialSource(Group):
         return mirrors
 
 
+class ByTime(Group):
+    """Frames of a clip by time, where the rates of videos differ: all clips span so many seconds."""
+
+    clip_seconds: Annotated[float, Field(ge=0.01, le=3600)]
+
+
+#: Kinds of a frame step: in pydantic's place of a fault, and no key.
+STEP_KINDS = ("by number", "by time")
+
+
+def _kind_of_step(value: object) -> str:
+    return STEP_KINDS[isinstance(value, dict | ByTime)]
+
+
+FrameStep = Annotated[int, Field(ge=1, le=10_000), Tag("by number")]
+SecondsStep = Annotated[ByTime, Tag("by time")]
+
+
 class DataParams(Group):
-    """What one benchmark's videos are and how a clip is cut from them."""
+    """What one benchmark's videos are and how a clip is cut from them.
+
+    Attributes:
+        frame_step: frames from one of a clip to the next; or `{clip_seconds: 2.0}`, by time.
+    """
 
     dataset: Dataset
     raw: Annotated[str, AfterValidator(names.folder_below)] | None = None
     split: Annotated[int, Field(ge=1, le=3)]
     classes: Annotated[int, Field(ge=2, le=100_000)]
-    frame_step: Annotated[int, Field(ge=1, le=10_000)]
+    frame_step: Annotated[FrameStep | SecondsStep, Discriminator(_kind_of_step)]
     source: Annotated[GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")]
 
     @model_validator(mode="after")

@@ -71,6 +71,9 @@ def _clips(params: Params) -> Iterator[str]:
         )
     for key, benchmark in params.benchmarks.items():
         step = benchmark.data.frame_step
+        if not isinstance(step, int):
+            yield from _by_time(params, key)
+            continue
         if own.frames == "every" and step % own.keep_every:
             yield (
                 f"preprocess.keep_every = {own.keep_every} does not divide benchmarks.{key}.data.frame_step = {step}: "
@@ -85,6 +88,16 @@ def _budget(params: Params) -> Iterator[str]:
         yield (
             f"compute.budget.eur = {own.budget.eur:g} needs a price of the GPU hour. Cure: compute.eur_per_gpu_hour, "
             "from your provider's list, or compute.budget.gpu_hours."
+        )
+
+
+def _by_time(params: Params, key: str) -> Iterator[str]:
+    """What frames by time need of the cache."""
+    own = params.preprocess
+    if own.frames == "informative" or (own.frames == "every" and own.keep_every > 1):
+        yield (
+            f"preprocess.frames = {own.frames!r} with benchmarks.{key}.data.frame_step by time: clips need frames that "
+            "differ from video to video. Cure: preprocess.frames: all."
         )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import InputError
+from pipeline.params.benchmarks import STEP_KINDS
 from pipeline.params.consistency import faults
 from pipeline.params.file import parse_mapping, read_text
 from pipeline.params.keys import nearest_key, replace
@@ -58,7 +59,7 @@ def check_params(
 
 
 def _explain(origin: str, item: ErrorDetails) -> str:
-    parts = [str(part) for part in item["loc"]]
+    parts = [str(part) for part in item["loc"] if part not in STEP_KINDS]
     # The kind of a source stands behind `source` in pydantic's place, and is no key.
     kept = [part for before, part in zip(["", *parts], parts, strict=False) if before != "source" or len(parts) < 5]
     where = [part[:100] for part in (kept if "source" in parts else parts)]

@@ -8,12 +8,13 @@ Shapes: A candidate slots, S slots, L places, N tokens, P values of a tubelet, T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipeline.data.by_time import Step, trained_step
 from pipeline.errors import InputError
 from pipeline.pictures.draw import Look
 from pipeline.system.text import printable, shortened
@@ -72,10 +73,12 @@ def show(
         num_slots = arguments.get("num_frames", 16) // TUBELET
         size = arguments.get("img_size", resolution)
         candidates = num_candidates(num_slots, oversample)
-        step = frame_step or (FRAME_STEP if info is None else _trained_step(info, model_dir))
+        step = Step(frame_step or FRAME_STEP) if info is None else _trained_step(info, model_dir, frame_step)
         short_side = None if info is None else info.pixels.short_side
         with IsolatedFrames.by_params(workers=1) as reader:
-            clip, times = read_window(reader, video, candidates * TUBELET, step, start, size, short_side)
+            clip, times = read_window(
+                reader, video, candidates * TUBELET, step.frames, start, size, short_side, step.seconds
+            )
         generator = torch.Generator().manual_seed(seed)
         picture = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
@@ -91,17 +94,16 @@ def show(
     return save_pictures(picture._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
 
 
-def _trained_step(info: ModelInfo, model_dir: Path | None) -> int:
-    """The frame step that a model was trained with.
+def _trained_step(info: ModelInfo, model_dir: Path | None, wanted: int | None) -> Step:
+    """The frame step that was asked for, or that a model was trained with.
 
     Raises:
         InputError: its record does not say one, or several.
     """
-    step = info.frame_step
-    steps = set(step.values()) if isinstance(step, Mapping) else {step}
-    if len(steps) > 1 or None in steps:
-        raise InputError(f"{model_dir}/model.json: frame_step = {step}. Cure: say one with --frame-step.")
-    return int(steps.pop() or FRAME_STEP)
+    step = trained_step(info, wanted)
+    if step is None:
+        raise InputError(f"{model_dir}/model.json: frame_step = {info.frame_step}. Cure: say one with --frame-step.")
+    return step
 
 
 def picture_of(model: nn.Module, clip_CTHW: Tensor, path: Path, title: str, seed: int = 0) -> list[Path]:
@@ -127,6 +129,7 @@ def read_window(
     start: float | None,
     size: int,
     short_side: int | None = None,
+    seconds: float | None = None,
 ) -> tuple[Tensor, list[float]]:
     """`count` frames of a video as a model is tested on them, and their times in seconds.
 
@@ -135,13 +138,14 @@ def read_window(
 
     Args:
         short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
+        seconds: from one frame to the next, in place of `frame_step`.
     """
     import torch
 
     from pipeline.data.pixels.normalise import model_pixels
 
     def window(accepted: Accepted) -> list[int]:
-        length = min((count - 1) * frame_step, accepted.frames - 1)
+        length = min((count - 1) * Step(frame_step, seconds).of(accepted.fps), accepted.frames - 1)
         if start is not None and not 0 <= start * accepted.fps < accepted.frames:
             raise InputError(
                 f"start = {start} s lies outside {video.name}, which lasts {accepted.frames / accepted.fps:.1f} s. "

@@ -199,7 +199,8 @@ def _cache_bytes(params: Params, key: str) -> float:
         source = data.source
         videos = source.train + source.val + source.test
         pixels = videos * source.frames * min(source.size, own.short_side) ** 2
-    kept = own.keep_every if own.frames == "every" else data.frame_step if own.frames == "informative" else 1
+    step = data.frame_step if isinstance(data.frame_step, int) else 1
+    kept = own.keep_every if own.frames == "every" else step if own.frames == "informative" else 1
     size = pixels / kept * (3 if own.store == "raw" else JPEG_BYTES_PER_PIXEL)
     store = layout.saved_dir("preprocess", key, "shards")
     begun = sum(file.stat().st_size for file in store.glob("*.arrow")) if store.exists() else 0

@@ -21,12 +21,22 @@ from pipeline.preflight.problem import Problem, Scope
 
 @dataclass(frozen=True)
 class Videos:
-    """What is known of a benchmark's videos, and from where: labelled ones by split and class."""
+    """What is known of a benchmark's videos, and from where: labelled ones by split and class.
+
+    Attributes:
+        several: of videos with several classes, how many of each split have each class; else {}. `labelled` has them
+            once then, by their first class.
+    """
 
     origin: str
     labelled: dict[str, Counter[int]]
     listed: Counter[str] = field(default_factory=Counter)
     classes: tuple[str, ...] = ()
+    several: dict[str, Counter[int]] = field(default_factory=dict)
+
+    def by_class(self) -> dict[str, Counter[int]]:
+        """Videos of each class, by split."""
+        return self.several or self.labelled
 
     def count(self, split: str, fraction: float = 1.0) -> int:
         """Labelled videos of a split, of each class a share of at least one."""
@@ -53,7 +63,7 @@ def splits(scope: Scope) -> Iterator[Problem]:
             where = f"benchmarks.{key}.evaluate" if own.evaluate.split else "evaluate"
             yield from _lacks(params, key, videos, params.evaluate_of(key).split, f"{where}.split")
         if videos is not None and videos.classes:
-            labels = {label for counts in videos.labelled.values() for label in counts}
+            labels = {label for counts in videos.by_class().values() for label in counts}
             fault = count_fault(f"benchmarks.{key}.data.classes", own.data.classes, list(videos.classes), labels)
             if fault:
                 head, _, cure = fault.partition(". Cure: ")
@@ -62,6 +72,7 @@ def splits(scope: Scope) -> Iterator[Problem]:
                 )
             elif key in scope.of("finetune"):
                 yield from _untrained(key, videos)
+                yield from _unbalanced(params, key, videos)
 
 
 def batches(scope: Scope) -> Iterator[Problem]:
@@ -110,7 +121,7 @@ def _lacks(params: Params, key: str, videos: Videos | None, split: str, where: s
 
 
 def _untrained(key: str, videos: Videos) -> Iterator[Problem]:
-    trained = videos.labelled.get("train", Counter())
+    trained = videos.by_class().get("train", Counter())
     absent = [name for label, name in enumerate(videos.classes) if not trained[label]]
     if absent and videos.count("train"):
         shown = ", ".join(repr(name) for name in absent[:5]) + (", ..." if len(absent) > 5 else "")
@@ -118,6 +129,16 @@ def _untrained(key: str, videos: Videos) -> Iterator[Problem]:
             f"benchmarks.{key}", f": {len(absent)} of {len(videos.classes)} classes have no training video: {shown}",
             "train without them, or move some of their videos to the split train.", "warning",
         )  # fmt: skip
+
+
+def _unbalanced(params: Params, key: str, videos: Videos) -> Iterator[Problem]:
+    own = params.benchmarks[key].finetune.balance
+    if videos.several and params.finetune_of(key).balance == "sampling":
+        yield Problem(
+            f"benchmarks.{key}.finetune.balance" if own else "finetune.balance",
+            f"= 'sampling', and videos of {videos.origin} have several classes each: none can be drawn for one alone",
+            "balance: weights, or none.",
+        )
 
 
 def _known_or_none(scope: Scope, key: str) -> Videos | None:
@@ -150,12 +171,15 @@ def known(params: Params, key: str, chain: bool) -> Videos | None:
     if data.source.kind == "folder" and data.dataset == "folder":
         listing = listing_of(data.source)
         labelled: dict[str, Counter[int]] = {}
+        several: dict[str, Counter[int]] = {}
         for video in listing.videos:
             if video.label >= 0:
                 labelled.setdefault(video.splits[0], Counter())[video.label] += 1
+            if video.labels:
+                several.setdefault(video.splits[0], Counter()).update(video.labels)
         listed = Counter(video.splits[0] for video in listing.videos)
         name = Path(data.source.annotations or data.source.path).name
-        return Videos(name, labelled, listed, tuple(listing.classes))
+        return Videos(name, labelled, listed, tuple(listing.classes), several)
     return None
 
 
@@ -171,7 +195,11 @@ def _of_manifest(path: Path, _written: int) -> Videos:
             labelled.setdefault(row["split"], Counter())[row["label"]] += row["count_all"]
     names = path.with_name(manifest.CLASSES)
     classes = manifest.read_classes(names) if names.exists() else ()
-    return Videos(str(path), labelled, listed, tuple(classes))
+    several: dict[str, Counter[int]] = {}
+    if manifest.has_several(path):
+        for row in manifest.load(path, columns=["split", manifest.LABELS]).to_pylist():
+            several.setdefault(row["split"], Counter()).update(row[manifest.LABELS])
+    return Videos(str(path), labelled, listed, tuple(classes), several)
 
 
 def _is_current(params: Params, key: str) -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 from pipeline.evaluation.calibration import Bin
 from pipeline.evaluation.examples import Example
 from pipeline.evaluation.temperature import Temperature
-from pipeline.report.benchmark import Calibration, ClassRecall, Findings, findings
+from pipeline.report.benchmark import Calibration, ClassPrecision, ClassRecall, Findings, findings
 from pipeline.report.budget_section import budget_section, put_back
 from pipeline.report.page import Card, Columns, Link, Section, Table, data_address, html, number
 from pipeline.report.plots import bars, ranges, reliability
-from pipeline.report.sentences import BenchmarkResult
+from pipeline.report.sentences import BenchmarkResult, metric_of
 from pipeline.system.files import write_text
 
 #: Classes in the plot, and in the table; per_class.csv has all.
@@ -35,6 +35,8 @@ def write_benchmark_pages(results: Sequence[BenchmarkResult], folder: Path) -> l
 
 def page(found: Findings, result: BenchmarkResult) -> str:
     """The page as HTML."""
+    if found.several:
+        return _page_of_several(found, result)
     sections = [
         Section("", links=[Link("All benchmarks", "report.html")]),
         _examples(
@@ -55,6 +57,35 @@ def page(found: Findings, result: BenchmarkResult) -> str:
     ]
     subtitle = f"Test of the fine-tuned model, {result['views']} views averaged for each video."
     return html(f"Benchmark {found.benchmark}", subtitle, _sentences(found, result), [s for s in sections if s.shown])
+
+
+def _page_of_several(found: Findings, result: BenchmarkResult) -> str:
+    """As :func:`page`, of videos with several classes each."""
+    sections = [
+        Section("", links=[Link("All benchmarks", "report.html")]),
+        _examples(
+            "Surest wrong classes",
+            "Of each video the class that it does not have and that is given most: missing labels, classes that occur "
+            "together, true weaknesses.",
+            found.errors,
+            found,
+        ),
+        _examples(
+            "Least seen classes",
+            "Of each video the one of its own classes that is given least: wrong labels, what is too short or small.",
+            found.hits,
+            found,
+        ),
+        _precision(found.precision, len(found.classes)),
+        _calibration(found),
+        *([budget_section(found.sweep)] if found.sweep else []),
+    ]
+    subtitle = (
+        f"Test of the fine-tuned model on videos with several classes each, {result['views']} views averaged for each "
+        "video."
+    )
+    shown = [section for section in sections if section.shown]
+    return html(f"Benchmark {found.benchmark}", subtitle, _sentences_of_several(found, result), shown)
 
 
 def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
@@ -85,6 +116,11 @@ def _examples(title: str, note: str, examples: Sequence[Example], found: Finding
 def _card(one: Example, found: Findings) -> Card:
     clip = found.clips.get(one.video_id)
     picture = data_address(clip) if clip else ""
+    if found.several:
+        own = ", ".join(found.classes[number] for number in one.labels) or "none of the classes"
+        missed = one.predicted in one.labels
+        said = f"{found.classes[one.predicted]} given {100 * one.confidence:.1f} %" + ", though it is there" * missed
+        return Card(f"is {own}", [said, one.video_id], picture)
     label, predicted = found.classes[one.label], found.classes[one.predicted]
     if one.label == one.predicted:
         return Card(label, [f"{100 * one.confidence:.1f} % sure", one.video_id], picture)
@@ -136,17 +172,18 @@ def _calibration(found: Findings) -> Section:
         "negative log-likelihood": lambda row: number(row[1].nll, 3),
     }
     note = (
-        "Test videos in bins by the probability of the predicted class; on the dashed line it is right as often as it "
-        f"says. {_temperature(found.temperature)}"
-    )
+        "Decisions whether a test video has a class, in bins by the probability of the answer"
+        if found.several
+        else "Test videos in bins by the probability of the predicted class"
+    ) + f"; on the dashed line it is right as often as it says. {_temperature(found.temperature)}"
     plots = [
         reliability(series, title="Reliability"),
         bars(
             [f"{100 * one.low:.0f}" for one in measured.bins],
             [one.videos for one in measured.bins],
-            title="Videos by confidence, as tested",
+            title=f"{'Decisions' if found.several else 'Videos'} by confidence, as tested",
             x="confidence from (%)",
-            y="videos",
+            y="decisions" if found.several else "videos",
         ),
     ]
     return Section("Calibration", note, [Table.of(rows, columns)], plots)
@@ -168,3 +205,53 @@ def _temperature(fitted: Temperature | None) -> str:
 def _points(bins: Sequence[Bin]) -> list[tuple[float, float, float, float]]:
     """As the plot takes them, in percent."""
     return [(100 * one.confidence, 100 * one.accuracy, 100 * one.interval.low, 100 * one.interval.high) for one in bins]
+
+
+def _precision(precision: Sequence[ClassPrecision], classes: int) -> Section:
+    """Table and plot of the average precision of each class."""
+    columns: Columns[ClassPrecision] = {
+        "class": lambda row: row.name,
+        "videos": lambda row: f"{row.videos:,}",
+        "average precision %": lambda row: number(100 * row.precision),
+        "95 % interval": lambda row: f"{100 * row.interval.low:.1f} – {100 * row.interval.high:.1f}",
+        "chance %": lambda row: number(100 * row.chance),
+    }
+    table = Table.of(precision[:LISTED], columns, text=(0,))
+    table.tall = len(table.rows) > PLOTTED
+    hidden, without = len(precision) - len(table.rows), classes - len(precision)
+    cut = f" The {hidden:,} classes with the highest are left out here; per_class.csv has them." * (hidden > 0)
+    absent = f" {without} classes have no test video and count in no mean." * (without > 0)
+    shown = precision[:PLOTTED]
+    plot = ranges(
+        [row.name if len(row.name) <= 32 else f"{row.name[:31]}…" for row in shown],
+        [(100 * row.precision, 100 * row.interval.low, 100 * row.interval.high) for row in shown],
+        title="Average precision by class" if len(shown) == len(precision) else f"The {len(shown)} lowest classes",
+        x="average precision (%), 95 % interval",
+    )
+    note = (
+        "All test videos are ranked by a class's probability; of each video that has the class, the share of such "
+        "videos among those ranked as high or higher; their mean. A ranking by chance reaches the share of videos that "
+        f"have the class. Intervals: bootstrap over videos.{absent}{cut}"
+    )
+    return Section("Average precision by class", note, [table], [plot])
+
+
+def _sentences_of_several(found: Findings, result: BenchmarkResult) -> list[str]:
+    """The test in a few sentences."""
+    interval = f"{result['top1_ci_low']:.1f} to {result['top1_ci_high']:.1f}"
+    score = f"{result['top1']:.1f} % {metric_of(result)}"
+    lines = [
+        f"{score} (95 % interval {interval}; by chance {result['chance']:.1f} %): the mean of the average precision of "
+        f"{len(found.precision)} classes over {found.videos:,} test videos.",
+        f"The most probable class is none of the video's in {found.wrong:,} of them.",
+    ]
+    worst = found.precision[0]
+    if worst.precision < 1:
+        lines.append(
+            f"The class ranked worst is {worst.name}: {100 * worst.precision:.0f} % of {worst.videos} videos (95 % "
+            f"interval {100 * worst.interval.low:.0f} to {100 * worst.interval.high:.0f}, by chance "
+            f"{100 * worst.chance:.0f})."
+        )
+    if found.sweep:
+        lines.append(put_back(found.sweep))
+    return lines

@@ -13,7 +13,7 @@ def budget_section(found: Sweep) -> Section:
     columns: Columns[Budget] = {
         "tokens kept": lambda row: _name(row, found.own),
         "tokens / clip": lambda row: f"{row.tokens:,}",
-        "top-1 %": lambda row: number(100 * row.top1),
+        f"{found.called} %": lambda row: number(100 * row.top1),
         "95 % interval": lambda row: f"{100 * row.top1_ci_low:.1f} – {100 * row.top1_ci_high:.1f}",
         "G mult-adds / clip": lambda row: number(row.gmacs, 3),
         "clips / s": lambda row: number(row.clips_per_second, 1),
@@ -37,7 +37,9 @@ def budget_section(found: Sweep) -> Section:
     )
     section = Section("Token budget", f"{note} {put_back(found)}", [Table.of(rows, columns)])
     section.slider = Slider("Share of tokens kept", [_step(row, found) for row in rows], start)
-    section.plots = [intervals(scores, title="Accuracy against cost", x="G multiply-adds of a clip", y="top-1 (%)")]
+    section.plots = [
+        intervals(scores, title="Accuracy against cost", x="G multiply-adds of a clip", y=f"{found.called} (%)")
+    ]
     return section
 
 
@@ -57,7 +59,7 @@ def _name(row: Budget, own: float) -> str:
 
 def _step(row: Budget, found: Sweep) -> Step:
     facts = [
-        ("% top-1", number(100 * row.top1)),
+        (f"% {found.called}", number(100 * row.top1)),
         (f"to {100 * row.top1_ci_high:.1f}, 95 % interval", number(100 * row.top1_ci_low)),
         ("tokens", f"{row.tokens:,}"),
         ("G multiply-adds", number(row.gmacs, 3)),

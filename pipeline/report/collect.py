@@ -16,9 +16,10 @@ from pipeline import layout
 from pipeline.budget.account import AccountRow, account
 from pipeline.data import manifest
 from pipeline.errors import InputError
+from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
-from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, sentences
+from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, metric_entry, sentences
 from pipeline.strategies import strategy_facts
 from pipeline.tracking import names
 from pipeline.tracking.context import code_tags, dvc_hashes
@@ -129,11 +130,18 @@ def best_trivial(benchmark: str) -> TrivialScore | None:
     return max(rows, key=lambda row: row["top1"])
 
 
+def chance(benchmark: str, folder: Path = Path()) -> float:
+    """[%] Mean average precision of a ranking by chance: the mean share of videos that have a class."""
+    table = read_predictions(folder / layout.output_dir("evaluate", benchmark) / "predictions.parquet")
+    share_C = table["label"].mean(axis=0)
+    return float(100 * share_C[share_C > 0].mean())
+
+
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:
     """Curves of a history.csv: metric -> points (step, value); {} where there is no file."""
     if not path.exists():
         return {}
-    metric_of = {column: name for name, column in names.HISTORY_COLUMNS.items()}
+    metric_of = {column: name for name, column in names.COLUMN_OF.items()}
     curves: dict[str, list[tuple[float, float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -159,8 +167,10 @@ def measured(metrics: Mapping[str, float]) -> Measured:
 def _result(params: Params, benchmark: str) -> BenchmarkResult:
     path = layout.results_file("evaluate", benchmark)
     scores = read_metrics(path)
-    if names.EVAL_TOP1 not in scores:
+    score = names.score_of(scores)
+    if score is None:
         raise InputError(f"{path} has no {names.EVAL_TOP1}. Cure: `everest evaluate {benchmark}` first.")
+    several = names.EVAL_MAP in scores
     finetune, tests = params.finetune_of(benchmark), params.evaluate_of(benchmark)
     # A model that was not trained here has only what its test cost.
     metrics = scores | read_metrics(layout.results_file("finetune", benchmark))
@@ -168,13 +178,14 @@ def _result(params: Params, benchmark: str) -> BenchmarkResult:
         "benchmark": benchmark,
         "strategy": _strategy(params, finetune.init),
         "keep_ratio": finetune.keep_ratio if strategy_facts()[finetune.strategy].uses_keep_ratio else 1.0,
-        "top1": 100 * scores[names.EVAL_TOP1],
-        "top1_ci_low": 100 * scores[names.EVAL_TOP1_LOW],
-        "top1_ci_high": 100 * scores[names.EVAL_TOP1_HIGH],
+        "top1": 100 * score.value,
+        "top1_ci_low": 100 * score.low,
+        "top1_ci_high": 100 * score.high,
+        **metric_entry(several),
         "top5": 100 * scores[names.EVAL_TOP5] if names.EVAL_TOP5 in scores else None,
-        "class_mean": 100 * scores[names.EVAL_CLASS_MEAN],
+        "class_mean": 100 * scores[names.EVAL_CLASS_MEAN] if names.EVAL_CLASS_MEAN in scores else None,
         "calibration_error": scores[names.EVAL_CALIBRATION_ERROR],
-        "chance": 100 / params.benchmark(benchmark).data.classes,
+        "chance": chance(benchmark) if several else 100 / params.benchmark(benchmark).data.classes,
         "trivial": best_trivial(benchmark),
         "videos_ok": int(scores[names.EVAL_VIDEOS_OK]),
         "videos_total": int(scores[names.EVAL_VIDEOS_TOTAL]),

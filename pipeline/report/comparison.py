@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-import numpy as np
-
 from pipeline import layout
 from pipeline.budget.account import AccountRow, account
-from pipeline.errors import EverestError
-from pipeline.evaluation.files import read_predictions
-from pipeline.evaluation.metrics import hits, mean_and_deviation, seeds_interval, strategy_difference
+from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.planning.equal import Trial
 from pipeline.report.collect import (
     DataVersion,
     ModelCost,
     best_trivial,
+    chance,
     data_versions,
     measured,
     model_costs,
@@ -25,7 +22,15 @@ from pipeline.report.collect import (
     read_metrics,
     versions,
 )
-from pipeline.report.sentences import Difference, JudgedScore, StrategyCost, TrivialScore, comparison_sentences
+from pipeline.report.sentences import (
+    Difference,
+    JudgedScore,
+    StrategyCost,
+    TrivialScore,
+    comparison_sentences,
+    metric_entry,
+)
+from pipeline.report.trainings import Tests, read_tests
 from pipeline.tracking import names
 from pipeline.verdict.record import Verdict
 
@@ -99,10 +104,13 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     results: list[StrategyResult] = []
     differences: list[Difference] = []
     for benchmark in trials[0].benchmarks:
-        scored = {arm: _hits(folders[arm], benchmark) for arm in arms}
+        scored = {arm: read_tests(folders[arm], benchmark) for arm in arms}
         draws = params.evaluate_of(benchmark).bootstrap
-        chance, trivial = 100 / params.benchmark(benchmark).data.classes, best_trivial(benchmark)
-        results += [_result(arm, benchmark, scored[arm], draws, folders[arm], chance, trivial) for arm in arms]
+        several, trivial = scored[arms[0]].several, best_trivial(benchmark)
+        by_chance = (
+            chance(benchmark, folders[arms[0]][0]) if several else 100 / params.benchmark(benchmark).data.classes
+        )
+        results += [_result(arm, benchmark, scored[arm], draws, folders[arm], by_chance, trivial) for arm in arms]
         differences += [_difference(benchmark, arms[0], other, scored, draws) for other in arms[1:]]
     costs = [_cost([trial for trial in trials if trial.arm == arm], folders[arm]) for arm in arms]
     equal, seeds = params.compare.equal, list(params.compare.seeds)
@@ -126,9 +134,9 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     }
 
 
-def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, np.ndarray], draws: int) -> Difference:
+def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, Tests], draws: int) -> Difference:
     """first - other in percentage points, on the same videos."""
-    mean, (low, high) = strategy_difference(scored[first], scored[other], draws)
+    mean, (low, high) = scored[first].minus(scored[other], draws)
     return {
         "benchmark": benchmark,
         "a": first,
@@ -136,45 +144,32 @@ def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, np.
         "difference": 100 * mean,
         "low": 100 * low,
         "high": 100 * high,
-        "seeds": len(scored[other]),
+        "seeds": scored[other].trainings,
+        **metric_entry(scored[other].several),
     }
-
-
-def _hits(folders: Sequence[Path], benchmark: str) -> np.ndarray:
-    """Hits [S, V] of the trainings, on the same videos in the same order."""
-    rows, names = [], None
-    for folder in folders:
-        table = read_predictions(folder / layout.output_dir("evaluate", benchmark) / "predictions.parquet")
-        if names is not None and table["video_id"] != names:
-            raise EverestError(
-                f"{folder}: {benchmark} was evaluated on other videos than the other trainings. "
-                "Cure: delete that folder's outputs and metrics, and run the comparison again."
-            )
-        names = table["video_id"]
-        rows.append(hits(table["probabilities"], table["label"]))
-    return np.stack(rows)
 
 
 def _result(
     arm: str,
     benchmark: str,
-    scored: np.ndarray,
+    scored: Tests,
     draws: int,
     folders: Sequence[Path],
     chance: float,
     trivial: TrivialScore | None,
 ) -> StrategyResult:
-    mean, deviation = mean_and_deviation(list(scored.mean(axis=1)))
-    low, high = seeds_interval(scored, draws)
+    mean, deviation = mean_and_deviation(scored.scores())
+    low, high = scored.interval(draws)
     return {
         "benchmark": benchmark,
         "strategy": arm,
-        "seeds": len(scored),
+        "seeds": scored.trainings,
         "top1": 100 * mean,
         "top1_deviation": None if deviation is None else 100 * deviation,
         "top1_ci_low": 100 * low,
         "top1_ci_high": 100 * high,
-        "videos": int(scored.shape[1]),
+        **metric_entry(scored.several),
+        "videos": scored.videos,
         "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
         "chance": chance,
         "trivial": trivial,
@@ -214,13 +209,13 @@ def corpus_size(name: str) -> int:
 
 
 def _curves(folders: Mapping[str, Sequence[Path]], benchmark: str) -> Curves:
-    """Validation top-1 in percent over steps, mean over the seeds."""
+    """Validation top-1 (of several classes mAP) in percent over steps, mean over the seeds."""
     curves = {}
     for arm, cells in folders.items():
         by_step: dict[float, list[float]] = {}
         for folder in cells:
             history = read_history(folder / layout.output_dir("finetune", benchmark) / "history.csv")
-            for step, value in history.get(names.VAL_TOP1, []):
+            for step, value in history.get(names.VAL_TOP1) or history.get(names.VAL_MAP, []):
                 by_step.setdefault(step, []).append(100 * value)
         curves[arm] = [(step, sum(values) / len(values)) for step, values in sorted(by_step.items())]
     return curves

@@ -10,14 +10,14 @@ from pipeline.report.comparison import StrategyResult, Summary
 from pipeline.report.experiment import (
     MEASURED_COLUMNS,
     REFERENCE_COLUMNS,
-    SCORE_COLUMNS,
     published_costs,
+    score_columns,
     shown_costs,
     where_from,
 )
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import Score, curves, intervals
-from pipeline.report.sentences import Difference, StrategyCost
+from pipeline.report.sentences import Difference, StrategyCost, metric_key, metric_of
 from pipeline.report.spent_section import spent_section
 from pipeline.report.verdict_section import verdict_section
 from pipeline.strategies import compared_facts
@@ -48,7 +48,7 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
             "(Pareto front).",
             plots=named("pareto"),
         ),
-        Section("Learning curves", "Validation top-1 in fine-tuning, mean over seeds.", plots=named("curve")),
+        Section("Learning curves", "Validation score in fine-tuning, mean over seeds.", plots=named("curve")),
         verdict_section(summary["verdict"]) if "verdict" in summary else Section("Early verdict"),
         _costs(summary),
         spent_section(summary.get("spent", [])),
@@ -72,6 +72,7 @@ def draw(summary: Summary) -> dict[str, str]:
     plots = {}
     for benchmark, by_strategy in summary["curves"].items():
         results = [row for row in summary["results"] if row["benchmark"] == benchmark]
+        called = metric_of(results[0])
         for cost_of, name, axis in COSTS:
             scores: list[Score] = [
                 {
@@ -87,12 +88,16 @@ def draw(summary: Summary) -> dict[str, str]:
             ]
             if any(score["x"] for score in scores):
                 plots[f"pareto_{name}_{benchmark}"] = intervals(
-                    scores, title=f"{benchmark}: accuracy against {name}", x=axis, y="test top-1 (%)"
+                    scores, title=f"{benchmark}: accuracy against {name}", x=axis, y=f"test {called} (%)"
                 )
         series = {strategy: points for strategy, points in by_strategy.items() if points}
         if series:
             plots[f"curve_{benchmark}"] = curves(
-                series, title=f"{benchmark}: fine-tuning", x="optimizer step", y="validation top-1 (%)", markers=True
+                series,
+                title=f"{benchmark}: fine-tuning",
+                x="optimizer step",
+                y=f"validation {called} (%)",
+                markers=True,
             )
     return plots
 
@@ -101,7 +106,7 @@ def write_plots(summary: Summary, metrics: Path, folder: Path) -> None:
     """Numbers for `dvc metrics show`, and accuracy.csv and curves.csv for `dvc plots show`."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for row in summary["results"]:
-        scores.setdefault(row["benchmark"], {})[row["strategy"]] = {"top1": row["top1"] / 100}
+        scores.setdefault(row["benchmark"], {})[row["strategy"]] = {metric_key(row): row["top1"] / 100}
     write_text(metrics, json.dumps(scores, indent=1) + "\n")
     costs = {row["strategy"]: row for row in summary["costs"]}
     _write_csv(
@@ -137,7 +142,7 @@ def _results(summary: Summary) -> Section:
     columns: Columns[StrategyResult] = {
         "benchmark": lambda row: row["benchmark"],
         "strategy": lambda row: row["strategy"],
-        **SCORE_COLUMNS,
+        **score_columns(summary["results"]),
         "deviation over seeds": lambda row: number(row["top1_deviation"]),
         **REFERENCE_COLUMNS,
         "test videos": lambda row: str(row["videos"]),

@@ -12,7 +12,7 @@ from pipeline.report.benchmark_page import write_benchmark_pages
 from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
-from pipeline.report.sentences import BenchmarkResult, JudgedScore, Measured, TestScore
+from pipeline.report.sentences import TOP1, BenchmarkResult, JudgedScore, Measured, TestScore, metric_of
 from pipeline.report.spent_section import spent_section
 from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
@@ -23,10 +23,18 @@ PICTURE_BYTES = 4 << 20
 MOST_PICTURES = 6
 
 #: Columns that the tables of an experiment and of a comparison share.
-SCORE_COLUMNS: Columns[TestScore] = {
-    "top-1 %": lambda row: number(row["top1"]),
-    "95 % interval": lambda row: f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
-}
+
+
+def score_columns(rows: Sequence[TestScore]) -> Columns[TestScore]:
+    """Score and interval; in a table of top-1 and mAP each says which it is."""
+    kinds = sorted({metric_of(row) for row in rows}, reverse=True) or [TOP1]
+    head = " or ".join(kinds) + " %"
+    return {
+        head: lambda row: number(row["top1"]) + f" {metric_of(row)}" * (len(kinds) > 1),
+        "95 % interval": lambda row: f"{row['top1_ci_low']:.1f} – {row['top1_ci_high']:.1f}",
+    }
+
+
 REFERENCE_COLUMNS: Columns[JudgedScore] = {
     "chance %": lambda row: number(row["chance"]),
     "trivial model %": lambda row: number(row["trivial"] and row["trivial"]["top1"]),
@@ -90,12 +98,13 @@ def draw(summary: Summary) -> dict[str, str]:
         plots["finetune_loss"] = curves(
             loss, title="Fine-tuning loss", x="optimizer step", y="cross-entropy", smooth=10
         )
-    validated = {b: h[names.VAL_TOP1] for b, h in histories.items() if h.get(names.VAL_TOP1)}
-    top1 = {b: [(step, 100 * value) for step, value in points] for b, points in validated.items()}
-    if top1:
-        plots["validation_top1"] = curves(
-            top1, title="Validation top-1", x="optimizer step", y="top-1 (%)", markers=True
-        )
+    for *_, name, called in names.SCORES:
+        validated = {b: h[name] for b, h in histories.items() if h.get(name)}
+        shown = {b: [(step, 100 * value) for step, value in points] for b, points in validated.items()}
+        if shown:
+            plots[f"validation_{names.COLUMN_OF[name].removeprefix('val_')}"] = curves(
+                shown, title=f"Validation {called}", x="optimizer step", y=f"{called} (%)", markers=True
+            )
     return plots
 
 
@@ -103,7 +112,7 @@ def _results(summary: Summary) -> Section:
     columns: Columns[BenchmarkResult] = {
         "benchmark": lambda row: row["benchmark"],
         "pre-training": lambda row: row["strategy"],
-        **SCORE_COLUMNS,
+        **score_columns(summary["results"]),
         "top-5 %": lambda row: number(row["top5"]),
         **REFERENCE_COLUMNS,
         "videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",

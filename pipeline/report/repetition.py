@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pipeline import layout
 from pipeline.errors import EverestError
@@ -12,16 +12,21 @@ from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import Params
 from pipeline.report.collect import read_metrics, versions
 from pipeline.report.page import Columns, Section, Table, number, write_pages
+from pipeline.report.sentences import metric_entry, metric_of
 from pipeline.tracking import names
 
 
 class RepetitionScore(TypedDict):
-    """Top-1 in percent of one experiment; `split` is None where the data set has no official splits."""
+    """The score of one experiment in percent, top-1 or what `metric` says.
+
+    `split` is None where the data set has no official splits.
+    """
 
     benchmark: str
     split: int | None
     seed: int
     top1: float
+    metric: NotRequired[str]
     videos_ok: int
     videos_total: int
 
@@ -39,6 +44,7 @@ class Repeated(TypedDict):
     mean: float
     between_splits: float | None
     between_seeds: float | None
+    metric: NotRequired[str]
 
 
 class Summary(TypedDict):
@@ -64,11 +70,12 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
         for split, seed, folder in cells:
             path = folder / layout.results_file("evaluate", benchmark)
             metrics = read_metrics(path)
-            if names.EVAL_TOP1 not in metrics:
+            score, kind = names.score_of(metrics), metric_entry(names.EVAL_MAP in metrics)
+            if score is None:
                 raise EverestError(
                     f"{path} has no {names.EVAL_TOP1}. Cure: delete it and start the same command again."
                 )
-            top1 = 100 * metrics[names.EVAL_TOP1]
+            top1 = 100 * score.value
             by_split.setdefault(split, []).append(top1)
             scores.append(
                 {
@@ -76,6 +83,7 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
                     "split": split or None,
                     "seed": seed,
                     "top1": top1,
+                    **kind,
                     "videos_ok": int(metrics[names.EVAL_VIDEOS_OK]),
                     "videos_total": int(metrics[names.EVAL_VIDEOS_TOTAL]),
                 }
@@ -91,6 +99,7 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
                 "mean": mean,
                 "between_splits": between_splits,
                 "between_seeds": sum(within) / len(within) if within else None,
+                **kind,
             }
         )
     return {
@@ -105,7 +114,7 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
 def _sentence(row: Repeated) -> str:
     """What the numbers support: a spread is only named where there are several values to have one."""
     splits = f"{row['splits']} official split{'s' * (row['splits'] > 1)}" if row["splits"] else "the data's own split"
-    text = f"{row['benchmark']}: top-1 {row['mean']:.1f} % over {splits} with {row['seeds']} seed(s) each"
+    text = f"{row['benchmark']}: {metric_of(row)} {row['mean']:.1f} % over {splits} with {row['seeds']} seed(s) each"
     pairs = ((row["between_splits"], "splits"), (row["between_seeds"], "seeds"))
     spreads = [f"{deviation:.1f} between {what}" for deviation, what in pairs if deviation is not None]
     end = f"standard deviation {' and '.join(spreads)}" if spreads else "one value has no deviation"
@@ -114,11 +123,12 @@ def _sentence(row: Repeated) -> str:
 
 def write_report(summary: Summary, folder: Path) -> list[Path]:
     """report.html, report.md and summary.json in `folder`; their paths."""
+    called = " or ".join(sorted({metric_of(row) for row in summary["results"]}, reverse=True))
     results: Columns[Repeated] = {
         "benchmark": lambda row: row["benchmark"],
         "splits": lambda row: str(row["splits"] or "–"),
         "seeds": lambda row: str(row["seeds"]),
-        "top-1 %": lambda row: number(row["mean"]),
+        f"{called} %": lambda row: number(row["mean"]),
         "deviation between splits": lambda row: number(row["between_splits"]),
         "deviation between seeds": lambda row: number(row["between_seeds"]),
     }
@@ -126,14 +136,14 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
         "benchmark": lambda row: row["benchmark"],
         "split": lambda row: str(row["split"] or "–"),
         "seed": lambda row: str(row["seed"]),
-        "top-1 %": lambda row: number(row["top1"]),
+        f"{called} %": lambda row: number(row["top1"]),
         "test videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
     }
     sections = [
         Section(
             "Mean and deviation",
-            "Top-1 in percent: mean over splits of the mean over seeds; sample standard deviations, a dash for one "
-            "value.",
+            f"{called[0].upper()}{called[1:]} in percent: mean over splits of the mean over seeds; sample standard "
+            "deviations, a dash for one value.",
             [Table.of(summary["results"], results)],
         ),
         Section(

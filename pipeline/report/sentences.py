@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pipeline.params import Params
 
 #: Below this many trainings a bootstrap over them understates their spread noticeably.
 ENOUGH_SEEDS = 5
+TOP1 = "top-1"
+
+
+class MetricEntry(TypedDict, total=False):
+    """What a score is, where it is not top-1."""
+
+    metric: str
 
 
 class TestScore(TypedDict):
-    """Top-1 in percent with its 95 % interval."""
+    """Top-1 in percent with its 95 % interval; the same of the mean average precision where `metric` is "mAP"."""
 
     top1: float
     top1_ci_low: float
     top1_ci_high: float
+    metric: NotRequired[str]
 
 
 class TrivialScore(TestScore):
@@ -39,7 +47,7 @@ class BenchmarkResult(JudgedScore):
     strategy: str
     keep_ratio: float
     top5: float | None
-    class_mean: float
+    class_mean: float | None
     calibration_error: float
     videos_ok: int
     videos_total: int
@@ -81,6 +89,22 @@ class Difference(TypedDict):
     low: float
     high: float
     seeds: int
+    metric: NotRequired[str]
+
+
+def metric_of(row: MetricEntry) -> str:
+    """What a score is: top-1, or the mAP of videos with several classes."""
+    return row.get("metric", TOP1)
+
+
+def metric_key(row: MetricEntry) -> str:
+    """A score's name among tracked numbers."""
+    return "top1" if metric_of(row) == TOP1 else "map"
+
+
+def metric_entry(several: bool) -> MetricEntry:
+    """The entry of a row that says what its score is; none beside top-1."""
+    return {"metric": "mAP"} if several else {}
 
 
 def sentences(results: Sequence[BenchmarkResult], params: Params) -> list[str]:
@@ -95,7 +119,9 @@ def sentences(results: Sequence[BenchmarkResult], params: Params) -> list[str]:
 
 
 def _one(row: BenchmarkResult) -> str:
-    score = f"{row['top1']:.1f} % top-1 (95 % interval {row['top1_ci_low']:.1f} to {row['top1_ci_high']:.1f})"
+    score = (
+        f"{row['top1']:.1f} % {metric_of(row)} (95 % interval {row['top1_ci_low']:.1f} to {row['top1_ci_high']:.1f})"
+    )
     videos = f"{row['videos_ok']} of {row['videos_total']} test videos"
     chance = f"chance ({row['chance']:.1f} %)"
     if row["top1_ci_low"] > row["chance"]:
@@ -156,7 +182,7 @@ def difference(row: Difference, equal: str) -> str:
     """The verdict over two strategies."""
     a, b, seeds = row["a"], row["b"], row["seeds"]
     spread = (
-        f"{row['difference']:+.1f} points top-1 (95 % interval {row['low']:+.1f} to {row['high']:+.1f}, "
+        f"{row['difference']:+.1f} points {metric_of(row)} (95 % interval {row['low']:+.1f} to {row['high']:+.1f}, "
         f"{seeds} seed{'s' * (seeds > 1)})"
     )
     # Without pre-training nothing was spent on it.

@@ -23,6 +23,7 @@ UNKNOWN = "unknown"
 #: A metric, its words, and the ends of its interval.
 SCORES = (
     (names.EVAL_TOP1, "top-1", (names.EVAL_TOP1_LOW, names.EVAL_TOP1_HIGH)),
+    (names.EVAL_MAP, "mAP", (names.EVAL_MAP_LOW, names.EVAL_MAP_HIGH)),
     (names.EVAL_TOP5, "top-5", None),
     (names.EVAL_CLASS_MEAN, "mean over classes", None),
     (names.EVAL_CALIBRATION_ERROR, "calibration error", None),
@@ -69,7 +70,9 @@ def _head(info: ModelInfo, licence: str, loads: bool) -> Iterator[str]:
 
 
 def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
-    kwargs = info.kwargs
+    from pipeline.data.by_time import trained_step
+
+    kwargs, step = info.kwargs, trained_step(info)
     yield f"# {title}"
     yield ""
     kept = f" and the keep ratio {kwargs['keep_ratio']:g}" if kwargs.get("keep_ratio") else ""
@@ -78,7 +81,7 @@ def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
     yield from _table(
         ("what", "value"),
         [
-            ("clip", f"{info.frames} frames, {info.frame_step or UNKNOWN} from one to the next"),
+            ("clip", f"{info.frames} frames, {step or UNKNOWN} from one to the next"),
             ("pixels", f"{info.pixels.resolution} x {info.pixels.resolution}, {info.pixels.resize}"),
             ("tested with", f"{info.views.segments} clips over time x {info.views.crops} crops"),
             ("probabilities", _temperature(info)),

@@ -17,7 +17,7 @@ class ServedModel:
         self._service = service
 
     def predict(self, data: Any, params: object = None) -> list[Any]:
-        """For each row: predicted (class), probability, probabilities (by class).
+        """For each row: predicted (class), probability, probabilities (by class); of several classes also labels.
 
         Args:
             data: a pandas table, or lists by the names of the columns.
@@ -34,6 +34,7 @@ class ServedModel:
             raise server_error(str(error)) from None
         return [
             {"predicted": one.predicted, "probability": one.probability, "probabilities": one.probabilities}
+            | ({} if one.labels is None else {"labels": one.labels})
             for one in answers
         ]
 

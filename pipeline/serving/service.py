@@ -16,6 +16,7 @@ from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import THRESHOLD
 from pipeline.serving.limits import FOLDER, ServingLimits
 from pipeline.system.text import visible
 
@@ -41,11 +42,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Classified:
-    """The most probable class of a video, and the probabilities of all by their names."""
+    """The most probable class of a video, and the probabilities of all by their names.
+
+    `labels` are the classes from one half on, where videos may have several; else None.
+    """
 
     predicted: str
     probability: float
     probabilities: dict[str, float]
+    labels: list[str] | None = None
 
 
 class Service:
@@ -59,6 +64,7 @@ class Service:
     """
 
     def __init__(self, model: str, limits: ServingLimits) -> None:
+        from pipeline.data.by_time import trained_step
         from pipeline.data.ingest.isolated import ingest_params
         from pipeline.distributed.groups import choose_device
         from pipeline.inference.isolated import IsolatedViews
@@ -71,15 +77,17 @@ class Service:
         self._limits = limits
         self._info: ModelInfo = info
         self._names = told_apart(class_names(info, folder))
-        if not isinstance(info.frame_step, int):
+        step = trained_step(info)
+        if step is None:
             raise InputError(f"{folder}/model.json names no frame_step. Cure: `everest convert-checkpoint` with it.")
         self._how = {
             "frames": info.frames,
-            "step": info.frame_step,
+            "step": step.frames,
             "segments": info.views.segments,
             "crops": info.views.crops,
             "grid": info.views.grid,
         }
+        self._seconds = step.seconds
         self._device = choose_device("auto")
         self._network: nn.Module = network.to(self._device).eval()
         self._reader: IsolatedViews = IsolatedViews(cost, 2, Rule(rules.min_frames, rules.max_repeated_run))
@@ -108,6 +116,7 @@ class Service:
                 batch=BATCH,
                 device=self._device,
                 temperature=self._info.temperature,
+                several=self._info.multi_label,
             )
         results = []
         for row in range(len(files)):
@@ -116,7 +125,8 @@ class Service:
                 raise InputError(f"video {row}: {answers[row].reason}")
             best = int(probability.argmax())
             by_name = dict(zip(self._names, map(float, probability), strict=True))
-            results.append(Classified(self._names[best], float(probability[best]), by_name))
+            said = [name for name, value in by_name.items() if value >= THRESHOLD] if self._info.multi_label else None
+            results.append(Classified(self._names[best], float(probability[best]), by_name, said))
         return results
 
     def close(self) -> None:
@@ -173,7 +183,7 @@ class Service:
 
     def _views(self, file: Path, asked: Asked) -> U8:
         try:
-            return self._reader.read(file, self._how, self._info.pixels.short_side, self._check_length)
+            return self._reader.read(file, self._how, self._info.pixels.short_side, self._check_length, self._seconds)
         except VideoError as error:
             # The server's own paths are nobody else's business.
             name = visible(asked.path) if asked.path is not None else "the video"

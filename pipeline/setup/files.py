@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import SEPARATOR
 from pipeline.recipes import PARAMS, names, show_recipe
 from pipeline.setup.groups import Groups
 from pipeline.setup.look import OwnSet
@@ -41,7 +42,7 @@ def split_table(own: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[
     for video in own.videos:
         # In front of a sign that a spreadsheet would run as a formula.
         path = video.path if guarded(video.path) == video.path else f"./{video.path}"
-        label = str(video.number) if number and video.label else video.label
+        label = SEPARATOR.join(map(str, video.numbers or [video.number])) if number and video.label else video.label
         if guarded(label) != label:
             raise InputError(
                 f"class {label!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."

@@ -79,13 +79,14 @@ def _sources(videos: Sequence[OwnVideo]) -> dict[str, list[str]]:
     """Videos by the source that their names tell, where a class has several sources: else the name is the class's."""
     by_class: dict[str, list[OwnVideo]] = defaultdict(list)
     for video in videos:
-        by_class[video.label].append(video)
-    found: dict[str, list[str]] = defaultdict(list)
+        for name in video.classes or ("",):
+            by_class[name].append(video)
+    found: dict[str, dict[str, None]] = defaultdict(dict)
     for label in sorted(by_class):
         told = {video.path: source_of_name(video.path) for video in by_class[label]}
         if len({source for source in told.values() if source}) < FEWEST:
             continue
         for path, source in told.items():
             if source:
-                found[source].append(path)
-    return found
+                found[source][path] = None
+    return {source: list(paths) for source, paths in found.items()}

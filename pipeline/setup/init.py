@@ -22,7 +22,7 @@ from pipeline.setup.look import OwnSet, look
 from pipeline.setup.machine import AUTO, Machine, cores, machine
 from pipeline.setup.split import Split, split
 from pipeline.setup.text import params_text
-from pipeline.setup.values import LEFT_EPOCHS, Facts, Shape, Value, facts_of, values
+from pipeline.setup.values import LEFT_EPOCHS, Facts, Shape, Value, clip_seconds, facts_of, values
 from pipeline.setup.warnings import warnings
 from pipeline.system.progress import Line
 
@@ -134,7 +134,11 @@ def init(
 
     best = fit(facts, devices, hours, draft, name)
     fitted = _fitted(facts, best, devices, hours)
-    said = [*warnings(own, groups, parted, int(str(facts.frame_step.value))), *_too_short(best, hours)]
+    step = facts.frame_step.value
+    said = [
+        *warnings(own, groups, parted, step if isinstance(step, int) else 1, clip_seconds(own)),
+        *_too_short(best, hours),
+    ]
     text = text_of(best.shape, fitted, _header(own, parted, groups, devices, best, said, place))
     _checked(text)
     line.close()
@@ -190,11 +194,10 @@ def _named(name: str) -> dict[str, Value]:
 
 def _benchmark(own: OwnSet, facts: Facts, table: Path) -> dict[str, Value]:
     source = {"kind": "folder", "path": str(own.folder), "annotations": str(table)}
-    labels = {video.label for video in own.videos if video.label}
     return {
         "dataset": Value("folder", "your own videos"),
         "split": Value(1, "the table has one"),
-        "classes": Value(len(labels), "with usable videos"),
+        "classes": Value(len(own.classes()), "with usable videos" + "; a video may have several" * own.several),
         "frame_step": facts.frame_step,
         "source": Value(source, "videos stay where they are; the table says class and split of each"),
     }

@@ -13,11 +13,12 @@ from pathlib import Path
 from pipeline.audit.measuring import audited
 from pipeline.audit.record import CLIP_FRAMES, Audited
 from pipeline.audit.summary import Findings, findings
-from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
 from pipeline.data.annotations.own import SPLIT_NAMES, from_folders, from_table, has_split_folders, read_rows
 from pipeline.data.ingest.verdicts import REASONS, verdict
 from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import class_parts
 from pipeline.params import IngestParams
 
 #: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
@@ -32,10 +33,11 @@ class OwnVideo:
 
     Attributes:
         path: relative to the set's folder.
-        number, label: of its class; -1 and "" where it has none.
+        number, label: of its class; -1 and "" where it has none. Of several the first number, and names as `a|b`.
         split: that its folder or table gives it, or "".
         group: that the table gives it, or "".
         frames, fps, short_side: number, per second, [px].
+        numbers: of all its classes, in a set whose videos have several; else ().
     """
 
     path: str
@@ -47,6 +49,12 @@ class OwnVideo:
     fps: float
     short_side: int
     sha256: str
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes: one, none, or in a set whose videos have several all of `numbers`."""
+        return tuple(class_parts(self.label)) if self.numbers else (self.label,) if self.label else ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,12 @@ class OwnSet:
 
     def classes(self) -> dict[str, int]:
         """Usable videos of each class."""
-        return dict(sorted(Counter(video.label for video in self.videos if video.label).items()))
+        return dict(sorted(Counter(name for video in self.videos for name in video.classes).items()))
+
+    @property
+    def several(self) -> bool:
+        """Whether videos have several classes each."""
+        return any(video.numbers for video in self.videos)
 
     def similar(self) -> list[list[str]]:
         """Groups of usable videos that show nearly the same pictures."""
@@ -111,7 +124,8 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     folder = place.resolve() if table is None else place.resolve().parent
     listing = _listed(folder, table)
     given = _given(listing, table)
-    _check_classes(place, Counter(video.label_name for video in listing.videos if video.label >= 0), "lists")
+    listed = Counter(listing.classes[label] for video in listing.videos for label in classes_of(video))
+    _check_classes(place, listed, "lists")
     records = audited(folder, [video.path for video in listing.videos], rules)
     frames = _clip_frames(records)
     rules = rules.model_copy(update={"min_frames": frames})
@@ -136,7 +150,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
         findings=found,
     )  # fmt: skip
     _check_classes(place, Counter(own.classes()), "has usable videos of")
-    if own.numbered and (gone := sorted({v.label_name for v in listing.videos if v.label >= 0} - set(own.classes()))):
+    if own.numbered and (gone := sorted(listed.keys() - own.classes().keys())):
         raise InputError(
             f"{place}: no video of class {gone[0]} can be used, and classes are numbered without a gap. "
             "Cure: `everest ingest` says why; or give classes by name."
@@ -178,7 +192,12 @@ def _given(listing: Listing, table: Path | None) -> _Given:
     return _Given(
         {path: SPLIT_NAMES[str(row["split"]).lower()] for path, row in rows.items() if row.get("split")},
         {path: text for path, row in rows.items() if (text := str(row.get("group") or "").strip())},
-        all(str(row["label"]).isdigit() for row in rows.values() if row["label"] != ""),
+        all(
+            part.strip().isdigit()
+            for row in rows.values()
+            if row["label"] != ""
+            for part in class_parts(str(row["label"]))
+        ),
     )
 
 
@@ -234,7 +253,7 @@ def _sorted_out(
         videos.append(
             OwnVideo(
                 first.path, first.label, label, given.splits.get(first.path, ""), given.groups.get(first.path, ""),
-                measured.frames_decoded, measured.fps, min(measured.width, measured.height), sha256,
+                measured.frames_decoded, measured.fps, min(measured.width, measured.height), sha256, first.labels,
             )
         )  # fmt: skip
     return sorted(videos, key=lambda video: video.path), sorted(left_out, key=lambda video: video.path)

@@ -26,11 +26,11 @@ class Split:
     remarks: list[str]
 
     def counts(self, videos: Sequence[OwnVideo]) -> dict[str, Counter[str]]:
-        """Videos of each class with a label, by split."""
+        """Videos of each class with a label, by split; one with several classes counts in each of them."""
         found: dict[str, Counter[str]] = {name: Counter() for name in ("train", "val", "test")}
         for video in videos:
-            if video.label and self.of[video.path] in found:
-                found[self.of[video.path]][video.label] += 1
+            if self.of[video.path] in found:
+                found[self.of[video.path]].update(video.classes)
         return found
 
 
@@ -68,18 +68,18 @@ def split(videos: Sequence[OwnVideo], groups: Groups) -> Split:
 
 
 def _hand_out(members: Mapping[int, list[OwnVideo]], chosen: dict[int, str]) -> None:
-    total = Counter(video.label for group in members.values() for video in group if video.label)
+    total = Counter(label for group in members.values() for video in group for label in video.classes)
     lacking = {name: {label: share * count for label, count in total.items()} for name, share in SHARES.items()}
 
     def take(number: int, name: str) -> None:
         for video in members[number]:
-            if video.label and name in lacking:
-                lacking[name][video.label] -= 1
+            for label in video.classes if name in lacking else ():
+                lacking[name][label] -= 1
 
     for number, name in chosen.items():
         take(number, name)
     for number in sorted(members.keys() - chosen.keys(), key=lambda number: _order(members[number])):
-        counts = Counter(video.label for video in members[number] if video.label)
+        counts = Counter(label for video in members[number] for label in video.classes)
         # What a split lacks of a class, in units of what it should have in all: of equal lacks the larger share wins.
         lack = {
             name: sum(count * lacking[name][label] / total[label] for label, count in counts.items()) for name in SHARES
@@ -96,7 +96,7 @@ def _mend(members: Mapping[int, list[OwnVideo]], chosen: dict[int, str], fixed: 
     """Give a class videos to train on, then to test on, then to validate on, as far as its groups allow."""
     by_class: dict[str, list[int]] = defaultdict(list)
     for number, group in members.items():
-        for label in {video.label for video in group if video.label}:
+        for label in {label for video in group for label in video.classes}:
             by_class[label].append(number)
     for name in SHARES:
         for label in sorted(by_class):
@@ -123,13 +123,13 @@ def _can_leave(
     now = chosen[number]
     if now == "unused" or (name == "train" and now != "train"):
         return now != "unused"
-    labels = {video.label for video in members[number] if video.label}
+    labels = {label for video in members[number] for label in video.classes}
     return all(sum(chosen[other] == now for other in by_class[label]) > 1 for label in labels)
 
 
 def _check(result: Split, videos: Sequence[OwnVideo]) -> None:
     counts = result.counts(videos)
-    labels = {video.label for video in videos if video.label}
+    labels = {label for video in videos for label in video.classes}
     if absent := sorted(labels - counts["train"].keys()):
         raise InputError(
             f"{len(absent)} of {len(labels)} classes have no training video in the split that is given: "

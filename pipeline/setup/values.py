@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,10 @@ class Shape:
     resolution: int
 
 
+#: Ratio of the highest to the lowest rate above which frames are taken by time: 29.97 and 30 count as one.
+VARIED_RATES = 1.1
+
+
 @dataclass(frozen=True)
 class Facts:
     """A set in numbers.
@@ -59,7 +64,7 @@ class Facts:
     Attributes:
         train, labelled: training videos of pre-training, and of fine-tuning; `val`, `test`: labelled ones.
         fps, frames, short_side: medians.
-        frame_step: frames from one of a clip to the next, with its reason.
+        frame_step: frames from one of a clip to the next, or `{clip_seconds: ...}` where rates vary, with its reason.
         batch, finetune_batch: that leave some steps to an epoch.
     """
 
@@ -81,7 +86,7 @@ def facts_of(own: OwnSet, split: Split, devices: int) -> Facts:
     Raises:
         InputError: fewer training videos than devices.
     """
-    counts = {name: sum(by_class.values()) for name, by_class in split.counts(own.videos).items()}
+    counts = Counter(split.of[video.path] for video in own.videos if video.label)
     train = sum(split.of[video.path] == "train" for video in own.videos)
     return Facts(
         train=train,
@@ -97,7 +102,25 @@ def facts_of(own: OwnSet, split: Split, devices: int) -> Facts:
     )
 
 
+def clip_seconds(own: OwnSet) -> float | None:
+    """Seconds that a clip spans, where frames are to be taken by time since rates vary; else None."""
+    rates = np.array([video.fps for video in own.videos])
+    if rates.max() <= VARIED_RATES * rates.min():
+        return None
+    median = float(np.median([video.frames / video.fps for video in own.videos]))
+    return CLIP_SECONDS if median >= CLIP_SECONDS else max(0.1, round(median, 1))
+
+
 def _frame_step(own: OwnSet) -> Value:
+    seconds = clip_seconds(own)
+    if seconds is not None:
+        rates = [video.fps for video in own.videos]
+        short = "" if seconds == CLIP_SECONDS else ", since the median video is no longer"
+        return Value(
+            {"clip_seconds": seconds},
+            f"frames by time, since rates vary from {min(rates):.3g} to {max(rates):.3g} a second: each clip spans "
+            f"{seconds:g} s{short} (the paper counts frames, in videos of one rate)",
+        )
     fps = float(np.median([video.fps for video in own.videos]))
     frames = int(np.median([video.frames for video in own.videos]))
     # As the audit chooses it for one video; clips of fewer frames reach as far with a larger step.
@@ -105,14 +128,7 @@ def _frame_step(own: OwnSet) -> Value:
     step = min(step, max(1, frames // own.clip_frames))
     spans = own.clip_frames * step / fps
     whole = "" if spans > 0.9 * CLIP_SECONDS else f", since the median video has {frames / fps:.1f} s"
-    rates = np.array([video.fps for video in own.videos])
-    mixed = (
-        f"; frames are taken by number, not by time: this is for the median rate of {rates.min():.3g} to "
-        f"{rates.max():.3g} frames a second"
-        if rates.max() > 1.1 * rates.min()
-        else ""
-    )
-    return Value(step, f"[frames] a clip spans {spans:.1f} s at {fps:.3g} frames a second{whole}{mixed}")
+    return Value(step, f"[frames] a clip spans {spans:.1f} s at {fps:.3g} frames a second{whole}")
 
 
 def _batch(videos: int, paper: int, devices: int) -> int:

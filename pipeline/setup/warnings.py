@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.audit.changes import CLIP_SECONDS
+from pipeline.multilabel.labels import class_parts
 from pipeline.setup.groups import Groups
 from pipeline.setup.look import OwnSet
 from pipeline.setup.split import Split
@@ -21,17 +22,19 @@ MIXED_RATES, MIXED_SIZES = 1.5, 2.0
 SHOWN = 5
 
 
-def warnings(own: OwnSet, groups: Groups, split: Split, frame_step: int) -> list[str]:
+def warnings(
+    own: OwnSet, groups: Groups, split: Split, frame_step: int, clip_seconds: float | None = None
+) -> list[str]:
     """Sentences on classes, lengths, rates, sizes, duplicates and files left out; none where nothing is wrong.
 
     Args:
-        frame_step: that params.yaml will have.
+        frame_step: that params.yaml will have; with `clip_seconds` frames are taken by time, over so many seconds.
     """
     return [
         *_left_out(own),
         *_classes(own),
-        *_lengths(own, frame_step),
-        *_rates_and_sizes(own),
+        *_lengths(own, frame_step, clip_seconds),
+        *_rates_and_sizes(own, clip_seconds),
         *_similar(own, groups, split),
         *split.remarks,
         *own.problems,
@@ -43,7 +46,8 @@ def _left_out(own: OwnSet) -> Iterator[str]:
         reasons = Counter(video.reason for video in own.left_out)
         told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
         yield f"Videos left out: {len(own.left_out)} of {len(own.left_out) + len(own.videos)} ({told})."
-    gone = sorted({video.label for video in own.left_out if video.label} - own.classes().keys() - {"-1"})
+    names = {name for video in own.left_out for name in (class_parts(video.label) if own.several else [video.label])}
+    gone = sorted(names - own.classes().keys() - {"-1", ""})
     if gone:
         yield f"Classes left out, since none of their videos can be used: {_names(gone)}."
 
@@ -59,17 +63,30 @@ def _classes(own: OwnSet) -> Iterator[str]:
         )
     most, least = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
     if counts[most] > IMBALANCE * counts[least]:
+        read = (
+            "Read the average precision of each class."
+            if own.several
+            else f"A model that always says {printable(most)} is right in {counts[most] / sum(counts.values()):.0%}: "
+            "read the recall of each class."
+        )
         yield (
             f"The classes are out of balance: {printable(most)} has {counts[most]} videos, {printable(least)} has "
-            f"{counts[least]}. A model that always says {printable(most)} is right in "
-            f"{counts[most] / sum(counts.values()):.0%}: read the recall of each class."
+            f"{counts[least]}. {read}"
         )
     unlabelled = sum(not video.label for video in own.videos)
     if unlabelled:
         yield f"Videos without a class: {unlabelled}. Pre-training reads them, fine-tuning does not."
 
 
-def _lengths(own: OwnSet, frame_step: int) -> Iterator[str]:
+def _lengths(own: OwnSet, frame_step: int, clip_seconds: float | None) -> Iterator[str]:
+    if clip_seconds is not None:
+        short = sum(video.frames / video.fps < clip_seconds - 0.5 / video.fps for video in own.videos)
+        if short:
+            yield (
+                f"Videos shorter than a clip of {clip_seconds:g} s: {short} of {len(own.videos)}. Their clips "
+                "are the whole video."
+            )
+        return
     spanned = (own.clip_frames - 1) * frame_step + 1
     short = sum(video.frames < spanned for video in own.videos)
     if short:
@@ -80,9 +97,18 @@ def _lengths(own: OwnSet, frame_step: int) -> Iterator[str]:
         )
 
 
-def _rates_and_sizes(own: OwnSet) -> Iterator[str]:
+def _rates_and_sizes(own: OwnSet, clip_seconds: float | None) -> Iterator[str]:
     rates = np.array([video.fps for video in own.videos])
-    if rates.max() > MIXED_RATES * rates.min():
+    if clip_seconds is not None:
+        slow = int((rates * clip_seconds < own.clip_frames).sum())
+        again = f" Videos with fewer than {own.clip_frames} frames in that time, which repeat some: {slow}." * (
+            slow > 0
+        )
+        yield (
+            f"Frame rates are mixed ({rates.min():.3g} to {rates.max():.3g} a second, median {np.median(rates):.3g}): "
+            f"frames are taken by time, so that each clip spans {clip_seconds:g} s.{again}"
+        )
+    elif rates.max() > MIXED_RATES * rates.min():
         middle = float(np.median(rates))
         off = int(((rates > 1.25 * middle) | (rates < 0.8 * middle)).sum())
         yield (

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import layout
+from pipeline.data import manifest
 from pipeline.errors import EverestError, InputError
+from pipeline.multilabel.labels import multi_hot
 from pipeline.params import Params
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged
@@ -56,6 +58,7 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
         rows: list[dict[str, object]] = [
             {
                 "model": result.name,
+                **({} if result.metric == "top-1" else {"metric": result.metric}),
                 "top1": 100 * result.top1,
                 "top1_ci_low": 100 * result.interval.low,
                 "top1_ci_high": 100 * result.interval.high,
@@ -69,6 +72,7 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
 
 def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> Clips:
     """Small clips of the labelled videos of one split; at most so many, spread over the classes."""
+    from pipeline.data.by_time import step_of
     from pipeline.data.clips.dataset import labelled_rows, share_of_each_class
     from pipeline.data.frame_source import ClipError
     from pipeline.evaluation.baselines import MOST, Clips, middle_clip
@@ -76,15 +80,15 @@ def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> C
 
     rows = labelled_rows(source, benchmark, split)
     chosen = share_of_each_class(rows, source, min(1.0, MOST / len(rows)))
-    pictures, labels, failed = [], [], []
-    step, progress = params.benchmark(benchmark).data.frame_step, Bar(f"baseline {benchmark} {split}")
+    pictures, labels, sets, failed = [], [], [], []
+    step, progress = step_of(params, benchmark), Bar(f"baseline {benchmark} {split}")
     for done, row in enumerate(chosen.tolist(), 1):
         try:
             clip = middle_clip(
                 functools.partial(source.frames, row),
                 source.num_frames(row),
                 params.clip.frames,
-                step,
+                step.frames if step.seconds is None else step.of(source.rate(row)),
                 source.grid,
             )
         except ClipError as error:
@@ -92,6 +96,7 @@ def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> C
             continue
         pictures.append(clip)
         labels.append(source.label(row))
+        sets.append(source.label_sets[row] if source.label_sets else ())
         progress(done, len(chosen))
     budget = params.evaluate_of(benchmark).failure_budget
     if len(failed) > budget * len(chosen):
@@ -99,4 +104,8 @@ def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> C
             f"{benchmark}: {len(failed)} of {len(chosen)} {split} videos cannot be read, more than "
             f"evaluate.failure_budget = {budget} allows ({failed[0]}). Cure: `dvc repro preprocess@{benchmark}`."
         )
-    return Clips(np.stack(pictures), np.asarray(labels, dtype=np.int64))
+    truth = None
+    if source.label_sets:
+        listed = manifest.read_classes(layout.manifest_dir(benchmark) / manifest.CLASSES)
+        truth = multi_hot(sets, len(listed))
+    return Clips(np.stack(pictures), np.asarray(labels, dtype=np.int64), truth)

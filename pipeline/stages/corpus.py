@@ -11,6 +11,7 @@ import hashlib
 from typing import TypedDict
 
 from pipeline import layout
+from pipeline.data.by_time import Step, step_of
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import FRAME_STEP
 from pipeline.errors import InputError
@@ -37,9 +38,9 @@ def run(params: Params, benchmark: str | None) -> CorpusCounts:
     """
     if benchmark is None:
         raise InputError("corpus works on one benchmark. Cure: `everest corpus NAME`.")
-    step = params.benchmark(benchmark).data.frame_step
+    step = step_of(params, benchmark)
     work = layout.work_dir("corpus", benchmark, work_key("corpus", benchmark, params))
-    with stage_run("corpus", benchmark, {"benchmark": benchmark, "data.frame_step": step}, work) as tracked:
+    with stage_run("corpus", benchmark, {"benchmark": benchmark, "data.frame_step": step.entry}, work) as tracked:
         counts = _run(benchmark, step)
         tracked.metrics(
             {"corpus/videos": counts["videos"], "corpus/duplicates_left_out": counts["duplicates_left_out"]}
@@ -47,7 +48,7 @@ def run(params: Params, benchmark: str | None) -> CorpusCounts:
     return counts
 
 
-def _run(benchmark: str, frame_step: int) -> CorpusCounts:
+def _run(benchmark: str, frame_step: Step) -> CorpusCounts:
     import pyarrow as pa
 
     cache = Cache.open(layout.cache_dir(benchmark))

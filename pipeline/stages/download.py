@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from pipeline import layout
 from pipeline.data import manifest
+from pipeline.data.annotations.base import classes_of
 from pipeline.data.annotations.classes import count_fault
 from pipeline.data.ingest.ingest import ingest
 from pipeline.data.ingest.memory import NOTES
@@ -176,7 +177,7 @@ def _metrics(rows: list[manifest.Row], listing: Listing, seconds: float) -> Coun
 def _check_classes(listing: Listing, expected: int, benchmark: str) -> None:
     for problem in listing.problems:
         log.warning("%s: %s", benchmark, problem)
-    labels = {video.label for video in listing.videos if video.label >= 0}
+    labels = {label for video in listing.videos for label in classes_of(video)}
     if fault := count_fault(f"benchmarks.{benchmark}.data.classes", expected, listing.classes, labels):
         raise InputError(fault)
 

@@ -2,7 +2,7 @@
 
 Reads data/cache/<bench>, its manifest and outputs/finetune/<bench>; writes outputs/evaluate/<bench>/
 {predictions.parquet, confusion.csv, per_class.csv, budgets.json, temperature.json, pictures/, clips/} and
-metrics/evaluate/<bench>.{json,csv}.
+metrics/evaluate/<bench>.{json,csv}. Videos with several classes each have no confusion.csv.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
         tracked.metrics(metrics)
         tracked.tags({"everest.predictions_sha256": sha256_of(folder / "predictions.parquet")})
         tracked.summary(names.of_experiment("evaluate", benchmark, metrics))
-        tracked.artifact(folder / "confusion.csv")
+        if tests.truth_VC is None:
+            tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
         tracked.artifact(folder / "pictures", "pictures")
         choice = _choice(info.notes, benchmark, how.split)
@@ -93,7 +94,11 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
             registered_name(params.recipe, benchmark),
             {
                 **choice,
-                "eval.top1": metrics[names.EVAL_TOP1],
+                **(
+                    {"eval.map": metrics[names.EVAL_MAP]}
+                    if info.multi_label
+                    else {"eval.top1": metrics[names.EVAL_TOP1]}
+                ),
                 "benchmark": benchmark,
                 "sha256": model_folder.sha256(registered),
                 "strategy": info.kwargs["strategy"],
@@ -196,6 +201,8 @@ def _write(
     fitted: Temperature,
 ) -> Path:
     """Write all outputs beside their final places, then move them there; returns their folder."""
+    import numpy as np
+
     from pipeline.evaluation import budgets, files, temperature
     from pipeline.evaluation.benchmark import draw_examples
     from pipeline.evaluation.clips import draw_clips
@@ -205,7 +212,10 @@ def _write(
     final = layout.output_dir("evaluate", benchmark)
     with atomic_folder(final) as building:
         files.write_predictions(building / "predictions.parquet", tests, answers)
-        files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
+        if tests.truth_VC is None:
+            files.write_confusion(building / "confusion.csv", building / "per_class.csv", tests, answers, classes)
+        else:
+            files.write_precision(building / "per_class.csv", tests, answers, classes)
         draw_examples(params, benchmark, tests, answers, building / "pictures")
         draw_clips(params, benchmark, tests, answers, building / "clips")
         if swept is not None:
@@ -218,7 +228,11 @@ def _write(
     with atomic_path(plot) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = Writer(file)
         writer.row(["actual", "predicted"])
-        for label, answer in zip(tests.labels, answers, strict=True):
+        # Of several classes a row for each; beside it the most probable one.
+        sets = [[label] for label in tests.labels]
+        if tests.truth_VC is not None:
+            sets = [np.flatnonzero(truth_C).tolist() for truth_C in tests.truth_VC]
+        for labels, answer in zip(sets, answers, strict=True):
             if answer.probability is not None:
-                writer.row([classes[label], classes[int(answer.probability.argmax())]])
+                writer.rows([classes[label], classes[int(answer.probability.argmax())]] for label in labels)
     return final

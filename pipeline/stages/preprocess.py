@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline import layout
+from pipeline.data.by_time import step_of
 from pipeline.data.cache.publish import (
     build,
     check_failures,
@@ -62,7 +63,7 @@ def run(params: Params, benchmark: str | None) -> CacheMetrics:
     values = {
         "preprocess": params.preprocess.model_dump(exclude={"workers"}),
         "clip": {"resolution": params.clip.resolution},
-        "frame_step": params.benchmark(benchmark).data.frame_step,
+        "frame_step": step_of(params, benchmark).entry,
     }
     work = layout.work_dir("preprocess", benchmark, work_key("preprocess", benchmark, params))
     with stage_run("preprocess", benchmark, flatten(values), work) as tracked:

@@ -26,6 +26,7 @@ def run(params: Params, benchmark: str | None = None) -> Summary:
     """
     from pipeline.report.collect import collect, read_metrics
     from pipeline.report.experiment import write_report
+    from pipeline.report.sentences import metric_key
     from pipeline.tracking import names, stage_run
 
     summary = collect(params)
@@ -42,5 +43,5 @@ def run(params: Params, benchmark: str | None = None) -> Summary:
         stages += [(stage, name) for name in params.benchmarks for stage in ("finetune", "evaluate")]
         for stage, name in stages:  # those that were up to date have told this experiment's run nothing yet
             tracked.summary(names.of_experiment(stage, name, read_metrics(layout.results_file(stage, name))))
-        tracked.metrics({f"{row['benchmark']}/top1_percent": row["top1"] for row in summary["results"]})
+        tracked.metrics({f"{row['benchmark']}/{metric_key(row)}_percent": row["top1"] for row in summary["results"]})
     return summary

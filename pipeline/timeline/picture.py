@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,16 +42,31 @@ def draw(path: Path, title: str, cells: Cells, segments: Sequence[Segment], name
     above.set(ylim=(-0.02, 1.02), ylabel="probability", title=printable(title))
     above.grid(axis="y", color="#e3e6ea")
     figure.legend(loc="outside right upper", frameon=False)
+    lanes = _lanes(segments)
     for one in segments:
-        below.barh(0, one.end - one.start, left=one.start, height=0.8, color=colour.get(one.class_name, REST))
+        place = lanes[one.class_name]
+        below.barh(place, one.end - one.start, left=one.start, height=0.8, color=colour.get(one.class_name, REST))
     if not segments:
         below.text(0.5, 0.5, "no segment above the threshold", transform=below.transAxes, ha="center", va="center")
-    below.set(yticks=[], ylim=(-0.6, 0.6), ylabel="segments", xlim=(time[0], time[-1]), xlabel="time")
+    below.set(
+        yticks=[],
+        ylim=(min(lanes.values(), default=0) - 0.6, 0.6),
+        ylabel="segments",
+        xlim=(time[0], time[-1]),
+        xlabel="time",
+    )
     below.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: _time(seconds, time[-1] - time[0])))
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def _lanes(segments: Sequence[Segment]) -> dict[str, int]:
+    """The row of each class: one for all, or one below the other where segments overlap."""
+    overlap = any(after.start < before.end for before, after in itertools.pairwise(segments))
+    names = dict.fromkeys(one.class_name for one in segments)
+    return {name: -place * overlap for place, name in enumerate(names)}
 
 
 def _chosen(cells: Cells, segments: Sequence[Segment], names: Sequence[str]) -> list[str]:

@@ -51,14 +51,19 @@ def cells_of(start_W: Floats, end_W: Floats, probability_WC: Floats) -> Cells:
     return Cells(edges[:-1], edges[1:], mean_KC)
 
 
-def merge(cells: Cells, names: Sequence[str], threshold: float, shortest: float = 0.0) -> list[Segment]:
+def merge(
+    cells: Cells, names: Sequence[str], threshold: float, shortest: float = 0.0, several: bool = False
+) -> list[Segment]:
     """Neighbouring cells of one most probable class as segments, in order of time.
 
     Args:
         names: of the classes.
         threshold: cells whose most probable class has less belong to no segment.
         shortest: seconds; shorter segments are left out.
+        several: a video may show several classes at a time: each has segments of its own, which may overlap.
     """
+    if several:
+        return _of_each_class(cells, names, threshold, shortest)
     runs: list[list[int]] = []
     for cell, row_C in enumerate(cells.probability_KC):
         if np.isnan(row_C[0]) or row_C.max() < threshold:
@@ -68,12 +73,21 @@ def merge(cells: Cells, names: Sequence[str], threshold: float, shortest: float 
             runs[-1].append(cell)
         else:
             runs.append([cell])
-    segments = []
-    for run in runs:
-        length_K = cells.end_K[run] - cells.start_K[run]
-        best = int(cells.probability_KC[run[0]].argmax())
-        score = float(np.average(cells.probability_KC[run, best], weights=length_K))
-        start, end = float(cells.start_K[run[0]]), float(cells.end_K[run[-1]])
-        if end - start >= shortest:
-            segments.append(Segment(start, end, names[best], score))
-    return segments
+    found = [_segment(cells, run, int(cells.probability_KC[run[0]].argmax()), names) for run in runs]
+    return [one for one in found if one.end - one.start >= shortest]
+
+
+def _of_each_class(cells: Cells, names: Sequence[str], threshold: float, shortest: float) -> list[Segment]:
+    """Neighbouring cells in which a class reaches the threshold, for each class; in order of time, then of classes."""
+    found: list[Segment] = []
+    for number in range(len(names)):
+        reached = np.flatnonzero(np.nan_to_num(cells.probability_KC[:, number], nan=-1.0) >= threshold)
+        runs = np.split(reached, np.flatnonzero(np.diff(reached) > 1) + 1)
+        found += [_segment(cells, run.tolist(), number, names) for run in runs if len(run)]
+    return sorted((one for one in found if one.end - one.start >= shortest), key=lambda one: one.start)
+
+
+def _segment(cells: Cells, run: list[int], number: int, names: Sequence[str]) -> Segment:
+    length_K = cells.end_K[run] - cells.start_K[run]
+    score = float(np.average(cells.probability_KC[run, number], weights=length_K))
+    return Segment(float(cells.start_K[run[0]]), float(cells.end_K[run[-1]]), names[number], score)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.data.arrays import U8
+from pipeline.data.by_time import Step, ticks
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 from pipeline.inference.predict import Failed, class_names, make_folder
@@ -81,7 +82,7 @@ class Timelines:
 class Options:
     """How windows are cut and merged: see :func:`timeline`."""
 
-    step: int
+    step: Step
     crops: int
     stride: float | None
     threshold: float
@@ -126,6 +127,7 @@ def timeline(
     files = find_videos([str(video) for video in videos])
     _check(stride, threshold, shortest, batch)
     make_folder(Path(out))
+    from pipeline.data.by_time import trained_step
     from pipeline.data.ingest.streaming import IsolatedPass
     from pipeline.distributed.groups import choose_device
     from pipeline.inference.models import load
@@ -134,14 +136,20 @@ def timeline(
     with IsolatedPass.by_params() as reader:
         folder, info, network = load(model)
         names = class_names(info, folder)
-        step = frame_step or info.frame_step
-        if not isinstance(step, int):
+        step = trained_step(info, frame_step)
+        if step is None:
             raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
         fitted = info.temperature if temperature else None
         how = Options(step, crops or info.views.crops, stride, threshold, shortest, batch, fitted)
         place = choose_device(device)
         network = network.to(place).eval()
-        about = {"model": str(folder), "sha256": sha256(folder), "frames": info.frames, **asdict(how)}
+        about = {
+            "model": str(folder),
+            "sha256": sha256(folder),
+            "frames": info.frames,
+            **asdict(how),
+            "step": step.entry,
+        }
         began = time.perf_counter()
         done: list[Timeline] = []
         failed: list[Failed] = []
@@ -152,7 +160,9 @@ def timeline(
                 continue
             prefix = f"{number:05d}-" if len(files) > 1 else ""
             base = Path(out) / f"{prefix}{shortened(file.stem, 180)}"
-            done.append(_written(file, base, windows, names, how, {**about, "video": str(file)}, stopped))
+            done.append(
+                _written(file, base, windows, names, how, {**about, "video": str(file)}, stopped, info.multi_label)
+            )
     table = Path(out) / "segments.csv"
     if done:
         write_segments(table, [(one.video, segment) for one in done for segment in one.segments])
@@ -179,11 +189,12 @@ def _written(
     how: Options,
     about: dict[str, object],
     stopped: str,
+    several: bool,
 ) -> Timeline:
     from pipeline.timeline.picture import draw
 
     cells = cells_of(windows.start_W, windows.end_W, windows.probability_WC)
-    segments = merge(cells, names, how.threshold, how.shortest)
+    segments = merge(cells, names, how.threshold, how.shortest, several)
     table, picture = (base.parent / f"{base.name}{suffix}" for suffix in (".parquet", ".png"))
     write_windows(table, windows, names, {**about, "stopped": stopped})
     draw(picture, file.name, cells, segments, names)
@@ -209,7 +220,7 @@ def _windows(
 
     def classify() -> None:
         if waiting:
-            probabilities.extend(_probabilities(network, waiting, how, device))
+            probabilities.extend(_probabilities(network, waiting, how, device, info.multi_label))
             places.extend((one.start, one.end, one.first, one.last) for one in waiting)
             waiting.clear()
             if line is not None:
@@ -237,18 +248,21 @@ def _sliding(reader: IsolatedPass, file: Path, info: ModelInfo, how: Options) ->
     resolution, short_side = info.pixels.resolution, info.pixels.short_side
     slider: Slider | None = None
     passed, until, period, windows = 0, 0.0, 0.04, 0
-    for portion in reader.portions(file, how.step, short_side):
+    step: int | float = 1
+    for portion in reader.portions(file, how.step.frames, short_side, how.step.seconds):
         if slider is None:
-            period = 1 / (reader.fps or 25.0)
-            slider = Slider(info.frames, stride_of(how.stride, reader.fps, info.frames, how.step), period)
+            rate = reader.fps or 25.0
+            period, step = 1 / rate, how.step.of(rate)
+            slider = Slider(info.frames, stride_of(how.stride, rate, info.frames, step), period)
         passed, until = portion.passed, portion.until
         if portion.numbers:
             squares = _squares(portion.pictures, how.crops, resolution)
             for row, number, seconds in zip(squares, portion.numbers, portion.seconds, strict=True):
-                window = slider.take(row, number, seconds)
-                if window is not None:
-                    windows += 1
-                    yield window
+                for _ in range(ticks(number, step)):
+                    window = slider.take(row, number, seconds)
+                    if window is not None:
+                        windows += 1
+                        yield window
     if slider is None:
         return
     for window in slider.finish():
@@ -262,7 +276,7 @@ def _short(reader: IsolatedPass, file: Path, passed: int, end: float, info: Mode
     """The only window of a video of `passed` frames, fewer than a window spans."""
     from pipeline.data.sampling import view_clips
 
-    numbers = view_clips(passed, info.frames, how.step, 1)[0]
+    numbers = view_clips(passed, info.frames, how.step.of(reader.fps or 25.0), 1)[0]
     squares: list[U8] = []
     for portion in reader.portions(file, 1, info.pixels.short_side):
         if portion.numbers:
@@ -292,7 +306,7 @@ def _squares(pictures_NHWC: U8, crops: int, resolution: int) -> U8:
 
 
 def _probabilities(
-    network: nn.Module, windows: Sequence[Window], how: Options, device: torch.device
+    network: nn.Module, windows: Sequence[Window], how: Options, device: torch.device, several: bool
 ) -> list[np.ndarray]:
     """Probabilities [C] of each window, the mean of its crops at the temperature."""
     import torch
@@ -303,4 +317,4 @@ def _probabilities(
     clips = torch.from_numpy(np.concatenate([window.clips for window in windows])).to(device)
     with torch.inference_mode():
         logits = torch.cat([network(normalise(part)) for part in clips.split(how.batch)]).float().cpu().numpy()
-    return [probabilities(part, how.temperature) for part in np.split(logits, len(windows))]
+    return [probabilities(part, how.temperature, several) for part in np.split(logits, len(windows))]

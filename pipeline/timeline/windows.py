@@ -73,7 +73,7 @@ class Slider:
         return Window(clips, first.number, last.number, first.seconds, last.seconds + self._period)
 
 
-def stride_of(seconds: float | None, fps: float, frames: int, step: int) -> int:
+def stride_of(seconds: float | None, fps: float, frames: int, step: int | float) -> int:
     """Sampled frames from one window to the next; half a window by default.
 
     Args:

@@ -16,11 +16,14 @@ HEADLINE = (
     names.VAL_TOP1, names.TRAIN_LOSS, names.DATA_VIDEOS_OK, names.DATA_VIDEOS_TOTAL, names.GMACS_PER_CLIP,
     names.PEAK_MEMORY_GIB, names.WALL_SECONDS,
 )  # fmt: skip
+#: What stands in the place of top-1 where videos have several classes each.
+OF_SEVERAL = dict(zip(names.SCORES[0][:4], names.SCORES[1][:4], strict=True))
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
     """Those of a stage's metrics that are in its file for DVC."""
-    return {name: metrics[name] for name in HEADLINE if name in metrics}
+    every = [each for name in HEADLINE for each in (name, OF_SEVERAL.get(name, name))]
+    return {name: metrics[name] for name in every if name in metrics}
 
 
 def words(stage: str, benchmark: str | None, folder: Path = Path()) -> str:
@@ -30,15 +33,16 @@ def words(stage: str, benchmark: str | None, folder: Path = Path()) -> str:
     except (FileNotFoundError, ValueError):
         return ""
     parts = []
-    if names.EVAL_TOP1 in metrics:
-        parts.append(f"top-1 {100 * metrics[names.EVAL_TOP1]:.1f} %")
-    if {names.EVAL_TOP1, names.EVAL_TOP1_LOW, names.EVAL_TOP1_HIGH} <= metrics.keys():
-        low, high = 100 * metrics[names.EVAL_TOP1_LOW], 100 * metrics[names.EVAL_TOP1_HIGH]
-        parts[-1] += f" (95 % interval {low:.1f} to {high:.1f})"
+    for value, low, high, _, called in names.SCORES:
+        if value in metrics:
+            parts.append(f"{called} {100 * metrics[value]:.1f} %")
+        if {value, low, high} <= metrics.keys():
+            parts[-1] += f" (95 % interval {100 * metrics[low]:.1f} to {100 * metrics[high]:.1f})"
     if names.TRAIN_LOSS in metrics:
         parts.append(f"loss {metrics[names.TRAIN_LOSS]:.3f}")
-    if names.VAL_TOP1 in metrics:
-        parts.append(f"validation top-1 {100 * metrics[names.VAL_TOP1]:.1f} %")
+    for *_, value, called in names.SCORES:
+        if value in metrics:
+            parts.append(f"validation {called} {100 * metrics[value]:.1f} %")
     for ok, total in (
         (names.DATA_VIDEOS_OK, names.DATA_VIDEOS_TOTAL),
         (names.EVAL_VIDEOS_OK, names.EVAL_VIDEOS_TOTAL),

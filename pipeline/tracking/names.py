@@ -7,10 +7,16 @@ no other module spells one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 TRAIN_LOSS, TRAIN_LR, TRAIN_GRAD_NORM = "train/loss", "train/lr", "train/grad_norm"
 TRAIN_STEPS, TRAIN_NONFINITE_STEPS = "train/steps", "train/nonfinite_steps"
 VAL_LOSS, VAL_TOP1, VAL_TOP5 = "val/loss", "val/top1", "val/top5"
+#: Mean average precision, where videos have several classes each: in the place of top-1.
+VAL_MAP = "val/map"
+EVAL_MAP, EVAL_MAP_LOW, EVAL_MAP_HIGH = "eval/map", "eval/map_ci_low", "eval/map_ci_high"
+#: Of the decisions at one half, all classes and videos together; the share of videos with all decisions right.
+EVAL_F1, EVAL_EXACT = "eval/f1", "eval/exact_match"
 #: Factor on the learning rate of the probe's head that won.
 VAL_PROBE_LR_FACTOR = "val/probe_lr_factor"
 EVAL_TOP1, EVAL_TOP1_LOW, EVAL_TOP1_HIGH = "eval/top1", "eval/top1_ci_low", "eval/top1_ci_high"
@@ -27,7 +33,7 @@ def efficiency(name: str) -> str:
 
 
 def baseline(model: str) -> str:
-    """Top-1 of a trivial model."""
+    """Top-1 of a trivial model, or its mean average precision where videos have several classes each."""
     return f"baseline/{model}"
 
 
@@ -53,6 +59,36 @@ HISTORY_COLUMNS = {
     VAL_TOP1: "val_top1",
     VAL_TOP5: "val_top5",
 }
+#: A column behind those of the histories of videos with several classes each; no other history has it.
+SEVERAL_COLUMNS = {VAL_MAP: "val_map"}
+COLUMN_OF = HISTORY_COLUMNS | SEVERAL_COLUMNS
+#: What a benchmark is compared by, best first: score, its interval, how validation names it, and what people call it.
+SCORES = (
+    (EVAL_TOP1, EVAL_TOP1_LOW, EVAL_TOP1_HIGH, VAL_TOP1, "top-1"),
+    (EVAL_MAP, EVAL_MAP_LOW, EVAL_MAP_HIGH, VAL_MAP, "mAP"),
+)
+
+
+class Score(NamedTuple):
+    """What a test is compared by: a share with its 95 % interval, and what people call it."""
+
+    value: float
+    low: float
+    high: float
+    called: str
+
+
+def score_of(metrics: Mapping[str, float]) -> Score | None:
+    """Top-1 of a test, or its mean average precision where videos have several classes; None where it has neither."""
+    for value, low, high, _, called in SCORES:
+        if value in metrics:
+            return Score(metrics[value], metrics.get(low, metrics[value]), metrics.get(high, metrics[value]), called)
+    return None
+
+
+def validation_score(metrics: Mapping[str, float]) -> float | None:
+    """What chooses a checkpoint and ends a training: top-1 of a validation, or its mean average precision."""
+    return next((metrics[name] for *_, name, _ in SCORES if name in metrics), None)
 
 
 def of_experiment(stage: str, benchmark: str | None, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -36,9 +36,11 @@ class Journal:
 
     Args:
         every: the sink gets the training loss at every so many steps; the CSV holds each step.
+        several: videos have several classes each, and their validation's score has a column of its own.
     """
 
-    def __init__(self, path: Path | None, sink: MetricSink, every: int = 1) -> None:
+    def __init__(self, path: Path | None, sink: MetricSink, every: int = 1, several: bool = False) -> None:
+        self._columns = (*COLUMNS, *names.SEVERAL_COLUMNS.values()) if several else COLUMNS
         self.path = path
         self.sink = sink
         self.every = every
@@ -83,7 +85,8 @@ class Journal:
     def _add(self, step: int, epoch: int, metrics: Mapping[str, float], **more: float) -> None:
         if self.path is None:
             return
-        columns = {column: metrics[name] for name, column in names.HISTORY_COLUMNS.items() if name in metrics}
+        known = {name: column for name, column in names.COLUMN_OF.items() if column in self._columns}
+        columns = {column: metrics[name] for name, column in known.items() if name in metrics}
         self._rows.append({"step": step, "epoch": epoch, **columns, **more})
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
@@ -94,7 +97,7 @@ class Journal:
         if self.path is None or not self._rows:
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, self._columns, restval="")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerows(self._rows)
@@ -113,7 +116,7 @@ class Journal:
         if validated is not None:
             kept = [row for row in kept if row["loss"] or _up_to(row["step"], validated)]
         with files.atomic_path(self.path) as new, new.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
 
@@ -149,8 +152,8 @@ class Progress:
 
     def note(self, epoch: int, scores: dict[str, float]) -> None:
         """Keep the newest validation score at the end of the line."""
-        if names.VAL_TOP1 in scores:
-            self._note = f"  val {100 * scores[names.VAL_TOP1]:.1f} % (epoch {epoch + 1})"
+        if (score := names.validation_score(scores)) is not None:
+            self._note = f"  val {100 * score:.1f} % (epoch {epoch + 1})"
 
     def say(self, text: str) -> None:
         """Whole lines, below the bar."""

@@ -14,18 +14,20 @@ from torch import nn
 
 from models.backbone import Backbone
 from models.cost import Cost
-from models.info import ModelArguments, ModelInfo, Pixels, Views
+from models.info import MULTI_LABEL
 from models.registry import architecture, create_autoencoder, create_classifier
 from models.tuning.learning import arrange
 from models.tuning.lora import merged
 from models.weights import init_from, save_model
 from pipeline import layout
 from pipeline.data import manifest
+from pipeline.data.arrays import Floats
 from pipeline.data.balance import class_weights
 from pipeline.data.batch import Batch
 from pipeline.data.clips.ahead import DeviceLoader, SideStream
 from pipeline.data.clips.dataset import ClipDataset, labelled_clips, pretraining_clips
 from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.clips.record import record_of
 from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
 from pipeline.distributed.groups import Ranks
@@ -39,6 +41,8 @@ from pipeline.efficiency.clip_cost import (
     pretrain_cost,
 )
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import multi_hot, positive_weights
+from pipeline.multilabel.objective import Validation, sigmoid_loss
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
 from pipeline.tracking import names
 from pipeline.training.optim import ParameterGroup, parameter_groups
@@ -55,6 +59,8 @@ class PretrainTask:
     label = "pretrain"
     #: Forward-equivalents of a training step: the backward pass costs two.
     passes = 3.0
+    #: Whether videos have several classes each.
+    several = False
 
     def __init__(self, params: Params, ranks: Ranks, dataset: ClipDataset | None = None) -> None:
         """`dataset`: clips in place of those of `pretrain.corpus`."""
@@ -66,7 +72,7 @@ class PretrainTask:
         self.dataset = pretraining_clips(params) if dataset is None else dataset
         self._reader = _loader(self.dataset, stage, params, ranks, shuffle=True)
         self.loader = _ahead(self._reader, ranks)
-        self.info = _info("pretrain", self.name, self.arguments, params, tuple(stage.corpus), self.dataset)
+        self.info = record_of("pretrain", self.name, self.arguments, params, tuple(stage.corpus), self.dataset)
         self.transform = PretrainTransform(clip.resolution, stage.scales, stage.flip)
         torch.manual_seed(params.seed)
         autoencoder = create_autoencoder(self.name, self.arguments)
@@ -137,10 +143,21 @@ class FinetuneTask:
             training = labelled_clips(params, benchmark, "train", random=True, fraction=stage.label_fraction)
             classes = tuple(manifest.class_names(layout.manifest_dir(benchmark), data.classes))
         self.loader = _ahead(_loader(training, stage, params, ranks, shuffle=True), ranks)
-        weights = class_weights(training.labels(), data.classes) if stage.balance == "weights" else None
-        self.weight_K = None if weights is None else torch.from_numpy(weights).float().to(ranks.device)
         if held_out is None:
             held_out = labelled_clips(params, benchmark, stage.validate_split, random=False)
+        sets = training.label_sets()
+        self.several, self.held_out_VK = bool(sets), multi_hot(held_out.label_sets(), data.classes)
+        if self.several and stage.balance == "sampling":
+            raise InputError(
+                f"finetune.balance = 'sampling', and videos of {benchmark} have several classes each: none can be "
+                "drawn for one of them alone. Cure: balance: weights, or none."
+            )
+        weights: Floats | None = None
+        if stage.balance == "weights":
+            several = positive_weights(multi_hot(sets, data.classes)) if sets else None
+            weights = class_weights(training.labels(), data.classes) if several is None else several
+        self.weight_K = None if weights is None else torch.from_numpy(weights).float().to(ranks.device)
+        self.criterion = sigmoid_loss if self.several else F.cross_entropy
         self.validation = _ahead(_loader(held_out, stage, params, ranks, shuffle=False), ranks)
         self.transform = FinetuneTransform(
             clip.resolution,
@@ -153,12 +170,13 @@ class FinetuneTask:
             mixup=stage.mixup,
             cutmix=stage.cutmix,
             label_smoothing=stage.label_smoothing,
+            several=self.several,
         )
         self.centre = EvalTransform(clip.resolution)
         size = params.pretrain.size
         self.name = architecture(size, pretrain=False)
         self.arguments = classifier_arguments(stage, clip, data.classes)
-        self.info = _info("finetune", self.name, self.arguments, params, benchmark, held_out, classes)
+        self.info = record_of("finetune", self.name, self.arguments, params, benchmark, held_out, classes)
         torch.manual_seed(params.seed)
         classifier = create_classifier(self.name, self.arguments)
         if stage.init != SCRATCH:
@@ -178,14 +196,16 @@ class FinetuneTask:
         clip_BCTHW, targets_BK = self.transform(batch, self.ranks.device)
         logits = model(clip_BCTHW).float()
         if not self.stage.frozen:
-            return F.cross_entropy(logits, targets_BK, self.weight_K)
+            return self.criterion(logits, targets_BK, self.weight_K)
         # Heads share nothing that learns, so the gradient of the sum is each head's own.
-        return torch.stack([F.cross_entropy(logits_BK, targets_BK, self.weight_K) for logits_BK in logits]).sum()
+        return torch.stack([self.criterion(logits_BK, targets_BK, self.weight_K) for logits_BK in logits]).sum()
 
     def validate(self, epoch: int, last: bool, alive: Callable[[], None]) -> dict[str, float]:
         if not last and (epoch + 1) % self.stage.validate_every_epochs:
             return {}
         heads = len(self.model.factors) if isinstance(self.model, Probes) else 1
+        if self.several:
+            return self._ranked(heads, alive)
         # Per head: right in the first, right in the first five, sum of losses, clips.
         sums_P4 = torch.zeros(heads, 4, dtype=torch.float64, device=self.ranks.device)
         for batch in self.validation.epoch(0):
@@ -201,10 +221,26 @@ class FinetuneTask:
         top1_P, top5_P, loss_P = (sums_P4[:, :3] / sums_P4[:, 3:]).T.tolist()
         best = max(range(len(top1_P)), key=lambda head: (top1_P[head], -loss_P[head]))
         scores = {names.VAL_TOP1: top1_P[best], names.VAL_TOP5: top5_P[best], names.VAL_LOSS: loss_P[best]}
-        if isinstance(self.model, Probes):
-            scores[names.VAL_PROBE_LR_FACTOR] = self.model.factors[best]
-            self.model.chosen.fill_(best)
-        return scores
+        return scores | self._chosen(best)
+
+    def _ranked(self, heads: int, alive: Callable[[], None]) -> dict[str, float]:
+        """As :meth:`validate`, of videos with several classes each: the mean average precision and the loss."""
+        found = Validation(self.held_out_VK, heads, self.ranks.device)
+        for batch in self.validation.epoch(0):
+            alive()
+            clip_BCTHW, _ = self.centre(batch, self.ranks.device)
+            logits = self.model(clip_BCTHW)
+            found.add(logits if logits.ndim == 3 else logits[None], batch.index_B)
+        scores = found.scores(self.ranks.sum_)
+        best = max(range(heads), key=lambda head: (scores[head][0], -scores[head][1]))
+        return {names.VAL_MAP: scores[best][0], names.VAL_LOSS: scores[best][1]} | self._chosen(best)
+
+    def _chosen(self, head: int) -> dict[str, float]:
+        """Note the head that won, where there are several."""
+        if not isinstance(self.model, Probes):
+            return {}
+        self.model.chosen.fill_(head)
+        return {names.VAL_PROBE_LR_FACTOR: self.model.factors[head]}
 
     def export(self, tensors: dict[str, torch.Tensor], folder: Path) -> None:
         """Save the finished classifier; of a probe the one with the head that won."""
@@ -223,6 +259,7 @@ class FinetuneTask:
             # What may choose among models, and what chose this one.
             "validate_split": self.stage.validate_split,
             "select": self.settings.select,
+            **({MULTI_LABEL: True} if self.several else {}),
         }
         save_model(classifier, folder, {**self.info.as_dict(), **notes})
 
@@ -290,40 +327,3 @@ def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
     loss = F.cross_entropy(logits_BK, labels_B, reduction="sum")
     count = torch.full_like(loss, len(labels_B))
     return torch.stack([right_B5[:, 0].sum(), right_B5.sum(), loss, count]).double()
-
-
-def _info(
-    stage: str,
-    name: str,
-    arguments: ModelArguments,
-    params: Params,
-    dataset: str | tuple[str, ...],
-    clips: ClipDataset,
-    classes: tuple[str, ...] | None = None,
-) -> ModelInfo:
-    """The record of the model that a training makes: known, and checked, before the first step.
-
-    Views are those of its validation: one clip from the middle, its centre.
-    """
-    datasets = [dataset] if isinstance(dataset, str) else dataset
-    steps = {name: member.step for name, member in zip(datasets, clips.members, strict=True)}
-    sides = {member.source.short_side for member in clips.members}
-    if len(sides) > 1:
-        raise InputError(
-            f"the caches of {', '.join(steps)} have frames of different short sides: {sorted(sides)} pixels. "
-            "Cure: `everest preprocess` each of them with these parameters."
-        )
-    try:
-        return ModelInfo(
-            name,
-            arguments,
-            stage,
-            dataset,
-            classes,
-            steps[dataset] if isinstance(dataset, str) else steps,
-            Views(grid=max(member.source.grid for member in clips.members)),
-            Pixels(params.clip.resolution, sides.pop()),
-            {"created_by": "everest-pipeline"},
-        )
-    except ValueError as error:
-        raise InputError(f"the model of this training: {error}") from None

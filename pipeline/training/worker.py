@@ -106,7 +106,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
         task.settings,
         ranks,
         work,
-        journal=Journal(work / "history.csv" if ranks.main else None, sink, every=max(1, steps // 1000)),
+        journal=Journal(work / "history.csv" if ranks.main else None, sink, max(1, steps // 1000), task.several),
         pulse=pulse,
         stop=stop,
         progress=(progress := Progress(task.label, ranks.main and wanted())),

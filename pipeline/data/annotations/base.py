@@ -24,9 +24,10 @@ class ListedVideo:
         path: of the file, which need not exist: the publisher's name for it ("class/name.avi" or "name.mp4"), or
             relative to the raw folder once its source has placed it there.
         splits: its role in each of the publisher's splits: "train", "val", "test" or "unused".
-        label: class number from 0, -1 where the publisher gives none.
+        label: class number from 0, -1 where the publisher gives none; of several the first.
         source: where the bytes came from, without secrets.
         sha256: the expected hash, where one is known.
+        labels: all its class numbers, ascending, in a set whose videos have several; else ().
     """
 
     video_id: str
@@ -36,6 +37,12 @@ class ListedVideo:
     label_name: str
     source: str = ""
     sha256: str | None = None
+    labels: tuple[int, ...] = ()
+
+
+def classes_of(video: ListedVideo) -> tuple[int, ...]:
+    """All class numbers of a video: one, several, or none."""
+    return video.labels or ((video.label,) if video.label >= 0 else ())
 
 
 @dataclass
@@ -51,6 +58,11 @@ class Listing:
     problems: list[str] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
     missing_by_design: float = 0.0
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether videos have several classes each."""
+        return any(video.labels for video in self.videos)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Videos by split number and role: {"1": {"test": 3783, "train": 9537}}."""

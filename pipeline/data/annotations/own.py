@@ -4,6 +4,7 @@
   train/CLASS/clip.mp4, val/..., test/...
 - A table (CSV or Parquet): columns path, label, split; path relative to the videos' folder. `label` is a class's
   name or number, empty for none; `split` may be absent (then by hash); video_id, label_name, sha256 are optional.
+  Where a label names several classes (`a|b`, `0|3`), the videos of the table have several each (pipeline.multilabel).
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
 from pipeline.data.annotations.classes import alike_fault, counted_from_one
+from pipeline.data.annotations.several import labels_of, names_of, separator_fault
 from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import SEPARATOR
 from pipeline.system.text import printable
 
 SPLIT_NAMES = {
@@ -67,7 +70,7 @@ def from_folders(folder: Path) -> Listing:
             "name a table of them."
         )
     classes = sorted({name for _, _, name in entries})
-    if fault := alike_fault(str(folder), classes):
+    if fault := alike_fault(str(folder), classes) or separator_fault(folder, classes):
         raise InputError(fault)
     number = {name: index for index, name in enumerate(classes)}
     ids = _identities([path for path, _, _ in entries])
@@ -90,13 +93,16 @@ def from_table(table: Path, folder: Path) -> Listing:
     """
     numbered = read_rows(table)
     rows = [row for _, row in numbered]
+    several = labels_of(numbered, table)
     for line, row in numbered:
-        _check_label(row["label"], line, table)
+        for label in several[line] if several else [row["label"]]:
+            _check_label(label, line, table)
     problems: list[str] = []
-    named = sorted({str(row["label"]) for row in rows if not _is_number(row["label"]) and row["label"] != ""})
+    every = [label for labels in several.values() for label in labels] if several else [row["label"] for row in rows]
+    named = sorted({str(label) for label in every if not _is_number(label) and label != ""})
     if fault := alike_fault(f"{table}, column label", named):
         raise InputError(fault)
-    if named and any(_is_number(row["label"]) for row in rows):
+    if named and any(_is_number(label) for label in every):
         raise InputError(f"{table}: column label mixes numbers and names. Cure: use one or the other.")
     names: dict[int, str] = dict(enumerate(named))
     number = {name: index for index, name in names.items()}
@@ -104,13 +110,15 @@ def from_table(table: Path, folder: Path) -> Listing:
     paths = [_path(row["path"], line, table) for line, row in numbered]
     ids = _identities(paths)
     for (line, row), path in zip(numbered, paths, strict=True):
-        label = -1 if row["label"] == "" else int(row["label"]) if _is_number(row["label"]) else number[row["label"]]
-        name = str(row.get("label_name") or label)
-        if label >= 0 and names.setdefault(label, name) != name and not named:
-            raise InputError(
-                f"{table}, row {line}: label {label} has label_name {name!r}, an earlier row has {names[label]!r}. "
-                "Cure: one name for each number, in every row."
-            )
+        given = several[line] if several else [] if row["label"] == "" else [row["label"]]
+        labels = [int(label) if _is_number(label) else number[label] for label in given]
+        told = [names[label] for label in labels] if named else names_of(row, labels, several is not None, line, table)
+        for label, name in zip(labels, told, strict=True):
+            if names.setdefault(label, name) != name:
+                raise InputError(
+                    f"{table}, row {line}: label {label} has label_name {name!r}, an earlier row has {names[label]!r}. "
+                    "Cure: one name for each number, in every row."
+                )
         split = str(row.get("split") or "").lower()
         if split and split not in SPLIT_NAMES:
             raise InputError(f"{table}, row {line}: split = {split!r}. Cure: train, val, test or unused.")
@@ -119,10 +127,11 @@ def from_table(table: Path, folder: Path) -> Listing:
                 video_id=str(row.get("video_id") or ids[path]),
                 path=path,
                 splits=(SPLIT_NAMES[split] if split else split_by_hash(path),),
-                label=label,
-                label_name=names.get(label, ""),
+                label=min(labels, default=-1),
+                label_name=SEPARATOR.join(names[label] for label in sorted(labels)),
                 source="folder",
                 sha256=str(row["sha256"]) if row.get("sha256") else None,
+                labels=tuple(sorted(labels)) if several else (),
             )
         )
     classes = [names.get(index, str(index)) for index in range(max(names, default=-1) + 1)]
@@ -132,7 +141,7 @@ def from_table(table: Path, folder: Path) -> Listing:
             f"{table}: {len(repeated)} videos are listed more than once, the first is {repeated[0]!r}. "
             "Cure: one row for each video; a video belongs to one split."
         )
-    _check_numbers(table, names, {video.label for video in videos if video.label >= 0})
+    _check_numbers(table, names, {label for video in videos for label in classes_of(video)})
     missing = sum(not (folder / path).exists() for path in paths)
     if missing:
         problems.append(f"{missing} of {len(paths)} listed files are not in {folder.name}")
@@ -149,7 +158,7 @@ def split_by_hash(path: str) -> str:
 def suspicions(classes: list[str], videos: list[ListedVideo]) -> list[str]:
     """Classes without training videos, and recordings that seem to lie in more than one split."""
     problems = []
-    trained = {video.label for video in videos if video.splits[0] == "train"}
+    trained = {label for video in videos if video.splits[0] == "train" for label in classes_of(video)}
     for label, name in enumerate(classes):
         if label not in trained:
             problems.append(f"class {name!r} has no training video")

@@ -10,6 +10,7 @@ again, after an interruption as well as after a change. Units lie in the store
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.data.arrays import U8, Halves
+from pipeline.data.by_time import Step, tick_frames
 from pipeline.data.cache.maps import MapBuilder
 from pipeline.data.cache.records import (
     MAPS,
@@ -77,11 +79,17 @@ class MapRule:
     #: A model folder whose tubelet embedding compares the frames, and the SHA-256 of its weights.
     weights: str | None = None
     weights_sha256: str | None = None
+    #: From one frame to the next, where frames are taken by time; `frame_step` is then nothing.
+    seconds: float | None = None
+
+    @property
+    def step(self) -> Step:
+        return Step(self.frame_step, self.seconds)
 
     def key(self) -> MapKey:
         values: MapKey = {
             "source": self.source,
-            "frame_step": self.frame_step,
+            "frame_step": self.step.entry,
             "resolution": self.resolution,
             "short_side": self.short_side,
         }
@@ -233,9 +241,10 @@ class _Decoded(NamedTuple):
 
 
 def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scratch) -> _Decoded:
-    rule, step = unit.frame_rule, unit.map_rule.frame_step
+    rule = unit.frame_rule
     stored = range(0, video.frames, rule.keep_every) if "frames" in parts else range(0)
-    mapped = range(0, video.frames, step) if "maps" in parts else range(0)
+    # How often each frame is one of the maps': by time one may stand for several.
+    mapped = Counter(_mapped(video, unit.map_rule.step) if "maps" in parts else ())
     builder = MapBuilder(unit.map_rule.resolution, unit.map_rule.source, unit.map_rule.weights)
     blobs: list[bytes] = []
     block: U8 | None = None
@@ -245,7 +254,7 @@ def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scra
         for number, full in zip(wanted, reader.pick(wanted), strict=True):
             frame = shrink(full[None], rule.short_side)[0]
             size = (frame.shape[0], frame.shape[1])
-            if number in mapped:
+            for _ in range(mapped[number]):
                 builder.add(frame)
             if number not in stored:
                 continue
@@ -260,6 +269,14 @@ def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scra
                 block = scratch.take(len(stored), frame.size) if block is None else block
                 block[number // rule.keep_every].reshape(frame.shape)[...] = frame
     return _Decoded(blobs if block is None else block, builder.maps(), size, len(wanted))
+
+
+def _mapped(video: VideoFile, step: Step) -> Sequence[int]:
+    """The frames that a video's distance maps are computed on, in order."""
+    if step.seconds is None:
+        return range(0, video.frames, step.frames)
+    numbers: list[int] = tick_frames(video.frames, step.of(video.fps)).tolist()
+    return numbers
 
 
 class Scratch:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, model_folder
+from pipeline.data.by_time import step_of
 from pipeline.data.cache.build import FrameRule, MapRule, Unit, build_unit, plan, read_unit
 from pipeline.data.cache.maps import trained_embedding
 from pipeline.data.cache.records import (
@@ -50,14 +51,15 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
     Raises:
         InputError: `preprocess.map_weights` holds no embedding.
     """
-    chosen, step = params.preprocess, params.benchmark(benchmark).data.frame_step
-    keep_every = step if chosen.frames == "informative" else chosen.keep_every if chosen.frames == "every" else 1
+    chosen, step = params.preprocess, step_of(params, benchmark)
+    keep_every = step.frames if chosen.frames == "informative" else chosen.keep_every if chosen.frames == "every" else 1
     frames = FrameRule(chosen.store, chosen.jpeg_quality, chosen.short_side, keep_every)
     weights, digest = None, None
     if chosen.map_source == "embedding" and chosen.map_weights is not None:
         trained_embedding(Path(chosen.map_weights))  # refused here, before any video is decoded
         weights, digest = str(Path(chosen.map_weights).resolve()), model_folder.sha256(Path(chosen.map_weights))
-    return frames, MapRule(chosen.map_source, step, params.clip.resolution, chosen.short_side, weights, digest)
+    pixels = params.clip.resolution, chosen.short_side
+    return frames, MapRule(chosen.map_source, step.frames, *pixels, weights, digest, step.seconds)
 
 
 def units_of(params: Params, benchmark: str) -> list[Unit]:
@@ -219,11 +221,15 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
                 "places": map_row["places"],
             }
         )
+        if video.labels is not None:
+            index[-1]["labels"] = list(video.labels)
+        if units[0].map_rule.seconds is not None:
+            index[-1]["fps"] = video.fps
     parts = _part(units[0].frame_rule.key(), frames), _part(units[0].map_rule.key(), maps)
     with disk_full_error(final), atomic_folder(final) as building:
         for shard in parts[0]["shards"] + parts[1]["shards"]:
             link(store / shard["file"], building / shard["file"])
-        write_table(pa.Table.from_pylist(index, schema=index_schema()), building / INDEX)
+        write_table(pa.Table.from_pylist(index, schema=index_schema(index)), building / INDEX)
         info: CacheInfo = {
             "version": VERSION,
             "benchmark": benchmark,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.arrays import U8, Halves, Ints
-from pipeline.data.cache.records import INDEX, MAPS, CacheInfo, damaged, files_of, read_info, repair
+from pipeline.data.cache.records import INDEX, LABELS, MAPS, RATES, CacheInfo, damaged, files_of, read_info, repair
 from pipeline.data.frame_source import ClipError, FrameSource
 from pipeline.errors import DamagedError
 from pipeline.system.sealed import read_table, row_checksum
@@ -64,6 +64,10 @@ class Cache(FrameSource):
         self.columns = IndexColumns.of(table)
         self.ids, self.splits = table["video_id"].to_pylist(), table["split"].to_pylist()
         self.labels, self.lengths = self.columns.label, self.columns.frames
+        if LABELS in table.column_names:
+            self.label_sets = [tuple(labels) for labels in table[LABELS].to_pylist()]
+        if RATES in table.column_names:
+            self.rates = table[RATES].to_pylist()
         stored_as = info["frames"]["params"]
         self.grid, self.short_side, self.store = stored_as["keep_every"], stored_as["short_side"], stored_as["store"]
         self.map_step = info["maps"]["params"]["frame_step"]

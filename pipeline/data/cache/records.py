@@ -13,6 +13,7 @@ data/cache/<bench>/
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, NotRequired, TypedDict, TypeVar, cast, get_type_hints
 
@@ -94,7 +95,7 @@ class MapKey(TypedDict):
     """What the bytes of map shards depend on, beside the videos."""
 
     source: str
-    frame_step: int
+    frame_step: int | str
     resolution: int
     short_side: int
     weights_sha256: NotRequired[str | None]
@@ -140,6 +141,13 @@ class IndexRow(TypedDict):
     batch: int
     map_row: int
     places: int
+    labels: NotRequired[list[int]]
+    fps: NotRequired[float]
+
+
+#: Columns of index.parquet that not every cache has: all classes, where videos have several each; frames per second,
+#: where clips are cut by time.
+LABELS, RATES = "labels", "fps"
 
 
 def files_of(info: CacheInfo) -> list[ShardRecord]:
@@ -147,12 +155,14 @@ def files_of(info: CacheInfo) -> list[ShardRecord]:
     return [*info["frames"]["shards"], *info["maps"]["shards"], {"file": INDEX, **info["index"]}]
 
 
-def index_schema() -> pa.Schema:
-    """The columns of index.parquet."""
+def index_schema(rows: Sequence[IndexRow] = ()) -> pa.Schema:
+    """The columns of index.parquet, with those of LABELS and RATES that one of the rows has."""
     import pyarrow as pa
 
     arrow = {str: pa.string(), int: pa.int32()}
-    return pa.schema([(name, arrow[kind]) for name, kind in get_type_hints(IndexRow).items()])
+    more = {LABELS: pa.list_(pa.int32()), RATES: pa.float64()}
+    columns = [(name, arrow[kind]) for name, kind in get_type_hints(IndexRow).items() if name not in more]
+    return pa.schema([*columns, *((name, kind) for name, kind in more.items() if any(name in row for row in rows))])
 
 
 def read_info(folder: Path) -> CacheInfo:

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline import layout
 from pipeline.data import sampling
 from pipeline.data.arrays import TUBELET, U8, Ints
+from pipeline.data.by_time import Step, step_of, tick_frames
 from pipeline.data.cache.maps import window_maps
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
@@ -55,11 +56,21 @@ class ClipRule:
 
 @dataclass(frozen=True)
 class Member:
-    """Some rows of one source, at its frame step."""
+    """Some rows of one source, at its frame step; with `seconds` frames are taken by time, so far apart."""
 
     source: FrameSource
     rows: Ints
     step: int
+    seconds: float | None = None
+
+    @property
+    def pace(self) -> Step:
+        """From one frame of a clip to the next."""
+        return Step(self.step, self.seconds)
+
+    def step_in(self, row: int) -> int | float:
+        """As `pipeline.data.sampling` takes it for a video of the source, by its row."""
+        return self.step if self.seconds is None else self.pace.of(self.source.rate(row))
 
 
 class ClipDataset:
@@ -88,6 +99,17 @@ class ClipDataset:
         member, place = self.locate(row)
         return member.source.label(place)
 
+    def label_sets(self, rows: Ints | None = None) -> list[tuple[int, ...]]:
+        """All classes of these rows (None: of every row); [] of a set whose videos have one class at most."""
+        if not any(member.source.label_sets for member in self.members):
+            return []
+        found = []
+        for row in range(len(self)) if rows is None else rows.tolist():
+            member, place = self.locate(row)
+            sets = member.source.label_sets
+            found.append(sets[place] if sets else ())
+        return found
+
     def labels(self) -> Ints:
         """The label of each row."""
         return np.asarray([self.label(row) for row in range(len(self))], dtype=np.int64)
@@ -106,17 +128,23 @@ class ClipDataset:
         clips = []
         for row, u in zip(rows, places_B.tolist(), strict=True):
             member, place = self.locate(int(row))
-            count, grid = member.source.num_frames(place), self._grid(member)
+            count, step = member.source.num_frames(place), member.step_in(place)
             if rule.selection == "none":
-                clips.append(sampling.uniform_clip(count, rule.frames, member.step, u, grid))
+                clips.append(sampling.uniform_clip(count, rule.frames, step, u, member.source.grid))
+            elif rule.selection == "cached" and isinstance(step, float):
+                # Slots begin where maps do: chosen among those places, as if the video had their frames alone.
+                places = tick_frames(count, step)
+                clips.append(places[self._candidates(len(places), 1, u, 1)])
             else:
-                clips.append(
-                    sampling.candidate_clip(
-                        count, rule.frames, member.step, u, oversample=rule.oversample, window=rule.window, grid=grid
-                    )
-                )
+                clips.append(self._candidates(count, step, u, self._grid(member)))
         clips_BN = np.stack(clips)
         return self._chosen(rows, clips_BN, seed, epoch, samples) if rule.selection == "cached" else clips_BN
+
+    def _candidates(self, count: int, step: int | float, u: float, grid: int) -> Ints:
+        rule = self.rule
+        return sampling.candidate_clip(
+            count, rule.frames, step, u, oversample=rule.oversample, window=rule.window, grid=grid
+        )
 
     def fill(self, row: int, frame_indices: Ints, target_THWC: U8) -> None:
         """Write the frames of one clip, of :meth:`size`, into the top left of uint8 [T, H, W, 3].
@@ -139,7 +167,12 @@ class ClipDataset:
             stored = member.source.maps(place)
             if stored is None:
                 raise InputError("frame selection needs distance maps. Cure: read from a cache, or mode: online.")
-            maps.append(window_maps(stored, numbers[::TUBELET], member.step))
+            starts = numbers[::TUBELET]
+            if member.seconds is None:
+                maps.append(window_maps(stored, starts, member.step))
+            else:
+                places = tick_frames(member.source.num_frames(place), member.step_in(place))
+                maps.append(window_maps(stored, np.searchsorted(places, starts), 1))
         slots = candidates_BN.shape[1] // TUBELET
         noise_BA = torch.from_numpy(sampling.uniforms(seed, epoch, samples, "slots", slots))
         distance_BAL = torch.from_numpy(np.stack(maps))
@@ -152,15 +185,20 @@ class ClipDataset:
 
     def _check(self, member: Member) -> None:
         source = member.source
+        if member.seconds is not None and source.grid > 1:
+            raise InputError(
+                f"frames by time need all frames of a video, the cache holds every {source.grid}. "
+                "Cure: preprocess.frames: all."
+            )
         if member.step % source.grid:
             raise InputError(
                 f"a frame step of {member.step} needs frames that the cache does not hold (it holds every "
                 f"{source.grid}.). Cure: preprocess with a keep_every that divides the frame step."
             )
-        if self.rule.selection == "cached" and source.map_step != member.step:
+        if self.rule.selection == "cached" and source.map_step != member.pace.entry:
             made_for = source.map_step or "none"
             raise InputError(
-                f"the distance maps were made for frame step {made_for}, the clips have {member.step}. "
+                f"the distance maps were made for frame step {made_for}, the clips have {member.pace}. "
                 "Cure: `everest preprocess` again; for clip.source: videos, frame_selection.mode: none or online."
             )
 
@@ -187,17 +225,18 @@ def pretraining_clips(params: Params) -> ClipDataset:
                 f"{missing[0]}. Cure: `everest corpus {name}`."
             )
         rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
-        members.append(Member(source, rows, _frame_step(table.schema.metadata, path, name)))
+        step = _frame_step(table.schema.metadata, path, name)
+        members.append(Member(source, rows, step.frames, step.seconds))
     choice = params.pretrain.frame_selection
     rule = ClipRule(params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio)
     return ClipDataset(members, rule)
 
 
-def _frame_step(metadata: dict[bytes, bytes] | None, path: Path, name: str) -> int:
+def _frame_step(metadata: dict[bytes, bytes] | None, path: Path, name: str) -> Step:
     step = (metadata or {}).get(FRAME_STEP.encode())
     if step is None:
         raise InputError(f"{path} does not say its clips' frame step. Cure: `everest corpus {name}` writes it anew.")
-    return int(step)
+    return Step.parse(step.decode())
 
 
 def open_source(params: Params, benchmark: str) -> FrameSource:
@@ -222,10 +261,10 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
     Raises:
         InputError: no cache, or no labelled video in the split.
     """
-    data = params.benchmark(benchmark).data
-    source = open_source(params, benchmark)
+    source, step = open_source(params, benchmark), step_of(params, benchmark)
     rows = share_of_each_class(labelled_rows(source, benchmark, split), source, fraction)
-    return ClipDataset([Member(source, rows, data.frame_step)], ClipRule(params.clip.frames, random=random))
+    member = Member(source, rows, step.frames, step.seconds)
+    return ClipDataset([member], ClipRule(params.clip.frames, random=random))
 
 
 def labelled_rows(source: FrameSource, benchmark: str, split: str) -> Ints:
@@ -243,19 +282,23 @@ def labelled_rows(source: FrameSource, benchmark: str, split: str) -> Ints:
 
 
 def share_of_each_class(rows: Ints, source: FrameSource, fraction: float) -> Ints:
-    """A share of each class's rows, at least one, chosen by the videos' ids alone and kept in order."""
+    """A share of each class's rows, at least one, chosen by the videos' ids alone and kept in order.
+
+    A row of several classes counts in each of them, so that with it more than the share may be chosen in all.
+    """
     if fraction == 1.0:
         return rows
     by_class: dict[int, list[int]] = {}
-    for row in rows:
-        by_class.setdefault(source.label(int(row)), []).append(int(row))
+    for row in rows.tolist():
+        for label in source.label_sets[row] if source.label_sets else [source.label(row)]:
+            by_class.setdefault(label, []).append(row)
 
     def place(row: int) -> bytes:
         return hashlib.sha256(source.ids[row].encode()).digest()
 
-    chosen = [
+    chosen = {
         row
         for members in by_class.values()
         for row in sorted(members, key=place)[: max(1, round(fraction * len(members)))]
-    ]
+    }
     return np.asarray(sorted(chosen), dtype=np.int64)

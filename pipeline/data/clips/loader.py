@@ -197,6 +197,7 @@ class _Pending:
             self._epoch,
             len(self._errors),
             [(error.video_id, error.reason) for error in self._errors.values()],
+            dataset.label_sets(self._rows),
         )
 
     def cancel(self) -> None:

@@ -21,7 +21,10 @@ class VideoSource(FrameSource):
         self.ids = [file.video_id for file in self.files]
         self.splits = [file.split for file in self.files]
         self.labels = [file.label for file in self.files]
+        if any(file.labels is not None for file in self.files):
+            self.label_sets = [file.labels or () for file in self.files]
         self.lengths = [file.frames for file in self.files]
+        self.rates = [file.fps for file in self.files]
         self.short_side = short_side
 
     def size(self, row: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.data.by_time import Step
 from pipeline.data.ingest.measure import accept
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError, VideoReader, open_video
@@ -100,8 +101,11 @@ def next_frames(target: int) -> list[int]:
     return [written, *shape]
 
 
-def start_pass(file: str, reader: str, step: int) -> float:
+def start_pass(file: str, reader: str, step: int, interval: float | None = None) -> float:
     """Open a video whose every `step`-th frame :func:`next_of_pass` gives; its frames per second, 0 if unknown.
+
+    Args:
+        interval: seconds from one frame to the next, in place of `step`.
 
     Raises:
         VideoError: it does not open.
@@ -110,7 +114,7 @@ def start_pass(file: str, reader: str, step: int) -> float:
     _close()
     _video = open_video(file, reader)
     fps = _video.fps
-    _pass = _video.every(step)
+    _pass = _video.every(Step(step, interval).of(fps or 25.0))
     return fps
 
 

@@ -32,7 +32,7 @@ def manifest_rows(
             reason = "wrong_hash"
         if reason:
             messages[video.video_id] = measurement.message
-        rows.append(_row(video, measurement, split, reason))
+        rows.append(_row(video, measurement, split, reason, listing.multi_label))
     messages |= _refuse_duplicates(rows)
     return rows, messages
 
@@ -49,9 +49,9 @@ def quarantine_csv(rows: list[Row], messages: dict[str, str]) -> str:
     return text.getvalue()
 
 
-def _row(video: ListedVideo, measurement: Measurement, split: int, reason: str) -> Row:
+def _row(video: ListedVideo, measurement: Measurement, split: int, reason: str, several: bool) -> Row:
     chosen = video.splits[min(split, len(video.splits)) - 1]
-    return {
+    row: Row = {
         "video_id": video.video_id,
         "path": video.path,
         "split": chosen,
@@ -73,6 +73,9 @@ def _row(video: ListedVideo, measurement: Measurement, split: int, reason: str) 
         "status": "quarantined" if reason else "ok",
         "reason": reason,
     }
+    if several:
+        row["labels"] = list(video.labels)
+    return row
 
 
 def _refuse_duplicates(rows: list[Row]) -> dict[str, str]:

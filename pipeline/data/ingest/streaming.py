@@ -56,10 +56,13 @@ class IsolatedPass:
         """Under the limits of params.yaml's group `ingest`."""
         return cls(Limits.of(ingest_params()))
 
-    def portions(self, file: Path, step: int, short_side: int | None = None) -> Iterator[Portion]:
+    def portions(
+        self, file: Path, step: int, short_side: int | None = None, seconds: float | None = None
+    ) -> Iterator[Portion]:
         """Every `step`-th frame of a video from its start to its end, with the times of all.
 
         Args:
+            seconds: from one frame to the next, in place of `step`: those nearest to its multiples.
             short_side: [pixels] larger frames are shrunk to it, as a cache's are.
 
         Raises:
@@ -69,13 +72,13 @@ class IsolatedPass:
             raise VideoError(*refused)
         begun = False
         try:
-            for found in self._read(file, "pyav", step, short_side):
+            for found in self._read(file, "pyav", step, short_side, seconds):
                 begun = True
                 yield found
         except VideoError as error:
             if begun or error.reason != "crashed":
                 raise
-            yield from self._read(file, "decord", step, short_side)
+            yield from self._read(file, "decord", step, short_side, seconds)
 
     def close(self) -> None:
         """End the process."""
@@ -88,11 +91,14 @@ class IsolatedPass:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, file: Path, reader: str, step: int, short_side: int | None) -> Iterator[Portion]:
+    def _read(
+        self, file: Path, reader: str, step: int, short_side: int | None, interval: float | None
+    ) -> Iterator[Portion]:
         decoder, share = self._decoder, SHARE * self._limits.deadline_seconds
         passed, until = 0, 0.0
         try:
-            self.fps = decoder.ask(decoder.begin(), reading.start_pass, os.fspath(file.absolute()), reader, step)
+            path = os.fspath(file.absolute())
+            self.fps = decoder.ask(decoder.begin(), reading.start_pass, path, reader, step, interval)
             while True:
                 stretch = decoder.ask(decoder.begin(), reading.next_of_pass, decoder.memory_number, share)
                 passed, until = max(passed, stretch.passed), max(until, stretch.until)

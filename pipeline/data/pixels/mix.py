@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.data import sampling
 from pipeline.data.pixels.crop import draws
 from pipeline.data.pixels.device import to_device
 from pipeline.errors import InputError
+from pipeline.multilabel.labels import multi_hot
 
 if TYPE_CHECKING:
     from pipeline.data.batch import Batch
@@ -34,8 +36,21 @@ def soft_targets(labels_B: Tensor, classes: int, smoothing: float) -> Tensor:
     return targets_BK.scatter_add_(1, labels_B[:, None], torch.full_like(targets_BK[:, :1], 1 - smoothing))
 
 
+def several_targets(sets: Sequence[tuple[int, ...]], classes: int, smoothing: float) -> Tensor:
+    """[B, K] float32 for sigmoids: 1 on each clip's classes, `smoothing` of each target moved to one half.
+
+    Each class is a decision of its own between two outcomes, and smoothing mixes it with an even chance of both; over
+    the classes, as a softmax's, it would say how many of them a clip has.
+    """
+    targets_BK = torch.from_numpy(multi_hot(sets, classes)).float()
+    return targets_BK * (1 - smoothing) + smoothing / 2
+
+
 def mix(clip_BCTHW: Tensor, targets_BK: Tensor, batch: Batch, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
     """Mix clips with their partners: `share * own + (1 - share) * partner`, or a box of the partner (cutmix).
+
+    Targets are mixed in the same shares, those of several classes too: what both clips show stays whole, what one of
+    them shows counts by how much of it is seen.
 
     `share` is Beta(alpha, alpha); with both on, each is used for half of the pairs. Cutmix's box is the same
     in all frames and its share is corrected to the box's true area.

@@ -19,7 +19,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.pixels import crop
 from pipeline.data.pixels.buffers import Buffers
 from pipeline.data.pixels.device import exact, to_device
-from pipeline.data.pixels.mix import mix, random_erase, soft_targets
+from pipeline.data.pixels.mix import mix, random_erase, several_targets, soft_targets
 from pipeline.data.pixels.normalise import model_pixels, normalise
 from pipeline.data.pixels.randaugment import RandAugment
 from pipeline.data.pixels.resize import crop_resize
@@ -63,6 +63,7 @@ class FinetuneTransform:
         rand_augment: such as `m7-n4-mstd0.5-inc1`, or None.
         random_erasing: probability for each clip.
         mixup, cutmix: alpha of the Beta distribution, 0 is off.
+        several: clips have several classes each, and targets are for sigmoids.
 
     The targets are soft, [B, K] float32, also where nothing is mixed.
     """
@@ -80,12 +81,13 @@ class FinetuneTransform:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         label_smoothing: float = 0.0,
+        several: bool = False,
     ) -> None:
         self.resolution, self.classes, self.flip = resolution, classes, flip
         self.crop_scale, self.crop_ratio = tuple(crop_scale), tuple(crop_ratio)
         self.rand_augment = RandAugment(rand_augment) if rand_augment else None
         self.random_erasing, self.mixup, self.cutmix = random_erasing, mixup, cutmix
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.several = label_smoothing, several
         self._buffers = Buffers()
 
     def __call__(self, batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -101,7 +103,10 @@ class FinetuneTransform:
         clip_BCTHW = normalise(clip_BTHWC, self._buffers)
         if self.random_erasing > 0:
             clip_BCTHW = random_erase(clip_BCTHW, batch, self.random_erasing)
-        targets_BK = soft_targets(to_device(batch.labels_B, device), self.classes, self.label_smoothing)
+        if self.several:
+            targets_BK = to_device(several_targets(batch.label_sets, self.classes, self.label_smoothing), device)
+        else:
+            targets_BK = soft_targets(to_device(batch.labels_B, device), self.classes, self.label_smoothing)
         return mix(clip_BCTHW, targets_BK, batch, self.mixup, self.cutmix)
 
 

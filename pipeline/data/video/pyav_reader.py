@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.data.arrays import U8
+from pipeline.data.by_time import ticks
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
 from pipeline.data.video.reader import Timed, VideoError, VideoReader, first_line, missing_frame, picked
@@ -90,7 +91,7 @@ class PyavReader(VideoReader):
         for picture in self._jump(wanted) if self._jumps else picked(self._pass(), wanted):
             yield self._rgb(picture)
 
-    def every(self, step: int) -> Iterator[Timed]:
+    def every(self, step: int | float) -> Iterator[Timed]:
         # By the stream's own times, as the rate may vary; where they are missing or go back, by the average rate.
         gap = 1 / (rate(self._stream) or 25.0)
         start: float | None = None
@@ -100,7 +101,7 @@ class PyavReader(VideoReader):
                 start = picture.time - number * gap
             told = None if picture.time is None or start is None else picture.time - start
             seconds = told if told is not None and told > seconds else seconds + gap
-            yield Timed(number, seconds, None if number % step else self._rgb(picture))
+            yield Timed(number, seconds, self._rgb(picture) if ticks(number, step) else None)
 
     def close(self) -> None:
         self._begun = None

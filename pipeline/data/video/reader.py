@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from pipeline.data.arrays import U8
+from pipeline.data.by_time import ticks
 from pipeline.errors import EverestError
 
 ReaderName = Literal["pyav", "decord"]
@@ -63,15 +64,18 @@ class VideoReader(ABC):
             VideoError: a frame does not decode, or the video ends before it.
         """
 
-    def every(self, step: int) -> Iterator[Timed]:
+    def every(self, step: int | float) -> Iterator[Timed]:
         """Every frame's time in one pass, with the picture of each `step`-th; read nothing else meanwhile.
+
+        Args:
+            step: a float takes the frames nearest to its multiples.
 
         Raises:
             VideoError: a frame does not decode.
         """
         rate = self.fps or 25.0
         for number, picture in enumerate(self.all_frames()):
-            yield Timed(number, number / rate, None if number % step else picture)
+            yield Timed(number, number / rate, picture if ticks(number, step) else None)
 
     def frames(self, indices: Sequence[int]) -> U8:
         """uint8 RGB [len(indices), H, W, 3]; indices in any order, repeats allowed.

@@ -103,6 +103,8 @@ def convert(
             raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
         elif to == "huggingface":
             config = huggingface_config(read.architecture, read.kwargs, info.classes)
+            if info.multi_label:
+                config["problem_type"] = "multi_label_classification"
             write_huggingface(to_huggingface(read.state), config, destination)
         else:
             write_official(to_official(read.state), destination)
@@ -191,11 +193,12 @@ def read_checkpoint(
 def _record(read: Read, classes: Path | None, frame_step: int | None, short_side: int | None) -> ModelInfo:
     """The model's record: what was said now, else what the checkpoint says of itself."""
     from models.convert import is_pretraining
-    from models.info import ModelInfo, Pixels, Views
+    from models.info import FRAME_SECONDS, ModelInfo, Pixels, Views
     from models.weights import ENCODER, PART
 
     known = read.known
     part = {PART: ENCODER} if read.encoder_only else {}
+    notes = {name: note for name, note in known.get("notes", {}).items() if not (frame_step and name == FRAME_SECONDS)}
     return ModelInfo(
         read.architecture,
         read.kwargs,
@@ -205,7 +208,7 @@ def _record(read: Read, classes: Path | None, frame_step: int | None, short_side
         frame_step or known.get("frame_step"),
         known.get("views", Views()),
         Pixels(read.kwargs["img_size"], short_side or known.get("short_side")),
-        {**known.get("notes", {}), "created_by": "everest convert-checkpoint", **part},
+        {**notes, "created_by": "everest convert-checkpoint", **part},
     )
 
 

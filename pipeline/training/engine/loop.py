@@ -283,7 +283,7 @@ class Engine:
             self.journal.validation(self.step, epoch, scores)
             self.progress.note(epoch, scores)
             if self.settings.select == "best":
-                self.save(score=scores[names.VAL_TOP1])
+                self.save(score=names.validation_score(scores))
 
     def result(self) -> dict[str, torch.Tensor]:
         """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""

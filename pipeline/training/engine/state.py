@@ -44,7 +44,7 @@ class Watched:
 
     Attributes:
         step: after which the last validation was.
-        best: the highest top-1 score; None before the first.
+        best: the highest score, top-1 or mean average precision; None before the first.
         waited: validations since it was reached.
         scores: of the last one.
     """
@@ -57,8 +57,9 @@ class Watched:
     def note(self, scores: dict[str, float]) -> None:
         """The scores of one more validation, the same on all ranks."""
         self.scores = scores
-        if self.best is None or scores[names.VAL_TOP1] > self.best:
-            self.best, self.waited = scores[names.VAL_TOP1], 0
+        score = names.validation_score(scores)
+        if score is not None and (self.best is None or score > self.best):
+            self.best, self.waited = score, 0
         else:
             self.waited += 1
 

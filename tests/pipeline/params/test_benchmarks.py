@@ -6,7 +6,9 @@ import importlib
 from typing import get_args
 
 import pytest
+import small_benchmark
 
+from pipeline.errors import InputError
 from pipeline.params.benchmarks import PUBLISHED, Dataset
 
 
@@ -22,3 +24,22 @@ def test_a_published_benchmark_has_a_parser_and_counts_that_fit(name: str) -> No
     assert all(0 < count < published.videos for count in published.train.values())
     assert set(published.labelled) <= {"train", "val", "test"}
     assert set(published.listed) <= {str(split) for split in published.train}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "data.frame_step = 0: expected greater than or equal to 1"),
+        ("4", "data.frame_step = '4': expected a valid integer. Cure: YAML reads 4 as text: write 4"),
+        (2.5, "data.frame_step = 2.5: expected a valid integer"),
+        ({"clip_seconds": 0}, "data.frame_step.clip_seconds = 0: expected greater than or equal to 0.01"),
+        ({"seconds": 2}, "data.frame_step.clip_seconds: missing"),
+        ({"clip_seconds": 2.0, "rate": 25}, "data.frame_step.rate: unknown key"),
+    ],
+)
+def test_a_frame_step_is_a_number_or_the_seconds_of_a_clip_and_nothing_else(value: object, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        small_benchmark.params(benchmarks__small__data__frame_step=value)
+    assert said in str(error.value)
+    assert "by number" not in str(error.value)
+    assert "by time" not in str(error.value)

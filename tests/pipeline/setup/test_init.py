@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sample_videos
+import several_classes
 import yaml
 from typer.testing import CliRunner
 
@@ -186,3 +188,47 @@ def test_a_table_of_numbers_keeps_them_and_a_read_only_folder_is_left_alone(vide
         assert sorted(copy.iterdir()) == before
     assert {(row["label"], row["label_name"]) for row in table()} == {("0", "a"), ("1", "b")}
     assert counts_of(load_params(Path("params.yaml")), "list").total == 12
+
+
+def test_clips_are_cut_by_time_where_rates_vary_and_the_reason_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "rated"
+    for number, rate in enumerate((15, 25, 30, 60) * 6):
+        frames = sample_videos.moving(3 * rate, 48, 64, seed=number)
+        write_video(folder / "ab"[number % 8 // 4] / f"{number:02d}.mp4", frames, fps=rate)
+    made = init(folder, device="a6000")
+    params = load_params(Path("params.yaml"))
+    step = params.benchmarks["rated"].data.frame_step
+    assert not isinstance(step, int)
+    assert step.clip_seconds == 2.0
+    text = Path("params.yaml").read_text()
+    assert "frame_step: {clip_seconds: 2.0}" in text
+    assert "frames by time, since rates vary from 15 to 60 a second: each clip spans 2 s" in " ".join(
+        text.replace("#", " ").split()
+    )
+    (said,) = [line for line in made.warnings if "Frame rates" in line]
+    assert "frames are taken by time, so that each clip spans 2 s" in said
+    assert [p for p in problems(chain_scope(params)) if p.kind == "input"] == []
+
+
+def test_a_table_of_several_classes_is_split_by_each_of_them_and_keeps_its_labels(tmp_path: Path) -> None:
+    several_classes.write_set(tmp_path, 35)
+    rows = list(csv.reader((tmp_path / "videos.csv").open(encoding="utf-8", newline="")))
+    # Each a group of its own: videos that show the same things look alike.
+    lines = ["path,label,group", *(f"{path},{label},{path}" for path, label, _ in rows[1:])]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    made = init(tmp_path / "mine.csv", device="a6000")
+    assert made.classes == {"green": 20, "moves": 20, "red": 20}
+    params = load_params(Path("params.yaml"))
+    data = params.benchmarks["mine"].data
+    assert (data.classes, sum(made.splits.values())) == (3, 35)
+    assert "a video may have several" in Path("params.yaml").read_text()
+    by_class = {name: Counter[str]() for name in several_classes.CLASSES}
+    for row in table():
+        assert sorted(row["label"].split("|")) == sorted(next(r[1] for r in rows if r[0] == row["path"]).split("|"))
+        for name in row["label"].split("|"):
+            by_class[name][row["split"]] += 1
+    for counts in by_class.values():
+        assert counts["train"] in range(12, 17)
+        assert counts["test"] in range(2, 7)
+        assert counts["val"] >= 1
+    assert [p for p in problems(chain_scope(params)) if p.kind == "input"] == []

@@ -1,0 +1,48 @@
+"""The stages on files of 15, 25 and 60 frames a second whose clips are cut by time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import rated_videos
+
+from pipeline import api, layout
+from pipeline.evaluation.files import read_predictions
+from pipeline.model_folder import describe
+from pipeline.stages import baseline, evaluate, finetune, pretrain
+
+
+@pytest.mark.slow
+def test_pre_training_fine_tuning_test_and_prediction_go_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (tmp_path / "videos").mkdir()
+    rated_videos.write_set(tmp_path / "videos", copies=2)
+    few = {"epochs": 1, "batch": 2, "warmup_epochs": 0.0}
+    params = rated_videos.ready(
+        tmp_path / "videos",
+        2.0,
+        **{f"{stage}__{name}": value for stage in ("pretrain", "finetune") for name, value in few.items()},
+        pretrain__frame_selection={"mode": "cached", "oversample": 1.5, "window": "grow"},
+        finetune__repeated_augmentation=1,
+        evaluate__bootstrap=100,
+        evaluate__segments=2,
+        evaluate__crops=1,
+        evaluate__budgets=[],
+    )
+    assert len(baseline.run(params, "small")) == 7
+    pretrain.run(params, None)
+    assert describe(layout.output_dir("pretrain")).notes["frame_seconds"] == {"small": 0.25}
+    finetune.run(params, "small")
+    scores = evaluate.run(params, "small")
+    assert scores["eval/videos_ok"] == 6
+    tested = read_predictions(layout.output_dir("evaluate", "small") / "predictions.parquet")
+    # The model's own record says how: nothing is told to predict. The cache is raw, so that pixels are the file's.
+    names = [f"videos/{video}.mp4" for video in tested["video_id"]]
+    answers = api.predict(names, str(layout.output_dir("finetune", "small")), segments=2, device="cpu")
+    assert answers.probabilities == pytest.approx(tested["probabilities"], abs=1e-6)
+    times = api.embed(["videos"], str(layout.output_dir("pretrain")), out="f.parquet").features().table
+    assert times["start_seconds"].to_pylist() == pytest.approx([1.0] * 12, abs=0.04)
