@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
-from pipeline.multilabel.labels import SEPARATOR, THRESHOLD
+from pipeline.multilabel.labels import SEPARATOR, said
 from pipeline.system.csv_files import Writer
 from pipeline.system.text import shortened, storable
 
@@ -196,8 +196,8 @@ def _predict(
         probability = answers[number].probability
         if probability is not None:
             best = int(probability.argmax())
-            said = _said(probability, names) if info.multi_label else ()
-            rows.append(Prediction(str(file), best, names[best], float(probability[best]), said))
+            labels = said(probability, names) if info.multi_label else ()
+            rows.append(Prediction(str(file), best, names[best], float(probability[best]), labels))
             if pictures is not None:
                 view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side, seconds=step.seconds)[0]
                 # The number keeps equal names of different folders apart, and those that differ only at their ends.
@@ -259,11 +259,6 @@ def class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:
     return tuple(storable(name) for name in info.classes)
 
 
-def _said(probability_C: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
-    """The classes from one half on."""
-    return tuple(names[number] for number in np.flatnonzero(probability_C >= THRESHOLD).tolist())
-
-
 def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str], several: bool = False) -> None:
     """Write all probabilities: one row for each video, one column for each class.
 
@@ -277,7 +272,7 @@ def write(path: Path, rows: Sequence[tuple[str, Answer]], names: Sequence[str], 
     def best_of(answer: Answer) -> str | None:
         if answer.probability is None:
             return None
-        return SEPARATOR.join(_said(answer.probability, names)) if several else names[int(answer.probability.argmax())]
+        return SEPARATOR.join(said(answer.probability, names)) if several else names[int(answer.probability.argmax())]
 
     columns = told_apart([f"class {name}" if name in FIXED_COLUMNS else name for name in names])
     with atomic_path(path) as temporary:

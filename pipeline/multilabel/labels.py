@@ -33,6 +33,11 @@ def multi_hot(sets: Iterable[Sequence[int]], classes: int) -> Truth:
     return truth_VC
 
 
+def said(probability_C: npt.NDArray[np.floating], names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes from THRESHOLD on."""
+    return tuple(names[number] for number in np.flatnonzero(probability_C >= THRESHOLD).tolist())
+
+
 def positive_weights(truth_VC: Truth) -> Floats:
     """How many times a video with a class counts beside one without it, [C], so that both count as much in all.
 

@@ -16,7 +16,7 @@ from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
 from pipeline.errors import InputError
-from pipeline.multilabel.labels import THRESHOLD
+from pipeline.multilabel.labels import said
 from pipeline.serving.limits import FOLDER, ServingLimits
 from pipeline.system.text import visible
 
@@ -125,8 +125,8 @@ class Service:
                 raise InputError(f"video {row}: {answers[row].reason}")
             best = int(probability.argmax())
             by_name = dict(zip(self._names, map(float, probability), strict=True))
-            said = [name for name, value in by_name.items() if value >= THRESHOLD] if self._info.multi_label else None
-            results.append(Classified(self._names[best], float(probability[best]), by_name, said))
+            labels = list(said(probability, self._names)) if self._info.multi_label else None
+            results.append(Classified(self._names[best], float(probability[best]), by_name, labels))
         return results
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from pipeline.system.text import printable
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
 #: Metrics that are shares, by the ends of their names: shown in percent.
-SHARES = ("top1", "top5", "knn", "ridge")
+SHARES = ("top1", "top5", "map", "knn", "ridge")
 
 
 def screen(status: Status) -> list[Styled]:

@@ -13,7 +13,7 @@ from pipeline.data.pixels.transforms import FinetuneTransform
 from pipeline.evaluation.metrics import average_views, several_scores, sigmoid
 from pipeline.multilabel.labels import multi_hot, positive_weights
 from pipeline.multilabel.objective import Validation, sigmoid_loss
-from pipeline.training.engine import Watched
+from pipeline.training.engine.state import Watched
 
 SETS = [(0, 2), (1,), (0, 1, 2), ()]
 
