@@ -17,9 +17,9 @@ from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.multilabel.precision import mean_average_precision
 from pipeline.report import repetition
+from pipeline.report.comparison import read_tests
 from pipeline.report.experiment import score_columns
 from pipeline.report.sentences import Difference, difference
-from pipeline.report.trainings import read_tests
 from pipeline.tracking.headline import headline, words
 
 VIDEOS = 60
