@@ -160,13 +160,13 @@ class Backbone(nn.Module, ABC):
         blocks = self.encoder_blocks()
         take, last = _taken(len(blocks), indices)
         kept = self.embed_kept(x)
-        tokens_BKD, found = kept.tokens_BKD, {}
+        tokens_BKD, outputs = kept.tokens_BKD, {}
         stop = last + 1 if stop_early else len(blocks)
         for number in range(stop):
             tokens_BKD = blocks.run(number, tokens_BKD, kept.real)
             if number in take:
-                found[number] = kept.padded(self.encoder_norm()(tokens_BKD) if norm else tokens_BKD)
-        maps = [whole(found[number], kept, output_fmt) for number in sorted(found)]
+                outputs[number] = kept.padded(self.encoder_norm()(tokens_BKD) if norm else tokens_BKD)
+        maps = [dense(outputs[number], kept, output_fmt) for number in sorted(outputs)]
         features_BKD = kept.padded(self.encoder_norm()(tokens_BKD))
         if output_dict:
             named: Intermediates = {"image_intermediates": maps, "image_kept": kept_mask(kept)}
@@ -229,7 +229,7 @@ def kept_mask(kept: KeptTokens) -> Tensor:
     return mask_BN
 
 
-def whole(tokens_BKD: Tensor, kept: KeptTokens, output_fmt: str) -> Tensor:
+def dense(tokens_BKD: Tensor, kept: KeptTokens, output_fmt: str) -> Tensor:
     """Kept tokens at their places, 0 elsewhere: [B, D, S, h, w], or [B, N, D]."""
     if kept.valid_BK is not None:
         tokens_BKD = tokens_BKD * kept.valid_BK[..., None]

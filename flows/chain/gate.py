@@ -45,7 +45,7 @@ def training_turn(stage: str, where: Workspace, children: Children) -> Iterator[
     who = Holder(os.getpid(), where.name, str(flow_run.name or where.name), stage, str(where.folder), time.time())
     turn = Turn(path)
     while not turn.take(who):
-        wait(lambda: told(turn_holder(path)))
+        wait(lambda: holder_words(turn_holder(path)))
     try:
         # A killed flow's stage saves its state: until then its files and its devices are not free.
         while turn.left and with_variable(RUN_VARIABLE, turn.left.run):
@@ -87,7 +87,7 @@ def tell(line: str) -> None:
     get_run_logger().info(line)
 
 
-def told(who: Holder | None) -> str:
+def holder_words(who: Holder | None) -> str:
     """Who has the turn, and how far it is."""
     if who is None:
         return "another training, which has just begun or ended"

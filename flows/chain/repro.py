@@ -48,8 +48,8 @@ def workspace(folder: Path, name: str, variables: Mapping[str, str], root: Path 
     """
     folder = folder.resolve()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    own = {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
-    return Workspace(name, folder, (root or folder).resolve(), {**os.environ, **variables, **own})
+    fixed = {"PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    return Workspace(name, folder, (root or folder).resolve(), {**os.environ, **variables, **fixed})
 
 
 def repro(stage: str, where: Workspace, children: Children) -> Outcome:
@@ -103,8 +103,8 @@ def read_outcome(output: str) -> Outcome:
 def budget_spent(output: str) -> str:
     """What a stage says that has spent its run's budget; empty where it ended otherwise."""
     ended = re.search(rf"failed to run: .*, exited with {BudgetSpentError.exit_code}$", output, re.MULTILINE)
-    said = re.findall(r"^budget spent: (?!.* says above by what).*$", output, re.MULTILINE)
-    return said[-1] if ended and said else ""
+    message = re.findall(r"^budget spent: (?!.* says above by what).*$", output, re.MULTILINE)
+    return message[-1] if ended and message else ""
 
 
 def failure(code: int, output: str) -> str:
@@ -128,10 +128,10 @@ def failure(code: int, output: str) -> str:
 def _last_error(output: str) -> str:
     lines = output.splitlines()
     errors = [number for number, line in enumerate(lines) if line.startswith(("error:", "ERROR:"))]
-    own = [n for n in errors if "failed to reproduce" not in lines[n] and "failed to run" not in lines[n]]
+    causes = [n for n in errors if "failed to reproduce" not in lines[n] and "failed to run" not in lines[n]]
     if not errors:
         return ""
-    last = (own or errors)[-1]
+    last = (causes or errors)[-1]
     # Who keeps DVC's lock stands on the lines after it, up to an empty one; so do all but the first of our faults.
     more = itertools.takewhile(lambda line: line.startswith((" ", "params.yaml:")), lines[last + 1 :])
     return "\n".join([lines[last], *more])

@@ -42,7 +42,7 @@ def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of
     order_B = count_B.argsort(stable=True)
     kept, shown = torch.stack([count_B, visible_B]).index_select(1, order_B).tolist()
     visible = Rows(visible_B, shown, order_B)
-    hidden = Rows(count_B - visible_B, [whole - part for whole, part in zip(kept, shown, strict=True)], order_B)
+    hidden = Rows(count_B - visible_B, [complete - part for complete, part in zip(kept, shown, strict=True)], order_B)
     longest = max(kept)
     kept_BK = _ranked(scores_BN, longest)
     place_K = torch.arange(longest, device=scores_BN.device)

@@ -111,10 +111,10 @@ def _judged(times: Times) -> Figures:
         predicted = step_time(Work(arithmetic, update, 0.0, gradients), fabric, ranks)
         return {
             "step": what,
-            "predicted_ms": round(1e3 * predicted.whole, 1),
+            "predicted_ms": round(1e3 * predicted.total, 1),
             "exposed_ms": round(1e3 * predicted.exposed, 1),
             "measured_ms": round(1e3 * measured, 1),
-            "error_percent": round(100 * (predicted.whole / measured - 1), 1),
+            "error_percent": round(100 * (predicted.total / measured - 1), 1),
         }
 
     alone, together = times.alone, times.together

@@ -102,14 +102,14 @@ def fast(setting: Setting, size: str) -> Figures:
     The clips' own scores decide the order of tokens; their numbers are set, so that the share of padding is known.
     """
     shape = {"img_size": setting.resolution, "num_frames": setting.frames, "num_classes": 400}
-    fixed, own = (
+    fixed, adaptive = (
         classifier(size, **shape, keep_ratio=0.6, score_share=share).to(setting.device) for share in (None, 0.6)
     )
     count = 32 if setting.cuda else 4
     clips = torch.randn(count, 3, setting.frames, setting.resolution, setting.resolution, device=setting.device)
     with torch.no_grad():
-        tubelets, grid = own.cut(clips)
-        scores = rero_scores(own.patch_embed(tubelets), grid.slots)
+        tubelets, grid = adaptive.cut(clips)
+        scores = rero_scores(adaptive.patch_embed(tubelets), grid.slots)
     # From a tenth to all of the tokens, in an order that sorts nothing beforehand: 45 % of padding.
     share = torch.linspace(0.1, 1, len(clips), device=clips.device)
     kept = (share * grid.tokens).long().clamp(min=1).view(2, -1).T.flatten()
@@ -118,7 +118,7 @@ def fast(setting: Setting, size: str) -> Figures:
     def select(*_: object) -> tuple[Tensor, Rows]:
         return ranked, rows_of(kept)
 
-    own.select = select  # type: ignore[method-assign,assignment]
+    adaptive.select = select  # type: ignore[method-assign,assignment]
 
     def step(model: EverestClassifier, packed: bool) -> None:
         model.packed = packed
@@ -128,8 +128,8 @@ def fast(setting: Setting, size: str) -> Figures:
         model.zero_grad(set_to_none=True)
 
     kinds = {
-        "packed": partial(step, own, True),
-        "padded": partial(step, own, False),
+        "packed": partial(step, adaptive, True),
+        "padded": partial(step, adaptive, False),
         "fixed": partial(step, fixed, True),
     }
     figures: Figures = {}

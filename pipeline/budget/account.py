@@ -38,25 +38,25 @@ def planned(params: Params, hours: float | None, devices: int, watts: float | No
     return rows(params.compute, hours, gpu_hours, kwh)
 
 
-def verdict(found: list[BudgetRow]) -> str:
+def verdict(amounts: list[BudgetRow]) -> str:
     """Whether a plan fits its budget, in one sentence; empty where there is no budget."""
-    bounded = [row for row in found if row["budget"] is not None]
+    bounded = [row for row in amounts if row["budget"] is not None]
     if not bounded:
         return ""
     over = [row for row in bounded if row["fits"] is False]
     unknown = [row["what"] for row in bounded if row["fits"] is None]
     if over:
         parts = [f"{row['amount']:.3g} {UNITS[row['what']]} where {row['budget']:g} are allowed" for row in over]
-        said = f"does not fit the budget: {', '.join(parts)}. The run would stop there, saved"
+        sentence = f"does not fit the budget: {', '.join(parts)}. The run would stop there, saved"
     else:
-        said = "fits the budget" if len(unknown) < len(bounded) else "cannot be held against the budget"
-    return said + (f"; not known: {', '.join(unknown)}" if unknown else "") + "."
+        sentence = "fits the budget" if len(unknown) < len(bounded) else "cannot be held against the budget"
+    return sentence + (f"; not known: {', '.join(unknown)}" if unknown else "") + "."
 
 
-def keep_plan(params: Params, found: list[BudgetRow]) -> None:
+def keep_plan(params: Params, amounts: list[BudgetRow]) -> None:
     """Leave a plan for the report; a folder that nothing can be written to has no report either."""
     with contextlib.suppress(OSError):
-        write_json(named_ledger(params) / PLAN, {row["what"]: row["amount"] for row in found})
+        write_json(named_ledger(params) / PLAN, {row["what"]: row["amount"] for row in amounts})
 
 
 def account(params: Params) -> list[AccountRow]:
@@ -66,7 +66,7 @@ def account(params: Params) -> list[AccountRow]:
     if not executions:
         return []
     spent, plan = total(executions), read_json(folder / PLAN)
-    found: list[AccountRow] = [
+    table: list[AccountRow] = [
         {
             "what": row["what"],
             "unit": UNITS.get(row["what"], "g CO2"),
@@ -76,4 +76,4 @@ def account(params: Params) -> list[AccountRow]:
         }
         for row in rows(params.compute, spent.hours, spent.gpu_hours, spent.kwh)
     ]
-    return [row for row in found if any(row[name] is not None for name in ("planned", "budget", "spent"))]
+    return [row for row in table if any(row[name] is not None for name in ("planned", "budget", "spent"))]

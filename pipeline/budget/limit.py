@@ -32,15 +32,15 @@ def rows(compute: ComputeParams, hours: float | None, gpu_hours: float | None, k
         "kwh": kwh,
         "eur": None if price is None or gpu_hours is None else price * gpu_hours,
     }
-    found: list[BudgetRow] = []
+    table: list[BudgetRow] = []
     for name, amount in amounts.items():
         budget = getattr(compute.budget, name) if compute.budget else None
         fits = None if budget is None or amount is None else amount <= budget
-        found.append({"what": name, "budget": budget, "amount": amount, "fits": fits})
+        table.append({"what": name, "budget": budget, "amount": amount, "fits": fits})
     if carbon is not None:
         grams = None if kwh is None else carbon * kwh
-        found.append({"what": "g_co2", "budget": None, "amount": grams, "fits": None})
-    return found
+        table.append({"what": "g_co2", "budget": None, "amount": grams, "fits": None})
+    return table
 
 
 def reached(compute: ComputeParams, spent: Spent) -> str:

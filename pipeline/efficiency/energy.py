@@ -55,10 +55,10 @@ def _handles() -> list[object]:
     except pynvml.NVMLError:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found: list[object] = []
+    handles: list[object] = []
     for word in map(str, range(count)) if visible is None else filter(None, visible.split(",")):
         with contextlib.suppress(pynvml.NVMLError):
             by_number = word.strip().isdigit()
             get = pynvml.nvmlDeviceGetHandleByIndex if by_number else pynvml.nvmlDeviceGetHandleByUUID
-            found.append(get(int(word) if by_number else word.strip()))
-    return found
+            handles.append(get(int(word) if by_number else word.strip()))
+    return handles

@@ -65,17 +65,17 @@ def _find(
     from pipeline.report.plots import as_file, curves
 
     require_data([benchmark] if benchmark else [], params.pretrain.corpus if stage == "pretrain" else [])
-    own = params.finetune_of(benchmark) if benchmark else params.pretrain
+    stage_params = params.finetune_of(benchmark) if benchmark else params.pretrain
     rates, losses = sweep(params, stage, benchmark, steps, low, high)
-    said = suggest(rates, losses, own.base_lr)
+    suggestion = suggest(rates, losses, stage_params.base_lr)
     points = [[rate, loss] for rate, loss in zip(rates, losses, strict=True) if loss == loss]
     smooth = smoothed([loss for _, loss in points])
     series = {
         "loss": [(rate, loss) for rate, loss in points],
         "smoothed": [(rate, loss) for (rate, _), loss in zip(points, smooth, strict=True)],
     }
-    if said.rate is not None:
-        series["suggested"] = [(said.rate, min(smooth)), (said.rate, max(smooth))]
+    if suggestion.rate is not None:
+        series["suggested"] = [(suggestion.rate, min(smooth)), (suggestion.rate, max(smooth))]
     name = f"{stage} {benchmark}" if benchmark else stage
     drawn = curves(
         series, title=f"{name}: loss over a sweep", x="base learning rate (at batch 256)", y="loss", log=True
@@ -83,18 +83,18 @@ def _find(
     out.mkdir(parents=True, exist_ok=True)
     stem = name.replace(" ", "-")
     write_text(out / f"{stem}.svg", as_file(drawn))
-    found: Found = {
+    record: Found = {
         "stage": name,
         "key": f"{stage}.base_lr",
-        "now": own.base_lr,
-        "suggested": said.rate,
-        "why": said.why,
-        "lowest": said.lowest,
-        "steepest": said.steepest,
+        "now": stage_params.base_lr,
+        "suggested": suggestion.rate,
+        "why": suggestion.why,
+        "lowest": suggestion.lowest,
+        "steepest": suggestion.steepest,
         "steps": len(losses),
         "curve": f"{rates[0]:.1e} {sparkline(smooth, 48)} {points[-1][0] if points else rates[-1]:.1e}",
         "picture": str(out / f"{stem}.svg"),
         "points": points,
     }
-    write_json(out / f"{stem}.json", found)
-    return found
+    write_json(out / f"{stem}.json", record)
+    return record

@@ -86,5 +86,5 @@ def suggest(rates: Sequence[float], losses: Sequence[float], current: float) -> 
         return Suggestion(None, rates[place], steepest, why)
     rate = float(f"{rates[place] / SAFETY:.2g}")
     factor = current / rate
-    said = "near the one that is set" if 0.5 <= factor <= 2 else f"the one that is set is {factor:.2g} times as high"
-    return Suggestion(rate, rates[place], steepest, f"{RULE}; {said}")
+    beside = "near the one that is set" if 0.5 <= factor <= 2 else f"the one that is set is {factor:.2g} times as high"
+    return Suggestion(rate, rates[place], steepest, f"{RULE}; {beside}")

@@ -52,12 +52,12 @@ def sweep(
     Args:
         low, high: base learning rates, at a batch of 256 as in params.yaml.
     """
-    own = params.pretrain if stage == "pretrain" else params.finetune_of(str(benchmark))
-    accumulate = own.accumulate * params.compute.ranks
-    if own.batch % accumulate:
+    stage_params = params.pretrain if stage == "pretrain" else params.finetune_of(str(benchmark))
+    accumulate = stage_params.accumulate * params.compute.ranks
+    if stage_params.batch % accumulate:
         raise InputError(
-            f"{stage}.batch = {own.batch} does not divide among {params.compute.ranks} ranks x {own.accumulate} "
-            "accumulation steps. Cure: another compute.ranks."
+            f"{stage}.batch = {stage_params.batch} does not divide among {params.compute.ranks} ranks x "
+            f"{stage_params.accumulate} accumulation steps. Cure: another compute.ranks."
         )
     key = f"benchmarks.{benchmark}.finetune.accumulate" if benchmark else "pretrain.accumulate"
     params = with_overrides(params, {key: accumulate, "compute.ranks": 1, "compute.data_parallel": "ddp"})
@@ -71,7 +71,9 @@ def sweep(
             stop=StopRequest(), progress=Progress("", False),
         )  # fmt: skip
         base = Exponential(low, high, steps)
-        engine.train_step.schedule = Exponential(scaled_lr(low, own.batch), scaled_lr(high, own.batch), steps)
+        engine.train_step.schedule = Exponential(
+            scaled_lr(low, stage_params.batch), scaled_lr(high, stage_params.batch), steps
+        )
         rates, losses = _steps(engine, task, base, steps)
     if ranks.device.type == "cuda":
         torch.cuda.empty_cache()

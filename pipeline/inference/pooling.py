@@ -22,14 +22,14 @@ def features(network: Backbone, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor,
     A classifier's pooled features are those that its head sees. A slot's are the mean of its tokens, 0 where none is
     kept; a token that is dropped is 0.
     """
-    from models.backbone import kept_mask, whole
+    from models.backbone import dense, kept_mask
 
     kept = network.embed_kept(clip_BCTHW)
     tokens_BKD = network.encoder_norm()(network.encoder_blocks()(kept.tokens_BKD, kept.real))
     mask_BN = kept_mask(kept)
     if pool == "clip":
         return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.real), mask_BN
-    tokens_BND = whole(kept.padded(tokens_BKD), kept, "NLC")
+    tokens_BND = dense(kept.padded(tokens_BKD), kept, "NLC")
     if pool == "tokens":
         return tokens_BND, mask_BN
     sums_BSD = tokens_BND.unflatten(1, (kept.grid.slots, -1)).sum(2)

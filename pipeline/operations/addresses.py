@@ -59,5 +59,5 @@ def databases(root: Path, server: str | None = None) -> Databases:
             f"MLFLOW_TRACKING_URI = {redact(tracking)} is a server, which does not tell where its database is. "
             "Cure: run this where it is, with MLFLOW_TRACKING_URI=sqlite:///FILE or --database postgresql://..."
         )
-    found = orchestrator.setting("PREFECT_API_DATABASE_CONNECTION_URL", "server", "database", "connection_url")
-    return Databases(tracking, found.value if found else f"sqlite:///{orchestrator.home() / 'prefect.db'}")
+    chosen = orchestrator.setting("PREFECT_API_DATABASE_CONNECTION_URL", "server", "database", "connection_url")
+    return Databases(tracking, chosen.value if chosen else f"sqlite:///{orchestrator.home() / 'prefect.db'}")

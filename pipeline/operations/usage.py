@@ -78,11 +78,11 @@ def usage(root: Path, server: Server | None) -> Usage:
 
 def processes() -> dict[int, tuple[Path, str]]:
     """Number -> (working folder, flow run) of every process that this user may look into."""
-    found = {}
+    places = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            found[process.pid] = (Path(process.cwd()), process.environ().get(RUN_VARIABLE, ""))
-    return found
+            places[process.pid] = (Path(process.cwd()), process.environ().get(RUN_VARIABLE, ""))
+    return places
 
 
 def benchmarks(root: Path) -> frozenset[str]:

@@ -34,6 +34,8 @@ PATCH, TUBELET = 16, 2
 PICTURE_NAME = 200
 #: Frames from one of a clip to the next where no model says it: the paper's for most data sets.
 FRAME_STEP = 4
+#: Shares of all tokens that are kept and shown where there is no model, whose own would hold: the paper's.
+KEEP_RATIO, VISIBLE_RATIO = 0.3, 0.1
 
 
 def show(
@@ -44,8 +46,8 @@ def show(
     start: float | None = None,
     frame_step: int | None = None,
     oversample: float = 1.5,
-    keep_ratio: float = 0.3,
-    visible_ratio: float = 0.1,
+    keep_ratio: float = KEEP_RATIO,
+    visible_ratio: float = VISIBLE_RATIO,
     resolution: int = 224,
     seed: int = 0,
     animation: Animation = "gif",
@@ -169,8 +171,8 @@ def look(
     choose: int | None,
     generator: Generator,
     *,
-    keep_ratio: float = 0.3,
-    visible_ratio: float = 0.1,
+    keep_ratio: float = KEEP_RATIO,
+    visible_ratio: float = VISIBLE_RATIO,
 ) -> Look:
     """Run selection, and where the model has a decoder the reconstruction, on one normalised clip.
 

@@ -174,11 +174,11 @@ def _row(step: _Step, gpus: int, mfu: float, steps: int | None) -> ScalingRow:
         "loader_ms": round(1e3 * time.loader, 2),
         "all_reduce_ms": round(1e3 * time.exchange, 2),
         "exposed_ms": round(1e3 * time.exposed, 2),
-        "step_ms": round(1e3 * time.whole, 2),
-        "clips_per_second": round(step.cost.clips / time.whole),
-        "efficiency": round(alone.whole / (gpus * time.whole), 3),
+        "step_ms": round(1e3 * time.total, 2),
+        "clips_per_second": round(step.cost.clips / time.total),
+        "efficiency": round(alone.total / (gpus * time.total), 3),
         "limit": time.limit,
-        "epoch_minutes": steps and round(steps * time.whole / 60, 5),
+        "epoch_minutes": steps and round(steps * time.total / 60, 5),
     }
 
 
@@ -212,7 +212,7 @@ def _published_step(recipe: str) -> _Step:
 
 def _epoch_seconds(step: _Step, mfu: float) -> float:
     """[s] of one epoch over all of K400's training videos on the published machine."""
-    return step.time(PUBLISHED_ON[1], mfu).whole * PUBLISHED["k400"].train[1] / step.cost.stage.batch
+    return step.time(PUBLISHED_ON[1], mfu).total * PUBLISHED["k400"].train[1] / step.cost.stage.batch
 
 
 def _implied_share(step: _Step, seconds: float) -> float:

@@ -86,7 +86,7 @@ class StepTime:
     exposed: float
 
     @property
-    def whole(self) -> float:
+    def total(self) -> float:
         return max(self.compute, self.loader) + self.exposed
 
     @property

@@ -48,8 +48,8 @@ def redact_value(name: str, value: object) -> object:
 
 
 def _secret_values() -> list[str]:
-    found = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
-    return sorted(found, key=len, reverse=True)
+    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
+    return sorted(values, key=len, reverse=True)
 
 
 def guard_output(prefix: str = "") -> None:

@@ -163,11 +163,6 @@ class Checkpoints:
                     scored.append((score, -step))
         return -max(scored)[1] if scored else None
 
-    def verified(self) -> int | None:
-        """The step of :meth:`newest`."""
-        checkpoint = self.newest()
-        return None if checkpoint is None else checkpoint.step
-
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint whose every byte agrees with its manifest; damaged ones are named in the log."""
         for step in reversed(self.steps()):

@@ -42,15 +42,15 @@ class ClipRule:
     frames: T of the clip that the model sees.
     selection: `none` takes consecutive frames at the step; `cached` chooses the most informative slots by the
     stored maps; `online` hands over all candidate slots, for the model's embedding to choose from.
-    oversample, window, keep_ratio: of frame selection (METHOD section 3).
+    oversample, window, keep_ratio: of frame selection (METHOD section 3); as they stand they choose nothing.
     random: False takes the middle of the video, always the same.
     """
 
     frames: int
     selection: Selection = "none"
-    oversample: float = 1.5
+    oversample: float = 1.0
     window: str = "grow"
-    keep_ratio: float = 0.3
+    keep_ratio: float = 1.0
     random: bool = True
 
 

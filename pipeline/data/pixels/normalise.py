@@ -50,8 +50,8 @@ def _centred(clips_BTHWC: Tensor, resolution: int, device: torch.device, boxes_B
     for clip_THWC, (top, left, height, width) in zip(clips_BTHWC, boxes_B4.tolist(), strict=True):
         # Products of one shape, whatever the batch and its padding: a GPU may add up others in another order.
         square_1THWC = clip_THWC[None, :, top : top + height, left : left + width].contiguous()
-        whole = np.asarray([[0, 0, height, width]])
-        resized.append(resize_by_products(square_1THWC, whole, resolution, np.zeros(1, dtype=bool)))
+        box = np.asarray([[0, 0, height, width]])
+        resized.append(resize_by_products(square_1THWC, box, resolution, np.zeros(1, dtype=bool)))
     return normalise(torch.cat(resized))
 
 

@@ -26,8 +26,8 @@ def deleted_runs(store: Store, before: float) -> list[DeletedRun]:
 
     every = store._call(lambda: store.client.search_experiments(view_type=ViewType.ALL))
     ids = [experiment.experiment_id for experiment in every]
-    found = store._call(lambda: store.client.search_runs(ids, run_view_type=ViewType.DELETED_ONLY, max_results=1000))
-    runs = [(run, (run.info.end_time or run.info.start_time) / 1000) for run in found]
+    deleted = store._call(lambda: store.client.search_runs(ids, run_view_type=ViewType.DELETED_ONLY, max_results=1000))
+    runs = [(run, (run.info.end_time or run.info.start_time) / 1000) for run in deleted]
     return [DeletedRun(run.info.run_id, str(run.info.run_name), ended) for run, ended in runs if ended < before]
 
 

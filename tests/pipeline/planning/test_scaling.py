@@ -46,13 +46,13 @@ def test_a_step_is_the_longer_of_loader_and_compute_plus_what_shows_of_the_excha
     # 2 ranks, one bucket of 1 MiB at 1 MiB/s: 1 s after backward, and 12 bytes of verdict.
     work = Work(arithmetic=3.0, update=0.5, loader=2.0, gradients=MIB)
     result = step_time(work, fabric, 2)
-    assert result.whole == pytest.approx(4.5, abs=1e-3)
+    assert result.total == pytest.approx(4.5, abs=1e-3)
     assert (result.limit, result.compute) == ("compute", 3.5)
     waiting = step_time(Work(3.0, 0.5, 5.0, MIB), fabric, 2)
-    assert waiting.whole == pytest.approx(6.0, abs=1e-3)
+    assert waiting.total == pytest.approx(6.0, abs=1e-3)
     assert waiting.limit == "loader"
     assert step_time(Work(3.0, 0.5, 2.0, 9 * MIB), fabric, 2).limit == "communication"
-    assert step_time(work, fabric, 1).whole == 3.5
+    assert step_time(work, fabric, 1).total == 3.5
 
 
 def test_only_the_last_micro_steps_backward_hides_the_exchange() -> None:

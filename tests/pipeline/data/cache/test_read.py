@@ -165,7 +165,7 @@ def test_only_slots_that_frame_selection_can_pick_are_stored(here: Path) -> None
     preprocess.run(settings, "small")
     cache = Cache.open(layout.cache_dir("small"))
     assert cache.grid == 2
-    rule = ClipRule(4, "cached", keep_ratio=0.3)
+    rule = ClipRule(4, "cached", oversample=1.5, keep_ratio=0.3)
     clips = ClipDataset([Member(cache, np.arange(4), 2)], rule)
     rows = np.arange(4)
     picked = np.concatenate([clips.frame_indices(rows, 0, epoch, rows).ravel() for epoch in range(60)])
