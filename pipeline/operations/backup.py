@@ -85,7 +85,7 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     """Put a backup back in its place; returns what was done, line by line.
 
     Args:
-        force: replace what is there.
+        force: replace what is there, but never parameters, which are put beside.
 
     Raises:
         InputError: no whole backup, or one of newer programs, or something would be replaced without `force`.
@@ -95,8 +95,10 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     root = root.absolute()
     addresses = {"mlflow": to.mlflow, "prefect": to.prefect}
     names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
-    present = [name for name, address in addresses.items() if _there(address)]
-    present += [name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)]
+    other = {name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)}
+    # Those belong to a commit: over another one's they would not fit its code.
+    aside = {name for name in other if Path(name).parts[0] in PARAMETERS}
+    present = [name for name, address in addresses.items() if _there(address)] + sorted(other - aside)
     if present and not force:
         raise InputError(
             f"{', '.join(present[:8])}{' ...' if len(present) > 8 else ''}: there already, and another. "
@@ -113,11 +115,14 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
         if (database := Path(name).stem) in addresses and "/" not in name:
             copies.put_back(folder / name, addresses[database])
             lines.append(f"{database}'s database is as it was {made}")
+    beside = root / WORK / "restored" / folder.name
     for name in names:
-        target = root / name
+        target = (beside if name in aside else root) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / "files" / name, target)
-    lines.append(f"{len(names)} files are back in {root}")
+    lines.append(f"{len(names) - len(aside)} files are back in {root}")
+    if aside:
+        lines.append(f"{len(aside)} files of parameters differ from this commit's, and are in {beside}")
     if Path(manifest.root) != root:
         link = f"ln -s {root} {manifest.root}"
         lines.append(f"it was made in {manifest.root}, where MLflow's runs look for their artifacts: {link}")

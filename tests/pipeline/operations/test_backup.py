@@ -105,7 +105,7 @@ def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
 ) -> None:
     made = backup(project, tmp_path / "backups", of, artifacts=False)
     (project / "params.yaml").write_text("recipe: edited\n")
-    with pytest.raises(InputError, match=r"mlflow, prefect, params\.yaml: there already, and another\. Cure: --force"):
+    with pytest.raises(InputError, match=r"mlflow, prefect: there already, and another\. Cure: --force"):
         restore(made, project, of)
     assert (project / "params.yaml").read_text() == "recipe: edited\n"
     command = [sys.executable, "-c", HOLDS, str(project / "prefect/prefect.db")]
@@ -118,8 +118,10 @@ def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
     finally:
         server.kill()
         server.wait()
-    restore(made, project, of, force=True)
-    assert (project / "params.yaml").read_text() == "recipe: demo\n"
+    lines = restore(made, project, of, force=True)
+    assert (project / "params.yaml").read_text() == "recipe: edited\n", "parameters belong to a commit"
+    assert (project / ".work" / "restored" / made.name / "params.yaml").read_text() == "recipe: demo\n"
+    assert any("1 files of parameters differ" in line for line in lines)
 
 
 def test_a_damaged_incomplete_foreign_or_newer_backup_is_refused(project: Path, of: Databases, tmp_path: Path) -> None:
