@@ -233,8 +233,10 @@ def check_arguments(name: str, kwargs: ModelArguments) -> ModelArguments:
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
-    found = {key.removeprefix(f"{prefix}blocks.").split(".")[0] for key in state if key.startswith(f"{prefix}blocks.")}
-    return max((int(number) + 1 for number in found if number.isdigit()), default=0)
+    numbers = {
+        key.removeprefix(f"{prefix}blocks.").split(".")[0] for key in state if key.startswith(f"{prefix}blocks.")
+    }
+    return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
 
 class HuggingFaceConfig(TypedDict, total=False):

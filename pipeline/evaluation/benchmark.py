@@ -144,7 +144,7 @@ def evaluate(
     read = reader(params, benchmark, tests)
     energy = EnergyMeter(device)
     began = time.perf_counter()
-    own = infer(
+    local = infer(
         model,
         read,
         len(tests.ids),
@@ -158,7 +158,7 @@ def evaluate(
         progress=progress,
         several=info.multi_label,
     )
-    answers = gather(own, len(tests.ids), data.classes, ranks)
+    answers = gather(local, len(tests.ids), data.classes, ranks)
     seconds = time.perf_counter() - began
     clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
     return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read(), cost(info, model))
@@ -226,10 +226,10 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
         "frame_step": (_entry(trained_step(info)), step_of(params, benchmark).entry, "params.yaml"),
         "short_side": (info.pixels.short_side, open_source(params, benchmark).short_side, f"the {params.clip.source}"),
     }
-    for key, (found, value, where) in expected.items():
-        if found != value:
+    for key, (recorded, value, where) in expected.items():
+        if recorded != value:
             raise InputError(
-                f"{model_dir}/model.json: {key} = {found}, expected {value} of {where}. "
+                f"{model_dir}/model.json: {key} = {recorded}, expected {value} of {where}. "
                 f"Cure: `everest finetune {benchmark}` with these parameters first."
             )
     classes = manifest.class_names(layout.manifest_dir(benchmark), data.classes)
@@ -264,7 +264,7 @@ def cost(info: ModelInfo, model: Backbone | None = None) -> dict[str, float]:
     from pipeline.efficiency.clip_cost import counted_cost
 
     kwargs = info.kwargs
-    found = multiply_adds(
+    per_clip = multiply_adds(
         info.architecture.split("_")[1],
         "finetune",
         frames=info.frames,
@@ -275,10 +275,10 @@ def cost(info: ModelInfo, model: Backbone | None = None) -> dict[str, float]:
         head=kwargs.get("head", "mean"),
     )
     if model is not None:
-        found = counted_cost(found, model, info.frames, info.pixels.resolution)
+        per_clip = counted_cost(per_clip, model, info.frames, info.pixels.resolution)
     return {
-        names.GMACS_PER_CLIP: found.multiply_adds / 1e9,
-        names.TOKENS_PER_CLIP: float(found.encoder_tokens),
+        names.GMACS_PER_CLIP: per_clip.multiply_adds / 1e9,
+        names.TOKENS_PER_CLIP: float(per_clip.encoder_tokens),
     }
 
 

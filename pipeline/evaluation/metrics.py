@@ -57,9 +57,9 @@ def hits(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike, k: int = 1) -> B
     """Whether each video's label is among its k most probable classes. Of equal ones the lower class comes first."""
     probability = np.asarray(probability_VC)
     label = np.asarray(label_V)
-    own = np.take_along_axis(probability, label[:, None], axis=1)
-    before = (np.arange(probability.shape[1])[None, :] < label[:, None]) & (probability == own)
-    rank = (probability > own).sum(axis=1) + before.sum(axis=1)
+    of_label = np.take_along_axis(probability, label[:, None], axis=1)
+    before = (np.arange(probability.shape[1])[None, :] < label[:, None]) & (probability == of_label)
+    rank = (probability > of_label).sum(axis=1) + before.sum(axis=1)
     return np.asarray(rank < k)
 
 

@@ -93,9 +93,9 @@ def has_labels(benchmark: str, split: str) -> bool:
     return any(label >= 0 for label in table["label"].to_pylist())
 
 
-def write_temperature(path: Path, found: Temperature) -> None:
+def write_temperature(path: Path, temperature: Temperature) -> None:
     """A temperature, or why there is none, as JSON."""
-    write_text(path, json.dumps(asdict(found), indent=1) + "\n")
+    write_text(path, json.dumps(asdict(temperature), indent=1) + "\n")
 
 
 def read_temperature(path: Path) -> Temperature | None:

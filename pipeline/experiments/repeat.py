@@ -169,8 +169,8 @@ def plan(params: Params, splits: Sequence[int] | None, seeds: Sequence[int]) -> 
     shared = {f"benchmarks.{name}.data.raw": params.benchmark(name).data.raw or name for name in with_splits}
     repetitions = []
     for split in chosen:
-        own = {f"benchmarks.{name}.data.split": split for name in with_splits if split}
-        repetitions += [Repetition(split, s, with_overrides(params, {"seed": s, **shared, **own})) for s in seeds]
+        splits_of = {f"benchmarks.{name}.data.split": split for name in with_splits if split}
+        repetitions += [Repetition(split, s, with_overrides(params, {"seed": s, **shared, **splits_of})) for s in seeds]
     return repetitions
 
 

@@ -127,7 +127,7 @@ class Report:
     where: str = ""
 
 
-def environment(root: Path, code: Path, saved: Path, **own: str) -> dict[str, str]:
+def environment(root: Path, code: Path, saved: Path, **more: str) -> dict[str, str]:
     """Make the environment of stages that run elsewhere: this process's, what the checkout lends, and `own`.
 
     Args:
@@ -147,7 +147,7 @@ def environment(root: Path, code: Path, saved: Path, **own: str) -> dict[str, st
         "EVEREST_WORK": str(saved),
         "EVEREST_DATA": str((root / layout.data_root()).absolute()),
         **{name: os.environ.get(name) or value for name, value in shared.items()},
-        **own,
+        **more,
     }
 
 

@@ -112,14 +112,14 @@ def accepted_before(names: Sequence[str], files: Sequence[Path]) -> dict[Path, A
 
     rules = ingest_params()
     limits = Limits.of(rules)
-    found: dict[Path, Accepted] = {}
+    accepted: dict[Path, Accepted] = {}
     for folder in {Path(name) for name in names if Path(name).is_dir()}:
         memory = remembered(folder, limits)
         for file in (one for one in files if one.is_relative_to(folder)):
             measured = memory.recall(str(file.relative_to(folder)))
             if measured is not None and measured.reader == "pyav" and not verdict(measured, rules):
-                found[file] = Accepted(measured.frames_decoded, measured.fps, measured.jumps)
-    return found
+                accepted[file] = Accepted(measured.frames_decoded, measured.fps, measured.jumps)
+    return accepted
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def read_clips(reader: IsolatedFrames, file: Path, rule: ClipRule) -> Clips:
         VideoError: it cannot be read, or ingest would not accept it.
     """
     video, pictures = reader.frames(
-        file, lambda found: np.unique(rule.numbers(found.frames, found.fps)).tolist(), rule.short_side
+        file, lambda listed: np.unique(rule.numbers(listed.frames, listed.fps)).tolist(), rule.short_side
     )
     pixels = video_views(
         lambda _: pictures,
@@ -186,7 +186,7 @@ def read_clips(reader: IsolatedFrames, file: Path, rule: ClipRule) -> Clips:
 def content_of(file: Path) -> str:
     """Size and modification time of a file; "" of one that cannot be asked."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return ""
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return f"{status.st_size}-{status.st_mtime_ns}"

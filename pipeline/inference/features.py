@@ -134,11 +134,11 @@ class FeatureFile:
 
     def finished(self) -> set[tuple[str, str]]:
         """(video, content) of the videos that need not be computed again."""
-        found: set[tuple[str, str]] = set()
+        videos: set[tuple[str, str]] = set()
         for source in self._sources():
             table = pq.read_table(source, columns=["video", "content"])
-            found.update(zip(table["video"].to_pylist(), table["content"].to_pylist(), strict=True))
-        return found
+            videos.update(zip(table["video"].to_pylist(), table["content"].to_pylist(), strict=True))
+        return videos
 
     def add(self, rows: Sequence[ClipFeatures]) -> None:
         """Keep whole videos' rows."""

@@ -84,8 +84,8 @@ def _shape(params: Params, folder: Path, chain: bool) -> Iterator[Problem]:
         try:
             model_folder.sha256(folder)
         except InputError as error:
-            said, _, cure = str(error).partition(". Cure: ")
-            yield Problem("finetune.init", f": {said}", cure)
+            message, _, cure = str(error).partition(". Cure: ")
+            yield Problem("finetune.init", f": {message}", cure)
 
 
 def sources(scope: Scope) -> Iterator[Problem]:
@@ -182,7 +182,7 @@ def _cache_bytes(params: Params, key: str) -> float:
     """[byte] that a cache will still take, as far as it is known; 0 where it is there, or its videos are not."""
     if (layout.cache_dir(key) / "cache.json").exists():
         return 0.0
-    own, data = params.preprocess, params.benchmarks[key].data
+    cached, data = params.preprocess, params.benchmarks[key].data
     path = layout.manifest_dir(key) / "manifest.parquet"
     pixels = 0.0  # of all frames, after the shorter side is brought to short_side
     if path.exists():
@@ -193,15 +193,15 @@ def _cache_bytes(params: Params, key: str) -> float:
         for row in table.to_pylist():
             low = min(row["width"], row["height"])
             if row["split"] != "unused" and low:
-                scale = min(1.0, own.short_side / low)
+                scale = min(1.0, cached.short_side / low)
                 pixels += row["frames_decoded"] * row["width"] * row["height"] * scale**2
     elif data.source.kind == "generated":
         source = data.source
         videos = source.train + source.val + source.test
-        pixels = videos * source.frames * min(source.size, own.short_side) ** 2
+        pixels = videos * source.frames * min(source.size, cached.short_side) ** 2
     step = data.frame_step if isinstance(data.frame_step, int) else 1
-    kept = own.keep_every if own.frames == "every" else step if own.frames == "informative" else 1
-    size = pixels / kept * (3 if own.store == "raw" else JPEG_BYTES_PER_PIXEL)
+    kept = cached.keep_every if cached.frames == "every" else step if cached.frames == "informative" else 1
+    size = pixels / kept * (3 if cached.store == "raw" else JPEG_BYTES_PER_PIXEL)
     store = layout.saved_dir("preprocess", key, "shards")
     begun = sum(file.stat().st_size for file in store.glob("*.arrow")) if store.exists() else 0
     return max(0.0, size - begun)

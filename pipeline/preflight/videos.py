@@ -53,18 +53,18 @@ def splits(scope: Scope) -> Iterator[Problem]:
         except InputError as error:
             yield Problem(f"benchmarks.{key}.data.source", f": {_without_cure(error)}", _cure(error))
             continue
-        own = params.benchmarks[key]
+        entry = params.benchmarks[key]
         if key in scope.of("finetune"):
             stage = params.finetune_of(key)
-            where = f"benchmarks.{key}.finetune" if own.finetune.validate_split else "finetune"
+            where = f"benchmarks.{key}.finetune" if entry.finetune.validate_split else "finetune"
             yield from _lacks(params, key, videos, "train", f"benchmarks.{key}")
             yield from _lacks(params, key, videos, stage.validate_split, f"{where}.validate_split")
         if key in scope.of("evaluate"):
-            where = f"benchmarks.{key}.evaluate" if own.evaluate.split else "evaluate"
+            where = f"benchmarks.{key}.evaluate" if entry.evaluate.split else "evaluate"
             yield from _lacks(params, key, videos, params.evaluate_of(key).split, f"{where}.split")
         if videos is not None and videos.classes:
             labels = {label for counts in videos.by_class().values() for label in counts}
-            fault = count_fault(f"benchmarks.{key}.data.classes", own.data.classes, list(videos.classes), labels)
+            fault = count_fault(f"benchmarks.{key}.data.classes", entry.data.classes, list(videos.classes), labels)
             if fault:
                 head, _, cure = fault.partition(". Cure: ")
                 yield Problem(

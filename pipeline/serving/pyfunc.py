@@ -52,11 +52,11 @@ def asked_videos(data: Any) -> list[Asked]:
             f'"{BASE64}" with a file\'s content.'
         )
     rows = max(map(len, columns.values()))
-    found = []
+    videos = []
     for row in range(rows):
         path, content = (_text(columns[name][row], row, name) if name in columns else None for name in (VIDEO, BASE64))
-        found.append(Asked(path, content))
-    return found
+        videos.append(Asked(path, content))
+    return videos
 
 
 def _text(value: object, row: int, name: str) -> str | None:

@@ -35,11 +35,11 @@ def check_target(force: bool) -> None:
         )
 
 
-def split_table(own: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[Path, str]:
+def split_table(dataset: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[Path, str]:
     """The list of videos with their splits, and its path: another one for another list, so that DVC sees the change."""
-    number = own.numbered
-    rows = [["path", "label", *(["label_name"] if number and own.named else []), "split", "group"]]
-    for video in own.videos:
+    number = dataset.numbered
+    rows = [["path", "label", *(["label_name"] if number and dataset.named else []), "split", "group"]]
+    for video in dataset.videos:
         # In front of a sign that a spreadsheet would run as a formula.
         path = video.path if guarded(video.path) == video.path else f"./{video.path}"
         label = SEPARATOR.join(map(str, video.numbers or [video.number])) if number and video.label else video.label
@@ -47,22 +47,22 @@ def split_table(own: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[
             raise InputError(
                 f"class {label!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."
             )
-        rows.append([path, label, *([video.label] if number and own.named else []), parted.of[video.path],
+        rows.append([path, label, *([video.label] if number and dataset.named else []), parted.of[video.path],
                      video.group or f"g{groups.of[video.path]}"])  # fmt: skip
     text = _csv(rows)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return LISTS / f"{name}-{digest}.csv", text
 
 
-def write(own: OwnSet, table: Path, content: str, text: str, name: str) -> str | None:
+def write(dataset: OwnSet, table: Path, content: str, text: str, name: str) -> str | None:
     """Put all files in their places, params.yaml last; the path of the list of those left out, if any."""
     left_out = None
     try:
         LISTS.mkdir(exist_ok=True)
         write_text(table, content)
         path = LISTS / f"{name}-left-out.csv"
-        if own.left_out:
-            rows = [[printable(cell) for cell in (v.path, v.label, v.reason, v.message)] for v in own.left_out]
+        if dataset.left_out:
+            rows = [[printable(cell) for cell in (v.path, v.label, v.reason, v.message)] for v in dataset.left_out]
             write_text(path, _csv([["path", "label", "reason", "message"], *rows]))
             left_out = str(path)
         write_text(PARAMS, text)

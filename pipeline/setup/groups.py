@@ -81,12 +81,12 @@ def _sources(videos: Sequence[OwnVideo]) -> dict[str, list[str]]:
     for video in videos:
         for name in video.classes or ("",):
             by_class[name].append(video)
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    groups_of: dict[str, dict[str, None]] = defaultdict(dict)
     for label in sorted(by_class):
-        told = {video.path: source_of_name(video.path) for video in by_class[label]}
-        if len({source for source in told.values() if source}) < FEWEST:
+        source_of = {video.path: source_of_name(video.path) for video in by_class[label]}
+        if len({source for source in source_of.values() if source}) < FEWEST:
             continue
-        for path, source in told.items():
+        for path, source in source_of.items():
             if source:
-                found[source][path] = None
-    return {source: list(paths) for source, paths in found.items()}
+                groups_of[source][path] = None
+    return {source: list(paths) for source, paths in groups_of.items()}

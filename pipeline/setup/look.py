@@ -129,15 +129,15 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     records = audited(folder, [video.path for video in listing.videos], rules)
     frames = _clip_frames(records)
     rules = rules.model_copy(update={"min_frames": frames})
-    found = findings(records, rules)
+    summary = findings(records, rules)
     videos, left_out = _sorted_out(listing, records, rules, given)
-    if found is None or not videos:
+    if summary is None or not videos:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(v.reason for v in left_out).most_common(4))
         raise InputError(
             f"none of the {len(left_out)} videos of {place} can be used ({reasons}). "
             "Cure: `everest ingest` says why, file by file."
         )
-    own = OwnSet(
+    dataset = OwnSet(
         folder,
         table,
         numbered=given.numbered,
@@ -147,15 +147,15 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
         clip_frames=frames,
         problems=[problem for problem in listing.problems if "passed over" in problem or "no video at all" in problem],
         records=records,
-        findings=found,
+        findings=summary,
     )  # fmt: skip
-    _check_classes(place, Counter(own.classes()), "has usable videos of")
-    if own.numbered and (gone := sorted(listed.keys() - own.classes().keys())):
+    _check_classes(place, Counter(dataset.classes()), "has usable videos of")
+    if dataset.numbered and (gone := sorted(listed.keys() - dataset.classes().keys())):
         raise InputError(
             f"{place}: no video of class {gone[0]} can be used, and classes are numbered without a gap. "
             "Cure: `everest ingest` says why; or give classes by name."
         )
-    return own
+    return dataset
 
 
 def _listed(folder: Path, table: Path | None) -> Listing:

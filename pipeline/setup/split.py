@@ -27,11 +27,11 @@ class Split:
 
     def counts(self, videos: Sequence[OwnVideo]) -> dict[str, Counter[str]]:
         """Videos of each class with a label, by split; one with several classes counts in each of them."""
-        found: dict[str, Counter[str]] = {name: Counter() for name in ("train", "val", "test")}
+        counts: dict[str, Counter[str]] = {name: Counter() for name in ("train", "val", "test")}
         for video in videos:
-            if self.of[video.path] in found:
-                found[self.of[video.path]].update(video.classes)
-        return found
+            if self.of[video.path] in counts:
+                counts[self.of[video.path]].update(video.classes)
+        return counts
 
 
 def split(videos: Sequence[OwnVideo], groups: Groups) -> Split:

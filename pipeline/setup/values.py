@@ -80,23 +80,23 @@ class Facts:
     finetune_batch: int
 
 
-def facts_of(own: OwnSet, split: Split, devices: int) -> Facts:
+def facts_of(dataset: OwnSet, split: Split, devices: int) -> Facts:
     """The numbers that values are chosen by.
 
     Raises:
         InputError: fewer training videos than devices.
     """
-    counts = Counter(split.of[video.path] for video in own.videos if video.label)
-    train = sum(split.of[video.path] == "train" for video in own.videos)
+    counts = Counter(split.of[video.path] for video in dataset.videos if video.label)
+    train = sum(split.of[video.path] == "train" for video in dataset.videos)
     return Facts(
         train=train,
         labelled=counts["train"],
         val=counts["val"],
         test=counts["test"],
-        fps=float(np.median([video.fps for video in own.videos])),
-        frames=int(np.median([video.frames for video in own.videos])),
-        short_side=int(np.median([video.short_side for video in own.videos])),
-        frame_step=_frame_step(own),
+        fps=float(np.median([video.fps for video in dataset.videos])),
+        frames=int(np.median([video.frames for video in dataset.videos])),
+        short_side=int(np.median([video.short_side for video in dataset.videos])),
+        frame_step=_frame_step(dataset),
         batch=_batch(train, PRETRAIN_BATCH, devices),
         finetune_batch=_batch(counts["train"], FINETUNE_BATCH, devices),
     )
@@ -111,24 +111,24 @@ def clip_seconds(own: OwnSet) -> float | None:
     return CLIP_SECONDS if median >= CLIP_SECONDS else max(0.1, round(median, 1))
 
 
-def _frame_step(own: OwnSet) -> Value:
-    seconds = clip_seconds(own)
+def _frame_step(dataset: OwnSet) -> Value:
+    seconds = clip_seconds(dataset)
     if seconds is not None:
-        rates = [video.fps for video in own.videos]
+        rates = [video.fps for video in dataset.videos]
         short = "" if seconds == CLIP_SECONDS else ", since the median video is no longer"
         return Value(
             {"clip_seconds": seconds},
             f"frames by time, since rates vary from {min(rates):.3g} to {max(rates):.3g} a second: each clip spans "
             f"{seconds:g} s{short} (the paper counts frames, in videos of one rate)",
         )
-    fps = float(np.median([video.fps for video in own.videos]))
-    frames = int(np.median([video.frames for video in own.videos]))
+    fps = float(np.median([video.fps for video in dataset.videos]))
+    frames = int(np.median([video.frames for video in dataset.videos]))
     # As the audit chooses it for one video; clips of fewer frames reach as far with a larger step.
-    step = max(1, clip_step(fps, frames) * CLIP_FRAMES // own.clip_frames)
-    step = min(step, max(1, frames // own.clip_frames))
-    spans = own.clip_frames * step / fps
-    whole = "" if spans > 0.9 * CLIP_SECONDS else f", since the median video has {frames / fps:.1f} s"
-    return Value(step, f"[frames] a clip spans {spans:.1f} s at {fps:.3g} frames a second{whole}")
+    step = max(1, clip_step(fps, frames) * CLIP_FRAMES // dataset.clip_frames)
+    step = min(step, max(1, frames // dataset.clip_frames))
+    spans = dataset.clip_frames * step / fps
+    shrunk = "" if spans > 0.9 * CLIP_SECONDS else f", since the median video has {frames / fps:.1f} s"
+    return Value(step, f"[frames] a clip spans {spans:.1f} s at {fps:.3g} frames a second{shrunk}")
 
 
 def _batch(videos: int, paper: int, devices: int) -> int:
@@ -143,19 +143,21 @@ def _batch(videos: int, paper: int, devices: int) -> int:
     return devices
 
 
-def values(own: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[str, Value]:
+def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[str, Value]:
     """Dotted key -> value and reason, but for epochs and accumulation, which take the planner's prediction."""
-    kept, shown, keep_reason = _ratios(own, shape)
+    kept, shown, keep_reason = _ratios(dataset, shape)
     tiny = shape.size == "tiny"
     precision = Value("fp32", "a CPU has no fast half precision") if machine.is_cpu else Value("bf16", "as in ucf101")
-    frames_reason = "paper" if own.clip_frames == CLIP_FRAMES else "paper: 16, which would lose more than 20 % of these"
-    mirrored = sorted(name for name in own.classes() if _SIDES.search(name))
+    frames_reason = (
+        "paper" if dataset.clip_frames == CLIP_FRAMES else "paper: 16, which would lose more than 20 % of these"
+    )
+    mirrored = sorted(name for name in dataset.classes() if _SIDES.search(name))
     flip = Value(0.0, f"a mirror turns classes such as {mirrored[0]!r} into others") if mirrored else None
-    found = {
-        "clip.frames": Value(own.clip_frames, f"[frames] {frames_reason}"),
-        "ingest.min_frames": Value(own.clip_frames, "as clip.frames"),
+    chosen = {
+        "clip.frames": Value(dataset.clip_frames, f"[frames] {frames_reason}"),
+        "ingest.min_frames": Value(dataset.clip_frames, "as clip.frames"),
         "ingest.workers": Value(cores(), "cores of this machine"),
-        **_storage(own, shape),
+        **_storage(dataset, shape),
         "preprocess.workers": Value(cores(), "cores of this machine"),
         "pretrain.size": Value(shape.size, ""),
         "clip.resolution": Value(shape.resolution, ""),
@@ -179,23 +181,23 @@ def values(own: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[st
         **_splits(facts),
     }  # fmt: skip
     if tiny:
-        found["pretrain.decoder_depth"] = Value(2, "as in the recipe demo, for this size")
-        found["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
-        found["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
+        chosen["pretrain.decoder_depth"] = Value(2, "as in the recipe demo, for this size")
+        chosen["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
+        chosen["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
     if flip is not None:
-        found["finetune.flip"] = flip
-    return found
+        chosen["finetune.flip"] = flip
+    return chosen
 
 
-def _ratios(own: OwnSet, shape: Shape) -> tuple[float, float, str]:
+def _ratios(dataset: OwnSet, shape: Shape) -> tuple[float, float, str]:
     """Shares of tokens that pre-training keeps and shows, by the redundancy found."""
-    found = own.findings
+    findings = dataset.findings
     if shape.resolution < 160:
         return 0.5, 0.2, "ours, as in the recipe demo: a small clip has few tokens to drop (paper: 0.3)"
-    kept = found.kept_at(0.3)
+    kept = findings.kept_at(0.3)
     if kept >= 0.6:
         return 0.3, 0.1, f"paper; these videos keep {kept:.0%} of their change in 30 % of the tokens"
-    need = min(0.6, max(0.3, round(found.needed_at(KEPT_CHANGE), 2)))
+    need = min(0.6, max(0.3, round(findings.needed_at(KEPT_CHANGE), 2)))
     reason = f"keeps about {KEPT_CHANGE:.0%} of the change" if need < 0.6 else "as much as EVEREST can drop with sense"
     return need, visible_share(need), f"{reason}: 30 % (paper) would keep {kept:.0%}"
 
@@ -206,11 +208,11 @@ def _batch_reason(batch: int, paper: int, videos: int) -> str:
     return f"global (paper: {paper}), so that {videos} videos make {videos // batch} steps an epoch"
 
 
-def _storage(own: OwnSet, shape: Shape) -> dict[str, Value]:
+def _storage(dataset: OwnSet, shape: Shape) -> dict[str, Value]:
     side = shape.resolution * 8 // 7 // 2 * 2
     raw = jpeg = 0.0
-    for video in own.videos:
-        record = own.records[video.path]
+    for video in dataset.videos:
+        record = dataset.records[video.path]
         height, width = shrunk_size(record.measurement.height, record.measurement.width, side)
         size = video.frames * height * width * 3
         raw += size

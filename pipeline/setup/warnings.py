@@ -23,7 +23,7 @@ SHOWN = 5
 
 
 def warnings(
-    own: OwnSet, groups: Groups, split: Split, frame_step: int, clip_seconds: float | None = None
+    dataset: OwnSet, groups: Groups, split: Split, frame_step: int, clip_seconds: float | None = None
 ) -> list[str]:
     """Sentences on classes, lengths, rates, sizes, duplicates and files left out; none where nothing is wrong.
 
@@ -31,29 +31,31 @@ def warnings(
         frame_step: that params.yaml will have; with `clip_seconds` frames are taken by time, over so many seconds.
     """
     return [
-        *_left_out(own),
-        *_classes(own),
-        *_lengths(own, frame_step, clip_seconds),
-        *_rates_and_sizes(own, clip_seconds),
-        *_similar(own, groups, split),
+        *_left_out(dataset),
+        *_classes(dataset),
+        *_lengths(dataset, frame_step, clip_seconds),
+        *_rates_and_sizes(dataset, clip_seconds),
+        *_similar(dataset, groups, split),
         *split.remarks,
-        *own.problems,
+        *dataset.problems,
     ]
 
 
-def _left_out(own: OwnSet) -> Iterator[str]:
-    if own.left_out:
-        reasons = Counter(video.reason for video in own.left_out)
-        told = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
-        yield f"Videos left out: {len(own.left_out)} of {len(own.left_out) + len(own.videos)} ({told})."
-    names = {name for video in own.left_out for name in (class_parts(video.label) if own.several else [video.label])}
-    gone = sorted(names - own.classes().keys() - {"-1", ""})
+def _left_out(dataset: OwnSet) -> Iterator[str]:
+    if dataset.left_out:
+        reasons = Counter(video.reason for video in dataset.left_out)
+        counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.most_common())
+        yield f"Videos left out: {len(dataset.left_out)} of {len(dataset.left_out) + len(dataset.videos)} ({counts})."
+    names = {
+        name for video in dataset.left_out for name in (class_parts(video.label) if dataset.several else [video.label])
+    }
+    gone = sorted(names - dataset.classes().keys() - {"-1", ""})
     if gone:
         yield f"Classes left out, since none of their videos can be used: {_names(gone)}."
 
 
-def _classes(own: OwnSet) -> Iterator[str]:
-    counts = own.classes()
+def _classes(dataset: OwnSet) -> Iterator[str]:
+    counts = dataset.classes()
     few = {name: count for name, count in counts.items() if count < FEW}
     if few:
         yield (
@@ -65,7 +67,7 @@ def _classes(own: OwnSet) -> Iterator[str]:
     if counts[most] > IMBALANCE * counts[least]:
         read = (
             "Read the average precision of each class."
-            if own.several
+            if dataset.several
             else f"A model that always says {printable(most)} is right in {counts[most] / sum(counts.values()):.0%}: "
             "read the recall of each class."
         )
@@ -73,35 +75,35 @@ def _classes(own: OwnSet) -> Iterator[str]:
             f"The classes are out of balance: {printable(most)} has {counts[most]} videos, {printable(least)} has "
             f"{counts[least]}. {read}"
         )
-    unlabelled = sum(not video.label for video in own.videos)
+    unlabelled = sum(not video.label for video in dataset.videos)
     if unlabelled:
         yield f"Videos without a class: {unlabelled}. Pre-training reads them, fine-tuning does not."
 
 
-def _lengths(own: OwnSet, frame_step: int, clip_seconds: float | None) -> Iterator[str]:
+def _lengths(dataset: OwnSet, frame_step: int, clip_seconds: float | None) -> Iterator[str]:
     if clip_seconds is not None:
-        short = sum(video.frames / video.fps < clip_seconds - 0.5 / video.fps for video in own.videos)
+        short = sum(video.frames / video.fps < clip_seconds - 0.5 / video.fps for video in dataset.videos)
         if short:
             yield (
-                f"Videos shorter than a clip of {clip_seconds:g} s: {short} of {len(own.videos)}. Their clips "
+                f"Videos shorter than a clip of {clip_seconds:g} s: {short} of {len(dataset.videos)}. Their clips "
                 "are the whole video."
             )
         return
-    spanned = (own.clip_frames - 1) * frame_step + 1
-    short = sum(video.frames < spanned for video in own.videos)
+    spanned = (dataset.clip_frames - 1) * frame_step + 1
+    short = sum(video.frames < spanned for video in dataset.videos)
     if short:
-        seconds = float(np.median([spanned / video.fps for video in own.videos]))
+        seconds = float(np.median([spanned / video.fps for video in dataset.videos]))
         yield (
-            f"Videos shorter than a clip of {own.clip_frames} frames, {frame_step} apart ({seconds:.1f} s): {short} of "
-            f"{len(own.videos)}. They repeat frames in it."
+            f"Videos shorter than a clip of {dataset.clip_frames} frames, {frame_step} apart ({seconds:.1f} s): "
+            f"{short} of {len(dataset.videos)}. They repeat frames in it."
         )
 
 
-def _rates_and_sizes(own: OwnSet, clip_seconds: float | None) -> Iterator[str]:
-    rates = np.array([video.fps for video in own.videos])
+def _rates_and_sizes(dataset: OwnSet, clip_seconds: float | None) -> Iterator[str]:
+    rates = np.array([video.fps for video in dataset.videos])
     if clip_seconds is not None:
-        slow = int((rates * clip_seconds < own.clip_frames).sum())
-        again = f" Videos with fewer than {own.clip_frames} frames in that time, which repeat some: {slow}." * (
+        slow = int((rates * clip_seconds < dataset.clip_frames).sum())
+        again = f" Videos with fewer than {dataset.clip_frames} frames in that time, which repeat some: {slow}." * (
             slow > 0
         )
         yield (
@@ -117,7 +119,7 @@ def _rates_and_sizes(own: OwnSet, clip_seconds: float | None) -> Iterator[str]:
             f"({CLIP_SECONDS * middle / rates.max():.1f} to {CLIP_SECONDS * middle / rates.min():.1f} s in place of "
             f"{CLIP_SECONDS:g}). Cure: convert them to one rate (ffmpeg -r)."
         )
-    sides = np.array([video.short_side for video in own.videos])
+    sides = np.array([video.short_side for video in dataset.videos])
     if sides.max() > MIXED_SIZES * sides.min():
         yield (
             f"Sizes are mixed: the short side is {sides.min()} to {sides.max()} pixels, median {np.median(sides):.0f}. "
@@ -125,11 +127,11 @@ def _rates_and_sizes(own: OwnSet, clip_seconds: float | None) -> Iterator[str]:
         )
 
 
-def _similar(own: OwnSet, groups: Groups, split: Split) -> Iterator[str]:
-    similar = own.similar()
+def _similar(dataset: OwnSet, groups: Groups, split: Split) -> Iterator[str]:
+    similar = dataset.similar()
     if not similar:
         return
-    by_path = {video.path: video for video in own.videos}
+    by_path = {video.path: video for video in dataset.videos}
     apart = [group for group in similar if len({split.of[path] for path in group} - {"unused"}) > 1]
     if apart:
         yield (

@@ -69,13 +69,13 @@ class Timelines:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, with `class` for the name of a segment's class."""
-        told = asdict(self)
-        for one in told["timelines"]:
+        record = asdict(self)
+        for one in record["timelines"]:
             one["segments"] = [
                 {"start": s["start"], "end": s["end"], "class": s["class_name"], "score": s["score"]}
                 for s in one["segments"]
             ]
-        return told
+        return record
 
 
 @dataclass(frozen=True)

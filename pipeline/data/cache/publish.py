@@ -81,7 +81,7 @@ def units_of(params: Params, benchmark: str) -> list[Unit]:
     return plan(videos, frame_rule, map_rule, params.preprocess.shard_mib << 20)
 
 
-def forget_damaged(store: Path, whole: Callable[[Path, ShardRecord], bool]) -> None:
+def forget_damaged(store: Path, is_intact: Callable[[Path, ShardRecord], bool]) -> None:
     """Remove from a store every unit whose record does not parse or whose shards are not `whole`.
 
     It then counts as missing and is made anew.
@@ -90,7 +90,7 @@ def forget_damaged(store: Path, whole: Callable[[Path, ShardRecord], bool]) -> N
         try:
             values = json.loads(record.read_text(encoding="utf-8"))
             shards = values["shards"]
-            if is_whole(values) and all(whole(store / shard["file"], shard) for shard in shards):
+            if is_whole(values) and all(is_intact(store / shard["file"], shard) for shard in shards):
                 continue
         except (ValueError, KeyError, TypeError):
             pass  # what it listed is found by its name

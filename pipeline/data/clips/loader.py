@@ -98,8 +98,8 @@ class ClipLoader:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        whole, rest = divmod(len(self.dataset), self.global_batch)
-        return whole + (0 if self.drop_last or not rest else 1)
+        full, rest = divmod(len(self.dataset), self.global_batch)
+        return full + (0 if self.drop_last or not rest else 1)
 
     def rows(self, epoch: int, step: int) -> Ints:
         """The rows of one optimizer step over all ranks, in order."""

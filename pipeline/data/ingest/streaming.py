@@ -72,9 +72,9 @@ class IsolatedPass:
             raise VideoError(*refused)
         begun = False
         try:
-            for found in self._read(file, "pyav", step, short_side, seconds):
+            for pictures in self._read(file, "pyav", step, short_side, seconds):
                 begun = True
-                yield found
+                yield pictures
         except VideoError as error:
             if begun or error.reason != "crashed":
                 raise

@@ -99,8 +99,8 @@ class PyavReader(VideoReader):
         for number, picture in enumerate(self._pass()):
             if picture.time is not None and start is None:
                 start = picture.time - number * gap
-            told = None if picture.time is None or start is None else picture.time - start
-            seconds = told if told is not None and told > seconds else seconds + gap
+            stamp = None if picture.time is None or start is None else picture.time - start
+            seconds = stamp if stamp is not None and stamp > seconds else seconds + gap
             yield Timed(number, seconds, self._rgb(picture) if ticks(number, step) else None)
 
     def close(self) -> None:
