@@ -15,7 +15,7 @@ from pathlib import Path
 
 PHASES = (
     "starting", "loading", "forward", "backward", "exchange", "updating", "saving", "validating", "evaluating",
-    "finished",
+    "finished", "looking",
 )  # fmt: skip
 _RECORD = struct.Struct("<qqqqd")
 _STRIDE = 64

@@ -117,6 +117,17 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
+def memory_share(device: torch.device) -> float:
+    """The share of memory that is taken: of a GPU what all processes hold, on a CPU of the machine's own."""
+    if device.type == "cuda":
+        import torch
+
+        free, whole = torch.cuda.mem_get_info(device)
+        return 1 - free / whole
+    sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return 1 - int(sizes["MemAvailable"].split()[0]) / int(sizes["MemTotal"].split()[0])
+
+
 class EnergyMeter:
     """[Wh] since its creation, of the GPUs of this machine (NVML) or its CPU packages (RAPL).
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.system.files import read_json, write_json
+from pipeline.tracking import names
 
 FILE = "monitor.json"
 
@@ -21,12 +22,14 @@ class Look:
 
     Attributes:
         gmacs: [G multiply-adds] that training had spent by then, over all clips, the backward pass counted.
-        metrics: by their tracked names (`pipeline.tracking.names`); a look that left the labelled clips out has fewer.
+        metrics: by their tracked names (`pipeline.tracking.names`).
+        long: whether features were looked at too: a short look has fewer metrics.
     """
 
     step: int
     gmacs: float
     metrics: Mapping[str, float]
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class MonitorRecord:
         checked: step of the newest look or check of the rules.
         seconds: that looks took, in this process and those before it.
         cost: their share of the time spent on training; None before it can be told.
-        next_look: step of the next one; None after the last.
+        next_look, next_long: step and kind of the next one; None after the last.
+        spent: `seconds` by kind of look, and those of the last of each (`pipeline.monitor.schedule.Spent`).
     """
 
     steps: int
@@ -72,6 +76,8 @@ class MonitorRecord:
     seconds: float = 0.0
     cost: float | None = None
     next_look: int | None = None
+    next_long: bool = False
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def newest(self) -> dict[str, float]:
@@ -90,6 +96,20 @@ class MonitorRecord:
     def verdict(self) -> str:
         """`healthy`, or the rules that hold, with commas."""
         return ", ".join(dict.fromkeys(alarm.rule for alarm in self.active)) or "healthy"
+
+    @property
+    def line(self) -> str:
+        """How it goes, in a few words: `0.62 of the mean-predictor's loss, motion 41 % (ridge), healthy`."""
+        newest, words = self.newest, []
+        if names.LOSS_SHARE in newest:
+            words.append(f"{newest[names.LOSS_SHARE]:.3f} of the mean-predictor's loss")
+        start = names.monitor_of(names.RIDGE, "")
+        words += [
+            f"{name.removeprefix(start)} {100 * value:.0f} % (ridge)"
+            for name, value in newest.items()
+            if name.startswith(start)
+        ]
+        return ", ".join([*words, self.verdict])
 
     def curve(self, name: str) -> list[tuple[int, float, float]]:
         """(step, gmacs, value) of a metric at each look that measured it."""

@@ -24,7 +24,8 @@ SHAPES = {"tiny": (96, 4), "small": (384, 12), "base": (768, 12), "large": (1024
 
 def faults(params: Params) -> list[str]:
     """One line for each fault: key, value, what is expected, cure."""
-    found = [*_names(params), *_clips(params), *_schedule(params.pretrain, "pretrain.{}".format), *_tokens(params)]
+    found = [*_names(params), *_monitor(params), *_clips(params), *_tokens(params)]
+    found += _schedule(params.pretrain, "pretrain.{}".format)
     found += _budget(params)
     for key in params.benchmarks:
         found += _finetune(params, key)
@@ -50,6 +51,16 @@ def _names(params: Params) -> Iterator[str]:
             )
         if corpus.count(key) > 1:
             yield f"pretrain.corpus names {key!r} {corpus.count(key)} times. Cure: name each once."
+
+
+def _monitor(params: Params) -> Iterator[str]:
+    corpus = params.pretrain.corpus
+    for key in params.pretrain.monitor.benchmarks or []:
+        if key not in corpus:
+            yield (
+                f"pretrain.monitor.benchmarks names {key[:99]!r}, not one of pretrain.corpus: {', '.join(corpus)}. "
+                "Cure: benchmarks of the corpus, or null for all of them that have labels."
+            )
 
 
 def _clips(params: Params) -> Iterator[str]:

@@ -25,9 +25,9 @@ from pipeline.system.files import sha256_of
 CODE = Path(__file__).resolve().parents[2]
 FILES = ("dvc.yaml", "compare/dvc.yaml")
 VERSIONS = "versions.yaml"
-#: Settings of this machine: where files lie and how fast a stage is, never what it gives. Stages may read them without
-#: declaring them; nothing else may be read so.
-MACHINE = ("compute", "ingest.workers", "preprocess.workers", "benchmarks.*.data.raw")
+#: Settings of this machine: where files lie and how fast a stage is, never what it gives; and what only looks at a
+#: pre-training. Stages may read them without declaring them; nothing else may be read so.
+MACHINE = ("compute", "ingest.workers", "preprocess.workers", "benchmarks.*.data.raw", "pretrain.monitor")
 #: Key that names a model's folder -> (key, value) where it is read. Its weights count, wherever they lie; DVC cannot
 #: watch them, as its dependencies must be there, and null is none.
 WEIGHTS = {"preprocess.map_weights": ("preprocess.map_source", "embedding")}

@@ -6,10 +6,22 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
 from pipeline.params import names, rand_augment
+from pipeline.params.parts.kinds import (
+    Beta,
+    Count,
+    Group,
+    NonNegative,
+    Positive,
+    Probability,
+    Ratio,
+    Seed,
+    Workers,
+)
+from pipeline.params.parts.monitor import MonitorParams
 from pipeline.strategies import strategy_facts
 
 #: [px], [frame] of a token's edge and depth.
@@ -23,17 +35,6 @@ def _whole_number(value: object) -> object:
     return value
 
 
-Ratio = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-#: AdamW refuses 1.
-Beta = Annotated[float, Field(ge=0, lt=1)]
-#: Every number ends somewhere: beyond these bounds lie slips of the pen, which would fail after hours or for want of
-#: memory.
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Workers = Annotated[int, Field(ge=1, le=1024)]
-NonNegative = Annotated[float, Field(ge=0, le=1e6)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Repeats = Annotated[int, Field(ge=1, le=100)]
 Segments = Annotated[int, Field(ge=1, le=1000)]
 Crops = Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
@@ -102,12 +103,6 @@ def _learning(text: str) -> str:
     raise ValueError(
         f"{text!r}, expected all, last-N (the last N blocks), norm or head. Cure: one of them, for example last-2."
     )
-
-
-class Group(BaseModel):
-    """A group of parameters: immutable, unknown keys refused, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ClipParams(Group):
@@ -193,6 +188,8 @@ class TrainingParams(Group):
 
 
 class PretrainParams(TrainingParams):
+    """Masked pre-training; `monitor` looks at it and changes nothing: no stage depends on it."""
+
     corpus: Annotated[list[str], Field(min_length=1)]
     size: Size
     decoder_depth: Annotated[int, Field(ge=1, le=100)]
@@ -200,6 +197,7 @@ class PretrainParams(TrainingParams):
     visible_ratio: Ratio
     frame_selection: FrameSelection
     scales: Annotated[list[Ratio], Field(min_length=1, max_length=100)]
+    monitor: MonitorParams = Field(default_factory=MonitorParams)
 
 
 class FinetuneParams(TrainingParams):

@@ -42,12 +42,45 @@ def part_seconds(part: str) -> str:
     return f"step/{part}_seconds"
 
 
+def monitor(name: str) -> str:
+    """What a look at a pre-training found (`heldout_loss`)."""
+    return f"monitor/{name}"
+
+
+def monitor_of(probe: str, corpus: str) -> str:
+    """A probe's score on a corpus: of `knn`, `ridge`, `ridge_seen`."""
+    return monitor(f"{probe}/{corpus}")
+
+
+def attention_entropy(block: int) -> str:
+    """Of a block of the encoder, from 0."""
+    return monitor(f"attention_entropy/{block:02d}")
+
+
+def by_gmacs(name: str) -> str:
+    """The same numbers with [G multiply-adds] spent in place of the step, for charts of several runs."""
+    return f"by_gmacs/{name}"
+
+
+#: Loss on clips that are not trained on; of predicting the mean; of copying a visible neighbour.
+HELDOUT_LOSS, MEAN_LOSS, COPY_LOSS = monitor("heldout_loss"), monitor("mean_loss"), monitor("copy_loss")
+#: The first of them over the second.
+LOSS_SHARE = monitor("loss_share")
+#: Shares of training clips of one colour, that stand still, that are there twice.
+CONSTANT_CLIPS, STILL_CLIPS, TWICE = monitor("constant_clips"), monitor("still_clips"), monitor("clips_twice")
+RANK_ME, DEVIATION, UNIFORMITY = monitor("rankme"), monitor("feature_deviation"), monitor("uniformity")
+ENCODER_GRADIENT, GMACS_SPENT = monitor("encoder_gradient_share"), monitor("gmacs_spent")
+#: Probes, and the beginning of their metrics' names.
+KNN, RIDGE, RIDGE_SEEN = "knn", "ridge", "ridge_seen"
+
 GMACS_PER_CLIP, TOKENS_PER_CLIP = efficiency("gmacs_per_clip"), efficiency("tokens_per_clip")
 PEAK_MEMORY_GIB, ENERGY_WH = efficiency("peak_memory_gib"), efficiency("energy_wh")
+#: Time and share of the training's time that looks took.
+MONITOR_SECONDS, MONITOR_FRACTION = efficiency("monitor_seconds"), efficiency("monitor_fraction")
 WALL_SECONDS, CLIPS_PER_SECOND = efficiency("wall_seconds"), efficiency("clips_per_second")
 
-#: Beginnings of measured costs, which differ from run to run; everything else has to be equal.
-MEASURED = (efficiency(""), "step/")
+#: Beginnings of measured costs, and of what depends on them: they differ from run to run; all else has to be equal.
+MEASURED = (efficiency(""), "step/", monitor(""), by_gmacs(""))
 #: Beginnings of the scores and of the loss.
 RESULTS = ("eval/", "val/", TRAIN_LOSS)
 #: Columns of history.csv. They are not the names above: finished runs, their plots and their readers have these.

@@ -21,13 +21,16 @@ FLUSH_SECONDS = 2.0
 
 
 class MetricSink(Protocol):
-    def metrics(self, values: dict[str, float], step: int | None = None) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
 class NoSink:
     """Tracking turned off, and the ranks other than 0."""
 
-    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        return
+
+    def tags(self, values: Mapping[str, object]) -> None:
         return
 
 
@@ -154,6 +157,10 @@ class Progress:
         """Keep the newest validation score at the end of the line."""
         if (score := names.validation_score(scores)) is not None:
             self._note = f"  val {100 * score:.1f} % (epoch {epoch + 1})"
+
+    def remark(self, text: str) -> None:
+        """Keep what the monitor says at the end of the line."""
+        self._note = f"  {text}"
 
     def say(self, text: str) -> None:
         """Whole lines, below the bar."""

@@ -44,6 +44,7 @@ def measured(
         names.TRAIN_STEPS: float(engine.step),
         names.TRAIN_NONFINITE_STEPS: float(engine.nonfinite),
         **engine.journal.scores,
+        **engine.monitor.metrics(),
         names.GMACS_PER_CLIP: cost.multiply_adds / 1e9,
         names.TOKENS_PER_CLIP: float(cost.encoder_tokens),
         names.PEAK_MEMORY_GIB: max(memory),

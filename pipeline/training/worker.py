@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.distributed.rank import live
+from pipeline.monitor.record import FILE
 from pipeline.system.files import atomic_folder, write_json
 from pipeline.system.processes import PAUSE_AT
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
     from pipeline.distributed.groups import Ranks
     from pipeline.distributed.heartbeat import Pulse
+    from pipeline.monitor.monitor import Sink
+    from pipeline.monitor.watch import Watcher
+    from pipeline.params import Params
     from pipeline.system.processes import StopRequest
+    from pipeline.training.journal import Progress
     from pipeline.training.tasks import TrainingTask
 
 
@@ -90,6 +95,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     params = check_params(job.params, str(_file(work)))
     task = tasks.build(job.stage, job.benchmark, params, ranks)
     sink = Spool(Path(job.spool)) if ranks.main else NoSink()
+    progress = Progress(task.label, ranks.main and wanted())
     if isinstance(sink, Spool):
         sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch
@@ -109,8 +115,9 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
         journal=Journal(work / "history.csv" if ranks.main else None, sink, max(1, steps // 1000), task.several),
         pulse=pulse,
         stop=stop,
-        progress=(progress := Progress(task.label, ranks.main and wanted())),
+        progress=progress,
         after_step=after_step,
+        monitor=_monitor(task, params, ranks, work, sink, progress, pulse),
     )
     energy = EnergyMeter(ranks.device)
     with trace, deterministic_kernels(params.compute.deterministic):
@@ -129,10 +136,42 @@ def _pause_step(steps: int) -> int | None:
     return max(2, round(float(share) * steps)) if share else None
 
 
+def _monitor(
+    task: TrainingTask, params: Params, ranks: Ranks, work: Path, sink: Sink, progress: Progress, pulse: Pulse
+) -> Watcher:
+    """The monitor of a pre-training; a fine-tuning has its validation."""
+    from pipeline.monitor.build import pretraining_monitor
+    from pipeline.monitor.monitor import Training
+    from pipeline.monitor.watch import NoWatcher
+    from pipeline.training.settings import HALF
+    from pipeline.training.tasks import PretrainTask
+
+    if not isinstance(task, PretrainTask):
+        return NoWatcher()
+    stage, per_epoch = task.stage, task.loader.steps_per_epoch
+    clips = stage.batch * stage.repeated_augmentation
+    gmacs = task.passes * clips * task.cost.multiply_adds / 1e9
+    return pretraining_monitor(
+        params,
+        Training(stage.epochs * per_epoch, round(stage.warmup_epochs * per_epoch), gmacs),
+        per_epoch,
+        task.dataset,
+        (task.name, task.arguments),
+        HALF.get(stage.precision),
+        ranks,
+        work,
+        sink=sink,
+        remark=progress.remark,
+        pulse=pulse,
+    )
+
+
 def _leave_result(work: Path, task: TrainingTask, tensors: dict[str, torch.Tensor], metrics: dict[str, float]) -> None:
     with atomic_folder(work / "final") as building:
         task.export(tensors, building)
         shutil.copyfile(work / "history.csv", building / "history.csv")
+        if (work / FILE).exists():
+            shutil.copyfile(work / FILE, building / FILE)
         write_json(building / "metrics.json", metrics)
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.distributed.groups import Ranks, forget_gathered
+from pipeline.distributed.groups import Ranks, forget_gathered, whole
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import EverestError, Interrupted, Paused
+from pipeline.monitor.watch import NoWatcher, Pace, Watcher
 from pipeline.system.files import write_json
 from pipeline.system.processes import PAUSE, StopRequest
 from pipeline.tracking import names
@@ -53,10 +54,11 @@ class Engine:
         progress: Progress,
         clock: Clock | None = None,
         after_step: Callable[[], None] = lambda: None,
+        monitor: Watcher | None = None,
     ) -> None:
         self.task, self.settings, self.ranks, self.work = task, settings, ranks, work
         self.journal, self.pulse, self.stop, self.progress = journal, pulse, stop, progress
-        self.after_step = after_step
+        self.after_step, self.monitor = after_step, monitor or NoWatcher()
         snapshot.seed_all(settings.seed, ranks)
         self.train_step = TrainStep(
             task, settings, ranks, pulse=pulse, stop=stop, clock=clock or clock_of(ranks.device)
@@ -91,6 +93,7 @@ class Engine:
         if self.ranks.main:  # what a reader of the history cannot tell from it
             length = {"steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
             write_json(self.work / "length.json", length)
+        self._look()
         while True:
             if self.step % self.steps_per_epoch == 0 and self.step != self.watched.step:
                 self._validate(self.step // self.steps_per_epoch - 1)
@@ -105,6 +108,7 @@ class Engine:
             )
         self.checkpoints.wait()
         self.journal.flush()
+        self.monitor.flush()
 
     @property
     def ended_early(self) -> bool:
@@ -124,6 +128,11 @@ class Engine:
             self.advance(batches, epoch, at_once=save)
             if save:
                 self.save()
+                self._since = self._posted = time.perf_counter()
+            if self.monitor.due(self.step):
+                self._settle(epoch, at_once=True)
+                self._count_time()
+                self._look()
                 self._since = self._posted = time.perf_counter()
         self._settle(epoch, at_once=True)
         self._count_time()
@@ -173,6 +182,7 @@ class Engine:
             self.last_loss = outcome.loss
         lr = self.train_step.schedule(outcome.step)
         self.journal.step(outcome.step + 1, epoch, outcome.loss, lr, outcome.grad_norm, seconds, parts)
+        self.monitor.step(outcome.step + 1, outcome.loss, outcome.grad_norm, lr)
         self.progress.step(outcome.step + 1, self.total_steps, outcome.loss)
         if outcome.stop:
             self._settle(epoch, at_once=True)
@@ -227,6 +237,7 @@ class Engine:
                 watched=self.watched,
             )
             self.journal.flush()
+            self.monitor.flush()
             self.checkpoints.save(self.step, {k: v for k, v in parts.items() if v}, asdict(state), score)
         self.spent.save += time.perf_counter() - began
 
@@ -240,9 +251,11 @@ class Engine:
             if self.step:
                 raise refusal.NonFinite("there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps.")
             self.journal.rewind(0)
+            self.monitor.rewind(0)
             return
         self.restore(newest or self._load(chosen))
         self.journal.rewind(self.step, self.watched.step)
+        self.monitor.rewind(self.step)
 
     def _load(self, step: int) -> Checkpoint:
         try:
@@ -264,6 +277,22 @@ class Engine:
         self.last_loss = math.nan if state.last_loss is None else state.last_loss
         self.spent, self.watched = state.spent, state.watched
         self.journal.scores = self.watched.scores
+
+    # -- what looks at it ---------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Let the monitor look, where it is due: it gets copies to read, and time that does not count as training."""
+        if not self.monitor.due(self.step):
+            return
+        spent, began = self.spent, time.perf_counter()
+        pace = Pace(spent.steps, spent.train, spent.loader, spent.loader + spent.forward)
+        self.monitor.look(self.step, self._published, pace)
+        self.spent.look += time.perf_counter() - began
+
+    def _published(self) -> dict[str, torch.Tensor]:
+        """The parameters as they would be published now, whole (a collective under FSDP)."""
+        values = self.average.values
+        return {name: whole(values.get(name, p).detach()) for name, p in self.model.named_parameters()}
 
     # -- validation and the result ------------------------------------------------------------------
 

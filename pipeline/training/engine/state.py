@@ -27,6 +27,7 @@ class Spent:
     optimizer: float = 0.0
     validate: float = 0.0
     save: float = 0.0
+    look: float = 0.0
     steps: int = 0
     clips: int = 0
 

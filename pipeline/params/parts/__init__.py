@@ -1,0 +1,1 @@
+"""What the groups of params.yaml are made of."""
