@@ -36,7 +36,16 @@ MOST_ANY = 120
 #: What a flow may know of pipeline/: enough to refuse bad input and to make a workspace, nothing that needs torch.
 OPEN_TO_FLOWS = {
     f"pipeline.{name}"
-    for name in ("params", "errors", "layout", "system", "notices", "tracking.headline", "experiments.workspace")
+    for name in (
+        "params",
+        "errors",
+        "layout",
+        "system",
+        "notices",
+        "monitor.record",
+        "tracking.headline",
+        "experiments.workspace",
+    )
 }
 
 

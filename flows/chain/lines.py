@@ -13,8 +13,8 @@ from pathlib import Path
 from pipeline.system.text import printable
 
 #: Lines of a stage's log that a person waits for: a comparison's trainings (`[1/6] everest, seed 0`), ranks that are
-#: gone or start again.
-TOLD = re.compile(rb"\[\d+/\d+\] |ranks: ")
+#: gone or start again, alarms of a pre-training's monitor.
+TOLD = re.compile(rb"\[\d+/\d+\] |ranks: |(rank 0: )?health: ")
 
 
 def say(line: str) -> None:

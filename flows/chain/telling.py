@@ -10,6 +10,8 @@ from flows.chain.lines import say
 from flows.chain.repro import Outcome, StageStopped
 from pipeline.errors import BudgetSpentError, EverestError
 from pipeline.experiments.workspace import Workspace
+from pipeline.layout import output_dir
+from pipeline.monitor.record import read_record
 from pipeline.system.progress import clock, stage_line
 from pipeline.tracking.headline import words
 
@@ -30,5 +32,10 @@ def told(stage: str, where: Workspace, run: Callable[[Workspace], Outcome]) -> O
         raise
     step, _, benchmark = name.partition("@")
     result = words(step, benchmark or None, where.folder)
+    seen = read_record(where.folder / output_dir(step)) if step == "pretrain" else None
+    if seen is not None:
+        result = ", ".join(filter(None, [result, seen.line]))
+        for alarm in seen.active:
+            say(f"health: {alarm.sentence}")
     say(f"{name}: {outcome.value} in {clock(time.monotonic() - began)}" + (f", {result}" if result else ""))
     return outcome

@@ -40,7 +40,15 @@ def show_results(
         }
         for row in summary["results"]
     ]
+    seen = summary.get("pretraining")
+    if seen is not None:
+        for row in rows:
+            row["pre-training"] = seen["verdict"]
     show(rows, "Results")
+    if seen is not None:
+        echo(f"Pre-training: {printable(seen['line'])}.")
+        for sentence in seen["alarms"]:
+            echo(f"- {printable(sentence)}")
     ran = sum(outcome == "ran" for outcome in outcomes.values())
     others = ", the others were up to date" if ran < len(outcomes) else ""
     echo(f"{ran} of {len(outcomes)} stages ran{others}; {seconds:.0f} s in all.\n")

@@ -145,7 +145,7 @@ def _rates(params: Params) -> dict[str, float] | None:
     for arm, trained in arms_of(params).items():
         if trained.finetune.init == SCRATCH:
             continue
-        values = [trained.pretrain.model_dump(mode="json", exclude={"epochs"}), trained.clip.model_dump()]
+        values = [trained.pretrain.model_dump(mode="json", exclude={"epochs", "monitor"}), trained.clip.model_dump()]
         path = cells_root() / "rates" / f"{layout.fingerprint([*values, trained.compute.device])}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.monitor.evidence import Evidence
 from pipeline.monitor.record import Alarm
-from pipeline.monitor.rules import RULES, Evidence
+from pipeline.monitor.rules import RULES
 from pipeline.params.parts.monitor import HealthParams
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from pipeline.distributed.groups import Ranks
 from pipeline.monitor import health
 from pipeline.monitor.clips import MonitoredClips
+from pipeline.monitor.evidence import Evidence, Facts, Probed
 from pipeline.monitor.history import History
 from pipeline.monitor.look import find_flaws, take_look
 from pipeline.monitor.record import Look, MonitorRecord, read_record, write_record
-from pipeline.monitor.rules import Evidence, Facts
 from pipeline.monitor.schedule import Next, Schedule, Spent
 from pipeline.monitor.twin import Twin
 from pipeline.monitor.watch import Pace
@@ -130,6 +130,11 @@ class Monitor:
             self._note(Look(step, self.training.gmacs_per_step * step, metrics, long), pace, began)
         self._next = self.ranks.broadcast(self._next)
 
+    def flush(self) -> None:
+        if self.ranks.main and self.record.looks:
+            write_record(self.work, self.record)
+            self._written = time.monotonic()
+
     def metrics(self) -> dict[str, float]:
         if not self.record.looks:
             return {}
@@ -191,7 +196,13 @@ class Monitor:
     def _judge(self, step: int, at_once: bool = False) -> None:
         """Ask the rules, tell what is new, and write the record where something is or a while has passed."""
         evidence = Evidence(
-            step, self.training.steps, self.training.warmup, self.history, self.record.looks, self._facts
+            step,
+            self.training.steps,
+            self.training.warmup,
+            self.history,
+            self.record.looks,
+            self._facts,
+            {one.name: Probed(one.fit, len(one.clips) - one.fit, one.unseen) for one in self.clips.sets},
         )
         before = self.record
         alarms = health.judge(evidence, self.thresholds, before.alarms)
@@ -208,5 +219,4 @@ class Monitor:
             )
         self.voice.remark(self.record.line)
         if changed or at_once or time.monotonic() - self._written > WRITE_SECONDS:
-            write_record(self.work, self.record)
-            self._written = time.monotonic()
+            self.flush()

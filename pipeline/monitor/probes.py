@@ -1,6 +1,6 @@
 """What frozen features tell of the classes: nearest neighbours and a ridge regression in closed form. Float64.
 
-Nothing is tuned on the clips that are scored: the ridge's strength is chosen by leaving one out among those that it is
+Nothing is tuned on the clips that are scored: the ridge's strength is chosen by cross-validation among those that it is
 fitted on, which also says how well it does on clips that the pre-training has seen.
 
 Shapes: V clips to fit on, W clips to score, D width, K classes.
@@ -21,14 +21,18 @@ Features = npt.NDArray[np.float64]
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 #: Ridge strengths that are tried, as shares of the mean eigenvalue of the features' covariance.
 STRENGTHS = tuple(10.0**power for power in range(-6, 3))
+FOLDS = 5
 
 
 @dataclass(frozen=True)
 class RidgeScore:
-    """Shares of clips that the ridge probe names rightly: of the scored ones, and leaving one out among the fitted."""
+    """Shares of clips that the ridge probe names rightly: of the scored ones, and of those that it is fitted on.
+
+    The latter by cross-validation: each is named by a probe that was fitted without it.
+    """
 
     scored: float
-    left_out: float
+    fitted: float
 
 
 def knn_score(fit_VD: Features, fit_labels_V: Ints, score_WD: Features, score_labels_W: Ints) -> float:
@@ -50,33 +54,50 @@ def knn_score(fit_VD: Features, fit_labels_V: Ints, score_WD: Features, score_la
 def ridge_score(fit_VD: Features, fit_labels_V: Ints, score_WD: Features, score_labels_W: Ints) -> RidgeScore:
     """A linear regression to one column a class, with a penalty, over standardised features.
 
-    Leaving one out takes one eigendecomposition for all strengths (Hastie et al., The Elements of Statistical Learning,
-    equation 7.52).
+    The strength of the penalty is the one with the least squared error in five-fold cross-validation; a fold has its
+    share of each class, so that what is left out does not change what is frequent.
     """
     classes, column_V = np.unique(fit_labels_V, return_inverse=True)
-    mean_D, deviation_D = fit_VD.mean(axis=0), fit_VD.std(axis=0)
-    scale_D = np.where(deviation_D > 1e-12 * np.abs(mean_D), deviation_D, np.inf)
-    x_VD = (fit_VD - mean_D) / scale_D
     target_VK = np.eye(len(classes))[column_V]
-    offset_K = target_VK.mean(axis=0)
-    u_VM, singular_M, v_MD = np.linalg.svd(x_VD, full_matrices=False)
-    square_M = singular_M**2
-    unit = max(float(square_M.sum()) / fit_VD.shape[1], np.finfo(np.float64).tiny)
-    projected_MK = u_VM.T @ (target_VK - offset_K)
-    best: tuple[float, float, npt.NDArray[np.float64]] | None = None
-    for strength in STRENGTHS:
-        shrink_M = square_M / (square_M + strength * unit)
-        fitted_VK = u_VM @ (shrink_M[:, None] * projected_MK)
-        leverage_V1 = ((u_VM**2) @ shrink_M)[:, None] + 1 / len(fit_VD)
-        left_out_VK = target_VK - (target_VK - offset_K - fitted_VK) / np.maximum(1 - leverage_V1, 1e-12)
-        error = float(((target_VK - left_out_VK) ** 2).mean())
-        if best is None or error < best[0]:
-            right = float((left_out_VK.argmax(axis=1) == column_V).mean())
-            weight_DK = v_MD.T @ ((singular_M / (square_M + strength * unit))[:, None] * projected_MK)
-            best = error, right, weight_DK
-    assert best is not None, "there are strengths"
-    guess_W = ((score_WD - mean_D) / scale_D @ best[2] + offset_K).argmax(axis=1)
-    return RidgeScore(float((classes[guess_W] == score_labels_W).mean()), best[1])
+    fold_V = _folds(column_V)
+    guess_SVK = np.zeros((len(STRENGTHS), *target_VK.shape))
+    for fold in np.unique(fold_V):
+        out_V = fold_V == fold
+        model = _Ridge(fit_VD[~out_V], target_VK[~out_V])
+        guess_SVK[:, out_V] = [model(fit_VD[out_V], strength) for strength in STRENGTHS]
+    best = int(((guess_SVK - target_VK) ** 2).mean(axis=(1, 2)).argmin())
+    guess_W = _Ridge(fit_VD, target_VK)(score_WD, STRENGTHS[best]).argmax(axis=1)
+    return RidgeScore(
+        float((classes[guess_W] == score_labels_W).mean()),
+        float((guess_SVK[best].argmax(axis=1) == column_V).mean()),
+    )
+
+
+class _Ridge:
+    """Ridge regressions of all strengths on the same clips: one singular value decomposition."""
+
+    def __init__(self, x_VD: Features, target_VK: Features) -> None:
+        self._mean_D, deviation_D = x_VD.mean(axis=0), x_VD.std(axis=0)
+        # What does not vary says nothing, whatever it is elsewhere.
+        self._scale_D = np.where(deviation_D > 1e-12 * np.abs(self._mean_D), deviation_D, np.inf)
+        self._offset_K = target_VK.mean(axis=0)
+        u_VM, self._singular_M, self._v_MD = np.linalg.svd((x_VD - self._mean_D) / self._scale_D, full_matrices=False)
+        self._projected_MK = u_VM.T @ (target_VK - self._offset_K)
+        self._unit = max(float((self._singular_M**2).sum()) / x_VD.shape[1], np.finfo(np.float64).tiny)
+
+    def __call__(self, x_WD: Features, strength: float) -> Features:
+        shrunk_M1 = (self._singular_M / (self._singular_M**2 + strength * self._unit))[:, None]
+        weight_DK = self._v_MD.T @ (shrunk_M1 * self._projected_MK)
+        return np.asarray((x_WD - self._mean_D) / self._scale_D @ weight_DK + self._offset_K)
+
+
+def _folds(column_V: Ints) -> Ints:
+    """A fold for each clip: those of a class in turn."""
+    fold_V = np.zeros(len(column_V), dtype=np.int64)
+    for column in np.unique(column_V):
+        members = np.flatnonzero(column_V == column)
+        fold_V[members] = np.arange(len(members)) % FOLDS
+    return fold_V
 
 
 def _unit(features: Features) -> Features:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.system.files import read_json, write_json
 from pipeline.tracking import names
@@ -124,8 +125,12 @@ def write_record(folder: Path, record: MonitorRecord) -> None:
 def read_record(folder: Path) -> MonitorRecord | None:
     """The record in a folder; None where there is none: the monitor is off, or has not looked yet."""
     content = read_json(folder / FILE)
-    if not content:
-        return None
+    return record_of(content) if content else None
+
+
+def record_of(content: Mapping[str, Any]) -> MonitorRecord:
+    """A record from what `dataclasses.asdict` made of it."""
+    content = dict(content)
     looks = tuple(Look(**look) for look in content.pop("looks"))
     alarms = tuple(Alarm(**alarm) for alarm in content.pop("alarms"))
     return MonitorRecord(**content, looks=looks, alarms=alarms)

@@ -6,73 +6,17 @@ where it holds. docs/monitoring.md says how the thresholds were found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.monitor.history import History, Values
-from pipeline.monitor.record import Look
+from pipeline.monitor.evidence import ERRORS, LEAST_STEPS, Evidence, differ, fall_in_errors, may_fall
 from pipeline.params.parts.monitor import HealthParams
 from pipeline.tracking import names
 
-#: [steps] that a mean is over, at least; [share] of the training's steps that it is over.
-LEAST_STEPS, WINDOW = 8, 0.02
-#: A difference of two means is believed from so many of its standard errors on.
-ERRORS = 4.0
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the ranks' own clocks and meters say, since the look before.
-
-    Attributes:
-        own: [s] a step, by rank: reading clips and the forward pass, in which a rank waits for no other.
-        loader: share of a step's time in which the rank that waits longest waits for clips.
-        memory: share of the device's memory that is taken, of the fullest rank.
-        steps: that these are means over.
-    """
-
-    own: Sequence[float]
-    loader: float
-    memory: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the rules judge.
-
-    Attributes:
-        step, steps, warmup: steps done, of all, and of the warm-up of the learning rate.
-        facts: of the last look; None before it.
-    """
-
-    step: int
-    steps: int
-    warmup: int
-    history: History
-    looks: Sequence[Look]
-    facts: Facts | None = None
-
-    @property
-    def window(self) -> int:
-        """[steps] that means of the loss are over."""
-        return max(LEAST_STEPS, round(WINDOW * self.steps))
-
-    def recent(self) -> Values:
-        """The losses of the last window."""
-        return self.history.losses(self.step - self.window, self.step)
-
-    def newest(self, name: str) -> float | None:
-        """A metric as the last look that measured it found it."""
-        return next((look.metrics[name] for look in reversed(self.looks) if name in look.metrics), None)
-
-    def judged(self, health: HealthParams) -> bool:
-        """Whether enough was trained to say something of what was learned."""
-        return self.step >= max(self.warmup, health.judge_from * self.steps) + self.window
-
+#: Share of the steps up to which a loss that still falls, by more than so many standard errors, is given time.
+PATIENCE, STILL = 0.2, 1.5
 
 Judge = Callable[[Evidence, HealthParams], str | None]
 
@@ -88,9 +32,15 @@ def learned_nothing(evidence: Evidence, health: HealthParams) -> str | None:
     mean = evidence.newest(names.MEAN_LOSS)
     if not mean or not evidence.judged(health):
         return None
-    share = float(evidence.recent().mean()) / mean
+    recent, width = evidence.recent(), evidence.window
+    share = float(recent.mean()) / mean
     if share < 1 - health.learned_nothing:
         return None
+    half = width + width // 2
+    before = evidence.history.losses(evidence.step - 2 * half, evidence.step - half)
+    now = evidence.history.losses(evidence.step - half, evidence.step)
+    if evidence.step < PATIENCE * evidence.steps and fall_in_errors(before, now) > STILL:
+        return None  # it has begun to fall
     return f"nothing is learned: the loss is {share:.3f} of what predicting the mean gives"
 
 
@@ -125,7 +75,7 @@ def diverging(evidence: Evidence, health: HealthParams) -> str | None:
     lowest = int(means.argmin())
     recent = losses[-width:]
     rise = float(recent.mean()) / max(float(means[lowest]), 1e-12) - 1
-    if rise < health.diverging or not _differ(recent, losses[lowest : lowest + width]):
+    if rise < health.diverging or not differ(recent, losses[lowest : lowest + width]):
         return None
     return f"the loss rises: it is {100 * rise:.0f} % above its lowest mean, that of step {lowest + width}"
 
@@ -141,7 +91,7 @@ def plateau(evidence: Evidence, health: HealthParams) -> str | None:
     now = evidence.history.losses(evidence.step - tenth, evidence.step)
     fall = 1 - float(now.mean()) / max(float(before.mean()), 1e-12)
     share = float(now.mean()) / mean
-    if not -health.diverging < fall < health.plateau or _falls(before, now, health.plateau):
+    if not -health.diverging < fall < health.plateau or may_fall(before, now, health.plateau):
         return None
     if share > 1 - health.learned_nothing:
         return None  # said by the others
@@ -152,15 +102,16 @@ def plateau(evidence: Evidence, health: HealthParams) -> str | None:
 def collapse(evidence: Evidence, health: HealthParams) -> str | None:
     ranks = [(look.step, look.metrics[names.RANK_ME]) for look in evidence.looks if names.RANK_ME in look.metrics]
     trained = [rank for step, rank in ranks if step >= evidence.warmup and step > 0]
-    if not trained:
-        return None
-    highest = max(trained)
-    lost = 1 - trained[-1] / highest
-    if lost >= health.rank_drop and len(trained) > 1:
+    highest = max(trained, default=0.0)
+    if len(trained) > 1 and 1 - trained[-1] / highest >= health.rank_drop:
         return f"the features collapse: RankMe fell from {highest:.1f} to {trained[-1]:.1f}"
     deviation = evidence.newest(names.DEVIATION)
     if deviation is not None and deviation < COLLAPSED:
         return f"the features collapse: all clips have nearly one (deviation {deviation:.1e}, 1 is evenly spread)"
+    newest = evidence.looks[-1].metrics if evidence.looks and evidence.looks[-1].step > evidence.warmup else {}
+    entropies = [value for name, value in newest.items() if name.startswith(names.ATTENTION_ENTROPY)]
+    if entropies and min(entropies) < health.attention_collapse:
+        return f"attention collapses: in one block each token looks at one other (entropy {min(entropies):.3f} of 1)"
     return None
 
 
@@ -184,14 +135,14 @@ def gradient_off(evidence: Evidence, health: HealthParams) -> str | None:
 
 def loader_bound(evidence: Evidence, health: HealthParams) -> str | None:
     facts = evidence.facts
-    if facts is None or facts.steps < LEAST_STEPS or facts.loader < health.loader_wait:
+    if facts is None or facts.steps < 2 * LEAST_STEPS or facts.loader < health.loader_wait:
         return None
     return f"{100 * facts.loader:.0f} % of a step is waiting for clips"
 
 
 def slow_rank(evidence: Evidence, health: HealthParams) -> str | None:
     facts = evidence.facts
-    if facts is None or len(facts.own) < 2 or facts.steps < LEAST_STEPS:
+    if facts is None or len(facts.own) < 2 or facts.steps < 2 * LEAST_STEPS:
         return None
     slowest = int(np.argmax(facts.own))
     # The slowest does not count among the others: of two ranks it would be half of the median.
@@ -220,15 +171,14 @@ def memory_full(evidence: Evidence, health: HealthParams) -> str | None:
 
 def overfits(evidence: Evidence, health: HealthParams) -> str | None:
     """The same probe, on clips that were pre-trained on and on others: only the encoder can tell them apart."""
-    start = names.monitor_of(names.RIDGE_SEEN, "")
-    for name in (name for look in evidence.looks[:1] for name in look.metrics if name.startswith(start)):
-        corpus = name.removeprefix(start)
-        gaps = [
-            look.metrics[name] - look.metrics[names.monitor_of(names.RIDGE, corpus)]
-            for look in evidence.looks
-            if name in look.metrics
-        ]
-        if len(gaps) > 1 and gaps[-1] - max(gaps[0], 0.0) > health.overfit:
+    for corpus, clips in evidence.probed.items():
+        seen, other = (names.monitor_of(probe, corpus) for probe in (names.RIDGE_SEEN, names.RIDGE))
+        pairs = [(look.metrics[seen], look.metrics[other]) for look in evidence.looks if seen in look.metrics]
+        if not clips.unseen or len(pairs) < 2:
+            continue
+        gaps = [on_seen - on_other for on_seen, on_other in pairs]
+        variance = sum(p * (1 - p) / n for p, n in zip(pairs[-1], (clips.fitted, clips.scored), strict=True))
+        if gaps[-1] - max(gaps[0], 0.0) > max(health.overfit, ERRORS * variance**0.5):
             return (
                 f"the probe on {corpus} is {100 * gaps[-1]:.0f} points better on videos of the pre-training than on "
                 f"others, {100 * (gaps[-1] - gaps[0]):.0f} more than before it"
@@ -243,19 +193,6 @@ def _jumped(evidence: Evidence, health: HealthParams) -> bool:
         return False
     smooth = np.convolve(losses, np.full(4, 0.25), mode="valid")
     return float(smooth.max()) > (1 + 2 * health.diverging) * float(losses[:4].mean())
-
-
-def _differ(a: Values, b: Values) -> bool:
-    """Whether two means differ by more than chance: 4 standard errors, of losses that vary from batch to batch."""
-    error = float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))
-    return abs(float(a.mean()) - float(b.mean())) > ERRORS * error
-
-
-def _falls(before: Values, now: Values, least: float) -> bool:
-    """Whether a fall of `least` cannot be ruled out: noise hides what there is."""
-    error = float(np.sqrt(before.var(ddof=1) / len(before) + now.var(ddof=1) / len(now)))
-    fall = float(before.mean()) - float(now.mean())
-    return fall + 2 * error > least * float(before.mean()) and error > least * float(before.mean())
 
 
 #: In the order in which alarms are told: what explains others comes first.

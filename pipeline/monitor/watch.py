@@ -38,6 +38,9 @@ class Watcher(Protocol):
     def look(self, step: int, weights: Callable[[], Mapping[str, Tensor]], pace: Pace) -> None:
         """Look at the weights (a collective). They are the published ones: averaged where an average is kept."""
 
+    def flush(self) -> None:
+        """Bring what is known to the disk: the training is saved, or stops."""
+
     def metrics(self) -> dict[str, float]:
         """The newest numbers, and what looks cost; on rank 0."""
 
@@ -55,6 +58,9 @@ class NoWatcher:
         return False
 
     def look(self, step: int, weights: Callable[[], Mapping[str, Tensor]], pace: Pace) -> None:
+        return
+
+    def flush(self) -> None:
         return
 
     def metrics(self) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
 from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, metric_entry, sentences
+from pipeline.report.watched import Watched, sentences_of, watched
 from pipeline.strategies import strategy_facts
 from pipeline.tracking import names
 from pipeline.tracking.context import code_tags, dvc_hashes
@@ -87,6 +88,7 @@ class Summary(TypedDict):
     spent: NotRequired[list[AccountRow]]
     data: list[DataVersion]
     versions: dict[str, str]
+    pretraining: NotRequired[Watched | None]
 
 
 def collect(params: Params) -> Summary:
@@ -96,18 +98,20 @@ def collect(params: Params) -> Summary:
         InputError: a benchmark of params.yaml has not been evaluated.
     """
     results = [_result(params, benchmark) for benchmark in params.benchmarks]
+    seen = watched(layout.output_dir("pretrain")) if starts_from_own(params) else None
     return {
         "recipe": params.recipe,
         "seed": params.seed,
         "results": results,
         "pretrained_here": starts_from_own(params),
         "splits": _splits(params, results),
-        "sentences": sentences(results, params),
+        "sentences": [*sentences_of(seen), *sentences(results, params)],
         "stages": _stages(params),
         "cost": model_costs(params),
         "spent": account(params),
         "data": data_versions(params.benchmarks),
         "versions": versions(),
+        "pretraining": seen,
     }
 
 

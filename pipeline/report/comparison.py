@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -14,6 +14,7 @@ from pipeline.budget.account import AccountRow, account
 from pipeline.errors import EverestError
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import Interval, hits, mean_and_deviation, seeds_interval, strategy_difference
+from pipeline.monitor.record import MonitorRecord, read_record
 from pipeline.multilabel.precision import mean_average_precision, precision_difference, trainings_interval
 from pipeline.planning.equal import Trial
 from pipeline.report.collect import (
@@ -92,6 +93,8 @@ class Summary(TypedDict):
     sentences: list[str]
     spent: NotRequired[list[AccountRow]]
     verdict: NotRequired[Verdict]
+    health: NotRequired[dict[str, list[str]]]
+    pretrainings: NotRequired[dict[str, list[dict[str, object]]]]
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
         differences += [_difference(benchmark, arms[0], other, scored, draws) for other in arms[1:]]
     costs = [_cost([trial for trial in trials if trial.arm == arm], folders[arm]) for arm in arms]
     equal, seeds = params.compare.equal, list(params.compare.seeds)
+    records = {arm: _records(trials, arm, cells) for arm in arms}
+    health = {arm: list(dict.fromkeys(record.verdict for record in each)) for arm, each in records.items() if each}
     return {
         "recipe": params.recipe,
         "equal": equal,
@@ -195,9 +200,28 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
         ],
         "data": data_versions(sorted({*trials[0].benchmarks, *params.pretrain.corpus})),
         "versions": versions(),
-        "sentences": comparison_sentences(differences, costs, equal, len(seeds)),
+        "sentences": [*_alarms(records), *comparison_sentences(differences, costs, equal, len(seeds))],
+        "health": health,
+        "pretrainings": {arm: [asdict(record) for record in each] for arm, each in records.items() if each},
         "spent": account(params),
     }
+
+
+def _records(trials: Sequence[Trial], arm: str, cells: Mapping[str, Path]) -> list[MonitorRecord]:
+    """What the monitor saw of a strategy's pre-trainings, one for each seed; [] without pre-training or monitor."""
+    folders = [cells[trial.name] for trial in trials if trial.arm == arm and trial.epochs]
+    found = [read_record(folder / layout.output_dir("pretrain")) for folder in folders]
+    return [record for record in found if record is not None]
+
+
+def _alarms(records: Mapping[str, Sequence[MonitorRecord]]) -> list[str]:
+    """One sentence for each strategy and rule that holds for it."""
+    first: dict[tuple[str, str], str] = {}
+    for arm, each in records.items():
+        for record in each:
+            for alarm in record.active:
+                first.setdefault((arm, alarm.rule), f"{arm}: {alarm.sentence}")
+    return list(first.values())
 
 
 def _difference(benchmark: str, first: str, other: str, scored: Mapping[str, Tests], draws: int) -> Difference:

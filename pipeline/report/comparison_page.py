@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.monitor.record import record_of
 from pipeline.report.comparison import StrategyResult, Summary
 from pipeline.report.experiment import (
     MEASURED_COLUMNS,
@@ -20,6 +21,7 @@ from pipeline.report.plots import Score, curves, intervals
 from pipeline.report.sentences import Difference, StrategyCost, metric_key, metric_of
 from pipeline.report.spent_section import spent_section
 from pipeline.report.verdict_section import verdict_section
+from pipeline.report.watched import draw_several
 from pipeline.strategies import compared_facts
 from pipeline.system.csv_files import Writer
 from pipeline.system.files import atomic_path, write_text
@@ -48,6 +50,7 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
             "(Pareto front).",
             plots=named("pareto"),
         ),
+        Section("Pre-training, while it ran", _watched_note(summary), plots=named("pretrain_")),
         Section("Learning curves", "Validation score in fine-tuning, mean over seeds.", plots=named("curve")),
         verdict_section(summary["verdict"]) if "verdict" in summary else Section("Early verdict"),
         _costs(summary),
@@ -99,7 +102,17 @@ def draw(summary: Summary) -> dict[str, str]:
                 y=f"validation {called} (%)",
                 markers=True,
             )
-    return plots
+    seen = {arm: [record_of(record) for record in each] for arm, each in summary.get("pretrainings", {}).items()}
+    return plots | draw_several(seen)
+
+
+def _watched_note(summary: Summary) -> str:
+    """What the curves show, and each strategy's health."""
+    health = "; ".join(f"{arm}: {', '.join(verdicts)}" for arm, verdicts in summary.get("health", {}).items())
+    return (
+        "Always the same clips, over what pre-training has spent so far: all strategies on one axis. The loss is a "
+        f"share of the mean-predictor's under each strategy's own masks (1: nothing learned). {health}."
+    )
 
 
 def write_plots(summary: Summary, metrics: Path, folder: Path) -> None:

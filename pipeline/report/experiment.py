@@ -8,12 +8,14 @@ from typing import TypeVar
 
 from pipeline import layout
 from pipeline.evaluation.files import read_confusion
+from pipeline.monitor.record import record_of
 from pipeline.report.benchmark_page import write_benchmark_pages
 from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
 from pipeline.report.sentences import TOP1, BenchmarkResult, JudgedScore, Measured, TestScore, metric_of
 from pipeline.report.spent_section import spent_section
+from pipeline.report.watched import draw_one, section_of
 from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
@@ -21,6 +23,8 @@ PICTURES = (".png", ".jpg", ".gif", ".svg")
 #: Larger pictures stay in their folder: the page must open quickly.
 PICTURE_BYTES = 4 << 20
 MOST_PICTURES = 6
+#: Plots of what the monitor saw.
+WATCHED = ("pretrain_share", "pretrain_probe", "pretrain_rank")
 
 #: Columns that the tables of an experiment and of a comparison share.
 
@@ -64,7 +68,8 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
     sections = [
         _results(summary),
         Section("Each benchmark", "Errors and hits as pictures, recall by class, calibration.", links=links),
-        _learning(plots),
+        section_of(summary.get("pretraining"), [svg for name, svg in plots.items() if name in WATCHED]),
+        _learning({name: svg for name, svg in plots.items() if name not in WATCHED}),
         _confusions(summary),
         _tokens(summary),
         _costs(summary),
@@ -92,6 +97,8 @@ def draw(summary: Summary) -> dict[str, str]:
             y="mean squared error",
             smooth=10,
         )
+    if seen := summary.get("pretraining"):
+        plots |= draw_one(record_of(seen["record"]), pretrain.get(names.TRAIN_LOSS, []))
     histories = {b: read_history(layout.output_dir("finetune", b) / "history.csv") for b in benchmarks}
     loss = {b: h[names.TRAIN_LOSS] for b, h in histories.items() if h.get(names.TRAIN_LOSS)}
     if loss:

@@ -54,7 +54,7 @@ def monitor_of(probe: str, corpus: str) -> str:
 
 def attention_entropy(block: int) -> str:
     """Of a block of the encoder, from 0."""
-    return monitor(f"attention_entropy/{block:02d}")
+    return f"{ATTENTION_ENTROPY}{block:02d}"
 
 
 def by_gmacs(name: str) -> str:
@@ -62,6 +62,7 @@ def by_gmacs(name: str) -> str:
     return f"by_gmacs/{name}"
 
 
+ATTENTION_ENTROPY = monitor("attention_entropy/")
 #: Loss on clips that are not trained on; of predicting the mean; of copying a visible neighbour.
 HELDOUT_LOSS, MEAN_LOSS, COPY_LOSS = monitor("heldout_loss"), monitor("mean_loss"), monitor("copy_loss")
 #: The first of them over the second.

@@ -21,6 +21,7 @@ class HealthParams(Group):
         learned_nothing: a loss that is not below the mean-predictor's by this share.
         plateau: a fall of the loss, as a share, over a tenth of the steps below which it no longer falls.
         rank_drop: share of its highest value that RankMe has lost.
+        attention_collapse: entropy of a block's attention, as a share of its maximum, below which it has collapsed.
         diverging: rise of the loss over its lowest mean, as a share.
         gradient_range: factor between the gradient's norm and its median of before.
         loader_wait: share of a step's time that waits for clips.
@@ -34,6 +35,7 @@ class HealthParams(Group):
     learned_nothing: Probability = 0.03
     plateau: Probability = 0.002
     rank_drop: Probability = 0.5
+    attention_collapse: Probability = 0.03
     diverging: Positive = 0.05
     gradient_range: Annotated[float, Field(gt=1, le=1e6)] = 10.0
     loader_wait: Probability = 0.4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
+from pipeline.monitor import monitor
 from pipeline.monitor.record import MonitorRecord, read_record
 from pipeline.params import Params
 from pipeline.stages import corpus, preprocess
 from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
 from pipeline.training import engine, worker
+from pipeline.training.checkpoint import Checkpoints
 from tests.faults import rank_trials
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -143,9 +146,10 @@ def test_a_stopped_training_says_what_one_that_never_stopped_does(project: Path,
         if self.step == 4:
             stop.signal = "SIGTERM"
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.Engine, "_train_step", stops_at_five)
-        train(work, ALONE, Pulse(None), stop)
+        with pytest.raises(Interrupted):
+            train(work, ALONE, Pulse(None), stop)
     resumed = trained(work)
     assert found(resumed) == found(whole)
     assert weights(work) == weights(tmp_path / "whole")
@@ -153,10 +157,6 @@ def test_a_stopped_training_says_what_one_that_never_stopped_does(project: Path,
 
 def test_looks_after_the_checkpoint_that_is_gone_back_to_are_taken_again(project: Path, tmp_path: Path) -> None:
     whole = trained(tmp_path)
-    import shutil
-
-    from pipeline.training.checkpoint import Checkpoints
-
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.steps() == [3, 6]
     shutil.rmtree(tmp_path / "checkpoints" / "step-000000006")
@@ -175,8 +175,6 @@ def test_two_ranks_find_what_one_does(project: Path, tmp_path: Path, sharded: bo
 
 
 def test_a_look_draws_no_random_number(project: Path, tmp_path: Path) -> None:
-    from pipeline.monitor import monitor
-
     states = []
     real = monitor.take_look
 

@@ -30,18 +30,23 @@ def test_neighbours_vote_as_in_another_library() -> None:
     assert knn_score(fit, fit_labels, score, labels) == theirs.fit(fit, fit_labels).score(score, labels)
 
 
-def test_leaving_one_out_is_what_refitting_without_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ridge_is_that_of_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "STRENGTHS", (0.3,))
-    fit, labels = clouds(40, 3.0, width=6)
-    x = (fit - fit.mean(axis=0)) / fit.std(axis=0)
-    target = np.eye(4)[labels]
-    penalty = 0.3 * float((x**2).sum()) / x.shape[1]
+    (fit, labels), (score, asked) = clouds(60, 3.0, width=6), clouds(200, 3.0, width=6)
+
+    def theirs(train: np.ndarray, columns: np.ndarray, other: np.ndarray) -> np.ndarray:
+        mean, deviation = train.mean(axis=0), train.std(axis=0)
+        x = (train - mean) / deviation
+        model = Ridge(alpha=0.3 * float((x**2).sum()) / x.shape[1]).fit(x, np.eye(4)[columns])
+        return np.asarray(model.predict((other - mean) / deviation).argmax(axis=1))
+
+    ours = ridge_score(fit, labels, score, asked)
+    assert ours.scored == (theirs(fit, labels, score) == asked).mean()
     right = 0
-    for place in range(40):
-        others = np.arange(40) != place
-        model = Ridge(alpha=penalty).fit(x[others], target[others])
-        right += int(model.predict(x[place : place + 1]).argmax() == labels[place])
-    assert ridge_score(fit, labels, fit, labels).left_out == pytest.approx(right / 40, abs=1e-9)
+    for fold in range(5):
+        out = np.arange(60) // 4 % 5 == fold  # one of each class after another
+        right += int((theirs(fit[~out], labels[~out], fit[out]) == labels[out]).sum())
+    assert ours.fitted == right / 60
 
 
 def test_both_name_clear_classes_and_neither_names_noise() -> None:
@@ -51,6 +56,7 @@ def test_both_name_clear_classes_and_neither_names_noise() -> None:
     noise, more = RNG.normal(size=(160, 24)), RNG.normal(size=(400, 24))
     guessed = np.arange(400) % 4
     assert ridge_score(noise, fit_labels, more, guessed).scored == pytest.approx(0.25, abs=0.09)
+    assert ridge_score(noise, fit_labels, more, guessed).fitted == pytest.approx(0.25, abs=0.12)
     assert knn_score(noise, fit_labels, more, guessed) == pytest.approx(0.25, abs=0.09)
 
 

@@ -1,0 +1,98 @@
+"""A pre-training that is broken on purpose is named within a tenth of its budget; one that is well is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_benchmark
+import torch
+
+from pipeline.distributed.groups import Ranks
+from pipeline.distributed.heartbeat import Pulse
+from pipeline.errors import Interrupted
+from pipeline.monitor.record import read_record
+from pipeline.stages import corpus, preprocess
+from pipeline.system.processes import StopRequest
+from pipeline.training import engine, worker
+
+#: Two steps an epoch: a budget of 400 steps, of which 40 are taken.
+EPOCHS, TENTH = 200, 40
+
+
+def alarms_of_a_tenth(folder: Path, monkeypatch: pytest.MonkeyPatch, frames: Any, **changes: Any) -> set[str]:
+    """The rules that hold after a tenth of the steps, on videos of these frames (seed, count, height, width)."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(small_benchmark, "moving_frames", frames)
+    settings = {
+        "pretrain__epochs": EPOCHS,
+        "pretrain__warmup_epochs": 4.0,
+        "pretrain__base_lr": 6.4e-2,  # at a batch of 8: 2e-3
+        "pretrain__checkpoint_every_steps": 1000,
+        "pretrain__monitor__every": 5.0,
+        "pretrain__monitor__max_cost": 1.0,
+        "pretrain__monitor__feature_clips": 24,
+        "pretrain__monitor__health": {"loader_wait": 1.0, "memory": 1.0},  # this machine's, not the training's
+    }
+    params = small_benchmark.params(**(settings | changes))
+    small_benchmark.make(count=28, splits=("train", "train", "train", "val"))
+    preprocess.run(params, "small")
+    corpus.run(params, "small")
+    stop = StopRequest()
+    real = engine.Engine._train_step
+
+    def stops_at_a_tenth(self: engine.Engine, *arguments: Any) -> None:
+        if self.step == TENTH - 1:
+            stop.signal = "SIGTERM"
+        real(self, *arguments)
+
+    monkeypatch.setattr(engine.Engine, "_train_step", stops_at_a_tenth)
+    work = folder / "work"
+    work.mkdir()
+    job = {"stage": "pretrain", "benchmark": None, "params": params.model_dump(mode="json")}
+    with pytest.raises(Interrupted):
+        worker.train(
+            {**job, "spool": str(work / "spool.jsonl")},
+            work,
+            Ranks(0, 1, 0, torch.device("cpu")),
+            Pulse(None),
+            stop,
+        )
+    record = read_record(work)
+    assert record is not None
+    assert (record.checked, record.steps) == (TENTH, 10 * TENTH)
+    return {alarm.rule for alarm in record.active}
+
+
+MOVING = small_benchmark.moving_frames
+
+
+def constant(seed: int, frames: int, height: int, width: int) -> np.ndarray:
+    """A video of one grey."""
+    return np.full((frames, height, width, 3), 40 + 5 * seed, dtype=np.uint8)
+
+
+def resting(seed: int, frames: int, height: int, width: int) -> np.ndarray:
+    """A video that is its first frame."""
+    return np.repeat(MOVING(seed, 1, height, width), frames, axis=0)
+
+
+def test_a_pretraining_that_is_well_raises_no_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert alarms_of_a_tenth(tmp_path, monkeypatch, MOVING) == set()
+
+
+def test_a_learning_rate_of_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"pretrain__base_lr": 1e-9, "pretrain__min_lr": 0.0}
+    assert {"rate-too-low", "learned-nothing"} <= alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, **rates)
+
+
+def test_a_hundred_times_the_learning_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, pretrain__base_lr=6.4)
+    assert found & {"rate-too-high", "diverging", "learned-nothing"}
+
+
+@pytest.mark.parametrize("frames", [constant, resting])
+def test_clips_that_teach_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: Any) -> None:
+    assert "bad-clips" in alarms_of_a_tenth(tmp_path, monkeypatch, frames)
