@@ -81,3 +81,9 @@ def test_using_a_recipe_writes_it_and_keeps_own_edits(tmp_path: Path, monkeypatc
 def test_an_unknown_recipe_has_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"'ucf'.*did you mean 'ucf101'"):
         recipes.show_recipe("ucf")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_fine_tuning_is_validated_at_ten_points_at_least(path: Path) -> None:
+    stage = load_params(path).finetune
+    assert stage.epochs // stage.validate_every_epochs >= 10
