@@ -23,8 +23,8 @@ from pipeline.monitor.build import pretraining_monitor
 from pipeline.monitor.monitor import Monitor
 from pipeline.monitor.monitor import Training as Watched
 from pipeline.monitor.schedule import Next
-from pipeline.training.engine import HALF
 from pipeline.training.journal import NoSink
+from pipeline.training.settings import HALF
 from pipeline.training.tasks import PretrainTask
 
 

@@ -158,18 +158,13 @@ def trained(work: Path, stage: str, benchmark: str | None, params: Params) -> No
     from pipeline.distributed.groups import Ranks, choose_device
     from pipeline.distributed.heartbeat import Pulse
     from pipeline.system.processes import StopRequest
-    from pipeline.training.worker import train
+    from pipeline.training.worker import TrainingJob, train
 
     if (work / "final" / "metrics.json").exists():
         return
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    job = {
-        "stage": stage,
-        "benchmark": benchmark,
-        "params": params.model_dump(mode="json"),
-        "spool": str(work / "spool.jsonl"),
-    }
+    job = TrainingJob(stage, benchmark, "auto", params.model_dump(mode="json"), str(work / "spool.jsonl"))
     train(job, work, Ranks(0, 1, 0, choose_device("auto")), Pulse(None), StopRequest())
 
 

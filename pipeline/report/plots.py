@@ -219,7 +219,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
     """Below the plot, where it hides nothing."""
-    columns = min(len(names), 4)
+    columns = max(1, min(len(names), 4, 72 // (max(map(len, names)) + 6)))
     legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, labelcolor="#010101", fontsize=9)
     # Not as labels of the lines: matplotlib leaves out those that begin with "_".
     for entry, name in zip(legend.get_texts(), names, strict=True):

@@ -17,6 +17,11 @@ from pipeline.tracking import names
 
 #: Looks in the table; evenly spread where there were more.
 MOST_LOOKS = 12
+CAPTION = (
+    "Looks at the weights: held-out loss, and that of copying the nearest visible token, over the mean-predictor's; "
+    "probes; the features' rank and spread; entropy of attention in the first and last block; the encoder's part of "
+    "the gradient."
+)
 AXIS = "T multiply-adds spent on pre-training"
 
 
@@ -89,16 +94,16 @@ def _table(record: MonitorRecord) -> Table:
     columns: Columns[Look] = {
         "step": lambda look: f"{look.step:,}",
         "T mult-adds": lambda look: number(look.gmacs / 1e3, 2),
-        "loss / mean's": lambda look: number(look.metrics.get(names.LOSS_SHARE), 3),
-        "copied neighbour's": lambda look: number(_share(look, names.COPY_LOSS), 3),
+        "loss": lambda look: number(look.metrics.get(names.LOSS_SHARE), 3),
+        "copied": lambda look: number(_share(look, names.COPY_LOSS), 3),
         **{head: _percent(name) for head, name in map(percent, probes)},
         "RankMe": lambda look: number(look.metrics.get(names.RANK_ME), 1),
         "deviation": lambda look: number(look.metrics.get(names.DEVIATION), 2),
         "uniformity": lambda look: number(look.metrics.get(names.UNIFORMITY), 2),
-        "attention entropy, first to last block": _entropies,
-        "encoder's gradient": lambda look: number(look.metrics.get(names.ENCODER_GRADIENT), 1, percent=True),
+        "attention": _entropies,
+        "encoder": lambda look: number(look.metrics.get(names.ENCODER_GRADIENT), 1, percent=True),
     }
-    return Table.of(looks, columns, "Looks at the weights")
+    return Table.of(looks, columns, CAPTION)
 
 
 def _percent(name: str) -> Callable[[Look], str]:

@@ -83,7 +83,7 @@ def test_an_unknown_recipe_has_a_suggestion() -> None:
         recipes.show_recipe("ucf")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_fine_tuning_is_validated_at_ten_points_at_least(path: Path) -> None:
-    stage = load_params(path).finetune
+@pytest.mark.parametrize("name", ALL)
+def test_a_fine_tuning_is_validated_at_ten_points_at_least(name: str) -> None:
+    stage = load_params(recipes.recipe_path(name)).finetune
     assert stage.epochs // stage.validate_every_epochs >= 10

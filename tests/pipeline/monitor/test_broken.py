@@ -16,7 +16,8 @@ from pipeline.errors import Interrupted
 from pipeline.monitor.record import read_record
 from pipeline.stages import corpus, preprocess
 from pipeline.system.processes import StopRequest
-from pipeline.training import engine, worker
+from pipeline.training import worker
+from pipeline.training.engine import Engine
 
 #: Two steps an epoch: a budget of 400 steps, of which 40 are taken.
 EPOCHS, TENTH = 200, 40
@@ -41,25 +42,19 @@ def alarms_of_a_tenth(folder: Path, monkeypatch: pytest.MonkeyPatch, frames: Any
     preprocess.run(params, "small")
     corpus.run(params, "small")
     stop = StopRequest()
-    real = engine.Engine._train_step
+    real = Engine._train_step
 
-    def stops_at_a_tenth(self: engine.Engine, *arguments: Any) -> None:
+    def stops_at_a_tenth(self: Engine, *arguments: Any) -> None:
         if self.step == TENTH - 1:
             stop.signal = "SIGTERM"
         real(self, *arguments)
 
-    monkeypatch.setattr(engine.Engine, "_train_step", stops_at_a_tenth)
+    monkeypatch.setattr(Engine, "_train_step", stops_at_a_tenth)
     work = folder / "work"
     work.mkdir()
-    job = {"stage": "pretrain", "benchmark": None, "params": params.model_dump(mode="json")}
+    job = worker.TrainingJob("pretrain", None, "cpu", params.model_dump(mode="json"), str(work / "spool.jsonl"))
     with pytest.raises(Interrupted):
-        worker.train(
-            {**job, "spool": str(work / "spool.jsonl")},
-            work,
-            Ranks(0, 1, 0, torch.device("cpu")),
-            Pulse(None),
-            stop,
-        )
+        worker.train(job, work, Ranks(0, 1, 0, torch.device("cpu")), Pulse(None), stop)
     record = read_record(work)
     assert record is not None
     assert (record.checked, record.steps) == (TENTH, 10 * TENTH)

@@ -18,12 +18,12 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
 from pipeline.monitor import monitor
 from pipeline.monitor.record import MonitorRecord, read_record
-from pipeline.params import Params
 from pipeline.stages import corpus, preprocess
 from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
-from pipeline.training import engine, worker
+from pipeline.training import worker
 from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.engine import Engine
 from tests.faults import rank_trials
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -53,22 +53,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-def job_of(**changes: Any) -> tuple[dict[str, Any], Params]:
-    params = small_benchmark.params(**(SHORT | changes))
-    return {"stage": "pretrain", "benchmark": None, "params": params.model_dump(mode="json")}, params
+def write_job(work: Path, **changes: Any) -> None:
+    params = small_benchmark.params(**(SHORT | changes)).model_dump(mode="json")
+    worker.TrainingJob("pretrain", None, "cpu", params, str(work / "spool.jsonl")).write(work)
 
 
 def train(work: Path, ranks: Ranks, pulse: Pulse, stop: StopRequest) -> None:
     """The body of a rank."""
-    job = json.loads((work / "job.json").read_text()) | {"spool": str(work / "spool.jsonl")}
-    worker.train(job, work, ranks, pulse, stop)
+    worker.train(worker.TrainingJob.read(work), work, ranks, pulse, stop)
 
 
 def trained(work: Path, ranks: int = 1, **changes: Any) -> MonitorRecord | None:
     """Train in `work` to the end, as one process or as forked ranks; the monitor's record."""
     work.mkdir(parents=True, exist_ok=True)
-    job, _ = job_of(**changes)
-    (work / "job.json").write_text(json.dumps(job))
+    write_job(work, **changes)
     if ranks == 1:
         train(work, ALONE, Pulse(None), StopRequest())
     else:
@@ -136,18 +134,17 @@ def test_a_stopped_training_says_what_one_that_never_stopped_does(project: Path,
     whole = trained(tmp_path / "whole")
     work = tmp_path / "stopped"
     work.mkdir()
-    job, _ = job_of()
-    (work / "job.json").write_text(json.dumps(job))
+    write_job(work)
     stop = StopRequest()
-    real = engine.Engine._train_step
+    real = Engine._train_step
 
-    def stops_at_five(self: engine.Engine, *arguments: Any) -> None:
+    def stops_at_five(self: Engine, *arguments: Any) -> None:
         real(self, *arguments)
         if self.step == 4:
             stop.signal = "SIGTERM"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Engine, "_train_step", stops_at_five)
+        patch.setattr(Engine, "_train_step", stops_at_five)
         with pytest.raises(Interrupted):
             train(work, ALONE, Pulse(None), stop)
     resumed = trained(work)
@@ -163,7 +160,7 @@ def test_looks_after_the_checkpoint_that_is_gone_back_to_are_taken_again(project
     assert found(trained(tmp_path)) == found(whole)
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_ranks_find_what_one_does(project: Path, tmp_path: Path, sharded: bool) -> None:
     how = {"compute__data_parallel": "fsdp" if sharded else "ddp"}
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two", ranks=2, **how)
