@@ -10,7 +10,6 @@ from pathlib import Path
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.isolated import Place
-from pipeline.monitor.record import MonitorRecord
 from pipeline.system.text import markdown, storable
 
 #: Where `everest ui` serves MLflow, for a store that is a file.
@@ -50,14 +49,6 @@ def publish_stages(outcomes: Mapping[str, str], place: Place) -> None:
     if run:
         address = mlflow_page(place.where.environment["MLFLOW_TRACKING_URI"])
         create_link_artifact(key="mlflow", link=f"{address}/#/runs/{run}", link_text="This experiment in MLflow")
-
-
-def publish_health(record: MonitorRecord) -> None:
-    """How a pre-training went: its alarms with cause and cure, and what the monitor saw last."""
-    lines = [f"**{markdown(record.verdict)}**", "", *(f"- {markdown(alarm.sentence)}" for alarm in record.active), ""]
-    lines += ["| number | value |", "|---|---:|"]
-    lines += [f"| {markdown(name)} | {value:.4g} |" for name, value in record.newest.items()]
-    create_markdown_artifact(key="health", markdown="\n".join(lines), description=markdown(record.line))
 
 
 def publish_sweep(rows: Sequence[Mapping[str, object]]) -> None:

@@ -12,16 +12,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish_health
 from flows.chain.gate import RUN_VARIABLE, training_turn
 from flows.chain.guard import Children, guard
+from flows.chain.health import publish_health, seen_in
 from flows.chain.orders import orders
 from flows.chain.repro import Outcome, repro
 from flows.chain.stages import Stage
 from flows.chain.telling import told
 from pipeline.experiments.workspace import Workspace
-from pipeline.layout import output_dir
-from pipeline.monitor.record import read_record
 from pipeline.params import Params
 
 #: Stages that decode videos use all cores by themselves; more than two at once only take memory.
@@ -33,7 +31,7 @@ def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     """Bring one DVC stage up to date; completes as "Cached" when there was nothing to compute."""
     with training_turn(stage.name, where, children) if stage.trains else nullcontext():
         outcome = told(stage.name, where, lambda place: repro(stage.name, place, children))
-    seen = read_record(where.folder / output_dir("pretrain")) if stage.name == "pretrain" else None
+    seen = seen_in(where, stage.name)
     if seen is not None:
         publish_health(seen)
     if outcome is Outcome.RAN:

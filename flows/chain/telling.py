@@ -6,12 +6,11 @@ import dataclasses
 import time
 from collections.abc import Callable
 
+from flows.chain.health import seen_in
 from flows.chain.lines import say
 from flows.chain.repro import Outcome, StageStopped
 from pipeline.errors import BudgetSpentError, EverestError
 from pipeline.experiments.workspace import Workspace
-from pipeline.layout import output_dir
-from pipeline.monitor.record import read_record
 from pipeline.system.progress import clock, stage_line
 from pipeline.tracking.headline import words
 
@@ -32,7 +31,7 @@ def told(stage: str, where: Workspace, run: Callable[[Workspace], Outcome]) -> O
         raise
     step, _, benchmark = name.partition("@")
     result = words(step, benchmark or None, where.folder)
-    seen = read_record(where.folder / output_dir(step)) if step == "pretrain" else None
+    seen = seen_in(where, step)
     if seen is not None:
         result = ", ".join(filter(None, [result, seen.line]))
         for alarm in seen.active:

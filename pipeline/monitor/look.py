@@ -14,8 +14,8 @@ from pipeline.data.arrays import U8
 from pipeline.data.batch import Batch
 from pipeline.distributed.groups import Ranks
 from pipeline.monitor.clips import FeatureSet, FixedClips, MonitoredClips
-from pipeline.monitor.probes import knn_score, ridge_score
-from pipeline.monitor.spread import Features, deviation, rank_me, uniformity
+from pipeline.monitor.measures.probes import knn_score, ridge_score
+from pipeline.monitor.measures.spread import Features, deviation, rank_me, uniformity
 from pipeline.monitor.twin import Losses, Twin
 from pipeline.tracking import names
 

@@ -24,8 +24,8 @@ from models.vit import Attention, Block
 from pipeline.data.batch import Batch
 from pipeline.data.pixels.device import to_device
 from pipeline.data.pixels.transforms import EvalTransform
-from pipeline.monitor.spread import Features
-from pipeline.monitor.trivial import copy_loss, mean_loss
+from pipeline.monitor.measures.spread import Features
+from pipeline.monitor.measures.trivial import copy_loss, mean_loss
 
 #: Keeps small gradients of fp16 from vanishing; only their shares are told.
 FP16_SCALE = 1024.0

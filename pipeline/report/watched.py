@@ -146,7 +146,7 @@ def draw_one(record: MonitorRecord, losses: Points) -> dict[str, str]:
     """
     share = {"training clips": training_share(record, losses), "held-out clips": over_cost(record, names.LOSS_SHARE)}
     probes: dict[str, Points] = {}
-    for probe, word in ((names.RIDGE, "ridge"), (names.KNN, "k-NN")):
+    for probe, word in ((names.RIDGE, names.RIDGE), (names.KNN, "k-NN")):
         start = names.monitor_of(probe, "")
         for name in sorted({name for look in record.looks for name in look.metrics if name.startswith(start)}):
             probes[f"{word}, {name.removeprefix(start)}"] = over_cost(record, name, 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.monitor.spread import deviation, rank_me, uniformity
+from pipeline.monitor.measures.spread import deviation, rank_me, uniformity
 
 RNG = np.random.default_rng(0)
 

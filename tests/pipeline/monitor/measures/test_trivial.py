@@ -7,7 +7,7 @@ import torch
 
 from models.selection import Grid
 from models.tokens import normalised_targets
-from pipeline.monitor.trivial import copy_loss, mean_loss, nearest_visible
+from pipeline.monitor.measures.trivial import copy_loss, mean_loss, nearest_visible
 
 
 def test_the_mean_predictor_reaches_the_variance_that_the_targets_have() -> None:

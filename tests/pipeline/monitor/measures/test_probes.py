@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline.monitor import probes
-from pipeline.monitor.probes import knn_score, ridge_score
+from pipeline.monitor.measures import probes
+from pipeline.monitor.measures.probes import knn_score, ridge_score
 
 RNG = np.random.default_rng(0)
 

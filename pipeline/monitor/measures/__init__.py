@@ -1,0 +1,1 @@
+"""Numbers of a look, each a pure function of clips, weights or features."""
