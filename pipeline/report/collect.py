@@ -19,8 +19,8 @@ from pipeline.errors import InputError
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import SCRATCH, Params
+from pipeline.report.sections.watched import Watched, sentences_of, watched
 from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, metric_entry, sentences
-from pipeline.report.watched import Watched, sentences_of, watched
 from pipeline.strategies import strategy_facts
 from pipeline.tracking import names
 from pipeline.tracking.context import code_tags, dvc_hashes

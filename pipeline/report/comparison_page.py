@@ -18,10 +18,10 @@ from pipeline.report.experiment import (
 )
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import Score, curves, intervals
+from pipeline.report.sections.watched import draw_several
 from pipeline.report.sentences import Difference, StrategyCost, metric_key, metric_of
 from pipeline.report.spent_section import spent_section
 from pipeline.report.verdict_section import verdict_section
-from pipeline.report.watched import draw_several
 from pipeline.strategies import compared_facts
 from pipeline.system.csv_files import Writer
 from pipeline.system.files import atomic_path, write_text

@@ -13,9 +13,9 @@ from pipeline.report.benchmark_page import write_benchmark_pages
 from pipeline.report.collect import DataVersion, ModelCost, Split, StageCost, Summary, read_history
 from pipeline.report.page import Columns, Section, Table, duration, number, write_pages
 from pipeline.report.plots import curves
+from pipeline.report.sections.watched import draw_one, section_of
 from pipeline.report.sentences import TOP1, BenchmarkResult, JudgedScore, Measured, TestScore, metric_of
 from pipeline.report.spent_section import spent_section
-from pipeline.report.watched import draw_one, section_of
 from pipeline.tracking import names
 from pipeline.tracking.context import uncommitted
 
