@@ -11,7 +11,7 @@ import rooms
 
 from pipeline.tracking import names
 
-SPELLED = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
+SPELLED = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str) and "/" in value}
 #: A name, or the beginning of one that is completed when it runs.
 SHAPED = re.compile(r"(train|val|eval|efficiency|step)/[a-z_]*")
 
