@@ -216,6 +216,7 @@ def test_only_packages_that_we_declare_are_imported(root: Path) -> None:
     aliases = {
         "pil": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic", "ruamel": "ruamel_yaml",
         "sklearn": "scikit_learn", "pynvml": "nvidia_ml_py", "botocore": "boto3", "distributed": "dask",
+        "triton": "torch",  # comes with it
     }  # fmt: skip
     for path in sources(root):
         for module in rooms.imports(path):

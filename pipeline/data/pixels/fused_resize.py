@@ -59,13 +59,13 @@ def resize_fused(clips_BTHWC: Tensor, boxes_B4: Tensor, side: int, flips_B: Tens
 if triton is not None:
 
     @triton.jit
-    def _weight(place, centre, support, start, full):
+    def _weight(place, centre, support, start, full):  # type: ignore[no-untyped-def]
         """A triangle around the centre, within the box."""
         inside = (place >= start) & (place < start + full)
         return tl.where(inside, tl.maximum(1 - tl.abs(place + 0.5 - centre) / support, 0.0), 0.0)
 
     @triton.jit
-    def _resize(
+    def _resize(  # type: ignore[no-untyped-def]
         clips, boxes, flips, planes, length, height, width, side,
         rows: tl.constexpr, columns: tl.constexpr,
     ):  # fmt: skip
