@@ -15,7 +15,7 @@ from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Measurement
 from pipeline.errors import Interrupted
 from pipeline.params import IngestParams
-from pipeline.system.progress import counter
+from pipeline.system.progress import Line, counter
 
 
 def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, Audited]:
@@ -30,6 +30,8 @@ def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, 
         Interrupted: stopped by Ctrl-C; what was measured is kept.
     """
     limits = Limits.of(rules)
+    line = Line()
+    line.show(f"what is known of {len(paths)} videos", now=True)
     memory = Memory(root, "audit.jsonl", VERSION, limits, Audited, lambda video: video.measurement)
     measures = remembered(root, limits)
     result: dict[str, Audited] = {}
@@ -39,6 +41,7 @@ def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, 
             result[path] = known
         else:
             todo.append(path)
+    line.close()
     workers = min(rules.workers, len(os.sched_getaffinity(0)))
     answers = look_at_files([root / path for path in todo], limits, workers, look, Audited)
     try:

@@ -12,6 +12,7 @@ from pipeline.audit.record import SHARES, STILL, Audited, TokenChange
 from pipeline.audit.similar import similar_groups
 from pipeline.data.ingest.verdicts import verdict
 from pipeline.params import IngestParams
+from pipeline.system.progress import Line
 
 #: What is refused for training at first, but can be looked at all the same.
 SHORT = "too_short"
@@ -234,5 +235,8 @@ def _copies(records: Mapping[str, Audited]) -> list[list[str]]:
 def _similar(changes: Mapping[str, TokenChange], copies: Sequence[Sequence[str]]) -> list[list[str]]:
     again = {path for paths in copies for path in paths[1:]}
     paths = [path for path in changes if path not in again]
+    line = Line()
+    line.show(f"compares {len(paths)} videos", now=True)
     groups = similar_groups([[int(one, 16) for one in changes[path].signatures] for path in paths])
+    line.close()
     return [[paths[video] for video in group] for group in groups]

@@ -18,8 +18,10 @@ Report                 outputs/report/report.html
 Look around            make ui
 Compare strategies     source .venv/bin/activate && everest compare --strategies everest,tube --seeds 0,1
 Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
-Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 2}'
 """
+_DEPLOY = (
+    """Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 2}'"""
+)
 
 
 def show_results(
@@ -35,7 +37,7 @@ def show_results(
             "trivial model": _number(row["trivial"] and row["trivial"]["top1"], 1),
             "G multiply-adds/clip": _number(row["gmacs_per_clip"], 3),
             "peak memory GiB": _number(row["peak_memory_gib"], 2),
-            "clips/s": _number(row["clips_per_second"], 0),
+            "clips/s": _number(row["clips_per_second"], 1),
             "wall s": _number(row["wall_seconds"], 0),
         }
         for row in summary["results"]
@@ -56,7 +58,19 @@ def show_results(
         for sentence in compared["sentences"]:
             echo(f"- {printable(sentence)}")
         echo("  (outputs/compare/report.html)\n")
-    echo(_NEXT)
+    echo(_NEXT, nl=False)
+    for row in summary["results"]:
+        echo(f"Classify videos        everest predict FILES --model {_model(summary['recipe'], row['benchmark'])}")
+    if summary["recipe"] == "demo":  # the deployments are the demo's and that of committed parameters
+        echo(_DEPLOY)
+    echo("")
+
+
+def _model(recipe: str, benchmark: str) -> str:
+    """The address of the model that the last test registered."""
+    from pipeline.tracking.context import registered_name
+
+    return f"models:/{registered_name(recipe, benchmark)}@candidate"
 
 
 def show_comparison(outcome: Outcome) -> None:

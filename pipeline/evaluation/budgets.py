@@ -76,6 +76,13 @@ class Sweep:
     called: str = "top-1"
 
 
+@dataclass(frozen=True)
+class NoSweep:
+    """Why a model was not tested at other budgets."""
+
+    reason: str
+
+
 class _Adjustable(Protocol):
     """What a sweep turns: a classifier's budget."""
 
@@ -95,12 +102,12 @@ def sweep(
     info: ModelInfo,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
-) -> Sweep | None:
+) -> Sweep | NoSweep:
     """Test a finished classifier at `evaluate.budgets`, at its own keep ratio and with all tokens.
 
     Each video's frames are read once, and all budgets see the same pixels. A model with a budget by clip is tested at
-    fixed ones; its errors are those of its own test. None where no budgets are wanted, the model's strategy has none,
-    or no video of the sample can be read.
+    fixed ones; its errors are those of its own test. Without a sweep, the reason: no budgets are wanted, the
+    model keeps all tokens, or no video of the sample can be read.
 
     Args:
         answers: of the test, for each of `tests`.
@@ -110,16 +117,19 @@ def sweep(
 
     how = params.evaluate_of(benchmark)
     if not how.budgets:
-        return None
+        return NoSweep("evaluate.budgets is empty")
     model = cast("_Adjustable", load_model(model_dir).to(device).eval())
     if not strategy_facts()[model.strategy].uses_keep_ratio:
-        return None
+        return NoSweep(
+            f"fine-tuning and test keep all tokens (finetune.strategy is {model.strategy}), so the model has no budget "
+            "to turn"
+        )
     own, model.score_share = model.keep_ratio, None
     sample, ratios = tests.sample(how.budget_videos, params.seed), sorted({*how.budgets, own, 1.0})
     read = reader(params, benchmark, sample)
     found, seconds, clips = _test(model, read, sample, ratios, params, benchmark, device, progress, info.multi_label)
     if not found:
-        return None
+        return NoSweep("no video of the sample can be read")
     numbers = sorted(found)
     before = _hits(tests, answers, sample.ids)[numbers]
     probability_RVC = np.stack([found[number] for number in numbers], axis=1)
@@ -145,17 +155,19 @@ def sweep(
     )
 
 
-def write_sweep(path: Path, found: Sweep) -> None:
-    """All of a sweep as JSON."""
+def write_sweep(path: Path, found: Sweep | NoSweep) -> None:
+    """All of a sweep, or why there is none, as JSON."""
     write_text(path, json.dumps(storable(asdict(found)), indent=1) + "\n")
 
 
-def read_sweep(path: Path) -> Sweep | None:
-    """A sweep as :func:`write_sweep` wrote it; None where there is none."""
+def read_sweep(path: Path) -> Sweep | NoSweep | None:
+    """What :func:`write_sweep` wrote; None where there is no file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    if "reason" in content:
+        return NoSweep(**content)
     return Sweep(**{**content, "budgets": [Budget(**row) for row in content["budgets"]]})
 
 

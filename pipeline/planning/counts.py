@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline import layout
@@ -87,7 +88,7 @@ def counts_of(params: Params, benchmark: str, known: Mapping[str, Counts] | None
     if path.exists():
         return _of_manifest(manifest.load(path, ["split", "label", "sha256", "frames_decoded"]).to_pylist(), str(path))
     if isinstance(source, FolderSource):
-        return _of_listing(source)
+        return _of_listing(source, params)
     if data.dataset in PUBLISHED:
         return _published(data.dataset, data.split, source)
     return Counts(None, None, None, f"no manifest of {benchmark} yet, and nobody publishes counts of {data.dataset}")
@@ -102,8 +103,8 @@ def _of_manifest(rows: list[dict[str, Any]], path: str) -> Counts:
     return Counts(len(train), len(rows), frames, path, tuple(classes.values()), len(corpus))
 
 
-def _of_listing(source: FolderSource) -> Counts:
-    from pipeline.data.sources.folder import listing_of
+def _of_listing(source: FolderSource, params: Params) -> Counts:
+    from pipeline.data.sources.folder import folder_of, listing_of
 
     try:
         videos = listing_of(source).videos
@@ -111,8 +112,20 @@ def _of_listing(source: FolderSource) -> Counts:
         return Counts(None, None, None, str(error).partition(" Cure: ")[0])
     train = [video for video in videos if "train" in video.splits]
     classes = Counter(video.label for video in train if video.label >= 0)
-    origin = f"the files below {source.path}; their frames are known after ingest"
-    return Counts(len(train), len(videos), None, origin, tuple(classes.values()))
+    measured = _measured_frames(folder_of(source), [video.path for video in videos], params)
+    known = "their frames were measured before" if measured else "their frames are known after ingest"
+    origin = f"the files below {source.path}; {known}"
+    return Counts(len(train), len(videos), measured, origin, tuple(classes.values()))
+
+
+def _measured_frames(folder: Path, paths: Sequence[str], params: Params) -> float | None:
+    """Mean frames of a video, where all were measured (`everest init`, `audit` and `ingest` note it beside them)."""
+    from pipeline.data.ingest.ingest import remembered
+    from pipeline.data.ingest.process import Limits
+
+    memory = remembered(folder, Limits.of(params.ingest))
+    frames = [found.frames_decoded for path in paths if (found := memory.recall(path)) is not None]
+    return sum(frames) / len(frames) if frames and len(frames) == len(paths) else None
 
 
 def _published(dataset: str, split: int, source: OfficialSource) -> Counts:

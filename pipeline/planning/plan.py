@@ -14,7 +14,7 @@ from typing import TypedDict
 
 from pipeline.budget.account import keep_plan, planned, verdict
 from pipeline.budget.limit import BudgetRow
-from pipeline.efficiency.meters import DEVICES, GIB, Device
+from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.planning.calibration import Share
@@ -133,7 +133,7 @@ def plan(
         "disk_gib": _disk(params, rows, counts),
         "budget": budget if params.compute.budget or params.compute.eur_per_gpu_hour else [],
         "verdict": verdict(budget),
-        "assumptions": _assumptions(planner.device, rows),
+        "assumptions": _assumptions(planner, rows),
     }
 
 
@@ -258,13 +258,16 @@ def _disk(params: Params, rows: Sequence[StageRow], counts: Mapping[str, Counts]
     }
 
 
-def _assumptions(device: Device, rows: Sequence[StageRow]) -> list[str]:
+def _assumptions(planner: Planner, rows: Sequence[StageRow]) -> list[str]:
+    device = planner.device
     shares = "; ".join(f"{row['stage']} {row['mfu']:.2f}, {row['mfu_from']}" for row in rows)
     return [
-        f"peak of {device.name}: {device.half / 1e12:.1f} TFLOP/s half, {device.single / 1e12:.1f} "
+        f"peak of {device.name}: {device.half / 1e12:.4g} TFLOP/s half, {device.single / 1e12:.4g} "
         f"single ({device.source})",
-        f"share of the peak: {shares}; the published K400 epochs on 8 A6000 amount to about 0.04",
-        f"{CORES_PER_DEVICE} cores for each device decode a clip in {1e3 * loading_seconds('jpeg', 16):.1f} ms "
+        f"share of the peak: {shares}"
+        + ("" if planner.here else "; the published K400 epochs on 8 A6000 amount to about 0.04"),
+        ("this machine's cores" if planner.here else f"{CORES_PER_DEVICE} cores for each device")
+        + f" decode a clip in {1e3 * loading_seconds('jpeg', 16):.1f} ms "
         "(cached JPEG)",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.evaluation.budgets import FILE as BUDGETS
-from pipeline.evaluation.budgets import Sweep, read_sweep
+from pipeline.evaluation.budgets import NoSweep, Sweep, read_sweep
 from pipeline.evaluation.calibration import Bin, negative_log_likelihood, reliability, tempered
 from pipeline.evaluation.clips import clip_files
 from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits, least_seen, surest_wrong
@@ -78,7 +78,7 @@ class Findings:
         precision: in the place of `recall` where videos have several classes, by rising average precision; else [].
         clips: animated pictures of errors and hits by video.
         temperature: fitted on validation videos, or why not; `calibrated` are the same test videos at it.
-        sweep: the model at other token budgets, where that was asked for.
+        sweep: the model at other token budgets, or why not; None in results of before it was known.
     """
 
     benchmark: str
@@ -92,7 +92,7 @@ class Findings:
     calibration: Calibration
     temperature: Temperature | None
     calibrated: Calibration | None
-    sweep: Sweep | None
+    sweep: Sweep | NoSweep | None
     precision: list[ClassPrecision] = field(default_factory=list)
 
     @property

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.evaluation.budgets import Sweep
 from pipeline.evaluation.calibration import Bin
 from pipeline.evaluation.examples import Example
 from pipeline.evaluation.temperature import Temperature
 from pipeline.report.benchmark import Calibration, ClassPrecision, ClassRecall, Findings, findings
+from pipeline.report.budget_section import TITLE as BUDGETS
 from pipeline.report.budget_section import budget_section, put_back
 from pipeline.report.page import Card, Columns, Link, Section, Table, data_address, html, number
 from pipeline.report.plots import bars, ranges, reliability
@@ -56,7 +58,12 @@ def page(found: Findings, result: BenchmarkResult) -> str:
         *([budget_section(found.sweep)] if found.sweep else []),
     ]
     subtitle = f"Test of the fine-tuned model, {result['views']} views averaged for each video."
-    return html(f"Benchmark {found.benchmark}", subtitle, _sentences(found, result), [s for s in sections if s.shown])
+    return html(
+        f"Benchmark {found.benchmark}",
+        subtitle,
+        _sentences(found, result),
+        [s for s in sections if s.shown or s.title == BUDGETS],
+    )
 
 
 def _page_of_several(found: Findings, result: BenchmarkResult) -> str:
@@ -84,7 +91,7 @@ def _page_of_several(found: Findings, result: BenchmarkResult) -> str:
         f"Test of the fine-tuned model on videos with several classes each, {result['views']} views averaged for each "
         "video."
     )
-    shown = [section for section in sections if section.shown]
+    shown = [section for section in sections if section.shown or section.title == BUDGETS]
     return html(f"Benchmark {found.benchmark}", subtitle, _sentences_of_several(found, result), shown)
 
 
@@ -103,7 +110,7 @@ def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
     gap = confident - right
     verdict = "as sure as it is right" if abs(gap) < SMALL_GAP else "too sure of itself" if gap > 0 else "too modest"
     lines.append(f"On average the model is {verdict}: confidence {confident:.1f} %, right in {right:.1f} %.")
-    if found.sweep:
+    if isinstance(found.sweep, Sweep):
         lines.append(put_back(found.sweep))
     return lines
 
@@ -198,7 +205,7 @@ def _temperature(fitted: Temperature | None) -> str:
     return (
         "At temperature T a probability p becomes p^(1/T), normalised: the answers stay, their confidence changes. "
         f"T = {fitted.value:.3f} was fitted on {fitted.videos:,} validation videos and is kept "
-        "in the registered model's model.json; `everest predict` and serving apply it, the scores here are as tested."
+        "in the registered model's model.json; everest predict and serving apply it, the scores here are as tested."
     )
 
 
@@ -252,6 +259,6 @@ def _sentences_of_several(found: Findings, result: BenchmarkResult) -> list[str]
             f"interval {100 * worst.interval.low:.0f} to {100 * worst.interval.high:.0f}, by chance "
             f"{100 * worst.chance:.0f})."
         )
-    if found.sweep:
+    if isinstance(found.sweep, Sweep):
         lines.append(put_back(found.sweep))
     return lines

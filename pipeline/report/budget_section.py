@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.budgets import Budget, Sweep
+from pipeline.evaluation.budgets import Budget, NoSweep, Sweep
 from pipeline.report.page import Columns, Section, Slider, Step, Table, number
 from pipeline.report.plots import Score, intervals
 
+TITLE = "Token budget"
 
-def budget_section(found: Sweep) -> Section:
-    """Slider, table and plot of a sweep."""
+
+def budget_section(found: Sweep | NoSweep) -> Section:
+    """Slider, table and plot of a sweep, or why there is none."""
+    if isinstance(found, NoSweep):
+        return Section(TITLE, f"The model was not tested at other budgets: {found.reason}.")
     rows = found.budgets
     columns: Columns[Budget] = {
         "tokens kept": lambda row: _name(row, found.own),
@@ -35,7 +39,7 @@ def budget_section(found: Sweep) -> Section:
         "(their ids are in budgets.json). The rate is that of the forward passes alone, measured while the stage ran, "
         f"on {found.device}; the multiply-adds are computed."
     )
-    section = Section("Token budget", f"{note} {put_back(found)}", [Table.of(rows, columns)])
+    section = Section(TITLE, f"{note} {put_back(found)}", [Table.of(rows, columns)])
     section.slider = Slider("Share of tokens kept", [_step(row, found) for row in rows], start)
     section.plots = [
         intervals(scores, title="Accuracy against cost", x="G multiply-adds of a clip", y=f"{found.called} (%)")

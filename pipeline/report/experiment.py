@@ -46,7 +46,7 @@ REFERENCE_COLUMNS: Columns[JudgedScore] = {
 MEASURED_COLUMNS: Columns[Measured] = {
     "tokens / clip": lambda row: number(row["tokens_per_clip"], 0),
     "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
-    "clips / s": lambda row: number(row["clips_per_second"], 0),
+    "clips / s": lambda row: number(row["clips_per_second"], 1),
     "MFU": lambda row: number(row["mfu"], 1, percent=True),
     "energy Wh": lambda row: number(row["energy_wh"], 1),
     "wall time": lambda row: duration(row["wall_seconds"]),
@@ -125,7 +125,7 @@ def _results(summary: Summary) -> Section:
         "videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
         "G mult-adds / clip": lambda row: number(row["gmacs_per_clip"], 3),
         "peak memory GiB": lambda row: number(row["peak_memory_gib"], 2),
-        "clips / s": lambda row: number(row["clips_per_second"], 0),
+        "clips / s": lambda row: number(row["clips_per_second"], 1),
         "wall time": lambda row: duration(row["wall_seconds"]),
     }
     views = ", ".join(f"{row['benchmark']} {row['views']}" for row in summary["results"])

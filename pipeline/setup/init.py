@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from pipeline.params import IngestParams, Params, check_params, load_params
 from pipeline.params.file import parse_mapping
 from pipeline.params.names import benchmark_fault
 from pipeline.recipes import PARAMS, recipe_path, show_recipe
-from pipeline.setup.budget import Fit, Training, fit, shown_hours
+from pipeline.setup.budget import LEAST_FINETUNE, LEAST_PRETRAIN, Fit, Training, fit, shown_hours
 from pipeline.setup.files import check_target, split_table, write
 from pipeline.setup.groups import Groups, group
 from pipeline.setup.look import OwnSet, look
@@ -138,6 +139,7 @@ def init(
     said = [
         *warnings(own, groups, parted, step if isinstance(step, int) else 1, clip_seconds(own)),
         *_too_short(best, hours),
+        *_busy(devices),
     ]
     text = text_of(best.shape, fitted, _header(own, parted, groups, devices, best, said, place))
     _checked(text)
@@ -248,9 +250,19 @@ def _too_short(best: Fit, hours: float) -> list[str]:
     if best.enough:
         return []
     return [
-        f"{hours:g} h are little for these videos: {best.pretrain.epochs} epochs of pre-training and "
-        f"{best.finetune.epochs} of fine-tuning take {shown_hours(best.pretrain.hours + best.finetune.hours)} with the "
-        "smallest model. Cure: --hours with more, or another --device."
+        f"{hours:g} h are little for these videos: they are enough for {best.pretrain.epochs} epochs of pre-training "
+        f"and {best.finetune.epochs} of fine-tuning with the smallest model, and below {LEAST_PRETRAIN} and "
+        f"{LEAST_FINETUNE} little is learnt. Cure: --hours with more, or another --device."
+    ]
+
+
+def _busy(devices: Machine) -> list[str]:
+    load = os.getloadavg()[0]
+    if not devices.is_cpu or load < 1.5 * cores():
+        return []
+    return [
+        f"This machine is busy (load {load:.0f} on {cores()} cores): a few training steps were measured beside that, "
+        "so fewer epochs fit than would on an idle one. Cure: `everest init` again when it is idle."
     ]
 
 

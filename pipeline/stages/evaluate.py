@@ -26,11 +26,14 @@ from pipeline.tracking import names
 if TYPE_CHECKING:
     from models.info import ModelInfo
     from pipeline.evaluation.benchmark import Outcome, TestSet
-    from pipeline.evaluation.budgets import Sweep
+    from pipeline.evaluation.budgets import NoSweep, Sweep
     from pipeline.evaluation.inference import Answer
     from pipeline.evaluation.temperature import Temperature
 
 log = logging.getLogger(__name__)
+
+#: Budgets, temperature and clips take tens of seconds, and no page of a comparison or a repetition shows them.
+IN_A_SERIES = "left out in the trainings of a comparison or a repetition"
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, float]:
@@ -160,12 +163,15 @@ def _outcome(params: Params, benchmark: str, tests: TestSet, work: Path, ranks: 
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 
 
-def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], info: ModelInfo) -> Sweep | None:
+def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], info: ModelInfo) -> Sweep | NoSweep:
     """The same model at other token budgets, on one device: its sample is small."""
     from pipeline.distributed.groups import choose_device
-    from pipeline.evaluation.budgets import sweep
+    from pipeline.evaluation.budgets import NoSweep, sweep
     from pipeline.system.progress import Bar
+    from pipeline.tracking.context import series
 
+    if series():
+        return NoSweep(IN_A_SERIES)
     device = choose_device(params.compute.device)
     folder = layout.output_dir("finetune", benchmark)
     return sweep(params, benchmark, tests, answers, folder, info, device, Bar(f"budgets {benchmark}"))
@@ -174,9 +180,12 @@ def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer]
 def _temperature(params: Params, benchmark: str) -> Temperature:
     """What calibrates the model, for its description and the report."""
     from pipeline.distributed.groups import choose_device
-    from pipeline.evaluation.temperature import temperature
+    from pipeline.evaluation.temperature import Temperature, temperature
     from pipeline.system.progress import Bar
+    from pipeline.tracking.context import series
 
+    if series():
+        return Temperature(reason=IN_A_SERIES)
     device = choose_device(params.compute.device)
     folder = layout.output_dir("finetune", benchmark)
     return temperature(params, benchmark, folder, device, Bar(f"calibrate {benchmark}"))
@@ -197,7 +206,7 @@ def _write(
     benchmark: str,
     metrics: dict[str, float],
     classes: list[str],
-    swept: Sweep | None,
+    swept: Sweep | NoSweep,
     fitted: Temperature,
 ) -> Path:
     """Write all outputs beside their final places, then move them there; returns their folder."""
@@ -207,6 +216,7 @@ def _write(
     from pipeline.evaluation.benchmark import draw_examples
     from pipeline.evaluation.clips import draw_clips
     from pipeline.system.files import atomic_folder, atomic_path, write_text
+    from pipeline.tracking.context import series
     from pipeline.tracking.headline import headline
 
     final = layout.output_dir("evaluate", benchmark)
@@ -217,9 +227,9 @@ def _write(
         else:
             files.write_precision(building / "per_class.csv", tests, answers, classes)
         draw_examples(params, benchmark, tests, answers, building / "pictures")
-        draw_clips(params, benchmark, tests, answers, building / "clips")
-        if swept is not None:
-            budgets.write_sweep(building / budgets.FILE, swept)
+        if not series():
+            draw_clips(params, benchmark, tests, answers, building / "clips")
+        budgets.write_sweep(building / budgets.FILE, swept)
         temperature.write_temperature(building / temperature.FILE, fitted)
         write_text(building / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         check_unchanged()

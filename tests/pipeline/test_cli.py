@@ -13,6 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.commands.results import show_results
 from pipeline.system.terminal import show
 
 HEAVY = {"torch", "timm", "mlflow", "dvc", "prefect", "pyarrow", "numpy", "av", "decord", "boto3", "matplotlib", "yaml"}
@@ -127,3 +128,12 @@ def test_the_doctor_names_every_finding_with_a_status(root: Path) -> None:
     for row in checks.values():
         assert row["status"] in ("ok", "warn", "fail")
         assert row["cure"] or row["status"] == "ok"
+
+
+def test_the_end_of_a_run_says_how_its_models_are_used(capsys: pytest.CaptureFixture[str]) -> None:
+    row = dict.fromkeys(("top1", "top1_ci_low", "top1_ci_high", "gmacs_per_clip", "clips_per_second"), 0.4)
+    row |= {"benchmark": "mine", "strategy": "everest", "trivial": None, "peak_memory_gib": None, "wall_seconds": 3.0}
+    show_results({"recipe": "mine", "results": [row]}, {"report": "ran"}, 3.0)  # type: ignore[arg-type, typeddict-item]
+    printed = capsys.readouterr().out
+    assert "everest predict FILES --model models:/everest-mine-mine@candidate" in printed
+    assert "experiment/demo" not in printed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,16 @@ def test_many_equal_videos_are_one_group_in_no_time() -> None:
     groups = similar_groups([one] * 1000 + others)
     assert groups == [list(range(1000))]
     assert time.process_time() - began < 10
+
+
+def test_eight_thousand_videos_of_a_few_scenes_take_little_memory_and_seconds() -> None:
+    scenes = np.random.default_rng(0).integers(0, 2**64, (40, 4), dtype=np.uint64).tolist()
+    signatures = [scenes[number % 40] for number in range(8_000)]
+    began = time.process_time()
+    tracemalloc.start()
+    groups = similar_groups(signatures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert groups == [list(range(scene, 8_000, 40)) for scene in range(40)]
+    assert peak < 24 * 2**20, "all 2 million pairs at once would take ten times that"
+    assert time.process_time() - began < 20

@@ -14,7 +14,7 @@ from small_training import ready
 from models.weights import load_model
 from pipeline import layout
 from pipeline.evaluation.benchmark import TestSet, check_model, reader
-from pipeline.evaluation.budgets import FILE, read_sweep, sweep, write_sweep
+from pipeline.evaluation.budgets import FILE, NoSweep, Sweep, read_sweep, sweep, write_sweep
 from pipeline.evaluation.inference import Answer, infer
 from pipeline.params import Params
 from pipeline.report.budget_section import budget_section
@@ -57,6 +57,7 @@ def test_each_budget_scores_as_the_model_does_with_it_alone() -> None:
     tests = TestSet(tests.ids, tests.paths, labels, {})
     found = sweep(params, "small", tests, answers, MODEL, check_model(MODEL, params, "small"), CPU)
     assert found is not None
+    assert isinstance(found, Sweep)
     assert [row.keep_ratio for row in found.budgets] == [0.3, 0.6, 1.0], "its own and all tokens are always there"
     for row in found.budgets:
         alone = right(answered(params, tests, keep_ratio=row.keep_ratio), tests)
@@ -93,8 +94,21 @@ def test_a_sample_is_drawn_by_the_seed_and_named_and_unreadable_videos_are_not_i
     assert "3 of 5 test videos, drawn with seed 0" in budget_section(found).note
 
 
-@pytest.mark.parametrize("overrides", [{"evaluate__budgets": []}, {"finetune__strategy": "none"}])
-def test_no_sweep_without_budgets_or_where_the_strategy_keeps_all_tokens(overrides: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"evaluate__budgets": []}, "evaluate.budgets is empty"),
+        ({"finetune__strategy": "none"}, "fine-tuning and test keep all tokens (finetune.strategy is none)"),
+    ],
+)
+def test_without_budgets_or_where_the_strategy_keeps_all_tokens_the_page_says_why(
+    overrides: dict[str, object], reason: str
+) -> None:
     params, tests, answers = prepared(**overrides)
-    assert sweep(params, "small", tests, answers, MODEL, check_model(MODEL, params, "small"), CPU) is None
     assert read_sweep(Path(FILE)) is None
+    found = sweep(params, "small", tests, answers, MODEL, check_model(MODEL, params, "small"), CPU)
+    write_sweep(Path(FILE), found)
+    assert read_sweep(Path(FILE)) == found
+    assert isinstance(found, NoSweep)
+    assert found.reason.startswith(reason)
+    assert reason in budget_section(found).note

@@ -163,6 +163,7 @@ def test_the_command_says_what_is_wrong_first_and_prints_json(videos: Path) -> N
     assert lines[-1] == "next: everest plan, then everest run"
     planned = json.loads(CliRunner().invoke(app, ["plan", "--json"]).stdout)
     assert (planned["device"], planned["devices"]) == ("RTX A6000", 1)
+    assert planned["videos"][0]["frames"] is not None, "init has measured them"
     run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000", "--force", "--json"])
     made = json.loads(run.output)
     assert made["values"]["pretrain.corpus"]["value"] == ["my_clips"]

@@ -25,15 +25,17 @@ from pipeline.data import manifest
 from pipeline.data.cache.read import Cache
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation import choice
+from pipeline.evaluation.budgets import NoSweep, Sweep, read_sweep
 from pipeline.evaluation.calibration import COLDEST
 from pipeline.evaluation.clips import clip_files
-from pipeline.evaluation.temperature import read_temperature
+from pipeline.evaluation.temperature import Temperature, read_temperature
 from pipeline.inference.models import resolve
 from pipeline.model_folder import describe
 from pipeline.params import Params
 from pipeline.params.groups import EvaluateParams
 from pipeline.report.benchmark import findings
 from pipeline.stages import evaluate, preprocess
+from pipeline.system.files import sha256_of
 from pipeline.tracking.headline import headline
 from pipeline.tracking.store import Store
 
@@ -127,7 +129,7 @@ def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(
     assert found.nll_after <= found.nll_before
     described = describe(resolve("models:/everest-calibrated-small@candidate")).notes
     assert described["temperature"] == {"value": found.value, "split": "val", "videos": 4}
-    assert not (folder / "budgets.json").exists()
+    assert read_sweep(folder / "budgets.json") == NoSweep("evaluate.budgets is empty")
     shown = findings("small")
     assert shown is not None
     assert shown.calibrated is not None
@@ -136,6 +138,26 @@ def test_the_temperature_is_fitted_on_val_and_kept_with_the_registered_model(
     assert evaluate._temperature(params, "small").reason == "the model is right on all 4 validation videos"
     reported = evaluate._temperature(params.model_copy(update={"evaluate": val_reported(params)}), "small")
     assert "the score itself is that of the validation videos" in reported.reason
+
+
+def test_a_training_of_a_comparison_has_no_sweep_temperature_or_clips_and_the_same_scores(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = prepared(evaluate__budgets=[0.3])
+    folder = layout.output_dir("evaluate", "small")
+    own = evaluate.run(params, "small")
+    assert isinstance(read_sweep(folder / "budgets.json"), Sweep)
+    assert clip_files(folder / "clips")
+    answers = sha256_of(folder / "predictions.parquet")
+    monkeypatch.setenv("EVEREST_COMPARE", "everest-seed0")
+    compared = evaluate.run(params, "small")
+    assert {name: compared[name] for name in own if name.startswith("eval/")} == {
+        name: value for name, value in own.items() if name.startswith("eval/")
+    }
+    assert sha256_of(folder / "predictions.parquet") == answers
+    assert read_sweep(folder / "budgets.json") == NoSweep(evaluate.IN_A_SERIES)
+    assert read_temperature(folder / "temperature.json") == Temperature(reason=evaluate.IN_A_SERIES)
+    assert not clip_files(folder / "clips")
 
 
 def val_reported(params: Params) -> EvaluateParams:
