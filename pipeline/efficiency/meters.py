@@ -176,13 +176,13 @@ def _nvml_handle(device: torch.device) -> object:
 def rapl_joules(packages: Sequence[Path]) -> list[tuple[float, float]] | None:
     """(joules, joules at which the counter wraps) of CPU packages; None where none may be read."""
     try:
-        found = [
+        counters = [
             (int((p / "energy_uj").read_text()) / 1e6, int((p / "max_energy_range_uj").read_text()) / 1e6)
             for p in packages
         ]
     except OSError:
         return None
-    return found or None
+    return counters or None
 
 
 def rapl_packages() -> list[Path]:

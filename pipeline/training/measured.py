@@ -86,19 +86,19 @@ def shares(spent: Spent, waiting: float | None, accumulate: int) -> dict[str, fl
     Args:
         waiting: share of a synchronising backward pass that was waiting; one of `accumulate` passes synchronises.
     """
-    whole = max(spent.train, 1e-9)
+    total = max(spent.train, 1e-9)
     hidden = spent.backward * (waiting or 0.0) / accumulate
-    found = {
+    parts = {
         "loader": spent.loader,
         "forward": spent.forward,
         "backward": spent.backward - hidden,
         "communication": spent.communication + hidden,
         "optimizer": spent.optimizer,
     }
-    found["other"] = max(whole - sum(found.values()), 0.0)
+    parts["other"] = max(total - sum(parts.values()), 0.0)
     if waiting is None:
-        del found["communication"]
-    return {part: seconds / whole for part, seconds in found.items()}
+        del parts["communication"]
+    return {part: seconds / total for part, seconds in parts.items()}
 
 
 def sentence(label: str, metrics: dict[str, float]) -> str:
