@@ -16,7 +16,7 @@ from pipeline.system.text import printable
 
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
-#: Metrics that are shares, by the ends of their names: shown in percent.
+#: Metrics that are shares, by the beginning of their labels: shown in percent.
 SHARES = ("top1", "top5", "map", "knn", "ridge")
 
 
@@ -112,14 +112,19 @@ def _running(stage: Stage, checkout: Checkout, status: Status) -> Iterator[Style
 
 def _curves(figures: Training) -> Iterator[Styled]:
     parts = [("loss", figures.loss)] if figures.loss else []
-    parts += [(name.rpartition("/")[2], values) for name, values in figures.probes.items() if values]
+    parts += [(_label(name), values) for name, values in figures.probes.items() if values and name.startswith(SHOWN)]
     for at in range(0, len(parts), 3):
         texts = [f"{name} {_value(name, values)} {sparkline(values, 16)}" for name, values in parts[at : at + 3]]
         yield f"      {'   '.join(texts)}", ""
 
 
+def _label(name: str) -> str:
+    """`knn motion` of `monitor/knn/motion`."""
+    return name.partition("/")[2].replace("/", " ").replace("_", " ")
+
+
 def _value(name: str, values: Sequence[float]) -> str:
-    return f"{100 * values[-1]:.1f} %" if name.endswith(SHARES) else f"{values[-1]:.4g}"
+    return f"{100 * values[-1]:.1f} %" if name.startswith(SHARES) else f"{values[-1]:.4g}"
 
 
 def _rate(rate: float) -> str:
