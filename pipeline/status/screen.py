@@ -18,7 +18,7 @@ from pipeline.tracking.names import KNN, LOSS_SHARE, RANK_ME, RIDGE, monitor_of
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
 #: Metrics that are shares, by the beginning of their labels: shown in percent.
-SHARES = ("top1", "top5", KNN, RIDGE, "loss share")
+SHARES = ("top1", "top5", "map", KNN, RIDGE, "loss share")
 #: Beginnings of the names that have a place on the screen; `--json` has all.
 SHOWN = ("val/", LOSS_SHARE, RANK_ME, monitor_of(KNN, ""), monitor_of(RIDGE, ""))
 
