@@ -45,6 +45,7 @@ OPEN_TO_FLOWS = {
         "monitor.record",
         "tracking.headline",
         "experiments.workspace",
+        "distributed.devices",
     )
 }
 

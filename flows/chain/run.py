@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from prefect import task
@@ -19,6 +20,7 @@ from flows.chain.orders import orders
 from flows.chain.repro import Outcome, repro
 from flows.chain.stages import Stage
 from flows.chain.telling import told
+from pipeline.distributed.devices import listed
 from pipeline.experiments.workspace import Workspace
 from pipeline.params import Params
 
@@ -50,6 +52,8 @@ def run_stages(stages: Sequence[Stage], params: Params, where: Workspace) -> dic
     futures: dict[str, Any] = {}
     with guard() as children, orders(children):
         for stage in stages:
+            if not _gated(params):
+                stage = replace(stage, trains=False)
             submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
             options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
             futures[stage.name] = submit.submit(stage, where, children, **options)
@@ -64,6 +68,11 @@ def task_runner() -> Any:
 def identity(name: str) -> dict[str, str]:
     """What ties the MLflow runs of one flow run together."""
     return {RUN_VARIABLE: name}
+
+
+def _gated(params: Params) -> bool:
+    """Whether one training at a time is the rule: SLURM has a queue of its own, GPUs have locks of their own."""
+    return params.compute.launcher == "local" and (params.compute.device == "cpu" or not listed())
 
 
 def _is_remote(params: Params, stage: Stage) -> bool:

@@ -115,7 +115,9 @@ def _as_it_is_now(compute: ComputeParams) -> ComputeParams:
 
 
 def gpus_of(compute: ComputeParams, stage: str) -> int:
-    """GPUs of this machine that a stage's ranks hold."""
+    """GPUs that a stage's ranks hold, here or in a job of SLURM."""
     if compute.device == "cpu" or stage not in ON_GPUS:
         return 0
-    return min(compute.ranks, visible_gpus())
+    if compute.launcher == "slurm":
+        return compute.gpus_of(stage) * compute.nodes
+    return min(compute.ranks_of(stage), visible_gpus())

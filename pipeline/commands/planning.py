@@ -149,19 +149,3 @@ def flops(as_json: Json = False) -> None:
     from models.cost import flops_table
 
     emit(flops_table(), as_json, "Multiply-adds of one 16 x 224 x 224 clip")
-
-
-@app.command()
-def launch(
-    stage: Annotated[str, typer.Argument(help="pretrain or finetune.")] = "pretrain",
-    benchmark: Annotated[str | None, typer.Argument(help="The benchmark of a fine-tuning.")] = None,
-    nodes: Annotated[int, typer.Option(help="Machines.")] = 2,
-    gpus: Annotated[int, typer.Option(help="GPUs of each; compute.ranks must say the same.")] = 8,
-    hours: Annotated[float, typer.Option(help="Time limit of one turn; the job requeues itself when it is up.")] = 24.0,
-    partition: Annotated[str | None, typer.Option(help="SLURM's partition.")] = None,
-) -> None:
-    """Print an sbatch script for a training on several nodes: `everest launch --nodes 2 | sbatch`."""
-    from pipeline.distributed.slurm import script
-    from pipeline.system.terminal import echo
-
-    echo(script(stage, benchmark, nodes, gpus, hours, partition), nl=False)

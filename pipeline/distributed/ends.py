@@ -1,6 +1,8 @@
 """How each rank ended, as a record in a small file that outlives its process: exit codes tell too little.
 
-    ends/rank-<n>.json    written by the rank itself or, where it died without a word, by the process that started it
+    ends/rank-<n>.json          written by the rank itself or, where it died without a word, by what started it
+    ends/rank-<n>-node-<m>.json  the same on another machine than the first
+    status.json, status-node-<m>.json   what a machine's launcher made of them
 
 Whether ranks are started again is decided by these records alone, never by the words of a message.
 """
@@ -8,6 +10,7 @@ Whether ranks are started again is decided by these records alone, never by the 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 import traceback
@@ -16,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.distributed.nodes import Node
 from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.system.files import write_json
+from pipeline.system.files import read_json, write_json
 from pipeline.system.redact import redact
 
 #: `killed`: by a signal, without a word. `silent`: with an exit code of its own, without a word.
@@ -82,13 +86,49 @@ def _cause(error: BaseException) -> Cause:
     return "explained" if isinstance(error, EverestError) else "bug"
 
 
-def record(work: Path, end: RankEnd) -> None:
-    """Write the record of one rank's end."""
-    write_json(file(work, end.rank), asdict(end))
+def record(work: Path, end: RankEnd, node: Node | None = None) -> None:
+    """Write the record of the end of one of a node's ranks."""
+    write_json(file(work, end.rank, node), asdict(end))
 
 
-def file(work: Path, rank: int) -> Path:
-    return work / FOLDER / f"rank-{rank}.json"
+def file(work: Path, rank: int, node: Node | None = None) -> Path:
+    """Where the end of a rank stands; which node has which ranks is drawn by torchrun."""
+    return work / FOLDER / (node or Node()).named(f"rank-{rank}.json")
+
+
+def find(work: Path, rank: int) -> Path:
+    """The record of a rank, on whichever node it was."""
+    return next((work / FOLDER).glob(f"rank-{rank}[.-]*json"), work / FOLDER)
+
+
+def forget(work: Path, node: Node) -> None:
+    """Remove what the ranks of a node left in an earlier start."""
+    for path in _of_node(work, node.rank):
+        path.unlink(missing_ok=True)
+
+
+def count(work: Path, node: int) -> int:
+    """How many ranks of a node have ended."""
+    return len(_of_node(work, node))
+
+
+def _of_node(work: Path, node: int) -> list[Path]:
+    own = re.compile(rf"rank-\d+-node-{node}\.json" if node else r"rank-\d+\.json")
+    return [path for path in (work / FOLDER).glob("rank-*.json") if own.fullmatch(path.name)]
+
+
+def of_nodes(work: Path) -> RankEnd | None:
+    """The end that counts among those that the launchers of all nodes stated; None where none stated any."""
+    stated = []
+    for path in work.glob("status*.json"):
+        known = {key: value for key, value in read_json(path).items() if key in RankEnd.__dataclass_fields__}
+        stated.append(RankEnd(**known))
+    stated.sort(key=lambda end: end.at)
+    failed = decisive([end for end in stated if end.state != "stalled"])
+    if failed is not None or not stated:
+        return failed
+    others = [end for end in stated if end.state != "done"]
+    return others[0] if others else stated[0]
 
 
 def read_all(work: Path) -> list[RankEnd]:

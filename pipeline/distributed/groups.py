@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.distributed import ends
+from pipeline.distributed.nodes import this_node
 from pipeline.errors import InputError
 
 V = TypeVar("V")
@@ -256,9 +257,10 @@ def torchrun(arguments: list[str] | None = None) -> int:
         return 1
     except ChildFailedError as error:
         work = Path(arguments[arguments.index("--work") + 1])
+        node = this_node()
         for rank, failure in error.failures.items():
-            if not ends.file(work, rank).exists():
-                ends.record(work, ends.RankEnd.without_a_word(rank, failure.exitcode))
+            if not ends.file(work, rank, node).exists():
+                ends.record(work, ends.RankEnd.without_a_word(rank, failure.exitcode), node)
         return 1
     return 0
 

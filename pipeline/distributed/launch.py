@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -57,14 +57,18 @@ class Watch:
 
 
 @contextlib.contextmanager
-def locked(work: Path) -> Iterator[int]:
+def locked(work: Path, name: str = "lock") -> Iterator[int]:
     """Hold a work folder; yields the lock's descriptor, for children to inherit.
+
+    Args:
+        name: `lock` of the stage, or `ranks.lock` of the ranks that it runs as a job elsewhere.
 
     Raises:
         BusyError: another process, or ranks that outlived one, hold it.
     """
-    name = this_node().named("lock")
-    with held(work / name, f"{work} is in use, the same training runs already, or its ranks still do") as lock:
+    with held(
+        work / this_node().named(name), f"{work} is in use, the same training runs already, or its ranks still do"
+    ) as lock:
         yield lock
 
 
@@ -75,7 +79,7 @@ def launch(
     ranks: int,
     work: Path,
     threads: int | None = None,
-    lock: int | None = None,
+    locks: Sequence[int] = (),
     watch: Watch | None = None,
 ) -> None:
     """Run `python -m module arguments --work WORK` as `ranks` ranks on this machine, to the end.
@@ -85,7 +89,7 @@ def launch(
 
     Args:
         threads: CPU threads of each rank; None shares the cores out evenly.
-        lock: a descriptor from :func:`locked`, which the ranks' launcher keeps open as long as it lives.
+        locks: descriptors from :func:`locked` and of devices, which the ranks' launcher keeps open as long as it lives.
 
     Raises:
         Interrupted: a signal stopped it after its state was saved.
@@ -95,17 +99,23 @@ def launch(
     signals = _Signals()
     with stop_handled(signals.note):
         for attempt in range(watch.max_restarts + 1):
-            end = _attempt(module, arguments, ranks, work, threads, lock, watch, signals, node)
+            end = _attempt(module, arguments, ranks, work, threads, locks, watch, signals, node)
             write_json(work / node.named(STATUS), end.as_dict() | {"attempt": attempt})
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
             what, _, _ = end.message.partition(" Cure: ")  # none is asked for
             log.warning("ranks: %s Starting again from the newest checkpoint (%s).", what, count)
-    _raise(end, work)
+    raise_end(end, work)
 
 
-def _raise(end: RankEnd, work: Path) -> None:
+def raise_end(end: RankEnd, work: Path) -> None:
+    """Raise what the ranks' end means to the user; nothing where they are done.
+
+    Raises:
+        Interrupted: a signal stopped them after their state was saved.
+        InputError, EverestError: a rank said so, or ended without a word.
+    """
     if end.state == "done":
         return
     if end.state == "interrupted":
@@ -115,7 +125,7 @@ def _raise(end: RankEnd, work: Path) -> None:
     if end.cause == "bug":
         raise EverestError(
             f"rank {end.rank} failed at step {end.step}: {end.type}: {end.message}\n"
-            f"Its traceback is in {ends.file(work, end.rank)}."
+            f"Its traceback is in {ends.find(work, end.rank)}."
         )
     raise EverestError(end.message)
 
@@ -126,17 +136,14 @@ def _attempt(
     ranks: int,
     work: Path,
     threads: int | None,
-    lock: int | None,
+    locks: Sequence[int],
     watch: Watch,
     signals: _Signals,
     node: Node,
 ) -> RankEnd:
     if signals.signal is not None:
         return RankEnd("interrupted", message=_before_start(signals.signal))
-    # What the other nodes wrote is theirs to remove.
-    for rank in range(node.rank * ranks, (node.rank + 1) * ranks):
-        ends.file(work, rank).unlink(missing_ok=True)
-        (work / "stacks" / f"rank-{rank}.txt").unlink(missing_ok=True)
+    ends.forget(work, node)  # what the other nodes wrote is theirs to remove
     if node.count == 1:  # also those of an earlier start with more ranks
         shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
         shutil.rmtree(work / "stacks", ignore_errors=True)
@@ -147,7 +154,7 @@ def _attempt(
         command(module, [*arguments, "--work", str(work)], ranks, node),
         env=environment(ranks, threads),
         process_group=0,
-        pass_fds=[] if lock is None else [lock],
+        pass_fds=locks,
         preexec_fn=_follow_parent(os.getpid()),
     )
     stall: RankEnd | None = None
@@ -159,7 +166,7 @@ def _attempt(
                 child.wait(POLL_SECONDS)
             now = heartbeat.read(beats)
             for beat in heartbeat.gone(now):
-                if beat.rank not in told and not ends.file(work, beat.rank).exists():
+                if beat.rank not in told and not ends.file(work, beat.rank, node).exists():
                     told.add(beat.rank)
                     # The others may wait for it a while before they end, and are then started again.
                     log.warning("ranks: rank %d (process %d) is gone at step %d.", beat.rank, beat.pid, beat.step)
@@ -225,7 +232,7 @@ def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int)
     """What the ranks' records say together, and where they say nothing, their launcher's exit code."""
     records = ends.read_all(work)
     if not records and stopped is None and ranks == 1 and node.count == 1 and code:
-        ends.record(work, RankEnd.without_a_word(0, code))
+        ends.record(work, RankEnd.without_a_word(0, code), node)
         records = ends.read_all(work)
     decisive = ends.decisive(records)
     if decisive is not None and node.count > 1 and decisive.cause in ("bug", "peer"):
@@ -246,17 +253,15 @@ def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int)
 
 def _hear_other_nodes(work: Path, node: Node, ranks: int) -> RankEnd | None:
     """The decisive end among all nodes' ranks; one of which no record comes was killed, or starts again already."""
-    own = range(node.rank * ranks, (node.rank + 1) * ranks)
     until = time.monotonic() + EXIT_SECONDS
     while True:
-        records = ends.read_all(work)
-        silent = set(range(node.count * ranks)) - set(own) - {end.rank for end in records}
+        silent = [other for other in range(node.count) if other != node.rank and ends.count(work, other) < ranks]
         if not silent:
-            return ends.decisive(records)
+            return ends.decisive(ends.read_all(work))
         if time.monotonic() > until:
-            names = ", ".join(map(str, sorted(silent)))
-            message = f"the ranks of another node ended without an account of it (rank {names})."
-            return RankEnd("killed", min(silent), at=time.time(), message=f"{message} Cure: start again to continue.")
+            names = ", ".join(map(str, silent))
+            message = f"the ranks of node {names} ended without an account of it."
+            return RankEnd("killed", at=time.time(), message=f"{message} Cure: start again to continue.")
         time.sleep(POLL_SECONDS)
 
 

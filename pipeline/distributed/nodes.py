@@ -2,8 +2,10 @@
 
     PET_NNODES=2  PET_NODE_RANK=0..1  PET_MASTER_ADDR=<host of node 0>  PET_MASTER_PORT=29400
 
-Every node starts the same command on a shared folder. Node 0 tracks, saves and publishes; the others lend their ranks.
-The rendezvous is the static one, so that rank 0 is on node 0.
+Every node starts the same command on a shared folder, or a job of SLURM starts it on each (pipeline.distributed.node).
+Node 0 tracks and publishes; the others lend their ranks. The rendezvous is torch's c10d: node 0 listens, and which node
+gets which ranks is drawn there, so that rank 0 need not be on node 0. PET_RDZV_ID tells one training from another on a
+port, PET_LOCAL_ADDR is where the others reach this node (its full name where it is not set).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Node:
     rank: int = 0
     address: str = "127.0.0.1"
     port: int = PORT
+    rendezvous: str = "everest"
 
     @property
     def main(self) -> bool:
@@ -39,8 +42,8 @@ class Node:
         if self.count == 1:
             return ["--standalone"]
         return [
-            f"--nnodes={self.count}", f"--node-rank={self.rank}", "--rdzv-backend=static",
-            f"--master-addr={self.address}", f"--master-port={self.port}",
+            f"--nnodes={self.count}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.address}:{self.port}",
+            f"--rdzv-id={self.rendezvous}", f"--rdzv-conf=is_host={'true' if self.main else 'false'}",
         ]  # fmt: skip
 
 
@@ -60,16 +63,16 @@ def this_node() -> Node:
     if not address:
         raise InputError(
             f"PET_NNODES = {count} but PET_MASTER_ADDR is not set. Cure: set it on every node to the host of node 0, "
-            "or use the script that `everest launch` prints."
+            "or let SLURM do it (compute.launcher: slurm)."
         )
-    return Node(count, rank, address, _number("PET_MASTER_PORT", PORT))
+    return Node(count, rank, address, _number("PET_MASTER_PORT", PORT), os.environ.get("PET_RDZV_ID", "everest"))
 
 
 def _number(name: str, default: int | None) -> int:
     text = os.environ.get(name, "" if default is None else str(default))
     if not text.isdigit() or (name == "PET_NNODES" and text == "0"):
         raise InputError(
-            f"{name} = {text!r}: expected a whole number. Cure: set it on every node, or use the script that "
-            "`everest launch` prints."
+            f"{name} = {text!r}: expected a whole number. Cure: set it on every node, or let SLURM do it "
+            "(compute.launcher: slurm)."
         )
     return int(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.distributed import ends
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.nodes import Node
+from pipeline.distributed.nodes import this_node
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, is_full
 from pipeline.system.processes import StopRequest, die_with_parent, on_stop
@@ -32,12 +32,8 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
     stop = StopRequest()
     on_stop(stop.note)
     die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM)
-    rank = int(os.environ.get("RANK", "0"))
-    pulse = Pulse(
-        work / Node(rank=int(os.environ.get("GROUP_RANK", "0"))).named("beats"),
-        int(os.environ.get("LOCAL_RANK", "0")),
-        rank,
-    )
+    rank, node = int(os.environ.get("RANK", "0")), this_node()
+    pulse = Pulse(work / node.named("beats"), int(os.environ.get("LOCAL_RANK", "0")), rank)
     (work / "stacks").mkdir(exist_ok=True)
     guard_output(f"rank {rank}: ")
     with (work / "stacks" / f"rank-{rank}.txt").open("w") as stacks:
@@ -53,7 +49,7 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
             error = caught
             if is_full(caught) and not isinstance(caught, EverestError):
                 error = DiskFullError(getattr(caught, "filename", None) or work)
-        ends.record(work, ends.RankEnd.of(rank, pulse.step, error))
+        ends.record(work, ends.RankEnd.of(rank, pulse.step, error), node)
         pulse.beat("finished", pulse.step)
         faulthandler.unregister(signal.SIGUSR2)
     return _leave(error)

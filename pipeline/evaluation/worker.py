@@ -26,27 +26,19 @@ JOB = "job.json"
 PROBABILITIES = "probabilities.npy"
 
 
-def launched(params: Params, benchmark: str, work: Path, ranks: int) -> Outcome:
-    """Evaluate on several ranks of this machine, from a process without torch; see `benchmark.evaluate`."""
+def launched(params: Params, benchmark: str, work: Path) -> Outcome:
+    """Evaluate on several ranks, from a process without torch; see `benchmark.evaluate`."""
     import numpy as np
 
-    from pipeline.distributed.launch import Watch, launch, locked
+    from pipeline.distributed.launch import locked
+    from pipeline.distributed.start import start
     from pipeline.evaluation.benchmark import Outcome
     from pipeline.evaluation.inference import Answer
 
-    compute = params.compute
     with locked(work) as lock:
         write_json(work / JOB, {"params": params.model_dump(mode="json")})
         (work / RESULT).unlink(missing_ok=True)
-        launch(
-            "pipeline.evaluation.worker",
-            [benchmark],
-            ranks=ranks,
-            work=work,
-            threads=compute.threads_per_rank,
-            lock=lock,
-            watch=Watch(compute.stall_seconds, compute.max_restarts),
-        )
+        start("pipeline.evaluation.worker", [benchmark], params.compute, "evaluate", work, [lock])
         about = json.loads((work / RESULT).read_text(encoding="utf-8"))
         table = np.load(work / PROBABILITIES, allow_pickle=False)
     reasons = about.pop("reasons")

@@ -53,14 +53,16 @@ def sweep(
         low, high: base learning rates, at a batch of 256 as in params.yaml.
     """
     stage_params = params.pretrain if stage == "pretrain" else params.finetune_of(str(benchmark))
-    accumulate = stage_params.accumulate * params.compute.ranks
+    world = params.compute.ranks_of(stage) * params.compute.nodes
+    accumulate = stage_params.accumulate * world
     if stage_params.batch % accumulate:
         raise InputError(
-            f"{stage}.batch = {stage_params.batch} does not divide among {params.compute.ranks} ranks x "
+            f"{stage}.batch = {stage_params.batch} does not divide among {world} ranks x "
             f"{stage_params.accumulate} accumulation steps. Cure: another compute.ranks."
         )
     key = f"benchmarks.{benchmark}.finetune.accumulate" if benchmark else "pretrain.accumulate"
-    params = with_overrides(params, {key: accumulate, "compute.ranks": 1, "compute.data_parallel": "ddp"})
+    alone = {"compute.ranks": 1, "compute.gpus": None, "compute.launcher": "local", "compute.data_parallel": "ddp"}
+    params = with_overrides(params, {key: accumulate, **alone})
     ranks = Ranks(0, 1, 0, choose_device(params.compute.device))
     task = tasks.build(stage, benchmark, params, ranks)
     # A bad step ends the sweep; there is nothing to average, save or stop for.

@@ -8,7 +8,6 @@ from pipeline.params.groups import (
     SCRATCH,
     TUBELET,
     ClipParams,
-    ComputeParams,
     FinetuneParams,
     Group,
     IngestParams,
@@ -19,7 +18,7 @@ from pipeline.params.groups import (
 )
 from pipeline.params.keys import flatten, key_schemas, known_keys, lookup, nearest_key
 from pipeline.params.load import check_params, load_params, with_overrides
-from pipeline.params.schema import Params
+from pipeline.params.schema import ComputeParams, Params
 
 __all__ = [
     "FINETUNING",

@@ -41,8 +41,6 @@ Crops = Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
 #: A folder or a file, wherever it lies.
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(names.printable_text)]
 Learning = Annotated[str, Field(max_length=20), AfterValidator(lambda text: _learning(text))]
-#: Keys of `pipeline.efficiency.meters.DEVICES`, and `cpu` for this machine.
-PlannedDevice = Literal["h100", "h200", "a100-80", "a100-40", "a6000", "4090", "cpu"]
 Size = Literal["tiny", "small", "base", "large", "huge"]
 
 #: `finetune.train` for the last N blocks.
@@ -260,30 +258,6 @@ class BudgetParams(Group):
     gpu_hours: Positive | None = None
     kwh: Positive | None = None
     eur: Positive | None = None
-
-
-class ComputeParams(Group):
-    """How this machine runs it. Not a dependency of any DVC stage: results do not become stale by it.
-
-    `planned_for` is what `everest plan` reckons with; files of before it was known meant an H100. `deterministic`: a
-    GPU too repeats a training to the bit, at some of its speed.
-    """
-
-    device: Literal["auto", "cpu", "cuda"]
-    planned_for: PlannedDevice = "h100"
-    ranks: Annotated[int, Field(ge=1, le=1024)]
-    threads_per_rank: Workers | None
-    loader_workers: Annotated[int, Field(ge=0, le=1024)]
-    cluster: Place | None
-    data_parallel: Literal["ddp", "fsdp"]
-    compile: bool
-    deterministic: bool = False
-    activation_checkpointing: bool
-    stall_seconds: Positive
-    max_restarts: Annotated[int, Field(ge=0, le=1000)]
-    budget: BudgetParams | None = None
-    eur_per_gpu_hour: Positive | None = None
-    g_co2_per_kwh: NonNegative | None = None
 
 
 class CompareParams(Group):

@@ -100,7 +100,7 @@ def plan(
     Args:
         recipe: a recipe's name; None for params.yaml.
         gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine; None for compute.planned_for.
-        gpus: how many devices (processes, on a CPU); None for compute.ranks.
+        gpus: how many devices (processes, on a CPU); None for those that compute gives pre-training.
         mfu: share of the peak to assume; None for the one measured on such a device, else ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
         calibration: shares that `everest bench gpu` measured; None for those that came with this version.
@@ -112,7 +112,7 @@ def plan(
     check_device(gpu or "cpu", 1 if gpus is None else gpus)
     params = planned_params(recipe)
     gpu = gpu or params.compute.planned_for
-    gpus = params.compute.ranks if gpus is None else gpus
+    gpus = params.compute.ranks_of("pretrain") * params.compute.nodes if gpus is None else gpus
     check_share(mfu)
     known = given(videos, params)
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
+from pipeline.distributed.devices import listed
 from pipeline.distributed.nodes import this_node
 from pipeline.params import PATCH, TUBELET, PretrainParams, TrainingParams
 from pipeline.preflight.problem import Problem, Scope
@@ -17,9 +19,11 @@ RANK_GIB = 0.25
 def ranks(scope: Scope) -> Iterator[Problem]:
     """Batches that the ranks cannot share out, and pairs that mixing would not find."""
     params = scope.params
-    world = params.compute.ranks * this_node().count
+    machines = params.compute.nodes * this_node().count
+    world = params.compute.ranks_of("pretrain") * machines
     if scope.has("pretrain"):
         yield from _shares("pretrain", params.pretrain, world)
+    world = params.compute.ranks_of("finetune") * machines
     for key in scope.of("finetune"):
         stage, own = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
         where = f"benchmarks.{key}.finetune" if "batch" in own else "finetune"
@@ -37,7 +41,8 @@ def ranks(scope: Scope) -> Iterator[Problem]:
                 f"{stage.accumulate} accumulation steps is {micro} clips, an odd number",
                 f"a batch that is a multiple of {even} ({max(even, stage.batch // even * even)}), or {named}: 0.0.",
             )
-    if params.compute.data_parallel == "fsdp" and world == 1 and scope.has("pretrain", "finetune"):
+    alone = [s for s in ("pretrain", "finetune") if scope.has(s) and params.compute.ranks_of(s) * machines == 1]
+    if params.compute.data_parallel == "fsdp" and alone:
         yield Problem("compute.data_parallel", "= 'fsdp' needs several ranks", "raise compute.ranks, or use ddp.")
 
 
@@ -89,46 +94,45 @@ def devices(scope: Scope) -> Iterator[Problem]:
     """More ranks than this machine has devices or memory for."""
     if not scope.has("pretrain", "finetune", "evaluate"):
         return
-    compute, gpus = scope.params.compute, visible_gpus()
-    if compute.device == "cuda" and gpus == 0:
+    compute = scope.params.compute
+    if compute.launcher == "slurm":  # the nodes have the devices
+        yield from _slurm()
+        return
+    gpus = visible_gpus()
+    ranks = max(compute.ranks_of(stage) for stage in ("pretrain", "finetune", "evaluate") if scope.has(stage))
+    named = "compute.ranks" if compute.gpus is None else "compute.gpus"
+    if (compute.device == "cuda" or compute.gpus is not None) and gpus == 0:
         yield Problem(
-            "compute.device", "= 'cuda', and no GPU is visible here", "set compute.device to auto or cpu, or mend "
-            "the driver (nvidia-smi) or CUDA_VISIBLE_DEVICES.",
-        )  # fmt: skip
+            "compute.device" if compute.gpus is None else "compute.gpus",
+            f"= {compute.device if compute.gpus is None else compute.gpus!r}, and no GPU is visible here",
+            "set compute.device to auto or cpu and compute.gpus to null, or mend the driver (nvidia-smi) or "
+            "CUDA_VISIBLE_DEVICES.",
+        )
     elif compute.device != "cpu" and gpus:
-        if compute.ranks > gpus:
+        if ranks > gpus:
             yield Problem(
-                "compute.ranks", f"= {compute.ranks}, and {gpus} GPU(s) are visible here: each rank takes one",
-                f"set compute.ranks to {gpus} or fewer, or compute.device to cpu.",
+                named, f"= {ranks}, and {gpus} GPU(s) are visible here: each rank takes one",
+                f"set {named} to {gpus} or fewer, or compute.device to cpu.",
             )  # fmt: skip
     else:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        if compute.ranks > 1 and compute.ranks * RANK_GIB > total:
+        if ranks > 1 and ranks * RANK_GIB > total:
             yield Problem(
                 "compute.ranks",
-                f"= {compute.ranks} processes take {compute.ranks * RANK_GIB:.0f} GiB and more, this machine has "
+                f"= {ranks} processes take {ranks * RANK_GIB:.0f} GiB and more, this machine has "
                 f"{total:.0f} GiB of memory and no GPU",
                 f"set compute.ranks to {os.cpu_count()} or fewer.",
             )
 
 
+def _slurm() -> Iterator[Problem]:
+    if shutil.which("sbatch") is None:
+        yield Problem(
+            "compute.launcher", "= 'slurm', and SLURM's commands are not installed here",
+            "start the run on a login node, or set compute.launcher to local.",
+        )  # fmt: skip
+
+
 def visible_gpus() -> int:
     """GPUs that a process started now would see, asked from the driver; 0 where there is none."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return 0
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return count
-    # CUDA stops at the first number that it does not know; names (GPU-..., MIG-...) count as one each.
-    seen = 0
-    for name in (part.strip() for part in chosen.split(",")):
-        if not name or name.startswith("-") or (name.isdigit() and int(name) >= count):
-            break
-        seen += 1
-    return seen
+    return len(listed())

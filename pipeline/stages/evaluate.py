@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
+from pipeline.distributed.start import devices
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
 from pipeline.params.declared import work_key
@@ -45,6 +46,11 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    with devices(params.compute, "evaluate", benchmark):  # before torch looks for them
+        return _run(params, benchmark)
+
+
+def _run(params: Params, benchmark: str) -> dict[str, float]:
     from pipeline import model_folder
     from pipeline.data.clips.dataset import open_source
     from pipeline.distributed.groups import choose_device
@@ -145,11 +151,14 @@ def _inputs(benchmark: str) -> dict[str, str]:
 
 def _ranks(params: Params) -> int:
     """Several processes pay only where each has a GPU of its own: on a CPU one process uses all cores."""
-    if params.compute.ranks == 1 or params.compute.device == "cpu":
+    ranks = params.compute.ranks_of("evaluate")
+    if params.compute.launcher == "slurm":
+        return ranks * params.compute.nodes
+    if ranks == 1 or params.compute.device == "cpu":
         return 1
     import torch
 
-    return params.compute.ranks if torch.cuda.is_available() else 1
+    return ranks if torch.cuda.is_available() else 1
 
 
 def _outcome(params: Params, benchmark: str, tests: TestSet, work: Path, ranks: int) -> Outcome:
@@ -157,8 +166,8 @@ def _outcome(params: Params, benchmark: str, tests: TestSet, work: Path, ranks: 
     from pipeline.evaluation.worker import launched
     from pipeline.system.progress import Bar
 
-    if ranks > 1:
-        return launched(params, benchmark, work, ranks)
+    if ranks > 1 or params.compute.launcher == "slurm":
+        return launched(params, benchmark, work)
     progress = Bar(f"evaluate {benchmark}")
     return evaluate(params, benchmark, tests, layout.output_dir("finetune", benchmark), progress=progress)
 

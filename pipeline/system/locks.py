@@ -186,6 +186,13 @@ class Turn:
         self._file = file
         return True
 
+    @property
+    def descriptor(self) -> int:
+        """Of the lock that is held, for children that hold it too when they inherit it."""
+        if self._file is None:
+            raise ValueError(f"the turn at {self.path} was not taken")
+        return self._file.fileno()
+
     def give_back(self) -> None:
         """Let the next one have it."""
         if self._file is not None:

@@ -11,7 +11,9 @@ word before its time is up. What each process does on one, and what the kernel s
                                  deployment) as flows/chain/orders settles it
     dvc                          ignores SIGINT and waits for its stage                      SIGTERM
     stage, compare               without ranks KeyboardInterrupt on SIGINT, others end it;   SIGINT
-                                 with ranks StopRequest: distributed/launch tells the ranks
+                                 with ranks StopRequest: distributed/launch tells the ranks, or
+                                 distributed/slurm/follow the job, which outlives the stage
+    job of SLURM                 distributed/slurm/batch has a table of its own              -
     torchrun                     hands it on to its ranks, which have it from the stage      SIGTERM
     rank                         StopRequest: all save after the same step and end           SIGKILL of torchrun,
                                                                                              SIGTERM of the stage

@@ -11,14 +11,16 @@ import json
 import logging
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline import layout, model_folder
-from pipeline.distributed.launch import Watch, launch, locked
+from pipeline.distributed.launch import locked
 from pipeline.distributed.nodes import this_node
+from pipeline.distributed.start import devices, start
 from pipeline.notices.alarms import alarms_told
-from pipeline.params import SCRATCH, ComputeParams, Params, flatten
+from pipeline.params import SCRATCH, Params, flatten
 from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, on_change
 from pipeline.system.files import publish_folder, write_json
@@ -28,6 +30,8 @@ from pipeline.training.worker import TrainingJob
 
 log = logging.getLogger(__name__)
 
+#: What every rank runs.
+WORKER = "pipeline.training.worker"
 #: Points in the history that `dvc plots` draws; the whole of it is in the output's history.csv.
 PLOT_ROWS = 500
 #: What training from scratch has spent on pre-training, so that it stands beside the others in a chart.
@@ -47,24 +51,26 @@ def train(
     Returns:
         The metrics, as in the metrics file; {} on a node that only lends its ranks.
     """
-    began = time.time()
     work = layout.saved_dir(stage, benchmark, work_key(stage, benchmark, params, inputs)).absolute()
     compute = params.compute
     node = this_node()
     if not node.main:
-        with locked(work) as lock:
-            _ranks(work, compute, lock)
+        with locked(work) as lock, devices(compute, stage, benchmark) as gpus:
+            start(WORKER, [], compute, stage, work, [lock, *gpus])
         return {}
     tags = {
-        "world_size": str(compute.ranks * node.count),
+        "world_size": str(compute.ranks_of(stage) * compute.nodes * node.count),
         "device": compute.device,
         "everest.inputs": json.dumps(inputs),
     }
-    with locked(work) as lock, stage_run(stage, benchmark, flatten(values), work, tags) as run:
+    trained = (work / "final" / "metrics.json").exists()
+    waiting = nullcontext(()) if trained else devices(compute, stage, benchmark)
+    with locked(work) as lock, waiting as gpus, stage_run(stage, benchmark, flatten(values), work, tags) as run:
+        began = time.time()
         TrainingJob(stage, benchmark, compute.device, params.model_dump(mode="json"), str(run.path)).write(work)
-        if not (work / "final" / "metrics.json").exists():
+        if not trained:
             with alarms_told(work, stage):
-                _ranks(work, compute, lock)
+                start(WORKER, [], compute, stage, work, [lock, *gpus])
         check_unchanged()
         metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
         metrics[names.efficiency("stage_seconds")] = round(time.time() - began, 3)
@@ -83,18 +89,6 @@ def train(
             run.artifact(picture, "pictures")
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return metrics
-
-
-def _ranks(work: Path, compute: ComputeParams, lock: int) -> None:
-    launch(
-        "pipeline.training.worker",
-        [],
-        ranks=compute.ranks,
-        work=work,
-        threads=compute.threads_per_rank,
-        lock=lock,
-        watch=Watch(compute.stall_seconds, compute.max_restarts),
-    )
 
 
 def _publish(work: Path, stage: str, benchmark: str | None, metrics: dict[str, float]) -> None:

@@ -35,7 +35,7 @@ LAUNCH = (
 
 @pytest.fixture
 def no_nodes(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"):
+    for name in ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT", "PET_RDZV_ID"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -78,14 +78,15 @@ def test_the_place_among_nodes_is_torchruns_own_environment(no_nodes: pytest.Mon
     assert node.named("beats") == "beats-node-3"
     assert node.named("status.json") == "status-node-3.json"
     several = command("m", [], 1, node)
-    assert {"--nnodes=4", "--node-rank=3", "--master-addr=node-a", "--master-port=29400"} <= set(several)
+    assert {"--nnodes=4", "--rdzv-backend=c10d", "--rdzv-endpoint=node-a:29400", "--rdzv-id=everest"} <= set(several)
+    assert "--rdzv-conf=is_host=false" in several
 
 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
         ({"PET_NNODES": "1:2"}, r"PET_NNODES = '1:2': expected a whole number"),
-        ({"PET_NNODES": "2"}, r"PET_NODE_RANK = '': expected a whole number.*everest launch"),
+        ({"PET_NNODES": "2"}, r"PET_NODE_RANK = '': expected a whole number.*compute.launcher: slurm"),
         ({"PET_NNODES": "2", "PET_NODE_RANK": "2"}, r"PET_NODE_RANK = 2 with PET_NNODES = 2: expected 0 to 1"),
         ({"PET_NNODES": "2", "PET_NODE_RANK": "0"}, r"PET_MASTER_ADDR is not set.*host of node 0"),
     ],

@@ -1,0 +1,213 @@
+"""The GPUs of this machine as something that stages take and give back: a lock file for each, whoever uses it.
+
+    $EVEREST_DEVICE_LOCKS or /tmp/everest-devices
+    <GPU>.lock           held by a stage and its ranks; says which
+    queue/<time>.lock    held by a stage that waits, with its wish beside it in queue/<time>.json
+
+Who waits longest is served first; one behind it passes only with GPUs that nobody before it asks for. The kernel lets
+go of the locks however a process ends. CUDA_VISIBLE_DEVICES is set from what was taken. EVEREST_DEVICES=a,b names the
+devices instead of the driver: a share of the machine, or, without GPUs, ranks on the CPU that count as devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import EverestError, InputError
+from pipeline.system.files import read_json, write_json
+from pipeline.system.locks import Holder, Turn, is_free, locked, turn_holder
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "EVEREST_DEVICES"
+#: [s] between two looks, and between two words about what is waited for.
+POLL_SECONDS, SAY_SECONDS = 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Devices by the names that CUDA_VISIBLE_DEVICES takes, and the locks' descriptors, which ranks inherit."""
+
+    names: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+
+
+def listed() -> list[str]:
+    """The devices that a process started now may use, by names that mean the same to every process; [] without GPUs."""
+    if (own := os.environ.get(VARIABLE)) is not None:
+        return [name.strip() for name in own.split(",") if name.strip()]
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+        every = [str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(n))) for n in range(count)]
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return every
+    # CUDA stops at the first number that it does not know; names (GPU-..., MIG-...) count as one each.
+    seen: list[str] = []
+    for name in (part.strip() for part in chosen.split(",")):
+        if not name or name.startswith("-") or (name.isdigit() and int(name) >= count):
+            break
+        seen.append(every[int(name)] if name.isdigit() else name)
+    return seen
+
+
+def holders() -> dict[str, Holder]:
+    """Who has which device."""
+    found = {name: turn_holder(_lock(name)) for name in listed()}
+    return {name: who for name, who in found.items() if who is not None}
+
+
+@contextlib.contextmanager
+def taken(wanted: int | Sequence[int], stage: str) -> Iterator[Taken]:
+    """Wait for devices, hold them, and show them alone to this process and its children.
+
+    Args:
+        wanted: how many, or which of :func:`listed` by number.
+        stage: what they are for, such as `finetune@motion`.
+
+    Raises:
+        InputError: this machine has not so many, or not those.
+    """
+    names = listed()
+    if not names:
+        yield Taken()
+        return
+    allowed, count = _wish(wanted, names)
+    with contextlib.ExitStack() as stack:
+        turns = _wait(allowed, count, _who(stage), stack)
+        got = tuple(name for name in allowed if name in turns)
+        descriptors = tuple(turns[name].descriptor for name in got)
+        stack.enter_context(_shown(got))
+        yield Taken(got, descriptors)
+
+
+def _wish(wanted: int | Sequence[int], names: list[str]) -> tuple[list[str], int]:
+    if isinstance(wanted, int):
+        if wanted > len(names):
+            raise InputError(
+                f"compute.gpus = {wanted}, and {len(names)} GPU(s) are visible here. Cure: set compute.gpus (or "
+                f"compute.ranks) to {len(names)} or fewer."
+            )
+        return names, wanted
+    absent = [number for number in wanted if number >= len(names)]
+    if absent:
+        raise InputError(
+            f"compute.gpus names {absent}, and this machine's {len(names)} GPU(s) are numbered from 0. Cure: others."
+        )
+    return [names[number] for number in wanted], len(wanted)
+
+
+def _wait(allowed: list[str], count: int, who: Holder, stack: contextlib.ExitStack) -> dict[str, Turn]:
+    folder = _folder()
+    wish = folder / "queue" / f"{time.time_ns():020d}-{os.getpid()}.json"
+    write_json(wish, {"count": count, "allowed": allowed})
+    ticket = Turn(_shared(wish.with_suffix(".lock")))
+    ticket.take(who)
+    said = -SAY_SECONDS
+    try:
+        while True:
+            with locked(_shared(folder / "mutex"), "the list of GPUs", wait=True):
+                before = _reserved(wish, allowed)
+                turns = _take(allowed, count, before, who)
+            if turns:
+                for turn in turns.values():
+                    stack.callback(turn.give_back)
+                return turns
+            if time.monotonic() - said >= SAY_SECONDS:
+                said = time.monotonic()
+                log.warning("ranks: %s waits for %s", who.stage, _waited_for(allowed, count, before))
+            time.sleep(POLL_SECONDS)
+    finally:
+        ticket.give_back()
+        for path in (wish, wish.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+
+
+def _take(allowed: list[str], count: int, reserved: set[str], who: Holder) -> dict[str, Turn]:
+    """All that are wanted, or none."""
+    turns: dict[str, Turn] = {}
+    for name in allowed:
+        turn = Turn(_shared(_lock(name)))
+        if name not in reserved and len(turns) < count and turn.take(who):
+            turns[name] = turn
+    if len(turns) == count:
+        return turns
+    for turn in turns.values():
+        turn.give_back()
+    return {}
+
+
+def _reserved(mine: Path, allowed: list[str]) -> set[str]:
+    """Free devices that those who have waited longer will take; the wishes of dead processes are removed."""
+    free = [name for name in listed() if is_free(_lock(name))]
+    kept: set[str] = set()
+    for path in sorted(mine.parent.glob("*.json")):
+        if path.name >= mine.name:
+            break
+        lock = path.with_suffix(".lock")
+        if lock.exists() and is_free(lock):
+            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(EverestError):  # it has just been served
+            wish = read_json(path)
+            kept |= set([name for name in free if name in wish["allowed"] and name not in kept][: int(wish["count"])])
+    return kept & set(allowed)
+
+
+def _waited_for(allowed: list[str], count: int, reserved: set[str]) -> str:
+    who = list(dict.fromkeys(str(holder) for name, holder in holders().items() if name in allowed))
+    text = f"{count} of {len(allowed)} GPU(s)" if count < len(allowed) else f"{count} GPU(s)"
+    text += f": held by {'; '.join(who)}" if who else ""
+    return f"{text}; {len(reserved)} more are promised to those who have waited longer" if reserved else text
+
+
+def _who(stage: str) -> Holder:
+    run = os.environ.get("EVEREST_PREFECT_RUN", "")
+    return Holder(os.getpid(), run or "no flow", run or "everest", stage, str(Path.cwd()), time.time())
+
+
+@contextlib.contextmanager
+def _shown(names: tuple[str, ...]) -> Iterator[None]:
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _lock(name: str) -> Path:
+    return _folder() / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.lock"
+
+
+def _folder() -> Path:
+    folder = Path(os.environ.get("EVEREST_DEVICE_LOCKS", "/tmp/everest-devices"))  # one for all users
+    for path in (folder, folder / "queue"):
+        if not path.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o777)  # colleagues take and give back the same files
+    return folder
+
+
+def _shared(path: Path) -> Path:
+    """A lock file that every user of the machine may lock."""
+    with contextlib.suppress(FileExistsError):
+        path.touch(exist_ok=False)
+        path.chmod(0o666)
+    return path

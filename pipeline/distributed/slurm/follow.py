@@ -1,0 +1,185 @@
+"""The stage's side of a job: submit it or find it again, stream its log, hand a stop on, say how it ended.
+
+    <work>/slurm.json   the job's number: a stage whose process died finds its job by it, or by its name and comment
+    <work>/slurm.log    what the ranks say, all turns one after another
+
+The job goes on if this process dies. Told to stop (STOP of pipeline.system.processes), it lets the ranks save.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.distributed.slurm import client
+from pipeline.distributed.slurm.client import Job, SlurmSilentError
+from pipeline.distributed.slurm.request import Request, exported
+from pipeline.errors import BusyError, EverestError
+from pipeline.system.files import read_json, write_json
+from pipeline.system.processes import StopRequest, stop_handled
+
+log = logging.getLogger(__name__)
+
+RECORD = "slurm.json"
+#: [s] between two looks: at the log and our own signals, and at the job.
+POLL_SECONDS, LOOK_SECONDS = 0.5, 3.0
+#: [s] that a job gets to save and end after it was told to, before SLURM ends it.
+PATIENCE_SECONDS = 120
+#: [bytes] of the log that a stage which finds its job again repeats.
+LAST_BYTES = 16 << 10
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job ended: its last state (`GONE` where SLURM has forgotten it), and by which of our signals."""
+
+    job: int
+    state: str
+    reason: str
+    stopped: str | None
+
+
+def follow(request: Request, command: Sequence[str]) -> End:
+    """Run `command` on each node as a job, to its end, through all its turns.
+
+    Raises:
+        InputError: SLURM refuses the job, or is not installed.
+    """
+    stop = StopRequest()
+    with stop_handled(stop.note):
+        found = living(request)
+        number = _submit(request, command) if found is None else found.number
+        tail = _Tail(request.log, from_end=found is not None)
+        if found is not None:
+            log.warning("ranks: %s: found again, nothing was submitted.", found)
+        try:
+            return _watch(number, stop, tail, None if found is None else str(found))
+        finally:
+            tail.print()
+
+
+def living(request: Request) -> Job | None:
+    """The job of this work folder that waits or runs already."""
+    record = request.work / RECORD
+    if record.exists():
+        job = client.look(int(read_json(record)["job"]))
+        if job is not None and job.alive:
+            return job
+    # Its number is not known where the submitter died between SLURM's answer and its own note.
+    job = client.find(request.name, str(request.work))
+    if job is not None:
+        _note(request, job.number)
+    return job
+
+
+def refuse_beside(work: Path) -> None:
+    """Refuse to train on this machine what a job trains, or will.
+
+    Raises:
+        BusyError: names the job.
+    """
+    if not (record := work / RECORD).exists():
+        return
+    number = int(read_json(record)["job"])
+    job = client.look(number)
+    if job is not None and job.alive:
+        raise BusyError(f"{job} with this training. Cure: `scancel {number}`, or compute.launcher: slurm to follow it.")
+    record.unlink()
+
+
+def _submit(request: Request, command: Sequence[str]) -> int:
+    request.work.mkdir(parents=True, exist_ok=True)
+    number = client.submit(request.options(), request.script(command), exported())
+    _note(request, number)
+    log.warning("ranks: SLURM job %d was submitted: %s", number, " ".join(request.options()[2:]))
+    return number
+
+
+def _note(request: Request, number: int) -> None:
+    write_json(request.work / RECORD, {"job": number, "name": request.name, "at": time.time(), "by": os.getpid()})
+
+
+def _watch(number: int, stop: StopRequest, tail: _Tail, said: str | None) -> End:
+    looked = asked = -LOOK_SECONDS
+    silent = False
+    job: Job | None = None
+    while True:
+        tail.print()
+        now = time.monotonic()
+        if now - looked >= LOOK_SECONDS or (stop.signal and asked < 0):
+            looked = now
+            try:
+                job = client.look(number)
+                silent = False
+            except SlurmSilentError as error:
+                if not silent:
+                    log.warning("ranks: %s", error)
+                silent = True
+                time.sleep(POLL_SECONDS)
+                continue
+            if job is None or not job.alive:
+                state, reason = (job.state, job.reason) if job else ("GONE", "")
+                return End(number, state, reason, stop.signal)
+            if str(job) != said and job.state != "COMPLETING":
+                said = str(job)
+                log.warning("ranks: %s.", said)
+            if stop.signal:
+                asked = _stop(job, asked)
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(job: Job, asked: float) -> float:
+    """Let a running job save and end, a waiting one end; returns when it was first asked to."""
+    now = time.monotonic()
+    if job.state in client.WAITING or (asked > 0 and now - asked > PATIENCE_SECONDS):
+        client.cancel(job.number)
+    elif asked < 0:
+        log.warning("ranks: SLURM job %d is told to save and end.", job.number)
+        client.tell(job.number, "INT", "--batch")
+    return asked if asked > 0 else now
+
+
+class _Tail:
+    """What is new in a file that another process appends to, on stderr."""
+
+    def __init__(self, path: Path, from_end: bool) -> None:
+        self._path = path
+        size = path.stat().st_size if path.exists() else 0
+        self._at = max(0, size - LAST_BYTES) if from_end else size
+
+    def print(self) -> None:
+        """Print whole lines only, so that they do not mix with ours."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        sys.stderr.write(whole.decode("utf-8", errors="replace"))
+        sys.stderr.flush()
+
+
+def newest_state(work: Path) -> frozenset[str]:
+    """The checkpoints that there are: another set means that a turn got on."""
+    return frozenset(path.name for path in (work / "checkpoints").glob("step-*"))
+
+
+def failed(end: End, request: Request) -> EverestError:
+    """What is said of a job that ended without the ranks' own account of a fault."""
+    why = {
+        "GONE": "is no longer known to SLURM",
+        "CANCELLED": "was cancelled by somebody else",
+        "TIMEOUT": "reached its time limit before it could save",
+        "OUT_OF_MEMORY": "was killed for want of memory",
+    }.get(end.state, f"ended as {end.state}{f' ({end.reason})' if end.reason not in ('', 'None') else ''}")
+    cure = {
+        "TIMEOUT": "raise compute.slurm.hours; start again to continue.",
+        "OUT_OF_MEMORY": "ask for more by compute.slurm.extra: {mem: ...}; start again to continue.",
+    }.get(end.state, "see its log; start again to continue.")
+    return EverestError(f"SLURM job {end.job} {why}. Its log: {request.log}. Cure: {cure}")

@@ -1,0 +1,196 @@
+"""GPUs are taken and given back by lock files; here names that stand for them, on a machine without any."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.distributed.devices import holders, listed, taken
+from pipeline.distributed.start import devices
+from pipeline.errors import InputError
+from pipeline.params import ComputeParams, load_params
+from pipeline.preflight.machine import visible_gpus
+
+#: Takes devices, says which, and keeps them until its stdin ends.
+STAGE = (
+    "import json, logging, os, sys\n"
+    "from pipeline.distributed.devices import taken\n"
+    "logging.basicConfig(format='%(message)s')\n"
+    "with taken(json.loads(sys.argv[1]), sys.argv[2]) as got:\n"
+    "    print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+class Stage:
+    """Another process that asks for devices."""
+
+    def __init__(self, wanted: str, name: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STAGE, wanted, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self._stdout = self.process.stdout.fileno()
+        os.set_blocking(self._stdout, False)
+        self._got = ""
+
+    @property
+    def got(self) -> str:
+        """The devices that it holds; empty while it waits."""
+        with contextlib.suppress(BlockingIOError):
+            self._got += os.read(self._stdout, 1000).decode()
+        return self._got.strip()
+
+    def give_back(self) -> str:
+        """What it said while it waited."""
+        return self.process.communicate("", timeout=100)[1]
+
+
+@pytest.fixture(autouse=True)
+def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four devices, a to d, with locks of this test's own."""
+    locks = tmp_path / "locks"
+    monkeypatch.setenv("EVEREST_DEVICES", "a,b,c,d")
+    monkeypatch.setenv("EVEREST_DEVICE_LOCKS", str(locks))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return locks
+
+
+def until(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 100
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def waiting(locks: Path, count: int) -> None:
+    until(lambda: len(list((locks / "queue").glob("*.lock"))) == count)
+
+
+def test_two_halves_are_used_side_by_side_and_the_whole_waits_for_both(four: Path) -> None:
+    first, second = Stage("2", "finetune@motion"), Stage("2", "finetune@state")
+    until(lambda: first.got and second.got)
+    assert sorted((first.got + "," + second.got).split(",")) == ["a", "b", "c", "d"]
+    whole = Stage("4", "pretrain")
+    waiting(four, 1)
+    first.give_back()
+    time.sleep(2.5)
+    assert whole.got == ""
+    second.give_back()
+    until(lambda: whole.got == "a,b,c,d")
+    assert {who.stage for who in holders().values()} == {"pretrain"}
+    said = whole.give_back()
+    assert "ranks: pretrain waits for 4 GPU(s): held by run everest (finetune@" in said
+    assert holders() == {}
+
+
+def test_who_waits_longest_is_served_first_and_nobody_waits_for_a_gpu_that_none_before_wants(four: Path) -> None:
+    with taken([0], "holder"):
+        whole = Stage("[0, 1]", "first")
+        waiting(four, 1)
+        late = Stage("[1]", "late")  # is free, and promised
+        other = Stage("1", "other")
+        until(lambda: other.got)
+        assert other.got in ("c", "d")
+        waiting(four, 2)
+        time.sleep(2.5)
+        assert (whole.got, late.got) == ("", "")
+    until(lambda: whole.got == "a,b")
+    assert late.got == ""
+    whole.give_back()
+    until(lambda: late.got == "b")
+    for stage in (late, other):
+        stage.give_back()
+
+
+def test_a_killed_stage_holds_nothing_and_one_killed_while_it_waited_holds_up_nobody(four: Path) -> None:
+    holder = Stage("4", "holder")
+    until(lambda: holder.got)
+    waiter = Stage("4", "waiter")
+    waiting(four, 1)
+    waiter.process.kill()
+    waiter.process.wait()
+    holder.process.kill()
+    holder.process.wait()
+    with taken(4, "next") as got:
+        assert got.names == ("a", "b", "c", "d")
+    assert list((four / "queue").iterdir()) == []
+
+
+def test_ranks_that_outlive_their_stage_keep_its_devices() -> None:
+    with taken(3, "pretrain") as got:
+        ranks = subprocess.Popen(["sleep", "100"], pass_fds=got.descriptors)
+    try:
+        other = Stage("2", "other")
+        time.sleep(2.5)
+        assert other.got == ""
+    finally:
+        ranks.kill()
+        ranks.wait()
+    until(lambda: other.got)
+    other.give_back()
+
+
+def test_what_was_visible_before_is_visible_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with taken([1, 3], "pretrain") as got:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "b,d"
+        assert got.names == ("b", "d")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [(5, "compute.gpus = 5, and 4 GPU"), ([0, 4], r"compute.gpus names \[4\].*numbered from 0")]
+)
+def test_what_the_machine_has_not_is_refused(wanted: int | list[int], words: str) -> None:
+    with pytest.raises(InputError, match=words), taken(wanted, "pretrain"):
+        pass
+
+
+def _compute(**values: object) -> ComputeParams:
+    return load_params(
+        Path(__file__).parents[3] / "params.yaml", {f"compute.{k}": v for k, v in values.items()}
+    ).compute
+
+
+def test_each_stage_takes_what_params_yaml_gives_it_and_has_as_many_ranks() -> None:
+    compute = _compute(gpus={"pretrain": 4, "finetune": [1, 2]})
+    assert (compute.ranks_of("pretrain"), compute.ranks_of("finetune"), compute.ranks_of("evaluate")) == (4, 2, 2)
+    with devices(compute, "finetune", "motion") as descriptors:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "b,c"
+        assert len(descriptors) == 2
+        assert next(iter(holders().values())).stage == "finetune@motion"
+    with devices(_compute(gpus=3), "pretrain", None):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "a,b,c"
+
+
+def test_whoever_needs_no_gpu_never_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with taken(4, "pretrain"):
+        for compute in (_compute(device="cpu"), _compute(launcher="slurm")):
+            with devices(compute, "finetune", "motion") as descriptors:
+                assert descriptors == ()
+        monkeypatch.setenv("EVEREST_DEVICES", "")
+        assert (listed(), visible_gpus()) == ([], 0)
+        with devices(_compute(), "finetune", "motion") as descriptors:
+            assert descriptors == ()
+
+
+@pytest.mark.parametrize("gpus", [0, [], [0, 0], {"report": 1}, {}, True, "4"])
+def test_a_wrong_number_of_gpus_is_named_in_one_line(gpus: object) -> None:
+    with pytest.raises(InputError, match=r"compute.gpus.*expected null, how many.*Cure: gpus: 4") as caught:
+        _compute(gpus=gpus)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_colleagues_may_lock_the_same_files(four: Path) -> None:
+    with taken(1, "pretrain"):
+        assert (four / "a.lock").stat().st_mode & 0o777 == 0o666
+        assert four.stat().st_mode & 0o777 == 0o777
