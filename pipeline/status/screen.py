@@ -13,14 +13,14 @@ from pipeline.status.words import ago, sparkline
 from pipeline.system.progress import clock
 from pipeline.system.terminal import Styled
 from pipeline.system.text import printable
-from pipeline.tracking.names import KNN, LOSS_SHARE, RANK_ME, RIDGE, monitor_of
+from pipeline.tracking.names import KNN, LOSS_SHARE, RANK_ME, RIDGE, VAL_LOSS, VAL_MAP, VAL_TOP1, VAL_TOP5, monitor_of
 
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
 #: Metrics that are shares, by the beginning of their labels: shown in percent.
 SHARES = ("top1", "top5", "map", KNN, RIDGE, "loss share")
 #: Beginnings of the names that have a place on the screen; `--json` has all.
-SHOWN = ("val/", LOSS_SHARE, RANK_ME, monitor_of(KNN, ""), monitor_of(RIDGE, ""))
+SHOWN = (VAL_LOSS, VAL_TOP1, VAL_TOP5, VAL_MAP, LOSS_SHARE, RANK_ME, monitor_of(KNN, ""), monitor_of(RIDGE, ""))
 
 
 def screen(status: Status) -> list[Styled]:
