@@ -28,7 +28,7 @@ from models.tokens import (
     take,
     tubelets_at,
 )
-from models.unequal.adaptive import adaptive_split
+from models.unequal.adaptive import adaptive_split, counted_split, needed
 from models.unequal.packed import Rows, in_one_row, joined
 from models.vit import Blocks, CompileOptions, Positions, Real, compile_method, xavier_init
 
@@ -98,6 +98,8 @@ class EverestAutoencoder(Backbone):
         self.decoder = Decoder(values, decoder_embed_dim, decoder_depth, decoder_num_heads)
         self.encoder.blocks.apply(xavier_init)
         self.decoder.apply(xavier_init)
+        make_sampler = STRATEGIES[strategy].sampler
+        self.sampler = make_sampler(embed_dim, num_heads) if make_sampler else None
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def forward(
@@ -123,7 +125,7 @@ class EverestAutoencoder(Backbone):
             slots_BS = self.choose_slots(embedded_BND, window, choose, slot_noise_BA, generator)
             tubelets_BNP, embedded_BND = (_take_slots(x, slots_BS, window) for x in (tubelets_BNP, embedded_BND))
             grid = window._replace(slots=choose)
-        scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator)
+        scores_BN, split = self.select(embedded_BND, grid, noise_BN, generator, tubelets_BNP)
         if split.visible_rows is not None and split.reconstruct_rows is not None:
             self.seen.update(map(Budget, split.visible_rows.lengths, split.reconstruct_rows.lengths))
         latent_BVD = self.encode(tubelets_BNP, embedded_BND, split)
@@ -138,6 +140,10 @@ class EverestAutoencoder(Backbone):
         else:
             valid_BR = None if rows is None else rows.valid()
             loss = self.compare(clip_BCTHW, window, source_BR, prediction_BRP, valid_BR)
+        if teach := STRATEGIES[self.strategy].loss:
+            error_BR = self.errors(clip_BCTHW, window, source_BR, prediction_BRP.detach())
+            lesson = teach(scores_BN, split.reconstruct_BR, error_BR)
+            loss = loss + (lesson - lesson.detach())  # the value stays that of the reconstruction
         if not return_output:
             return loss
         return PretrainOutput(loss, split.visible_BV, split.reconstruct_BR, scores_BN, prediction_BRP, slots_BS)
@@ -169,9 +175,15 @@ class EverestAutoencoder(Backbone):
         return choose_slots(distance_BAL, num_slots, self.keep_ratio, noise_BA)
 
     def select(
-        self, embedded_BND: Tensor, grid: Grid, noise_BN: Tensor | None, generator: torch.Generator | None
+        self,
+        embedded_BND: Tensor,
+        grid: Grid,
+        noise_BN: Tensor | None,
+        generator: torch.Generator | None,
+        tubelets_BNP: Tensor | None = None,
     ) -> tuple[Tensor, TokenSplit]:
-        """ReRo scores (only where the strategy reads them, else the noise) and which tokens are shown and rebuilt."""
+        """ReRo scores (where the strategy reads some; else the noise) and which tokens are shown and rebuilt."""
+        strategy = STRATEGIES[self.strategy]
         if noise_BN is None:
             noise_BN = torch.rand(embedded_BND.shape[:2], generator=generator, device=embedded_BND.device)
         elif noise_BN.shape != embedded_BND.shape[:2]:
@@ -179,11 +191,19 @@ class EverestAutoencoder(Backbone):
                 f"noise_BN of shape {tuple(noise_BN.shape)}, expected {tuple(embedded_BND.shape[:2])}: a uniform "
                 "number for each token. Cure: draw it for this clip size."
             )
-        scores_BN = self.score(embedded_BND, grid.slots) if STRATEGIES[self.strategy].reads_scores else noise_BN
+        scores_BN = self.score(embedded_BND, grid.slots) if strategy.reads_scores else noise_BN
+        if self.sampler is not None:
+            every_1N = torch.arange(grid.tokens, device=embedded_BND.device)[None]
+            scores_BN = self.sampler(embedded_BND + self.encoder.positions(every_1N, grid.tokens))
+        if strategy.score is not None:
+            scores_BN = strategy.score(needed(tubelets_BNP, self.strategy), scores_BN, grid)
+        visible_of_kept = self.visible_ratio / self.keep_ratio
         if self.score_share is not None:
-            visible_of_kept = self.visible_ratio / self.keep_ratio
             return scores_BN, adaptive_split(scores_BN, noise_BN, self.score_share, visible_of_kept)
         budget = token_budget(self.strategy, grid, self.keep_ratio, self.visible_ratio)
+        if strategy.begins is not None:
+            count_B = strategy.begins(scores_BN).sum(1).clamp(2, sum(budget))
+            return scores_BN, counted_split(scores_BN, noise_BN, count_B, visible_of_kept)
         split, _ = pretraining_rules(self.strategy)
         return scores_BN, split(scores_BN, noise_BN, grid, budget)
 
@@ -236,6 +256,11 @@ class EverestAutoencoder(Backbone):
         """The loss of what was predicted for the tubelets at `source_BR` of the clip (of the clips `clip_BR`)."""
         true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet, clip_BR)
         return reconstruction_loss(prediction_BRP, normalised_targets(true_BRP, self.channels), valid_BR)
+
+    def errors(self, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, prediction_BRP: Tensor) -> Tensor:
+        """The mean squared error of each reconstructed token [B, R]."""
+        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
+        return (prediction_BRP.float() - normalised_targets(true_BRP, self.channels)).square().mean(dim=2)
 
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         tubelets_BNP, grid = self.cut(clip_BCTHW)

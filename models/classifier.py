@@ -15,7 +15,7 @@ from models.backbone import Backbone, KeptTokens, mean_pool
 from models.selection import Grid
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
 from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
-from models.unequal.adaptive import adaptive_tokens
+from models.unequal.adaptive import adaptive_tokens, counted_tokens, needed, run_lengths
 from models.unequal.packed import Rows, in_one_row
 from models.vit import (
     Blocks,
@@ -49,6 +49,8 @@ class AttentivePool(nn.Module):
             kv_BKO, valid_BK = valid_BK.unpack(kv_BKO), valid_BK.valid()
         key_BXKY, value_BXKY = kv_BKO.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query_BX1Y = self.query.expand(len(kv_BKO), -1, -1).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        if valid_BK is not None and valid_BK.dtype != torch.bool:
+            valid_BK = valid_BK.log().to(key_BXKY)  # a key that stands for several weighs as several
         mask = None if valid_BK is None else valid_BK[:, None, None, :]
         pooled_BX1Y = F.scaled_dot_product_attention(query_BX1Y.to(key_BXKY), key_BXKY, value_BXKY, attn_mask=mask)
         pooled_BD: Tensor = self.proj(pooled_BX1Y.flatten(1))
@@ -97,6 +99,10 @@ class EverestClassifier(Backbone):
         self.patch_embed = TubeletEmbedding(in_chans * tubelet_size * patch_size**2, embed_dim)
         self.positions = Positions(grid.tokens, embed_dim)
         self.blocks = Blocks(embed_dim, depth, num_heads, drop_path=drop_path_rate)
+        #: What is added to a token that stands for so many equal ones [S, D]; 0 at first.
+        runs = STRATEGIES[strategy].begins is not None
+        self.lengths = nn.Parameter(torch.zeros(grid.slots, embed_dim)) if runs else None
+        self._runs_BN: Tensor | None = None
         self.norm = nn.Identity()  # as in timm where the norm stands behind the pooling
         self.pool = AttentivePool(embed_dim, num_heads) if head == "attentive" else None
         self.fc_norm: nn.Module = LayerNorm(embed_dim)
@@ -112,13 +118,18 @@ class EverestClassifier(Backbone):
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [B, classes] of a normalised clip."""
         kept = self.embed_kept(clip_BCTHW)
+        if encode := STRATEGIES[self.strategy].encode:
+            left = kept_tokens(self.strategy, kept.grid, self.keep_ratio)
+            tokens_BKD, stands_for_BK = encode(self.blocks, kept.tokens_BKD, left)
+            return self.forward_head(tokens_BKD, valid_BK=stands_for_BK)
         return self.forward_head(self.blocks(kept.tokens_BKD, kept.real), valid_BK=kept.real)
 
     def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
         """Logits of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D] (timm's interface).
 
         Args:
-            valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip.
+            valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip; of merged
+                tokens how many each stands for.
         """
         pooled_BD: Tensor = (self.pool or mean_pool)(x_BKD, valid_BK)
         features_BD: Tensor = self.fc_drop(self.fc_norm(pooled_BD))
@@ -130,7 +141,7 @@ class EverestClassifier(Backbone):
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.patch_embed(tubelets_BNP)
-        kept_BK, rows = self.select(embedded_BND, grid)
+        kept_BK, rows = self.select(embedded_BND, grid, tubelets_BNP)
         if rows is not None:
             self.seen.update(rows.lengths)
         index_BK = source_BK = kept_BK
@@ -140,6 +151,9 @@ class EverestClassifier(Backbone):
             tubelets_BNP, embedded_BND = in_one_row(tubelets_BNP), in_one_row(embedded_BND)
         tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, source_BK)
         tokens_BKD = tokens_BKD + self.positions(index_BK, grid.tokens)
+        if self.lengths is not None and self._runs_BN is not None:
+            length_BK = self._runs_BN.gather(1, kept_BK) if source_BK is kept_BK else self._runs_BN.flatten()[source_BK]
+            tokens_BKD = tokens_BKD + self.lengths[(length_BK - 1).clamp(max=len(self.lengths) - 1)]
         return KeptTokens(tokens_BKD, kept_BK, rows, grid, packed=index_BK is not kept_BK)
 
     def encoder_blocks(self) -> Blocks:
@@ -165,14 +179,27 @@ class EverestClassifier(Backbone):
             check_pixels(clip_BCTHW)
         return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
-    def select(self, embedded_BND: Tensor, grid: Grid) -> tuple[Tensor, Rows | None]:
-        """Kept token indices [B, K], and with a per-clip budget which of them are real."""
-        reads_scores = STRATEGIES[self.strategy].reads_scores
-        scores_BN = self.score(embedded_BND, grid.slots) if reads_scores else embedded_BND[..., 0]
-        if self.score_share is not None and reads_scores:
+    def select(
+        self, embedded_BND: Tensor, grid: Grid, tubelets_BNP: Tensor | None = None
+    ) -> tuple[Tensor, Rows | None]:
+        """Kept token indices [B, K], and with a per-clip budget which of them are real.
+
+        Args:
+            tubelets_BNP: the normalised tubelets, which strategies with scores of their own read.
+        """
+        strategy = STRATEGIES[self.strategy]
+        scores_BN = self.score(embedded_BND, grid.slots) if strategy.reads_scores else embedded_BND[..., 0]
+        if strategy.score is not None:
+            scores_BN = strategy.score(needed(tubelets_BNP, self.strategy), scores_BN, grid)
+        if self.score_share is not None and strategy.reads_scores:
             return adaptive_tokens(scores_BN, self.score_share)
+        most = kept_tokens(self.strategy, grid, self.keep_ratio)
+        if strategy.begins is not None:
+            begins_BN = strategy.begins(scores_BN)
+            self._runs_BN = run_lengths(begins_BN, grid.slots)
+            return counted_tokens(scores_BN, begins_BN.sum(1).clamp(1, most))
         keep = finetuning_rule(self.strategy)
-        return keep(scores_BN, kept_tokens(self.strategy, grid, self.keep_ratio)), None
+        return keep(scores_BN, grid.tokens if strategy.merges else most), None
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -198,11 +225,13 @@ class EverestClassifier(Backbone):
     def freeze_encoder(self) -> None:
         """Only pool, norm and head learn: the evaluation of a frozen encoder."""
         self.patch_embed.requires_grad_(False)
+        if self.lengths is not None:
+            self.lengths.requires_grad_(False)
         self.blocks.requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
-        return {"pool.query"}
+        return {"pool.query", "lengths"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """timm's rule for layer-wise lr decay: 0 embedding, k + 1 block k, then head and norms."""
-        return {"stem": r"^patch_embed", "blocks": r"^blocks\.(\d+)"}
+        return {"stem": r"^(?:patch_embed|lengths)", "blocks": r"^blocks\.(\d+)"}

@@ -74,7 +74,12 @@ def multiply_adds(
         return _pretrain(shape, embed, visible, reconstruct, decoder_depth or shape.decoder_depth)
     if stage != "finetune":
         raise ValueError(f"stage = {stage!r}, expected 'pretrain' or 'finetune'. Cure: choose one of them.")
-    return _finetune(shape, embed, kept_tokens(strategy, grid, keep_ratio), num_classes, head)
+    kept = kept_tokens(strategy, grid, keep_ratio)
+    cost = _finetune(shape, embed, kept, num_classes, head)
+    if blocks := STRATEGIES[strategy].blocks_multiply_adds:
+        encoder = blocks(grid.tokens, kept, shape.embed_dim, shape.depth, shape.num_heads)
+        return cost._replace(encoder=encoder, encoder_tokens=grid.tokens)
+    return cost
 
 
 def cost_of_counts(
@@ -126,10 +131,14 @@ def _blocks(tokens: int, width: int, depth: int) -> int:
 
 
 def flops_table(frames: int = 16, resolution: int = 224) -> list[CostRow]:
-    """Every size x stage x strategy at the papers' ratios: what `everest flops` prints."""
+    """Every size x stage x strategy at the papers' ratios: what `everest flops` prints.
+
+    Without strategies that decide by clip how many tokens they keep: see :func:`cost_of_counts`.
+    """
     rows: list[CostRow] = []
     for size in SIZES:
-        for name, strategy in STRATEGIES.items():
+        fixed = {name: one for name, one in STRATEGIES.items() if one.planned_as is None}
+        for name, strategy in fixed.items():
             if strategy.ratios:
                 keep, visible = strategy.ratios
                 cost = multiply_adds(
@@ -143,7 +152,7 @@ def flops_table(frames: int = 16, resolution: int = 224) -> list[CostRow]:
                     decoder_depth=4,
                 )
                 rows.append(_row(size, "pretrain", name, keep, visible, cost))
-        for name, strategy in STRATEGIES.items():
+        for name, strategy in fixed.items():
             if ratio := strategy.finetune_ratio:
                 cost = multiply_adds(
                     size, "finetune", strategy=name, keep_ratio=ratio, frames=frames, resolution=resolution

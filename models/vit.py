@@ -42,15 +42,22 @@ class Attention(nn.Module):
         self.proj_adapter: nn.Module | None = None
 
     def forward(self, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
+        qkv_BN3XY = self.heads_of(x_BND)
+        if isinstance(valid_BN, Rows):
+            return self.joined(attend_rows(qkv_BN3XY[0], valid_BN, attend).flatten(1)[None])
+        return self.joined(attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN).transpose(1, 2).flatten(2))
+
+    def heads_of(self, x_BND: Tensor) -> Tensor:
+        """Queries, keys and values of all heads [B, N, 3, X, Y]."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BNO = F.linear(x_BND, self.qkv.weight, bias)
         if self.qkv_adapter is not None:
             qkv_BNO = qkv_BNO + self.qkv_adapter(x_BND)
-        qkv_BN3XY = qkv_BNO.unflatten(2, (3, self.heads, -1))
-        if isinstance(valid_BN, Rows):
-            mixed_BND = attend_rows(qkv_BN3XY[0], valid_BN, attend).flatten(1)[None]
-        else:
-            mixed_BND = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), valid_BN).transpose(1, 2).flatten(2)
+        split_BN3XY: Tensor = qkv_BNO.unflatten(2, (3, self.heads, -1))
+        return split_BN3XY
+
+    def joined(self, mixed_BND: Tensor) -> Tensor:
+        """What the heads gave, side by side, projected."""
         projected_BND: Tensor = self.proj(mixed_BND)
         return projected_BND if self.proj_adapter is None else projected_BND + self.proj_adapter(mixed_BND)
 
@@ -58,17 +65,23 @@ class Attention(nn.Module):
 def attend(qkv_3BXNY: Tensor, valid_BN: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention [B, X, N, Y]; tokens that are not valid are not attended to.
 
+    A mask of floats is added to the scores of each key instead.
+
     Training in bf16 on a CPU takes plain products: the fused kernel's backward pass does not use the matrix
     unit there and measured 2 to 5 times slower. Everything else is fused.
     """
     mask = None if valid_BN is None else valid_BN[:, None, None, :]
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(qkv_3BXNY.dtype)
     if qkv_3BXNY.device.type != "cpu" or qkv_3BXNY.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.unbind(0)
         return F.scaled_dot_product_attention(q_BXNY, k_BXNY, v_BXNY, attn_mask=mask)
     # One copy puts the heads apart for all products, here and in the backward pass.
     q_BXNY, k_BXNY, v_BXNY = qkv_3BXNY.contiguous().unbind(0)
     score_BXNN: Tensor = (q_BXNY * q_BXNY.shape[-1] ** -0.5) @ k_BXNY.transpose(-1, -2)
-    if mask is not None:
+    if mask is not None and mask.dtype != torch.bool:
+        score_BXNN = score_BXNN + mask
+    elif mask is not None:
         score_BXNN = score_BXNN.masked_fill(~mask, -torch.inf)
     return score_BXNN.softmax(dim=-1) @ v_BXNY
 

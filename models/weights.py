@@ -27,6 +27,8 @@ WEIGHTS = "model.safetensors"
 INFO = "model.json"
 #: Entry of model.json and its value where a folder holds a pre-trained encoder without decoder and head.
 PART, ENCODER = "part", "encoder"
+#: Weights of a classifier that only some strategies have.
+BY_STRATEGY = ("lengths",)
 #: Entries of model.json: SHA-256 of model.safetensors, and of model.json's other entries.
 WEIGHTS_HASH: Final = "weights_sha256"
 INFO_HASH: Final = "description_sha256"
@@ -183,7 +185,12 @@ def load_model(folder: Path, **overrides: Unpack[ModelArguments]) -> Backbone:
     check_whole(info, Path(folder))
     arguments: ModelArguments = {**info["kwargs"], **overrides}
     model = cast(Backbone, timm.create_model(info["architecture"], **arguments))
-    load_strict(model, read_state(folder), str(folder))
+    state = read_state(folder)
+    if "strategy" in overrides:
+        # What only some strategies have: one that was not trained with it leaves it as it is made, which adds nothing.
+        fresh = {key: value for key, value in model.state_dict().items() if key in BY_STRATEGY}
+        state = fresh | {key: value for key, value in state.items() if key not in BY_STRATEGY or key in fresh}
+    load_strict(model, state, str(folder))
     return model
 
 

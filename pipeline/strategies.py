@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
+
+#: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
+SCRATCH = "scratch"
+#: An arm of a comparison with a number: another keep ratio, or a share of each clip's score.
+_NUMBERED = re.compile(r"(?P<head>.+)-(?P<word>keep|share)-(?P<value>\d*\.?\d+)")
+#: Dotted key of params.yaml -> the value that an arm of a comparison has there.
+Overrides: TypeAlias = dict[str, str | float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +30,8 @@ class StrategyFacts:
     reads_scores: bool = False
     uses_keep_ratio: bool = False
     selects_frames: bool = False
+    planned_as: str | None = None
+    merges: bool = False
 
     @property
     def label(self) -> str:
@@ -53,3 +64,54 @@ def _facts(path: Path) -> StrategyFacts | None:
             given = {word.arg: word.value for word in node.value.keywords if word.arg in known}
             return StrategyFacts(**{name: ast.literal_eval(value) for name, value in given.items() if name})
     return None
+
+
+#: Names of the strategies that `models/strategies` holds for pre-training, and for fine-tuning.
+PRETRAINING = tuple(name for name, facts in strategy_facts().items() if facts.ratios)
+FINETUNING = tuple(name for name, facts in strategy_facts().items() if facts.finetune_ratio)
+
+
+def compared_strategies() -> dict[str, Overrides]:
+    """Name in a comparison -> overrides of params.yaml.
+
+    Fine-tuning is the same for all, so that only the pre-training differs, but for `everest-then-tome` and its like:
+    EVEREST's pre-training, fine-tuned with another strategy. Strategies that do not select frames see the clip as it
+    comes, or with `-chosen-frames` as `pretrain.frame_selection` says; the ratio of kept tokens is 1 where it means
+    nothing. Those whose compute it bounds are also compared with another one, `everest-keep-0.4`, and those that read
+    scores with a budget for each clip, `everest-share-0.6`.
+    """
+    arms: dict[str, Overrides] = {}
+    for name in PRETRAINING:
+        facts = strategy_facts()[name]
+        overrides: Overrides = {"pretrain.strategy": name}
+        if not facts.uses_keep_ratio:
+            overrides["pretrain.keep_ratio"] = 1.0
+        if facts.selects_frames:
+            arms[facts.label] = overrides
+            arms[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
+        else:
+            arms[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
+            arms[f"{facts.label}-chosen-frames"] = overrides
+    for name in FINETUNING:
+        if name != "everest":
+            label = strategy_facts()[name].label
+            arms[f"everest-then-{label}"] = {"pretrain.strategy": "everest", "finetune.strategy": name}
+    return {**arms, "scratch": {"finetune.init": SCRATCH}}
+
+
+def arm_overrides(name: str) -> Overrides | None:
+    """Overrides of an arm: `everest-keep-0.4` has another share of kept tokens, `everest-share-0.6` a budget by clip.
+
+    None for an unknown name.
+    """
+    arms = compared_strategies()
+    match = _NUMBERED.fullmatch(name)
+    if match is None:
+        return arms.get(name)
+    overrides, value = arms.get(match["head"]), float(match["value"])
+    if overrides is None or "pretrain.strategy" not in overrides or not 0 < value <= 1:
+        return None
+    if match["word"] == "keep":
+        return None if "pretrain.keep_ratio" in overrides else {**overrides, "pretrain.keep_ratio": value}
+    reads_scores = strategy_facts()[str(overrides["pretrain.strategy"])].reads_scores
+    return {**overrides, "pretrain.score_share": value} if reads_scores else None

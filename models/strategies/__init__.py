@@ -41,8 +41,8 @@ def finetuning_rule(name: str) -> KeepRule:
     """
     strategy = STRATEGIES.get(name)
     if strategy is None or strategy.keep is None:
-        names = " or ".join(repr(known) for known, one in STRATEGIES.items() if one.keep)
-        raise ValueError(f"strategy = {name!r}, expected {names} in fine-tuning. Cure: 'none' keeps all tokens.")
+        names = ", ".join(known for known, one in STRATEGIES.items() if one.keep)
+        raise ValueError(f"strategy = {name!r}, expected one of {names} in fine-tuning. Cure: 'none' keeps all tokens.")
     return strategy.keep
 
 

@@ -30,13 +30,22 @@ def adaptive_counts(scores_BN: Tensor, share: float, least: int = 2) -> Tensor:
 
 def adaptive_tokens(scores_BN: Tensor, share: float) -> tuple[Tensor, Rows]:
     """Kept indices [B, K], padded to the longest clip, and which of them are real, for the classifier."""
-    rows = rows_of(adaptive_counts(scores_BN, share, least=1))
+    return counted_tokens(scores_BN, adaptive_counts(scores_BN, share, least=1))
+
+
+def counted_tokens(scores_BN: Tensor, count_B: Tensor) -> tuple[Tensor, Rows]:
+    """The `count_B` highest scores of each clip, as `adaptive_tokens` gives them."""
+    rows = rows_of(count_B)
     return _ranked(scores_BN, rows.longest), rows
 
 
 def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of_kept: float) -> TokenSplit:
     """Like `everest_split`, each clip with its own count; `visible_of_kept` of it is shown (paper: 1/3)."""
-    count_B = adaptive_counts(scores_BN, share)
+    return counted_split(scores_BN, noise_BN, adaptive_counts(scores_BN, share), visible_of_kept)
+
+
+def counted_split(scores_BN: Tensor, noise_BN: Tensor, count_B: Tensor, visible_of_kept: float) -> TokenSplit:
+    """The `count_B` (at least 2) highest scores of each clip, as `adaptive_split` gives them."""
     visible_B = (count_B * visible_of_kept).long().clamp(min=1).minimum(count_B - 1)
     # In the order of the kept tokens both parts rise too: one order serves all three rows.
     order_B = count_B.argsort(stable=True)
@@ -55,3 +64,24 @@ def adaptive_split(scores_BN: Tensor, noise_BN: Tensor, share: float, visible_of
 def _ranked(scores_BN: Tensor, count: int) -> Tensor:
     """The highest scores in order; ties by index, so that a clip's choice does not depend on the padding."""
     return scores_BN.sort(dim=1, descending=True, stable=True).indices[:, :count]
+
+
+def run_lengths(begins_BN: Tensor, slots: int) -> Tensor:
+    """How many slots each token's run lasts [B, N]: up to the next token at its place that begins one."""
+    begins_BSL = begins_BN.unflatten(1, (slots, -1))
+    slot_S1 = torch.arange(slots, device=begins_BN.device)[:, None]
+    start_BSL = torch.where(begins_BSL, slot_S1, slots)
+    first_from_BSL = start_BSL.flip(1).cummin(dim=1).values.flip(1)
+    next_BSL = torch.cat([first_from_BSL[:, 1:], torch.full_like(start_BSL[:, :1], slots)], dim=1)
+    return (next_BSL - slot_S1).flatten(1)
+
+
+def needed(tubelets_BNP: Tensor | None, strategy: str) -> Tensor:
+    """The tubelets that a strategy's own scores are made of.
+
+    Raises:
+        ValueError: they were not given.
+    """
+    if tubelets_BNP is None:
+        raise ValueError(f"strategy {strategy!r} scores pixels. Cure: hand the tubelets to `select` too.")
+    return tubelets_BNP

@@ -2,23 +2,26 @@
 
 from pipeline.params.benchmarks import DataParams, FolderSource, GeneratedSource, OfficialSource
 from pipeline.params.groups import (
-    FINETUNING,
     PATCH,
-    PRETRAINING,
-    SCRATCH,
     TUBELET,
     ClipParams,
     FinetuneParams,
     Group,
     IngestParams,
-    Overrides,
     PretrainParams,
     TrainingParams,
-    compared_strategies,
 )
 from pipeline.params.keys import flatten, key_schemas, known_keys, lookup, nearest_key
 from pipeline.params.load import check_params, load_params, with_overrides
 from pipeline.params.schema import ComputeParams, Params
+from pipeline.strategies import (
+    FINETUNING,
+    PRETRAINING,
+    SCRATCH,
+    Overrides,
+    arm_overrides,
+    compared_strategies,
+)
 
 __all__ = [
     "FINETUNING",
@@ -39,6 +42,7 @@ __all__ = [
     "Params",
     "PretrainParams",
     "TrainingParams",
+    "arm_overrides",
     "check_params",
     "compared_strategies",
     "flatten",

@@ -124,18 +124,23 @@ def _tokens(params: Params) -> Iterator[str]:
 
 
 def _own_budgets(params: Params, stage: PretrainParams | FinetuneParams, named: Callable[[str], str]) -> Iterator[str]:
-    """A budget for each clip, against what cannot have one."""
-    if stage.score_share is None:
-        return
-    if not strategy_facts()[stage.strategy].reads_scores:
+    """A budget for each clip, against what cannot have one; and merging, against what would not merge."""
+    facts = strategy_facts()[stage.strategy]
+    if stage.score_share is not None and not facts.reads_scores:
         yield (
             f"{named('score_share')} = {stage.score_share} with {named('strategy')} = {stage.strategy!r}, which scores "
             "no tokens. Cure: score_share: null, or strategy: everest."
         )
-    if params.compute.compile:
+    if facts.merges and getattr(stage, "frozen", False):
         yield (
-            f"{named('score_share')} = {stage.score_share} with compute.compile = true: every batch has another number "
-            "of tokens, and would be compiled anew. Cure: compile: false, or score_share: null."
+            f"{named('strategy')} = {stage.strategy!r} with {named('frozen')} = true: a probe reads tokens that are "
+            "not merged. Cure: frozen: false, or strategy: none."
+        )
+    by_clip = "score_share" if stage.score_share is not None else "strategy" if facts.planned_as else None
+    if by_clip and params.compute.compile:
+        yield (
+            f"{named(by_clip)} = {getattr(stage, by_clip)} with compute.compile = true: every batch has another number "
+            "of tokens, and would be compiled anew. Cure: compile: false, or the same number for all clips."
         )
 
 

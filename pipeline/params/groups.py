@@ -22,7 +22,7 @@ from pipeline.params.parts.kinds import (
     Workers,
 )
 from pipeline.params.parts.monitor import MonitorParams
-from pipeline.strategies import strategy_facts
+from pipeline.strategies import FINETUNING, PRETRAINING, arm_overrides, compared_strategies
 
 #: [px], [frame] of a token's edge and depth.
 PATCH, TUBELET = 16, 2
@@ -45,39 +45,11 @@ Size = Literal["tiny", "small", "base", "large", "huge"]
 
 #: `finetune.train` for the last N blocks.
 LAST_BLOCKS = re.compile(r"last-([1-9]\d{0,2})")
-#: `finetune.init` for fresh weights; also a file of the project, since DVC wants every dependency to be a path.
-SCRATCH = "scratch"
-#: Names of the strategies that `models/strategies` holds for pre-training, and for fine-tuning.
-PRETRAINING = tuple(name for name, facts in strategy_facts().items() if facts.ratios)
-FINETUNING = tuple(name for name, facts in strategy_facts().items() if facts.finetune_ratio)
 if TYPE_CHECKING:
     PretrainStrategy: TypeAlias = str
     FinetuneStrategy: TypeAlias = str
 else:
     PretrainStrategy, FinetuneStrategy = Literal[PRETRAINING], Literal[FINETUNING]
-
-#: Dotted key of params.yaml -> the value that an arm of a comparison has there.
-Overrides: TypeAlias = dict[str, str | float]
-
-
-def compared_strategies() -> dict[str, Overrides]:
-    """Name in a comparison -> overrides of params.yaml. Fine-tuning is the same for all: only the pre-training differs.
-
-    Strategies that do not select frames see the clip as it comes, and the ratio of kept tokens is 1 where it means
-    nothing. Those whose compute it bounds are also compared with another one: `everest-keep-0.4`.
-    """
-    arms: dict[str, Overrides] = {}
-    for name in PRETRAINING:
-        facts = strategy_facts()[name]
-        overrides: Overrides = {"pretrain.strategy": name}
-        if not facts.uses_keep_ratio:
-            overrides["pretrain.keep_ratio"] = 1.0
-        if facts.selects_frames:
-            arms[facts.label] = overrides
-            arms[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
-        else:
-            arms[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
-    return {**arms, "scratch": {"finetune.init": SCRATCH}}
 
 
 def _inside_or_absolute(text: str) -> str:
@@ -282,20 +254,10 @@ class CompareParams(Group):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} = {values}: one is named twice. Cure: name each once.")
         for name in self.strategies:
-            if not _is_compared(name):
+            if arm_overrides(name) is None:
                 raise ValueError(
                     f"strategies names {name!r}, which is unknown. Cure: {names.nearest(name, compared_strategies())} "
-                    f"All: {', '.join(compared_strategies())}; everest-keep-0.4 for another ratio."
+                    f"All: {', '.join(compared_strategies())}; everest-keep-0.4 for another ratio, everest-share-0.6 "
+                    "for a budget by clip."
                 )
         return self
-
-
-def _is_compared(name: str) -> bool:
-    head, separator, ratio = name.partition("-keep-")
-    overrides = compared_strategies().get(head)
-    if not separator or overrides is None:
-        return overrides is not None
-    try:
-        return "pretrain.strategy" in overrides and "pretrain.keep_ratio" not in overrides and 0 < float(ratio) <= 1
-    except ValueError:
-        return False

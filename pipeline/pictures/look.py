@@ -202,7 +202,7 @@ def look(
             grid = grid._replace(slots=choose)
         embedded_BND = embed(tubelets_BNP)
         noise_BN = torch.rand(1, grid.tokens, generator=generator).to(device)
-        kept_BK, split = _select(model, embedded_BND, grid, noise_BN, (keep_ratio, visible_ratio))
+        kept_BK, split = _select(model, (tubelets_BNP, embedded_BND), grid, noise_BN, (keep_ratio, visible_ratio))
         rebuilt_TCHW = None
         if isinstance(model, EverestAutoencoder) and split is not None:
             rebuilt_TCHW = _rebuild(model, tubelets_BNP, embedded_BND, split, grid).cpu()
@@ -232,9 +232,13 @@ def _embedding(model: nn.Module | None) -> Callable[[Tensor], Tensor]:
 
 
 def _select(
-    model: nn.Module | None, embedded_BND: Tensor, grid: Grid, noise_BN: Tensor, ratios: tuple[float, float]
+    model: nn.Module | None,
+    tokens: tuple[Tensor, Tensor],
+    grid: Grid,
+    noise_BN: Tensor,
+    ratios: tuple[float, float],
 ) -> tuple[Tensor, TokenSplit | None]:
-    """Kept token indices, and in pre-training which of them are shown."""
+    """Kept token indices, and in pre-training which of them are shown; `tokens` are tubelets and their embedding."""
     import torch
 
     from models import EverestAutoencoder, EverestClassifier
@@ -242,10 +246,11 @@ def _select(
     from models.strategies import token_budget
     from models.strategies.everest import everest_split
 
+    tubelets_BNP, embedded_BND = tokens
     if isinstance(model, EverestClassifier):
-        return model.select(embedded_BND, grid)[0], None
+        return model.select(embedded_BND, grid, tubelets_BNP)[0], None
     if isinstance(model, EverestAutoencoder):
-        split = model.select(embedded_BND, grid, noise_BN, None)[1]
+        split = model.select(embedded_BND, grid, noise_BN, None, tubelets_BNP)[1]
     else:
         scores_BN = rero_scores(embedded_BND, grid.slots)
         split = everest_split(scores_BN, noise_BN, grid, token_budget("everest", grid, *ratios))

@@ -34,7 +34,7 @@ def kept_tokens(model: nn.Module, view_THWC: U8, resolution: int) -> np.ndarray:
         clip_BCTHW = model_pixels(torch.from_numpy(view_THWC[None]), resolution, device)
         tubelets_BNP, grid = model.cut(clip_BCTHW)  # type: ignore[operator]
         # Of one clip nothing is padded, whatever its budget.
-        index = model.select(model.patch_embed(tubelets_BNP), grid)[0][0]  # type: ignore[operator]
+        index = model.select(model.patch_embed(tubelets_BNP), grid, tubelets_BNP)[0][0]  # type: ignore[operator]
     mask = np.zeros(grid.tokens, dtype=bool)
     mask[index.cpu().numpy()] = True
     side = resolution // PATCH

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import InputError
-from pipeline.params import SCRATCH, Overrides, Params, compared_strategies, with_overrides
+from pipeline.params import SCRATCH, Overrides, Params, arm_overrides, compared_strategies, with_overrides
 from pipeline.planning.stage_cost import StageCost
 
 
@@ -43,23 +43,17 @@ class Trial:
         return self.gmacs_per_clip * self.epochs * self.params.pretrain.repeated_augmentation
 
 
-def arm_overrides(name: str) -> Overrides:
-    """Overrides of one strategy; `everest-keep-0.4` is EVEREST with another share of kept tokens.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    head, separator, ratio = name.partition("-keep-")
-    arms = compared_strategies()
-    if head not in arms:
-        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(arms)}.")
-    return {**arms[head], "pretrain.keep_ratio": float(ratio)} if separator else arms[head]
+def _overrides(name: str) -> Overrides:
+    overrides = arm_overrides(name)
+    if overrides is None:
+        raise InputError(f"strategy {name!r} is unknown. Cure: use some of {', '.join(compared_strategies())}.")
+    return overrides
 
 
 def arms_of(params: Params) -> dict[str, Params]:
     """Strategy -> its parameters, before its epochs are set. All but `scratch` start from their own pre-training."""
     return {
-        arm: with_overrides(params, {"finetune.init": "outputs/pretrain", **arm_overrides(arm)})
+        arm: with_overrides(params, {"finetune.init": "outputs/pretrain", **_overrides(arm)})
         for arm in params.compare.strategies
     }
 

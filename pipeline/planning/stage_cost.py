@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.params import Params, TrainingParams, load_params
 from pipeline.planning.calibration import Share, measured_share
 from pipeline.planning.counts import Counts
+from pipeline.strategies import strategy_facts
 
 if TYPE_CHECKING:
     from models.cost import Cost
@@ -123,7 +124,12 @@ class StageCost:
         else:
             classes = self.params.benchmark(self.benchmark).data.classes
             arguments = classifier_arguments(self.params.finetune_of(self.benchmark), self.params.clip, classes)
-        return name, {**arguments, "score_share": None}
+        strategy = arguments["strategy"]
+        return name, {
+            **arguments,
+            "strategy": strategy_facts()[strategy].planned_as or strategy,
+            "score_share": None,
+        }
 
     def videos(self, counts: Mapping[str, Counts]) -> int | None:
         """Training videos that an epoch draws from; None where a count is unknown."""

@@ -211,7 +211,7 @@ def test_bf16_autocast_stays_close_to_fp32_and_returns_an_fp32_loss() -> None:
     torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("strategy", PRETRAINING)
+@pytest.mark.parametrize("strategy", [name for name in PRETRAINING if STRATEGIES[name].planned_as is None])
 def test_the_graph_has_no_break_with_a_fixed_budget(strategy: str) -> None:
     """`fullgraph=True` fails on any host sync; the eager backend keeps the test about the graph."""
     model = make(strategy=strategy, depth=1, decoder_depth=1).train()

@@ -102,7 +102,7 @@ def test_the_graph_has_no_break() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"strategy": "tube"}, "expected 'everest' or 'none'"),
+        ({"strategy": "tube"}, "expected one of everest, none"),
         ({"head": "cls"}, "expected one of mean, attentive"),
         ({"keep_ratio": 0.0}, "above 0 and at most 1"),
     ],

@@ -40,7 +40,7 @@ def test_params_know_all_strategies_without_importing_torch(root: Path) -> None:
 
 
 def test_a_strategy_that_only_pre_trains_is_refused_in_fine_tuning_and_the_other_way_round() -> None:
-    with pytest.raises(ValueError, match=r"strategy = 'tube', expected 'everest' or 'none'.*Cure"):
+    with pytest.raises(ValueError, match=r"strategy = 'tube', expected one of everest, none.*Cure"):
         finetuning_rule("tube")
     with pytest.raises(ValueError, match=r"strategy = 'none', expected one of .*everest.*Cure"):
         pretraining_rules("none")

@@ -66,6 +66,11 @@ def params_file(root: Path, tmp_path: Path) -> Path:
             ["pretrain.score_share = 0.7 with pretrain.strategy = 'tube', which scores no tokens", "everest"],
         ),
         (
+            {"finetune.strategy": "rlt", "compute.compile": True},
+            ["finetune.strategy = rlt with compute.compile = true", "the same number for all clips"],
+        ),
+        ({"finetune.strategy": "tome", "finetune.frozen": True}, ["finetune.strategy = 'tome' with finetune.frozen"]),
+        (
             {"benchmarks.motion.finetune.score_share": 0.7, "compute.compile": True},
             ["benchmarks.motion.finetune.score_share = 0.7 with compute.compile = true", "compile: false"],
         ),

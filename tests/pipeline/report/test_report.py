@@ -86,10 +86,15 @@ def test_every_strategy_that_params_may_name_has_its_overrides(params: Params) -
     names = compared_strategies()
     assert {overrides.get("pretrain.strategy") for overrides in names.values()} == {*PRETRAINING, None}
     assert {"everest", "everest-all-frames", "tube", "random", "running-cell", "scratch"} < set(names)
-    for name in (*names, "everest-keep-0.6"):
+    assert {"tube-chosen-frames", "adamae", "rlt-everest", "everest-then-tome", "everest-then-rlt"} < set(names)
+    for name in (*names, "everest-keep-0.6", "everest-share-0.6"):
         assert plan(compared(params, strategies=[name], seeds=[0]))[0].arm == name
     keep = plan(compared(params, strategies=["everest-keep-0.6"], seeds=[0]))[0].params.pretrain.keep_ratio
     assert keep == 0.6
+    shared, merged = plan(compared(params, strategies=["everest-share-0.6", "everest-then-tome"], seeds=[0]))
+    assert (shared.params.pretrain.score_share, shared.params.finetune.score_share) == (0.6, None)
+    assert (merged.params.pretrain.strategy, merged.params.finetune.strategy) == ("everest", "tome")
+    assert merged.epochs == shared.epochs, "the same pre-training"
 
 
 def test_all_benchmarks_are_compared_unless_some_are_named_and_an_unknown_one_is_refused(params: Params) -> None:
@@ -126,6 +131,7 @@ def test_equal_wall_time_follows_the_measured_rates(params: Params) -> None:
         ({"strategies": ["tubes"]}, "'tubes', which is unknown. Cure: did you mean 'tube'"),
         ({"strategies": ["tube-keep-0.5"]}, "'tube-keep-0.5', which is unknown"),
         ({"strategies": ["everest-keep-2"]}, "'everest-keep-2', which is unknown"),
+        ({"strategies": ["tube-share-0.6"]}, "'tube-share-0.6', which is unknown"),
         ({"strategies": ["everest", "everest"]}, "named twice. Cure"),
         ({"strategies": []}, "at least 1 item"),
         ({"seeds": [1, 1]}, "named twice. Cure"),
