@@ -1,4 +1,4 @@
-"""Run-length tokens: exactly the tokens that equal the one before are dropped, and EVEREST after it keeps fewer still."""
+"""Run-length tokens: exactly those that equal the one before are dropped, and EVEREST after it keeps fewer still."""
 
 from __future__ import annotations
 
