@@ -114,7 +114,8 @@ def test_waiting_for_other_ranks_moves_from_backward_to_communication() -> None:
     assert "communication" not in shares(spent, waiting=None, accumulate=1)
 
 
-def test_metrics_and_the_closing_sentence_carry_the_split(tmp_path: Path) -> None:
+def test_metrics_and_the_closing_sentence_carry_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.training.measured.cost_of", lambda task: task.cost)  # the toy's model is no backbone
     engine = _engine(tmp_path, Heard())
     engine.run()
     task = SimpleNamespace(cost=SimpleNamespace(multiply_adds=10**9, encoder_tokens=7), passes=3.0)
