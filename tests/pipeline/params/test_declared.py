@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.params import Params, declared, load_params, records
+from pipeline.params import Params, PretrainParams, declared, load_params, records
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("download", "preprocess", "baseline", "corpus", "pretrain", "finetune", "evaluate", "report")
@@ -121,6 +121,13 @@ def test_settings_of_the_machine_are_declared_by_no_stage(root: Path) -> None:
     raw = load_params(root / "params.yaml").model_dump(mode="json")
     for entry in declared.stages(raw):
         assert not [key for key in entry.params if any(covers(key, machine) for machine in declared.MACHINE)]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "compare"])
+def test_all_of_pretraining_is_declared_but_what_only_looks_at_it(name: str) -> None:
+    entries = declared.declared(name, None).params
+    listed = {entry.removeprefix("pretrain.") for entry in entries if entry.startswith("pretrain.")}
+    assert listed == PretrainParams.model_fields.keys() - {"monitor"}
 
 
 def changed(root: Path, **values: Any) -> Params:
