@@ -59,8 +59,8 @@ def show_results(
             echo(f"- {printable(sentence)}")
         echo("  (outputs/compare/report.html)\n")
     echo(_NEXT, nl=False)
-    for row in summary["results"]:
-        echo(f"Classify videos        everest predict FILES --model {_model(summary['recipe'], row['benchmark'])}")
+    for one in summary["results"]:
+        echo(f"Classify videos        everest predict FILES --model {_model(summary['recipe'], one['benchmark'])}")
     if summary["recipe"] == "demo":  # the deployments are the demo's and that of committed parameters
         echo(_DEPLOY)
     echo("")

@@ -119,19 +119,19 @@ def embed(
     _check_target(target)
     place = _device(device)
     opened = source.of_benchmark(names[0], rule) if source.is_benchmark(names) else source.of_files(names, rule)
-    with opened as videos:
-        result = _embedded(videos, network, about, target, batch, place)
+    with opened as clips_of:
+        result = _embedded(clips_of, network, about, target, batch, place)
         neighbours = None
         if near is not None:
             from pipeline.inference.neighbours import neighbours as nearest
 
-            neighbours = nearest(videos, target, Path(near), network, rule, place, top, Path(picture))
+            neighbours = nearest(clips_of, target, Path(near), network, rule, place, top, Path(picture))
     ok, computed, rows, failed = result
     return Embedding(
         file=str(target),
         about=about,
         videos_ok=ok,
-        videos_total=len(videos.names),
+        videos_total=len(clips_of.names),
         computed=computed,
         clips=rows,
         failed=failed,

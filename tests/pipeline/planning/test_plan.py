@@ -17,7 +17,7 @@ from models.tuning.learning import Learning
 from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params, check_params, load_params
-from pipeline.params.groups import PlannedDevice
+from pipeline.params.schema import PlannedDevice
 from pipeline.planning.counts import counts_of, given
 from pipeline.planning.memory import Footprint, footprint, peak_bytes
 from pipeline.planning.plan import plan

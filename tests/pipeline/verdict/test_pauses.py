@@ -19,7 +19,7 @@ from pipeline import layout
 from pipeline.distributed import ends
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.launch import _raise
+from pipeline.distributed.launch import raise_end
 from pipeline.efficiency.clip_cost import autoencoder_arguments
 from pipeline.errors import Interrupted, Paused
 from pipeline.params import Params
@@ -73,7 +73,7 @@ def test_the_launcher_tells_a_pause_from_a_stop(tmp_path: Path) -> None:
     for error in (Paused("paused after step 3; saved."), Interrupted("stopped by SIGINT after step 3; saved.")):
         end = ends.RankEnd.of(0, 3, error)
         with pytest.raises(type(error)) as caught:
-            _raise(end, tmp_path)
+            raise_end(end, tmp_path)
         assert type(caught.value) is type(error)
 
 
