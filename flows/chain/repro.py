@@ -86,7 +86,7 @@ def _repro(stage: str, where: Workspace, children: Children, *options: str) -> O
     if code and (sentence := budget_spent(output)):
         raise BudgetSpentError(sentence)
     if code:
-        # The message goes to Prefect's page and its database; the stage's own words are discreet, DVC's are not.
+        # The message goes to Prefect's page and its database; the stage's own words keep secrets, DVC's do not.
         raise StageFailed(redact(f"{stage} {failure(code, output)}\nIts log: {path}"))
     return read_outcome(output)
 

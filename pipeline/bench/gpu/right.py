@@ -189,7 +189,7 @@ def resume(setting: Setting, deterministic: bool) -> Figures:
         "repeat_equal_to_the_bit": repeats,
         "losses": losses,
         "continued": continued,
-        "warned": sorted({text[:80] for one in warned if "determin" in (text := str(one.message))}),
+        "warned": sorted({text[:80] for one in warned if "deterministic" in (text := str(one.message))}),
     }
     return expect(good, bound, values)
 
