@@ -26,7 +26,9 @@ from pipeline.distributed.start import start
 from pipeline.errors import BusyError, InputError
 from pipeline.params import ComputeParams, load_params
 from pipeline.system.files import read_json, write_json
+from pipeline.training.checkpoint import Checkpoints
 from tests.faults import rank_trials
+from tests.faults.checkpoint_trials import newest_step
 
 needs_slurm = pytest.mark.skipif(slurm_cluster.missing() is not None, reason=str(slurm_cluster.missing()))
 
@@ -152,7 +154,7 @@ def test_a_stop_of_the_stage_lets_the_ranks_save_and_ends_the_job(
     assert time.monotonic() - began < 60
     assert f"SLURM job {job} was stopped by {number.name}: stopped by SIGUSR1 after step" in said
     assert client.look(job).state == "CANCELLED"  # type: ignore[union-attr]
-    saved = rank_trials.Checkpoints(stage.work / "checkpoints").verified()
+    saved = newest_step(Checkpoints(stage.work / "checkpoints"))
     assert saved == len(rank_trials.losses(stage.work)) > 5
 
 
@@ -189,7 +191,7 @@ def test_before_its_time_is_up_a_job_saves_and_goes_back_into_the_queue(empty: C
     # SLURM counts minutes: the notice comes 30 s (up to 90 s, by its own word) before the end of the second.
     stage = Stage(tmp_path / "work", _compute(hours=2 / 60), LONG | {"seconds": 1.0})
     until(lambda: _turn(stage.work) == 2, "second turn")
-    saved = rank_trials.Checkpoints(stage.work / "checkpoints").verified()
+    saved = newest_step(Checkpoints(stage.work / "checkpoints"))
     assert saved == len(rank_trials.losses(stage.work)) > 0
     stage.until_step(saved)
     stage.process.send_signal(signal.SIGTERM)
