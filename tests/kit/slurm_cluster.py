@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.system.processes import die_with_parent
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue")
 NODES = ("n1", "n2")
 
@@ -127,7 +129,7 @@ class Cluster:
         log = (self.folder / f"{name}.out").open("ab")
         self.processes[name] = subprocess.Popen(
             [path, *arguments], env=os.environ | self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )  # fmt: skip
 
     def begin(self) -> None:
