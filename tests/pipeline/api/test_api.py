@@ -48,7 +48,7 @@ def test_results_become_tables(tmp_path: Path) -> None:
     answers = api.predict([tmp_path / "set"], str(model), device="cpu")
     assert dataclasses.is_dataclass(answers)
     frame = pd.DataFrame(answers.predictions)
-    assert list(frame.columns) == ["video", "predicted", "class_name", "probability"]
+    assert list(frame.columns) == ["video", "predicted", "class_name", "probability", "labels"]
     assert answers.probabilities.shape == (3, 3)
     np.testing.assert_allclose(answers.probabilities.max(1), frame["probability"], rtol=1e-6)
     assert (answers.videos_ok, answers.videos_total, answers.classes) == (3, 3, ("a", "b", "c"))

@@ -13,6 +13,7 @@ class Videos:
 
     labels = np.array([0] * 20 + [1] * 10 + [2])
     ids = tuple(f"video-{number}" for number in range(31))
+    label_sets = None
 
     def label(self, row: int) -> int:
         return int(self.labels[row])
