@@ -52,12 +52,12 @@ def test_energy_is_the_difference_of_counters_and_survives_a_wrap(
     package.mkdir()
     (package / "max_energy_range_uj").write_text("10000000000")
     (package / "energy_uj").write_text("9000000000")
-    monkeypatch.setattr(efficiency, "_rapl_packages", lambda: [package])
+    monkeypatch.setattr(efficiency, "rapl_packages", lambda: [package])
     meter = EnergyMeter(CPU)
     (package / "energy_uj").write_text("2600000000")
     assert meter.read() == pytest.approx(1.0)
 
 
 def test_without_a_counter_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficiency, "_rapl_packages", list)
+    monkeypatch.setattr(efficiency, "rapl_packages", list)
     assert EnergyMeter(CPU).read() is None
