@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.autoencoder import EverestAutoencoder, PretrainOutput
 from models.info import ModelArguments
 from models.registry import create_autoencoder
-from models.tokens import cut_tubelets, normalised_targets
+from models.tokens import check_clip, normalised_targets, tubelets_at
 from models.vit import Attention, Block
 from pipeline.data.batch import Batch
 from pipeline.data.pixels.device import to_device
@@ -75,15 +75,16 @@ class Twin:
         model = self.model
         with torch.no_grad(), self._autocast():
             output = cast(PretrainOutput, model(clip_BCTHW, noise_BN=noise_BN, return_output=True))
-            _, grid = model.cut(clip_BCTHW)
-        tubelets_BNP = cut_tubelets(clip_BCTHW, grid, model.patch, model.tubelet)
-        target_BNP = normalised_targets(tubelets_BNP, model.channels)
-        asked_BRP = target_BNP.gather(1, output.reconstruct_BR[..., None].expand(-1, -1, target_BNP.shape[2]))
+        grid = check_clip(clip_BCTHW, model.patch, model.tubelet, model.channels)
+        used_BK = torch.cat([output.visible_BV, output.reconstruct_BR], dim=1)
+        tubelets_BKP = tubelets_at(clip_BCTHW, grid, used_BK, model.patch, model.tubelet)
+        counts = [output.visible_BV.shape[1], output.reconstruct_BR.shape[1]]
+        shown_BVP, asked_BRP = normalised_targets(tubelets_BKP, model.channels).split(counts, dim=1)
         count = len(clip_BCTHW)
         return Losses(
             count * float(output.loss),
             float(mean_loss(asked_BRP).double().sum()),
-            float(copy_loss(target_BNP, output.visible_BV, output.reconstruct_BR, grid).double().sum()),
+            float(copy_loss(shown_BVP, asked_BRP, output.visible_BV, output.reconstruct_BR, grid).double().sum()),
             count,
         )
 

@@ -20,25 +20,24 @@ def mean_loss(target_BRP: Tensor) -> Tensor:
     return target_BRP.float().square().mean(dim=(1, 2))
 
 
-def copy_loss(target_BNP: Tensor, visible_BV: Tensor, reconstruct_BR: Tensor, grid: Grid) -> Tensor:
+def copy_loss(shown_BVP: Tensor, asked_BRP: Tensor, visible_BV: Tensor, reconstruct_BR: Tensor, grid: Grid) -> Tensor:
     """The loss [B] of predicting each token as the nearest visible one: the first of those equally near.
 
     Args:
-        target_BNP: normalised targets of all tokens of the clips.
-        visible_BV, reconstruct_BR: flat indices of what is shown and what is asked for.
+        shown_BVP, asked_BRP: normalised targets of what is shown and of what is asked for.
+        visible_BV, reconstruct_BR: their flat indices.
     """
-    nearest_BR = nearest_visible(visible_BV, reconstruct_BR, grid)
-    error_BRP = take(target_BNP, nearest_BR).float() - take(target_BNP, reconstruct_BR).float()
-    return error_BRP.square().mean(dim=(1, 2))
+    copied_BRP = take(shown_BVP, nearest_visible(visible_BV, reconstruct_BR, grid))
+    return (copied_BRP.float() - asked_BRP.float()).square().mean(dim=(1, 2))
 
 
 def nearest_visible(visible_BV: Tensor, reconstruct_BR: Tensor, grid: Grid) -> Tensor:
-    """For each token to reconstruct the flat index of the visible one that is nearest on the grid: [B, R].
+    """For each token to reconstruct the place in `visible_BV` of the one that is nearest on the grid: [B, R].
 
     Distances are Euclid's over (slot, row, column), each a step of 1; of equally near ones the lowest index counts.
     """
-    order_BV = visible_BV.sort(dim=1).values
-    asked_BR3, shown_BV3 = _places(reconstruct_BR, grid), _places(order_BV, grid)
+    order_BV = visible_BV.argsort(dim=1)
+    asked_BR3, shown_BV3 = _places(reconstruct_BR, grid), _places(visible_BV.gather(1, order_BV), grid)
     distance_BRV = (asked_BR3[:, :, None] - shown_BV3[:, None]).square().sum(dim=3)
     nearest_BR: Tensor = order_BV.gather(1, distance_BRV.argmin(dim=2))
     return nearest_BR

@@ -172,10 +172,11 @@ def draw_several(records: Mapping[str, Sequence[MonitorRecord]]) -> dict[str, st
     corpora = sorted({name.removeprefix(start) for look in looks for name in look.metrics if name.startswith(start)})
     plots = _plots(means(names.LOSS_SHARE), {}, means(names.RANK_ME))
     for corpus in corpora:
-        plots[f"pretrain_probe_{corpus}"] = curves(
-            means(names.monitor_of(names.RIDGE, corpus), 100), title=f"Ridge probe on {corpus}", x=AXIS,
-            y="held-out top-1 (%)", markers=True,
-        )  # fmt: skip
+        probed = {k: v for k, v in means(names.monitor_of(names.RIDGE, corpus), 100).items() if len(v) > 1}
+        if probed:
+            plots[f"pretrain_probe_{corpus}"] = curves(
+                probed, title=f"Ridge probe on {corpus}", x=AXIS, y="held-out top-1 (%)", markers=True
+            )
     return plots
 
 
