@@ -24,6 +24,7 @@ from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.follow import newest_state
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.processes import StopRequest, stop_handled
+from pipeline.system.text import visible
 
 #: Where torch's rendezvous listens on the first node: an own port for each job of a machine that nodes share.
 PORT = 29400
@@ -82,7 +83,7 @@ def _environment(job: int, nodes: int) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"ranks: {text}\n")
+    sys.stderr.write(f"ranks: {visible(text)}\n")
     sys.stderr.flush()
 
 

@@ -22,6 +22,7 @@ from pipeline.distributed.slurm.request import Request, exported
 from pipeline.errors import BusyError, EverestError
 from pipeline.system.files import read_json, write_json
 from pipeline.system.processes import StopRequest, stop_handled
+from pipeline.system.text import visible
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class _Tail:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._at += len(whole)
-        sys.stderr.write(whole.decode("utf-8", errors="replace"))
+        sys.stderr.write(visible(whole.decode("utf-8", errors="replace")))
         sys.stderr.flush()
 
 

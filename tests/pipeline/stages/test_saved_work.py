@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -30,7 +29,9 @@ class Launch:
         self.stops = stops
         self.met: list[str] = []
 
-    def __call__(self, module: str, arguments: list[str], *, work: Path, **options: Any) -> None:
+    def __call__(
+        self, module: str, arguments: list[str], compute: object, stage: str, work: Path, locks: object
+    ) -> None:
         self.met = sorted(path.name for path in work.glob("checkpoints/step-*"))
         stop = StopRequest()
         if self.stops:
@@ -53,7 +54,7 @@ def worktrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
 def started(monkeypatch: pytest.MonkeyPatch, params: Params, stops: bool = False) -> list[str]:
     """Start pre-training here; returns the checkpoints that it began with."""
     launch = Launch(stops)
-    monkeypatch.setattr(job, "launch", launch)
+    monkeypatch.setattr(job, "start", launch)
     if stops:
         with pytest.raises(Interrupted):
             pretrain.run(params, None)
