@@ -41,7 +41,7 @@ def screen(status: Status) -> list[Styled]:
 def _checkout(checkout: Checkout, status: Status) -> Iterator[Styled]:
     yield f"{printable(checkout.folder)}  (recipe {printable(checkout.recipe)})", "bold"
     for command in checkout.commands:
-        log = f", its words: {_short(command.log, checkout)}" if command.log else ""
+        log = f", its output: {_short(command.log, checkout)}" if command.log else ""
         age = ago(status.at - command.since)
         yield f"  {printable(command.words)}: process {command.pid}, for {age}{log}", ""
     running = [stage for stage in checkout.stages if stage.state == "running"]
