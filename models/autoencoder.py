@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.backbone import Backbone, KeptTokens, mean_pool
 from models.coders import Decoder, Encoder
 from models.frames import choose_slots
-from models.selection import Budget, Grid, TokenSplit, floor_share, rero_scores, slot_distances
+from models.selection import Budget, Grid, TokenSplit, floor_share, slot_distances
 from models.strategies import STRATEGIES, pretraining_rules, token_budget
 from models.strategies.none import every_token
 from models.tokens import (
@@ -266,7 +266,7 @@ class EverestAutoencoder(Backbone):
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.encoder.patch_embed(tubelets_BNP)
         keep = STRATEGIES[self.strategy].keep or every_token
-        scores_BN = rero_scores(embedded_BND, grid.slots)
+        scores_BN = self.score(embedded_BND, grid.slots)
         kept_BK = keep(scores_BN, max(1, floor_share(self.feature_ratio, grid.tokens)))
         tokens_BKD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK)
         return KeptTokens(tokens_BKD + self.encoder.positions(kept_BK, grid.tokens), kept_BK, None, grid)

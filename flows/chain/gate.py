@@ -23,12 +23,10 @@ from flows.chain.lines import say
 from flows.chain.repro import StageStopped
 from flows.chain.slot import slot
 from pipeline.experiments.workspace import Workspace
-from pipeline.layout import WORK, noted_file
+from pipeline.layout import RUN_VARIABLE, TRAINING_LOCK, noted_file
 from pipeline.system.locks import Holder, Turn, turn_holder
 from pipeline.system.processes import with_variable
 
-#: Names the flow run in the environment of all its stages and ranks.
-RUN_VARIABLE = "EVEREST_PREFECT_RUN"
 #: [s] between two looks at a turn that another has, and between two words about it.
 POLL_SECONDS, SAY_SECONDS = 1.0, 60.0
 
@@ -58,7 +56,7 @@ def training_turn(stage: str, where: Workspace, children: Children) -> Iterator[
 
 def lock_file(root: Path) -> Path:
     """The lock of the one training of a checkout."""
-    return root / WORK / "training.lock"
+    return root / TRAINING_LOCK
 
 
 class Wait:

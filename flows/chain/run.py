@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.chain.gate import RUN_VARIABLE, training_turn
+from flows.chain.gate import training_turn
 from flows.chain.guard import Children, guard
 from flows.chain.health import publish_health, seen_in
 from flows.chain.orders import orders
@@ -22,6 +22,7 @@ from flows.chain.stages import Stage
 from flows.chain.telling import told
 from pipeline.distributed.devices import listed
 from pipeline.experiments.workspace import Workspace
+from pipeline.layout import RUN_VARIABLE
 from pipeline.params import Params
 
 #: Stages that decode videos use all cores by themselves; more than two at once only take memory.

@@ -24,7 +24,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import flow_run
 
-LIMIT = "gpu"
+from pipeline.layout import LIMIT
+
 #: The label of a flow run that has the slot: the lock file that it holds, with its machine; empty when it has ended.
 LABEL = "everest.turn"
 #: [s] that a slot must stay unclaimed before it is set free: one that was just taken is claimed within milliseconds.

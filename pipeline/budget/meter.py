@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pipeline.budget.ledger import Execution, Spent, ledger, read_executions, total, write_execution
 from pipeline.budget.limit import SENTENCE, reached, uncounted
 from pipeline.distributed.nodes import this_node
-from pipeline.efficiency.energy import MachineEnergy, visible_gpus
+from pipeline.efficiency.energy import MachineEnergy
+from pipeline.efficiency.gpus import visible
 from pipeline.errors import BudgetSpentError, InputError, Interrupted
 from pipeline.params import ComputeParams, Params, load_params
 
@@ -120,4 +121,4 @@ def gpus_of(compute: ComputeParams, stage: str) -> int:
         return 0
     if compute.launcher == "slurm":
         return compute.gpus_of(stage) * compute.nodes
-    return min(compute.ranks_of(stage), visible_gpus())
+    return min(compute.ranks_of(stage), len(visible()))

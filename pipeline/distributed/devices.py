@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.efficiency.gpus import visible
 from pipeline.errors import EverestError, InputError
+from pipeline.layout import RUN_VARIABLE
 from pipeline.system.files import read_json, write_json
 from pipeline.system.locks import Holder, Turn, is_free, locked, turn_holder
 
@@ -43,25 +45,7 @@ def listed() -> list[str]:
     """The devices that a process started now may use, by names that mean the same to every process; [] without GPUs."""
     if (own := os.environ.get(VARIABLE)) is not None:
         return [name.strip() for name in own.split(",") if name.strip()]
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
-        every = [str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(n))) for n in range(count)]
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return every
-    # CUDA stops at the first number that it does not know; names (GPU-..., MIG-...) count as one each.
-    seen: list[str] = []
-    for name in (part.strip() for part in chosen.split(",")):
-        if not name or name.startswith("-") or (name.isdigit() and int(name) >= count):
-            break
-        seen.append(every[int(name)] if name.isdigit() else name)
-    return seen
+    return visible()
 
 
 def holders() -> dict[str, Holder]:
@@ -176,7 +160,7 @@ def _waited_for(allowed: list[str], count: int, reserved: set[str]) -> str:
 
 
 def _who(stage: str) -> Holder:
-    run = os.environ.get("EVEREST_PREFECT_RUN", "")
+    run = os.environ.get(RUN_VARIABLE, "")
     return Holder(os.getpid(), run or "no flow", run or "everest", stage, str(Path.cwd()), time.time())
 
 

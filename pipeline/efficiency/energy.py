@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
-from pipeline.efficiency.meters import rapl_joules, rapl_packages
-
-
-def visible_gpus() -> int:
-    """GPUs that a process started now would see."""
-    return len(_handles())
+from pipeline.efficiency.gpus import visible
+from pipeline.efficiency.meters import Joules, joules_between, rapl_joules, rapl_packages
 
 
 class MachineEnergy:
@@ -28,13 +23,11 @@ class MachineEnergy:
         now = self._joules()
         if self._began is None or now is None:
             return None
-        for (before, limit), (after, _) in zip(self._last, now, strict=True):
-            self._sum += after - before if after >= before else after + limit - before
+        self._sum += joules_between(self._last, now)
         self._last = now
         return self._sum / 3600
 
-    def _joules(self) -> list[tuple[float, float]] | None:
-        """(joules, joules at which the counter wraps) of every counter."""
+    def _joules(self) -> Joules | None:
         if not self._gpus:
             return rapl_joules(rapl_packages())
         import pynvml
@@ -46,19 +39,13 @@ class MachineEnergy:
 
 
 def _handles() -> list[object]:
-    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; [] without a driver."""
+    """NVML's handles of the GPUs that a process started now would see; [] without a driver."""
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     handles: list[object] = []
-    for word in map(str, range(count)) if visible is None else filter(None, visible.split(",")):
-        with contextlib.suppress(pynvml.NVMLError):
-            by_number = word.strip().isdigit()
-            get = pynvml.nvmlDeviceGetHandleByIndex if by_number else pynvml.nvmlDeviceGetHandleByUUID
-            handles.append(get(int(word) if by_number else word.strip()))
+    if names := visible():
+        pynvml.nvmlInit()
+        for name in names:
+            with contextlib.suppress(pynvml.NVMLError):  # a slice (MIG) has no counter of its own
+                handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
     return handles

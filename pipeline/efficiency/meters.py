@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -128,6 +128,10 @@ def memory_share(device: torch.device) -> float:
     return 1 - int(sizes["MemAvailable"].split()[0]) / int(sizes["MemTotal"].split()[0])
 
 
+#: (joules, joules at which the counter wraps) of every counter.
+Joules: TypeAlias = "list[tuple[float, float]]"
+
+
 class EnergyMeter:
     """[Wh] since its creation, of the GPUs of this machine (NVML) or its CPU packages (RAPL).
 
@@ -144,13 +148,9 @@ class EnergyMeter:
         now = self._joules()
         if self._began is None or now is None:
             return None
-        spent = 0.0
-        for (before, limit), (after, _) in zip(self._began, now, strict=True):
-            spent += after - before if after >= before else after + limit - before
-        return spent / 3600
+        return joules_between(self._began, now) / 3600
 
-    def _joules(self) -> list[tuple[float, float]] | None:
-        """(joules, joules at which the counter wraps) of every counter."""
+    def _joules(self) -> Joules | None:
         if self._handle is not None:
             import pynvml
 
@@ -173,8 +173,14 @@ def _nvml_handle(device: torch.device) -> object:
     return handle
 
 
-def rapl_joules(packages: Sequence[Path]) -> list[tuple[float, float]] | None:
-    """(joules, joules at which the counter wraps) of CPU packages; None where none may be read."""
+def joules_between(before: Joules, after: Joules) -> float:
+    """What counters went up by, all together, each having wrapped once at most."""
+    pairs = zip(before, after, strict=True)
+    return sum(now - was if now >= was else now + limit - was for (was, limit), (now, _) in pairs)
+
+
+def rapl_joules(packages: Sequence[Path]) -> Joules | None:
+    """The counters of CPU packages; None where none may be read."""
     try:
         counters = [
             (int((p / "energy_uj").read_text()) / 1e6, int((p / "max_energy_range_uj").read_text()) / 1e6)

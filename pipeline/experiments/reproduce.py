@@ -187,7 +187,7 @@ def _run_stage(stage: str, benchmark: str | None, folder: Path) -> None:
     # A store and unfinished work of its own: a check is no experiment, and computes all of it.
     places = {"MLFLOW_TRACKING_URI": _check_store(folder), "EVEREST_RUNS": str(folder / layout.WORK / "runs")}
     variables = environment(Path.cwd(), folder, folder / layout.WORK, **places)
-    for name in ("EVEREST_PARENT_RUN", "EVEREST_PREFECT_RUN"):
+    for name in ("EVEREST_PARENT_RUN", layout.RUN_VARIABLE):
         variables.pop(name, None)
     report = Report(
         stopped="stopped; nothing is left behind. The same command starts again.",

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import EverestError
-from pipeline.layout import WORK, data_root
+from pipeline.layout import LIMIT, TRAINING_LOCK, WORK, data_root
 from pipeline.operations.server import Run, Server
-from pipeline.operations.usage import TRAINING_LOCK
 from pipeline.preflight import orchestrator
 from pipeline.preflight.services import mlflow_warning
 from pipeline.status.gpus import gpus
@@ -27,8 +26,8 @@ from pipeline.system import dvc_locks
 from pipeline.system.locks import Holder, is_free, turn_holder
 from pipeline.system.redact import redact
 
-#: The limit and the pool that `everest ops init` makes, and the tag of the canary's runs.
-LIMIT, POOL, CANARY = "gpu", "everest", "canary"
+#: The pool that `everest ops init` makes, and the tag of the canary's runs.
+POOL, CANARY = "everest", "canary"
 PACKAGES = ("everest-pipeline", "prefect", "mlflow", "dvc", "torch")
 #: [share of a disk] below which it is said; and [s] after which a run that no worker took is late.
 LEAST_FREE, LATE_SECONDS = 0.10, 120.0
@@ -102,7 +101,7 @@ def overview(root: Path) -> Overview:
         where = redact(server.url)
         try:
             services.append(Service("Prefect", where, "answers", server.version()))
-            going = server.runs(("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"))
+            going = server.runs(orchestrator.GOING)
             soon = time.time() + SOON_SECONDS
             queue = [run for run in going if run.type != "SCHEDULED" or (run.expected or 0) < soon]
             later = len(going) - len(queue)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +14,6 @@ from pipeline.errors import EverestError
 from pipeline.preflight import orchestrator
 from pipeline.system.redact import redact
 
-AUTH = "PREFECT_API_AUTH_STRING"
 #: [s] for one answer; a busy SQLite says 503, and is asked again so often.
 ANSWER_SECONDS, ATTEMPTS = 15.0, 5
 PAGE = 200
@@ -64,14 +61,10 @@ class Server:
         Raises:
             EverestError: the server does not answer, or refuses.
         """
-        headers = {"Content-Type": "application/json"}
-        if login := os.environ.get(AUTH):
-            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        body = None if query is None else json.dumps(query).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", body, headers, method=method)
+        question = orchestrator.request(self.url, path, query, method)
         for attempt in range(ATTEMPTS):
             try:
-                with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                with urllib.request.urlopen(question, timeout=ANSWER_SECONDS) as answer:
                     text = answer.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:

@@ -9,15 +9,11 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import EverestError
-from pipeline.layout import WORK
+from pipeline.layout import RUN_VARIABLE, TRAINING_LOCK, WORK
 from pipeline.operations.server import Run, Server
 from pipeline.params.file import read_mapping
+from pipeline.preflight.orchestrator import GOING
 from pipeline.system.locks import Holder, turn_holder
-
-#: The lock of the one training of a checkout (flows/chain/gate.py).
-TRAINING_LOCK = WORK / "training.lock"
-#: Names the flow run in the environment of all its stages and ranks.
-RUN_VARIABLE = "EVEREST_PREFECT_RUN"
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def usage(root: Path, server: Server | None) -> Usage:
     else:
         try:
             runs = {run.id: run for run in server.runs_of(names)}
-            going = tuple(server.runs(("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")))
+            going = tuple(server.runs(GOING))
         except EverestError as error:
             silence = str(error).partition(" Cure:")[0]
     turn = turn_holder(root / TRAINING_LOCK)

@@ -5,6 +5,8 @@ Not asked from Prefect: importing it takes seconds, and fails where its folder c
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import tempfile
@@ -21,6 +23,8 @@ from typing import Any
 ANSWER_SECONDS = 8.0
 URL, HOME = "PREFECT_API_URL", "PREFECT_HOME"
 ALLOW_EMBEDDED = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"
+#: Types of the states of what has not ended.
+GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ def setting(name: str, *keys: str) -> Setting | None:
 def address() -> Setting | None:
     """The server's address; None for the embedded one."""
     return setting(URL, "api", "url")
+
+
+def request(api: str, path: str, query: object = None, method: str | None = None) -> urllib.request.Request:
+    """A question to the server at `api`, with the login or key that Prefect's own variables hold."""
+    headers = {"Content-Type": "application/json"}
+    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    elif key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    body = None if query is None else json.dumps(query).encode()
+    return urllib.request.Request(f"{api.rstrip('/')}/{path}", body, headers, method=method)
 
 
 def home() -> Path:

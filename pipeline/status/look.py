@@ -77,7 +77,7 @@ def _params(folder: Path) -> Params | None:
 
 def _processes_that_wait(root: Path, processes: Sequence[Process]) -> list[Wait]:
     """Those that the kernel keeps waiting for a lock, and commands that wait for DVC."""
-    training = holders(root / layout.WORK / "training.lock")
+    training = holders(root / layout.TRAINING_LOCK)
     waits = [Wait(describe(pid), f"the training of {describe(training.holder or 0)}") for pid in training.waiting]
     busy = holders(root / ".dvc" / "tmp" / "lock").holder
     experiment = holders(root / layout.WORK / "experiment.lock").holder

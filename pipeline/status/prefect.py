@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -15,16 +13,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline import layout
-from pipeline.preflight.orchestrator import address
+from pipeline.preflight.orchestrator import GOING, address, request
 from pipeline.status.records import FlowRun, Orchestrator
 from pipeline.system.redact import redact
 
 #: [s] that the server has, for all questions together.
 ANSWER_SECONDS = 3.0
-#: States of what runs or waits.
-OPEN = ["RUNNING", "PENDING", "SCHEDULED", "PAUSED", "CANCELLING"]
-#: The concurrency limit that one training at a time holds (flows/chain/gate.py).
-LIMIT = "gpu"
 
 
 class _Run(TypedDict, total=False):
@@ -63,7 +57,7 @@ def ask_prefect(roots: Sequence[Path]) -> Orchestrator | None:
 
     def ask() -> None:
         try:
-            answers.append(_flow_runs(where.value.rstrip("/"), roots))
+            answers.append(_flow_runs(where.value, roots))
         except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
             faults.append(redact(str(getattr(error, "reason", "") or error)) or type(error).__name__)
 
@@ -79,19 +73,19 @@ def ask_prefect(roots: Sequence[Path]) -> Orchestrator | None:
 
 
 def _flow_runs(api: str, roots: Sequence[Path]) -> list[FlowRun]:
-    runs: list[_Run] = _post(api, "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": OPEN}}}, "limit": 50})  # type: ignore[assignment]
+    runs: list[_Run] = _post(api, "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": GOING}}}, "limit": 50})  # type: ignore[assignment]
     if not runs:
         return []
     tasks: list[_Run] = _post(
         api,
         "task_runs/filter",
-        {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}, "task_runs": {"state": {"type": {"any_": OPEN}}}},
+        {"flow_runs": {"id": {"any_": [run["id"] for run in runs]}}, "task_runs": {"state": {"type": {"any_": GOING}}}},
     )  # type: ignore[assignment]
     deployed = [identity for run in runs if (identity := run.get("deployment_id"))]
     chosen = {"deployments": {"id": {"any_": deployed}}}
     deployments: list[_Named] = _post(api, "deployments/filter", chosen) if deployed else []  # type: ignore[assignment]
     limits: list[_Named] = _post(api, "v2/concurrency_limits/filter", {})  # type: ignore[assignment]
-    full = any(limit["name"] == LIMIT and limit["active_slots"] >= limit["limit"] for limit in limits)
+    full = any(limit["name"] == layout.LIMIT and limit["active_slots"] >= limit["limit"] for limit in limits)
     names = {deployment["id"]: deployment["name"] for deployment in deployments}
     return [_flow_run(run, tasks, names, full, roots) for run in sorted(runs, key=_since)]
 
@@ -105,7 +99,7 @@ def _flow_run(run: _Run, tasks: Sequence[_Run], names: Mapping[str, str], full: 
     elif state == "AwaitingConcurrencySlot":
         waits = "a slot of a concurrency limit"
     elif full and any(task.get("state_name") == "Pending" for task in tasks if task.get("flow_run_id") == run["id"]):
-        waits = f"the slot of the limit {LIMIT!r}, which another training holds"
+        waits = f"the slot of the limit {layout.LIMIT!r}, which another training holds"
     return FlowRun(
         name=run.get("name") or run["id"],
         deployment=names.get(run.get("deployment_id") or "", ""),
@@ -127,13 +121,7 @@ def _since(run: _Run) -> float:
 
 
 def _post(api: str, path: str, body: Mapping[str, object]) -> list[object]:
-    headers = {"Content-Type": "application/json"}
-    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    elif key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
+    with urllib.request.urlopen(request(api, path, body), timeout=ANSWER_SECONDS) as response:
         content: object = json.loads(response.read())
     if not isinstance(content, list):
         raise ValueError("an answer that is not Prefect's")

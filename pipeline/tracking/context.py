@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import yaml
 
+from pipeline.layout import RUN_VARIABLE
 from pipeline.params import lookup
 from pipeline.params.frozen import params_content
 from pipeline.system import git
@@ -186,7 +187,7 @@ def registry_word(name: str) -> str:
 
 def flow_run() -> str | None:
     """The id of the Prefect flow run that this process works for."""
-    names = ("EVEREST_PREFECT_RUN", "PREFECT__FLOW_RUN_ID")
+    names = (RUN_VARIABLE, "PREFECT__FLOW_RUN_ID")
     return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 

@@ -177,15 +177,15 @@ def resume(setting: Setting, deterministic: bool) -> Figures:
         continued = resumed.losses(3)
         again = started()
         repeated = again.losses(6)[3:]
-    error = _farthest(one, resumed)
-    same, repeats = (error == 0 and losses == continued), (_farthest(one, again) == 0 and losses == repeated)
+    error, of_repeat = _farthest(one, resumed), _farthest(one, again)
+    same, repeats = (error == 0 and losses == continued), (of_repeat == 0 and losses == repeated)
     good, bound = (
         (same, "bit-equal parameters and losses") if deterministic else (error < 1e-2, "parameters within 1e-2")
     )
     values: Figures = {
         "equal_to_the_bit": same,
         "largest_relative_difference": error,
-        "of_an_uninterrupted_repeat": _farthest(one, again),
+        "of_an_uninterrupted_repeat": of_repeat,
         "repeat_equal_to_the_bit": repeats,
         "losses": losses,
         "continued": continued,
