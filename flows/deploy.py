@@ -13,9 +13,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.worker import POOL
 from pipeline.errors import EverestError, InputError
-from pipeline.layout import LIMIT
+from pipeline.layout import LIMIT, POOL
 from pipeline.system.text import visible
 
 #: When the canary runs, in UTC.

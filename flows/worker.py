@@ -23,10 +23,10 @@ import psutil
 from prefect.client.schemas.objects import StateType
 
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
+from pipeline.layout import POOL
 from pipeline.system.processes import die_with_parent, hear_ctrl_c, on_stop
 from pipeline.system.text import visible
 
-POOL = "everest"
 #: [s] that runs have to save and end; the ranks of a training get 60 s to reach the end of their step.
 GRACE_SECONDS = 90.0
 #: [s] between two heartbeats of a run; without some of them in a row it counts as crashed.

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path(".work")
-#: The variable that names the flow run to all its stages and ranks, and Prefect's limit of which a training has a slot.
-RUN_VARIABLE, LIMIT = "EVEREST_PREFECT_RUN", "gpu"
+#: The variable that names the flow run to all its stages and ranks; Prefect's limit of which a training has a slot, and
+#: the pool that workers take runs from.
+RUN_VARIABLE, LIMIT, POOL = "EVEREST_PREFECT_RUN", "gpu", "everest"
 #: The lock of the one training of a checkout.
 TRAINING_LOCK = WORK / "training.lock"
 _CHECKPOINT = re.compile(r"step-(\d{9})")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import EverestError
-from pipeline.layout import LIMIT, TRAINING_LOCK, WORK, data_root
+from pipeline.layout import LIMIT, POOL, TRAINING_LOCK, WORK, data_root
 from pipeline.operations.server import Run, Server
 from pipeline.preflight import orchestrator
 from pipeline.preflight.services import mlflow_warning
@@ -26,8 +26,8 @@ from pipeline.system import dvc_locks
 from pipeline.system.locks import Holder, is_free, turn_holder
 from pipeline.system.redact import redact
 
-#: The pool that `everest ops init` makes, and the tag of the canary's runs.
-POOL, CANARY = "everest", "canary"
+#: The tag of the canary's runs.
+CANARY = "canary"
 PACKAGES = ("everest-pipeline", "prefect", "mlflow", "dvc", "torch")
 #: [share of a disk] below which it is said; and [s] after which a run that no worker took is late.
 LEAST_FREE, LATE_SECONDS = 0.10, 120.0

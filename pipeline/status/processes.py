@@ -10,10 +10,6 @@ from pathlib import Path
 
 import psutil
 
-#: Modules whose processes are commands of ours, and those that are part of one.
-COMMANDS = ("pipeline.cli", "flows.", "prefect")
-PARTS = ("pipeline.training.worker", "pipeline.evaluation.worker", "pipeline.distributed.groups", "dvc")
-
 
 @dataclass(frozen=True)
 class Process:
