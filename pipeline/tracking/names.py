@@ -58,8 +58,11 @@ def attention_entropy(block: int) -> str:
 
 
 def by_gmacs(name: str) -> str:
-    """The same numbers with [G multiply-adds] spent in place of the step, for charts of several runs."""
-    return f"by_gmacs/{name}"
+    """The same numbers with [G multiply-adds] spent in place of the step, for charts of several runs.
+
+    Their group comes behind the costs: MLflow's comparison draws its first rows only.
+    """
+    return name.replace("/", "_by_gmacs/", 1)
 
 
 ATTENTION_ENTROPY = monitor("attention_entropy/")
@@ -81,7 +84,7 @@ MONITOR_SECONDS, MONITOR_FRACTION = efficiency("monitor_seconds"), efficiency("m
 WALL_SECONDS, CLIPS_PER_SECOND = efficiency("wall_seconds"), efficiency("clips_per_second")
 
 #: Beginnings of measured costs, and of what depends on them: they differ from run to run; all else has to be equal.
-MEASURED = (efficiency(""), "step/", monitor(""), by_gmacs(""))
+MEASURED = (efficiency(""), "step/", monitor(""), by_gmacs(monitor("")))
 #: Beginnings of the scores and of the loss.
 RESULTS = ("eval/", "val/", TRAIN_LOSS)
 #: Columns of history.csv. They are not the names above: finished runs, their plots and their readers have these.
