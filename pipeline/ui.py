@@ -88,8 +88,8 @@ def stores(database: str | None) -> dict[str, str]:
     if database is None:
         tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
         # An address of a server is most likely that of the one which is started here.
-        own = not tracking or tracking.startswith(("http://", "https://"))
-        return {"MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow.db" if own else tracking}
+        local = not tracking or tracking.startswith(("http://", "https://"))
+        return {"MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow.db" if local else tracking}
     from pipeline.operations.postgres import prepare
 
     return prepare(database)

@@ -138,9 +138,9 @@ def lr(
     """Find a learning rate: the loss of at most 200 steps over a growing rate; the run's own state stays as it is."""
     from pipeline.finder.command import find
 
-    found = find(stage, benchmark, steps, low, high, out)
-    shown = {name: value for name, value in found.items() if name != "points"}
-    emit(found if as_json else shown, as_json, "Learning rate")
+    search = find(stage, benchmark, steps, low, high, out)
+    shown = {name: value for name, value in search.items() if name != "points"}
+    emit(search if as_json else shown, as_json, "Learning rate")
 
 
 @app.command()

@@ -43,15 +43,15 @@ class Taken:
 
 def listed() -> list[str]:
     """The devices that a process started now may use, by names that mean the same to every process; [] without GPUs."""
-    if (own := os.environ.get(VARIABLE)) is not None:
-        return [name.strip() for name in own.split(",") if name.strip()]
+    if (setting := os.environ.get(VARIABLE)) is not None:
+        return [name.strip() for name in setting.split(",") if name.strip()]
     return visible()
 
 
 def holders() -> dict[str, Holder]:
     """Who has which device."""
-    found = {name: turn_holder(_lock(name)) for name in listed()}
-    return {name: who for name, who in found.items() if who is not None}
+    holder_of = {name: turn_holder(_lock(name)) for name in listed()}
+    return {name: who for name, who in holder_of.items() if who is not None}
 
 
 @contextlib.contextmanager

@@ -113,8 +113,8 @@ def count(work: Path, node: int) -> int:
 
 
 def _of_node(work: Path, node: int) -> list[Path]:
-    own = re.compile(rf"rank-\d+-node-{node}\.json" if node else r"rank-\d+\.json")
-    return [path for path in (work / FOLDER).glob("rank-*.json") if own.fullmatch(path.name)]
+    pattern = re.compile(rf"rank-\d+-node-{node}\.json" if node else r"rank-\d+\.json")
+    return [path for path in (work / FOLDER).glob("rank-*.json") if pattern.fullmatch(path.name)]
 
 
 def of_nodes(work: Path) -> RankEnd | None:
@@ -133,13 +133,13 @@ def of_nodes(work: Path) -> RankEnd | None:
 
 def read_all(work: Path) -> list[RankEnd]:
     """The records that there are, the earliest first."""
-    found = []
+    ends = []
     for path in (work / FOLDER).glob("rank-*.json"):
         try:
-            found.append(RankEnd(**json.loads(path.read_text(encoding="utf-8"))))
+            ends.append(RankEnd(**json.loads(path.read_text(encoding="utf-8"))))
         except FileNotFoundError:  # another node starts its ranks again
             continue
-    return sorted(found, key=lambda end: end.at)
+    return sorted(ends, key=lambda end: end.at)
 
 
 def decisive(ends: Sequence[RankEnd]) -> RankEnd | None:

@@ -209,10 +209,10 @@ def waiting_share(model: nn.Module) -> float | None:
     """
     if not isinstance(model, DistributedDataParallel):
         return None if hasattr(model, "set_requires_gradient_sync") else 0.0
-    found = model._get_ddp_logging_data()
-    computing = float(found.get("avg_backward_compute_time", 0))
-    waiting = float(found.get("avg_backward_comm_time", 0)) - float(
-        found.get("avg_backward_compute_comm_overlap_time", 0)
+    times = model._get_ddp_logging_data()
+    computing = float(times.get("avg_backward_compute_time", 0))
+    waiting = float(times.get("avg_backward_comm_time", 0)) - float(
+        times.get("avg_backward_compute_comm_overlap_time", 0)
     )
     return max(waiting, 0.0) / (computing + waiting) if computing > 0 else 0.0
 

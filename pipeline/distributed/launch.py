@@ -205,11 +205,11 @@ def environment(ranks: int, threads: int | None) -> dict[str, str]:
     """The child's environment: threads shared out, no noise from torchrun about what it does not find."""
     cores = len(os.sched_getaffinity(0))
     each = str(threads or max(1, cores // ranks))
-    found = dict(os.environ) | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
-    found.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
-    found.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    found.setdefault("LOGLEVEL", "CRITICAL")
-    return found
+    variables = dict(os.environ) | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
+    variables.setdefault("TORCHELASTIC_ERROR_FILE", os.devnull)
+    variables.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    variables.setdefault("LOGLEVEL", "CRITICAL")
+    return variables
 
 
 def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: Node) -> RankEnd:

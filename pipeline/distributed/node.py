@@ -53,9 +53,9 @@ class Plan:
         parser.add_argument("--max-restarts", type=int, required=True)
         parser.add_argument("module")
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
-        found = parser.parse_args(words)
-        watch = Watch(found.stall_seconds, found.max_restarts)
-        return cls(found.module, tuple(found.arguments), found.work, found.ranks, found.threads, watch)
+        parsed = parser.parse_args(words)
+        watch = Watch(parsed.stall_seconds, parsed.max_restarts)
+        return cls(parsed.module, tuple(parsed.arguments), parsed.work, parsed.ranks, parsed.threads, watch)
 
     def run(self) -> None:
         """Run this machine's ranks to their end; raises as `launch` does."""

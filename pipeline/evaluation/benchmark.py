@@ -91,8 +91,8 @@ class TestSet:
         """Whether the most probable class of these videos is theirs, or one of theirs."""
         best_V = probability_VC.argmax(axis=1)
         if self.truth_VC is not None:
-            found: np.ndarray = self.truth_VC[list(numbers), best_V]
-            return found
+            hit_V: np.ndarray = self.truth_VC[list(numbers), best_V]
+            return hit_V
         return np.asarray(best_V == np.asarray([self.labels[number] for number in numbers]))
 
     def read(self, answers: Sequence[Answer]) -> tuple[list[int], np.ndarray, np.ndarray]:

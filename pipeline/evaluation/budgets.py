@@ -124,15 +124,17 @@ def sweep(
             f"fine-tuning and test keep all tokens (finetune.strategy is {model.strategy}), so the model has no budget "
             "to turn"
         )
-    own, model.score_share = model.keep_ratio, None
-    sample, ratios = tests.sample(how.budget_videos, params.seed), sorted({*how.budgets, own, 1.0})
+    trained_ratio, model.score_share = model.keep_ratio, None
+    sample, ratios = tests.sample(how.budget_videos, params.seed), sorted({*how.budgets, trained_ratio, 1.0})
     read = reader(params, benchmark, sample)
-    found, seconds, clips = _test(model, read, sample, ratios, params, benchmark, device, progress, info.multi_label)
-    if not found:
+    probabilities, seconds, clips = _test(
+        model, read, sample, ratios, params, benchmark, device, progress, info.multi_label
+    )
+    if not probabilities:
         return NoSweep("no video of the sample can be read")
-    numbers = sorted(found)
+    numbers = sorted(probabilities)
     before = _hits(tests, answers, sample.ids)[numbers]
-    probability_RVC = np.stack([found[number] for number in numbers], axis=1)
+    probability_RVC = np.stack([probabilities[number] for number in numbers], axis=1)
     all_tokens_V = sample.hits(numbers, probability_RVC[-1])
     rows = []
     for ratio, probability_VC, spent in zip(ratios, probability_RVC, seconds, strict=True):
@@ -142,7 +144,7 @@ def sweep(
         rows.append(Budget(ratio, tokens, gmacs, score, low, high, clips / spent))
     return Sweep(
         rows,
-        own,
+        trained_ratio,
         [sample.ids[number] for number in numbers],
         len(tests.ids) - len(tests.quarantined),
         params.seed,
@@ -155,9 +157,9 @@ def sweep(
     )
 
 
-def write_sweep(path: Path, found: Sweep | NoSweep) -> None:
+def write_sweep(path: Path, result: Sweep | NoSweep) -> None:
     """All of a sweep, or why there is none, as JSON."""
-    write_text(path, json.dumps(storable(asdict(found)), indent=1) + "\n")
+    write_text(path, json.dumps(storable(asdict(result)), indent=1) + "\n")
 
 
 def read_sweep(path: Path) -> Sweep | NoSweep | None:
@@ -207,7 +209,7 @@ def _test(
 
     how = params.evaluate_of(benchmark)
     views = how.segments * how.crops
-    found: dict[int, list[np.ndarray]] = {}
+    probabilities: dict[int, list[np.ndarray]] = {}
     seconds, clips, warm = [0.0] * len(ratios), 0, False
     groups = read_groups(read, len(sample.ids), max(1, how.batch // views), None, max(1, params.compute.loader_workers))
     with torch.inference_mode(), autocast(device, params.finetune.precision):
@@ -220,7 +222,7 @@ def _test(
             )
             parts = pixels.split(how.batch)
             clips += len(pixels)
-            found |= {number: [] for number in videos}
+            probabilities |= {number: [] for number in videos}
             for place, ratio in enumerate(ratios):
                 model.keep_ratio = ratio
                 if not warm:  # a first pass sets up what later ones find ready
@@ -229,8 +231,8 @@ def _test(
                 logits = torch.cat([model(part) for part in parts]).float().cpu().numpy()
                 seconds[place] += time.perf_counter() - began
                 for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
-                    found[number].append(average_views(logits_XC, several))
+                    probabilities[number].append(average_views(logits_XC, several))
             warm = True
             if progress is not None:
-                progress(len(found), len(sample.ids))
-    return found, seconds, clips
+                progress(len(probabilities), len(sample.ids))
+    return probabilities, seconds, clips

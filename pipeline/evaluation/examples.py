@@ -73,10 +73,10 @@ def least_seen(
 
 def _of_several(video_id: str, probability_C: np.ndarray, truth_C: np.ndarray, predicted: int) -> Example:
     """The class in question is `predicted`; `label` is the one of the video's own that is given most."""
-    own = np.flatnonzero(truth_C).tolist()
-    label = max(own, key=lambda number: float(probability_C[number]), default=-1)
-    given = float(probability_C[label]) if own else 0.0
-    return Example(video_id, label, predicted, float(probability_C[predicted]), given, tuple(own))
+    true = np.flatnonzero(truth_C).tolist()
+    label = max(true, key=lambda number: float(probability_C[number]), default=-1)
+    given = float(probability_C[label]) if true else 0.0
+    return Example(video_id, label, predicted, float(probability_C[predicted]), given, tuple(true))
 
 
 def _examples(

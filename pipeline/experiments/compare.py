@@ -156,11 +156,11 @@ def _rates(params: Params) -> dict[str, float] | None:
 
 def _row(trial: Trial, params: Params) -> Shown:
     """A planned training for the terminal."""
-    own = params.compare
+    compare = params.compare
     looks: Shown = {}
-    if own.stop == "futile":
-        late = [f"{trial.epochs * look / own.slices:.3g}" for look in range(FIRST_LOOK, own.slices)]
-        kept = trial.arm == own.strategies[0] or not trial.epochs
+    if compare.stop == "futile":
+        late = [f"{trial.epochs * look / compare.slices:.3g}" for look in range(FIRST_LOOK, compare.slices)]
+        kept = trial.arm == compare.strategies[0] or not trial.epochs
         looks = {"may be stopped after epochs": "never" if kept else ", ".join(late) or "never"}
     return {
         "strategy": trial.arm,

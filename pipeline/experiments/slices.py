@@ -43,7 +43,7 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     """
     from pipeline.system.terminal import say
 
-    own = params.compare
+    compare = params.compare
     racing = [trial for trial in trials if trial.epochs]
     path = _file(params, racing)
     kept: list[Looked] = read_json(path).get("looks", [])
@@ -52,22 +52,22 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     racing = [trial for trial in racing if trial.arm in arms]
     judgements: list[Judgement] = []
     stopped: dict[str, int] = {}
-    for look in range(1, own.slices):
+    for look in range(1, compare.slices):
         if len(arms) - len(stopped) < 2:
             break
         alive = [trial for trial in racing if trial.arm not in stopped]
         if len(kept) < look:
-            kept.append(_slice(alive, look, own.slices))
+            kept.append(_slice(alive, look, compare.slices))
             write_json(path, {"looks": kept})
         hits = [_hits(one, racing) for one in kept[:look]]
-        judgements, stopped = judge(hits, own.slices, own.confidence, protected=arms[:1])
+        judgements, stopped = judge(hits, compare.slices, compare.confidence, protected=arms[:1])
         for arm, when in stopped.items():
             if when == look:
-                say(f"[{look}/{own.slices}] {arm} cannot win any more: stopped")
-    saved = [_saved(arm, when, own.slices, [t for t in racing if t.arm == arm]) for arm, when in stopped.items()]
+                say(f"[{look}/{compare.slices}] {arm} cannot win any more: stopped")
+    saved = [_saved(arm, when, compare.slices, [t for t in racing if t.arm == arm]) for arm, when in stopped.items()]
     verdict: Verdict = {
-        "confidence": own.confidence,
-        "slices": own.slices,
+        "confidence": compare.confidence,
+        "slices": compare.slices,
         "judgements": judgements,
         "saved": saved,
     }
@@ -91,13 +91,13 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
 
 def _hits(looked: Looked, racing: Sequence[Trial]) -> Hits:
     """The seeds of each strategy together."""
-    found: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
+    hits: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
     for trial in racing:
         for benchmark, text in looked.get(trial.name, {}).items():
             row = np.frombuffer(text.encode(), dtype=np.uint8)[None] == ord("1")
-            before = found.setdefault(trial.arm, {}).get(benchmark)
-            found[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
-    return found
+            before = hits.setdefault(trial.arm, {}).get(benchmark)
+            hits[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
+    return hits
 
 
 def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
@@ -126,6 +126,6 @@ def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
 
 
 def _file(params: Params, racing: Sequence[Trial]) -> Path:
-    own = params.compare
-    key = layout.fingerprint([own.slices, own.confidence, [cell(trial).name for trial in racing]])
+    compare = params.compare
+    key = layout.fingerprint([compare.slices, compare.confidence, [cell(trial).name for trial in racing]])
     return cells_root() / "verdicts" / f"{key}.json"

@@ -115,8 +115,8 @@ def sqlite_path(address: str) -> Path:
     Raises:
         InputError: an address of another kind.
     """
-    kind, found, path = address.partition(":///")
-    if not found or kind.partition("+")[0] != "sqlite":
+    kind, separator, path = address.partition(":///")
+    if not separator or kind.partition("+")[0] != "sqlite":
         raise InputError(
             f"{redact(address)} is no database that can be copied. Cure: sqlite:///FILE or postgresql://..."
         )

@@ -24,7 +24,7 @@ def prepare(server: str) -> dict[str, str]:
     import psycopg
     from psycopg import sql
 
-    found = on_postgres(server)
+    databases = on_postgres(server)
     parts = urlsplit(server)
     try:
         with psycopg.connect(
@@ -39,8 +39,8 @@ def prepare(server: str) -> dict[str, str]:
             f"this user make databases (or make {MLFLOW} and {PREFECT} for it)."
         ) from None
     return {
-        "MLFLOW_BACKEND_STORE_URI": _driver(found.mlflow, "psycopg"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": _driver(found.prefect, "asyncpg"),
+        "MLFLOW_BACKEND_STORE_URI": _driver(databases.mlflow, "psycopg"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": _driver(databases.prefect, "asyncpg"),
     }
 
 

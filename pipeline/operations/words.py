@@ -13,7 +13,7 @@ Table = list[dict[str, object]]
 
 def tables(view: Overview) -> list[tuple[str, Table]]:
     """(title, rows) in the order in which they are printed; empty tables are left out."""
-    found: list[tuple[str, Table]] = [
+    all_tables: list[tuple[str, Table]] = [
         (f"Queue ({view.later} more are scheduled for later)", [_run(run) for run in view.queue]),
         ("Who trains", _turn(view)),
         ("Workers", [{"worker": name, "state": "online" if online else "gone"} for name, online in view.workers]),
@@ -29,7 +29,7 @@ def tables(view: Overview) -> list[tuple[str, Table]]:
         ("Versions", [dict(view.versions)]),
         ("Last canary", [_run(view.canary)] if view.canary else []),
     ]
-    return [(title, rows) for title, rows in found if rows]
+    return [(title, rows) for title, rows in all_tables if rows]
 
 
 def _run(run: Run) -> dict[str, object]:

@@ -24,12 +24,12 @@ SHAPES = {"tiny": (96, 4), "small": (384, 12), "base": (768, 12), "large": (1024
 
 def faults(params: Params) -> list[str]:
     """One line for each fault: key, value, what is expected, cure."""
-    found = [*_names(params), *_monitor(params), *_clips(params), *_tokens(params)]
-    found += _schedule(params.pretrain, "pretrain.{}".format)
-    found += _budget(params)
+    sentences = [*_names(params), *_monitor(params), *_clips(params), *_tokens(params)]
+    sentences += _schedule(params.pretrain, "pretrain.{}".format)
+    sentences += _budget(params)
     for key in params.benchmarks:
-        found += _finetune(params, key)
-    return list(dict.fromkeys(found))
+        sentences += _finetune(params, key)
+    return list(dict.fromkeys(sentences))
 
 
 def _names(params: Params) -> Iterator[str]:
@@ -64,11 +64,11 @@ def _monitor(params: Params) -> Iterator[str]:
 
 
 def _clips(params: Params) -> Iterator[str]:
-    own, clip = params.preprocess, params.clip
-    if own.short_side < clip.resolution:
+    preprocess, clip = params.preprocess, params.clip
+    if preprocess.short_side < clip.resolution:
         yield (
-            f"preprocess.short_side = {own.short_side} is smaller than clip.resolution = {clip.resolution}: cached "
-            "frames would be enlarged. Cure: raise short_side."
+            f"preprocess.short_side = {preprocess.short_side} is smaller than clip.resolution = {clip.resolution}: "
+            "cached frames would be enlarged. Cure: raise short_side."
         )
     if clip.frames > params.ingest.min_frames:
         yield (
@@ -85,30 +85,30 @@ def _clips(params: Params) -> Iterator[str]:
         if not isinstance(step, int):
             yield from _by_time(params, key)
             continue
-        if own.frames == "every" and step % own.keep_every:
+        if preprocess.frames == "every" and step % preprocess.keep_every:
             yield (
-                f"preprocess.keep_every = {own.keep_every} does not divide benchmarks.{key}.data.frame_step = {step}: "
-                f"clips would need frames that are not stored. Cure: set keep_every to 1 or to a divisor of {step}."
+                f"preprocess.keep_every = {preprocess.keep_every} does not divide benchmarks.{key}.data.frame_step = "
+                f"{step}: clips would need frames that are not stored. Cure: keep_every: 1 or a divisor of {step}."
             )
 
 
 def _budget(params: Params) -> Iterator[str]:
     """What a budget is counted in must be known."""
-    own = params.compute
-    if own.budget is not None and own.budget.eur is not None and own.eur_per_gpu_hour is None:
+    compute = params.compute
+    if compute.budget is not None and compute.budget.eur is not None and compute.eur_per_gpu_hour is None:
         yield (
-            f"compute.budget.eur = {own.budget.eur:g} needs a price of the GPU hour. Cure: compute.eur_per_gpu_hour, "
-            "from your provider's list, or compute.budget.gpu_hours."
+            f"compute.budget.eur = {compute.budget.eur:g} needs a price of the GPU hour. Cure: "
+            "compute.eur_per_gpu_hour, from your provider's list, or compute.budget.gpu_hours."
         )
 
 
 def _by_time(params: Params, key: str) -> Iterator[str]:
     """What frames by time need of the cache."""
-    own = params.preprocess
-    if own.frames == "informative" or (own.frames == "every" and own.keep_every > 1):
+    preprocess = params.preprocess
+    if preprocess.frames == "informative" or (preprocess.frames == "every" and preprocess.keep_every > 1):
         yield (
-            f"preprocess.frames = {own.frames!r} with benchmarks.{key}.data.frame_step by time: clips need frames that "
-            "differ from video to video. Cure: preprocess.frames: all."
+            f"preprocess.frames = {preprocess.frames!r} with benchmarks.{key}.data.frame_step by time: clips need "
+            "frames that differ from video to video. Cure: preprocess.frames: all."
         )
 
 
@@ -146,10 +146,10 @@ def _own_budgets(params: Params, stage: PretrainParams | FinetuneParams, named: 
 
 def _finetune(params: Params, key: str) -> Iterator[str]:
     """A benchmark's resolved fine-tuning; a key that it sets for itself is named there."""
-    stage, own = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
+    stage, overrides = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
 
     def named(name: str) -> str:
-        return f"benchmarks.{key}.finetune.{name}" if name in own else f"finetune.{name}"
+        return f"benchmarks.{key}.finetune.{name}" if name in overrides else f"finetune.{name}"
 
     yield from _schedule(stage, named)
     yield from _learning(params, stage, named)

@@ -141,13 +141,13 @@ class Params(Group):
 
     def finetune_of(self, benchmark: str) -> FinetuneParams:
         """The fine-tuning parameters of one benchmark: `finetune` with that benchmark's own values on top."""
-        own = self.benchmark(benchmark).finetune.model_dump(exclude_none=True)
-        return self.finetune.model_copy(update=own)
+        overrides = self.benchmark(benchmark).finetune.model_dump(exclude_none=True)
+        return self.finetune.model_copy(update=overrides)
 
     def evaluate_of(self, benchmark: str) -> EvaluateParams:
         """The evaluation parameters of one benchmark."""
-        own = self.benchmark(benchmark).evaluate.model_dump(exclude_none=True)
-        return self.evaluate.model_copy(update=own)
+        overrides = self.benchmark(benchmark).evaluate.model_dump(exclude_none=True)
+        return self.evaluate.model_copy(update=overrides)
 
     def compared_benchmarks(self) -> list[str]:
         """What a comparison fine-tunes and tests on: all benchmarks where `compare.benchmarks` is null.

@@ -124,7 +124,7 @@ def _measured_frames(folder: Path, paths: Sequence[str], params: Params) -> floa
     from pipeline.data.ingest.process import Limits
 
     memory = remembered(folder, Limits.of(params.ingest))
-    frames = [found.frames_decoded for path in paths if (found := memory.recall(path)) is not None]
+    frames = [known.frames_decoded for path in paths if (known := memory.recall(path)) is not None]
     return sum(frames) / len(frames) if frames and len(frames) == len(paths) else None
 
 

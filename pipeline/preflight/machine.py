@@ -25,15 +25,15 @@ def ranks(scope: Scope) -> Iterator[Problem]:
         yield from _shares("pretrain", params.pretrain, world)
     world = params.compute.ranks_of("finetune") * machines
     for key in scope.of("finetune"):
-        stage, own = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
-        where = f"benchmarks.{key}.finetune" if "batch" in own else "finetune"
+        stage, overrides = params.finetune_of(key), params.benchmarks[key].finetune.model_dump(exclude_none=True)
+        where = f"benchmarks.{key}.finetune" if "batch" in overrides else "finetune"
         undivided = list(_shares(where, stage, world))
         yield from undivided
         micro = stage.batch // (world * stage.accumulate) * stage.repeated_augmentation
         mixed = [name for name in ("mixup", "cutmix") if getattr(stage, name) > 0]
         if mixed and micro % 2 and not undivided:
             value = getattr(stage, mixed[0])
-            named = f"benchmarks.{key}.finetune.{mixed[0]}" if mixed[0] in own else f"finetune.{mixed[0]}"
+            named = f"benchmarks.{key}.finetune.{mixed[0]}" if mixed[0] in overrides else f"finetune.{mixed[0]}"
             even = 2 * world * stage.accumulate
             yield Problem(
                 named,
@@ -69,11 +69,11 @@ def tokens(scope: Scope) -> Iterator[Problem]:
         if min(stage.visible_ratio, share - stage.visible_ratio) * slots * places < 2 * slots:
             yield from _budget(stage, slots, places)
     for key in scope.of("finetune"):
-        own = params.finetune_of(key)
-        if strategy_facts()[own.strategy].uses_keep_ratio and own.keep_ratio * slots * places < 1:
+        finetune = params.finetune_of(key)
+        if strategy_facts()[finetune.strategy].uses_keep_ratio and finetune.keep_ratio * slots * places < 1:
             named = "finetune" if params.benchmarks[key].finetune.keep_ratio is None else f"benchmarks.{key}.finetune"
             yield Problem(
-                f"{named}.keep_ratio", f"= {own.keep_ratio:g} keeps none of {slots * places} tokens",
+                f"{named}.keep_ratio", f"= {finetune.keep_ratio:g} keeps none of {slots * places} tokens",
                 f"{1 / (slots * places):.3g} or more (paper: 0.6).",
             )  # fmt: skip
 

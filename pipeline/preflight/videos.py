@@ -132,10 +132,10 @@ def _untrained(key: str, videos: Videos) -> Iterator[Problem]:
 
 
 def _unbalanced(params: Params, key: str, videos: Videos) -> Iterator[Problem]:
-    own = params.benchmarks[key].finetune.balance
+    override = params.benchmarks[key].finetune.balance
     if videos.several and params.finetune_of(key).balance == "sampling":
         yield Problem(
-            f"benchmarks.{key}.finetune.balance" if own else "finetune.balance",
+            f"benchmarks.{key}.finetune.balance" if override else "finetune.balance",
             f"= 'sampling', and videos of {videos.origin} have several classes each: none can be drawn for one alone",
             "balance: weights, or none.",
         )

@@ -27,46 +27,46 @@ def write_benchmark_pages(results: Sequence[BenchmarkResult], folder: Path) -> l
     """Write a page for each benchmark that has predictions; links to them."""
     links = []
     for row in results:
-        found = findings(row["benchmark"])
-        if found is not None:
+        facts = findings(row["benchmark"])
+        if facts is not None:
             file = f"benchmark-{row['benchmark']}.html"
-            write_text(folder / file, page(found, row))
+            write_text(folder / file, page(facts, row))
             links.append(Link(row["benchmark"], file))
     return links
 
 
-def page(found: Findings, result: BenchmarkResult) -> str:
+def page(findings: Findings, result: BenchmarkResult) -> str:
     """The page as HTML."""
-    if found.several:
-        return _page_of_several(found, result)
+    if findings.several:
+        return _page_of_several(findings, result)
     sections = [
         Section("", links=[Link("All benchmarks", "report.html")]),
         _examples(
             "Most confident errors",
             "Wrong answers by falling confidence: wrong labels, classes that look alike, true weaknesses.",
-            found.errors,
-            found,
+            findings.errors,
+            findings,
         ),
         _examples(
             "Least confident hits",
             "Right answers by rising confidence: the first to be lost.",
-            found.hits,
-            found,
+            findings.hits,
+            findings,
         ),
-        _recall(found),
-        _calibration(found),
-        *([budget_section(found.sweep)] if found.sweep else []),
+        _recall(findings),
+        _calibration(findings),
+        *([budget_section(findings.sweep)] if findings.sweep else []),
     ]
     subtitle = f"Test of the fine-tuned model, {result['views']} views averaged for each video."
     return html(
-        f"Benchmark {found.benchmark}",
+        f"Benchmark {findings.benchmark}",
         subtitle,
-        _sentences(found, result),
+        _sentences(findings, result),
         [s for s in sections if s.shown or s.title == BUDGETS],
     )
 
 
-def _page_of_several(found: Findings, result: BenchmarkResult) -> str:
+def _page_of_several(findings: Findings, result: BenchmarkResult) -> str:
     """As :func:`page`, of videos with several classes each."""
     sections = [
         Section("", links=[Link("All benchmarks", "report.html")]),
@@ -74,61 +74,61 @@ def _page_of_several(found: Findings, result: BenchmarkResult) -> str:
             "Surest wrong classes",
             "Of each video the class that it does not have and that is given most: missing labels, classes that occur "
             "together, true weaknesses.",
-            found.errors,
-            found,
+            findings.errors,
+            findings,
         ),
         _examples(
             "Least seen classes",
             "Of each video the one of its own classes that is given least: wrong labels, what is too short or small.",
-            found.hits,
-            found,
+            findings.hits,
+            findings,
         ),
-        _precision(found.precision, len(found.classes)),
-        _calibration(found),
-        *([budget_section(found.sweep)] if found.sweep else []),
+        _precision(findings.precision, len(findings.classes)),
+        _calibration(findings),
+        *([budget_section(findings.sweep)] if findings.sweep else []),
     ]
     subtitle = (
         f"Test of the fine-tuned model on videos with several classes each, {result['views']} views averaged for each "
         "video."
     )
     shown = [section for section in sections if section.shown or section.title == BUDGETS]
-    return html(f"Benchmark {found.benchmark}", subtitle, _sentences_of_several(found, result), shown)
+    return html(f"Benchmark {findings.benchmark}", subtitle, _sentences_of_several(findings, result), shown)
 
 
-def _sentences(found: Findings, result: BenchmarkResult) -> list[str]:
+def _sentences(findings: Findings, result: BenchmarkResult) -> list[str]:
     score = f"{result['top1']:.1f} % top-1 (95 % interval {result['top1_ci_low']:.1f} to {result['top1_ci_high']:.1f})"
-    lines = [f"{score}: {found.wrong:,} of {found.videos:,} test videos are answered wrongly."]
-    worst = found.recall[0]
+    lines = [f"{score}: {findings.wrong:,} of {findings.videos:,} test videos are answered wrongly."]
+    worst = findings.recall[0]
     if worst.recall < 1:
         lines.append(
             f"The class found least often is {worst.name}: {100 * worst.recall:.0f} % of {worst.videos} videos "
             f"(95 % interval {100 * worst.interval.low:.0f} to {100 * worst.interval.high:.0f}), most often taken for "
             f"{worst.mistaken}."
         )
-    measured = found.calibration
+    measured = findings.calibration
     confident, right = 100 * measured.confidence, 100 * measured.accuracy
     gap = confident - right
     verdict = "as sure as it is right" if abs(gap) < SMALL_GAP else "too sure of itself" if gap > 0 else "too modest"
     lines.append(f"On average the model is {verdict}: confidence {confident:.1f} %, right in {right:.1f} %.")
-    if isinstance(found.sweep, Sweep):
-        lines.append(put_back(found.sweep))
+    if isinstance(findings.sweep, Sweep):
+        lines.append(put_back(findings.sweep))
     return lines
 
 
-def _examples(title: str, note: str, examples: Sequence[Example], found: Findings) -> Section:
-    shown = " Left the clip, right the tokens that the model keeps." * bool(found.clips)
-    return Section(title, note + shown, cards=[_card(one, found) for one in examples])
+def _examples(title: str, note: str, examples: Sequence[Example], findings: Findings) -> Section:
+    shown = " Left the clip, right the tokens that the model keeps." * bool(findings.clips)
+    return Section(title, note + shown, cards=[_card(one, findings) for one in examples])
 
 
-def _card(one: Example, found: Findings) -> Card:
-    clip = found.clips.get(one.video_id)
+def _card(one: Example, findings: Findings) -> Card:
+    clip = findings.clips.get(one.video_id)
     picture = data_address(clip) if clip else ""
-    if found.several:
-        own = ", ".join(found.classes[number] for number in one.labels) or "none of the classes"
+    if findings.several:
+        truth = ", ".join(findings.classes[number] for number in one.labels) or "none of the classes"
         missed = one.predicted in one.labels
-        said = f"{found.classes[one.predicted]} given {100 * one.confidence:.1f} %" + ", though it is there" * missed
-        return Card(f"is {own}", [said, one.video_id], picture)
-    label, predicted = found.classes[one.label], found.classes[one.predicted]
+        said = f"{findings.classes[one.predicted]} given {100 * one.confidence:.1f} %" + ", though it is there" * missed
+        return Card(f"is {truth}", [said, one.video_id], picture)
+    label, predicted = findings.classes[one.label], findings.classes[one.predicted]
     if one.label == one.predicted:
         return Card(label, [f"{100 * one.confidence:.1f} % sure", one.video_id], picture)
     said = f"said {predicted}, {100 * one.confidence:.1f} % sure"
@@ -136,7 +136,7 @@ def _card(one: Example, found: Findings) -> Card:
     return Card(f"is {label}", [said, true, one.video_id], picture)
 
 
-def _recall(found: Findings) -> Section:
+def _recall(findings: Findings) -> Section:
     columns: Columns[ClassRecall] = {
         "class": lambda row: row.name,
         "videos": lambda row: f"{row.videos:,}",
@@ -144,17 +144,17 @@ def _recall(found: Findings) -> Section:
         "95 % interval": lambda row: f"{100 * row.interval.low:.1f} – {100 * row.interval.high:.1f}",
         "most often taken for": lambda row: f"{row.mistaken} ({row.mistakes})" if row.mistakes else "–",
     }
-    table = Table.of(found.recall[:LISTED], columns, text=(0, 4))
+    table = Table.of(findings.recall[:LISTED], columns, text=(0, 4))
     table.tall = len(table.rows) > PLOTTED
-    hidden = len(found.recall) - len(table.rows)
+    hidden = len(findings.recall) - len(table.rows)
     cut = f" The {hidden:,} classes with the highest recall are left out here; per_class.csv has them." * (hidden > 0)
-    empty = len(found.classes) - len(found.recall)
+    empty = len(findings.classes) - len(findings.recall)
     without = f" {empty} classes have no test video." * (empty > 0)
-    shown = found.recall[:PLOTTED]
+    shown = findings.recall[:PLOTTED]
     plot = ranges(
         [row.name if len(row.name) <= 32 else f"{row.name[:31]}…" for row in shown],
         [(100 * row.recall, 100 * row.interval.low, 100 * row.interval.high) for row in shown],
-        title="Recall by class" if len(shown) == len(found.recall) else f"The {len(shown)} classes of lowest recall",
+        title="Recall by class" if len(shown) == len(findings.recall) else f"The {len(shown)} classes of lowest recall",
         x="recall (%), 95 % interval",
     )
     note = (
@@ -164,13 +164,13 @@ def _recall(found: Findings) -> Section:
     return Section("Recall by class", note, [table], [plot])
 
 
-def _calibration(found: Findings) -> Section:
-    measured, series = found.calibration, {"as tested": _points(found.calibration.bins)}
+def _calibration(findings: Findings) -> Section:
+    measured, series = findings.calibration, {"as tested": _points(findings.calibration.bins)}
     rows = [("as tested", measured)]
-    if found.calibrated and found.temperature and found.temperature.value:
-        name = f"temperature {found.temperature.value:.2f}"
-        rows.append((name, found.calibrated))
-        series[name] = _points(found.calibrated.bins)
+    if findings.calibrated and findings.temperature and findings.temperature.value:
+        name = f"temperature {findings.temperature.value:.2f}"
+        rows.append((name, findings.calibrated))
+        series[name] = _points(findings.calibrated.bins)
     columns: Columns[tuple[str, Calibration]] = {
         "confidence": lambda row: row[0],
         "mean %": lambda row: number(100 * row[1].confidence),
@@ -180,17 +180,17 @@ def _calibration(found: Findings) -> Section:
     }
     note = (
         "Decisions whether a test video has a class, in bins by the probability of the answer"
-        if found.several
+        if findings.several
         else "Test videos in bins by the probability of the predicted class"
-    ) + f"; on the dashed line it is right as often as it says. {_temperature(found.temperature)}"
+    ) + f"; on the dashed line it is right as often as it says. {_temperature(findings.temperature)}"
     plots = [
         reliability(series, title="Reliability"),
         bars(
             [f"{100 * one.low:.0f}" for one in measured.bins],
             [one.videos for one in measured.bins],
-            title=f"{'Decisions' if found.several else 'Videos'} by confidence, as tested",
+            title=f"{'Decisions' if findings.several else 'Videos'} by confidence, as tested",
             x="confidence from (%)",
-            y="decisions" if found.several else "videos",
+            y="decisions" if findings.several else "videos",
         ),
     ]
     return Section("Calibration", note, [Table.of(rows, columns)], plots)
@@ -243,22 +243,22 @@ def _precision(precision: Sequence[ClassPrecision], classes: int) -> Section:
     return Section("Average precision by class", note, [table], [plot])
 
 
-def _sentences_of_several(found: Findings, result: BenchmarkResult) -> list[str]:
+def _sentences_of_several(findings: Findings, result: BenchmarkResult) -> list[str]:
     """The test in a few sentences."""
     interval = f"{result['top1_ci_low']:.1f} to {result['top1_ci_high']:.1f}"
     score = f"{result['top1']:.1f} % {metric_of(result)}"
     lines = [
         f"{score} (95 % interval {interval}; by chance {result['chance']:.1f} %): the mean of the average precision of "
-        f"{len(found.precision)} classes over {found.videos:,} test videos.",
-        f"The most probable class is none of the video's in {found.wrong:,} of them.",
+        f"{len(findings.precision)} classes over {findings.videos:,} test videos.",
+        f"The most probable class is none of the video's in {findings.wrong:,} of them.",
     ]
-    worst = found.precision[0]
+    worst = findings.precision[0]
     if worst.precision < 1:
         lines.append(
             f"The class ranked worst is {worst.name}: {100 * worst.precision:.0f} % of {worst.videos} videos (95 % "
             f"interval {100 * worst.interval.low:.0f} to {100 * worst.interval.high:.0f}, by chance "
             f"{100 * worst.chance:.0f})."
         )
-    if isinstance(found.sweep, Sweep):
-        lines.append(put_back(found.sweep))
+    if isinstance(findings.sweep, Sweep):
+        lines.append(put_back(findings.sweep))
     return lines

@@ -210,8 +210,8 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
 def _records(trials: Sequence[Trial], arm: str, cells: Mapping[str, Path]) -> list[MonitorRecord]:
     """What the monitor saw of a strategy's pre-trainings, one for each seed; [] without pre-training or monitor."""
     folders = [cells[trial.name] for trial in trials if trial.arm == arm and trial.epochs]
-    found = [read_record(folder / layout.output_dir("pretrain")) for folder in folders]
-    return [record for record in found if record is not None]
+    records = [read_record(folder / layout.output_dir("pretrain")) for folder in folders]
+    return [record for record in records if record is not None]
 
 
 def _alarms(records: Mapping[str, Sequence[MonitorRecord]]) -> list[str]:

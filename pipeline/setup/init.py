@@ -214,7 +214,7 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
     cause = "paper" if pixels == 224 else f"the median short side is {facts.short_side}" if (
         pixels == facts.short_side // 16 * 16) else f"what fits {hours:g} h on {on} (paper: 224)"  # fmt: skip
     steps = {"pretrain": facts.train // facts.batch, "finetune": facts.labelled // facts.finetune_batch}
-    found = {
+    fitted = {
         "pretrain.size": Value(best.shape.size, size if best.enough else f"the smallest: {hours:g} h are little"),
         "clip.resolution": Value(pixels, f"[px] {cause}"),
         "evaluate.segments": Value(best.views[0], "clips over time of a test video (paper: 5)"),
@@ -224,7 +224,7 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
         ("pretrain", best.pretrain, "3200", 40.0), ("finetune", best.finetune, "100", 5.0),
     ):  # fmt: skip
         count = training.epochs * steps[stage]
-        found |= {
+        fitted |= {
             f"{stage}.epochs": Value(
                 training.epochs,
                 f"about {shown_hours(training.hours)} of {hours:g} h, {count} steps, as `everest plan` predicts "
@@ -238,8 +238,8 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
                 max(10, min(1000, round(count / max(training.hours * 6, 1e-6)))), "about every ten minutes"
             ),
         }
-    found["finetune.validate_every_epochs"] = Value(max(1, best.finetune.epochs // 10), "ten times in all")
-    return found
+    fitted["finetune.validate_every_epochs"] = Value(max(1, best.finetune.epochs // 10), "ten times in all")
+    return fitted
 
 
 def _memory(training: Training, devices: Machine) -> str:

@@ -171,12 +171,12 @@ def with_variable(name: str, value: str) -> list[int]:
     """
     import psutil
 
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(name) == value:
-                found.append(process.pid)
-    return found
+                pids.append(process.pid)
+    return pids
 
 
 def _short(words: list[str]) -> str:

@@ -73,18 +73,18 @@ def merge(
             runs[-1].append(cell)
         else:
             runs.append([cell])
-    found = [_segment(cells, run, int(cells.probability_KC[run[0]].argmax()), names) for run in runs]
-    return [one for one in found if one.end - one.start >= shortest]
+    segments = [_segment(cells, run, int(cells.probability_KC[run[0]].argmax()), names) for run in runs]
+    return [one for one in segments if one.end - one.start >= shortest]
 
 
 def _of_each_class(cells: Cells, names: Sequence[str], threshold: float, shortest: float) -> list[Segment]:
     """Neighbouring cells in which a class reaches the threshold, for each class; in order of time, then of classes."""
-    found: list[Segment] = []
+    segments: list[Segment] = []
     for number in range(len(names)):
         reached = np.flatnonzero(np.nan_to_num(cells.probability_KC[:, number], nan=-1.0) >= threshold)
         runs = np.split(reached, np.flatnonzero(np.diff(reached) > 1) + 1)
-        found += [_segment(cells, run.tolist(), number, names) for run in runs if len(run)]
-    return sorted((one for one in found if one.end - one.start >= shortest), key=lambda one: one.start)
+        segments += [_segment(cells, run.tolist(), number, names) for run in runs if len(run)]
+    return sorted((one for one in segments if one.end - one.start >= shortest), key=lambda one: one.start)
 
 
 def _segment(cells: Cells, run: list[int], number: int, names: Sequence[str]) -> Segment:

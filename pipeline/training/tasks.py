@@ -225,13 +225,13 @@ class FinetuneTask:
 
     def _ranked(self, heads: int, alive: Callable[[], None]) -> dict[str, float]:
         """As :meth:`validate`, of videos with several classes each: the mean average precision and the loss."""
-        found = Validation(self.held_out_VK, heads, self.ranks.device)
+        validation = Validation(self.held_out_VK, heads, self.ranks.device)
         for batch in self.validation.epoch(0):
             alive()
             clip_BCTHW, _ = self.centre(batch, self.ranks.device)
             logits = self.model(clip_BCTHW)
-            found.add(logits if logits.ndim == 3 else logits[None], batch.index_B)
-        scores = found.scores(self.ranks.sum_)
+            validation.add(logits if logits.ndim == 3 else logits[None], batch.index_B)
+        scores = validation.scores(self.ranks.sum_)
         best = max(range(heads), key=lambda head: (scores[head][0], -scores[head][1]))
         return {names.VAL_MAP: scores[best][0], names.VAL_LOSS: scores[best][1]} | self._chosen(best)
 

@@ -21,7 +21,7 @@ def labels_of(rows: Sequence[tuple[int, Mapping[str, object]]], table: Path) -> 
     """
     if not any(SEPARATOR in str(row["label"]) for _, row in rows):
         return None
-    found: dict[int, list[str]] = {}
+    labels: dict[int, list[str]] = {}
     for line, row in rows:
         label = row["label"]
         parts = [part.strip() for part in class_parts("" if label is None else str(label))]
@@ -35,8 +35,8 @@ def labels_of(rows: Sequence[tuple[int, Mapping[str, object]]], table: Path) -> 
         twice = [part for part, count in Counter(same).items() if count > 1]
         if twice:
             raise InputError(f"{table}, row {line}: label = {label!r} names {twice[0]!r} twice. Cure: each class once.")
-        found[line] = parts
-    return found
+        labels[line] = parts
+    return labels
 
 
 def names_of(row: Mapping[str, object], labels: Sequence[int], several: bool, line: int, table: Path) -> list[str]:
@@ -61,11 +61,11 @@ def names_of(row: Mapping[str, object], labels: Sequence[int], several: bool, li
 
 def separator_fault(folder: Path, classes: Iterable[str]) -> str | None:
     """The message where a class's folder has the sign in its name that stands between several classes."""
-    found = [name for name in classes if SEPARATOR in name]
-    if not found:
+    named = [name for name in classes if SEPARATOR in name]
+    if not named:
         return None
     return (
-        f"{folder}: the class folder {printable(found[0])!r} holds a {SEPARATOR}, which stands between several classes "
+        f"{folder}: the class folder {printable(named[0])!r} holds a {SEPARATOR}, which stands between several classes "
         f"of one video. Cure: rename it; videos with several classes need a table with the columns path,label and "
         f"labels such as a{SEPARATOR}b."
     )

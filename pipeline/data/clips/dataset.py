@@ -103,12 +103,12 @@ class ClipDataset:
         """All classes of these rows (None: of every row); [] of a set whose videos have one class at most."""
         if not any(member.source.label_sets for member in self.members):
             return []
-        found = []
+        sets_of_clips = []
         for row in range(len(self)) if rows is None else rows.tolist():
             member, place = self.locate(row)
             sets = member.source.label_sets
-            found.append(sets[place] if sets else ())
-        return found
+            sets_of_clips.append(sets[place] if sets else ())
+        return sets_of_clips
 
     def labels(self) -> Ints:
         """The label of each row."""

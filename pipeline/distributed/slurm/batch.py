@@ -71,7 +71,7 @@ def main() -> int:
 def _environment(job: int, nodes: int) -> dict[str, str]:
     """torchrun's own variables; each node adds its number (pipeline.distributed.node)."""
     turn = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    own = {
+    rendezvous = {
         "PET_NNODES": str(nodes),
         "PET_MASTER_ADDR": client.address(os.environ["SLURMD_NODENAME"]),
         "PET_MASTER_PORT": str(PORT + job % 1000),
@@ -79,7 +79,7 @@ def _environment(job: int, nodes: int) -> dict[str, str]:
     }
     # What sbatch was told of CPUs for each task holds for srun as well, which since 22.05 no longer reads it itself.
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-    return {**os.environ, **own, **({"SRUN_CPUS_PER_TASK": cpus} if cpus else {})}
+    return {**os.environ, **rendezvous, **({"SRUN_CPUS_PER_TASK": cpus} if cpus else {})}
 
 
 def _say(text: str) -> None:

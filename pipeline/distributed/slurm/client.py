@@ -73,8 +73,8 @@ def look(number: int) -> Job | None:
     done = _run(["squeue", "--noheader", "--states=all", f"--jobs={number}", f"--format={_FORMAT}"])
     if done.returncode and "Invalid job id" in done.stderr:
         return None
-    found = _jobs(done)
-    return found[0] if found else None
+    jobs = _jobs(done)
+    return jobs[0] if jobs else None
 
 
 def find(name: str, comment: str) -> Job | None:

@@ -53,13 +53,13 @@ def follow(request: Request, command: Sequence[str]) -> End:
     """
     stop = StopRequest()
     with stop_handled(stop.note):
-        found = living(request)
-        number = _submit(request, command) if found is None else found.number
-        tail = _Tail(request.log, from_end=found is not None)
-        if found is not None:
-            log.warning("ranks: %s: found again, nothing was submitted.", found)
+        job = living(request)
+        number = _submit(request, command) if job is None else job.number
+        tail = _Tail(request.log, from_end=job is not None)
+        if job is not None:
+            log.warning("ranks: %s: found again, nothing was submitted.", job)
         try:
-            return _watch(number, stop, tail, None if found is None else str(found))
+            return _watch(number, stop, tail, None if job is None else str(job))
         finally:
             tail.print()
 

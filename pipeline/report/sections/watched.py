@@ -84,11 +84,11 @@ def _table(record: MonitorRecord) -> Table:
         probe, _, corpus = name.removeprefix(names.monitor("")).partition("/")
         return f"{'k-NN' if probe == names.KNN else probe}, {corpus} %", name
 
-    found = {name for look in looks for name in look.metrics}
+    present = {name for look in looks for name in look.metrics}
     probes = [
         name
         for probe in (names.KNN, names.RIDGE)
-        for name in sorted(found)
+        for name in sorted(present)
         if name.startswith(names.monitor_of(probe, ""))
     ]
     columns: Columns[Look] = {
