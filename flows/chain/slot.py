@@ -78,10 +78,10 @@ def _claims(place: str) -> list[FlowRun] | None:
         return None
 
 
-def set_active(slots: int, name: str = LIMIT) -> None:
+def set_active(slots: int) -> None:
     """Correct the number of slots that the server believes to be taken."""
     with get_client(sync_client=True) as client:
-        client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=slots))
+        client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(active_slots=slots))
 
 
 def _taken(stack: ExitStack, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> bool:

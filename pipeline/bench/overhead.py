@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: untracked: bare against bare, which shows the machine's own swings. none: tracked to the spool, nobody sends it.
 #: alive: an SQLite store takes it. dead: connections are refused. hanging: connections are taken and never answered.
 STORES = ("untracked", "none", "alive", "dead", "hanging")
+#: Drawings of pairs of turns, for an interval.
+DRAWS = 1000
 #: Steps of one turn, and of the first turns that do not count.
 TURN, WARM_UP = 10, 10
 
@@ -111,7 +113,7 @@ def _compared(bare: list[float], tracked: list[float]) -> dict[str, float]:
     }
 
 
-def _p99_interval(bare: list[float], tracked: list[float], draws: int = 1000) -> tuple[float, float]:
+def _p99_interval(bare: list[float], tracked: list[float]) -> tuple[float, float]:
     """95 % interval of the ratio of 99th percentiles.
 
     Pairs of turns are drawn with replacement, since steps that follow each other are slow together.
@@ -120,8 +122,8 @@ def _p99_interval(bare: list[float], tracked: list[float], draws: int = 1000) ->
 
     turns = len(tracked) // TURN
     pairs_2NT = np.array([bare[: turns * TURN], tracked[: turns * TURN]]).reshape(2, turns, TURN)
-    picked_DN = np.random.default_rng(0).integers(turns, size=(draws, turns))
-    slow_2D = np.quantile(pairs_2NT[:, picked_DN].reshape(2, draws, -1), 0.99, axis=2)
+    picked_DN = np.random.default_rng(0).integers(turns, size=(DRAWS, turns))
+    slow_2D = np.quantile(pairs_2NT[:, picked_DN].reshape(2, DRAWS, -1), 0.99, axis=2)
     low, high = np.quantile(slow_2D[1] / slow_2D[0], [0.025, 0.975])
     return float(low), float(high)
 
@@ -300,9 +302,9 @@ def _address(store: str, folder: Path) -> Iterator[str]:
             connection.close()
 
 
-def _settled(pid: int | None, patience: float = 60.0) -> None:
+def _settled(pid: int | None) -> None:
     """Return when the process that sends has imported what it needs and met its store."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + 60
     while pid is not None and time.monotonic() < until:
         before = _cpu_seconds(pid)
         time.sleep(3.0)

@@ -14,6 +14,7 @@ from pipeline.model_folder import FILES
 from pipeline.system.files import sha256_of
 from pipeline.tracking.context import dvc_hashes, dvc_stages
 
+LOCK = Path("dvc.lock")
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -109,11 +110,11 @@ def _run_named(target: str) -> RunFacts:
     )
 
 
-def stages_behind(path: Path, lock: Path = Path("dvc.lock")) -> list[StageFacts]:
+def stages_behind(path: Path) -> list[StageFacts]:
     """The stage in dvc.lock that wrote `path`, then those that wrote what it read, back to the sources."""
-    stages = dvc_stages(lock)
+    stages = dvc_stages(LOCK)
     try:
-        name = path.resolve().relative_to(lock.resolve().parent).as_posix()
+        name = path.resolve().relative_to(LOCK.resolve().parent).as_posix()
     except ValueError:
         return []
     writers = {out["path"]: stage for stage, entry in stages.items() for out in entry.get("outs", [])}
@@ -143,13 +144,13 @@ def _writers(path: str, writers: dict[str, str]) -> list[str]:
     ]
 
 
-def unchanged(path: Path, lock: Path = Path("dvc.lock")) -> bool | None:
+def unchanged(path: Path) -> bool | None:
     """Whether a file has the bytes that dvc.lock notes for it; None where that cannot be said.
 
     What is in a folder is told by the listing that DVC keeps in its cache.
     """
-    name = path.resolve().relative_to(lock.resolve().parent).as_posix()
-    for out, digest in dvc_hashes(lock).items():
+    name = path.resolve().relative_to(LOCK.resolve().parent).as_posix()
+    for out, digest in dvc_hashes(LOCK).items():
         if out == name:
             return _md5(path) == digest
         if name.startswith(out + "/"):

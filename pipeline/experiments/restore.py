@@ -59,13 +59,13 @@ def tracked_changes(status: str) -> list[str]:
     return [line[3:].strip('"') for line in status.splitlines() if line and not line.startswith("?? ")]
 
 
-def restore(path: str, digest: str, folder: Path, root: Path | None = None) -> None:
+def restore(path: str, digest: str, folder: Path) -> None:
     """Put the version of a DVC output with this hash to its path below `folder`, from the DVC cache.
 
     Raises:
         InputError: the cache lacks it.
     """
-    objects = worktree.dvc_cache(root or Path.cwd()) / "files" / "md5"
+    objects = worktree.dvc_cache(Path.cwd()) / "files" / "md5"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if digest.endswith(".dir"):

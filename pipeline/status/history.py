@@ -64,11 +64,11 @@ def read_history(path: Path) -> History | None:
     )
 
 
-def evenly(values: list[float], points: int = POINTS) -> list[float]:
+def evenly(values: list[float]) -> list[float]:
     """So many means of neighbouring values at most, the last of them of the newest."""
-    if len(values) <= points:
+    if len(values) <= POINTS:
         return values
-    edges = [round(number * len(values) / points) for number in range(points + 1)]
+    edges = [round(number * len(values) / POINTS) for number in range(POINTS + 1)]
     return [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
 
 

@@ -113,13 +113,13 @@ class Holders:
     waiting: tuple[int, ...] = ()
 
 
-def holders(path: Path, table: Path = Path("/proc/locks")) -> Holders:
+def holders(path: Path) -> Holders:
     """Who holds a lock file and who waits for it, read from the kernel's list: nothing is locked to find out.
 
     After a launcher's death its ranks still hold what they inherited; the holder is then a process that is gone.
     """
     try:
-        status, text = path.stat(), table.read_text(encoding="ascii", errors="replace")
+        status, text = path.stat(), Path("/proc/locks").read_text(encoding="ascii", errors="replace")
     except OSError:
         return Holders()
     # `1: FLOCK  ADVISORY  WRITE 708 fe:00:2343743 0 EOF`, with `->` behind the number for one that waits.

@@ -29,17 +29,18 @@ from pipeline.tracking.views import accuracy_against_cost
 PARENT_VARIABLE = "EVEREST_PARENT_RUN"
 
 
-def open_parent(name: str | None = None, owner_pid: int | None = None, tags: Mapping[str, object] | None = None) -> str:
+def open_parent(name: str | None = None, tags: Mapping[str, object] | None = None) -> str:
     """Open a parent run that a flow owns, and return its id for EVEREST_PARENT_RUN.
+
+    It becomes KILLED where the calling process dies without a word.
 
     Args:
         name: what the tracking UI calls it; the recipe by default.
-        owner_pid: the process whose death without a word makes the run KILLED; the caller's by default.
         tags: more tags (a flow run's id, links).
     """
     with runs_lock():
         folder = _create(name, tags or {}, managed=False)
-        folder.update(owner=process_identity(owner_pid or os.getpid()))
+        folder.update(owner=process_identity(os.getpid()))
     return folder.id
 
 

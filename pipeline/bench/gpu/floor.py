@@ -47,14 +47,15 @@ class Part(NamedTuple):
         return products + (self.fused if fused else self.eager) / BANDWIDTH
 
 
-def parts(size: str = "base", clips: int = 256, frames: int = 16, height: int = 256, width: int = 340) -> list[Part]:
+def parts(size: str = "base", clips: int = 256) -> list[Part]:
     """The parts of an EVEREST pre-training step at 224 px, keep 0.3, visible 0.1."""
+    frames = 16
     shape, grid = SIZES[size], Grid(frames // 2, 14, 14)
     cost = multiply_adds(size, "pretrain", frames=frames)
     visible, kept = cost.encoder_tokens, cost.decoder_tokens
     hidden, tokens = kept - visible, grid.tokens
     pixels, cut = clips * frames * 224 * 224 * 3, clips * tokens * 1536
-    read = clips * frames * height * width * 3
+    read = clips * frames * 256 * 340 * 3
     embedded = clips * tokens * shape.embed_dim
     targets = clips * hidden * 1536
     parameters = _parameters(size)

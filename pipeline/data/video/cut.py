@@ -11,12 +11,15 @@ from pipeline.data.video.stream import best_stream
 from pipeline.data.video.write import BITEXACT, encoder
 from pipeline.system.files import atomic_path
 
+#: x264's quality: no difference is seen at it.
+CRF = 18
+
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
     from av.container import InputContainer, OutputContainer
 
 
-def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps: int, crf: int = 18) -> int:
+def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps: int) -> int:
     """Write frames start_frame <= i < end_frame of a video; frame i is the one shown at i / fps seconds.
 
     Frames are chosen by their own time stamps, so neither a late key frame nor a variable rate shifts the
@@ -34,7 +37,7 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
     with atomic_path(target) as temporary:
         try:
             with av.open(str(source.absolute()), options={"protocol_whitelist": "file"}) as video:
-                written = _copy(video, temporary, start_frame, end_frame, fps, crf)
+                written = _copy(video, temporary, start_frame, end_frame, fps)
             if written != wanted:
                 raise VideoError(
                     "declared_more_than_decoded",
@@ -49,7 +52,7 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
     return wanted
 
 
-def _copy(video: InputContainer, target: Path, start: int, end: int, fps: int, crf: int) -> int:
+def _copy(video: InputContainer, target: Path, start: int, end: int, fps: int) -> int:
     import av
 
     stream = best_stream(video)
@@ -59,7 +62,7 @@ def _copy(video: InputContainer, target: Path, start: int, end: int, fps: int, c
     video.seek(origin + int(before / tick), stream=stream, backward=True)
     position = start
     with av.open(str(target), "w", format="mp4", options=BITEXACT) as output:
-        target_stream = encoder(output, "libx264", fps, crf, "veryfast")
+        target_stream = encoder(output, "libx264", fps, CRF, "veryfast")
         target_stream.pix_fmt = "yuv420p"
         held: VideoFrame | None = None
         for frame in video.decode(stream):
