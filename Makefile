@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help install demo compare test test-all browser faults check format lock ui deploy clean
+.PHONY: help install demo compare test test-all browser faults soak check format lock ui deploy clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ browser: install ## MLflow's page in a real browser (needs Debian's chromium)
 
 faults: install ## the full counts of the fault trials, as a table
 	@$(BIN)/python -m pytest -m slow tests/faults
+
+soak: install ## 20 canaries through a deployment while everything around them is killed (an hour; needs PostgreSQL)
+	@EVEREST_SOAK=20 $(BIN)/python -m pytest -s -m slow tests/faults/test_soak.py
 
 check: install ## format, lint, spelling and types
 	@$(BIN)/ruff format --check .

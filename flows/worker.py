@@ -3,7 +3,8 @@
 Prefect's own worker, told to stop, waits until its runs have ended, however many days that takes, and whoever loses
 patience kills trainings. Here SIGTERM (`docker stop`, systemd, Ctrl-C) stops the worker and asks each of its runs to
 save and end; they are Resuming then, and the next worker goes on with them. A worker that is killed leaves its runs
-going; they need none.
+going; they need none. One that starts before its server waits for it. Where Prefect's worker ends by itself, another is
+started.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 import psutil
 from prefect.client.schemas.objects import StateType
 
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
+from pipeline.errors import EverestError
 from pipeline.layout import POOL
+from pipeline.operations.server import Server, Unanswered
 from pipeline.system.processes import die_with_parent, hear_ctrl_c, on_stop
 from pipeline.system.text import visible
 
@@ -31,6 +35,8 @@ from pipeline.system.text import visible
 GRACE_SECONDS = 90.0
 #: [s] between two heartbeats of a run; without some of them in a row it counts as crashed.
 HEARTBEAT_SECONDS = 30
+#: [s] after which a worker had started well; between two sentences of one that waits.
+STEADY_SECONDS, SAY_SECONDS = 120.0, 60.0
 #: [s] between two looks for submitted runs.
 QUERY_SECONDS = 5
 
@@ -48,10 +54,56 @@ def main() -> int:
         command += ["--limit", str(arguments.limit)]
     asked: list[int] = []
     on_stop(lambda number, _frame: asked.append(number))
-    worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)
-    while worker.poll() is None and not asked:
+    try:
+        return _serve(command, arguments.pool, arguments.grace, asked)
+    except EverestError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int:
+    pause = 1.0
+    while _ready(pool, asked):
+        began = time.monotonic()
+        worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)
+        while worker.poll() is None and not asked:
+            time.sleep(0.2)
+        if asked:
+            return _end(worker, grace)
+        if not worker.returncode:
+            return 0
+        # Such as where the server goes away while Prefect's worker starts. Runs that it had go on.
+        pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, 60.0)
+        _say(f"Prefect's worker ended (exit {worker.returncode}); the next one starts in {pause:.0f} s")
+        _until(lambda: asked, pause)
+    return 0
+
+
+def _ready(pool: str, asked: list[int]) -> bool:
+    """Wait for the server, which may start later or be away; False where it is to stop before.
+
+    Raises:
+        EverestError: the server refuses us, or has no such pool: no waiting helps.
+    """
+    server, said = Server.found(), -SAY_SECONDS
+    while server and not asked:
+        try:
+            server.ask(f"work_pools/{quote(pool, safe='')}")
+            break
+        except Unanswered as error:
+            if time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                _say(f"waits: {error}")
+            _until(lambda: asked, 2.0)
+        except EverestError as error:
+            raise EverestError(f"{error} Where it has no work pool {pool!r} yet: everest ops init.") from None
+    return not asked
+
+
+def _until(done: Callable[[], object], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not done() and time.monotonic() < until:
         time.sleep(0.2)
-    return _end(worker, arguments.grace) if asked else int(worker.returncode)
 
 
 def environment() -> dict[str, str]:

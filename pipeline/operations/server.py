@@ -20,6 +20,10 @@ PAGE = 200
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
+class Unanswered(EverestError):
+    """The server is away, or its database is."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A flow run as its page shows it; times in seconds since 1970, None where it has none."""
@@ -59,7 +63,8 @@ class Server:
         """One answer, parsed; None where it has no body.
 
         Raises:
-            EverestError: the server does not answer, or refuses.
+            Unanswered: the server does not answer, or cannot now.
+            EverestError: it refuses.
         """
         question = orchestrator.request(self.url, path, query, method)
         for attempt in range(ATTEMPTS):
@@ -71,10 +76,11 @@ class Server:
                 if error.code == 503 and attempt < ATTEMPTS - 1:
                     time.sleep(1)
                     continue
+                kind = Unanswered if error.code >= 500 else EverestError
                 why = f"answers {error.code} to {path}"
             except (OSError, ValueError) as error:
-                why = f"does not answer ({getattr(error, 'reason', None) or error})"
-            raise EverestError(
+                kind, why = Unanswered, f"does not answer ({getattr(error, 'reason', None) or error})"
+            raise kind(
                 redact(f"Prefect's server at {self.url} {why}. Cure: start it (`make ui`), or mend PREFECT_API_URL.")
             )
         raise AssertionError("the last attempt raises")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy_deployment import Toy, make_toy, until
+from prefect_site import until
+from toy_deployment import Toy, make_toy
 
 from pipeline.operations.server import Server
 

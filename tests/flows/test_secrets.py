@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy_deployment import Toy, deploy, make_toy, until
+from prefect_site import until
+from toy_deployment import Toy, deploy, make_toy
 
 from flows.chain import repro
 from flows.chain.guard import Children

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy_deployment import Toy, deploy, forget, make_toy, until
+from prefect_site import until
+from toy_deployment import Toy, deploy, forget, make_toy
 
 from flows.chain.orders import NO_HEARTBEAT
 
@@ -108,7 +111,7 @@ def test_the_training_of_a_killed_worker_goes_on_and_is_cancelled_by_the_next_on
     worker = toy.start_worker()
     toy.cancel(run)
     until(lambda: toy.state(run) == "Cancelled", 30, "it is cancelled without its worker")
-    assert int((toy.root / ".work" / "pretrain" / "step").read_text()) > 0, "saved"
+    assert int((toy.root / ".work" / "pretrain" / "step-900").read_text()) > 0, "saved"
     assert toy.slots() == 0
     assert worker.poll() is None
 
@@ -121,7 +124,7 @@ def test_stopping_a_worker_saves_its_runs_and_the_next_worker_goes_on_with_them(
     assert worker.wait(30) == 0
     assert toy.state(run) == "Resuming"
     assert toy.leftovers() == []
-    saved = int((toy.root / ".work" / "pretrain" / "step").read_text())
+    saved = int((toy.root / ".work" / "pretrain" / "step-300").read_text())
     assert 0 < saved < 300
     toy.start_worker()
     until(lambda: toy.state(run) == "Completed", 90, "the same run completes")
@@ -142,3 +145,24 @@ def test_a_run_whose_waiting_is_over_starts_by_itself(toy: Toy) -> None:
     first, second = toy.submit(120), toy.submit(121)
     until(lambda: {toy.state(first), toy.state(second)} == {"Completed"}, 120, "both complete, one after the other")
     assert toy.slots() == 0
+
+
+def test_a_worker_that_starts_before_its_server_waits_for_it(toy: Toy) -> None:
+    toy.stop_server()
+    worker = toy.start_worker()
+    log = toy.root / "worker.log"
+    until(lambda: "worker: waits: Prefect's server at" in log.read_text(), 30, "it says that it waits")
+    toy.start_server()
+    run = toy.submit(31)
+    until(lambda: toy.state(run) == "Completed", 90, "a run completes")
+    assert worker.poll() is None
+
+
+def test_a_worker_of_a_pool_that_is_not_there_says_what_makes_it(toy: Toy) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.worker", "--pool", "evrest"],
+        cwd=toy.root, env=toy.environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "work pool 'evrest'" in done.stderr
+    assert "everest ops init" in done.stderr
