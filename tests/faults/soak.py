@@ -21,8 +21,8 @@ from postgres_cluster import Cluster
 from prefect_site import Site, until
 
 ENDED = ("Completed", "Cancelled", "Crashed", "Failed", "TimedOut")
-#: [s] between two faults.
-PAUSE = (4.0, 20.0)
+#: [s] between two faults, on a machine with a core free for it: a worker and a run take some ten seconds to start.
+PAUSE = (8.0, 40.0)
 #: Runs that are under way or wait at a time.
 AT_ONCE = 2
 #: Every so many runs one is cancelled.
@@ -90,7 +90,7 @@ class Soak:
             self._measure(time.monotonic() - began)
             if time.monotonic() >= next_fault and self._active:
                 self._break()
-                next_fault = time.monotonic() + self.chance.uniform(*PAUSE)
+                next_fault = time.monotonic() + busy() * self.chance.uniform(*PAUSE)
             time.sleep(0.3)
         self._leftovers()
         self.record.seconds = time.monotonic() - began
@@ -113,8 +113,7 @@ class Soak:
             self.site.cancel(run)
             self._to_cancel.discard(run)
             self.record.faults["cancelled"] += 1
-        busy = max(1.0, psutil.getloadavg()[0] / (psutil.cpu_count() or 1))
-        if time.monotonic() - began > self.limit * busy:
+        if time.monotonic() - began > self.limit * busy():
             lines = "\n".join(self.site.lines(run).splitlines()[-10:])
             raise AssertionError(f"run {number} ({run}) is {state} after {time.monotonic() - began:.0f} s:\n{lines}")
 
@@ -219,6 +218,11 @@ class Soak:
                 until(lambda look=look: not look(), 60, f"no {name}")
             except AssertionError:
                 self.record.left.append(f"{name}: {look()}")
+
+
+def busy() -> float:
+    """How much longer things take than on a machine with a core free for them."""
+    return max(1.0, psutil.getloadavg()[0] / (psutil.cpu_count() or 1))
 
 
 def say(line: str) -> None:
