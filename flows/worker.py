@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ from uuid import UUID
 import psutil
 from prefect.client.schemas.objects import StateType
 
+from flows.abandoned import watch
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
@@ -63,6 +65,8 @@ def main() -> int:
 
 def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int:
     pause = 1.0
+    if server := Server.found():
+        threading.Thread(target=watch, args=(server, pool), daemon=True, name="abandoned").start()
     while _ready(pool, asked):
         began = time.monotonic()
         worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)

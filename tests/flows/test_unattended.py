@@ -166,3 +166,18 @@ def test_a_worker_of_a_pool_that_is_not_there_says_what_makes_it(toy: Toy) -> No
     assert done.returncode == 1
     assert "work pool 'evrest'" in done.stderr
     assert "everest ops init" in done.stderr
+
+
+def test_runs_that_a_killed_worker_left_behind_are_begun_or_cancelled(toy: Toy) -> None:
+    """Killed between taking and beginning, a worker leaves a run that Prefect never starts."""
+    for process in toy.processes[1:]:
+        if process is not toy.server and process.poll() is None:
+            process.kill()
+            process.wait()
+    taken, ending = toy.submit(32), toy.submit(33)
+    for run, kind in ((taken, "Pending"), (ending, "Cancelling")):
+        toy.ask(f"flow_runs/{run}/set_state", {"state": {"type": kind.upper(), "name": kind}, "force": True})
+    toy.start_worker()
+    until(lambda: toy.state(taken) == "Completed", 240, "the one that was taken completes with the next worker")
+    until(lambda: toy.state(ending) == "Cancelled", 60, "the other one is cancelled")
+    assert "has no process: back in the queue" in (toy.root / "worker.log").read_text()

@@ -46,6 +46,7 @@ from prefect.runtime import flow_run
 from flows.chain.repro import workspace
 from flows.chain.run import identity, run_stages, task_runner
 from flows.chain.stages import Stage
+from pipeline.params import load_params
 
 @flow(name="toy", flow_run_name="toy: steps={steps}", task_runner=task_runner())
 def toy(steps: int = 600) -> dict[str, str]:
@@ -59,7 +60,7 @@ def toy(steps: int = 600) -> dict[str, str]:
     name = str(flow_run.id)
     where = workspace(folder, name, {"EVEREST_WORK": str(root / ".work"), **identity(name)}, root)
     where.environment["PYTHONPATH"] = CODE
-    return run_stages([Stage("pretrain", trains=True)], None, where)
+    return run_stages([Stage("pretrain", trains=True)], load_params(Path(CODE) / "params.yaml"), where)
 """
 PREFECT = """
 name: toy
