@@ -155,8 +155,9 @@ class Site:
         return [run["id"] for run in self.ask("flow_runs/filter", {"flow_runs": {"state": states}})]
 
     def worktrees(self) -> list[str]:
-        """Folders of flow runs that are still there."""
-        return [folder.name for folder in (self.root / ".work" / "worktrees").glob("*")]
+        """Folders of flow runs that are still there; a crashed run keeps its own, for a retry, until `everest ops gc`."""
+        folders = (folder.name for folder in (self.root / ".work" / "worktrees").glob("*"))
+        return [name for name in folders if self.state(name) != "Crashed"]
 
     def held_locks(self) -> list[str]:
         """`file, process` of every lock that somebody holds below the project."""

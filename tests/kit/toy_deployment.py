@@ -78,6 +78,10 @@ class Toy(Site):
     def submit(self, steps: int) -> str:
         return self.create("toy/toy", {"steps": steps})
 
+    def worktrees(self) -> list[str]:
+        """The toy flow takes no folder away."""
+        return []
+
     def began(self) -> list[int]:
         """The step from which each start of the training went on."""
         path = self.root / ".work" / "pretrain" / "began"
