@@ -155,7 +155,7 @@ class Site:
         return [run["id"] for run in self.ask("flow_runs/filter", {"flow_runs": {"state": states}})]
 
     def worktrees(self) -> list[str]:
-        """Folders of flow runs that are still there; a crashed run keeps its own, for a retry, until `everest ops gc`."""
+        """Folders of flow runs, but those that crashed ones keep for a retry (until `everest ops gc`)."""
         folders = (folder.name for folder in (self.root / ".work" / "worktrees").glob("*"))
         return [name for name in folders if self.state(name) != "Crashed"]
 
