@@ -1,9 +1,13 @@
 """V-JEPA's 3-D multi-block masks: large blocks of places are hidden in all slots, and what they leave is shown.
 
 Half of the clips get the short-range mask (8 blocks of 0.15 of a slot's places), half the long-range one (2 blocks of
-0.7), both with aspect ratios from 0.75 to 1.5 and spanning all slots (arXiv 2404.08471, section 3.2). The paper
-cuts a batch to its smallest context; here every clip shows exactly the budget, and all other tokens are rebuilt: places
-outside the blocks first in random order, then, where the blocks leave too few, places inside them.
+0.7), both with aspect ratios from 0.75 to 1.5 and spanning all slots.
+
+Numbers checked against the authors' code (github.com/facebookresearch/jepa: configs/pretrain/vitl16.yaml,
+src/masks/multiblock3d.py); not checked against the sections of arXiv 2404.08471. Ours differs: V-JEPA masks every clip
+both ways in one step, draws one aspect ratio for all blocks of a batch, cuts a batch to its smallest context, and
+predicts features, not pixels. Here every clip shows exactly the budget, and all other tokens are rebuilt: places outside
+the blocks first in random order, then, where the blocks leave too few, places inside them.
 
 Shapes: B clips, M blocks, L places of a slot, H x W places.
 """

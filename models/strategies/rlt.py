@@ -1,9 +1,15 @@
 """Run-length tokens: of a run of equal tokens at one place only the first is kept, and told how long the run is.
 
 A token is equal to the one before it where the last frame of its tubelet differs by no more than a threshold from the
-first frame of the tubelet before, as a mean over pixels and colours (arXiv 2411.05222, section 3): all that lies
-between is then taken for still. The first slot's tokens always begin a run. A learned embedding of the run's length is
-added; it is 0 at first, so that weights that were trained without one can be used as they are.
+first frame of the tubelet before, as a mean over pixels and colours: all that lies between is then taken for still. The
+first slot's tokens always begin a run. A learned embedding of the run's length is added; it is 0 at first, so that
+weights that were trained without one can be used as they are.
+
+Checked against the authors' code (github.com/rccchoudhury/rlt, commit 0fc1565: src/models/static_token_utils.py for
+the frames compared, the mean and the strict ">"; configs/experiment/train_vit_mae.yaml for 0.1 of pixels normalised as
+ours; src/models/vit_helpers.py for the embedding, one row for each length); not checked against the sections of arXiv
+2411.05222. Ours differs: the embedding begins at 0 (theirs a normal of 0.02) and is always there (theirs is an option,
+off in the published configuration).
 
 Shapes: B clips, S slots, L places, N = S*L tokens, P values of a tubelet in the order (c p0 p1 p2).
 """
@@ -17,7 +23,7 @@ from models.selection import Grid
 from models.strategies.base import Strategy
 from models.strategies.none import every_token
 
-#: Mean absolute difference of normalised pixels up to which two tokens count as equal (the paper: 0.1).
+#: Mean absolute difference of normalised pixels up to which two tokens count as equal (the authors' `drop_param`).
 THRESHOLD = 0.1
 #: Frames and pixels of a tubelet.
 FRAMES, PIXELS = 2, 16 * 16

@@ -1,11 +1,15 @@
-"""Token merging: each block joins the most similar tokens, and a joined one weighs as those that it stands for.
+"""Token merging: each block joins the most similar tokens into means weighted by size.
 
 Between attention and MLP the tokens are parted in turns into two sets; each of the first is matched with the most
 similar of the second (cosine of the keys, their mean over heads), and the r best matches are joined into their mean by
-size. A token of size s counts s times as a key: log s is added to its scores ("proportional attention"), and s weighs
-it in the mean at the end (arXiv 2210.09461, section 3).
+size, which also weighs a token in the mean at the end. With "proportional attention" a token of size s counts s times
+as a key: log s is added to its scores. The authors switch that off for masked autoencoders, which learn from fewer
+tokens than there are, as all pre-training here does: `PROPORTIONAL`.
 
-The paper names r; here keep_ratio says what share of the tokens leaves the last block, and r follows from it.
+Checked against the authors' code (github.com/facebookresearch/ToMe, commit 049a705: tome/patch/timm.py and mae.py,
+where "for MAE models, prop_attn should be set to false", in training and in testing); not checked against the sections
+of arXiv 2210.09461. Sources of merged tokens are not traced. The paper names r; here keep_ratio says what share of the
+tokens leaves the last block, and r follows from it.
 
 Shapes: B clips, N tokens, A and C tokens of the two sets, R merged, D width, X heads, Y width of a head.
 """
@@ -23,6 +27,9 @@ from models.strategies.base import Strategy
 from models.strategies.none import every_token
 from models.vit import Block, Blocks, attend, drop_path
 
+#: Whether a token of size s is attended to as s copies of it would be.
+PROPORTIONAL = False
+
 
 def merges(tokens: int, left: int, depth: int) -> Iterator[tuple[int, int]]:
     """(tokens that enter, tokens merged) of each block: as even as whole numbers go, never above half."""
@@ -32,7 +39,9 @@ def merges(tokens: int, left: int, depth: int) -> Iterator[tuple[int, int]]:
         tokens -= merged
 
 
-def merging_blocks(blocks: Blocks, x_BND: Tensor, left: int) -> tuple[Tensor, Tensor]:
+def merging_blocks(
+    blocks: Blocks, x_BND: Tensor, left: int, proportional: bool = PROPORTIONAL
+) -> tuple[Tensor, Tensor]:
     """Tokens [B, K, D] behind the last block, and how many each stands for [B, K]."""
     size_BN = x_BND.new_ones(x_BND.shape[:2], dtype=torch.float32)
     steps = list(merges(x_BND.shape[1], left, len(blocks)))
@@ -40,7 +49,7 @@ def merging_blocks(blocks: Blocks, x_BND: Tensor, left: int) -> tuple[Tensor, Te
         assert isinstance(block, Block), "what Blocks are made of"
         rate = blocks.rates[number]
         keep_2B11 = drop_path(x_BND, rate) if blocks.training and rate else None
-        arguments = (block, x_BND, size_BN, merged, keep_2B11)
+        arguments = (block, x_BND, size_BN, merged, keep_2B11, proportional)
         if blocks.checkpointing and torch.is_grad_enabled():
             x_BND, size_BN = checkpoint(_block, *arguments, use_reentrant=False)
         else:
@@ -49,10 +58,10 @@ def merging_blocks(blocks: Blocks, x_BND: Tensor, left: int) -> tuple[Tensor, Te
 
 
 def _block(
-    block: Block, x_BND: Tensor, size_BN: Tensor, merged: int, keep_2B11: Tensor | None
+    block: Block, x_BND: Tensor, size_BN: Tensor, merged: int, keep_2B11: Tensor | None, proportional: bool
 ) -> tuple[Tensor, Tensor]:
     qkv_BN3XY = block.attn.heads_of(block.norm1(x_BND))
-    mixed_BXNY = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), size_BN.log())
+    mixed_BXNY = attend(qkv_BN3XY.permute(2, 0, 3, 1, 4), size_BN.log() if proportional else None)
     branch_BND = block.attn.joined(mixed_BXNY.transpose(1, 2).flatten(2))
     x_BND = x_BND + (branch_BND if keep_2B11 is None else branch_BND * keep_2B11[0])
     if merged:

@@ -65,6 +65,16 @@ def test_equal_tokens_merge_without_a_trace() -> None:
     torch.testing.assert_close(left, model(x)[:, 1::2], rtol=1e-4, atol=1e-5)
 
 
+def test_sizes_weigh_in_attention_only_where_it_is_asked_for() -> None:
+    """Off for masked autoencoders, as in the authors' code; on, three copies of a token weigh as three in later blocks."""
+    model, x = blocks(2), tokens(4).repeat_interleave(torch.tensor([4, 2, 2, 2]), dim=1)
+    plain, size = merging_blocks(model, x, 4)
+    weighed, same = merging_blocks(model, x, 4, proportional=True)
+    assert torch.equal(size, same)
+    assert size.max() > 2
+    assert not torch.allclose(plain, weighed, rtol=1e-3)
+
+
 @pytest.mark.parametrize("head", ["mean", "attentive"])
 def test_a_classifier_trains_with_it_at_the_cost_that_is_predicted(head: str) -> None:
     shape = {"img_size": 96, "num_frames": 8, "num_classes": 5, "strategy": "tome", "keep_ratio": 0.4, "head": head}
