@@ -74,8 +74,9 @@ FINETUNING = tuple(name for name, facts in strategy_facts().items() if facts.fin
 def compared_strategies() -> dict[str, Overrides]:
     """Name in a comparison -> overrides of params.yaml.
 
-    Fine-tuning is the same for all, so that only the pre-training differs, but for `everest-then-tome` and its like:
-    EVEREST's pre-training, fine-tuned with another strategy. Strategies that do not select frames see the clip as it
+    Fine-tuning is the same for all, so that only the pre-training differs, but for `everest-then-tome` and its like,
+    EVEREST's pre-training fine-tuned with another strategy, and `everest-tested-tome` and its like, where the weights
+    are the same too, and only tested with another strategy. Strategies that do not select frames see the clip as it
     comes, or with `-chosen-frames` as `pretrain.frame_selection` says; the ratio of kept tokens is 1 where it means
     nothing. Those whose compute it bounds are also compared with another one, `everest-keep-0.4`, and those that read
     scores with a budget for each clip, `everest-share-0.6`.
@@ -96,6 +97,7 @@ def compared_strategies() -> dict[str, Overrides]:
         if name != "everest":
             label = strategy_facts()[name].label
             arms[f"everest-then-{label}"] = {"pretrain.strategy": "everest", "finetune.strategy": name}
+            arms[f"everest-tested-{label}"] = {"pretrain.strategy": "everest", "evaluate.strategy": name}
     return {**arms, "scratch": {"finetune.init": SCRATCH}}
 
 

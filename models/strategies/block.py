@@ -6,8 +6,8 @@ Half of the clips get the short-range mask (8 blocks of 0.15 of a slot's places)
 Numbers checked against the authors' code (github.com/facebookresearch/jepa: configs/pretrain/vitl16.yaml,
 src/masks/multiblock3d.py); not checked against the sections of arXiv 2404.08471. Ours differs: V-JEPA masks every clip
 both ways in one step, draws one aspect ratio for all blocks of a batch, cuts a batch to its smallest context, and
-predicts features, not pixels. Here every clip shows exactly the budget, and all other tokens are rebuilt: places outside
-the blocks first in random order, then, where the blocks leave too few, places inside them.
+predicts features, not pixels. Here every clip shows exactly the budget, and all other tokens are rebuilt: places
+outside the blocks are shown first, in random order, then, where the blocks leave too few, places inside them.
 
 Shapes: B clips, M blocks, L places of a slot, H x W places.
 """

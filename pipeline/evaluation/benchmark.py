@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,14 +133,13 @@ def evaluate(
     Raises:
         InputError: the model was made for other clips or classes than params.yaml says.
     """
-    from models.weights import load_model
     from pipeline.distributed.groups import choose_device
     from pipeline.efficiency.meters import EnergyMeter, peak_memory_gib
 
     data, how = params.benchmark(benchmark).data, params.evaluate_of(benchmark)
-    info = check_model(model_dir, params, benchmark)
+    info = as_tested(check_model(model_dir, params, benchmark), how.strategy)
     device = device or (ranks.device if ranks else choose_device(params.compute.device))
-    model = load_model(model_dir)
+    model = tested_model(model_dir, how.strategy)
     read = reader(params, benchmark, tests)
     energy = EnergyMeter(device)
     began = time.perf_counter()
@@ -162,6 +161,18 @@ def evaluate(
     seconds = time.perf_counter() - began
     clips = sum(answer.probability is not None for answer in answers) * how.segments * how.crops
     return Outcome(answers, clips, seconds, peak_memory_gib(device), energy.read(), cost(info, model))
+
+
+def tested_model(model_dir: Path, strategy: str | None) -> Backbone:
+    """The trained weights, with the token strategy that they are tested with; None: that of their training."""
+    from models.weights import load_model
+
+    return load_model(model_dir) if strategy is None else load_model(model_dir, strategy=strategy)
+
+
+def as_tested(info: ModelInfo, strategy: str | None) -> ModelInfo:
+    """A model's record with the token strategy that it is tested with."""
+    return info if strategy is None else replace(info, kwargs={**info.kwargs, "strategy": strategy})
 
 
 def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8]:
@@ -194,10 +205,9 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
 
 def draw_examples(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path) -> None:
     """Kept tokens of the first test video that was answered rightly, and of the first that was not."""
-    from models.weights import load_model
     from pipeline.pictures.tokens import draw_kept, kept_tokens
 
-    model = load_model(layout.output_dir("finetune", benchmark)).eval()
+    model = tested_model(layout.output_dir("finetune", benchmark), params.evaluate_of(benchmark).strategy).eval()
     read = reader(params, benchmark, tests)
     folder.mkdir(parents=True, exist_ok=True)
     for name, wanted in (("rightly-answered", True), ("wrongly-answered", False)):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import layout
-from pipeline.evaluation.benchmark import TestSet, reader
+from pipeline.evaluation.benchmark import TestSet, reader, tested_model
 from pipeline.evaluation.examples import Example, confident_errors, doubtful_hits, least_seen, surest_wrong
 from pipeline.evaluation.inference import Answer
 from pipeline.params import Params
@@ -22,7 +22,6 @@ INDEX = "clips.json"
 
 def draw_clips(params: Params, benchmark: str, tests: TestSet, answers: list[Answer], folder: Path) -> None:
     """Write an animated WebP for each of the surest errors and the most doubtful hits, and which is whose."""
-    from models.weights import load_model
     from pipeline.pictures.animated import draw_animated
     from pipeline.pictures.tokens import kept_tokens
 
@@ -30,7 +29,7 @@ def draw_clips(params: Params, benchmark: str, tests: TestSet, answers: list[Ans
     numbers, probability_VC, truth = tests.read(answers)
     ids = [tests.ids[number] for number in numbers]
     number_of = dict(zip(ids, numbers, strict=True))
-    model = load_model(layout.output_dir("finetune", benchmark)).eval()
+    model = tested_model(layout.output_dir("finetune", benchmark), how.strategy).eval()
     read = reader(params, benchmark, tests)
     middle = how.segments // 2 * how.crops + how.crops // 2
     files: dict[str, str] = {}

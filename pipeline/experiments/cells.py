@@ -5,7 +5,8 @@
       outputs/  metrics/  .work/         as in the project itself
 
 The key holds the parameters and the data's content, so a finished stage is never run again and never taken for
-another one's. What the project's own chain has trained with the same parameters is taken over.
+another one's. What the project's own chain has trained with the same parameters is taken over, and so is what another
+training of the comparison has: strategies that share a pre-training, or differ in the test alone, train once.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline import layout
 from pipeline.errors import Paused
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
 from pipeline.params import SCRATCH, load_params
-from pipeline.params.declared import address
-from pipeline.params.records import finished
+from pipeline.params.declared import address, values
+from pipeline.params.records import differences, finished, read_record
 from pipeline.planning.equal import Trial
-from pipeline.system.files import link, read_json
+from pipeline.system.files import link, read_json, sha256_of
 from pipeline.system.processes import PAUSE_AT, run_child
+
+#: Stage -> the stage whose weights it starts from.
+READS = {"finetune": ("pretrain",), "evaluate": ("finetune",)}
+WEIGHTS = "model.safetensors"
 
 
 def cells_root() -> Path:
@@ -38,14 +44,17 @@ def cell(trial: Trial) -> Path:
     return cells_root() / f"{trial.name}-{layout.fingerprint([result_values(trial.params), _data_hashes()])}"
 
 
-def run_cell(trial: Trial, note: str = "", run: Run = run_child) -> Path:
+def run_cell(trial: Trial, note: str = "", run: Run = run_child, others: Sequence[Trial] = ()) -> Path:
     """Run the stages of one training that are not done yet.
+
+    Args:
+        others: trainings of the same comparison, whose finished stages are taken over where they are this one's too.
 
     Raises:
         EverestError: a stage failed.
         Interrupted: Ctrl-C; what was done is kept.
     """
-    return _run(trial, stages_of(trial), note, run)
+    return _run(trial, stages_of(trial), note, run, others)
 
 
 def run_slice(trial: Trial, share: float, note: str = "", run: Run = run_child) -> bool:
@@ -57,7 +66,7 @@ def run_slice(trial: Trial, share: float, note: str = "", run: Run = run_child) 
     if pretrained_share(trial) >= share:
         return finished("pretrain", None, cell(trial))
     try:
-        _run(trial, [("pretrain", None)], note, run, **{PAUSE_AT: f"{share:.9f}"})
+        _run(trial, [("pretrain", None)], note, run, variables={PAUSE_AT: f"{share:.9f}"})
     except Paused:
         return False
     return True
@@ -80,10 +89,20 @@ def pretrained_share(trial: Trial) -> float:
     return (steps[-1] + 0.5) / total if steps and total else 0.0
 
 
-def _run(trial: Trial, steps: list[Step], note: str, run: Run, **variables: str) -> Path:
+def _run(
+    trial: Trial,
+    steps: list[Step],
+    note: str,
+    run: Run,
+    others: Sequence[Trial] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Path:
     root, folder = Path.cwd(), cell(trial)
     place = Workspace(
-        trial.name, folder, root, environment(root, root, folder / layout.WORK, EVEREST_COMPARE=trial.name, **variables)
+        trial.name,
+        folder,
+        root,
+        environment(root, root, folder / layout.WORK, EVEREST_COMPARE=trial.name, **(variables or {})),
     )
     place.prepare(trial.params, {name: (root / name).resolve() for name in ("data", "dvc.lock")})
     report = Report(
@@ -93,7 +112,7 @@ def _run(trial: Trial, steps: list[Step], note: str, run: Run, **variables: str)
         whose=f" of {trial.arm}, seed {trial.seed},",
         where=f" in {folder}",
     )
-    taken_over = functools.partial(_take_over, trial, folder)
+    taken_over = functools.partial(_take_over, trial, folder, others)
     place.run(steps, trial.params, report, take_over=taken_over, run=run)
     return folder
 
@@ -103,22 +122,46 @@ def stages_of(trial: Trial) -> list[Step]:
     return training_steps(trial.benchmarks, pretrains=trial.params.finetune.init != SCRATCH)
 
 
-def _take_over(trial: Trial, folder: Path, stage: str, benchmark: str | None) -> bool:
-    """Link in what the project's chain made by this stage, if it had the same parameters and is up to date."""
+def _take_over(trial: Trial, folder: Path, others: Sequence[Trial], stage: str, benchmark: str | None) -> str:
+    """Link in what the project's chain or another training made by this stage, and say whose it is; else ""."""
+    own = _made(Path(), stage, benchmark) and result_values(trial.params) == result_values(load_params())
+    if own and _up_to_date(address(stage, benchmark)):
+        _link_in(Path(), folder, stage, benchmark)
+        return "this project's own run"
+    wanted = values(stage, benchmark, trial.params)
+    for other in others:
+        source = cell(other)
+        if source == folder or not _made(source, stage, benchmark):
+            continue
+        same = not list(differences(read_record(stage, benchmark, source) or {}, wanted))
+        if same and all(_same_model(source, folder, one, benchmark) for one in READS.get(stage, ())):
+            _link_in(source, folder, stage, benchmark)
+            return f"{other.arm}, seed {other.seed}"
+    return ""
+
+
+def _made(source: Path, stage: str, benchmark: str | None) -> bool:
+    """Whether a folder holds a stage's finished result."""
     metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
-    made = metrics.exists() and output.is_dir() and finished(stage, benchmark, Path())
-    if not made or result_values(trial.params) != result_values(load_params()):
-        return False
-    if not _up_to_date(address(stage, benchmark)):
-        return False
+    return (source / metrics).exists() and (source / output).is_dir() and finished(stage, benchmark, source)
+
+
+def _same_model(source: Path, folder: Path, stage: str, benchmark: str | None) -> bool:
+    """Whether two trainings have the same weights by a stage; from scratch neither has pre-trained any."""
+    path = layout.output_dir(stage, None if stage == "pretrain" else benchmark) / WEIGHTS
+    both = (source / path).is_file(), (folder / path).is_file()
+    return all(both) and sha256_of(source / path) == sha256_of(folder / path) if any(both) else True
+
+
+def _link_in(source: Path, folder: Path, stage: str, benchmark: str | None) -> None:
+    output = layout.output_dir(stage, benchmark)
     shutil.rmtree(folder / output, ignore_errors=True)
     (folder / output).parent.mkdir(parents=True, exist_ok=True)
     # Not `copytree`: DVC replaces an output, it never writes into one, so the bytes can be shared.
-    shutil.copytree(output, folder / output, copy_function=link)
-    for file in (metrics, layout.record_file(stage, benchmark)):
+    shutil.copytree(source / output, folder / output, copy_function=link)
+    for file in (layout.metrics_file(stage, benchmark), layout.record_file(stage, benchmark)):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / file)
-    return True
+        shutil.copyfile(source / file, folder / file)
 
 
 def _up_to_date(stage: str) -> bool:

@@ -107,7 +107,7 @@ def _run(params: Params, trials: list[Trial]) -> Summary:
         if params.compare.stop == "futile":
             trials, verdict = early_verdict(params, trials)
         for number, trial in enumerate(trials, 1):
-            run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}")
+            run_cell(trial, note=f"[{number}/{len(trials)}] {trial.arm}, seed {trial.seed}", others=trials)
         summary = summarise(trials, {trial.name: cell(trial) for trial in trials})
         if verdict is not None:
             summary["verdict"] = verdict

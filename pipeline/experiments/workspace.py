@@ -61,14 +61,14 @@ class Workspace:
         report: Report,
         *,
         remade: set[str] | None = None,
-        take_over: Callable[[str, str | None], bool] = lambda stage, benchmark: False,
+        take_over: Callable[[str, str | None], str] = lambda stage, benchmark: "",
         run: Run = run_child,
     ) -> None:
         """Run the stages that are not done yet, or read what was just made again, in order.
 
         Args:
             remade: addresses of stages that were made again already, in other workspaces; this one's are added.
-            take_over: puts a stage's finished result into the folder where there is one, and says whether.
+            take_over: puts a stage's finished result into the folder where there is one, and says whose; else "".
 
         Raises:
             EverestError: a stage failed.
@@ -82,8 +82,8 @@ class Workspace:
                 continue
             remade.add(address(stage, benchmark))
             line = f"{report.note}: {' '.join(_words(stage, benchmark))}"
-            if take_over(stage, benchmark):
-                say(f"{line} (taken from this project's own run)")
+            if whose := take_over(stage, benchmark):
+                say(f"{line} (taken from {whose})")
                 continue
             say(f"{line} started")
             began = time.monotonic()
@@ -158,8 +158,14 @@ def training_steps(benchmarks: Iterable[str], pretrains: bool) -> list[Step]:
 
 
 def result_values(params: Params) -> dict[str, object]:
-    """The parameters that decide what a training gives."""
-    return params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+    """The parameters that decide what a training gives.
+
+    One that came later counts only where it is set: what was trained before keeps its name.
+    """
+    values = params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+    if values["evaluate"]["strategy"] is None:
+        del values["evaluate"]["strategy"]
+    return values
 
 
 def require_data(benchmarks: Iterable[str], corpora: Collection[str]) -> None:

@@ -209,7 +209,8 @@ class FinetuneParams(TrainingParams):
 class EvaluateParams(Group):
     """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC).
 
-    Params of runs before the last three keys were known mean none of it: only these have defaults.
+    `strategy` tests the trained weights with another token strategy; null: with that of their training. Params of runs
+    before the last four keys were known mean none of it: only these have defaults.
     """
 
     split: Literal["test", "val"]
@@ -221,6 +222,7 @@ class EvaluateParams(Group):
     budgets: Annotated[list[Ratio], Field(max_length=20)] = Field(default_factory=list)
     budget_videos: Count = 400
     calibration_videos: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    strategy: FinetuneStrategy | None = None
 
 
 class BudgetParams(Group):

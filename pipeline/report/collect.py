@@ -171,18 +171,18 @@ def measured(metrics: Mapping[str, float]) -> Measured:
 
 def _result(params: Params, benchmark: str) -> BenchmarkResult:
     path = layout.results_file("evaluate", benchmark)
-    scores = read_metrics(path)
-    score = names.score_of(scores)
+    score = names.score_of(scores := read_metrics(path))
     if score is None:
         raise InputError(f"{path} has no {names.EVAL_TOP1}. Cure: `everest evaluate {benchmark}` first.")
     several = names.EVAL_MAP in scores
     finetune, tests = params.finetune_of(benchmark), params.evaluate_of(benchmark)
+    kept_by = strategy_facts()[tests.strategy or finetune.strategy]
     # A model that was not trained here has only what its test cost.
     metrics = scores | read_metrics(layout.results_file("finetune", benchmark))
     return {
         "benchmark": benchmark,
         "strategy": _strategy(params, finetune.init),
-        "keep_ratio": finetune.keep_ratio if strategy_facts()[finetune.strategy].uses_keep_ratio else 1.0,
+        "keep_ratio": finetune.keep_ratio if kept_by.uses_keep_ratio else 1.0,
         "top1": 100 * score.value,
         "top1_ci_low": 100 * score.low,
         "top1_ci_high": 100 * score.high,

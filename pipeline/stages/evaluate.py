@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 #: Budgets, temperature and clips take tens of seconds, and no page of a comparison or a repetition shows them.
 IN_A_SERIES = "left out in the trainings of a comparison or a repetition"
+TESTED_OTHERWISE = "evaluate.strategy tests the weights with another token strategy than they were trained with"
 
 
 def run(params: Params, benchmark: str | None) -> dict[str, float]:
@@ -55,7 +56,7 @@ def _run(params: Params, benchmark: str) -> dict[str, float]:
     from pipeline.data.clips.dataset import open_source
     from pipeline.distributed.groups import choose_device
     from pipeline.efficiency.meters import device_name
-    from pipeline.evaluation.benchmark import TestSet, check_model, scored, within_budget
+    from pipeline.evaluation.benchmark import TestSet, as_tested, check_model, scored, within_budget
     from pipeline.inference import models
     from pipeline.tracking import stage_run
     from pipeline.tracking.context import registered_name
@@ -72,7 +73,8 @@ def _run(params: Params, benchmark: str) -> dict[str, float]:
         "device": device_name(choose_device(params.compute.device)),
         "everest.inputs": json.dumps(inputs),
     }
-    with stage_run("evaluate", benchmark, flat | _model_facts(info), work, tags) as tracked:
+    facts = _model_facts(as_tested(info, how.strategy))
+    with stage_run("evaluate", benchmark, flat | facts, work, tags) as tracked:
         began = time.perf_counter()
         outcome = _outcome(params, benchmark, tests, work, ranks)
         within_budget(outcome.answers, tests, how.failure_budget, benchmark)
@@ -92,6 +94,10 @@ def _run(params: Params, benchmark: str) -> dict[str, float]:
             tracked.artifact(folder / "confusion.csv")
         tracked.artifact(folder / "per_class.csv")
         tracked.artifact(folder / "pictures", "pictures")
+        if how.strategy is not None:
+            # What the registry serves answers as it was trained; it has no score of that here.
+            log.warning("%s: the model is not registered: %s.", benchmark, TESTED_OTHERWISE)
+            return metrics
         choice = _choice(info.notes, benchmark, how.split)
         tracked.tags({f"everest.{name}": value for name, value in choice.items()})
         tested = info.tested_with(
@@ -177,10 +183,9 @@ def _sweep(params: Params, benchmark: str, tests: TestSet, answers: list[Answer]
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.budgets import NoSweep, sweep
     from pipeline.system.progress import Bar
-    from pipeline.tracking.context import series
 
-    if series():
-        return NoSweep(IN_A_SERIES)
+    if reason := _only_scored(params, benchmark):
+        return NoSweep(reason)
     device = choose_device(params.compute.device)
     folder = layout.output_dir("finetune", benchmark)
     return sweep(params, benchmark, tests, answers, folder, info, device, Bar(f"budgets {benchmark}"))
@@ -191,13 +196,21 @@ def _temperature(params: Params, benchmark: str) -> Temperature:
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.temperature import Temperature, temperature
     from pipeline.system.progress import Bar
-    from pipeline.tracking.context import series
 
-    if series():
-        return Temperature(reason=IN_A_SERIES)
+    if reason := _only_scored(params, benchmark):
+        return Temperature(reason=reason)
     device = choose_device(params.compute.device)
     folder = layout.output_dir("finetune", benchmark)
     return temperature(params, benchmark, folder, device, Bar(f"calibrate {benchmark}"))
+
+
+def _only_scored(params: Params, benchmark: str) -> str:
+    """Why budgets and temperature are left out; "" where they are not."""
+    from pipeline.tracking.context import series
+
+    if series():
+        return IN_A_SERIES
+    return TESTED_OTHERWISE if params.evaluate_of(benchmark).strategy else ""
 
 
 def _model_facts(info: ModelInfo) -> dict[str, object]:

@@ -66,7 +66,7 @@ def test_equal_tokens_merge_without_a_trace() -> None:
 
 
 def test_sizes_weigh_in_attention_only_where_it_is_asked_for() -> None:
-    """Off for masked autoencoders, as in the authors' code; on, three copies of a token weigh as three in later blocks."""
+    """Off for masked autoencoders, as in the authors' code; on, three copies weigh as three in later blocks."""
     model, x = blocks(2), tokens(4).repeat_interleave(torch.tensor([4, 2, 2, 2]), dim=1)
     plain, size = merging_blocks(model, x, 4)
     weighed, same = merging_blocks(model, x, 4, proportional=True)

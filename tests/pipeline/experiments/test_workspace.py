@@ -89,7 +89,13 @@ def test_a_result_that_is_taken_over_is_not_run(
     place: Workspace, params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = Stages()
-    place.run(STEPS, params, REPORT, take_over=lambda stage, benchmark: stage == "pretrain", run=stages)
+    place.run(
+        STEPS,
+        params,
+        REPORT,
+        take_over=lambda stage, benchmark: "this project's own run" * (stage == "pretrain"),
+        run=stages,
+    )
     assert stages.ran == ["finetune", "evaluate"]
     assert "pretrain (taken from this project's own run)" in capsys.readouterr().err
 
