@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -168,6 +169,24 @@ def repeat(
 
         result = command(chosen, chosen_seeds, dry_run)
     emit_with_lines(result, as_json, "Repetitions", result.get("sentences", []))
+
+
+@app.command()
+def paper(
+    out: Annotated[Path, typer.Option(help="Folder to write; one that this command made before is replaced.")] = Path(
+        "outputs/paper"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write finished experiments as tables (LaTeX, Markdown) and figures (PDF), with the origin of each number."""
+    from pipeline.paper.kit import command
+
+    result = command(out)
+    if as_json:
+        return emit(result, True)
+    left_out = result["left_out"]
+    shown = {name: value for name, value in result.items() if name != "left_out"}
+    return emit_with_lines(shown | {"lines": left_out}, False, "Paper", left_out, "not in it, or not known: ")
 
 
 @app.command()

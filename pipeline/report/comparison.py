@@ -53,6 +53,8 @@ class StrategyResult(JudgedScore):
     top1_deviation: float | None
     videos: int
     finetune_seconds: float | None
+    test_gmacs_per_clip: NotRequired[float | None]
+    test_clips_per_second: NotRequired[float | None]
 
 
 class TokenPicture(TypedDict):
@@ -248,6 +250,7 @@ def _result(
     chance: float,
     trivial: TrivialScore | None,
 ) -> StrategyResult:
+    tested = _means(folders, "evaluate", benchmark)
     mean, deviation = mean_and_deviation(scored.scores())
     low, high = scored.interval(draws)
     return {
@@ -261,6 +264,8 @@ def _result(
         **metric_entry(scored.several),
         "videos": scored.videos,
         "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
+        "test_gmacs_per_clip": tested.get(names.GMACS_PER_CLIP),
+        "test_clips_per_second": tested.get(names.CLIPS_PER_SECOND),
         "chance": chance,
         "trivial": trivial,
     }

@@ -43,7 +43,7 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
         return [svg for name, svg in plots.items() if name.startswith(start)]
 
     sections = [
-        _results(summary),
+        results_section(summary),
         Section(
             "Accuracy against cost",
             "Mean over seeds with its 95 % interval. The dashed line joins the strategies that no other beats in both "
@@ -53,7 +53,7 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
         Section("Pre-training, while it ran", _watched_note(summary), plots=named("pretrain_")),
         Section("Learning curves", "Validation score in fine-tuning, mean over seeds.", plots=named("curve")),
         verdict_section(summary["verdict"]) if "verdict" in summary else Section("Early verdict"),
-        _costs(summary),
+        costs_section(summary),
         spent_section(summary.get("spent", [])),
         _strategies(summary),
         _tokens(summary),
@@ -151,7 +151,8 @@ def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[object]]
         writer.rows(rows)
 
 
-def _results(summary: Summary) -> Section:
+def results_section(summary: Summary) -> Section:
+    """Scores of all strategies, and their differences to the first."""
     columns: Columns[StrategyResult] = {
         "benchmark": lambda row: row["benchmark"],
         "strategy": lambda row: row["strategy"],
@@ -159,6 +160,8 @@ def _results(summary: Summary) -> Section:
         "deviation over seeds": lambda row: number(row["top1_deviation"]),
         **REFERENCE_COLUMNS,
         "test videos": lambda row: str(row["videos"]),
+        "G mult-adds / test clip": lambda row: number(row.get("test_gmacs_per_clip"), 3),
+        "test clips / s": lambda row: number(row.get("test_clips_per_second"), 1),
         "fine-tuning time": lambda row: duration(row["finetune_seconds"]),
     }
     note = "Means over the seeds. Intervals: bootstrap over test videos and seeds."
@@ -176,7 +179,8 @@ def _results(summary: Summary) -> Section:
     return section
 
 
-def _costs(summary: Summary) -> Section:
+def costs_section(summary: Summary) -> Section:
+    """What the pre-trainings cost, beside what is published."""
     columns: Columns[StrategyCost] = {
         "strategy": lambda row: row["strategy"],
         "epochs": lambda row: str(row["epochs"]),

@@ -66,13 +66,13 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
     plots = draw(summary)
     links = write_benchmark_pages(summary["results"], folder)
     sections = [
-        _results(summary),
+        results_section(summary),
         Section("Each benchmark", "Errors and hits as pictures, recall by class, calibration.", links=links),
         section_of(summary.get("pretraining"), [svg for name, svg in plots.items() if name in WATCHED]),
         _learning({name: svg for name, svg in plots.items() if name not in WATCHED}),
         _confusions(summary),
         _tokens(summary),
-        _costs(summary),
+        costs_section(summary),
         spent_section(summary.get("spent", [])),
         where_from(summary["data"], summary["versions"]),
     ]
@@ -115,7 +115,8 @@ def draw(summary: Summary) -> dict[str, str]:
     return plots
 
 
-def _results(summary: Summary) -> Section:
+def results_section(summary: Summary) -> Section:
+    """Test scores of all benchmarks, beside what their trainings cost."""
     columns: Columns[BenchmarkResult] = {
         "benchmark": lambda row: row["benchmark"],
         "pre-training": lambda row: row["strategy"],
@@ -175,7 +176,8 @@ def _tokens(summary: Summary) -> Section:
     return section
 
 
-def _costs(summary: Summary) -> Section:
+def costs_section(summary: Summary) -> Section:
+    """What each stage cost, beside what is published."""
     measured = dict(MEASURED_COLUMNS)
     after_wait = {head: measured.pop(head) for head in ("energy Wh", "wall time")}
     columns: Columns[StageCost] = {

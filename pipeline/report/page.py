@@ -188,15 +188,16 @@ def markdown(title: str, subtitle: str, sentences: Sequence[str], sections: Sequ
         for table in section.tables:
             if table.caption:
                 lines += [escaped(table.caption), ""]
-            lines += _markdown_table(table.head, table.rows, table.text)
+            lines += markdown_table(table.head, table.rows, table.text)
         for matrix in section.matrices:
             rows = [[name, *(str(cell.videos) for cell in cells)] for name, cells in matrix.rows]
             lines += [f"### {escaped(matrix.title)}", ""]
-            lines += _markdown_table(["true \\ predicted", *matrix.names], rows, frozenset({0}))
+            lines += markdown_table(["true \\ predicted", *matrix.names], rows, frozenset({0}))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int]) -> list[str]:
+    """The lines of a table; `text`: columns that read from the left."""
     rule = ["---" if index in text else "---:" for index in range(len(head))]
     body = [[escaped(cell) for cell in row] for row in rows]
     return [*("| " + " | ".join(row) + " |" for row in ([escaped(cell) for cell in head], rule, *body)), ""]

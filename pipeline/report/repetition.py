@@ -123,7 +123,28 @@ def _sentence(row: Repeated) -> str:
 
 def write_report(summary: Summary, folder: Path) -> list[Path]:
     """report.html, report.md and summary.json in `folder`; their paths."""
-    called = " or ".join(sorted({metric_of(row) for row in summary["results"]}, reverse=True))
+    mean, every = repetition_tables(summary)
+    called = _called(summary)
+    sections = [
+        Section(
+            "Mean and deviation",
+            f"{called[0].upper()}{called[1:]} in percent: mean over splits of the mean over seeds; sample standard "
+            "deviations, a dash for one value.",
+            [mean],
+        ),
+        Section(
+            "Every experiment",
+            "Each split is pre-trained on its own training videos alone.",
+            [every],
+        ),
+    ]
+    title = f"{summary['recipe']}, repeated"
+    return write_pages(folder, title, "Official splits and seeds", summary["sentences"], summary, sections, {})
+
+
+def repetition_tables(summary: Summary) -> tuple[Table, Table]:
+    """Mean and deviations of each benchmark, and each experiment's score."""
+    called = _called(summary)
     results: Columns[Repeated] = {
         "benchmark": lambda row: row["benchmark"],
         "splits": lambda row: str(row["splits"] or "–"),
@@ -139,18 +160,8 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
         f"{called} %": lambda row: number(row["top1"]),
         "test videos": lambda row: f"{row['videos_ok']} of {row['videos_total']}",
     }
-    sections = [
-        Section(
-            "Mean and deviation",
-            f"{called[0].upper()}{called[1:]} in percent: mean over splits of the mean over seeds; sample standard "
-            "deviations, a dash for one value.",
-            [Table.of(summary["results"], results)],
-        ),
-        Section(
-            "Every experiment",
-            "Each split is pre-trained on its own training videos alone.",
-            [Table.of(summary["scores"], scores)],
-        ),
-    ]
-    title = f"{summary['recipe']}, repeated"
-    return write_pages(folder, title, "Official splits and seeds", summary["sentences"], summary, sections, {})
+    return Table.of(summary["results"], results), Table.of(summary["scores"], scores)
+
+
+def _called(summary: Summary) -> str:
+    return " or ".join(sorted({metric_of(row) for row in summary["results"]}, reverse=True))
