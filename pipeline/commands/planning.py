@@ -112,11 +112,24 @@ def scaling(
     videos: Videos = None,
     calibration: Calibration = None,
     published: Annotated[bool, typer.Option(help="Only check against the published K400 epochs.")] = False,
+    strategies: Annotated[
+        bool, typer.Option(help="Only hours of UCF101, K400, SSv2 and OSCC on 8 GPUs by strategy, as Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict pre-training on many GPUs: step, efficiency and what limits it (docs/scaling.md)."""
     from pipeline.planning import scaling as model
 
+    if strategies:
+        from pipeline.planning.by_strategy import by_strategy, markdown
+        from pipeline.system.terminal import echo
+
+        costs = by_strategy(gpu)
+        if as_json:
+            emit(costs, True)
+        else:
+            echo(markdown(costs), nl=False)
+        return
     if published:
         emit(model.published(), as_json, "Published K400 epochs by the model")
         return

@@ -1,4 +1,4 @@
-"""The paper's folder: its numbers are the report's to the digit, each with its origin; nothing of yours is overwritten."""
+"""The paper's folder: the report's numbers to the digit, each with its origin; nothing of yours is overwritten."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_each_number_has_its_commit_data_and_the_command_that_makes_it_again(her
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_training_that_the_store_knows_is_named_with_its_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real runs in a real store: the test's, and by the weights that it read the fine-tuning's and the pre-training's."""
+    """Real runs in a real store: the test's, and by the weights that it read, the other two."""
     from pipeline.tracking.store import Store
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
