@@ -32,7 +32,7 @@ def main(strategies: str) -> int:
     compare.run_cell = functools.partial(cells.run_cell, run=stage_in_fork)  # type: ignore[assignment]
     start.launch = rank_in_fork  # type: ignore[assignment]
     outcome = compare.command({"compare.strategies": strategies.split(","), "compute.ranks": 1})
-    print("\n".join(outcome["sentences"]))
+    sys.stdout.write("\n".join(outcome["sentences"]) + "\n")
     return 0
 
 
