@@ -105,13 +105,14 @@ def _draw_benchmark(
     drawn = [PaperFigure(f"scores_{end}", caption)]
     intervals(folder / f"scores_{end}.pdf", scored, f"test {called} (%)", chance, trivial and trivial["top1"])
     differences = [
-        Interval(f"{row['a']} − {row['b']}", row["difference"], row["low"], row["high"])
+        Interval(row["b"], row["difference"], row["low"], row["high"])
         for row in summary["differences"]
         if row["benchmark"] == benchmark
     ]
     if differences:
-        intervals(folder / f"differences_{end}.pdf", differences, "difference (points)", 0.0, None)
-        caption = f"{benchmark}: differences in points on the same test videos, with 95 % intervals"
+        first = summary["differences"][0]["a"]
+        intervals(folder / f"differences_{end}.pdf", differences, f"{first} minus it (points)", 0.0, None)
+        caption = f"{benchmark}: {first} minus each other strategy on the same test videos, with 95 % intervals"
         drawn.append(PaperFigure(f"differences_{end}", caption))
     for cost_of, name, axis in COSTS:
         points = [(one, cost) for one in scored if (cost := cost_of(costs[one.name])) is not None]
@@ -209,9 +210,10 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, names: Sequence[str], columns: int) -> None:
-    """Below the plot, where it hides nothing."""
+    """Below the plot, where it hides nothing; in fewer columns where names are long."""
     if len(names) < 2:
         return
+    columns = max(1, min(columns, 60 // (max(map(len, names)) + 6)))
     legend = figure.legend(loc="outside lower center", ncols=min(columns, len(names)), frameon=False, fontsize=6,
                            columnspacing=1.0, handletextpad=0.4, labelspacing=0.25)  # fmt: skip
     # Not as labels of the lines: matplotlib leaves out those that begin with "_".

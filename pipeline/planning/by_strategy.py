@@ -6,6 +6,7 @@ GPU, each recipe's epochs and batch, each strategy's published ratios. docs/scal
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -148,15 +149,20 @@ def _hours(cost: StageCost, gpu: str, gpus: int, mfu: float, steps: int) -> tupl
 
 
 def _parameters(cost: StageCost) -> int:
-    """Of the stage's model, built without memory."""
+    name, arguments = cost.model
+    return _counted(name, tuple(sorted(arguments.items())))
+
+
+@functools.cache
+def _counted(name: str, arguments: tuple[tuple[str, object], ...]) -> int:
+    """Parameters of a model, built without memory."""
     import timm
     import torch
 
     import models  # noqa: F401 - registers the names with timm
 
-    name, arguments = cost.model
     with torch.device("meta"):
-        return sum(value.numel() for value in timm.create_model(name, **arguments).parameters())
+        return sum(value.numel() for value in timm.create_model(name, **dict(arguments)).parameters())
 
 
 def _assumptions(gpu: str, gpus: int, shares: Iterable[str]) -> list[str]:

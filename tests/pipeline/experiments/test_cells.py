@@ -208,3 +208,70 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(project: Path) -> None
     ]  # fmt: skip
     assert rows[2]["pre-training epochs"] == 0
     assert not (project / ".work").exists()
+
+
+def with_models(stages: Stages) -> Stages:
+    """Stages that write weights too: a pre-training's are told by its strategy, a fine-tuning's by what it reads."""
+
+    def run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
+        if code := stages(command, folder, environment):
+            return code
+        stage, *benchmark = command[3:]
+        output = folder / layout.output_dir(stage, *benchmark)
+        output.mkdir(parents=True)
+        params, pretrained = load_params(folder / "params.yaml"), folder / "outputs/pretrain/model.safetensors"
+        weights = params.pretrain.strategy + params.finetune.strategy * (stage != "pretrain")
+        weights += pretrained.read_text() if stage == "finetune" and pretrained.exists() else ""
+        (output / "model.safetensors").write_text(weights)
+        return 0
+
+    return run  # type: ignore[return-value]
+
+
+def test_strategies_that_share_a_training_or_differ_in_the_test_alone_train_once(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = ["everest", "everest-tested-tome", "everest-then-tome", "tube"]
+    every, stages = trials(strategies=arms), Stages()
+    for trial in every:
+        run_cell(trial, run=with_models(stages), others=every)
+    assert stages.ran == [
+        *("pretrain", "finetune motion", "evaluate motion"),
+        "evaluate motion",
+        *("finetune motion", "evaluate motion"),
+        *("pretrain", "finetune motion", "evaluate motion"),
+    ]
+    said = capsys.readouterr().err
+    assert said.count("(taken from everest, seed 0)") == 3
+    weights = [(cell(trial) / "outputs/finetune/motion/model.safetensors").read_text() for trial in every]
+    assert weights[0] == weights[1]
+    assert len(set(weights)) == 3
+    values = json.loads((cell(every[1]) / layout.record_file("evaluate", "motion")).read_text())
+    assert values["evaluate.strategy"] == "tome"
+
+
+def test_a_training_of_another_seed_or_other_weights_is_not_taken_over(project: Path) -> None:
+    every, stages = trials(strategies=["everest", "everest-tested-rlt"], seeds=[0, 1]), Stages()
+    for trial in every[:2]:
+        run_cell(trial, run=with_models(stages), others=every)
+    assert stages.ran == 2 * ["pretrain", "finetune motion", "evaluate motion"]
+    stages.codes = {"finetune": 130}
+    stages.ran.clear()
+    with pytest.raises(Interrupted):
+        run_cell(every[2], run=with_models(stages))
+    (cell(every[2]) / "outputs/pretrain/model.safetensors").write_text("as another machine trains them")
+    stages.codes = {}
+    stages.ran.clear()
+    run_cell(every[2], run=with_models(stages), others=every)
+    assert stages.ran == ["finetune motion", "evaluate motion"], "what starts from other weights is another result"
+
+
+def test_a_key_that_came_later_leaves_the_names_of_earlier_trainings_alone(project: Path) -> None:
+    from pipeline.experiments.workspace import result_values
+
+    plain, tested = trials(strategies=["everest", "everest-tested-tome"])
+    evaluate = result_values(plain.params)["evaluate"]
+    assert isinstance(evaluate, dict)
+    assert "strategy" not in evaluate
+    assert result_values(tested.params)["evaluate"]["strategy"] == "tome"  # type: ignore[index]
+    assert cell(plain) != cell(tested)
