@@ -84,7 +84,7 @@ def test_what_is_tested_otherwise_has_the_weights_of_the_first(kinds: Compared) 
         one["strategy"]: kinds.project.root / ".work/compare" / one["folder"] for one in kinds.summary["trainings"]
     }
     first, tested, tuned = (
-        json.loads((folders[name] / "outputs/finetune/motion/model.json").read_text())["sha256"]
+        json.loads((folders[name] / "outputs/finetune/motion/model.json").read_text())["weights_sha256"]
         for name in ("everest", "everest-tested-rlt", "everest-then-tome")
     )
     assert first == tested
