@@ -6,7 +6,6 @@ GPU, each recipe's epochs and batch, each strategy's published ratios. docs/scal
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -23,6 +22,8 @@ from pipeline.strategies import FINETUNING, PRETRAINING, Overrides, arm_override
 #: Recipes whose benchmarks are asked about.
 RECIPES = ("ucf101", "k400", "ssv2", "oscc")
 GPUS = 8
+#: Model -> its parameters.
+_COUNTED: dict[str, int] = {}
 
 
 class CostRow(TypedDict):
@@ -149,20 +150,18 @@ def _hours(cost: StageCost, gpu: str, gpus: int, mfu: float, steps: int) -> tupl
 
 
 def _parameters(cost: StageCost) -> int:
+    """Of the stage's model, built without memory, once for all recipes that have the same."""
     name, arguments = cost.model
-    return _counted(name, tuple(sorted(arguments.items())))
+    key = f"{name} {sorted(arguments.items())}"
+    if key not in _COUNTED:
+        import timm
+        import torch
 
+        import models  # noqa: F401 - registers the names with timm
 
-@functools.cache
-def _counted(name: str, arguments: tuple[tuple[str, object], ...]) -> int:
-    """Parameters of a model, built without memory."""
-    import timm
-    import torch
-
-    import models  # noqa: F401 - registers the names with timm
-
-    with torch.device("meta"):
-        return sum(value.numel() for value in timm.create_model(name, **dict(arguments)).parameters())
+        with torch.device("meta"):
+            _COUNTED[key] = sum(value.numel() for value in timm.create_model(name, **arguments).parameters())
+    return _COUNTED[key]
 
 
 def _assumptions(gpu: str, gpus: int, shares: Iterable[str]) -> list[str]:
