@@ -185,8 +185,11 @@ def difference(row: Difference, equal: str) -> str:
         f"{row['difference']:+.1f} points {metric_of(row)} (95 % interval {row['low']:+.1f} to {row['high']:+.1f}, "
         f"{seeds} seed{'s' * (seeds > 1)})"
     )
-    # Without pre-training nothing was spent on it.
-    given = f"At equal pre-training {equal}" if "scratch" not in (a, b) else "With the same fine-tuning"
+    given = f"At equal pre-training {equal}"
+    if "scratch" in (a, b):  # without pre-training nothing was spent on it
+        given = "With the same fine-tuning"
+    elif alike := _shared(a, b):
+        given = f"With the same {alike}"
     a, b = (f"training from {name}" if name == "scratch" else name for name in (a, b))
     if row["low"] > 0:
         return f"{given}, {a} is better than {b}: {spread}."
@@ -195,10 +198,18 @@ def difference(row: Difference, equal: str) -> str:
     return f"{given}, these data do not tell {a} from {b}: {spread}."
 
 
+def _shared(a: str, b: str) -> str:
+    """What two strategies of a comparison have in common by their names: weights, or the pre-training; else ""."""
+    (first, *_), (second, *_) = (name.split("-tested-") for name in (a, b))
+    if first == second:
+        return "weights"
+    return "pre-training" if first.split("-then-")[0] == second.split("-then-")[0] else ""
+
+
 def _resolution(row: Difference) -> str:
     if row["low"] > 0 or row["high"] < 0:
         return ""
-    return f" A true difference of up to about {max(-row['low'], row['high']):.0f} points could hide in this."
+    return f" A true difference of up to about {max(0.0, -row['low'], row['high']):.0f} points could hide in this."
 
 
 def _relative_costs(costs: Sequence[StrategyCost]) -> list[str]:
@@ -209,9 +220,11 @@ def _relative_costs(costs: Sequence[StrategyCost]) -> list[str]:
     first = trained[0]
     parts = []
     for row in trained[1:]:
+        if _shared(first["strategy"], row["strategy"]):
+            continue
         part = f"{first['gmacs_per_clip'] / row['gmacs_per_clip']:.2f} times {row['strategy']}'s multiply-adds"
         if first["clips_per_second"] and row["clips_per_second"]:
             speed = first["clips_per_second"] / row["clips_per_second"]
             part += f", and {speed:.2f} times as many clips passed in a second, as measured here"
         parts.append(part)
-    return [f"One clip of pre-training costs {first['strategy']} {'; '.join(parts)}."]
+    return [] if not parts else [f"One clip of pre-training costs {first['strategy']} {'; '.join(parts)}."]

@@ -78,6 +78,22 @@ def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_na
     assert text[3].startswith("2 seeds:")
 
 
+@pytest.mark.parametrize(("other", "given"), [
+    ("everest-tested-tome", "With the same weights, "), ("everest-then-tome", "With the same pre-training, "),
+    ("everest-keep-0.4", "At equal pre-training epochs, "), ("scratch", "With the same fine-tuning, "),
+])  # fmt: skip
+def test_what_two_strategies_share_is_said(other: str, given: str) -> None:
+    row = {"benchmark": "motion", "a": "everest", "b": other, "difference": 0.0, "low": 0.0, "high": 0.0, "seeds": 1}
+    assert difference(row, "epochs").startswith(given)
+    costs = [
+        {"strategy": name, "epochs": 2, "tmacs_total": 1.0, "gmacs_per_clip": 0.05, "clips_per_second": 9.0}
+        for name in ("everest", other)
+    ]
+    text = " ".join(comparison_sentences([row], costs, "epochs", 5))
+    assert "up to about 0 points" in text
+    assert ("One clip of pre-training costs" in text) == (given.startswith("At equal") or other == "scratch")
+
+
 def compared(params: Params, **values: object) -> Params:
     return with_overrides(params, {f"compare.{name}": value for name, value in values.items()})
 
