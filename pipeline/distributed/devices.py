@@ -98,6 +98,7 @@ def _wait(allowed: list[str], count: int, who: Holder, stack: contextlib.ExitSta
     folder = _folder()
     wish = folder / "queue" / f"{time.time_ns():020d}-{os.getpid()}.json"
     write_json(wish, {"count": count, "allowed": allowed})
+    wish.chmod(0o644)  # whatever this user's umask: others make way by it
     ticket = Turn(_shared(wish.with_suffix(".lock")))
     ticket.take(who)
     said = -SAY_SECONDS
@@ -146,7 +147,8 @@ def _reserved(mine: Path, allowed: list[str]) -> set[str]:
             path.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
             continue
-        with contextlib.suppress(EverestError):  # it has just been served
+        # It has just been served, or another user wrote something else into it.
+        with contextlib.suppress(EverestError, OSError, KeyError, TypeError, ValueError):
             wish = read_json(path)
             kept |= set([name for name in free if name in wish["allowed"] and name not in kept][: int(wish["count"])])
     return kept & set(allowed)
@@ -183,6 +185,8 @@ def _lock(name: str) -> Path:
 def _folder() -> Path:
     folder = Path(os.environ.get("EVEREST_DEVICE_LOCKS", "/tmp/everest-devices"))  # one for all users
     for path in (folder, folder / "queue"):
+        if path.is_symlink():
+            raise EverestError(f"{path} is a link. Cure: remove it, and ask who put it there (EVEREST_DEVICE_LOCKS).")
         if not path.exists():
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o777)  # colleagues take and give back the same files

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -172,7 +173,7 @@ class Turn:
     def take(self, who: Holder) -> bool:
         """Whether the turn is ours now; never waits."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+", encoding="utf-8")
+        file = _open_own(self.path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -199,6 +200,25 @@ class Turn:
             self._file.truncate(0)
             self._file.close()
             self._file = None
+
+
+def _open_own(path: Path) -> IO[str]:
+    """The lock file for reading and writing; what lies there under another user's hand must be a plain file.
+
+    Raises:
+        EverestError: a link, by which another user could have this one's files overwritten, or anything else.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        descriptor = -1
+    if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise EverestError(f"lock file {path} is a link or no file. Cure: remove it, and ask who put it there.")
+    return os.fdopen(descriptor, "a+", encoding="utf-8")
 
 
 def is_free(path: Path) -> bool:
