@@ -60,6 +60,9 @@ deploy: install ## work pool, limits and deployments on the Prefect server at PR
 lock: install ## resolve the dependencies anew into requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --quiet --output-file requirements.lock
+	@printf 'uv==%s\nhatchling==1.28.0\neditables\n' $(UV_VERSION) | $(BIN)/uv pip compile - --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet \
+	  --output-file scripts/tools.txt
 
 clean: ## remove results and unfinished work; videos, the DVC cache and MLflow's records stay
 	@rm -rf outputs metrics .work

@@ -7,6 +7,7 @@ failures are told), the deployments of prefect.yaml and the time of the nightly 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import urllib.request
@@ -94,7 +95,9 @@ def automate(address: str | None, canary: str) -> None:
 
 def _prefect(*arguments: str) -> None:
     program = Path(sys.executable).with_name("prefect")
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    # As a shell sets it, and a container does not: prefect.yaml names the folder of deployments by it.
+    here = os.environ | {"PWD": str(Path.cwd())}
+    done = subprocess.run([str(program), *arguments], env=here, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EverestError(
             f"prefect {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()[-500:]}\n"

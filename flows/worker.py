@@ -54,6 +54,8 @@ def main() -> int:
     command = [program, "worker", "start", "--pool", arguments.pool]
     if arguments.limit:
         command += ["--limit", str(arguments.limit)]
+    if os.environ.get("PREFECT_WORKER_WEBSERVER_PORT"):  # a container's health check asks there
+        command.append("--with-healthcheck")
     asked: list[int] = []
     on_stop(lambda number, _frame: asked.append(number))
     try:

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.commands import bench, chain, data, looking, ops, own, planning
 from pipeline.errors import EverestError, Interrupted
+from pipeline.operations.secret_files import read_secrets, set_umask
 from pipeline.system.disk import DiskFullError, full_places, is_full
 from pipeline.system.redact import guard_output, redact
 from pipeline.system.text import visible
@@ -26,13 +27,15 @@ app = typer.Typer(
 for part in (chain, planning, data, own, looking):
     app.add_typer(part.app)
 app.add_typer(bench.app, name="bench")
-app.add_typer(ops.app, name="ops", help="Operate: worker, queue, clean-up, backup.")
+app.add_typer(ops.app, name="ops", help="Operate: servers, worker, queue, clean-up, backup.")
 
 
 def main() -> None:
     """Entry point: turns our own errors into one message and an exit code, without secrets."""
     guard_output()
     try:
+        read_secrets()
+        set_umask()
         app()
     except EverestError as error:
         kind = "" if isinstance(error, Interrupted) else "error: "

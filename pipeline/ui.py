@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +14,11 @@ from pathlib import Path
 
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
+from pipeline.operations.serve import PATIENT, tool
 from pipeline.system.processes import die_with_parent, on_stop
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
-#: On a busy machine MLflow's processes take longer to start than the 5 s after which they would be killed as dead.
-PATIENT = ("--workers", "2", "--uvicorn-opts", "--timeout-worker-healthcheck 120")
 #: [s] the first start makes all tables.
 START_SECONDS = 240
 
@@ -40,7 +38,7 @@ def serve(mlflow_port: int, prefect_port: int, database: str | None = None) -> N
         _refuse_taken(name, port)
     (WORK / "logs").mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | stores(database)
-    mlflow = [_tool("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port), *PATIENT]
+    mlflow = [tool("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port), *PATIENT]
     commands = {
         "MLflow": [*mlflow, "--artifacts-destination", "mlartifacts"] if database else mlflow,
         # Prefect's own command would answer to every web page that the user's browser has open.
@@ -154,8 +152,3 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def _log(name: str) -> Path:
     return WORK / "logs" / f"{name.lower()}-server.log"
-
-
-def _tool(name: str) -> str:
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else str(shutil.which(name) or name)

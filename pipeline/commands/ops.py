@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,18 @@ def init(
     canary: Annotated[
         str, typer.Option(help="When the smallest chain runs: a cron line in UTC, or off.")
     ] = "0 3 * * *",
+    bucket: Annotated[
+        list[str] | None, typer.Option(help="A bucket to make at AWS_ENDPOINT_URL where it is missing; repeatable.")
+    ] = None,
 ) -> None:
     """Make or renew what the Prefect server at PREFECT_API_URL needs: pool, limit, automations, deployments, canary."""
     import os
     import sys
 
+    if bucket:
+        from pipeline.data.sources.s3 import make_buckets
+
+        make_buckets(bucket)
     more = ["--notify", notify] if notify else []
     os.execv(sys.executable, [sys.executable, "-m", "flows.deploy", "--canary", canary, *more])
 
@@ -42,6 +50,51 @@ def worker(
     # In this process's place: whoever stops it by its number stops the worker itself.
     more = ["--limit", str(limit)] if limit else []
     os.execv(sys.executable, [sys.executable, "-m", "flows.worker", "--pool", pool, "--grace", str(grace), *more])
+
+
+class Served(StrEnum):
+    """The servers of a group."""
+
+    mlflow = "mlflow"
+    prefect = "prefect"
+
+
+@app.command()
+def serve(
+    server: Annotated[Served, typer.Argument(help="mlflow or prefect.")],
+    store: Annotated[Path, typer.Option(help="Folder for what it keeps.")] = Path("/store"),
+    host: Annotated[str, typer.Option(help="Address that it listens on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; 5000 or 4200 if left out.")] = None,
+    allowed_hosts: Annotated[
+        str | None, typer.Option(help="MLflow: names it may be called by, with commas; Prefect: EVEREST_ALLOWED_HOSTS.")
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="MLflow: where artifacts go, such as s3://mlflow; the folder if left out.")
+    ] = None,
+) -> None:
+    """Be one of the two servers for a group, behind a login (EVEREST_PASSWORD), on EVEREST_DATABASE where it is set."""
+    from pipeline.operations import serve
+
+    if server is Served.prefect:
+        serve.prefect(store, host, port or 4200)
+    serve.mlflow(store, host, port or 5000, allowed_hosts, artifacts)
+
+
+@app.command(name="exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def with_secrets(context: typer.Context) -> None:
+    """Run a command (`-- prefect deployment run ...`) with the secrets that files hold (NAME_FILE) as variables."""
+    import os
+
+    from pipeline.errors import InputError
+    from pipeline.operations.serve import tool
+
+    words = context.args
+    if not words:
+        raise InputError("no command. Cure: everest ops exec -- prefect deployment run experiment/canary")
+    try:
+        os.execvp(tool(words[0]), words)
+    except OSError as error:
+        raise InputError(f"{words[0]}: {error.strerror}. Cure: the name of a program.") from None
 
 
 @app.command()
@@ -119,3 +172,23 @@ def restore(
     root = Path.cwd()
     lines = put_back(backup, root, databases(root, database), force)
     emit([{"done": line} for line in lines], as_json, "Restored")
+
+
+@app.command()
+def advisories(
+    saved: Annotated[Path, typer.Argument(help="Advisories in OSV's format: JSON, a folder or a ZIP archive of it.")],
+    lock: Annotated[Path, typer.Option(help="What pins the versions.")] = Path("requirements.lock"),
+    as_json: Json = False,
+) -> None:
+    """Compare the locked versions with advisories that were saved (osv.dev: PyPI/all.zip); exit code 1 if one fits.
+
+    Nothing is fetched: the answer is as old as the file.
+    """
+    from pipeline.operations.advisories import check
+
+    findings, read = check(lock, saved)
+    kinds = f"{read} {'advisory' if read == 1 else 'advisories'}"
+    rows: list[dict[str, str]] = [finding.row() for finding in findings]
+    emit(rows if rows or as_json else [{"finding": f"none of {kinds} names a locked version"}], as_json, "Advisories")
+    if findings:
+        raise typer.Exit(1)

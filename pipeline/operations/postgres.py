@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.errors import EverestError
@@ -32,7 +33,9 @@ def prepare(server: str) -> dict[str, str]:
         ) as connection:
             for name in (MLFLOW, PREFECT):
                 if not connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
-                    connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+                    # Both servers start at once, and the other one may have just made it.
+                    with contextlib.suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise EverestError(
             f"PostgreSQL at {redact(server)}: {redact(str(error).strip())}. Cure: start it, mend the address, or let "

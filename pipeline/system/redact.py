@@ -13,7 +13,7 @@ from pipeline.system.text import visible
 
 HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(
-    r"(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|credential|private_?key|webhook)s?$", re.I
+    r"(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|credential|private_?key|webhook|auth_?string)s?$", re.I
 )
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.I)
 _URL_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#\"'<>]+)\?[^\s\"'<>#]+", re.I)
@@ -49,6 +49,8 @@ def redact_value(name: str, value: object) -> object:
 
 def _secret_values() -> list[str]:
     values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
+    # Of a login, `user:password`, what is to stay secret stands by itself elsewhere.
+    values |= {p for v in values if len(p := v.partition(":")[2]) >= 6}
     return sorted(values, key=len, reverse=True)
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import yaml
 
 from pipeline.tracking.store import Store
 from pipeline.ui import stores
@@ -154,20 +154,17 @@ def login(password: str = PASSWORD) -> dict[str, str]:
 def test_the_containers_servers_want_a_login(root: Path, tmp_path: Path) -> None:
     """The commands of docker/compose.yaml, run without containers."""
     mlflow, prefect = free_port(), free_port()
-    (tmp_path / "prefect").mkdir()
+    (tmp_path / "password").write_text(PASSWORD)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(root),
-        "STORE": str(tmp_path),
-        "EVEREST_PASSWORD": PASSWORD,
+        "EVEREST_PASSWORD_FILE": str(tmp_path / "password"),
         "EVEREST_ALLOWED_HOSTS": "prefect",
-        "PREFECT_SERVER_API_AUTH_STRING": f"everest:{PASSWORD}",
-        "PREFECT_HOME": str(tmp_path / "prefect"),
     }
-    first = [str(root / "docker/mlflow-server.sh"), "--port", str(mlflow), "--workers", "1"]
+    serve = [sys.executable, "-m", "pipeline.cli", "ops", "serve"]
+    first = [*serve, "mlflow", "--store", str(tmp_path), "--port", str(mlflow)]
     first += ["--allowed-hosts", f"mlflow:5000,127.0.0.1:{mlflow}"]
-    second = [sys.executable, "-m", "flows.server", "--port", str(prefect)]
+    second = [*serve, "prefect", "--store", str(tmp_path / "prefect"), "--port", str(prefect)]
     log = tmp_path / "servers.log"
     with log.open("wb") as file:
         servers = [
@@ -186,23 +183,36 @@ def test_the_containers_servers_want_a_login(root: Path, tmp_path: Path) -> None
         assert ask(mlflow, "POST", experiments, {"max_results": 1}, Host="mlflow:5000", **login())[0] == 200
         assert ask(prefect, "POST", "/api/flow_runs/filter", {}, Host="prefect:4200", **login())[0] == 200
         assert ask(mlflow, "GET", "/api/2.0/mlflow-artifacts/artifacts?path=")[0] == 401
+        assert b"<html" in ask(prefect, "GET", "/", **login())[1].lower(), "its page is served from a folder of its own"
         for kept in ("login.ini", "session-key"):
             assert (tmp_path / kept).stat().st_mode & 0o077 == 0
+            assert PASSWORD not in (tmp_path / kept).read_text()
+        shown = [str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"])]
+        assert any(str(prefect) in line for line in shown)
+        assert PASSWORD not in "".join(shown) + log.read_text()
     finally:
         for server in servers:
             end(server)
 
 
 def test_a_missing_or_short_password_stops_the_container_at_once(root: Path, tmp_path: Path) -> None:
-    for password, word in (("", "EVEREST_PASSWORD"), ("short", "12 characters")):
-        done = subprocess.run(
-            ["sh", str(root / "docker/mlflow-server.sh")],
-            env={"PATH": os.environ["PATH"], "STORE": str(tmp_path), "EVEREST_PASSWORD": password},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert word in done.stderr
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "short").write_text("short")
+    (tmp_path / "empty").write_text("")
+    for given, word in (
+        ({}, "EVEREST_PASSWORD has 0 characters: expected 12 or more"),
+        ({"EVEREST_PASSWORD_FILE": "short"}, "EVEREST_PASSWORD has 5 characters"),
+        ({"EVEREST_PASSWORD_FILE": "empty"}, "EVEREST_PASSWORD_FILE = empty: expected one line"),
+        ({"EVEREST_PASSWORD_FILE": "absent"}, "EVEREST_PASSWORD_FILE = absent: No such file"),
+    ):
+        for server in ("mlflow", "prefect"):
+            done = subprocess.run(
+                [sys.executable, "-m", "pipeline.cli", "ops", "serve", server, "--store", "store"],
+                cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root), **given},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 2
+            assert word in done.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_containers_run_as_a_user_on_loopback_with_hashed_requirements(root: Path) -> None:
@@ -215,13 +225,7 @@ def test_containers_run_as_a_user_on_loopback_with_hashed_requirements(root: Pat
     pinned = re.findall(r"^[a-z0-9][^ ]*==[^ ]+.*(?:\n    .*)*", lock, re.MULTILINE)
     assert len(pinned) > 100
     assert all("--hash=sha256:" in entry for entry in pinned)
-    services = yaml.safe_load((root / "docker/compose.yaml").read_text())["services"]
-    for name, service in services.items():
-        assert service["cap_drop"] == ["ALL"], name
-        assert "no-new-privileges:true" in service["security_opt"], name
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
     assert {"*", "**/.env*", "**/*.local"} <= set((root / ".dockerignore").read_text().split())
-    assert "/docker/.env" in (root / ".gitignore").read_text().split()
 
 
 def test_a_tracking_address_of_a_server_is_not_taken_for_its_database(monkeypatch: pytest.MonkeyPatch) -> None:

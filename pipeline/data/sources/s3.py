@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import unquote, urlsplit
 
 from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, Version, safe_url
+from pipeline.errors import EverestError
+from pipeline.system.redact import redact
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -190,3 +194,25 @@ def _parts_etag(path: Path, part_size: int) -> str:
             digests.append(hashlib.md5(block, usedforsecurity=False).digest())
     joined = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
     return f"{joined}-{len(digests)}"
+
+
+def make_buckets(names: Iterable[str]) -> None:
+    """Make the buckets that are missing at AWS_ENDPOINT_URL, with the credentials that boto3 finds.
+
+    Raises:
+        EverestError: the store does not answer, or refuses.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client("s3", region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+    for name in names:
+        try:
+            client.head_bucket(Bucket=name)
+            continue
+        except ClientError as error:
+            if _code(error) not in GONE:
+                raise EverestError(f"bucket {name}: {redact(str(error))}. Cure: mend the credentials.") from None
+        except BotoCoreError as error:
+            raise EverestError(f"bucket {name}: {redact(str(error))}. Cure: start the store.") from None
+        client.create_bucket(Bucket=name)
