@@ -26,14 +26,17 @@ Result = tuple[list[Any], Any, float]
 
 
 def drawing() -> Result:
-    from pipeline.data.sources.generate import _DRAW, plan
-    from pipeline.params import GeneratedSource
+    from pipeline.data.sources.generate import _DRAW, _DRAW_SCENE, plan
+    from pipeline.params import GeneratedSource, SceneParams
 
     labels, means = [], []
     for task, draw in _DRAW.items():
         source = GeneratedSource(kind="generated", task=task, seed=3, train=9, val=1, test=1, frames=8, size=32)
         labels += [[Path(video.path).name, video.split, video.label] for video in plan(source)]
         means += [blocks(draw(np.random.default_rng(5), label, 8, 32)[::7]) for label in (0, 1)]
+    scene = SceneParams(mover_share=0.2, camera=0.5, noise=0.01, distractors=1)
+    for film in _DRAW_SCENE.values():
+        means += [blocks(film(np.random.default_rng(5), label, 8, 32, scene)[::7]) for label in (0, 1)]
     return labels, means, 0.5
 
 

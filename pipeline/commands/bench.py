@@ -15,7 +15,7 @@ Clips = Annotated[Path | None, typer.Option(help="A folder of videos; generated 
 
 @app.command()
 def step(
-    size: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "base",
+    size: Annotated[str, typer.Option(help="tiny, mini, small, base, large or huge.")] = "base",
     batch: Annotated[int, typer.Option(help="Clips in a step.")] = 4,
     steps: Annotated[int, typer.Option(help="Turns that each contestant gets.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -120,7 +120,7 @@ def overhead(
 
 @app.command()
 def allreduce(
-    size: Annotated[str, typer.Option(help="tiny, small, base, large or huge.")] = "small",
+    size: Annotated[str, typer.Option(help="tiny, mini, small, base, large or huge.")] = "small",
     clips: Annotated[int, typer.Option(help="Clips of each rank.")] = 1,
     resolution: Annotated[int, typer.Option(help="Pixels.")] = 224,
     rounds: Annotated[int, typer.Option(help="Turns of each kind.")] = 5,

@@ -1,6 +1,6 @@
 """The frozen mirror of params.yaml: every number of an experiment, checked before anything runs."""
 
-from pipeline.params.benchmarks import DataParams, FolderSource, GeneratedSource, OfficialSource
+from pipeline.params.benchmarks import DataParams, FolderSource, GeneratedSource, OfficialSource, SceneParams
 from pipeline.params.groups import (
     PATCH,
     TUBELET,
@@ -41,6 +41,7 @@ __all__ = [
     "Overrides",
     "Params",
     "PretrainParams",
+    "SceneParams",
     "TrainingParams",
     "arm_overrides",
     "check_params",

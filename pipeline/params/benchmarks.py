@@ -94,8 +94,28 @@ PUBLISHED: dict[str, PublishedBenchmark] = {
 GENERATED_CLASSES = {"motion": 8, "state_change": 2}
 
 
+class SceneParams(Group):
+    """What the scene of a drawn video is made of.
+
+    Attributes:
+        mover_share: of the picture, that the moving object covers in the mean.
+        camera: [pixels of a picture of 96] deviation of the camera's step from frame to frame, in each direction.
+        noise: deviation of each pixel, as a share of its range.
+        distractors: objects like the mover that rest.
+    """
+
+    mover_share: Annotated[float, Field(ge=0.01, le=0.6)]
+    camera: Annotated[float, Field(ge=0, le=4)]
+    noise: Annotated[float, Field(ge=0, le=0.2)]
+    distractors: Annotated[int, Field(ge=0, le=8)]
+
+
 class GeneratedSource(Group):
-    """Videos drawn by this project as real H.264 files, the same for the same seed."""
+    """Videos drawn by this project as real H.264 files, the same for the same seed.
+
+    Attributes:
+        scene: what is drawn; null: a large smooth object over a still, smooth picture (`pipeline.data.sources.draw`).
+    """
 
     kind: Literal["generated"]
     task: Literal["motion", "state_change"]
@@ -105,6 +125,7 @@ class GeneratedSource(Group):
     test: Count
     frames: Annotated[int, Field(ge=4, le=10_000)]
     size: Annotated[int, Field(ge=32, le=512)]
+    scene: SceneParams | None = None
 
 
 class FolderSource(Group):

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 PRETRAINED = "outputs/pretrain"
 #: Width and blocks of the encoders (`models.registry.SIZES`, which takes torch to read).
-SHAPES = {"tiny": (96, 4), "small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32)}
+SHAPES = {
+    "tiny": (96, 4),
+    "mini": (192, 4),
+    "small": (384, 12),
+    "base": (768, 12),
+    "large": (1024, 24),
+    "huge": (1280, 32),
+}
 
 
 def faults(params: Params) -> list[str]:

@@ -41,7 +41,7 @@ Crops = Annotated[Literal[1, 3], BeforeValidator(_whole_number)]
 #: A folder or a file, wherever it lies.
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(names.printable_text)]
 Learning = Annotated[str, Field(max_length=20), AfterValidator(lambda text: _learning(text))]
-Size = Literal["tiny", "small", "base", "large", "huge"]
+Size = Literal["tiny", "mini", "small", "base", "large", "huge"]
 
 #: `finetune.train` for the last N blocks.
 LAST_BLOCKS = re.compile(r"last-([1-9]\d{0,2})")

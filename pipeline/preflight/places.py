@@ -60,7 +60,9 @@ def _shape(params: Params, folder: Path, chain: bool) -> Iterator[Problem]:
             "finetune.init", f"= {str(folder)!r}: model.json cannot be used ({error!r})", "write the model again."
         )
         return
-    size = next((part for part in architecture.split("_") if part in ("tiny", "small", "base", "large", "huge")), None)
+    size = next(
+        (part for part in architecture.split("_") if part in ("tiny", "mini", "small", "base", "large", "huge")), None
+    )
     if size is not None and size != params.pretrain.size:
         yield Problem(
             "finetune.init", f"= {str(folder)!r} holds a model of size {size}, pretrain.size = {params.pretrain.size}",

@@ -43,5 +43,5 @@ def test_initial_weights_follow_the_paper() -> None:
 
 
 def test_an_unknown_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="size = 'medium', expected one of tiny, small, base, large, huge"):
+    with pytest.raises(ValueError, match="size = 'medium', expected one of tiny, mini, small, base, large, huge"):
         models.architecture("medium", True)

@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.params import load_params
 
 ALL = [
-    "demo", "hmdb51", "k400", "oscc", "ssv2", "ucf101",
+    "demo", "hmdb51", "k400", "oscc", "scenes", "ssv2", "ucf101",
     "videomae_hmdb51", "videomae_k400", "videomae_oscc", "videomae_ssv2", "videomae_ucf101",
 ]  # fmt: skip
 

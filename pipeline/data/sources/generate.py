@@ -1,6 +1,6 @@
-"""The generated benchmarks: clips of `draw.py` written as real H.264 files, the same for the same seed.
+"""The generated benchmarks: clips of `draw.py` or `scene.py` as real H.264 files, the same for the same seed.
 
-A video's content is a function of (task, seed, frames, size, split, index) alone, and those that are fixed for a
+A video's content is a function of (task, seed, frames, size, scene, split, index) alone, and those that are fixed for a
 benchmark name its folder: raising a count only adds files, and a changed seed never mixes with old ones.
 """
 
@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.sources import scene
 from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.draw import MOTIONS, STATES, draw_motion, draw_state_change
 from pipeline.data.video import write_video
+from pipeline.layout import fingerprint
 from pipeline.params import GeneratedSource
 from pipeline.params.declared import versions
 from pipeline.system.files import require_space
@@ -36,6 +38,7 @@ BYTES_PER_PIXEL = 0.2
 
 _CLASSES = {"motion": MOTIONS, "state_change": STATES}
 _DRAW = {"motion": draw_motion, "state_change": draw_state_change}
+_DRAW_SCENE = {"motion": scene.draw_motion, "state_change": scene.draw_state_change}
 
 
 class Generated:
@@ -75,7 +78,10 @@ class GeneratedVideo:
 def plan(source: GeneratedSource) -> list[GeneratedVideo]:
     """Every video of a generated benchmark; classes take turns, so each split is balanced."""
     names = _CLASSES[source.task]
-    folder = f"{source.task}-{source.frames}x{source.size}-seed{source.seed}-v{DRAWING_VERSION}"
+    made = f"{source.frames}x{source.size}"
+    if source.scene is not None:
+        made += f"-{fingerprint(source.scene.model_dump())}"
+    folder = f"{source.task}-{made}-seed{source.seed}-v{DRAWING_VERSION}"
     videos = []
     for split, count in zip(SPLITS, (source.train, source.val, source.test), strict=True):
         for index in range(count):
@@ -114,5 +120,8 @@ def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVid
 
 def _write_one(source: GeneratedSource, out_dir: Path, video: GeneratedVideo) -> None:
     rng = np.random.default_rng([source.seed, SPLITS.index(video.split), video.index])
-    frames = _DRAW[source.task](rng, video.label, source.frames, source.size)
+    if source.scene is None:
+        frames = _DRAW[source.task](rng, video.label, source.frames, source.size)
+    else:
+        frames = _DRAW_SCENE[source.task](rng, video.label, source.frames, source.size, source.scene)
     write_video(out_dir / video.path, frames, fps=FRAMES_PER_SECOND)
