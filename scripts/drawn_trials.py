@@ -2,9 +2,9 @@
 
     python scripts/drawn_trials.py --strategy everest --seed 0    # or tube, scratch; prints one line of JSON
 
-Everything comes from recipes/scenes.yaml, `--set key=value` over it. Differences from the chain: no H.264 and no cache, one
-rank, no frame selection, and of the corpus the first benchmark alone. Epochs of a strategy are those of a comparison at
-equal multiply-adds with everest.
+Everything comes from recipes/scenes.yaml, `--set key=value` over it. Differences from the chain: no H.264 and no cache,
+one rank, and of the corpus the first benchmark alone. Epochs of a strategy are those of a comparison at equal
+multiply-adds with everest.
 """
 
 from __future__ import annotations
