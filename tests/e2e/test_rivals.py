@@ -94,7 +94,8 @@ def test_what_is_tested_otherwise_has_the_weights_of_the_first(kinds: Compared) 
 def test_every_number_of_the_paper_has_its_runs(kinds: Compared) -> None:
     written = json.loads(kinds.project.run("everest", "paper", "--json").stdout)
     assert written["numbers"] == written["numbers_with_runs"] > 0
-    assert written["left_out"] == []
+    others = [line for line in written["left_out"] if not line.startswith("tube-seed0-")]
+    assert others == [], "tube is of the demo's own comparison, which this one has replaced"
     with (kinds.project.root / "outputs/paper/numbers.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == "comparison" and row["number"] == "top-1 %"]
     assert [row["value"] for row in rows] == [f"{row['top1']:.1f}" for row in kinds.summary["results"]]
