@@ -66,14 +66,19 @@ def video_file(name: str, path: Path, measured: Measurement) -> VideoFile:
     )
 
 
-def scene(number: int) -> np.ndarray:
-    """A textured object moves over a texture that pans slowly, with camera noise: uint8 [T, 256, 340, 3]."""
+def scene(number: int, length: int = 0) -> np.ndarray:
+    """A textured object moves over a texture that pans slowly, with camera noise: uint8 [T, 256, 340, 3].
+
+    Args:
+        length: frames; by default :data:`LENGTH`.
+    """
+    length = length or LENGTH
     rng = np.random.default_rng([SEED, number])
     wide = _texture(rng, HEIGHT + 40, WIDTH + 60)
     sprite = _texture(rng, 90, 90)
     speed = rng.uniform(0.5, 2.0, 2)
-    frames = np.empty((LENGTH, HEIGHT, WIDTH, 3), np.uint8)
-    for time in range(LENGTH):
+    frames = np.empty((length, HEIGHT, WIDTH, 3), np.uint8)
+    for time in range(length):
         pan = int(20 + 20 * np.sin(time / 9)), int(30 + 30 * np.sin(time / 11 + number))
         frame = wide[pan[0] : pan[0] + HEIGHT, pan[1] : pan[1] + WIDTH].astype(np.int16)
         y, x = (int(time * speed[0]) % (HEIGHT - 90), int(time * speed[1]) % (WIDTH - 90))

@@ -68,6 +68,22 @@ def ingest(clips: Clips = None, videos: int = 96, rounds: int = 5, as_json: Json
 
 
 @app.command()
+def serving(
+    model: Annotated[str | None, typer.Option(help="As for `everest predict`; a fresh tiny one if left out.")] = None,
+    clips: Clips = None,
+    requests: Annotated[int, typer.Option(help="Of each kind.")] = 40,
+    resolution: Annotated[int, typer.Option(help="Pixels of the fresh model.")] = 224,
+    segments: Annotated[int, typer.Option(help="Clips over time that the fresh model is asked about.")] = 1,
+    crops: Annotated[int, typer.Option(help="Crops of each clip.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """How long `mlflow models serve` takes to answer about 10 s of 340x256 video: median and 95th percentile."""
+    from pipeline.bench.serving import command
+
+    emit(command(model, clips, requests, resolution, segments, crops), as_json, "Serving")
+
+
+@app.command()
 def preprocess(clips: Clips = None, rounds: int = 5, as_json: Json = False) -> None:
     """Preprocessing against decoding alone."""
     from pipeline.bench.preprocess import command

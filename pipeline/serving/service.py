@@ -129,6 +129,14 @@ class Service:
             results.append(Classified(self._names[best], float(probability[best]), by_name, labels))
         return results
 
+    def views(self, file: Path) -> U8:
+        """What the model is shown of a file that is trusted to be within the limits, uint8 [X, T, s, s, 3].
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        return self._views(file, Asked(path=file.name))
+
     def close(self) -> None:
         """End the decoding processes."""
         self._reader.close()

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.data.arrays import U8
-from pipeline.data.ingest import reading
+from pipeline.data.ingest import reading, taking
 from pipeline.data.ingest.process import Decoder, DecoderEnded, Decoders, Limits
 from pipeline.data.ingest.reading import Accepted
 from pipeline.data.ingest.verdicts import Rule
@@ -106,6 +106,11 @@ class IsolatedFrames:
         """As :meth:`frames`, by one reader; frames are shrunk as they come."""
         seconds, known = self._limits.deadline_seconds, self._accepted.get(file)
         try:
+            if known is None and reader == "pyav":
+                taken = self._take(decoder, file, choice, short_side)
+                if taken is not None:
+                    return taken
+                known = self._accepted.get(file)
             due = decoder.begin()
             accepted = decoder.ask(due, reading.open_accepted, os.fspath(file), reader, seconds, self._rule, known)
             self._accepted[file] = accepted
@@ -124,6 +129,36 @@ class IsolatedFrames:
         except DecoderEnded as end:
             raise VideoError(end.reason, f"{file}: {end}") from None
         return accepted, np.concatenate(portions)
+
+    def _take(self, decoder: Decoder, file: Path, choice: Choice, short_side: int | None) -> tuple[Accepted, U8] | None:
+        """As :meth:`_read`, in one pass, which both accepts the video and gives its frames.
+
+        Which frames are wanted has to be known before: they are chosen by what the file promises.
+
+        Returns:
+            None: they do not fit into memory at once, or the file does not hold what it promises.
+
+        Raises:
+            VideoError: ingest does not accept it.
+        """
+        name, due = os.fspath(file.absolute()), decoder.begin()
+        expected = decoder.ask(due, taking.expect, name)
+        promised = Accepted(expected.frames, expected.fps, "")
+        if not promised.frames:
+            return None
+        try:
+            numbers = list(choice(promised))
+        except VideoError:
+            return None  # refused for what may not be so
+        if not expected.fits(len(numbers)):
+            return None
+        seconds = self._limits.deadline_seconds
+        taken = decoder.ask(due, taking.take, name, seconds, self._rule, numbers, decoder.memory_number)
+        accepted = Accepted(taken.frames, taken.fps, "")
+        self._accepted[file] = accepted
+        if accepted != promised or not taken.shape:
+            return None
+        return accepted, portion(decoder, taken.shape, short_side)
 
 
 def ingest_params() -> IngestParams:

@@ -11,10 +11,11 @@ import numpy as np
 
 from pipeline.data.ingest.verdicts import REASONS, Measurement, Rule, verdict
 from pipeline.data.video import VideoError, open_video
-from pipeline.data.video.jumps import prove
+from pipeline.data.video.jumps import Jumps, prove
 from pipeline.data.video.listing import refusal
+from pipeline.data.video.second_pass import confirm, survey_twice
 from pipeline.data.video.stream import sniff
-from pipeline.data.video.survey import Watcher, confirm, survey
+from pipeline.data.video.survey import Survey, Watcher, survey
 from pipeline.params import IngestParams
 from pipeline.params.declared import versions
 from pipeline.system.files import sha256_of
@@ -58,7 +59,21 @@ def accept(path: Path, reader: str, seconds: float, rule: IngestParams | Rule) -
         VideoError: it does not accept it, with its reason and in its words.
     """
     file_facts(path)
-    result = _decode(path, reader, seconds)
+    return _accepted(path, _decode(path, reader, seconds), rule)
+
+
+def accept_watched(path: Path, seconds: float, rule: IngestParams | Rule, watcher: Watcher) -> Measurement:
+    """As :func:`accept`, in the time of one pass: its frames are seen by a watcher, and no entries are proven.
+
+    Raises:
+        VideoError: it is not accepted, with its reason and in its words.
+    """
+    file_facts(path)
+    name = _checked_name(path)
+    return _accepted(path, _facts(survey_twice(name, watcher, PROOF_SHARE * seconds), Jumps()), rule)
+
+
+def _accepted(path: Path, result: Measurement, rule: IngestParams | Rule) -> Measurement:
     if reason := verdict(result, rule):
         raise VideoError(reason, f"{path}: {REASONS[reason]}")
     return result
@@ -81,14 +96,28 @@ def _decode(path: Path, reader: str, seconds: float, watcher: Watcher | None = N
 
 
 def _by_pyav(path: Path, seconds: float, watcher: Watcher | None) -> Measurement:
-    name = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
-    sniff(name)
+    name = _checked_name(path)
     until = time.monotonic() + PROOF_SHARE * seconds
     pictures = survey(name, watcher)
-    count = len(pictures.digests)
     jumps = prove(name, pictures, until - time.monotonic())
     if not jumps:
         confirm(name, pictures, until - time.monotonic())
+    return _facts(pictures, jumps)
+
+
+def _checked_name(path: Path) -> str:
+    """The file's absolute name; what needs no decoder to be refused is refused.
+
+    Raises:
+        VideoError: with the reason.
+    """
+    name = os.path.abspath(path)  # noqa: PTH100 - a leading "/" keeps FFmpeg from seeing a protocol
+    sniff(name)
+    return name
+
+
+def _facts(pictures: Survey, jumps: Jumps) -> Measurement:
+    count = len(pictures.digests)
     return Measurement(
         frames_declared=max(pictures.expected, count),
         frames_decoded=count,

@@ -6,7 +6,7 @@ A decoder that spins while it holds Python's lock, eats memory or crashes takes 
 from __future__ import annotations
 
 # What will be asked for is loaded before memory is limited and a clock runs.
-from pipeline.data.ingest import measure, reading  # noqa: F401
+from pipeline.data.ingest import measure, reading, taking  # noqa: F401
 from pipeline.data.ingest.process import serve
 
 if __name__ == "__main__":

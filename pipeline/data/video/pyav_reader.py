@@ -11,7 +11,7 @@ from pipeline.data.by_time import ticks
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
 from pipeline.data.video.reader import Timed, VideoError, VideoReader, first_line, missing_frame, picked
-from pipeline.data.video.stream import enter, open_stream, packets, pictures, plane_rows, rate, rate_of
+from pipeline.data.video.stream import enter, open_stream, packets, pictures, rate, rate_of, rgb_rows
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -34,7 +34,6 @@ class PyavReader(VideoReader):
         from av.video.reformatter import VideoReformatter
 
         self.reader = "pyav"
-        # One for all frames: to set up a conversion costs five times the conversion of a 340x256 frame.
         self._reformatter = VideoReformatter()
         self._path = path
         self._frames = frames
@@ -208,8 +207,4 @@ class PyavReader(VideoReader):
             self._see(picture)
         assert self._size is not None
         # Where the size changes within the stream, every frame gets the size of the first.
-        # One thread: the default takes every core, and on a busy machine waits for them.
-        rgb = self._reformatter.reformat(picture, self._size[0], self._size[1], format="rgb24", threads=1)
-        # FFmpeg pads the rows; leaving the gaps saves a copy of every frame.
-        stored = plane_rows(rgb.planes[0])[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-        return self._orientation.shown(stored)
+        return self._orientation.shown(rgb_rows(self._reformatter, picture, *self._size))

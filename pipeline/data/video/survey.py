@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +14,7 @@ from pipeline.data.arrays import U8
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.reader import VideoError, first_line
 from pipeline.data.video.shrink import shrunk_size
-from pipeline.data.video.stream import open_stream, packets, pictures, plane_rows, rate, rate_of
+from pipeline.data.video.stream import open_stream, packets, pictures, plane_rows, rate, rate_of, rgb_rows
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -116,8 +115,8 @@ class Survey:
 class Watcher(Protocol):
     """Somebody who sees some frames of a pass while they are there, so that they need not be decoded again."""
 
-    #: [pixels] Larger frames may be shrunk to it before they are shown.
-    short_side: int
+    #: [pixels] Larger frames may be shrunk to it before they are shown; None: they are shown as readers give them.
+    short_side: int | None
 
     def begin(self, rate: float, expected: int) -> None:
         """Told first: frames per second and number of frames as the header says, 0 where it does not."""
@@ -135,14 +134,16 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
     Raises:
         VideoError: it does not open, does not decode to its end, has no picture, or is turned askew.
     """
+    from av.video.reformatter import VideoReformatter
+
     container, stream = open_stream(path)
     with container:
         times: list[int | None] = []
         digests: list[bytes] = []
         shapes: set[tuple[int, int, bytes]] = set()
-        (width, height), turn = (0, 0), UPRIGHT
+        (width, height), stored, turn = (0, 0), (0, 0), UPRIGHT
         progressive, damaged = True, 0
-        digest, tally = PictureDigest(), PacketTally()
+        digest, tally, as_read = PictureDigest(), PacketTally(), VideoReformatter()
         if watcher is not None:
             watcher.begin(rate(stream), _declared(container, stream))
         try:
@@ -150,10 +151,13 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
                 shape = (picture.width, picture.height, display_matrix(picture))
                 if not digests:
                     turn = orientation(shape[2])
-                    width, height = shape[1::-1] if turn.swaps_sides else shape[:2]
+                    stored = shape[:2]
+                    width, height = stored[::-1] if turn.swaps_sides else stored
                     digest.rgb(picture)  # readers will: a format or a size that cannot become RGB is found now
                 if watcher is not None and watcher.wants(len(digests)):
-                    watcher.frame(turn.shown(_small_rgb(picture, watcher.short_side)))
+                    side = watcher.short_side
+                    rgb = rgb_rows(as_read, picture, *stored) if side is None else _small_rgb(picture, side)
+                    watcher.frame(turn.shown(rgb))
                 shapes.add(shape)
                 times.append(picture.pts)
                 digests.append(digest(picture))
@@ -183,26 +187,6 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
             rotation=turn.rotation,
             fps=rate(stream) or rate_of(times, stream),
         )
-
-
-def confirm(path: str, first: Survey, seconds: float) -> None:
-    """A second sequential pass, for a file of which nothing else was proven: a damaged one may differ each time.
-
-    Args:
-        seconds: after so many the rest is taken on trust.
-
-    Raises:
-        VideoError: it gives other pictures than the first.
-    """
-    give_up = time.monotonic() + seconds
-    container, stream = open_stream(path)
-    with container:
-        digest = PictureDigest()
-        for number, picture in enumerate(pictures(packets(container, stream, path), path)):
-            if number >= len(first.digests) or digest(picture) != first.digests[number]:
-                raise VideoError("undecodable", f"two passes over it give different pictures from frame {number} on")
-            if time.monotonic() > give_up:
-                return
 
 
 def _small_rgb(picture: VideoFrame, short_side: int) -> U8:

@@ -1,0 +1,212 @@
+"""`everest bench serving`: how long a served model takes to answer about a video, request by request.
+
+MLflow's own server is started with a model's folder, as `mlflow models serve` starts it, and asked about one video
+after another by path and in base64, which take turns. Beside it, in the same run and in this process: the answer
+without the server, and the reading of a video alone. Processor time counts the server with its children.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import psutil
+
+from pipeline.bench.clips import scene
+from pipeline.bench.harness import Figures, take_turns
+from pipeline.data.video import write_video
+from pipeline.data.video.listing import find_videos
+from pipeline.errors import EverestError, InputError
+
+#: Seconds and frames per second of the generated videos, and their number: none comes twice in a row.
+LENGTH, RATE, VIDEOS = 10, 30, 6
+#: [s] that 95 of 100 answers have to take at most, on two cores with nothing else to do.
+GOAL = 0.3
+START_SECONDS = 300
+
+
+def command(
+    model: str | None = None,
+    clips: Path | None = None,
+    requests: int = 40,
+    resolution: int = 224,
+    segments: int = 1,
+    crops: int = 1,
+) -> Figures:
+    """Ask a served model.
+
+    Args:
+        model: as for `everest predict`; None: a fresh tiny one with these pixels and views.
+        clips: a folder of videos; None generates 340x256 H.264 files of 10 s.
+        requests: of each kind.
+        resolution: [pixels]
+
+    Returns:
+        For each kind the median and the 95th percentile in milliseconds, processor time, the machine's load, the goal.
+
+    Raises:
+        InputError: no such model, no video, numbers below 1.
+        EverestError: the server does not start, or does not answer.
+    """
+    for name, value in {"requests": requests, "segments": segments, "crops": crops}.items():
+        if value < 1:
+            raise InputError(f"{name} = {value}: expected at least 1. Cure: leave the option out.")
+    with tempfile.TemporaryDirectory(prefix="everest-bench-") as scratch:
+        videos = Path(scratch) / "videos"
+        videos.mkdir()
+        if clips is None:
+            for number in range(VIDEOS):
+                write_video(videos / f"{number}.mp4", scene(number, LENGTH * RATE), fps=RATE, crf=28)
+        else:
+            for number, file in enumerate(find_videos([clips])):
+                shutil.copy(file, videos / f"{number}{file.suffix}")
+        folder = _servable(Path(scratch) / "model", model, resolution, segments, crops)
+        files = sorted(videos.iterdir())
+        return {**_measured(folder, files, requests), "goal_ms": 1000 * GOAL, "cores": len(os.sched_getaffinity(0))}
+
+
+def _measured(folder: Path, files: Sequence[Path], requests: int) -> Figures:
+    from pipeline.inference.models import load
+    from pipeline.serving.limits import FOLDER, ServingLimits
+    from pipeline.serving.service import Asked, Service
+
+    info = load(str(folder))[1]
+    texts = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    load_before = os.getloadavg()[0]
+    service = Service(str(folder), ServingLimits(folder=files[0].parent))
+    with contextlib.closing(service), _served(folder, {FOLDER: str(files[0].parent)}) as (address, server):
+
+        def ask(row: dict[str, str]) -> None:
+            _post(f"{address}/invocations", {"dataframe_records": [row]})
+
+        def in_turn(run: Callable[[int], object]) -> Callable[[int], tuple[float, float]]:
+            def one(number: int) -> tuple[float, float]:
+                processors, began = _processor(server), time.perf_counter()
+                run(number % len(files))
+                return time.perf_counter() - began, _processor(server) - processors
+
+            return one
+
+        kinds = {
+            "served by path": in_turn(lambda n: ask({"video": files[n].name})),
+            "served in base64": in_turn(lambda n: ask({"base64": texts[n]})),
+            "without the server": in_turn(lambda n: service.answer([Asked(path=files[n].name)])),
+            "reading the video": in_turn(lambda n: service.views(files[n])),
+        }
+        turns = take_turns(kinds, requests, warm_up=len(files))
+    return {
+        "milliseconds": {kind: _summary(some, "served" in kind) for kind, some in turns.items()},
+        "load": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "views": info.views.segments * info.views.crops,
+        "resolution": info.pixels.resolution,
+        "model": info.architecture,
+        "videos": {"different": len(files), "megabytes": round(sum(map(len, texts)) * 0.75 / len(texts) / 1e6, 2)},
+    }
+
+
+def _summary(turns: Sequence[tuple[float, float]], served: bool) -> dict[str, float]:
+    """[ms] The median and the 95th percentile; of the server also the processor's time, its mean."""
+    p50, p95 = np.percentile([wall for wall, _ in turns], [50, 95])
+    values = {"p50": p50, "p95": p95} | ({"processor": np.mean([cpu for _, cpu in turns])} if served else {})
+    return {name: round(float(1000 * value), 1) for name, value in values.items()}
+
+
+def _servable(folder: Path, model: str | None, resolution: int, segments: int, crops: int) -> Path:
+    """The folder of a model with the description that MLflow serves it by."""
+    from pipeline.inference.models import load
+    from pipeline.tracking.store.mlmodel import write_description
+
+    if model is not None:
+        shutil.copytree(load(model)[0], folder)
+    else:
+        _fresh(folder, resolution, segments, crops)
+    write_description(folder, "bench", "bench")
+    return folder
+
+
+def _fresh(folder: Path, resolution: int, segments: int, crops: int) -> None:
+    """Save a tiny classifier of ten classes that nobody has trained: what it computes takes as long."""
+    from models.info import ModelInfo, Pixels, Views
+    from models.weights import save_model
+    from pipeline.bench.harness import classifier
+
+    network = classifier("tiny", img_size=resolution, num_frames=16, num_classes=10, keep_ratio=0.3)
+    names = tuple(f"class {number}" for number in range(10))
+    pixels, views = Pixels(resolution, 256), Views(segments, crops)
+    info = ModelInfo(network.architecture, network.kwargs, "finetune", "bench", names, 4, views, pixels, {})
+    save_model(network, folder, info.as_dict())
+
+
+@contextlib.contextmanager
+def _served(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a server of this model, and its process; ended afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "-m", str(folder), "--env-manager", "local", "--port", str(port)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words],
+            env=os.environ | environment | {"PATH": path},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait(address, server, log.fileno())
+            yield address, psutil.Process(server.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
+            server.wait()
+
+
+def _wait(address: str, server: subprocess.Popen[bytes], log: int) -> None:
+    due = time.monotonic() + START_SECONDS
+    while time.monotonic() < due:
+        try:
+            with urlopen(f"{address}/ping", timeout=5):
+                return
+        except (URLError, OSError):
+            if server.poll() is not None:
+                break
+            time.sleep(0.3)
+    complaint = os.pread(log, 1 << 20, 0).decode(errors="replace").strip()[-800:]
+    raise EverestError(f"MLflow's server does not answer: {complaint} Cure: see whether `mlflow models serve` starts.")
+
+
+def _post(address: str, content: dict[str, list[dict[str, str]]]) -> None:
+    request = Request(address, json.dumps(content).encode(), {"content-type": "application/json"})
+    try:
+        with urlopen(request, timeout=120) as answer:
+            answer.read()
+    except HTTPError as error:
+        said = error.read().decode(errors="replace")[:400]
+        raise EverestError(
+            f"the server answers {error.code}: {said} Cure: leave out the videos that it refuses."
+        ) from None
+
+
+def _processor(process: psutil.Process) -> float:
+    """[s] of processor time that a process and its children have taken."""
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
