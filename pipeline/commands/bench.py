@@ -78,7 +78,7 @@ def serving(
     as_json: Json = False,
 ) -> None:
     """How long `mlflow models serve` takes to answer about 10 s of 340x256 video: median and 95th percentile."""
-    from pipeline.bench.serving import command
+    from pipeline.bench.serving.run import command
 
     emit(command(model, clips, requests, resolution, segments, crops), as_json, "Serving")
 

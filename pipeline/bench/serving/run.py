@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import numpy as np
-import psutil
 
 from pipeline.bench.clips import scene
 from pipeline.bench.harness import Figures, take_turns
+from pipeline.bench.serving.server import post, processor, served
 from pipeline.data.video import write_video
 from pipeline.data.video.listing import find_videos
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import InputError
 
 #: Seconds and frames per second of the generated videos, and their number: none comes twice in a row.
 LENGTH, RATE, VIDEOS = 10, 30, 6
 #: [s] that 95 of 100 answers have to take at most, on two cores with nothing else to do.
 GOAL = 0.3
-START_SECONDS = 300
 
 
 def command(
@@ -87,16 +80,16 @@ def _measured(folder: Path, files: Sequence[Path], requests: int) -> Figures:
     texts = [base64.b64encode(file.read_bytes()).decode() for file in files]
     load_before = os.getloadavg()[0]
     service = Service(str(folder), ServingLimits(folder=files[0].parent))
-    with contextlib.closing(service), _served(folder, {FOLDER: str(files[0].parent)}) as (address, server):
+    with contextlib.closing(service), served(folder, {FOLDER: str(files[0].parent)}) as (address, server):
 
         def ask(row: dict[str, str]) -> None:
-            _post(f"{address}/invocations", {"dataframe_records": [row]})
+            post(f"{address}/invocations", {"dataframe_records": [row]})
 
         def in_turn(run: Callable[[int], object]) -> Callable[[int], tuple[float, float]]:
             def one(number: int) -> tuple[float, float]:
-                processors, began = _processor(server), time.perf_counter()
+                processors, began = processor(server), time.perf_counter()
                 run(number % len(files))
-                return time.perf_counter() - began, _processor(server) - processors
+                return time.perf_counter() - began, processor(server) - processors
 
             return one
 
@@ -148,65 +141,3 @@ def _fresh(folder: Path, resolution: int, segments: int, crops: int) -> None:
     pixels, views = Pixels(resolution, 256), Views(segments, crops)
     info = ModelInfo(network.architecture, network.kwargs, "finetune", "bench", names, 4, views, pixels, {})
     save_model(network, folder, info.as_dict())
-
-
-@contextlib.contextmanager
-def _served(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
-    """The address of a server of this model, and its process; ended afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["models", "serve", "-m", str(folder), "--env-manager", "local", "--port", str(port)]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words],
-            env=os.environ | environment | {"PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait(address, server, log.fileno())
-            yield address, psutil.Process(server.pid)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, 15)
-            server.wait()
-
-
-def _wait(address: str, server: subprocess.Popen[bytes], log: int) -> None:
-    due = time.monotonic() + START_SECONDS
-    while time.monotonic() < due:
-        try:
-            with urlopen(f"{address}/ping", timeout=5):
-                return
-        except (URLError, OSError):
-            if server.poll() is not None:
-                break
-            time.sleep(0.3)
-    complaint = os.pread(log, 1 << 20, 0).decode(errors="replace").strip()[-800:]
-    raise EverestError(f"MLflow's server does not answer: {complaint} Cure: see whether `mlflow models serve` starts.")
-
-
-def _post(address: str, content: dict[str, list[dict[str, str]]]) -> None:
-    request = Request(address, json.dumps(content).encode(), {"content-type": "application/json"})
-    try:
-        with urlopen(request, timeout=120) as answer:
-            answer.read()
-    except HTTPError as error:
-        said = error.read().decode(errors="replace")[:400]
-        raise EverestError(
-            f"the server answers {error.code}: {said} Cure: leave out the videos that it refuses."
-        ) from None
-
-
-def _processor(process: psutil.Process) -> float:
-    """[s] of processor time that a process and its children have taken."""
-    total = 0.0
-    for one in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
-            total += times.user + times.system
-    return total

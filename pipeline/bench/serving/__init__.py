@@ -1,0 +1,1 @@
+"""`everest bench serving`: how long a served model takes to answer."""
