@@ -62,13 +62,14 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
     import torch
 
     from pipeline.inference.models import load, load_any
+    from pipeline.inference.predict import make_folder
 
     source, info, network = load(model)
     shape = (3, info.frames, info.pixels.resolution, info.pixels.resolution)
     record = json.dumps(info.as_dict(), indent=2) + "\n"
     target = Path(out)
     _check_replaced(target / HUGGINGFACE)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
         made = {name: Path(building) / file_name(name) for name in formats}
         forwards: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch": network}

@@ -107,3 +107,5 @@ def test_what_cannot_be_handed_on_is_refused(model: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="holds other files"):
         export(str(model), str(tmp_path), ["huggingface"])
     assert (tmp_path / "huggingface/thesis.tex").read_text() == "years of work"
+    with pytest.raises(InputError, match="thesis.tex/out: .*Cure: name a folder that can be written to"):
+        export(str(model), str(tmp_path / "huggingface/thesis.tex/out"), ["pt2"])
