@@ -46,6 +46,7 @@ OPEN_TO_FLOWS = {
         "tracking.headline",
         "experiments.workspace",
         "distributed.devices",
+        "distributed.device_table",
     )
 }
 

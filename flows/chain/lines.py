@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def told_lines_of(log: Path) -> Iterator[None]:
-    """Repeat what a stage says of its trainings and ranks, as its log grows."""
+def told_lines_of(log: Path, hear: Callable[[str], None] = say) -> Iterator[None]:
+    """Repeat what a stage says of its trainings and ranks, as its log grows: `hear` gets each line, in this context."""
     ending = threading.Event()
 
     def follow() -> None:
@@ -37,12 +38,12 @@ def told_lines_of(log: Path) -> Iterator[None]:
                 *lines, rest = (rest + file.read()).split(b"\n")
                 for line in lines:
                     if TOLD.match(line):
-                        say(line.decode(errors="replace"))
+                        hear(line.decode(errors="replace"))
                 if last:
                     return
                 ending.wait(0.5)
 
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
     thread.start()
     try:
         yield

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.chain.devices import heard
 from flows.chain.guard import Children
 from flows.chain.lines import told_lines_of
 from pipeline.errors import BudgetSpentError, EverestError
@@ -78,7 +79,7 @@ def _repro(stage: str, where: Workspace, children: Children, *options: str) -> O
     where.logs.mkdir(parents=True, exist_ok=True)
     path = where.logs / f"{stage.rpartition(':')[2].replace('@', '-')}.log"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
-    with path.open("wb") as file, told_lines_of(path):
+    with path.open("wb") as file, told_lines_of(path, heard):
         code = children.run(command, where.folder, where.environment, file)
     output = path.read_text(errors="replace")
     if children.stopping:

@@ -110,6 +110,7 @@ def _wait(allowed: list[str], count: int, who: Holder, stack: contextlib.ExitSta
             if turns:
                 for turn in turns.values():
                     stack.callback(turn.give_back)
+                log.warning("ranks: %s has %s", who.stage, ", ".join(turns))
                 return turns
             if time.monotonic() - said >= SAY_SECONDS:
                 said = time.monotonic()
@@ -179,11 +180,21 @@ def _shown(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def _lock(name: str) -> Path:
-    return _folder() / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.lock"
+    return _folder() / f"{lock_name(name)}.lock"
+
+
+def lock_folder() -> Path:
+    """Where the lock files are: one folder for all users of the machine."""
+    return Path(os.environ.get("EVEREST_DEVICE_LOCKS", "/tmp/everest-devices"))
+
+
+def lock_name(device: str) -> str:
+    """A device's name as its lock file has it."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", device)
 
 
 def _folder() -> Path:
-    folder = Path(os.environ.get("EVEREST_DEVICE_LOCKS", "/tmp/everest-devices"))  # one for all users
+    folder = lock_folder()
     for path in (folder, folder / "queue"):
         if path.is_symlink():
             raise EverestError(f"{path} is a link. Cure: remove it, and ask who put it there (EVEREST_DEVICE_LOCKS).")

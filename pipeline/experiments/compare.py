@@ -25,6 +25,7 @@ from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
 from pipeline.system.files import atomic_folder
 from pipeline.system.processes import die_with_parent
+from pipeline.verdict.record import CAUTION
 from pipeline.verdict.record import sentences as early_sentences
 from pipeline.verdict.rule import FIRST_LOOK
 
@@ -67,6 +68,8 @@ def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False
 
     if dry_run:
         params = load_params(overrides=overrides)
+        if params.compare.stop == "futile":
+            say(CAUTION)
         return {"trials": [_row(trial, params) for trial in plan(params, _rates(params))]}
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
     die_with_parent(signal.SIGINT)

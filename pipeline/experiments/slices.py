@@ -1,8 +1,8 @@
 """Pre-trainings of a comparison side by side, in slices of their budget; those that cannot win any more are stopped.
 
-`.work/compare/verdicts/<key>.json` keeps what the probes hit after each slice, so that a comparison that was stopped by
-hand goes on with the decisions that it has made. A finalist's pre-training is paused and continued exactly: its result
-is that of a comparison without an early verdict, to the bit.
+`.work/compare/verdicts/<key>.json` keeps what the probes found after each slice, so that a comparison that was stopped
+by hand goes on with the decisions that it has made. A finalist's pre-training is paused and continued exactly: its
+result is that of a comparison without an early verdict, to the bit.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import layout
+from pipeline.budget.meter import gpus_of
 from pipeline.experiments.cells import cell, cells_root, pretraining, run_slice
 from pipeline.params import Params
 from pipeline.params.records import finished
 from pipeline.planning.equal import Trial
 from pipeline.system.files import read_json, write_json
-from pipeline.verdict.record import Saved, Verdict
-from pipeline.verdict.rule import Hits, Judgement, judge
+from pipeline.verdict.record import CAUTION, Saved, Verdict
+from pipeline.verdict.rule import Floats, Judgement, Scores, judge
 
-#: Training -> benchmark -> a 1 for each clip that its probe named rightly, a 0 for each other.
-Looked = dict[str, dict[str, str]]
+#: Training -> benchmark -> how right its probe is on each clip, in [0, 1].
+Looked = dict[str, dict[str, list[float]]]
+#: Part of a file's name: files of another probe are not read.
+PROBE = "knn-20-cosine-weighted"
 
 
 class _Kept(TypedDict):
@@ -43,6 +45,7 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     """
     from pipeline.system.terminal import say
 
+    say(CAUTION)
     compare = params.compare
     racing = [trial for trial in trials if trial.epochs]
     path = _file(params, racing)
@@ -59,8 +62,8 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
         if len(kept) < look:
             kept.append(_slice(alive, look, compare.slices))
             write_json(path, {"looks": kept})
-        hits = [_hits(one, racing) for one in kept[:look]]
-        judgements, stopped = judge(hits, compare.slices, compare.confidence, protected=arms[:1])
+        scores = [_scores(one, racing) for one in kept[:look]]
+        judgements, stopped = judge(scores, compare.slices, compare.confidence, protected=arms[:1])
         for arm, when in stopped.items():
             if when == look:
                 say(f"[{look}/{compare.slices}] {arm} cannot win any more: stopped")
@@ -76,7 +79,7 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
 
 def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
     """Bring each pre-training to the end of its slice, and look at it there."""
-    from pipeline.verdict.probe import probe_hits
+    from pipeline.verdict.probe import probe_scores
 
     looked: Looked = {}
     for trial in alive:
@@ -84,20 +87,20 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
         work = pretraining(trial)
         looked[trial.name] = {}
         for benchmark in trial.benchmarks if work else ():
-            hits = probe_hits(trial.params, Path(str(work)) / "checkpoints", benchmark)
-            looked[trial.name][benchmark] = "".join("1" if hit else "0" for hit in hits)
+            scores = probe_scores(trial.params, Path(str(work)) / "checkpoints", benchmark)
+            looked[trial.name][benchmark] = scores.tolist()
     return looked
 
 
-def _hits(looked: Looked, racing: Sequence[Trial]) -> Hits:
+def _scores(looked: Looked, racing: Sequence[Trial]) -> Scores:
     """The seeds of each strategy together."""
-    hits: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
+    scores: dict[str, dict[str, Floats]] = {}
     for trial in racing:
-        for benchmark, text in looked.get(trial.name, {}).items():
-            row = np.frombuffer(text.encode(), dtype=np.uint8)[None] == ord("1")
-            before = hits.setdefault(trial.arm, {}).get(benchmark)
-            hits[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
-    return hits
+        for benchmark, values in looked.get(trial.name, {}).items():
+            row = np.asarray(values, dtype=np.float64)[None]
+            before = scores.setdefault(trial.arm, {}).get(benchmark)
+            scores[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
+    return scores
 
 
 def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
@@ -115,7 +118,8 @@ def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
         known = history is not None and history.rate and steps and hours is not None
         hours = hours + left * steps / history.rate / 3600 if known else None  # type: ignore[operator,union-attr]
     compute = trials[0].params.compute
-    gpu_hours = None if hours is None or compute.device == "cpu" else hours * compute.ranks
+    gpus = gpus_of(compute, "pretrain")
+    gpu_hours = None if hours is None or not gpus else hours * gpus
     return {
         "strategy": arm,
         "after": look / slices,
@@ -127,5 +131,5 @@ def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
 
 def _file(params: Params, racing: Sequence[Trial]) -> Path:
     compare = params.compare
-    key = layout.fingerprint([compare.slices, compare.confidence, [cell(trial).name for trial in racing]])
+    key = layout.fingerprint([PROBE, compare.slices, compare.confidence, [cell(trial).name for trial in racing]])
     return cells_root() / "verdicts" / f"{key}.json"

@@ -8,8 +8,9 @@ share them out.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class FeatureSet:
 
     Attributes:
         labelled: whether the probes may and can read labels.
+        several: whether a video has several classes.
         unseen: whether the scored clips are of the split `val`, which no pre-training sees; else of `train` too.
     """
 
@@ -39,7 +41,18 @@ class FeatureSet:
     clips: FixedClips
     fit: int
     labelled: bool
+    several: bool
     unseen: bool
+
+    def positives(self, rows: slice) -> int:
+        """Of some of the clips: how many there are; of videos with several classes how many a class has, on average."""
+        dataset = self.clips.dataset
+        numbers = np.arange(len(dataset))[rows]
+        if not self.several:
+            return len(numbers)
+        sets = dataset.label_sets(numbers)
+        classes = {label for labels in sets for label in labels}
+        return round(sum(map(len, sets)) / max(len(classes), 1))
 
 
 class FixedClips:
@@ -90,11 +103,11 @@ def monitored_clips(params: Params, corpus: ClipDataset) -> MonitoredClips:
     heldout, trained = [], []
     for member in members.values():
         rows = _ints(member.source.rows("val")) if unseen else member.rows
-        heldout.append(Member(member.source, _some(rows, member.source, share), member.step))
-        trained.append(Member(member.source, _some(member.rows, member.source, share), member.step))
+        heldout.append(replace(member, rows=_some(rows, member.source, share)))
+        trained.append(replace(member, rows=_some(member.rows, member.source, share)))
     wanted = params.pretrain.corpus if own.benchmarks is None else own.benchmarks
     sets = tuple(
-        _feature_set(name, member, own.feature_clips, name in wanted, clip.frames, params.seed)
+        feature_set(name, member, own.feature_clips, clip.frames, params.seed, wanted=name in wanted)
         for name, member in members.items()
     )
     return MonitoredClips(
@@ -102,10 +115,16 @@ def monitored_clips(params: Params, corpus: ClipDataset) -> MonitoredClips:
     )
 
 
-def _feature_set(name: str, member: Member, count: int, wanted: bool, frames: int, seed: int) -> FeatureSet:
+def feature_set(name: str, member: Member, count: int, frames: int, seed: int, *, wanted: bool = True) -> FeatureSet:
+    """At most `count` clips of a corpus for the probes, chosen by the videos' ids alone.
+
+    Args:
+        member: the rows that may be fitted on; those to score are its source's of the split `val`, if there are some.
+        frames: of a clip.
+        wanted: whether its labels may be read.
+    """
     source = member.source
-    # Of several classes of a video the probes know none.
-    labelled = wanted and source.label_sets is None and any(source.label(int(row)) >= 0 for row in member.rows)
+    labelled = wanted and any(source.label(int(row)) >= 0 for row in member.rows)
     seen = _labelled(member.rows, source) if labelled else member.rows
     other = _ints(source.rows("val"))
     other = _labelled(other, source) if labelled else other
@@ -120,17 +139,24 @@ def _feature_set(name: str, member: Member, count: int, wanted: bool, frames: in
         cut = max(1, round(FIT_SHARE * len(both)))
         fit, score = both[np.sort(places[:cut])], both[np.sort(places[cut:])]
     rows = np.concatenate([fit, score])
-    # One class, or nothing to score: no probe.
-    classes = {source.label(int(row)) for row in fit}
-    clips = FixedClips([Member(source, rows, member.step)], frames, seed)
-    return FeatureSet(name, clips, len(fit), labelled and len(classes) > 1 and len(score) > 0, unseen)
+    # All alike, or nothing to score: no probe.
+    kinds = {_classes(source, int(row)) for row in fit}
+    labelled = labelled and len(kinds) > 1 and len(score) > 0
+    clips = FixedClips([replace(member, rows=rows)], frames, seed)
+    return FeatureSet(name, clips, len(fit), labelled, source.label_sets is not None, unseen)
 
 
 def _some(rows: Ints, source: FrameSource, count: int) -> Ints:
-    """At most `count` rows, by the hash of the videos' ids, as many of each class as there are; in order."""
+    """At most `count` rows, by the hash of the videos' ids, as many of each class as there are; in order.
+
+    A video of several classes counts for its rarest one.
+    """
+    numbers = sorted((int(row) for row in rows), key=lambda row: _place(source.ids[row]))
+    frequency = Counter(label for row in numbers for label in _classes(source, row))
     by_class: dict[int, list[int]] = {}
-    for row in sorted((int(row) for row in rows), key=lambda row: _place(source.ids[row])):
-        by_class.setdefault(source.label(row), []).append(row)
+    for row in numbers:
+        rarest = min(_classes(source, row), key=lambda label: (frequency[label], label), default=-1)
+        by_class.setdefault(rarest, []).append(row)
     return _ints(sorted(_in_turn(list(by_class.values()), count)))
 
 
@@ -143,6 +169,10 @@ def _in_turn(classes: Sequence[Sequence[int]], count: int) -> Iterator[int]:
                 yield rows[turn]
                 given += 1
         turn += 1
+
+
+def _classes(source: FrameSource, row: int) -> tuple[int, ...]:
+    return source.label_sets[row] if source.label_sets else (source.label(row),)
 
 
 def _labelled(rows: Ints, source: FrameSource) -> Ints:

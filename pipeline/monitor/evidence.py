@@ -36,7 +36,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Probed:
-    """How many clips of a corpus a probe is fitted on and scored on; `unseen`: the latter are of no training video."""
+    """How many clips of a corpus a probe is fitted on and scored on; `unseen`: the latter are of no training video.
+
+    Where videos have several classes each, counts are of the clips that a class has, on average: what a mean precision
+    is made of.
+    """
 
     fitted: int
     scored: int

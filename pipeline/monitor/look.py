@@ -14,9 +14,11 @@ from pipeline.data.arrays import U8
 from pipeline.data.batch import Batch
 from pipeline.distributed.groups import Ranks
 from pipeline.monitor.clips import FeatureSet, FixedClips, MonitoredClips
-from pipeline.monitor.measures.probes import knn_score, ridge_score
-from pipeline.monitor.measures.spread import Features, deviation, rank_me, uniformity
+from pipeline.monitor.measures.probes import Features, knn_guess, ridge_guess
+from pipeline.monitor.measures.scores import probe_score
+from pipeline.monitor.measures.spread import deviation, rank_me, uniformity
 from pipeline.monitor.twin import Losses, Twin
+from pipeline.multilabel.labels import Truth, multi_hot
 from pipeline.tracking import names
 
 Result = TypeVar("Result")
@@ -44,6 +46,20 @@ class Flaws:
         return {names.CONSTANT_CLIPS: self.constant, names.STILL_CLIPS: self.still, names.TWICE: self.twice}
 
 
+@dataclass(frozen=True)
+class LookedAt:
+    """A corpus as the encoder sees it.
+
+    Attributes:
+        features_VD: of its clips, those to fit on first.
+        truth_VK: which classes each has; no rows where the probes know none.
+    """
+
+    corpus: FeatureSet
+    features_VD: Features
+    truth_VK: Truth
+
+
 def take_look(
     twin: Twin,
     weights: Mapping[str, Tensor],
@@ -65,9 +81,9 @@ def take_look(
             metrics |= {names.attention_entropy(n): value for n, value in enumerate(twin.attention_entropy(first))}
             metrics[names.ENCODER_GRADIENT] = twin.encoder_gradient(first)
         if long:
-            sets = [(one, _shared_out(one.clips, ranks, _with_labels(twin), alive)) for one in clips.sets]
+            looked_at = [look_at_set(twin, one, ranks, alive) for one in clips.sets]
             if ranks.main:
-                metrics |= _of_features(sets)
+                metrics |= _of_features(looked_at)
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
@@ -95,8 +111,16 @@ def _shared_out(
     return [parts[number % ranks.world][number // ranks.world] for number in range(clips.chunks)]
 
 
-def _with_labels(twin: Twin) -> Callable[[Batch], tuple[Features, list[int]]]:
-    return lambda batch: (twin.features(batch), batch.labels_B.tolist())
+def look_at_set(twin: Twin, one: FeatureSet, ranks: Ranks, alive: Callable[[], None]) -> LookedAt:
+    """The features of a corpus's clips, and which classes each has, on every rank (a collective)."""
+
+    def compute(batch: Batch) -> tuple[Features, list[tuple[int, ...]]]:
+        return twin.features(batch), batch.label_sets or [(label,) for label in batch.labels_B.tolist()]
+
+    chunks = _shared_out(one.clips, ranks, compute, alive)
+    sets = [labels for _, every in chunks for labels in every] if one.labelled else []
+    truth_VK = multi_hot(sets, 1 + max((label for labels in sets for label in labels), default=0))
+    return LookedAt(one, np.concatenate([features for features, _ in chunks]), truth_VK)
 
 
 def _reconstruction(chunks: list[Losses]) -> dict[str, float]:
@@ -109,27 +133,33 @@ def _reconstruction(chunks: list[Losses]) -> dict[str, float]:
     return metrics | ({names.LOSS_SHARE: model / mean} if mean > 0 else {})
 
 
-def _of_features(sets: list[tuple[FeatureSet, list[tuple[Features, list[int]]]]]) -> dict[str, float]:
+def _of_features(looked_at: list[LookedAt]) -> dict[str, float]:
+    if not all(np.isfinite(one.features_VD).all() for one in looked_at):
+        return {}  # the weights are far off; the rules tell of the loss
     metrics: dict[str, float] = {}
-    every = []
-    for one, chunks in sets:
-        features = np.concatenate([chunk for chunk, _ in chunks])
-        labels = np.asarray([label for _, chunk in chunks for label in chunk], dtype=np.int64)
-        if not np.isfinite(features).all():
-            return {}  # the weights are far off; the rules tell of the loss
-        every.append(features)
-        if one.labelled:
-            parts = features[: one.fit], labels[: one.fit], features[one.fit :], labels[one.fit :]
-            ridge = ridge_score(*parts)
-            metrics[names.monitor_of(names.KNN, one.name)] = knn_score(*parts)
-            metrics[names.monitor_of(names.RIDGE, one.name)] = ridge.scored
-            metrics[names.monitor_of(names.RIDGE_SEEN, one.name)] = ridge.fitted
-    features = np.concatenate(every)
+    for one in looked_at:
+        if one.corpus.labelled:
+            metrics |= _probes(one.corpus, one.features_VD, one.truth_VK)
+    features = np.concatenate([one.features_VD for one in looked_at])
     return metrics | {
         names.RANK_ME: rank_me(features),
         names.DEVIATION: deviation(features),
         names.UNIFORMITY: uniformity(features),
     }
+
+
+def _probes(corpus: FeatureSet, features_VD: Features, truth_VK: Truth) -> dict[str, float]:
+    """Both probes' scores, by their tracked names."""
+    cut, several = corpus.fit, corpus.several
+    fit, score = features_VD[:cut], features_VD[cut:]
+    seen_truth, truth = truth_VK[:cut], truth_VK[cut:]
+    ridge = ridge_guess(fit, seen_truth, score)
+    found = {
+        names.KNN_MAP if several else names.KNN: probe_score(knn_guess(fit, seen_truth, score), truth, several),
+        names.RIDGE_MAP if several else names.RIDGE: probe_score(ridge.scored_WK, truth, several),
+        names.RIDGE_SEEN_MAP if several else names.RIDGE_SEEN: probe_score(ridge.fitted_VK, seen_truth, several),
+    }
+    return {names.monitor_of(probe, corpus.name): value for probe, value in found.items()}
 
 
 def _flaws(batch: Batch) -> list[tuple[bool, bool, bytes]]:

@@ -94,6 +94,10 @@ class Monitor:
         self._facts: Facts | None = None
         self._before = Pace(0, 0.0, 0.0, 0.0)
         self._written = 0.0
+        self._probed = {
+            one.name: Probed(one.positives(slice(one.fit)), one.positives(slice(one.fit, None)), one.unseen)
+            for one in clips.sets
+        }
         self._check_every = max(1, training.steps // CHECKS)
 
     # -- what the engine tells -----------------------------------------------------------------------
@@ -202,7 +206,7 @@ class Monitor:
             self.history,
             self.record.looks,
             self._facts,
-            {one.name: Probed(one.fit, len(one.clips) - one.fit, one.unseen) for one in self.clips.sets},
+            self._probed,
         )
         before = self.record
         alarms = health.judge(evidence, self.thresholds, before.alarms)

@@ -104,12 +104,13 @@ class MonitorRecord:
         newest, words = self.newest, []
         if names.LOSS_SHARE in newest:
             words.append(f"{newest[names.LOSS_SHARE]:.3f} of the mean-predictor's loss")
-        start = names.monitor_of(names.RIDGE, "")
-        words += [
-            f"{name.removeprefix(start)} {100 * value:.0f} % (ridge)"
-            for name, value in newest.items()
-            if name.startswith(start)
-        ]
+        for probe in (names.RIDGE, names.RIDGE_MAP):
+            start = names.monitor_of(probe, "")
+            words += [
+                f"{name.removeprefix(start)} {100 * value:.0f} % ({names.PROBES[probe]})"
+                for name, value in newest.items()
+                if name.startswith(start)
+            ]
         return ", ".join([*words, self.verdict])
 
     def curve(self, name: str) -> list[tuple[int, float, float]]:

@@ -7,6 +7,7 @@ where it holds. docs/monitoring.md says how the thresholds were found.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -171,8 +172,9 @@ def memory_full(evidence: Evidence, health: HealthParams) -> str | None:
 
 def overfits(evidence: Evidence, health: HealthParams) -> str | None:
     """The same probe, on clips that were pre-trained on and on others: only the encoder can tell them apart."""
-    for corpus, clips in evidence.probed.items():
-        seen, other = (names.monitor_of(probe, corpus) for probe in (names.RIDGE_SEEN, names.RIDGE))
+    kinds = (names.RIDGE_SEEN, names.RIDGE), (names.RIDGE_SEEN_MAP, names.RIDGE_MAP)
+    for (corpus, clips), probes in product(evidence.probed.items(), kinds):
+        seen, other = (names.monitor_of(probe, corpus) for probe in probes)
         pairs = [(look.metrics[seen], look.metrics[other]) for look in evidence.looks if seen in look.metrics]
         if not clips.unseen or len(pairs) < 2:
             continue

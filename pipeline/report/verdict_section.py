@@ -28,7 +28,9 @@ def verdict_section(verdict: Verdict) -> Section:
         "EUR saved": lambda row: number(row["eur"], 2),
     }
     note = (
-        "Nearest neighbours on each unfinished encoder's features, clips of val. Intervals (betting, Waudby-Smith and "
+        "The monitor's k-NN probe on each unfinished encoder: top-1, or, where videos have several classes, how high "
+        "a clip's own rank among all (average precision of each clip). Clips of val, or training videos that the probe "
+        "does not know. On drawn videos it was not predictive. Intervals (betting, Waudby-Smith and "
         f"Ramdas 2024) hold at {100 * verdict['confidence']:g} % over all looks, pairs and benchmarks together. They "
         "speak of the probe: that it ranks as the tested models do, and that gaps do not close faster later, is "
         "assumed. A strategy is stopped where this holds on every benchmark."

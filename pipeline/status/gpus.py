@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
+from pipeline.distributed.devices import lock_name
 from pipeline.status.records import Gpu
 
 
-def gpus() -> list[Gpu]:
-    """Each GPU's load, memory and processes; [] where there is none, or no driver."""
+def gpus(held: Mapping[str, str]) -> list[Gpu]:
+    """Each GPU's load, memory and processes; [] where there is none, or no driver.
+
+    Args:
+        held: who has which, by the names of lock files.
+    """
     import pynvml
 
     try:
@@ -30,7 +36,9 @@ def gpus() -> list[Gpu]:
             with contextlib.suppress(pynvml.NVMLError):
                 pids = [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
             text = name.decode() if isinstance(name, bytes) else str(name)
-            cards.append(Gpu(index, text, busy, memory.used / 2**30, memory.total / 2**30, watts, pids))
+            uuid = str(pynvml.nvmlDeviceGetUUID(handle))
+            by = held.get(lock_name(uuid), "")
+            cards.append(Gpu(index, text, busy, memory.used / 2**30, memory.total / 2**30, watts, pids, uuid, by))
         return cards
     except pynvml.NVMLError:
         return []

@@ -152,7 +152,12 @@ class Orchestrator:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of this machine; `pids` of the processes that use it, as this machine numbers them."""
+    """A GPU of this machine; `pids` of the processes that use it, as this machine numbers them.
+
+    Attributes:
+        uuid: its name to CUDA_VISIBLE_DEVICES, the same to every process.
+        held_by: the stage that has its lock, in words; empty where none of ours has.
+    """
 
     index: int
     name: str
@@ -161,14 +166,23 @@ class Gpu:
     total_gib: float
     watts: float | None
     pids: list[int]
+    uuid: str = ""
+    held_by: str = ""
 
 
 @dataclass(frozen=True)
 class Status:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        devices: devices that a stage has and that are none of `gpus` (named by EVEREST_DEVICES): by whom, in words.
+        queue: stages that wait for GPUs, the one that has waited longest first.
+    """
 
     host: str
     at: float
     checkouts: list[Checkout]
     gpus: list[Gpu]
     prefect: Orchestrator | None
+    devices: dict[str, str] = field(default_factory=dict)
+    queue: list[Wait] = field(default_factory=list)

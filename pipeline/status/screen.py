@@ -13,14 +13,25 @@ from pipeline.status.words import ago, sparkline
 from pipeline.system.progress import clock
 from pipeline.system.terminal import Styled
 from pipeline.system.text import printable
-from pipeline.tracking.names import KNN, LOSS_SHARE, RANK_ME, RIDGE, VAL_LOSS, VAL_MAP, VAL_TOP1, VAL_TOP5, monitor_of
+from pipeline.tracking.names import (
+    KNN,
+    LOSS_SHARE,
+    PROBES,
+    RANK_ME,
+    RIDGE,
+    VAL_LOSS,
+    VAL_MAP,
+    VAL_TOP1,
+    VAL_TOP5,
+    monitor_of,
+)
 
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
 #: Metrics that are shares, by the beginning of their labels: shown in percent.
 SHARES = ("top1", "top5", "map", KNN, RIDGE, "loss share")
 #: Beginnings of the names that have a place on the screen; `--json` has all.
-SHOWN = (VAL_LOSS, VAL_TOP1, VAL_TOP5, VAL_MAP, LOSS_SHARE, RANK_ME, monitor_of(KNN, ""), monitor_of(RIDGE, ""))
+SHOWN = (VAL_LOSS, VAL_TOP1, VAL_TOP5, VAL_MAP, LOSS_SHARE, RANK_ME, *(monitor_of(probe, "") for probe in PROBES))
 
 
 def screen(status: Status) -> list[Styled]:
@@ -33,8 +44,8 @@ def screen(status: Status) -> list[Styled]:
         lines.append(("Nothing runs, waits or was stopped here. `everest run` in a project's folder starts.", ""))
     if status.prefect is not None:
         lines += [("", ""), *_prefect(status)]
-    if status.gpus:
-        lines += [("", ""), *(_gpu(gpu) for gpu in status.gpus)]
+    if status.gpus or status.devices or status.queue:
+        lines += [("", ""), *_devices(status)]
     return lines
 
 
@@ -150,6 +161,18 @@ def _gpu(gpu: Gpu) -> Styled:
     busy = "" if gpu.busy is None else f"  {100 * gpu.busy:.0f} % busy"
     watts = "" if gpu.watts is None else f"  {gpu.watts:.0f} W"
     return f"GPU {gpu.index} {gpu.name}{busy}  {gpu.memory_gib:.1f} of {gpu.total_gib:.0f} GiB{watts}", ""
+
+
+def _devices(status: Status) -> Iterator[Styled]:
+    """GPUs, who holds each, and who waits for some."""
+    for gpu in status.gpus:
+        yield _gpu(gpu)
+        if gpu.held_by:
+            yield f"      held by {printable(gpu.held_by)}", ""
+    for device, who in status.devices.items():
+        yield f"device {printable(device)}  held by {printable(who)}", ""
+    for wait in status.queue:
+        yield f"  … {printable(wait.who)} waits for {wait.waits_for}", "yellow"
 
 
 def _prefect(status: Status) -> Iterator[Styled]:

@@ -235,8 +235,11 @@ def is_free(path: Path) -> bool:
 
 def turn_holder(path: Path) -> Holder | None:
     """Who has the turn at `path`; None where nobody has, or the holder has not said so yet."""
-    if is_free(path):
-        return None
+    return None if is_free(path) else holder_in(path)
+
+
+def holder_in(path: Path) -> Holder | None:
+    """Who a turn's file says has it, whether or not that one still does."""
     try:
         return _read(path.read_text(encoding="utf-8"))
     except OSError:

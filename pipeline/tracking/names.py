@@ -48,7 +48,7 @@ def monitor(name: str) -> str:
 
 
 def monitor_of(probe: str, corpus: str) -> str:
-    """A probe's score on a corpus: of `knn`, `ridge`, `ridge_seen`."""
+    """A probe's score on a corpus: of one of `PROBES`."""
     return monitor(f"{probe}/{corpus}")
 
 
@@ -74,8 +74,11 @@ LOSS_SHARE = monitor("loss_share")
 CONSTANT_CLIPS, STILL_CLIPS, TWICE = monitor("constant_clips"), monitor("still_clips"), monitor("clips_twice")
 RANK_ME, DEVIATION, UNIFORMITY = monitor("rankme"), monitor("feature_deviation"), monitor("uniformity")
 ENCODER_GRADIENT, GMACS_SPENT = monitor("encoder_gradient_share"), monitor("gmacs_spent")
-#: Probes, and the beginning of their metrics' names.
+#: Probes: top-1, and mean average precision on videos with several classes each; `seen`: on videos of the pre-training.
 KNN, RIDGE, RIDGE_SEEN = "knn", "ridge", "ridge_seen"
+KNN_MAP, RIDGE_MAP, RIDGE_SEEN_MAP = "knn_map", "ridge_map", "ridge_seen_map"
+#: Those of unseen videos, as people call them.
+PROBES = {RIDGE: "ridge", KNN: "k-NN", RIDGE_MAP: "ridge, mAP", KNN_MAP: "k-NN, mAP"}
 
 GMACS_PER_CLIP, TOKENS_PER_CLIP = efficiency("gmacs_per_clip"), efficiency("tokens_per_clip")
 PEAK_MEMORY_GIB, ENERGY_WH = efficiency("peak_memory_gib"), efficiency("energy_wh")

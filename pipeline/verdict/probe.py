@@ -1,6 +1,7 @@
-"""What an unfinished pre-training's features tell of the classes: nearest neighbours on a checkpoint, clip by clip.
+"""The monitor's k-NN probe on a checkpoint of an unfinished pre-training, clip by clip.
 
-Clips to look up are of the split `train`, clips to name of `val`; test videos are never looked at.
+The clips are chosen as the monitor chooses its own: those to score are of the split `val`, or, where there is none,
+training videos that the probe is not fitted on; test videos are never looked at.
 """
 
 from __future__ import annotations
@@ -9,79 +10,60 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from models.autoencoder import EverestAutoencoder
-from models.registry import architecture, create_autoencoder
-from pipeline.data.clips.dataset import ClipDataset, labelled_clips
-from pipeline.data.clips.loader import ClipLoader
-from pipeline.data.pixels.transforms import EvalTransform
-from pipeline.distributed.groups import choose_device
+from models.registry import architecture
+from pipeline.data.by_time import step_of
+from pipeline.data.clips.dataset import Member, labelled_rows, open_source
+from pipeline.distributed.groups import Ranks, choose_device
 from pipeline.efficiency.clip_cost import autoencoder_arguments
 from pipeline.errors import EverestError, InputError
+from pipeline.monitor.clips import FeatureSet, feature_set
+from pipeline.monitor.look import look_at_set
+from pipeline.monitor.measures.probes import knn_guess
+from pipeline.monitor.measures.scores import clip_scores
+from pipeline.monitor.twin import Twin
 from pipeline.params import Params
 from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.settings import HALF
 
-Features = npt.NDArray[np.float32]
-
-#: Clips that are looked up and named at most: a look takes seconds on a CPU.
-MOST_FIT, MOST_SCORED = 1024, 512
-#: [clips] that go through the encoder together; neighbours that vote (`pipeline.evaluation.baselines` has the same).
-BATCH, NEIGHBOURS = 32, 20
+#: Clips of a look at most, a third of them scored: it takes seconds on a CPU.
+MOST_CLIPS = 1536
 
 
-def probe_hits(params: Params, checkpoints: Path, benchmark: str) -> npt.NDArray[np.bool_]:
-    """Whether the probe names each scored clip rightly [V], the same clips in the same order for every strategy.
+def probe_scores(params: Params, checkpoints: Path, benchmark: str) -> npt.NDArray[np.float64]:
+    """How right the probe is on each scored clip [V], in [0, 1]; the same clips in the same order for every strategy.
+
+    1 or 0, right or wrong, where clips have one class; `pipeline.monitor.measures.scores.clip_scores` says what of
+    several. 0 everywhere where features are no numbers.
 
     Raises:
         EverestError: there is no intact checkpoint.
-        InputError: the benchmark has no labelled `val` split.
+        InputError: there is nothing to score, or all clips have the same class.
     """
     newest = Checkpoints(checkpoints).newest()
     if newest is None:
         raise EverestError(f"{checkpoints}: no intact checkpoint to look at. Cure: start again to continue.")
-    own = params.pretrain
-    arguments = autoencoder_arguments(own, params.clip)
-    with torch.random.fork_rng(devices=[]):
-        model: EverestAutoencoder = create_autoencoder(architecture(own.size, pretrain=True), arguments)
-    model.load_state_dict(newest.tensors["model"])
-    device = choose_device(params.compute.device)
-    model.to(device).eval()
-    try:
-        fit_clips, scored_clips = (
-            _some(params, benchmark, *one) for one in (("train", MOST_FIT), ("val", MOST_SCORED))
+    stage, device = params.pretrain, choose_device(params.compute.device)
+    name, arguments = architecture(stage.size, pretrain=True), autoencoder_arguments(stage, params.clip)
+    twin = Twin(name, arguments, params.clip.resolution, device, HALF.get(stage.precision))
+    clips = _clips(params, benchmark)
+    with twin.with_weights(newest.tensors.get("average") or newest.tensors["model"]):
+        seen = look_at_set(twin, clips, Ranks(0, 1, 0, device), alive=lambda: None)
+    cut, features_VD, truth_VK = clips.fit, seen.features_VD, seen.truth_VK
+    if not np.isfinite(features_VD).all():  # weights that are far off
+        return np.zeros(len(features_VD) - cut)
+    guess_WK = knn_guess(features_VD[:cut], truth_VK[:cut], features_VD[cut:])
+    return clip_scores(guess_WK, truth_VK[cut:], clips.several)
+
+
+def _clips(params: Params, benchmark: str) -> FeatureSet:
+    source, step = open_source(params, benchmark), step_of(params, benchmark)
+    member = Member(source, labelled_rows(source, benchmark, "train"), step.frames, step.seconds)
+    # Which unreadable clip gives way to which other must not depend on a trial's seed.
+    clips = feature_set(benchmark, member, MOST_CLIPS, params.clip.frames, seed=0)
+    if not clips.labelled:
+        raise InputError(
+            f"compare.stop = 'futile' needs labelled clips of several kinds to look at, and {benchmark} has none. "
+            "Cure: compare.stop: null."
         )
-    except InputError as error:
-        raise InputError(f"compare.stop = 'futile' looks at the split val. {error}") from error
-    fit, fit_labels = _features(model, fit_clips, params, device)
-    scored, labels = _features(model, scored_clips, params, device)
-    return np.asarray(_vote(fit, fit_labels, scored) == labels)
-
-
-def _some(params: Params, benchmark: str, split: str, most: int) -> ClipDataset:
-    """At most about so many clips of a split, the same share of each class."""
-    clips = labelled_clips(params, benchmark, split, random=False)
-    share = min(1.0, most / len(clips))
-    return clips if share == 1.0 else labelled_clips(params, benchmark, split, random=False, fraction=share)
-
-
-def _features(
-    model: EverestAutoencoder, clips: ClipDataset, params: Params, device: torch.device
-) -> tuple[Features, npt.NDArray[np.int64]]:
-    """The mean of the encoder's tokens of each clip [V, D], and the labels [V]."""
-    loader = ClipLoader(clips, seed=0, global_batch=BATCH, shuffle=False, drop_last=False, replace=True)
-    transform = EvalTransform(params.clip.resolution)
-    features, labels = [], []
-    with torch.no_grad():
-        for batch in loader.epoch(0):
-            clip_BCTHW, label_B = transform(batch, device)
-            features.append(model.forward_head(model.forward_features(clip_BCTHW)).float().cpu().numpy())
-            labels.append(label_B.cpu().numpy())
-    return np.concatenate(features), np.concatenate(labels)
-
-
-def _vote(fit: Features, fit_labels: npt.NDArray[np.int64], scored: Features) -> npt.NDArray[np.int64]:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(fit)), metric="cosine")
-    return np.asarray(neighbours.fit(fit, fit_labels).predict(scored))
+    return clips

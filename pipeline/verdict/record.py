@@ -7,6 +7,13 @@ from typing import TypedDict
 
 from pipeline.verdict.rule import Judgement
 
+#: Said wherever a verdict is: what its probe is known to be worth.
+CAUTION = (
+    "The early verdict goes by a k-NN probe of frozen features, which was not predictive on drawn videos: over 18 "
+    "pre-trainings of the demo it did not rank them as their fine-tuned accuracy did (docs/monitoring.md). Before you "
+    "rely on it, compare once without it on your own videos."
+)
+
 
 class Saved(TypedDict):
     """What stopping a strategy saved of its pre-trainings; its fine-tunings and tests come on top.
@@ -33,7 +40,7 @@ class Verdict(TypedDict):
 
 
 def sentences(verdict: Verdict) -> Iterator[str]:
-    """For each strategy that was stopped: when, why, what it saved; else that none was."""
+    """Who was stopped: when, why, what it saved; else that none was. Last, what the probe is worth."""
     percent = f"{100 * verdict['confidence']:g} %"
     for saved in verdict["saved"]:
         last = [one for one in verdict["judgements"] if one["strategy"] == saved["strategy"] and one["futile"]]
@@ -54,3 +61,4 @@ def sentences(verdict: Verdict) -> Iterator[str]:
         )
     if not verdict["saved"]:
         yield f"No strategy was stopped early: none was behind beyond catching up, at {percent} confidence."
+    yield CAUTION

@@ -1,4 +1,4 @@
-"""Which strategies can still win: from the probe's hits after each slice, by a rule that is written down here.
+"""Which strategies can still win: from the probe's scores after each slice, by a rule that is written down here.
 
 After slice k of K every strategy's probe is held against the best one's, on the same clips. The interval of their
 difference holds at every look at once: of the chance of error 1 - confidence the look k may spend 1 / (k (k + 1)) (the
@@ -20,14 +20,15 @@ import numpy.typing as npt
 
 from pipeline.verdict.interval import mean_interval
 
-#: strategy -> benchmark -> whether the probe named each clip rightly [S, V], after one slice.
-Hits = Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
+Floats = npt.NDArray[np.float64]
+#: strategy -> benchmark -> how right the probe is on each clip [S, V], in [0, 1], after one slice.
+Scores = Mapping[str, Mapping[str, Floats]]
 #: The first look that may stop one: how fast a gap closes takes two.
 FIRST_LOOK = 2
 
 
 class Judgement(TypedDict):
-    """A strategy against the best one on a benchmark after a slice; shares of clips.
+    """A strategy against the best one on a benchmark after a slice; means over clips, in [0, 1].
 
     Attributes:
         score, best: of its probe and of the best strategy's.
@@ -54,7 +55,7 @@ def spent_alpha(look: int, confidence: float, comparisons: int) -> float:
 
 
 def judge(
-    looks: Sequence[Hits], slices: int, confidence: float, protected: Collection[str] = ()
+    looks: Sequence[Scores], slices: int, confidence: float, protected: Collection[str] = ()
 ) -> tuple[list[Judgement], dict[str, int]]:
     """All judgements, and the look after which each strategy that cannot win was stopped.
 
@@ -68,8 +69,8 @@ def judge(
         return judgements, stopped
     strategies, benchmarks = len(looks[0]), len(next(iter(looks[0].values()), {}))
     comparisons = max(strategies * (strategies - 1) * benchmarks, 1)
-    for look, hits in enumerate(looks, 1):
-        alive = {name: by_benchmark for name, by_benchmark in hits.items() if name not in stopped}
+    for look, scores in enumerate(looks, 1):
+        alive = {name: by_benchmark for name, by_benchmark in scores.items() if name not in stopped}
         alpha = spent_alpha(look, confidence, comparisons)
         before = looks[look - 2] if look > 1 else {}
         for name in alive:
@@ -82,10 +83,10 @@ def judge(
 
 
 def _judgement(
-    look: int, name: str, benchmark: str, alive: Hits, before: Hits, slices: int, alpha: float
+    look: int, name: str, benchmark: str, alive: Scores, before: Scores, slices: int, alpha: float
 ) -> Judgement | None:
     """None for the best one itself."""
-    scores = {other: float(hits[benchmark].mean()) for other, hits in alive.items()}
+    scores = {other: float(found[benchmark].mean()) for other, found in alive.items()}
     rival = max(scores, key=lambda other: scores[other])
     if rival == name:
         return None
@@ -110,7 +111,7 @@ def _judgement(
     }
 
 
-def _gap(one_SV: npt.NDArray[np.bool_], other_SV: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _gap(one_SV: Floats, other_SV: Floats) -> Floats:
     """Difference on each clip, mean over seeds, in an order that has nothing to do with the clips."""
     gap_V = one_SV.mean(axis=0) - other_SV.mean(axis=0)
     return np.asarray(gap_V[np.random.default_rng(0).permutation(len(gap_V))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,25 @@ def make(
     sizes: tuple[tuple[int, int], ...] = ((SIZE, SIZE),),
     name: str = "small",
     splits: tuple[str, ...] = ("train", "train", "train", "test"),
+    draw: Callable[[int], np.ndarray] | None = None,
+    labels: Callable[[int], tuple[int, ...]] | None = None,
 ) -> list[str]:
-    """Write `count` videos and their manifest; returns the video ids."""
+    """Write `count` videos and their manifest; returns the video ids.
+
+    Args:
+        draw: the frames of a video by its number; else `moving_frames`, of classes 0 to 7 in turn.
+        labels: its classes; with several of some video the manifest has the column for them.
+    """
     raw = layout.raw_dir(name)
+    classes = labels or (lambda number: (number % 8,))
+    several = any(len(classes(number)) > 1 for number in range(count))
     rows = []
     for number in range(count):
         height, width = sizes[number % len(sizes)]
         path = raw / f"v{number:03d}.mp4"
-        write_video(path, moving_frames(number, frames, height, width), fps=12)
+        pictures = moving_frames(number, frames, height, width) if draw is None else draw(number)
+        frames, height, width, _ = pictures.shape
+        write_video(path, pictures, fps=12)
         split = splits[number % len(splits)]
         rows.append(
             {
@@ -78,8 +90,9 @@ def make(
                 "path": path.name,
                 "split": split,
                 "splits": split,
-                "label": number % 8,
-                "label_name": str(number % 8),
+                "label": classes(number)[0],
+                "label_name": "|".join(map(str, classes(number))),
+                **({"labels": classes(number)} if several else {}),
                 "source": "test",
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "bytes": path.stat().st_size,

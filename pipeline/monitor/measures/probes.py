@@ -1,7 +1,9 @@
 """What frozen features tell of the classes: nearest neighbours and a ridge regression in closed form. Float64.
 
-Nothing is tuned on the clips that are scored: the ridge's strength is chosen by cross-validation among those that it is
-fitted on, which also says how well it does on clips that the pre-training has seen.
+Both give each clip a number for each class, the higher the likelier; `pipeline.monitor.measures.scores` counts what is
+right. A clip may have one class or several: each class is asked for by itself, with it or without it. Nothing is tuned
+on the clips that are scored: the ridge's strength is chosen by cross-validation among those that it is fitted on, which
+also says how well it does on clips that the pre-training has seen.
 
 Shapes: V clips to fit on, W clips to score, D width, K classes.
 """
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.arrays import Ints
+from pipeline.multilabel.labels import Truth
 
 Features = npt.NDArray[np.float64]
 
@@ -25,52 +28,46 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class RidgeScore:
-    """Shares of clips that the ridge probe names rightly: of the scored ones, and of those that it is fitted on.
+class RidgeGuess:
+    """What the ridge probe says of the scored clips [W, K], and of those that it is fitted on [V, K].
 
-    The latter by cross-validation: each is named by a probe that was fitted without it.
+    The latter by cross-validation: each clip is judged by a probe that was fitted without it.
     """
 
-    scored: float
-    fitted: float
+    scored_WK: Features
+    fitted_VK: Features
 
 
-def knn_score(fit_VD: Features, fit_labels_V: Ints, score_WD: Features, score_labels_W: Ints) -> float:
-    """The share of clips whose class has most of the votes of the 20 most similar ones (cosine).
+def knn_guess(fit_VD: Features, truth_VK: Truth, score_WD: Features) -> Features:
+    """For each class, its part of the votes of the 20 most similar clips (cosine) [W, K].
 
-    A vote weighs exp(similarity / 0.07), as in DINO; of equal classes the first counts.
+    A vote weighs exp(similarity / 0.07), as in DINO, and is for every class that the neighbour has.
     """
-    classes, votes_V = np.unique(fit_labels_V, return_inverse=True)
     similarity_WV = _unit(score_WD) @ _unit(fit_VD).T
     count = min(NEIGHBOURS, len(fit_VD))
     nearest_WC = np.argsort(-similarity_WV, axis=1, kind="stable")[:, :count]
     weight_WC = np.exp((np.take_along_axis(similarity_WV, nearest_WC, axis=1) - 1) / TEMPERATURE)
-    votes_WK = np.zeros((len(score_WD), len(classes)))
+    votes_WK = np.zeros((len(score_WD), truth_VK.shape[1]))
     for place in range(count):
-        np.add.at(votes_WK, (np.arange(len(score_WD)), votes_V[nearest_WC[:, place]]), weight_WC[:, place])
-    return float((classes[votes_WK.argmax(axis=1)] == score_labels_W).mean())
+        votes_WK += weight_WC[:, place, None] * truth_VK[nearest_WC[:, place]]
+    return np.asarray(votes_WK / weight_WC.sum(axis=1, keepdims=True))
 
 
-def ridge_score(fit_VD: Features, fit_labels_V: Ints, score_WD: Features, score_labels_W: Ints) -> RidgeScore:
-    """A linear regression to one column a class, with a penalty, over standardised features.
+def ridge_guess(fit_VD: Features, truth_VK: Truth, score_WD: Features) -> RidgeGuess:
+    """A linear regression to one column a class (one against the rest), with a penalty, over standardised features.
 
-    The strength of the penalty is the one with the least squared error in five-fold cross-validation; a fold has its
-    share of each class, so that what is left out does not change what is frequent.
+    The strength of the penalty is the one with the least squared error, all classes together, in five-fold
+    cross-validation; a fold has its share of each class, so that what is left out does not change what is frequent.
     """
-    classes, column_V = np.unique(fit_labels_V, return_inverse=True)
-    target_VK = np.eye(len(classes))[column_V]
-    fold_V = _folds(column_V)
+    target_VK = truth_VK.astype(np.float64)
+    fold_V = _folds(truth_VK)
     guess_SVK = np.zeros((len(STRENGTHS), *target_VK.shape))
     for fold in np.unique(fold_V):
         out_V = fold_V == fold
         model = _Ridge(fit_VD[~out_V], target_VK[~out_V])
         guess_SVK[:, out_V] = [model(fit_VD[out_V], strength) for strength in STRENGTHS]
     best = int(((guess_SVK - target_VK) ** 2).mean(axis=(1, 2)).argmin())
-    guess_W = _Ridge(fit_VD, target_VK)(score_WD, STRENGTHS[best]).argmax(axis=1)
-    return RidgeScore(
-        float((classes[guess_W] == score_labels_W).mean()),
-        float((guess_SVK[best].argmax(axis=1) == column_V).mean()),
-    )
+    return RidgeGuess(_Ridge(fit_VD, target_VK)(score_WD, STRENGTHS[best]), guess_SVK[best])
 
 
 class _Ridge:
@@ -91,12 +88,11 @@ class _Ridge:
         return np.asarray((x_WD - self._mean_D) / self._scale_D @ weight_DK + self._offset_K)
 
 
-def _folds(column_V: Ints) -> Ints:
-    """A fold for each clip: those of a class in turn."""
-    fold_V = np.zeros(len(column_V), dtype=np.int64)
-    for column in np.unique(column_V):
-        members = np.flatnonzero(column_V == column)
-        fold_V[members] = np.arange(len(members)) % FOLDS
+def _folds(truth_VK: Truth) -> Ints:
+    """A fold for each clip: dealt out in turn, those with the same classes one after another."""
+    _, group_V = np.unique(truth_VK, axis=0, return_inverse=True)
+    fold_V = np.empty(len(truth_VK), dtype=np.int64)
+    fold_V[np.argsort(group_V.reshape(-1), kind="stable")] = np.arange(len(truth_VK)) % FOLDS
     return fold_V
 
 

@@ -82,12 +82,12 @@ def _table(record: MonitorRecord) -> Table:
 
     def percent(name: str) -> tuple[str, str]:
         probe, _, corpus = name.removeprefix(names.monitor("")).partition("/")
-        return f"{'k-NN' if probe == names.KNN else probe}, {corpus} %", name
+        return f"{names.PROBES[probe]}, {corpus} %", name
 
     present = {name for look in looks for name in look.metrics}
     probes = [
         name
-        for probe in (names.KNN, names.RIDGE)
+        for probe in (names.KNN, names.RIDGE, names.KNN_MAP, names.RIDGE_MAP)
         for name in sorted(present)
         if name.startswith(names.monitor_of(probe, ""))
     ]
@@ -146,7 +146,7 @@ def draw_one(record: MonitorRecord, losses: Points) -> dict[str, str]:
     """
     share = {"training clips": training_share(record, losses), "held-out clips": over_cost(record, names.LOSS_SHARE)}
     probes: dict[str, Points] = {}
-    for probe, word in ((names.RIDGE, names.RIDGE), (names.KNN, "k-NN")):
+    for probe, word in names.PROBES.items():
         start = names.monitor_of(probe, "")
         for name in sorted({name for look in record.looks for name in look.metrics if name.startswith(start)}):
             probes[f"{word}, {name.removeprefix(start)}"] = over_cost(record, name, 100)
@@ -167,16 +167,17 @@ def draw_several(records: Mapping[str, Sequence[MonitorRecord]]) -> dict[str, st
                 series[name] = [(x, sum(ys) / len(ys)) for x, ys in sorted(at.items())]
         return series
 
-    start = names.monitor_of(names.RIDGE, "")
-    looks = [look for seeds in records.values() for record in seeds for look in record.looks]
-    corpora = sorted({name.removeprefix(start) for look in looks for name in look.metrics if name.startswith(start)})
+    seen = {name for seeds in records.values() for record in seeds for look in record.looks for name in look.metrics}
     plots = _plots(means(names.LOSS_SHARE), {}, means(names.RANK_ME))
-    for corpus in corpora:
-        probed = {k: v for k, v in means(names.monitor_of(names.RIDGE, corpus), 100).items() if len(v) > 1}
-        if probed:
-            plots[f"pretrain_probe_{corpus}"] = curves(
-                probed, title=f"Ridge probe on {corpus}", x=AXIS, y="held-out top-1 (%)", markers=True
-            )
+    for probe, score in ((names.RIDGE, "top-1"), (names.RIDGE_MAP, "mAP")):
+        start = names.monitor_of(probe, "")
+        for name in sorted(name for name in seen if name.startswith(start)):
+            corpus = name.removeprefix(start)
+            probed = {k: v for k, v in means(name, 100).items() if len(v) > 1}
+            if probed:
+                plots[f"pretrain_probe_{corpus}"] = curves(
+                    probed, title=f"Ridge probe on {corpus}", x=AXIS, y=f"held-out {score} (%)", markers=True
+                )
     return plots
 
 
@@ -192,8 +193,9 @@ def _plots(
             smooth=smooth, markers=not smooth,
         )  # fmt: skip
     if probes:
+        scores = dict.fromkeys("mAP" if "mAP" in label else "top-1" for label in probes)
         plots["pretrain_probe"] = curves(
-            probes, title="Probes of frozen features", x=AXIS, y="held-out top-1 (%)", markers=True
+            probes, title="Probes of frozen features", x=AXIS, y=f"held-out {', '.join(scores)} (%)", markers=True
         )
     if rank:
         plots["pretrain_rank"] = curves(

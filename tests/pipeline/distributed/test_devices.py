@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.distributed.device_table import DeviceTable, device_table
 from pipeline.distributed.devices import holders, listed, taken
 from pipeline.distributed.start import devices
 from pipeline.errors import InputError
@@ -109,6 +110,26 @@ def test_who_waits_longest_is_served_first_and_nobody_waits_for_a_gpu_that_none_
     until(lambda: late.got == "b")
     for stage in (late, other):
         stage.give_back()
+
+
+def test_a_table_says_who_has_which_and_who_waits_and_locks_nothing(four: Path) -> None:
+    assert device_table() == DeviceTable()
+    assert not four.exists(), "looking makes no folder"
+    with taken([1, 3], "pretrain"):
+        first, second = Stage("4", "finetune@motion"), Stage("[1]", "evaluate@motion")
+        waiting(four, 2)
+        until(lambda: len(device_table().waiting) == 2)
+        table = device_table()
+        assert {one.device: one.holder.stage for one in table.held if one.holder} == {"b": "pretrain", "d": "pretrain"}
+        assert {one.holder.pid for one in table.held if one.holder} == {os.getpid()}
+        assert {(one.count, one.holder.stage, one.holder.pid) for one in table.waiting} == {
+            (4, "finetune@motion", first.process.pid), (1, "evaluate@motion", second.process.pid),
+        }  # fmt: skip
+    until(lambda: first.got or second.got)
+    for stage in (first, second):
+        stage.process.kill()
+        stage.process.wait()
+    assert device_table() == DeviceTable(), "what the killed have left is nobody's"
 
 
 def test_a_killed_stage_holds_nothing_and_one_killed_while_it_waited_holds_up_nobody(four: Path) -> None:

@@ -1,4 +1,4 @@
-"""A pre-training that takes turns ends in the same weights, to the bit; its probe looks at val clips alone."""
+"""A pre-training that takes turns ends in the same weights, to the bit."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import small_benchmark
 import torch
 from small_training import ready
 
-from models.registry import architecture, create_autoencoder
 from pipeline import layout
 from pipeline.distributed import ends
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.launch import raise_end
-from pipeline.efficiency.clip_cost import autoencoder_arguments
 from pipeline.errors import Interrupted, Paused
 from pipeline.params import Params
 from pipeline.params.write import write_params
-from pipeline.stages import preprocess
 from pipeline.system.processes import PAUSE_AT, StopRequest
 from pipeline.training import worker
-from pipeline.training.checkpoint import Checkpoints
-from pipeline.verdict.probe import probe_hits
 
 STEPS = 5 * (18 // 8)
 
@@ -93,17 +86,3 @@ def test_a_stage_that_is_paused_ends_with_a_code_of_its_own(
     assert done.returncode == 4, done.stderr
     (work,) = tmp_path.glob(".work/pretrain/all/*/")
     assert layout.checkpoint_steps(work / "checkpoints") == [STEPS // 2]
-
-
-def test_the_probe_names_the_clips_of_val_from_those_of_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    params = small_benchmark.params(compute__device="cpu")
-    small_benchmark.make(count=32, splits=("train", "train", "val", "test"))
-    preprocess.run(params, "small")
-    torch.manual_seed(0)
-    model = create_autoencoder(architecture("tiny", pretrain=True), autoencoder_arguments(params.pretrain, params.clip))
-    Checkpoints(tmp_path / "checkpoints").write(5, {"model": dict(model.state_dict())}, {"step": 5})
-    hits = probe_hits(params, tmp_path / "checkpoints", "small")
-    assert hits.shape == (8,)
-    assert hits.dtype == np.bool_
-    assert np.array_equal(hits, probe_hits(params, tmp_path / "checkpoints", "small"))

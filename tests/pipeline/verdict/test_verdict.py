@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import small_benchmark
 
@@ -20,17 +19,17 @@ from pipeline.report.page import html
 from pipeline.report.verdict_section import verdict_section
 from pipeline.verdict import probe
 from pipeline.verdict.interval import mean_interval
-from pipeline.verdict.record import sentences
-from pipeline.verdict.rule import Hits, judge, spent_alpha
+from pipeline.verdict.record import CAUTION, sentences
+from pipeline.verdict.rule import Floats, Scores, judge, spent_alpha
 
 CLIPS = 400
 
 
-def drawn(rng: np.random.Generator, share: float, seeds: int = 1) -> npt.NDArray[np.bool_]:
-    return rng.random((seeds, CLIPS)) < share
+def drawn(rng: np.random.Generator, share: float, seeds: int = 1) -> Floats:
+    return (rng.random((seeds, CLIPS)) < share).astype(float)
 
 
-def look(rng: np.random.Generator, **shares: float) -> Hits:
+def look(rng: np.random.Generator, **shares: float) -> Scores:
     return {name: {"motion": drawn(rng, share)} for name, share in shares.items()}
 
 
@@ -87,7 +86,7 @@ def test_the_first_strategy_and_one_that_leads_on_some_benchmark_are_never_stopp
     rng = np.random.default_rng(4)
     looks = [look(rng, everest=0.2, tube=0.6) for _ in range(4)]
     assert judge(looks, 5, 0.95, ["everest"])[1] == {}
-    both: list[Hits] = [
+    both: list[Scores] = [
         {
             "everest": {"motion": drawn(rng, 0.7), "state": drawn(rng, 0.3)},
             "tube": {"motion": drawn(rng, 0.3), "state": drawn(rng, 0.7)},
@@ -129,12 +128,12 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, shares: dict[str, float]) -> list[
         (work / "history.csv").write_text("step,epoch,loss,seconds\n" + "".join(f"{n},0,1,3.6\n" for n in range(1, 9)))
         return False
 
-    def probe_hits(params: Params, checkpoints: Path, benchmark: str) -> npt.NDArray[np.bool_]:
+    def probe_scores(params: Params, checkpoints: Path, benchmark: str) -> Floats:
         arm = next(name for name in shares if f"/{name}-seed" in str(checkpoints))
-        return np.random.default_rng(len(ran)).random(CLIPS) < shares[arm]
+        return (np.random.default_rng(len(ran)).random(CLIPS) < shares[arm]).astype(float)
 
     monkeypatch.setattr(slices, "run_slice", run_slice)
-    monkeypatch.setattr(probe, "probe_hits", probe_hits)
+    monkeypatch.setattr(probe, "probe_scores", probe_scores)
     return ran
 
 
@@ -153,7 +152,9 @@ def test_the_loser_is_left_out_and_what_it_saved_is_told(
     assert saved["tmacs"] == pytest.approx(0.6 * 2 * random.pretrain_gmacs * 1000 / 1000)
     assert saved["hours"] == pytest.approx(2 * 0.6 * 1000 * 3.6 / 3600)
     assert saved["eur"] == pytest.approx(saved["hours"] * 4 * 2.0)
-    (sentence,) = sentences(verdict)
+    sentence, worth = sentences(verdict)
+    assert worth == CAUTION
+    assert "not predictive on drawn videos" in worth
     assert sentence.startswith("random was stopped after 40 % of its pre-training: its probe is 3")
     assert "at 95 % confidence over all looks. Saved: " in sentence
     page = html("t", "s", [], [verdict_section(json.loads(json.dumps(verdict)))])
