@@ -61,10 +61,11 @@ def _find(
     out: Path,
 ) -> Found:
     from pipeline.experiments.workspace import require_data
+
+    require_data([benchmark] if benchmark else [], params.pretrain.corpus if stage == "pretrain" else [])
     from pipeline.finder.sweep import sweep
     from pipeline.report.plots import as_file, curves
 
-    require_data([benchmark] if benchmark else [], params.pretrain.corpus if stage == "pretrain" else [])
     stage_params = params.finetune_of(benchmark) if benchmark else params.pretrain
     rates, losses = sweep(params, stage, benchmark, steps, low, high)
     suggestion = suggest(rates, losses, stage_params.base_lr)

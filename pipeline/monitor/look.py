@@ -80,6 +80,7 @@ def take_look(
             first = clips.heldout.chunk(0)
             metrics |= {names.attention_entropy(n): value for n, value in enumerate(twin.attention_entropy(first))}
             metrics[names.ENCODER_GRADIENT] = twin.encoder_gradient(first)
+            metrics[names.HELDOUT_DEVIATION] = deviation(twin.features(first))
         if long:
             looked_at = [look_at_set(twin, one, ranks, alive) for one in clips.sets]
             if ranks.main:

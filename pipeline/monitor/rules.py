@@ -106,8 +106,13 @@ def collapse(evidence: Evidence, health: HealthParams) -> str | None:
     highest = max(trained, default=0.0)
     if len(trained) > 1 and 1 - trained[-1] / highest >= health.rank_drop:
         return f"the features collapse: RankMe fell from {highest:.1f} to {trained[-1]:.1f}"
-    deviation = evidence.newest(names.DEVIATION)
-    if deviation is not None and deviation < COLLAPSED:
+    spreads = (
+        [evidence.looks[-1].metrics.get(name) for name in (names.DEVIATION, names.HELDOUT_DEVIATION)]
+        if evidence.looks
+        else []
+    )
+    deviation = min((spread for spread in spreads if spread is not None), default=1.0)
+    if deviation < COLLAPSED:
         return f"the features collapse: all clips have nearly one (deviation {deviation:.1e}, 1 is evenly spread)"
     newest = evidence.looks[-1].metrics if evidence.looks and evidence.looks[-1].step > evidence.warmup else {}
     entropies = [value for name, value in newest.items() if name.startswith(names.ATTENTION_ENTROPY)]

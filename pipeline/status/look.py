@@ -71,26 +71,30 @@ def holder_words(who: Holder | None) -> str:
 def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]) -> Checkout:
     """Everything in one checkout."""
     here = [process for process in processes if root == process.folder or root in process.folder.parents]
-    params = {place: _params(place.folder) for place in places(root)}
+    read = {place: _params(place.folder) for place in places(root)}
+    params = {place: its if isinstance(its, Params) else None for place, its in read.items()}
+    fault = read[places(root)[0]]
     seen = [stage for place, its in params.items() for stage in read_stages(place, its, cards)]
     chain = params[places(root)[0]]
     held = holders(root / layout.WORK / "experiment.lock").holder is not None
     return Checkout(
         folder=str(root),
-        recipe=chain.recipe if chain else "params.yaml cannot be read",
+        recipe=chain.recipe if chain else "",
         commands=[Command(p.pid, p.text, p.since, log_of(p.pid)) for p in here],
         stages=sorted(seen, key=lambda stage: (stage.state != "running", stage.series, -stage.at)),
         waits=_processes_that_wait(root, here),
         behind=_stages_that_wait(chain, seen) if chain and held else [],
         finished=_finished(root, chain, seen) if chain else [],
+        fault=fault if isinstance(fault, str) else "",
     )
 
 
-def _params(folder: Path) -> Params | None:
+def _params(folder: Path) -> Params | str:
+    """A folder's parameters, or why they cannot be read: somebody edits them."""
     try:
         return load_params(folder / "params.yaml")
-    except InputError:  # somebody edits it
-        return None
+    except InputError as error:
+        return str(error).splitlines()[0].replace(str(folder), "").lstrip("/")
 
 
 def _processes_that_wait(root: Path, processes: Sequence[Process]) -> list[Wait]:

@@ -49,7 +49,9 @@ def checkouts(folders: Iterable[Path]) -> list[Path]:
     listed = git.ask("worktree", "list", "--porcelain", seconds=5).text or ""
     others = [Path(line.removeprefix("worktree ")) for line in listed.splitlines() if line.startswith("worktree ")]
     roots = dict.fromkeys(_root(folder) for folder in (here, *others, *folders))
-    return [root for root in roots if (root / layout.WORK).is_dir() and (root / "params.yaml").is_file()]
+    projects = [root for root in roots if (root / "params.yaml").is_file()]
+    # Of a project in which nothing ever ran only the person in it wants to know that.
+    return [root for root in projects if (root / layout.WORK).is_dir() or root == _root(here)]
 
 
 def _root(folder: Path) -> Path:

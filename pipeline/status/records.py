@@ -114,6 +114,8 @@ class Checkout:
     """A project's folder and what goes on in it.
 
     Attributes:
+        recipe: as params.yaml names it; empty where that cannot be read.
+        fault: why it cannot be read; empty where it can.
         waits: processes that wait for others.
         behind: stages of the chain that come after those that run.
         finished: within the last day, the newest first.
@@ -126,6 +128,7 @@ class Checkout:
     waits: list[Wait]
     behind: list[Wait]
     finished: list[Finished]
+    fault: str = ""
 
 
 @dataclass(frozen=True)

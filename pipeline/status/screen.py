@@ -28,6 +28,8 @@ from pipeline.tracking.names import (
 
 #: Stopped and finished stages are listed this far; `--json` has all of it.
 MOST_STOPPED, MOST_FINISHED = 8, 4
+#: Letters of the reason why params.yaml cannot be read; `--json` has all.
+MOST_FAULT = 200
 #: Metrics that are shares, by the beginning of their labels: shown in percent.
 SHARES = ("top1", "top5", "map", KNN, RIDGE, "loss share")
 #: Beginnings of the names that have a place on the screen; `--json` has all.
@@ -50,7 +52,11 @@ def screen(status: Status) -> list[Styled]:
 
 
 def _checkout(checkout: Checkout, status: Status) -> Iterator[Styled]:
-    yield f"{printable(checkout.folder)}  (recipe {printable(checkout.recipe)})", "bold"
+    name = f"recipe {printable(checkout.recipe)}" if checkout.recipe else "params.yaml cannot be read"
+    yield f"{printable(checkout.folder)}  ({name})", "bold"
+    if checkout.fault:
+        text = printable(checkout.fault)
+        yield f"  {text if len(text) <= MOST_FAULT else f'{text[:MOST_FAULT]} ...'}", "yellow"
     for command in checkout.commands:
         log = f", its output: {_short(command.log, checkout)}" if command.log else ""
         age = ago(status.at - command.since)
@@ -78,7 +84,7 @@ def _checkout(checkout: Checkout, status: Status) -> Iterator[Styled]:
     if checkout.finished:
         yield f"  ✓ {'; '.join(_finished(stage, status) for stage in checkout.finished[:MOST_FINISHED])}", "dim"
     if not (checkout.commands or checkout.stages or checkout.finished):
-        yield "  nothing runs, waits or was stopped here", "dim"
+        yield "  nothing runs, waits or was stopped here" + ("" if checkout.fault else "; `everest run` starts"), "dim"
 
 
 def _order(checkout: Checkout) -> str:

@@ -72,6 +72,8 @@ HELDOUT_LOSS, MEAN_LOSS, COPY_LOSS = monitor("heldout_loss"), monitor("mean_loss
 LOSS_SHARE = monitor("loss_share")
 #: Shares of training clips of one colour, that stand still, that are there twice.
 CONSTANT_CLIPS, STILL_CLIPS, TWICE = monitor("constant_clips"), monitor("still_clips"), monitor("clips_twice")
+#: Spread of the features of a few held-out clips, at every look; rank and spread of all clips, at long ones.
+HELDOUT_DEVIATION = monitor("heldout_deviation")
 RANK_ME, DEVIATION, UNIFORMITY = monitor("rankme"), monitor("feature_deviation"), monitor("uniformity")
 ENCODER_GRADIENT, GMACS_SPENT = monitor("encoder_gradient_share"), monitor("gmacs_spent")
 #: Probes: top-1, and mean average precision on videos with several classes each; `seen`: on videos of the pre-training.

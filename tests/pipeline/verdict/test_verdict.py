@@ -142,6 +142,7 @@ def test_the_loser_is_left_out_and_what_it_saved_is_told(
 ) -> None:
     params, trials = race
     ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    monkeypatch.setattr("pipeline.budget.meter.visible", lambda: list("abcd"))  # four GPUs
     left, verdict = slices.early_verdict(params, trials)
     assert {trial.arm for trial in left} == {"everest", "tube", "scratch"}
     assert [share for name, share in ran if name == "random-seed0"] == [0.2, 0.4]
@@ -160,6 +161,15 @@ def test_the_loser_is_left_out_and_what_it_saved_is_told(
     page = html("t", "s", [], [verdict_section(json.loads(json.dumps(verdict)))])
     assert "40 % of its pre-training" in page
     assert "T mult-adds saved" in page
+
+
+def test_without_a_gpu_no_money_is_saved(race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch) -> None:
+    params, trials = race
+    _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    monkeypatch.setattr("pipeline.budget.meter.visible", list)
+    (saved,) = slices.early_verdict(params, trials)[1]["saved"]
+    assert saved["hours"] is not None
+    assert saved["eur"] is None
 
 
 def test_a_comparison_that_was_interrupted_goes_on_with_its_decisions(
