@@ -1,11 +1,11 @@
 """How soon is a pre-training that is broken on purpose named? On the demo's videos of motions.
 
-    python scripts/monitor_broken.py FOLDER [--until 0.12] [--only NAME ...]
+    python scripts/monitor_broken.py FOLDER [--until 0.1] [--only NAME ...]
 
 writes the demo's videos of motions and their cache into FOLDER, begins each pre-training below, pauses it after a share
-of its steps, and prints at which share which alarm was raised. Each is the demo's on a quarter of its batch: 768 steps
-at the same learning rates, one rank, the monitor as in the recipe (2 % of the time). What is finished is kept in
-FOLDER/broken.jsonl. docs/monitoring.md has the results.
+of its steps, and prints at which share which alarm was raised. Each is the demo's on one of its two corpora: 768 steps
+of 64 clips, one rank, the monitor as in the recipe (2 % of the time). What is finished is kept in FOLDER/broken.jsonl.
+docs/monitoring.md has the results.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from pipeline.system.processes import PAUSE_AT
 ROOT = Path(__file__).resolve().parent.parent
 #: What differs from the demo's recipe in all of them.
 BASE: dict[str, object] = {
-    "compute.ranks": 1, "pretrain.corpus": ["motion"], "pretrain.batch": 16, "pretrain.epochs": 12,
-    "pretrain.base_lr": 3.2e-2, "pretrain.warmup_epochs": 0.5, "pretrain.min_lr": 4e-5,
+    "compute.ranks": 1, "pretrain.corpus": ["motion"], "pretrain.epochs": 48, "pretrain.warmup_epochs": 2.0,
 }  # fmt: skip
 #: Variant -> what differs beside.
 SETTINGS: dict[str, dict[str, object]] = {
     "as it is": {},
-    "learning rate x 100": {"pretrain.base_lr": 3.2},
-    "learning rate / 10,000": {"pretrain.base_lr": 3.2e-6, "pretrain.min_lr": 0.0},
+    "learning rate x 100": {"pretrain.base_lr": 0.8},
+    "learning rate / 10,000": {"pretrain.base_lr": 8e-7, "pretrain.min_lr": 0.0},
     "masks that hide almost nothing": {"pretrain.keep_ratio": 0.9, "pretrain.visible_ratio": 0.88},
 }
 U8 = npt.NDArray[np.uint8]
@@ -149,7 +148,7 @@ VARIANTS = (*SETTINGS, *FAULTS)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--until", type=float, default=0.12, help="share of the steps after which each is paused")
+    parser.add_argument("--until", type=float, default=0.1, help="share of the steps after which each is paused")
     parser.add_argument("--only", nargs="*", default=VARIANTS, help="of these variants")
     parser.add_argument("--variant", help="this one, in this process")
     chosen = parser.parse_args()
