@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,9 @@ import pytest
 import small_benchmark
 import torch
 
+from models.autoencoder import EverestAutoencoder
+from models.coders import Encoder
+from pipeline.data.clips.loader import ClipLoader
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
@@ -23,8 +29,11 @@ from pipeline.training.engine import Engine
 EPOCHS, TENTH = 200, 40
 
 
-def alarms_of_a_tenth(folder: Path, monkeypatch: pytest.MonkeyPatch, frames: Any, **changes: Any) -> set[str]:
-    """The rules that hold after a tenth of the steps, on videos of these frames (seed, count, height, width)."""
+def alarms_of_a_tenth(folder: Path, monkeypatch: pytest.MonkeyPatch, frames: Any, **changes: Any) -> dict[str, float]:
+    """Rules that hold after a tenth of the steps, on videos of these frames (seed, count, height, width).
+
+    With each the share of the steps [%] after which it was raised.
+    """
     monkeypatch.chdir(folder)
     monkeypatch.setattr(small_benchmark, "moving_frames", frames)
     settings = {
@@ -58,7 +67,9 @@ def alarms_of_a_tenth(folder: Path, monkeypatch: pytest.MonkeyPatch, frames: Any
     record = read_record(work)
     assert record is not None
     assert (record.checked, record.steps) == (TENTH, 10 * TENTH)
-    return {alarm.rule for alarm in record.active}
+    named = {alarm.rule: 100 * alarm.step / record.steps for alarm in record.active}
+    sys.stderr.write(f"named: {named}\n")  # `pytest -rP` shows it
+    return named
 
 
 MOVING = small_benchmark.moving_frames
@@ -75,19 +86,64 @@ def resting(seed: int, frames: int, height: int, width: int) -> np.ndarray:
 
 
 def test_a_pretraining_that_is_well_raises_no_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert alarms_of_a_tenth(tmp_path, monkeypatch, MOVING) == set()
+    assert alarms_of_a_tenth(tmp_path, monkeypatch, MOVING) == {}
 
 
 def test_a_learning_rate_of_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"pretrain__base_lr": 1e-9, "pretrain__min_lr": 0.0}
-    assert {"rate-too-low", "learned-nothing"} <= alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, **rates)
+    assert {"rate-too-low", "learned-nothing"} <= alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, **rates).keys()
 
 
 def test_a_hundred_times_the_learning_rate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, pretrain__base_lr=6.4)
-    assert found & {"rate-too-high", "diverging", "learned-nothing"}
+    assert found.keys() & {"rate-too-high", "diverging", "learned-nothing"}
 
 
-@pytest.mark.parametrize("frames", [constant, resting])
+def always_the_same(seed: int, frames: int, height: int, width: int) -> np.ndarray:
+    """One video, again and again."""
+    return MOVING(0, frames, height, width)
+
+
+@pytest.mark.parametrize("frames", [constant, resting, always_the_same])
 def test_clips_that_teach_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: Any) -> None:
     assert "bad-clips" in alarms_of_a_tenth(tmp_path, monkeypatch, frames)
+
+
+def test_targets_of_another_clip_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = EverestAutoencoder.compare
+
+    def compare(self: EverestAutoencoder, clip_BCTHW: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return real(self, clip_BCTHW.roll(1, 0), *rest)
+
+    monkeypatch.setattr(EverestAutoencoder, "compare", compare)
+    assert "learned-nothing" in alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)
+
+
+def test_an_encoder_that_gives_all_clips_one_feature_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Encoder.__init__
+
+    def init(self: Encoder, *arguments: Any, **named: Any) -> None:
+        real(self, *arguments, **named)
+        for parameter in self.norm.parameters():
+            torch.nn.init.ones_(parameter).requires_grad_(False)
+        torch.nn.init.zeros_(self.norm.weight)
+
+    monkeypatch.setattr(Encoder, "__init__", init)
+    assert "collapse" in alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)
+
+
+def test_a_loader_that_half_of_a_step_waits_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ClipLoader.epoch
+
+    def epoch(self: ClipLoader, *arguments: Any, **named: Any) -> Iterator[Any]:
+        given = time.perf_counter()
+        for batch in real(self, *arguments, **named):
+            if self.shuffle:  # the training's: looks are not slowed down
+                time.sleep(time.perf_counter() - given)
+            yield batch
+            given = time.perf_counter()
+
+    monkeypatch.setattr(ClipLoader, "epoch", epoch)
+    health = {"loader_wait": 0.4, "memory": 1.0}
+    found = alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, pretrain__monitor__health=health)
+    assert "loader-bound" in found
