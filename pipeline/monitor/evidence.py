@@ -13,6 +13,8 @@ from pipeline.params.parts.monitor import HealthParams
 
 #: [steps] that a mean is over, at least; [share] of the training's steps that it is over.
 LEAST_STEPS, WINDOW = 8, 0.02
+#: [steps] that what clocks say is a mean over, at least.
+FEWEST_STEPS = 2 * LEAST_STEPS
 #: A difference of two means is believed from so many of its standard errors on.
 ERRORS = 4.0
 

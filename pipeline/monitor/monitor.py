@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.distributed.groups import Ranks
 from pipeline.monitor import health
 from pipeline.monitor.clips import MonitoredClips
-from pipeline.monitor.evidence import Evidence, Facts, Probed
+from pipeline.monitor.evidence import FEWEST_STEPS, Evidence, Facts, Probed
 from pipeline.monitor.history import History
 from pipeline.monitor.look import find_flaws, take_look
 from pipeline.monitor.record import Look, MonitorRecord, read_record, write_record
@@ -173,7 +173,8 @@ class Monitor:
         everyone = self.ranks.gather((*own, self.voice.memory()))
         each, loader, memory = zip(*everyone, strict=True)
         self._facts = Facts(each, max(loader), max(memory), pace.steps - self._before.steps)
-        self._before = pace
+        if self._facts.steps >= FEWEST_STEPS:  # of fewer a mean says little: looks that come often share one
+            self._before = pace
 
     def _note(self, look: Look, pace: Pace, began: float) -> None:
         """A finished look: its cost, when the next one comes, and the record."""

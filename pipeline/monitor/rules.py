@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.monitor.evidence import ERRORS, LEAST_STEPS, Evidence, differ, fall_in_errors, may_fall
+from pipeline.monitor.evidence import ERRORS, FEWEST_STEPS, LEAST_STEPS, Evidence, differ, fall_in_errors, may_fall
 from pipeline.params.parts.monitor import HealthParams
 from pipeline.tracking import names
 
@@ -141,14 +141,14 @@ def gradient_off(evidence: Evidence, health: HealthParams) -> str | None:
 
 def loader_bound(evidence: Evidence, health: HealthParams) -> str | None:
     facts = evidence.facts
-    if facts is None or facts.steps < 2 * LEAST_STEPS or facts.loader < health.loader_wait:
+    if facts is None or facts.steps < FEWEST_STEPS or facts.loader < health.loader_wait:
         return None
     return f"{100 * facts.loader:.0f} % of a step is waiting for clips"
 
 
 def slow_rank(evidence: Evidence, health: HealthParams) -> str | None:
     facts = evidence.facts
-    if facts is None or len(facts.own) < 2 or facts.steps < 2 * LEAST_STEPS:
+    if facts is None or len(facts.own) < 2 or facts.steps < FEWEST_STEPS:
         return None
     slowest = int(np.argmax(facts.own))
     # The slowest does not count among the others: of two ranks it would be half of the median.

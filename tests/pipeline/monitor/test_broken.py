@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,7 @@ import pytest
 import small_benchmark
 import torch
 
-from models.autoencoder import EverestAutoencoder
 from models.coders import Encoder
-from pipeline.data.clips.loader import ClipLoader
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
@@ -99,24 +95,9 @@ def test_a_hundred_times_the_learning_rate_is_named(tmp_path: Path, monkeypatch:
     assert found.keys() & {"rate-too-high", "diverging", "learned-nothing"}
 
 
-def always_the_same(seed: int, frames: int, height: int, width: int) -> np.ndarray:
-    """One video, again and again."""
-    return MOVING(0, frames, height, width)
-
-
-@pytest.mark.parametrize("frames", [constant, resting, always_the_same])
+@pytest.mark.parametrize("frames", [constant, resting])
 def test_clips_that_teach_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: Any) -> None:
     assert "bad-clips" in alarms_of_a_tenth(tmp_path, monkeypatch, frames)
-
-
-def test_targets_of_another_clip_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = EverestAutoencoder.compare
-
-    def compare(self: EverestAutoencoder, clip_BCTHW: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return real(self, clip_BCTHW.roll(1, 0), *rest)
-
-    monkeypatch.setattr(EverestAutoencoder, "compare", compare)
-    assert "learned-nothing" in alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)
 
 
 def test_an_encoder_that_gives_all_clips_one_feature_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,20 +111,3 @@ def test_an_encoder_that_gives_all_clips_one_feature_is_named(tmp_path: Path, mo
 
     monkeypatch.setattr(Encoder, "__init__", init)
     assert "collapse" in alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)
-
-
-def test_a_loader_that_half_of_a_step_waits_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ClipLoader.epoch
-
-    def epoch(self: ClipLoader, *arguments: Any, **named: Any) -> Iterator[Any]:
-        given = time.perf_counter()
-        for batch in real(self, *arguments, **named):
-            if self.shuffle:  # the training's: looks are not slowed down
-                time.sleep(time.perf_counter() - given)
-            yield batch
-            given = time.perf_counter()
-
-    monkeypatch.setattr(ClipLoader, "epoch", epoch)
-    health = {"loader_wait": 0.4, "memory": 1.0}
-    found = alarms_of_a_tenth(tmp_path, monkeypatch, MOVING, pretrain__monitor__health=health)
-    assert "loader-bound" in found
