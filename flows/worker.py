@@ -25,7 +25,7 @@ from uuid import UUID
 import psutil
 from prefect.client.schemas.objects import StateType
 
-from flows.abandoned import watch
+from flows.chain.abandoned import watch
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
 from pipeline.errors import EverestError
 from pipeline.layout import POOL

@@ -47,6 +47,7 @@ OPEN_TO_FLOWS = {
         "experiments.workspace",
         "distributed.devices",
         "distributed.device_table",
+        "operations.server",
     )
 }
 

@@ -29,7 +29,7 @@ SIGNATURES_PER_SECOND, SIGNATURES = 3.0, 24
 class Changes:
     """A `Watcher` of ingest's pass over a video; afterwards :meth:`record` says what it saw."""
 
-    short_side = SHORT_SIDE
+    short_side: int | None = SHORT_SIDE
 
     def __init__(self) -> None:
         self.step = 1

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.distributed.device_table import device_table
 from pipeline.errors import EverestError
 from pipeline.layout import LIMIT, POOL, TRAINING_LOCK, WORK, data_root
 from pipeline.operations.server import Run, Server
 from pipeline.preflight import orchestrator
 from pipeline.preflight.services import mlflow_warning
 from pipeline.status.gpus import gpus
+from pipeline.status.look import holder_words
 from pipeline.status.records import Gpu
 from pipeline.system import dvc_locks
 from pipeline.system.locks import Holder, is_free, turn_holder
@@ -126,8 +128,9 @@ def overview(root: Path) -> Overview:
         advice.append(stale)
     claims = [f"{run.name} ({run.id}) on {run.turn}" for run in queue if run.turn]
     versions = {name: _version(name) for name in PACKAGES}
+    cards = gpus({one.device: holder_words(one.holder) for one in device_table().held})
     return Overview(
-        queue, later, turn, taken, slots, claims, workers, gpus(), disks, services, versions, canary, advice
+        queue, later, turn, taken, slots, claims, workers, cards, disks, services, versions, canary, advice
     )  # fmt: skip
 
 

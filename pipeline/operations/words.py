@@ -17,7 +17,10 @@ def tables(view: Overview) -> list[tuple[str, Table]]:
         (f"Queue ({view.later} more are scheduled for later)", [_run(run) for run in view.queue]),
         ("Who trains", _turn(view)),
         ("Workers", [{"worker": name, "state": "online" if online else "gone"} for name, online in view.workers]),
-        ("GPUs", [{"gpu": g.index, "name": g.name, "processes": len(g.pids)} for g in view.gpus]),
+        (
+            "GPUs",
+            [{"gpu": g.index, "name": g.name, "processes": len(g.pids), "held by": g.held_by} for g in view.gpus],
+        ),
         (
             "Disks",
             [{"place": d.what, "path": d.path, "free": f"{d.free_gib:.0f} GiB, {d.share:.0%}"} for d in view.disks],
