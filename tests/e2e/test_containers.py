@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from containers import Containers, compose, containers, healthy, stand_ins
-from toy_deployment import until
+from prefect_site import until
 
 from tests.e2e.conftest import SMALLEST, make_project
 
