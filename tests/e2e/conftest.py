@@ -43,7 +43,7 @@ class Project:
     environment: dict[str, str]
     last: subprocess.CompletedProcess[str] | None = None
 
-    def run(self, *command: str, check: bool = True, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             cwd=self.root,
