@@ -17,7 +17,7 @@ import pytest
 from pipeline.strategies import compared_strategies
 from tests.e2e.conftest import Project
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 #: One of each kind: the own way, other weights tested alike, one tested otherwise, one fine-tuned otherwise.
 KINDS = ("everest", "adamae", "everest-tested-rlt", "everest-then-tome")
@@ -52,7 +52,7 @@ def compare(finished: Project, folder: Path, strategies: tuple[str, ...], timeou
 
 @pytest.fixture(scope="module")
 def kinds(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Compared:
-    return compare(finished, tmp_path_factory.mktemp("rivals") / "kinds", KINDS, 400)
+    return compare(finished, tmp_path_factory.mktemp("rivals") / "kinds", KINDS, 1500)
 
 
 def check(compared: Compared, strategies: tuple[str, ...]) -> None:
