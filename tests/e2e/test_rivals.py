@@ -102,6 +102,5 @@ def test_every_number_of_the_paper_has_its_runs(kinds: Compared) -> None:
     assert len({row["runs"] for row in rows}) == len(KINDS)
 
 
-@pytest.mark.slow
 def test_all_arms_run_to_their_report(finished: Project, tmp_path: Path) -> None:
     check(compare(finished, tmp_path / "all", ALL, 3000), ALL)
