@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models.cost import Cost, flops_table, multiply_adds
+from models.registry import SIZES
 from models.strategies import STRATEGIES
 
 
@@ -93,13 +94,13 @@ def test_the_table_has_every_size_stage_and_strategy_once() -> None:
     keys = {(row["size"], row["stage"], row["strategy"]) for row in rows}
     fixed = [strategy for strategy in STRATEGIES.values() if strategy.planned_as is None]
     stages = sum((s.ratios is not None) + (s.finetune_ratio is not None) for s in fixed)
-    assert len(rows) == len(keys) == 5 * stages
+    assert len(rows) == len(keys) == len(SIZES) * stages
     everest = next(r for r in rows if (r["size"], r["stage"], r["strategy"]) == ("base", "pretrain", "everest"))
     assert (everest["encoder_tokens"], everest["decoder_tokens"]) == (156, 470)
 
 
 def test_an_unknown_size_or_stage_is_refused_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="size = 'giant', expected one of tiny, small"):
+    with pytest.raises(ValueError, match="size = 'giant', expected one of tiny, mini, small"):
         multiply_adds("giant", "pretrain")
     with pytest.raises(ValueError, match="expected one of everest, none.* in fine-tuning"):
         multiply_adds("base", "finetune", strategy="tube")

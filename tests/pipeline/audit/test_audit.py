@@ -182,7 +182,7 @@ def nothing_in_it(folder: Path) -> None:
         (lambda f: None, {}, "is not a folder. Cure: name the folder"),
         (one_clip, {"gpu": "tpu"}, "gpu = 'tpu', expected one of h100"),
         (one_clip, {"gpus": 0}, "gpus = 0, expected at least 1"),
-        (one_clip, {"size": "giant"}, "size = 'giant', expected one of tiny, small"),
+        (one_clip, {"size": "giant"}, "size = 'giant', expected one of tiny, mini, small"),
         (one_clip, {"out": "/proc/page/a.html"}, "Cure: name a page elsewhere"),
     ],
 )  # fmt: skip
