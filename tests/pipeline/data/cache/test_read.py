@@ -97,7 +97,7 @@ def test_jpeg_frames_are_close_and_much_smaller(here: Path) -> None:
 
 def test_only_every_kth_frame_is_stored_where_clips_need_no_other(here: Path) -> None:
     make(3)
-    with pytest.raises(InputError, match="keep_every to 1"):
+    with pytest.raises(InputError, match="keep_every: 1 or a divisor"):
         params(preprocess__frames="every", preprocess__keep_every=2)
     settings = params(preprocess__frames="every", preprocess__keep_every=2, benchmarks__small__data__frame_step=2)
     preprocess.run(settings, "small")
