@@ -124,7 +124,11 @@ def _unreachable(url: str) -> str | None:
     thread = threading.Thread(target=lambda: answer.append(_ask(url)), daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
-    return answer[0] if answer else f"no answer within {ANSWER_SECONDS:.0f} s"
+    return answer[0] if answer else _late()
+
+
+def _late() -> str:
+    return f"no answer within {ANSWER_SECONDS:.0f} s"
 
 
 def _ask(url: str) -> str | None:
@@ -138,7 +142,8 @@ def _ask(url: str) -> str | None:
             return None  # it is there, and whether the login is right Prefect will say
         return f"it answers {error.code}: is the address one of Prefect's, with /api at its end?"
     except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        return _late() if isinstance(reason, TimeoutError) else str(reason)
     return None if body == b"true" else "what answers there is not Prefect's API: the address ends in /api"
 
 
