@@ -40,10 +40,12 @@ def read_secrets(environment: MutableMapping[str, str] = os.environ) -> None:
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "no text"
             raise InputError(
-                f"{name}_FILE = {place}: {why}. Cure: a file that this user can read and that holds {name}."
+                f"{place}, which {name}_FILE names: {why}. Cure: a file that this user can read and that holds {name}."
             ) from None
         if not text or len(text) > LONGEST or "\n" in text:
-            raise InputError(f"{name}_FILE = {place}: expected one line. Cure: docker/prepare.sh makes such files.")
+            raise InputError(
+                f"{place}, which {name}_FILE names: expected one line. Cure: docker/prepare.sh makes such files."
+            )
         environment[name] = text
 
 

@@ -201,8 +201,8 @@ def test_a_missing_or_short_password_stops_the_container_at_once(root: Path, tmp
     for given, word in (
         ({}, "EVEREST_PASSWORD has 0 characters: expected 12 or more"),
         ({"EVEREST_PASSWORD_FILE": "short"}, "EVEREST_PASSWORD has 5 characters"),
-        ({"EVEREST_PASSWORD_FILE": "empty"}, "EVEREST_PASSWORD_FILE = empty: expected one line"),
-        ({"EVEREST_PASSWORD_FILE": "absent"}, "EVEREST_PASSWORD_FILE = absent: No such file"),
+        ({"EVEREST_PASSWORD_FILE": "empty"}, "empty, which EVEREST_PASSWORD_FILE names: expected one line"),
+        ({"EVEREST_PASSWORD_FILE": "absent"}, "absent, which EVEREST_PASSWORD_FILE names: No such file"),
     ):
         for server in ("mlflow", "prefect"):
             done = subprocess.run(
