@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 
 from pipeline.tracking.store import Store
 from pipeline.tracking.views import address
@@ -83,9 +83,7 @@ def tracked(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
 @pytest.fixture(scope="module")
 def server(tracked: Tracked) -> Iterator[str]:
     """A tracking server over that store."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tracked.folder}/mlflow.db"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from tests.e2e.conftest import SMALLEST, Project, make_project
 
@@ -26,9 +26,7 @@ def deployed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     (project.root / "recipes" / "demo.yaml").write_text((project.root / "params.yaml").read_text())
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
     subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "recipe"], cwd=project.root, check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     project.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     project.environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
     server = project.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
+from ports import free_port
 from safetensors.torch import load_file
 
 from pipeline.distributed import ends
@@ -45,9 +45,7 @@ def forked(
         (work / "toy.json").write_text(json.dumps(wish))
     shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
     create(work / "beats", ranks)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(ranks):
         child = os.fork()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ports import free_port
 from prefect_site import Site
 from ruamel.yaml import YAML
 
@@ -41,9 +41,7 @@ class Canary(Site):
 def make_canary(code: Path, folder: Path, **environment: str) -> Canary:
     """A clone that is ready for :meth:`Canary.start_server` and then `everest ops init`."""
     project = make_project(code, folder, {})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     more = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_WORKER_QUERY_SECONDS": "1", **environment}
     return Canary(folder, code, port, {**project.environment, **more})
 

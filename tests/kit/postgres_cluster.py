@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 PASSWORD = "sesame-4711"
 
@@ -79,9 +79,7 @@ def cluster() -> Iterator[Cluster]:
     if not programs or not shutil.which("pg_dump"):
         pytest.skip("needs PostgreSQL (apt-get install postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="everest-postgres-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     made = Cluster(folder, port, programs[-1])
     try:
         made.make()

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ports import free_ports
+
 from pipeline.system.processes import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue")
@@ -138,7 +140,7 @@ class Cluster:
         (folder / "state").mkdir()
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o400)
-        text = CONFIGURATION.format(folder=folder, user=user, host=host, ports=_free_ports(3))
+        text = CONFIGURATION.format(folder=folder, user=user, host=host, ports=free_ports(3))
         (folder / "slurm.conf").write_text(text)
         for number in range(2):
             (folder / f"gpu{number}").touch()
@@ -192,14 +194,6 @@ def _of_node(name: str, folder: Path) -> list[int]:
             ):
                 found += [process.pid, *(child.pid for child in process.children(recursive=True))]
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def _until(what, seconds: float, name: str) -> None:  # type: ignore[no-untyped-def]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ports import free_port
 from prefect_site import Site
 
 TRAIN = """
@@ -101,9 +101,7 @@ def make_toy(code: Path, root: Path) -> Toy:
     (root / "prefect.yaml").write_text(PREFECT.replace("ROOT", str(root)))
     home = root / ".work" / "prefect"
     home.mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

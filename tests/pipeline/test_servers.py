@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ports import free_port
 
 from pipeline.tracking.store import Store
 from pipeline.ui import stores
@@ -25,12 +25,6 @@ from pipeline.ui import stores
 slow = pytest.mark.slow
 #: The wanted file and what it surely holds.
 PASSWD, SIGN = "etc/passwd", b"root:"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:

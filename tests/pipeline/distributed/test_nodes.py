@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from pipeline.distributed.heartbeat import read
 from pipeline.distributed.launch import command
@@ -27,7 +27,7 @@ LAUNCH = (
     "work = Path(sys.argv[1])\n"
     "try:\n"
     "    with locked(work) as lock:\n"
-    "        launch('tests.faults.toy', [], ranks=1, work=work, threads=1, lock=lock, watch=Watch(60, 2))\n"
+    "        launch('tests.faults.toy', [], ranks=1, work=work, threads=1, locks=[lock], watch=Watch(60, 2))\n"
     "except EverestError as error:\n"
     "    sys.exit(f'{type(error).__name__}: {error}')\n"
 )
@@ -52,9 +52,7 @@ def _start(work: Path, rank: int, port: int) -> subprocess.Popen[str]:
 def _both(work: Path, **wish: object) -> list[subprocess.Popen[str]]:
     work.mkdir(parents=True)
     (work / "toy.json").write_text(json.dumps({"dropout": 0.0, "epochs": 3, **wish}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [_start(work, rank, port) for rank in range(2)]
 
 

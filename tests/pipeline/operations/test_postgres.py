@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from ports import free_ports
 from postgres_cluster import PASSWORD, postgres
 
 from pipeline.errors import EverestError
@@ -60,11 +60,7 @@ class Served:
 def served(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     place = tmp_path_factory.mktemp("served")
     with postgres() as database:
-        ports = []
-        for _ in range(2):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                ports.append(str(probe.getsockname()[1]))
+        ports = [str(port) for port in free_ports(2)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
         environment |= {"EVEREST_DATABASE": database, "PREFECT_HOME": str(place / "prefect"), "PYTHONPATH": str(root)}
         (place / "prefect").mkdir()

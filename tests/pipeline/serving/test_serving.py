@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import pytest
 import sample_videos
 from fastapi.testclient import TestClient
 from mlflow.pyfunc import scoring_server
+from ports import free_port
 from typer.testing import CliRunner
 
 from pipeline import api
@@ -214,9 +214,7 @@ def test_mlflow_models_serve_answers_ten_seconds_of_video_in_300_ms(registered: 
     rng = np.random.default_rng(0)
     frames = sample_videos.moving(300, 256, 340)
     write_video(tmp_path / "ten.mp4", frames // 2 + rng.integers(0, 16, frames.shape, dtype=np.uint8), fps=30, crf=28)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["mlflow", "models", "serve", "-m", registered, "--env-manager", "local", "--port", str(port)]
     environment = {**os.environ, "EVEREST_SERVE_FOLDER": str(tmp_path)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from pipeline.tracking import Spool, stage_run, upload
 from pipeline.tracking import sync as sync_module
@@ -239,9 +239,7 @@ def kill(running: subprocess.Popen[bytes]) -> None:
 def test_a_real_server_killed_in_the_middle_and_back_later_has_everything_once(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(upload, "PERIOD", 0.1)
     monkeypatch.setattr(upload, "LONGEST_PAUSE", 0.5)
