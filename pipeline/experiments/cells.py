@@ -22,6 +22,7 @@ from pathlib import Path
 from pipeline import layout
 from pipeline.errors import Paused
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
+from pipeline.model_folder import FILES
 from pipeline.params import SCRATCH, load_params
 from pipeline.params.declared import address, values
 from pipeline.params.records import differences, finished, read_record
@@ -30,8 +31,7 @@ from pipeline.system.files import link, read_json, sha256_of
 from pipeline.system.processes import PAUSE_AT, run_child
 
 #: Stage -> the stage whose weights it starts from.
-READS = {"finetune": ("pretrain",), "evaluate": ("finetune",)}
-WEIGHTS = "model.safetensors"
+STARTS_FROM = {"finetune": "pretrain", "evaluate": "finetune"}
 
 
 def cells_root() -> Path:
@@ -134,7 +134,8 @@ def _take_over(trial: Trial, folder: Path, others: Sequence[Trial], stage: str, 
         if source == folder or not _made(source, stage, benchmark):
             continue
         same = not list(differences(read_record(stage, benchmark, source) or {}, wanted))
-        if same and all(_same_model(source, folder, one, benchmark) for one in READS.get(stage, ())):
+        before = STARTS_FROM.get(stage)
+        if same and (before is None or _same_model(source, folder, before, benchmark)):
             _link_in(source, folder, stage, benchmark)
             return f"{other.arm}, seed {other.seed}"
     return ""
@@ -148,7 +149,7 @@ def _made(source: Path, stage: str, benchmark: str | None) -> bool:
 
 def _same_model(source: Path, folder: Path, stage: str, benchmark: str | None) -> bool:
     """Whether two trainings have the same weights by a stage; from scratch neither has pre-trained any."""
-    path = layout.output_dir(stage, None if stage == "pretrain" else benchmark) / WEIGHTS
+    path = layout.output_dir(stage, None if stage == "pretrain" else benchmark) / FILES[0]
     both = (source / path).is_file(), (folder / path).is_file()
     return all(both) and sha256_of(source / path) == sha256_of(folder / path) if any(both) else True
 

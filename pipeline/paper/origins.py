@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError
 from pipeline.system.files import sha256_of
 from pipeline.tracking.context import uncommitted
 
@@ -64,8 +65,6 @@ class Tracked:
     """The tracking store, asked once for each training; `trouble` says why it, or a run in it, is unknown."""
 
     trouble: list[str] = field(default_factory=list)
-    _store: Store | None = None
-    _asked: bool = False
 
     def test_of(self, folder: Path, benchmark: str, series: str) -> tuple[RunFacts, ...]:
         """The runs of a training's test, fine-tuning and pre-training, as far as they are known.
@@ -75,7 +74,7 @@ class Tracked:
             series: its name in a comparison; "" for the chain's own. Trainings with equal predictions differ by it.
         """
         path = folder / layout.output_dir("evaluate", benchmark) / "predictions.parquet"
-        store = self._opened()
+        store = self._store
         if store is None:
             return ()
         if not path.is_file():
@@ -101,16 +100,15 @@ class Tracked:
             facts.append(run_facts(before[0]["id"]))
         return tuple(facts)
 
-    def _opened(self) -> Store | None:
-        if not self._asked:
-            from pipeline.tracking.store import Store
+    @functools.cached_property
+    def _store(self) -> Store | None:
+        from pipeline.tracking.store import Store
 
-            self._asked = True
-            try:
-                self._store = Store.existing()
-            except (InputError, EverestError) as error:
-                self.trouble.append(str(error))
-        return self._store
+        try:
+            return Store.existing()
+        except EverestError as error:
+            self.trouble.append(str(error))
+            return None
 
 
 def origin_of_training(

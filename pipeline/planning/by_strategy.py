@@ -6,8 +6,9 @@ GPU, each recipe's epochs and batch, each strategy's published ratios. docs/scal
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from pipeline.efficiency.meters import DEVICES
 from pipeline.errors import InputError
@@ -22,8 +23,6 @@ from pipeline.strategies import FINETUNING, PRETRAINING, Overrides, arm_override
 #: Recipes whose benchmarks are asked about.
 RECIPES = ("ucf101", "k400", "ssv2", "oscc")
 GPUS = 8
-#: Model -> its parameters.
-_COUNTED: dict[str, int] = {}
 
 
 class CostRow(TypedDict):
@@ -136,7 +135,8 @@ def _row(trained: _Trained, gpu: str, gpus: int) -> tuple[CostRow, list[str]]:
 
 def _hours(cost: StageCost, gpu: str, gpus: int, mfu: float, steps: int) -> tuple[float, str]:
     """Hours of all steps, and what bounds one."""
-    device, parameters = DEVICES[gpu], _parameters(cost)
+    name, arguments = cost.model
+    device, parameters = DEVICES[gpu], _parameters(name, *sorted(arguments.items()))
     loading = loading_seconds(cost.params.preprocess.store, cost.params.clip.frames)
     work = Work(
         arithmetic=cost.arithmetic_seconds(device, mfu, gpus),
@@ -149,25 +149,22 @@ def _hours(cost: StageCost, gpu: str, gpus: int, mfu: float, steps: int) -> tupl
     return steps * time.total / 3600, time.limit
 
 
-def _parameters(cost: StageCost) -> int:
-    """Of the stage's model, built without memory, once for all recipes that have the same."""
-    name, arguments = cost.model
-    key = f"{name} {sorted(arguments.items())}"
-    if key not in _COUNTED:
-        import timm
-        import torch
+@functools.cache
+def _parameters(name: str, *arguments: tuple[str, Any]) -> int:
+    """Of a stage's model, built without memory, once for all recipes that have the same."""
+    import timm
+    import torch
 
-        import models  # noqa: F401 - registers the names with timm
+    import models  # noqa: F401 - registers the names with timm
 
-        with torch.device("meta"):
-            _COUNTED[key] = sum(value.numel() for value in timm.create_model(name, **arguments).parameters())
-    return _COUNTED[key]
+    with torch.device("meta"):
+        return sum(value.numel() for value in timm.create_model(name, **dict(arguments)).parameters())
 
 
 def _assumptions(gpu: str, gpus: int, shares: Iterable[str]) -> list[str]:
     device = DEVICES[gpu]
     return [
-        *(f"{share}" for share in shares),
+        *shares,
         f"the share was measured on one GPU with EVEREST's shapes; that it holds on {gpus}, and for the other "
         "strategies' shapes, is assumed: no run on several GPUs was made",
         f"peak of {device.name}: {device.half / 1e12:.4g} TFLOP/s half ({device.source})",
