@@ -10,6 +10,7 @@ multiply-adds with everest.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -31,7 +32,7 @@ from models.weights import load_encoder
 from pipeline.data import sampling
 from pipeline.data.batch import Batch
 from pipeline.data.pixels.transforms import EvalTransform, FinetuneTransform, PretrainTransform
-from pipeline.data.sources import scene
+from pipeline.data.sources import generate
 from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_arguments
 from pipeline.evaluation.baselines import Clips, baselines, small_grey
 from pipeline.layout import fingerprint
@@ -40,7 +41,6 @@ from pipeline.planning.equal import plan
 from pipeline.training.optim import Cosine, adamw, parameter_groups, scaled_lr, set_lr
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "scenes.yaml"
-SPLITS = ("train", "val", "test")
 BATCH = 64
 
 
@@ -64,25 +64,18 @@ class Videos:
         )
 
 
-def draw(task: str, source: GeneratedSource, classes: int, split: str, folder: Path) -> Videos:
-    """The videos of a split, drawn as `pipeline.data.sources.generate` does, kept in `folder`."""
+def draw(source: GeneratedSource, split: str, folder: Path) -> Videos:
+    """The videos of a split as `pipeline.data.sources.generate` draws them, kept in `folder`."""
     assert source.scene is not None, "the benchmark names no scene"
-    count = int(getattr(source, split))
-    made = fingerprint([task, split, count, classes, source.model_dump(exclude={"train", "val", "test"})])
-    file = folder / f"{task}-{split}-{made}.npy"
+    videos = [video for video in generate.plan(source) if video.split == split]
+    made = fingerprint([split, len(videos), source.model_dump(exclude={"train", "val", "test"})])
+    file = folder / f"{source.task}-{split}-{made}.npy"
     if not file.exists():
         with ProcessPoolExecutor(2) as pool:
-            asked = [(task, source, SPLITS.index(split), index, index % classes) for index in range(count)]
             folder.mkdir(parents=True, exist_ok=True)
-            np.save(file, np.stack(list(pool.map(_one, asked, chunksize=16))))
-    return Videos(torch.from_numpy(np.load(file)), torch.arange(count) % classes)
-
-
-def _one(asked: tuple[str, GeneratedSource, int, int, int]) -> np.ndarray:
-    task, source, split, index, label = asked
-    rng = np.random.default_rng([source.seed, split, index])
-    drawn = scene.draw_motion if task == "motion" else scene.draw_state_change
-    return drawn(rng, label, source.frames, source.size, source.scene)
+            one = functools.partial(generate.drawn, source)
+            np.save(file, np.stack(list(pool.map(one, videos, chunksize=16))))
+    return Videos(torch.from_numpy(np.load(file)), torch.tensor([video.label for video in videos]))
 
 
 def random_batches(videos: Videos, batch: int, frames: int, seed: int, epoch: int) -> Iterator[Batch]:
@@ -211,7 +204,7 @@ def main() -> None:
     params, task, begun = trial.params, own.benchmark, time.process_time()
     source = params.benchmark(task).data.source
     assert isinstance(source, GeneratedSource)
-    whole = {split: draw(task, source, params.benchmark(task).data.classes, split, own.folder) for split in SPLITS}
+    whole = {split: draw(source, split, own.folder) for split in generate.SPLITS}
     labelled = round(params.finetune_of(task).label_fraction * len(whole["train"].labels))
     parts = (whole["train"].first(labelled), whole["val"], whole["test"])
     result = {"strategy": own.strategy, "seed": own.seed, "benchmark": task, "labels": labelled, **changes}
@@ -221,9 +214,9 @@ def main() -> None:
         init = None
         if params.finetune.init != SCRATCH:
             corpus = params.pretrain.corpus[0]
-            drawn = params.benchmark(corpus).data
-            assert isinstance(drawn.source, GeneratedSource)
-            videos = draw(corpus, drawn.source, drawn.classes, "train", own.folder)
+            unlabelled = params.benchmark(corpus).data.source
+            assert isinstance(unlabelled, GeneratedSource)
+            videos = draw(unlabelled, "train", own.folder)
             steps = trial.epochs * (len(videos.labels) // params.pretrain.batch)
             init, loss = pretrained(params, videos, steps)
             result |= {"steps": steps, "loss": round(loss, 4), "pretrain_cpu_s": round(time.process_time() - begun)}

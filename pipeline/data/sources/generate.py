@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.data.annotations.base import ListedVideo, Listing
 from pipeline.data.sources import scene
 from pipeline.data.sources.base import PlannedFile
-from pipeline.data.sources.draw import MOTIONS, STATES, draw_motion, draw_state_change
+from pipeline.data.sources.draw import MOTIONS, STATES, Frames, draw_motion, draw_state_change
 from pipeline.data.video import write_video
 from pipeline.layout import fingerprint
 from pipeline.params import GeneratedSource
@@ -119,9 +119,12 @@ def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVid
 
 
 def _write_one(source: GeneratedSource, out_dir: Path, video: GeneratedVideo) -> None:
+    write_video(out_dir / video.path, drawn(source, video), fps=FRAMES_PER_SECOND)
+
+
+def drawn(source: GeneratedSource, video: GeneratedVideo) -> Frames:
+    """The frames `[T,H,W,3]` uint8 of one of the planned videos."""
     rng = np.random.default_rng([source.seed, SPLITS.index(video.split), video.index])
     if source.scene is None:
-        frames = _DRAW[source.task](rng, video.label, source.frames, source.size)
-    else:
-        frames = _DRAW_SCENE[source.task](rng, video.label, source.frames, source.size, source.scene)
-    write_video(out_dir / video.path, frames, fps=FRAMES_PER_SECOND)
+        return _DRAW[source.task](rng, video.label, source.frames, source.size)
+    return _DRAW_SCENE[source.task](rng, video.label, source.frames, source.size, source.scene)

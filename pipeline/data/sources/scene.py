@@ -5,8 +5,7 @@ with a colour of their own lie about. One of them, the mover, covers a named sha
 tremble with the camera. Every pose is drawn from the same distribution for every class, so no single frame tells it.
 
 `motion`: the mover goes right, left, down or up, turns, or changes its size, by about one patch of 16 pixels (of 96) in
-two frames. `state_change`: the mover is made of two halves that part or join about the middle, or stay as they are,
-while another object passes.
+two frames. `state_change`: the mover is made of two halves that part or join about the middle, or stay as they are.
 
 Legend: T frames, H = W = size pixels, C colours.
 """
