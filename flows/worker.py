@@ -68,7 +68,7 @@ def main() -> int:
 def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int:
     pause = 1.0
     if server := Server.found():
-        threading.Thread(target=watch, args=(server, pool), daemon=True, name="abandoned").start()
+        threading.Thread(target=watch, args=(server, pool, _say), daemon=True, name="abandoned").start()
     while _ready(pool, asked):
         began = time.monotonic()
         worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)

@@ -9,21 +9,18 @@ worker is ours, or more time has passed than any start or end takes.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable
 from urllib.parse import quote
 from uuid import UUID
 
-import psutil
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Scheduled
 
 from flows.chain.orders import PROCESS_RUN, set_state
 from pipeline.errors import EverestError
-from pipeline.operations.server import Server, record, rows
-from pipeline.system.text import visible
+from pipeline.operations.server import Server, moment, record, rows
+from pipeline.system.processes import with_variable
 
 #: [s] between two looks; after which a worker's last sign of life is old (it gives one each 30 s).
 LOOK_SECONDS, ALIVE_SECONDS = 10.0, 75.0
@@ -32,16 +29,15 @@ PENDING, CANCELLING = "PENDING", "CANCELLING"
 ALONE_SECONDS, SHARED_SECONDS = 60.0, 900.0
 
 
-def watch(server: Server, pool: str) -> None:
-    """See to a pool's abandoned runs, for ever; a server that is away is asked again."""
+def watch(server: Server, pool: str, say: Callable[[str], None]) -> None:
+    """See to a pool's abandoned runs, for ever, and say so; a server that is away is asked again."""
     while True:
         time.sleep(LOOK_SECONDS)
         try:
             for run, kind, seconds in abandoned(server, pool):
                 if set_state(run, _follows(kind)):
                     what = "back in the queue" if kind == PENDING else "Cancelled"
-                    line = f"run {run} was {kind.title()} for {seconds:.0f} s and has no process: {what}"
-                    sys.stderr.write(f"worker: {visible(line)}\n")
+                    say(f"run {run} was {kind.title()} for {seconds:.0f} s and has no process: {what}")
         except EverestError:
             continue
 
@@ -63,8 +59,7 @@ def abandoned(server: Server, pool: str) -> list[tuple[UUID, str, float]]:
     workers = rows(server.ask(f"work_pools/{quote(pool, safe='')}/workers/filter", {}))
     alone = sum(_age(row.get("last_heartbeat_time")) < ALIVE_SECONDS for row in workers) <= 1
     least = ALONE_SECONDS if alone else SHARED_SECONDS
-    begun = _begun([run for run, _, _ in old])
-    return [(UUID(run), kind, age) for run, kind, age in old if run not in begun and age > least]
+    return [(UUID(run), kind, age) for run, kind, age in old if age > least and not with_variable(PROCESS_RUN, run)]
 
 
 def _follows(kind: str) -> State[object]:
@@ -75,17 +70,4 @@ def _follows(kind: str) -> State[object]:
 
 def _age(time_stamp: object) -> float:
     """Seconds since then."""
-    return time.time() - datetime.fromisoformat(str(time_stamp)).timestamp() if time_stamp else float("inf")
-
-
-def _begun(runs: Sequence[str]) -> set[str]:
-    """Those of the runs that have a process on this machine."""
-    begun = set()
-    for process in psutil.process_iter():
-        try:
-            run = process.environ().get(PROCESS_RUN, "")
-        except psutil.Error:
-            continue
-        if run in runs:
-            begun.add(run)
-    return begun
+    return time.time() - (moment(time_stamp) or 0.0)

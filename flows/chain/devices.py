@@ -25,9 +25,10 @@ def heard(line: str) -> None:
         return
     with suppress(MissingContextError):  # outside of a flow there is no page
         get_run_logger().info(line)
-        table = device_table()
-        if any(word in line for word in CHANGES) and (table.held or table.waiting):
-            publish_devices(table)
+        if any(word in line for word in CHANGES):
+            table = device_table()
+            if table.held or table.waiting:
+                publish_devices(table)
 
 
 def publish_devices(table: DeviceTable) -> None:

@@ -21,8 +21,7 @@ from pipeline.layout import LIMIT, POOL, TRAINING_LOCK, WORK, data_root
 from pipeline.operations.server import Run, Server
 from pipeline.preflight import orchestrator
 from pipeline.preflight.services import mlflow_warning
-from pipeline.status.gpus import gpus
-from pipeline.status.look import holder_words
+from pipeline.status.gpus import gpus, held_by
 from pipeline.status.records import Gpu
 from pipeline.system import dvc_locks
 from pipeline.system.locks import Holder, is_free, turn_holder
@@ -128,7 +127,7 @@ def overview(root: Path) -> Overview:
         advice.append(stale)
     claims = [f"{run.name} ({run.id}) on {run.turn}" for run in queue if run.turn]
     versions = {name: _version(name) for name in PACKAGES}
-    cards = gpus({one.device: holder_words(one.holder) for one in device_table().held})
+    cards = gpus(held_by(device_table()))
     return Overview(
         queue, later, turn, taken, slots, claims, workers, cards, disks, services, versions, canary, advice
     )  # fmt: skip

@@ -159,14 +159,15 @@ def _run(row: dict[str, object], flow: str) -> Run:
         state=str(row.get("state_name")),
         message=str(state.get("message") or ""),
         flow=flow,
-        submitted=_seconds(row.get("created")),
-        expected=_seconds(row.get("expected_start_time")),
-        started=_seconds(row.get("start_time")),
-        ended=_seconds(row.get("end_time")),
+        submitted=moment(row.get("created")),
+        expected=moment(row.get("expected_start_time")),
+        started=moment(row.get("start_time")),
+        ended=moment(row.get("end_time")),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
         turn=str(labels.get("everest.turn") or ""),
     )
 
 
-def _seconds(text: object) -> float | None:
+def moment(text: object) -> float | None:
+    """[s since 1970] A time as Prefect writes it; None where there is none."""
     return datetime.fromisoformat(str(text)).timestamp() if text else None

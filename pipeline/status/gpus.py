@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 
+from pipeline.distributed.device_table import DeviceTable
 from pipeline.distributed.devices import lock_name
 from pipeline.status.records import Gpu
+from pipeline.system.locks import Holder
 
 
 def gpus(held: Mapping[str, str]) -> list[Gpu]:
@@ -45,3 +48,19 @@ def gpus(held: Mapping[str, str]) -> list[Gpu]:
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def held_by(table: DeviceTable) -> dict[str, str]:
+    """Who has which GPU, in words, by the names of lock files."""
+    return {one.device: holder_words(one.holder) for one in table.held}
+
+
+def holder_words(who: Holder | None) -> str:
+    """A stage that has a device, as a person looks for it."""
+    if who is None:
+        return "a process that does not say who it is"
+    when = time.strftime(
+        "%H:%M" if time.time() - who.since < 12 * 3600 else "%Y-%m-%d %H:%M", time.localtime(who.since)
+    )
+    flow = f" of run {who.name}" if who.run != "no flow" else ""
+    return f"{who.stage}{flow} in {who.folder} (process {who.pid}, since {when})"

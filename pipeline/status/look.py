@@ -13,13 +13,13 @@ from pipeline.distributed.devices import lock_name
 from pipeline.errors import InputError
 from pipeline.params import Params, load_params
 from pipeline.params.declared import sources, stages
-from pipeline.status.gpus import gpus
+from pipeline.status.gpus import gpus, held_by, holder_words
 from pipeline.status.places import checkouts, places
 from pipeline.status.prefect import ask_prefect
 from pipeline.status.processes import Process, log_of, ours
 from pipeline.status.records import Checkout, Command, Finished, Gpu, Orchestrator, Stage, Status, Wait
 from pipeline.status.stages import read_stages
-from pipeline.system.locks import Holder, holders
+from pipeline.system.locks import holders
 from pipeline.system.processes import describe
 from pipeline.tracking.headline import words
 
@@ -41,7 +41,7 @@ class Looker:
         processes = ours()
         roots = checkouts(process.folder for process in processes)
         table = device_table()
-        held = {one.device: holder_words(one.holder) for one in table.held}
+        held = held_by(table)
         cards = gpus(held)
         on_cards = {lock_name(card.uuid) for card in cards}
         if not self._asked or time.monotonic() - self._asked > ASK_SECONDS:
@@ -55,17 +55,6 @@ class Looker:
             devices={device: who for device, who in held.items() if device not in on_cards},
             queue=[Wait(holder_words(one.holder), f"{one.count} GPU(s)") for one in table.waiting],
         )
-
-
-def holder_words(who: Holder | None) -> str:
-    """A stage that has a device, as a person looks for it."""
-    if who is None:
-        return "a process that does not say who it is"
-    when = time.strftime(
-        "%H:%M" if time.time() - who.since < 12 * 3600 else "%Y-%m-%d %H:%M", time.localtime(who.since)
-    )
-    flow = f" of run {who.name}" if who.run != "no flow" else ""
-    return f"{who.stage}{flow} in {who.folder} (process {who.pid}, since {when})"
 
 
 def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]) -> Checkout:
