@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.common import Json, emit
+from pipeline.commands.common import SIZES, Json, emit
 
 app = typer.Typer(help="Time parts against a baseline in the same run.", no_args_is_help=True, rich_markup_mode=None)
 Clips = Annotated[Path | None, typer.Option(help="A folder of videos; generated ones if left out.")]
@@ -15,7 +15,7 @@ Clips = Annotated[Path | None, typer.Option(help="A folder of videos; generated 
 
 @app.command()
 def step(
-    size: Annotated[str, typer.Option(help="tiny, mini, small, base, large or huge.")] = "base",
+    size: Annotated[str, typer.Option(help=f"{SIZES}.")] = "base",
     batch: Annotated[int, typer.Option(help="Clips in a step.")] = 4,
     steps: Annotated[int, typer.Option(help="Turns that each contestant gets.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -136,7 +136,7 @@ def overhead(
 
 @app.command()
 def allreduce(
-    size: Annotated[str, typer.Option(help="tiny, mini, small, base, large or huge.")] = "small",
+    size: Annotated[str, typer.Option(help=f"{SIZES}.")] = "small",
     clips: Annotated[int, typer.Option(help="Clips of each rank.")] = 1,
     resolution: Annotated[int, typer.Option(help="Pixels.")] = 224,
     rounds: Annotated[int, typer.Option(help="Turns of each kind.")] = 5,

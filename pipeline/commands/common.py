@@ -10,6 +10,9 @@ import typer
 
 from pipeline.errors import InputError
 
+#: The models that there are, for helps: importing their registry takes seconds.
+SIZES = "tiny, mini, small, base, large or huge"
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.common import Json, commands, emit
+from pipeline.commands.common import SIZES, Json, commands, emit
 
 app = commands()
 
@@ -46,7 +46,7 @@ def audit(
         str, typer.Option(help="Predict hours and memory for it: h100, h200, a100-80, a100-40, a6000, 4090, or cpu.")
     ] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
-    size: Annotated[str, typer.Option(help="Model to predict for: tiny, mini, small, base, large or huge.")] = "base",
+    size: Annotated[str, typer.Option(help=f"Model to predict for: {SIZES}.")] = "base",
     as_json: Json = False,
 ) -> None:
     """Say how redundant a folder's videos are, what EVEREST would drop of them, and what a training takes."""

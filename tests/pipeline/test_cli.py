@@ -12,7 +12,9 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from models.registry import SIZES as REGISTERED
 from pipeline.cli import app
+from pipeline.commands.common import SIZES
 from pipeline.commands.results import show_results
 from pipeline.system.terminal import show
 
@@ -42,6 +44,10 @@ def test_every_command_explains_itself() -> None:
         return 1 + sum(visit(child, [*words, name]) for name, child in children.items())
 
     assert visit(typer.main.get_command(app), []) > 30
+
+
+def test_helps_name_every_size_of_the_models() -> None:
+    assert re.findall(r"\w+", SIZES.replace(" or ", ", ")) == list(REGISTERED)
 
 
 def test_a_missing_params_file_ends_with_2_and_a_cure(tmp_path: Path) -> None:
