@@ -30,7 +30,7 @@ from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
 from pipeline.operations.server import Server, Unanswered
-from pipeline.system.processes import die_with_parent, hear_ctrl_c, on_stop
+from pipeline.system.processes import follow_parent, on_stop
 from pipeline.system.text import visible
 
 #: [s] that runs have to save and end; the ranks of a training get 60 s to reach the end of their step.
@@ -71,7 +71,10 @@ def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int
         threading.Thread(target=watch, args=(server, pool, _say), daemon=True, name="abandoned").start()
     while _ready(pool, asked):
         began = time.monotonic()
-        worker = subprocess.Popen(command, env=environment(), start_new_session=True, preexec_fn=_apart)
+        # SIGINT is how Prefect's worker stops itself; asked to end, it would end its runs as well.
+        worker = subprocess.Popen(
+            command, env=environment(), start_new_session=True, preexec_fn=follow_parent(signal.SIGKILL)
+        )
         while worker.poll() is None and not asked:
             time.sleep(0.2)
         if asked:
@@ -119,12 +122,6 @@ def environment() -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
     return defaults | os.environ
-
-
-def _apart() -> None:
-    hear_ctrl_c()  # by which Prefect's worker stops itself
-    # Asked to end, Prefect's worker would end its runs as well.
-    die_with_parent(signal.SIGKILL)
 
 
 def _end(worker: subprocess.Popen[bytes], grace: float) -> int:

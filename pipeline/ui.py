@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.errors import BusyError, EverestError
 from pipeline.layout import WORK
 from pipeline.operations.serve import PATIENT, tool
-from pipeline.system.processes import die_with_parent, on_stop
+from pipeline.system.processes import follow_parent, on_stop
 from pipeline.system.terminal import say
 
 HOST = "127.0.0.1"
@@ -55,7 +55,7 @@ def serve(mlflow_port: int, prefect_port: int, database: str | None = None) -> N
                     stderr=subprocess.STDOUT,
                     env=environment,
                     start_new_session=True,
-                    preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+                    preexec_fn=follow_parent(signal.SIGTERM),
                 )
         for name, port in (("MLflow", mlflow_port), ("Prefect", prefect_port)):
             _wait(name, servers[name], port)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from pipeline.system.processes import die_with_parent, stop_handled
+from pipeline.system.processes import follow_parent, stop_handled
 
 
 class Children:
@@ -53,7 +53,7 @@ class Children:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            preexec_fn=follow_parent(signal.SIGTERM),
         )
         with self._lock:
             self._running.add(child)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ from pipeline.distributed.nodes import Node, this_node
 from pipeline.errors import EverestError, InputError, Interrupted, Paused
 from pipeline.system.files import write_json
 from pipeline.system.locks import held
-from pipeline.system.processes import STOP, StopRequest, die_with_parent, stop_handled
+from pipeline.system.processes import STOP, StopRequest, follow_parent, stop_handled
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _attempt(
         env=environment(ranks, threads),
         process_group=0,
         pass_fds=locks,
-        preexec_fn=_follow_parent(os.getpid()),
+        preexec_fn=follow_parent(signal.SIGTERM, os.getpid()),
     )
     stall: RankEnd | None = None
     left = False
@@ -183,10 +183,6 @@ def _attempt(
     finally:
         _end_group(child, heartbeat.read(beats))
     return stall or _outcome(work, 0 if left else child.returncode, signals.signal, node, ranks)
-
-
-def _follow_parent(parent: int) -> Callable[[], None]:
-    return lambda: die_with_parent(signal.SIGTERM, parent)
 
 
 def command(module: str, arguments: list[str], ranks: int, node: Node | None = None) -> list[str]:

@@ -7,7 +7,6 @@ What is compared stands in params.yaml, group `compare`. Each training runs in a
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.params.frozen import check_unchanged, frozen
 from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
 from pipeline.system.files import atomic_folder
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import save_with_parent
 from pipeline.verdict.record import CAUTION
 from pipeline.verdict.record import sentences as early_sentences
 from pipeline.verdict.rule import FIRST_LOOK
@@ -72,7 +71,7 @@ def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False
             say(CAUTION)
         return {"trials": [_row(trial, params) for trial in plan(params, _rates(params))]}
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
-    die_with_parent(signal.SIGINT)
+    save_with_parent()
     with frozen("compare", None, overrides) as now, only_one("compare"):
         params = now.params
         require_data(params.compared_benchmarks(), params.pretrain.corpus)

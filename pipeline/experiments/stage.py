@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pipeline.distributed.nodes import this_node
 from pipeline.layout import WORK, noted_file
 from pipeline.params.frozen import frozen
 from pipeline.system.locks import held
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import save_with_parent
 from pipeline.system.progress import noted
 
 
@@ -29,7 +28,7 @@ def run_stage(name: str, benchmark: str | None) -> object:
         ParamsChangedError: a parameter of the stage was edited while it ran; nothing was published.
     """
     # If DVC is killed, its stage saves and ends too, instead of training on unseen.
-    die_with_parent(signal.SIGINT)
+    save_with_parent()
     node = this_node()
     # The nodes of one training share the folder, and each runs the stage.
     with frozen(name, benchmark) as now:

@@ -21,7 +21,8 @@ word before its time is up. What each process does on one, and what the kernel s
     decoders, workers of pools,  none of their own: whoever started them ends them           SIGKILL
     unpackers, bench parts
 
-SIGUSR2 stops nothing: a rank writes its stacks.
+SIGUSR2 stops nothing: a rank writes its stacks. The background jobs of a script (`nohup everest compare &`) ignore
+SIGINT, and would hand that on to all below; children of ours hear it all the same (`follow_parent`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ PAUSE = "PAUSE"
 #: Variable: the share of a training's steps after which it pauses.
 PAUSE_AT = "EVEREST_PAUSE_AT"
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+#: Parts of the commands that start stages.
+OURS = ("dvc", "everest", "pipeline.cli", "flows.")
 #: What a child that was told to stop ends with.
 STOPPED = (130, *(-number for number in STOP))
 
@@ -91,11 +94,6 @@ def stop_handled(handler: Handler) -> Iterator[None]:
             signal.signal(number, before)
 
 
-def hear_ctrl_c() -> None:
-    """Give SIGINT its usual effect again: the background jobs of a shell ignore it, and hand that on to all below."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:
     """Ask the kernel (Linux) to send `how` to this process when its parent ends, however it ends.
 
@@ -105,6 +103,31 @@ def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(how), 0, 0, 0)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), how)
+
+
+def save_with_parent() -> None:
+    """Ask the kernel for SIGINT when DVC, or whoever started this stage, is killed: it saves, and trains on for nobody.
+
+    A shell's end is no such order where `nohup` said so.
+    """
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN or any(is_program(os.getppid(), name) for name in OURS):
+        die_with_parent(signal.SIGINT)
+
+
+def follow_parent(how: signal.Signals, parent: int | None = None) -> Callable[[], None]:
+    """What a child of ours does before its program starts, for `preexec_fn`: it hears SIGINT, and ends with its parent.
+
+    Args:
+        how, parent: as of :func:`die_with_parent`.
+    """
+
+    def prepare() -> None:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # what is ignored stays so in the program, what is handled does not
+        die_with_parent(how, parent)
+
+    return prepare
 
 
 def run_child(
@@ -126,7 +149,7 @@ def run_child(
         stdout=None if shares_stdout else STDERR,
         env=None if environment is None else dict(environment),
         process_group=0,
-        preexec_fn=lambda: die_with_parent(at_our_death),
+        preexec_fn=follow_parent(at_our_death),
     )
     with stop_handled(lambda *_: child.send_signal(signal.SIGINT)):
         code = child.wait()

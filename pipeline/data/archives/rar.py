@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.data.archives.rar_headers import RarEntry, entries
 from pipeline.data.archives.rules import SET_ID, HostileArchive, Meter, checked_path, kind_of
 from pipeline.errors import InputError
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import follow_parent
 
 #: Tool -> Debian package, and its arguments; the archive and the folder are inserted as whole arguments.
 TOOLS: dict[str, tuple[str, list[str]]] = {
@@ -148,7 +148,7 @@ def _run(tool: str, archive: Path, folder: Path, meter: Meter) -> str:
             stdout=output,
             stderr=output,
             env=os.environ | {"LC_ALL": "C.UTF-8"},  # or bsdtar writes no name beyond ASCII
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+            preexec_fn=follow_parent(signal.SIGKILL),
         )
         try:
             while True:
