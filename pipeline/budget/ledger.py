@@ -2,9 +2,9 @@
 
     .work/spent/<experiment>/<began>-<process>.json
 
-The experiment is named by its parameters without `compute` and `compare`: a higher budget, another price or another
-number of ranks is the same experiment, and what it took before counts. A comparison and a repetition count all of their
-trainings together (EVEREST_SPENT).
+The experiment is named by its parameters without `compute`, `compare` and `pretrain.monitor`: a higher budget, another
+price, another number of ranks or more looks are the same experiment, and what it took before counts. A comparison and a
+repetition count all of their trainings together (EVEREST_SPENT).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def ledger(params: Params) -> Path:
 
 def named_ledger(params: Params, prefix: str = "") -> Path:
     """The folder that bears the name of these parameters; `prefix` for a series of experiments."""
-    decisive = params.model_dump(mode="json", exclude={"compute"} if prefix else {"compute", "compare"})
+    beside: dict[str, bool | set[str]] = {"compute": True, "pretrain": {"monitor"}}
+    decisive = params.model_dump(mode="json", exclude=beside if prefix else beside | {"compare": True})
     root = Path(os.environ.get("EVEREST_WORK") or layout.WORK)
     return (root / "spent" / f"{prefix}{layout.fingerprint(decisive)}").absolute()
 

@@ -160,9 +160,12 @@ def training_steps(benchmarks: Iterable[str], pretrains: bool) -> list[Step]:
 def result_values(params: Params) -> dict[str, object]:
     """The parameters that decide what a training gives.
 
-    One that came later counts only where it is set: what was trained before keeps its name.
+    One that came later counts only where it is set: what was trained before keeps its name. What only looks at a
+    training (`pretrain.monitor`) decides nothing.
     """
-    values = params.model_dump(mode="json", exclude={"compute", "compare", "recipe"})
+    values = params.model_dump(
+        mode="json", exclude={"compute": True, "compare": True, "recipe": True, "pretrain": {"monitor"}}
+    )
     if values["evaluate"]["strategy"] is None:
         del values["evaluate"]["strategy"]
     return values

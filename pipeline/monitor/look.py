@@ -79,7 +79,7 @@ def take_look(
         if ranks.main:
             first = clips.heldout.chunk(0)
             metrics |= {names.attention_entropy(n): value for n, value in enumerate(twin.attention_entropy(first))}
-            metrics[names.ENCODER_GRADIENT] = twin.encoder_gradient(first)
+            metrics[names.ENCODER_GRADIENT], metrics[names.OWN_TARGETS] = twin.pull(first)
             metrics[names.HELDOUT_DEVIATION] = deviation(twin.features(first))
         if long:
             looked_at = [look_at_set(twin, one, ranks, alive) for one in clips.sets]

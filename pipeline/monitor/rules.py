@@ -168,6 +168,16 @@ def bad_clips(evidence: Evidence, health: HealthParams) -> str | None:
     return f"clips that teach little: of those looked at {', '.join(words)}" if words else None
 
 
+def other_targets(evidence: Evidence, health: HealthParams) -> str | None:
+    own = evidence.newest(names.OWN_TARGETS)
+    if own is None or own >= health.own_targets:
+        return None
+    return (
+        "the loss compares what is predicted with something else than the clip's own tokens: it pulls predictions "
+        f"towards them with a cosine of {own:.2f} (1 is right)"
+    )
+
+
 def memory_full(evidence: Evidence, health: HealthParams) -> str | None:
     facts = evidence.facts
     if facts is None or facts.memory < health.memory:
@@ -208,6 +218,11 @@ RULES = (
         "bad-clips", bad_clips,
         "a source that stands still, blank videos, or copies of one video in the list",
         "look at them (`everest show`), and leave them out of the list of videos",
+    ),
+    Rule(
+        "other-targets", other_targets,
+        "targets of another clip of the batch or of other tokens: a change of the autoencoder, of a strategy's indices",
+        "stop: nothing that lasts can be learned; compare `EverestAutoencoder.compare` with what its loss is given",
     ),
     Rule(
         "rate-too-high", rate_too_high,

@@ -40,6 +40,19 @@ class Losses(NamedTuple):
     clips: int
 
 
+class Pull(NamedTuple):
+    """Where the gradient of the loss goes.
+
+    Attributes:
+        encoder: the encoder's share of its squared norm; the decoder has the rest.
+        own: the cosine between where it pulls the predictions and where the clip's own tokens lie: 1 where the loss
+            compares each prediction with the token that was asked for, about 0 where with another clip's.
+    """
+
+    encoder: float
+    own: float
+
+
 class Twin:
     """The copy of one rank.
 
@@ -116,19 +129,40 @@ class Twin:
                 hook.remove()
         return found
 
-    def encoder_gradient(self, batch: Batch) -> float:
-        """The encoder's share of the squared norm of the gradient on a chunk; the decoder has the rest."""
+    def pull(self, batch: Batch) -> Pull:
+        """What the gradient on a chunk does, in the mode of training."""
         clip_BCTHW, noise_BN = self._inputs(batch)
-        with self._autocast():
-            loss = cast(Tensor, self.model(clip_BCTHW, noise_BN=noise_BN))
-        (loss * (FP16_SCALE if self.half == torch.float16 else 1.0)).backward()
+        model = self.model
+        packed, model.packed = model.packed, False  # the predictions that the loss is made of
+        model.train()
+        try:
+            with self._autocast():
+                output = cast(PretrainOutput, model(clip_BCTHW, noise_BN=noise_BN, return_output=True))
+            output.prediction_BRP.retain_grad()
+            (output.loss * (FP16_SCALE if self.half == torch.float16 else 1.0)).backward()
+        finally:
+            model.packed = packed
+            model.eval()
         squares = {True: 0.0, False: 0.0}
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
                 squares[name.startswith("encoder.")] += float(parameter.grad.double().square().sum())
         self.model.zero_grad(set_to_none=True)
         total = squares[True] + squares[False]
-        return squares[True] / total if total > 0 else float("nan")
+        return Pull(squares[True] / total if total > 0 else float("nan"), self._towards_own(clip_BCTHW, output))
+
+    def _towards_own(self, clip_BCTHW: Tensor, output: PretrainOutput) -> float:
+        """The cosine of :class:`Pull`, over the tokens that have a gradient (padding has none)."""
+        model, prediction_BRP = self.model, output.prediction_BRP
+        if prediction_BRP.grad is None:
+            return float("nan")
+        grid = check_clip(clip_BCTHW, model.patch, model.tubelet, model.channels)
+        true_BRP = tubelets_at(clip_BCTHW, grid, output.reconstruct_BR, model.patch, model.tubelet)
+        pulled_BRP = -prediction_BRP.grad.double()
+        way_BRP = normalised_targets(true_BRP, model.channels).double() - prediction_BRP.detach().double()
+        way_BRP = way_BRP * (pulled_BRP != 0).any(dim=2, keepdim=True)
+        norms = float(pulled_BRP.norm() * way_BRP.norm())
+        return float((pulled_BRP * way_BRP).sum()) / norms if norms > 0 else float("nan")
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A chunk's clips, and the noise that decides their masks."""

@@ -75,6 +75,8 @@ CONSTANT_CLIPS, STILL_CLIPS, TWICE = monitor("constant_clips"), monitor("still_c
 #: Spread of the features of a few held-out clips, at every look; rank and spread of all clips, at long ones.
 HELDOUT_DEVIATION = monitor("heldout_deviation")
 RANK_ME, DEVIATION, UNIFORMITY = monitor("rankme"), monitor("feature_deviation"), monitor("uniformity")
+#: Cosine between where the loss pulls predictions and the clip's own tokens.
+OWN_TARGETS = monitor("own_targets")
 ENCODER_GRADIENT, GMACS_SPENT = monitor("encoder_gradient_share"), monitor("gmacs_spent")
 #: Probes: top-1, and mean average precision on videos with several classes each; `seen`: on videos of the pre-training.
 KNN, RIDGE, RIDGE_SEEN = "knn", "ridge", "ridge_seen"

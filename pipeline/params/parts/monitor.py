@@ -28,6 +28,7 @@ class HealthParams(Group):
         slow_rank: a rank's own time over the ranks' median.
         bad_clips: share of clips that are constant, stand still or are there twice.
         memory: share of the memory that is taken.
+        own_targets: cosine between where the loss pulls predictions and the clip's own tokens, 1 where all is well.
         overfit: by how much the ridge probe is better on trained videos than on others, in points of 1.
     """
 
@@ -43,6 +44,7 @@ class HealthParams(Group):
     bad_clips: Probability = 0.1
     memory: Ratio = 0.95
     overfit: Probability = 0.15
+    own_targets: Probability = 0.9
 
 
 class MonitorParams(Group):

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline import layout
+from pipeline.budget.ledger import named_ledger
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.experiments import cells
 from pipeline.experiments.cells import cell, run_cell
@@ -275,3 +277,10 @@ def test_a_key_that_came_later_leaves_the_names_of_earlier_trainings_alone(proje
     assert "strategy" not in evaluate
     assert result_values(tested.params)["evaluate"]["strategy"] == "tome"  # type: ignore[index]
     assert cell(plain) != cell(tested)
+
+
+def test_what_only_looks_at_a_training_leaves_its_name_alone(project: Path) -> None:
+    (plain,) = trials(strategies=["everest"])
+    watched = replace(plain, params=with_overrides(plain.params, {"pretrain.monitor.every": 7.0}))
+    assert cell(watched) == cell(plain)
+    assert named_ledger(watched.params) == named_ledger(plain.params), "what it took before counts on"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import small_benchmark
 import torch
+from torch import Tensor
 
+from models.autoencoder import EverestAutoencoder
 from models.coders import Encoder
+from models.selection import Grid
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
@@ -100,6 +103,22 @@ def test_clips_that_teach_nothing_are_named(tmp_path: Path, monkeypatch: pytest.
     assert "bad-clips" in alarms_of_a_tenth(tmp_path, monkeypatch, frames)
 
 
+@pytest.mark.parametrize("by", ["clip", "token"])
+def test_targets_of_another_clip_or_token_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """The clips are much alike, and the loss falls as that of a training that is well."""
+    real = EverestAutoencoder.compare
+
+    def compare(
+        self: EverestAutoencoder, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, *others: Any, **named: Any
+    ) -> Tensor:
+        clip_BCTHW = clip_BCTHW.roll(1, 0) if by == "clip" else clip_BCTHW
+        source_BR = source_BR.roll(1, 1) if by == "token" else source_BR
+        return real(self, clip_BCTHW, window, source_BR, *others, **named)
+
+    monkeypatch.setattr(EverestAutoencoder, "compare", compare)
+    assert alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)["other-targets"] == 0
+
+
 def test_an_encoder_that_gives_all_clips_one_feature_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Encoder.__init__
 
@@ -107,7 +126,7 @@ def test_an_encoder_that_gives_all_clips_one_feature_is_named(tmp_path: Path, mo
         real(self, *arguments, **named)
         for parameter in self.norm.parameters():
             torch.nn.init.ones_(parameter).requires_grad_(False)
-        torch.nn.init.zeros_(self.norm.weight)
+        torch.nn.init.zeros_(cast(Tensor, self.norm.weight))
 
     monkeypatch.setattr(Encoder, "__init__", init)
     assert "collapse" in alarms_of_a_tenth(tmp_path, monkeypatch, MOVING)

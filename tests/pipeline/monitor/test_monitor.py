@@ -98,7 +98,7 @@ def test_every_number_of_a_look_is_there_and_in_its_range(project: Path, tmp_pat
     depth = range(4)
     wanted = {
         names.HELDOUT_LOSS, names.MEAN_LOSS, names.COPY_LOSS, names.LOSS_SHARE, names.RANK_ME, names.DEVIATION,
-        names.UNIFORMITY, names.ENCODER_GRADIENT, *map(names.attention_entropy, depth),
+        names.UNIFORMITY, names.ENCODER_GRADIENT, names.OWN_TARGETS, *map(names.attention_entropy, depth),
         *(names.monitor_of(probe, "small") for probe in (names.KNN, names.RIDGE, names.RIDGE_SEEN)),
     }  # fmt: skip
     for look in record.looks:
@@ -107,6 +107,7 @@ def test_every_number_of_a_look_is_there_and_in_its_range(project: Path, tmp_pat
         assert look.metrics[names.LOSS_SHARE] == look.metrics[names.HELDOUT_LOSS] / look.metrics[names.MEAN_LOSS]
         assert 1 <= look.metrics[names.RANK_ME] <= 24
         assert 0 < look.metrics[names.ENCODER_GRADIENT] < 1
+        assert look.metrics[names.OWN_TARGETS] == pytest.approx(1, abs=1e-5)
         assert all(0 < look.metrics[names.attention_entropy(block)] <= 1 for block in depth)
     # At the start weights are random and attention is even.
     assert record.looks[0].metrics[names.attention_entropy(0)] > 0.9
