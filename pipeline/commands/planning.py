@@ -93,7 +93,9 @@ def plan(
     from pipeline.planning.plan import plan as predict
 
     result = predict(recipe, gpu, gpus, mfu, videos=videos or (), calibration=calibration)
-    emit_with_lines(result, as_json, "Plan", result["assumptions"], "  assumed: ")
+    # The verdict stands below; that nothing was promised needs no row.
+    shown = result if as_json else {key: value for key, value in result.items() if key != "verdict" and value != []}
+    emit_with_lines(shown, as_json, "Plan", result["assumptions"], "  assumed: ")
     if result["verdict"] and not as_json:
         from pipeline.system.terminal import echo
 

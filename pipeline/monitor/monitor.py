@@ -134,10 +134,12 @@ class Monitor:
             self._note(Look(step, self.training.gmacs_per_step * step, metrics, long), pace, began)
         self._next = self.ranks.broadcast(self._next)
 
-    def flush(self) -> None:
-        if self.ranks.main and self.record.looks:
-            write_record(self.work, self.record)
-            self._written = time.monotonic()
+    def flush(self, trained: float) -> None:
+        if self.ranks.main:
+            whole = trained + self._spent.whole
+            # Of all that was trained, not of what there was up to the last look.
+            self.record = replace(self.record, cost=self._spent.whole / whole if whole else None)
+            self._write()
 
     def metrics(self) -> dict[str, float]:
         if not self.record.looks:
@@ -224,4 +226,10 @@ class Monitor:
             )
         self.voice.remark(self.record.line)
         if changed or at_once or time.monotonic() - self._written > WRITE_SECONDS:
-            self.flush()
+            self._write()
+
+    def _write(self) -> None:
+        if not self.record.looks:
+            return
+        write_record(self.work, self.record)
+        self._written = time.monotonic()

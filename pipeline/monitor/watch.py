@@ -38,8 +38,8 @@ class Watcher(Protocol):
     def look(self, step: int, weights: Callable[[], Mapping[str, Tensor]], pace: Pace) -> None:
         """Look at the weights (a collective). They are the published ones: averaged where an average is kept."""
 
-    def flush(self) -> None:
-        """Bring what is known to the disk: the training is saved, or stops."""
+    def flush(self, trained: float) -> None:
+        """Bring what is known to the disk: the training is saved, or stops, after so many seconds of steps."""
 
     def metrics(self) -> dict[str, float]:
         """The newest numbers, and what looks cost; on rank 0."""
@@ -60,7 +60,7 @@ class NoWatcher:
     def look(self, step: int, weights: Callable[[], Mapping[str, Tensor]], pace: Pace) -> None:
         return
 
-    def flush(self) -> None:
+    def flush(self, trained: float) -> None:
         return
 
     def metrics(self) -> dict[str, float]:

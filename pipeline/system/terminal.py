@@ -21,6 +21,9 @@ from pipeline.system.text import printable, visible
 #: [characters] that a table which does not go to a terminal may take: no name is broken in two.
 WIDTH_OF_A_FILE = 10_000
 
+#: Columns from which on a few rows stand beside one another instead, a column for each: no line takes such a width.
+WIDE, SIDE_BY_SIDE = 12, 8
+
 #: A line and its style: "", "bold", "dim", "red", "green" or "yellow".
 Styled = tuple[str, str]
 
@@ -46,7 +49,7 @@ def show(value: object, title: str | None = None) -> None:
         if flat:
             out.print(table(flat, title))
         for key, rows in nested.items():
-            out.print(table(rows, key))
+            out.print(table(_turned(rows), key))
     else:
         out.print(Text(visible(str(value)) if value else "nothing to show"))
 
@@ -102,6 +105,20 @@ def _rows(entry: object) -> list[dict[str, object]]:
     if isinstance(entry, dict) and all(isinstance(inner, dict) for inner in entry.values()):
         return [{"": name, **inner} for name, inner in entry.items()]
     return entry if isinstance(entry, list) and all(isinstance(row, dict) for row in entry) else []
+
+
+def _turned(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Few rows of many entries as a row for each entry, under the rows' first entries; others as they are."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if len(names) < WIDE or len(rows) > SIDE_BY_SIDE:
+        return rows
+    heads = [_text(row.get(names[0])) for row in rows]
+    if len(set(heads)) < len(rows):
+        return rows
+    return [
+        {names[0]: name.replace("_", " "), **{head: row.get(name) for head, row in zip(heads, rows, strict=True)}}
+        for name in names[1:]
+    ]
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline.monitor.record import Look, MonitorRecord, read_record, record_of
-from pipeline.report.page import Columns, Section, Table, number
+from pipeline.report.page import Columns, Section, Table, duration, number
 from pipeline.report.plots import Points, curves
 from pipeline.tracking import names
 
@@ -64,7 +64,7 @@ def section_of(seen: Watched | None, plots: Sequence[str]) -> Section:
     if seen is None:
         return Section("Pre-training, while it ran")
     record = record_of(seen["record"])
-    cost = "" if seen["cost"] is None else f" Looks took {100 * seen['cost']:.1f} % of the time."
+    cost = "" if seen["cost"] is None else f" {_cost(record, seen['cost'])}"
     note = (
         "Clips that are not trained on where there are such, always the same ones. Loss as a share of what predicting "
         "each token's mean gives: 1 is nothing learned. Probes read frozen features; docs/monitoring.md says what each "
@@ -76,9 +76,22 @@ def section_of(seen: Watched | None, plots: Sequence[str]) -> Section:
     return Section("Pre-training, while it ran", note, [_table(record)], list(plots))
 
 
+def _cost(record: MonitorRecord, share: float) -> str:
+    """What looks took; of a training too short for a second look of a kind, why that is much."""
+    firsts_only = len(record.looks) == len({look.long for look in record.looks})
+    if not firsts_only:
+        return f"Looks took {100 * share:.1f} % of the time."
+    return (
+        f"Looks took {duration(record.seconds)}, {100 * share:.1f} % of the time: the first of each kind is always "
+        "taken, and this training was too short for others within pretrain.monitor.max_cost."
+    )
+
+
 def _table(record: MonitorRecord) -> Table:
     every = -(-len(record.looks) // MOST_LOOKS) if record.looks else 1
     looks = [look for place, look in enumerate(record.looks) if place % every == 0 or place == len(record.looks) - 1]
+
+    unit, scale = ("T", 1e3) if not looks or looks[-1].gmacs >= 1e3 else ("G", 1.0)
 
     def percent(name: str) -> tuple[str, str]:
         probe, _, corpus = name.removeprefix(names.monitor("")).partition("/")
@@ -93,7 +106,7 @@ def _table(record: MonitorRecord) -> Table:
     ]
     columns: Columns[Look] = {
         "step": lambda look: f"{look.step:,}",
-        "T mult-adds": lambda look: number(look.gmacs / 1e3, 2),
+        f"{unit} mult-adds": lambda look: number(look.gmacs / scale, 2),
         "loss": lambda look: number(look.metrics.get(names.LOSS_SHARE), 3),
         "copied": lambda look: number(_share(look, names.COPY_LOSS), 3),
         **{head: _percent(name) for head, name in map(percent, probes)},

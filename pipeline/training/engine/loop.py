@@ -108,7 +108,7 @@ class Engine:
             )
         self.checkpoints.wait()
         self.journal.flush()
-        self.monitor.flush()
+        self.monitor.flush(self.spent.first + self.spent.train)
 
     @property
     def ended_early(self) -> bool:
@@ -237,7 +237,7 @@ class Engine:
                 watched=self.watched,
             )
             self.journal.flush()
-            self.monitor.flush()
+            self.monitor.flush(self.spent.first + self.spent.train)
             self.checkpoints.save(self.step, {k: v for k, v in parts.items() if v}, asdict(state), score)
         self.spent.save += time.perf_counter() - began
 

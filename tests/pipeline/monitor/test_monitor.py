@@ -127,7 +127,9 @@ def test_the_spool_has_the_numbers_by_step_and_by_multiply_adds(project: Path, t
     assert tags["everest.health"] == record.verdict
     final = json.loads((tmp_path / "final" / "metrics.json").read_text())
     assert final[names.LOSS_SHARE] == record.newest[names.LOSS_SHARE]
-    assert 0 < final[names.MONITOR_FRACTION] < 1
+    # Of the whole training, not of what there was when the monitor looked last.
+    looks, training = final[names.MONITOR_SECONDS], final[names.efficiency("train_seconds")]
+    assert final[names.MONITOR_FRACTION] == pytest.approx(looks / (looks + training), rel=1e-3)
     assert read_record(tmp_path / "final") == record
 
 
