@@ -16,6 +16,7 @@ from pipeline.data.ingest.isolated import ingest_params
 from pipeline.data.video.listing import VIDEO_SUFFIXES, video_files
 from pipeline.errors import InputError
 from pipeline.params.groups import Size
+from pipeline.system.text import counted
 
 #: Videos that the page shows of each end.
 SHOWN = 3
@@ -85,7 +86,7 @@ def audit(folder: Path | str, *, out: Path | str = PAGE, gpu: str = "h100", gpus
     if summary is None:
         reasons = sorted({record.measurement.reason or "too_short" for record in records.values()})
         raise InputError(
-            f"none of the {len(paths)} videos in {folder} can be looked at ({', '.join(reasons)}). "
+            f"none of the {counted(len(paths), 'video')} in {folder} can be looked at ({', '.join(reasons)}). "
             "Cure: `everest ingest` says why, file by file."
         )
     return _written(root, summary, records, paths, others, target, (gpu, gpus, size), began)

@@ -16,6 +16,7 @@ from pipeline.data.ingest.verdicts import Measurement
 from pipeline.errors import Interrupted
 from pipeline.params import IngestParams
 from pipeline.system.progress import Line, counter
+from pipeline.system.text import counted
 
 
 def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, Audited]:
@@ -31,7 +32,7 @@ def audited(root: Path, paths: Sequence[str], rules: IngestParams) -> dict[str, 
     """
     limits = Limits.of(rules)
     line = Line()
-    line.show(f"what is known of {len(paths)} videos", now=True)
+    line.show(f"what is known of {counted(len(paths), 'video')}", now=True)
     memory = Memory(root, "audit.jsonl", VERSION, limits, Audited, lambda video: video.measurement)
     measures = remembered(root, limits)
     result: dict[str, Audited] = {}

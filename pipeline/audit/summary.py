@@ -13,6 +13,7 @@ from pipeline.audit.similar import similar_groups
 from pipeline.data.ingest.verdicts import verdict
 from pipeline.params import IngestParams
 from pipeline.system.progress import Line
+from pipeline.system.text import counted
 
 #: What is refused for training at first, but can be looked at all the same.
 SHORT = "too_short"
@@ -159,7 +160,8 @@ def sentences(findings: Findings, total: int, saved: float) -> list[str]:
     row = next(row for row in findings.shares if row.change_kept == TOLD)
     low, high = 1 - row.tokens_dropped_high, 1 - row.tokens_dropped_low
     lines = [
-        f"{len(findings.videos)} of {total} videos were looked at: {_length(findings.hours)} in all, median "
+        f"{len(findings.videos)} of {counted(total, 'video')} {'was' if total == 1 else 'were'} looked at: "
+        f"{_length(findings.hours)} in all, median "
         f"{np.median([video.seconds for video in findings.videos]):.1f} s a video.",
         f"{findings.still:.0%} of their tokens change by less than {STILL:g} of 255 grey levels from one time slot to "
         f"the next. {TOLD:.0%} of all change lies in {1 - row.tokens_dropped:.0%} of the tokens (for the middle 80 % "
@@ -176,8 +178,8 @@ def sentences(findings: Findings, total: int, saved: float) -> list[str]:
         lines.append(f"{sum(map(len, findings.copies))} files hold the same bytes as another of them.")
     if findings.similar:
         lines.append(
-            f"{sum(map(len, findings.similar))} videos fall into {len(findings.similar)} groups that show nearly the "
-            "same pictures: keep each group on one side of a split."
+            f"{sum(map(len, findings.similar))} videos fall into {counted(len(findings.similar), 'group')} that show "
+            "nearly the same pictures: keep each group on one side of a split."
         )
     return lines
 
@@ -236,7 +238,7 @@ def _similar(changes: Mapping[str, TokenChange], copies: Sequence[Sequence[str]]
     again = {path for paths in copies for path in paths[1:]}
     paths = [path for path in changes if path not in again]
     line = Line()
-    line.show(f"compares {len(paths)} videos", now=True)
+    line.show(f"compares {counted(len(paths), 'video')}", now=True)
     groups = similar_groups([[int(one, 16) for one in changes[path].signatures] for path in paths])
     line.close()
     return [[paths[video] for video in group] for group in groups]

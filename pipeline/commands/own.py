@@ -69,7 +69,7 @@ def embed(
     ],
     out: Annotated[
         str | None,
-        typer.Option(help="A .parquet or .npz file; by default in outputs/embed, named by the model's hash."),
+        typer.Option(help="A .parquet or .npz file; by default in outputs/embed, named by videos and model."),
     ] = None,
     pool: Annotated[str, typer.Option(help="A row holds: clip (pooled), slots (of time), or tokens.")] = "clip",
     clips: Annotated[int | None, typer.Option(min=1, help="Clips over time; as tested if left out.")] = None,
@@ -105,7 +105,10 @@ def embed(
         near_rows = record.pop("neighbours")
         emit(record, as_json, "Features")
         if near_rows is not None:
-            emit(near_rows["nearest"], as_json, f"Nearest to {near_rows['video']}")
+            rows = near_rows["nearest"]
+            if not any(row["label"] for row in rows):  # files have none
+                rows = [{"video": row["video"], "similarity": row["similarity"]} for row in rows]
+            emit(rows, as_json, f"Nearest to {near_rows['video']}")
             emit([{"file": near_rows["picture"]}], as_json, "Written")
     else:
         emit(record, as_json)

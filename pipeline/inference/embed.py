@@ -6,6 +6,7 @@ Shapes: B clips, D width, S slots, N tokens of a clip.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from pipeline import layout
 from pipeline.errors import InputError, Interrupted
 from pipeline.inference.pooling import Pool
 
@@ -91,7 +93,7 @@ def embed(
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a run's id, or a folder; a pre-training model or a
             classifier.
         out: a .parquet or .npz file; what it holds already is not computed again. None: one in outputs/embed, named
-            by the model's hash.
+            by what is embedded and by the model's hash.
         pool: what a row holds.
         clips: over a video's length; by default as many as the model was tested with, one for a pre-training model.
         frame_step: frames from one of a clip to the next; as trained if None.
@@ -100,7 +102,8 @@ def embed(
         near: a video whose nearest neighbours among the others are drawn to `picture`, `top` of them.
 
     Raises:
-        InputError: no such model or video, options that it cannot have, a file that cannot be written.
+        InputError: no such model or video, options that it cannot have, a file that cannot be written or holds
+            features of other videos alone.
         Interrupted: stopped by Ctrl-C; what was computed is kept.
     """
     from pipeline.inference import clips as source
@@ -115,10 +118,12 @@ def embed(
     ratio = _set_keep(network, keep)
     digest = sha256(folder)
     about = _about(folder, digest, info, rule, pool, ratio)
-    target = Path(out) if out is not None else Path("outputs/embed") / f"{digest[:12]}-{pool}.parquet"
+    benchmark = source.is_benchmark(names)
+    called = names[0] if benchmark else _called(names)
+    target = Path(out) if out is not None else Path("outputs/embed") / f"{called}-{digest[:12]}-{pool}.parquet"
     _check_target(target)
     place = _device(device)
-    opened = source.of_benchmark(names[0], rule) if source.is_benchmark(names) else source.of_files(names, rule)
+    opened = source.of_benchmark(names[0], rule) if benchmark else source.of_files(names, rule)
     with opened as clips_of:
         result = _embedded(clips_of, network, about, target, batch, place)
         neighbours = None
@@ -149,6 +154,12 @@ def _embedded(
     file = FeatureFile(target, about)
     done = file.finished()
     keys = list(zip(videos.names, videos.contents, strict=True))
+    before = {video for video, _ in done}
+    if before and before.isdisjoint(videos.names):
+        raise InputError(
+            f"{target} holds features of other videos ({len(before)}, for example {min(before)}), which would be lost. "
+            "Cure: name another file with --out, or remove this one."
+        )
     todo = [number for number, key in enumerate(keys) if key not in done]
     failed: list[Refused] = []
     computed = 0
@@ -236,6 +247,13 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
                 )
             )
     return rows
+
+
+def _called(names: Sequence[str]) -> str:
+    """A short name for what a user named: the same for the same words, another one for others."""
+    first = Path(names[0])
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", first.resolve().name if first.is_dir() else first.stem).strip("-")[:40]
+    return "-".join(filter(None, (stem, layout.fingerprint(list(names))[:6])))
 
 
 def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:

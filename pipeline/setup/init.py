@@ -26,6 +26,7 @@ from pipeline.setup.text import params_text
 from pipeline.setup.values import LEFT_EPOCHS, Facts, Shape, Value, clip_seconds, facts_of, values
 from pipeline.setup.warnings import warnings
 from pipeline.system.progress import Line
+from pipeline.system.text import counted
 
 #: The recipe whose values stand where nothing about the videos says otherwise.
 RECIPE = "ucf101"
@@ -227,8 +228,8 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
         fitted |= {
             f"{stage}.epochs": Value(
                 training.epochs,
-                f"about {shown_hours(training.hours)} of {hours:g} h, {count} steps, as `everest plan` predicts "
-                f"(paper: {paper})",
+                f"about {shown_hours(training.hours)} of {hours:g} h, {counted(count, 'step')}, as `everest plan` "
+                f"predicts (paper: {paper})",
             ),
             f"{stage}.warmup_epochs": Value(
                 min(warmup, round(training.epochs / 10, 1)), f"a tenth of the epochs, at most the paper's {warmup:g}"
@@ -238,7 +239,8 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
                 max(10, min(1000, round(count / max(training.hours * 6, 1e-6)))), "about every ten minutes"
             ),
         }
-    fitted["finetune.validate_every_epochs"] = Value(max(1, best.finetune.epochs // 10), "ten times in all")
+    every = max(1, best.finetune.epochs // 10)
+    fitted["finetune.validate_every_epochs"] = Value(every, f"{counted(best.finetune.epochs // every, 'time')} in all")
     return fitted
 
 

@@ -20,6 +20,7 @@ from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import class_parts
 from pipeline.params import IngestParams
+from pipeline.system.text import counted
 
 #: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
 FEWER_FRAMES, SHORT_SHARE = 8, 0.2
@@ -134,7 +135,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     if summary is None or not videos:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(v.reason for v in left_out).most_common(4))
         raise InputError(
-            f"none of the {len(left_out)} videos of {place} can be used ({reasons}). "
+            f"none of the {counted(len(left_out), 'video')} of {place} can be used ({reasons}). "
             "Cure: `everest ingest` says why, file by file."
         )
     dataset = OwnSet(
@@ -168,8 +169,8 @@ def _listed(folder: Path, table: Path | None) -> Listing:
         )
     if not any("/" in path for path in paths):
         raise InputError(
-            f"{folder} holds {len(paths)} videos in no class's folder. Cure: CLASS/video.mp4, or a CSV with the "
-            "columns path,label."
+            f"{folder} holds {counted(len(paths), 'video')} in no class's folder. Cure: CLASS/video.mp4, or a CSV "
+            "with the columns path,label."
         )
     return from_folders(folder)
 

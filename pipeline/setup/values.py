@@ -20,6 +20,7 @@ from pipeline.setup.look import OwnSet
 from pipeline.setup.machine import Machine, cores
 from pipeline.setup.split import Split
 from pipeline.system.files import free_bytes
+from pipeline.system.text import counted
 
 #: The paper's batches (UCF101), passes and share of the change that a keep ratio should hold.
 PRETRAIN_BATCH, FINETUNE_BATCH, PRETRAIN_EPOCHS, FINETUNE_EPOCHS, KEPT_CHANGE = 192, 128, 3200, 100, 0.8
@@ -205,7 +206,9 @@ def _ratios(dataset: OwnSet, shape: Shape) -> tuple[float, float, str]:
 def _batch_reason(batch: int, paper: int, videos: int) -> str:
     if batch == paper:
         return "global; paper"
-    return f"global (paper: {paper}), so that {videos} videos make {videos // batch} steps an epoch"
+    return (
+        f"global (paper: {paper}), so that {counted(videos, 'video')} make {counted(videos // batch, 'step')} an epoch"
+    )
 
 
 def _storage(dataset: OwnSet, shape: Shape) -> dict[str, Value]:
@@ -238,13 +241,15 @@ def _splits(facts: Facts) -> dict[str, Value]:
     validate = "val" if facts.val else "test"
     best = validate == "val" and test == "test" and facts.val >= CHOOSING
     return {
-        "evaluate.split": Value(test, f"{facts.test or facts.val} videos"),
+        "evaluate.split": Value(test, counted(facts.test or facts.val, "video")),
         "finetune.validate_split": Value(
-            validate, f"{facts.val} videos" if facts.val else "no group was left for validation; it chooses nothing"
+            validate,
+            counted(facts.val, "video") if facts.val else "no group was left for validation; it chooses nothing",
         ),
         "finetune.select": Value(
             "best" if best else "last",
-            f"the best of {facts.val} validation videos" if best else f"{facts.val} validation videos are too few to "
-            "choose by",
+            f"the best of {facts.val} validation videos"
+            if best
+            else f"{counted(facts.val, 'validation video')}: too few to choose by",
         ),
     }  # fmt: skip

@@ -69,7 +69,7 @@ def _classes(dataset: OwnSet) -> Iterator[str]:
             "Read the average precision of each class."
             if dataset.several
             else f"A model that always says {printable(most)} is right in {counts[most] / sum(counts.values()):.0%}: "
-            "read the recall of each class."
+            "read the recall of each class. Cure: more of the others, or finetune.balance: weights."
         )
         yield (
             f"The classes are out of balance: {printable(most)} has {counts[most]} videos, {printable(least)} has "

@@ -112,6 +112,11 @@ def code(text: object) -> str:
     return f"{fence}{blank}{shown}{blank}{fence}"
 
 
+def counted(count: int, noun: str, many: str = "") -> str:
+    """`1 video`, `2 videos`; `many` is the plural of a noun that has another one."""
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
 def shortened(name: str, most_bytes: int) -> str:
     """The beginning of a name for a file, of so many bytes at most; no character is cut in two."""
     raw = os.fsencode(name)

@@ -139,5 +139,6 @@ def missing_frame(number: int) -> VideoError:
 
 def first_line(error: Exception) -> str:
     """What a library's error says, in one line."""
-    text = str(error).strip()
+    # FFmpeg's number and the file's name tell a reader nothing that does not stand beside it.
+    text = (getattr(error, "strerror", None) or str(error)).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -313,9 +313,28 @@ def test_a_file_without_a_suffix_is_read_where_it_is_named(videos: Path, pretrai
     assert api.embed([videos / "clip"], str(pretrained), out="f.parquet", device="cpu").videos_ok == 1
 
 
-def test_the_command_names_the_file_by_the_models_hash(videos: Path, pretrained: Path) -> None:
-    run = CliRunner().invoke(app, ["embed", str(videos), "--model", str(pretrained)], catch_exceptions=False)
-    assert run.exit_code == 0
-    target = Path("outputs/embed") / f"{sha256(pretrained)[:12]}-clip.parquet"
-    assert str(target) in run.output
-    assert pq.read_table(target).num_rows == 4
+def test_the_command_names_a_file_for_each_set_and_model(videos: Path, pretrained: Path) -> None:
+    for names, rows in (([str(videos)], 4), ([str(videos / "0.mp4")], 1)):
+        run = CliRunner().invoke(app, ["embed", *names, "--model", str(pretrained)], catch_exceptions=False)
+        assert run.exit_code == 0
+        called = f"{Path(names[0]).stem}-{layout.fingerprint(names)[:6]}"
+        target = Path("outputs/embed") / f"{called}-{sha256(pretrained)[:12]}-clip.parquet"
+        assert str(target) in run.output
+        assert pq.read_table(target).num_rows == rows
+
+
+def test_features_of_other_videos_alone_are_not_written_over(videos: Path, pretrained: Path) -> None:
+    api.embed([videos / "0.mp4"], str(pretrained), out="f.parquet", device="cpu")
+    before = Path("f.parquet").read_bytes()
+    with pytest.raises(InputError, match=r"f.parquet holds features of other videos \(1, for example .*0.mp4\)"):
+        api.embed([videos / "1.mp4"], str(pretrained), out="f.parquet", device="cpu")
+    assert Path("f.parquet").read_bytes() == before
+    # With one of them among the videos it is that set with others.
+    assert api.embed([videos / "0.mp4", videos / "1.mp4"], str(pretrained), out="f.parquet", device="cpu").computed == 1
+
+
+def test_neighbours_without_labels_have_no_column_for_them(videos: Path, pretrained: Path) -> None:
+    command = ["embed", str(videos), "--model", str(pretrained), "--near", str(videos / "0.mp4"), "--picture", "n.png"]
+    run = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "similarity" in run.output
+    assert "label" not in run.output
