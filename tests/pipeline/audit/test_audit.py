@@ -157,7 +157,7 @@ def test_one_video_is_a_folder_too(tmp_path: Path) -> None:
     write_video(tmp_path / "one" / "only.mp4", sample_videos.moving(40))
     result = look(tmp_path / "one")
     assert [video.path for video in result.findings.videos] == ["only.mp4"]
-    assert result.sentences[0].startswith("1 of 1 videos")
+    assert result.sentences[0].startswith("1 of 1 video was looked at")
 
 
 def one_clip(folder: Path) -> None:
@@ -178,7 +178,7 @@ def nothing_in_it(folder: Path) -> None:
     [
         (Path.mkdir, {}, r"holds no video: none of its 0 files ends in .*Cure: name the folder"),
         (unnamed, {}, r"none of its 1 files ends in .*give them such"),
-        (nothing_in_it, {}, r"none of the 1 videos in .* can be looked at \(empty\). Cure"),
+        (nothing_in_it, {}, r"none of the 1 video in .* can be looked at \(empty\). Cure"),
         (lambda f: None, {}, "is not a folder. Cure: name the folder"),
         (one_clip, {"gpu": "tpu"}, "gpu = 'tpu', expected one of h100"),
         (one_clip, {"gpus": 0}, "gpus = 0, expected at least 1"),

@@ -11,10 +11,11 @@ import timm
 import torch
 
 import models  # noqa: F401
+from models.backbone import kept_mask
 from models.info import ModelInfo, Pixels, Views
 from models.weights import load_model, save_model
 from pipeline.errors import EverestError, InputError
-from pipeline.inference.export import TOLERANCE, command
+from pipeline.inference.export import TOLERANCE, _decided_clips, command
 
 SHAPE = (3, 8, 32, 32)
 
@@ -75,3 +76,18 @@ def test_an_export_that_differs_is_not_left_behind(
     with pytest.raises(EverestError, match=r"exported models differ from the original: .*pt2"):
         command(str(model), str(tmp_path / "out"), ["pt2"], runs=1)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_models_are_compared_on_clips_of_which_rounding_does_not_choose_the_tokens() -> None:
+    shape, left_out = (3, 16, 64, 64), 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        network = timm.create_model("everest_tiny_patch16_224", img_size=64, num_frames=16, keep_ratio=0.6).eval()
+        with torch.inference_mode():
+            clips = _decided_clips(network, shape, 8)
+            first = torch.randn(1, *shape, generator=torch.Generator().manual_seed(8))
+            left_out += not torch.equal(clips[:1], first)
+            kept = kept_mask(network.embed_kept(clips))
+            assert torch.equal(kept_mask(network.double().embed_kept(clips.double())), kept)
+        assert clips.shape == (8, *shape)
+    assert left_out < 6  # clear cases are the rule

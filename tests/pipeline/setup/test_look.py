@@ -73,7 +73,7 @@ def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: 
     with pytest.raises(InputError, match="holds no video"):
         look(folder, sample_videos.RULES)
     sample_videos.write(folder / "a.mp4")
-    with pytest.raises(InputError, match="1 videos in no class's folder"):
+    with pytest.raises(InputError, match="1 video in no class's folder"):
         look(folder, sample_videos.RULES)
     sample_videos.write(folder / "one" / "a.mp4")
     with pytest.raises(InputError, match="lists one class, 'one'"):
