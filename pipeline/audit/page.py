@@ -111,7 +111,8 @@ def _costs(trainings: Sequence[Training], disk: Disk, device: str) -> Section:
     caption = f"Pre-training on {device}, as `everest plan` predicts it ({assumed})"
     sizes = [("the videos", disk.videos), ("cache as JPEG", disk.jpeg), ("cache raw", disk.raw),
              ("distance maps", disk.maps)]  # fmt: skip
-    stored: Columns[tuple[str, float]] = {"on disk": lambda row: row[0], "GiB": lambda row: number(row[1], 2)}
+    unit, scale = ("GiB", 1.0) if max(size for _, size in sizes) >= 1 else ("MiB", 1024.0)
+    stored: Columns[tuple[str, float]] = {"on disk": lambda row: row[0], unit: lambda row: number(scale * row[1], 2)}
     note = "The cache at short side 256, every frame; JPEG by a frame of each video"
     return Section(
         "What a training takes", tables=[Table.of(trainings, columns, caption), Table.of(sizes, stored, note)]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.system.text import printable
+from pipeline.system.text import counted, printable
 from pipeline.tracking import names
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
         [
             ("clip", f"{info.frames} frames, {step or UNKNOWN} from one to the next"),
             ("pixels", f"{info.pixels.resolution} x {info.pixels.resolution}, {info.pixels.resize}"),
-            ("tested with", f"{info.views.segments} clips over time x {info.views.crops} crops"),
+            ("tested with", f"{counted(info.views.segments, 'clip')} over time x {counted(info.views.crops, 'crop')}"),
             ("probabilities", _temperature(info)),
             ("classes", _classes(info)),
             ("SHA-256 of the weights", f"`{origins.sha256}`"),
