@@ -43,7 +43,12 @@ def audit(
     folder: Annotated[Path, typer.Argument(help="Searched for videos, with its subfolders.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("outputs/audit/audit.html"),
     gpu: Annotated[
-        str, typer.Option(help="Predict hours and memory for it: h100, h200, a100-80, a100-40, a6000, 4090, or cpu.")
+        str,
+        typer.Option(
+            "--gpu",
+            "--device",
+            help="Predict hours and memory for it: h100, h200, a100-80, a100-40, a6000, 4090, or cpu.",
+        ),
     ] = "h100",
     gpus: Annotated[int, typer.Option(help="How many.")] = 1,
     size: Annotated[str, typer.Option(help=f"Model to predict for: {SIZES}.")] = "base",

@@ -80,7 +80,9 @@ def plan(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine; compute.planned_for if left out."
+            "--gpu",
+            "--device",
+            help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine; compute.planned_for if left out.",
         ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="How many; compute.ranks if left out.")] = None,
