@@ -126,10 +126,10 @@ def look_at_set(twin: Twin, one: FeatureSet, ranks: Ranks, alive: Callable[[], N
 
 def _reconstruction(chunks: list[Losses]) -> dict[str, float]:
     count = sum(chunk.clips for chunk in chunks)
-    model, mean, copy = (
-        sum(values) / count for values in zip(*((chunk.model, chunk.mean, chunk.copy) for chunk in chunks), strict=True)
-    )
-    metrics = {names.HELDOUT_LOSS: model, names.MEAN_LOSS: mean, names.COPY_LOSS: copy}
+    model, mean, copy, swapped = (sum(values) / count for values in list(zip(*chunks, strict=True))[:-1])
+    metrics = {
+        names.HELDOUT_LOSS: model, names.MEAN_LOSS: mean, names.COPY_LOSS: copy, names.SWAPPED_LOSS: swapped
+    }  # fmt: skip
     # Clips of one colour: there is nothing to predict.
     return metrics | ({names.LOSS_SHARE: model / mean} if mean > 0 else {})
 

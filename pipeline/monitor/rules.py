@@ -16,8 +16,13 @@ from pipeline.monitor.evidence import ERRORS, FEWEST_STEPS, LEAST_STEPS, Evidenc
 from pipeline.params.parts.monitor import HealthParams
 from pipeline.tracking import names
 
-#: Share of the steps up to which a loss that still falls, by more than so many standard errors, is given time.
-PATIENCE, STILL = 0.2, 1.5
+#: Share of the steps, and steps after the warm-up, up to which a loss that goes the right way is given time.
+PATIENCE, PATIENT_STEPS = 0.2, 1000
+#: A loss falls where its mean does by so many standard errors, and by such a share; it has begun to fall where it is
+#: below the mean-predictor's by such a share, and so many standard errors.
+STILL, FALLING, BEGUN, BELOW = 1.5, 0.001, 0.003, 3.0
+#: Standard errors by which a mean may be off by chance.
+NOISE = 2.0
 
 Judge = Callable[[Evidence, HealthParams], str | None]
 
@@ -34,14 +39,18 @@ def learned_nothing(evidence: Evidence, health: HealthParams) -> str | None:
     if not mean or not evidence.judged(health):
         return None
     recent, width = evidence.recent(), evidence.window
-    share = float(recent.mean()) / mean
-    if share < 1 - health.learned_nothing:
+    share, error = float(recent.mean()) / mean, float(recent.std(ddof=1)) / len(recent) ** 0.5
+    if share - NOISE * error / mean < 1 - health.learned_nothing:
         return None
     half = width + width // 2
     before = evidence.history.losses(evidence.step - 2 * half, evidence.step - half)
     now = evidence.history.losses(evidence.step - half, evidence.step)
-    if evidence.step < PATIENCE * evidence.steps and fall_in_errors(before, now) > STILL:
-        return None  # it has begun to fall
+    below = mean - float(now.mean())
+    begun = below > max(BEGUN * mean, BELOW * float(now.std(ddof=1)) / len(now) ** 0.5)
+    patient = evidence.step < min(PATIENCE * evidence.steps, evidence.warmup + PATIENT_STEPS)
+    falls = fall_in_errors(before, now) > STILL and float(now.mean()) < (1 - FALLING) * float(before.mean())
+    if patient and (begun or falls):
+        return None
     return f"nothing is learned: the loss is {share:.3f} of what predicting the mean gives"
 
 

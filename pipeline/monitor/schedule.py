@@ -49,7 +49,7 @@ class Schedule:
     """The rule of one training.
 
     Attributes:
-        steps: of the training; after the last there is a long look where the allowance has room for it.
+        steps: of the training; after the last there is a long look, as there is before the first, whatever they cost.
         grid: steps between two looks at least; None: as many as fit in `minutes`.
         max_cost: share of the training's time; 1: all looks of the grid, and all of them long.
     """
@@ -60,7 +60,7 @@ class Schedule:
     max_cost: float
 
     def following(self, step: int, step_seconds: float, spent: Spent) -> Next | None:
-        """The look after one at `step`; None where there is room for no other.
+        """The look after one at `step`; None after the last step.
 
         Args:
             step_seconds: [s] of one step of training, without looks; 0 where it is not known yet.
@@ -82,9 +82,9 @@ class Schedule:
             long = self.steps  # the last that there is room for shows the end
         shorts = spent.short / spent.last_short + 1 if spent.last_short else 0.0
         short = self._on_grid(place(spent.last_short, 1 - LONG_PART, shorts), first, grid)
-        if long is None or (short is not None and short < long):
-            return None if short is None else Next(short, False)
-        return Next(long, True)
+        if short is not None and short < (self.steps if long is None else long):
+            return Next(short, False)
+        return Next(self.steps if long is None else long, True)
 
     def _on_grid(self, place: int, first: int, grid: int) -> int | None:
         """The first step of the grid from `place` on, the last step counting as one; None after that."""

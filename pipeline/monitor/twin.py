@@ -32,11 +32,16 @@ FP16_SCALE = 1024.0
 
 
 class Losses(NamedTuple):
-    """Sums over the clips of a chunk: the network's loss, the mean-predictor's and the neighbour-copier's."""
+    """Sums over the clips of a chunk: the network's loss, the mean-predictor's, the neighbour-copier's.
+
+    Attributes:
+        swapped: of the network's predictions against the tokens of the chunk's next clip, at the same places.
+    """
 
     model: float
     mean: float
     copy: float
+    swapped: float
     clips: int
 
 
@@ -94,10 +99,18 @@ class Twin:
         counts = [output.visible_BV.shape[1], output.reconstruct_BR.shape[1]]
         shown_BVP, asked_BRP = normalised_targets(tubelets_BKP, model.channels).split(counts, dim=1)
         count = len(clip_BCTHW)
+        next_BCTHW = clip_BCTHW.roll(-1, dims=0)
+        other_BRP = normalised_targets(
+            tubelets_at(next_BCTHW, grid, output.reconstruct_BR, model.patch, model.tubelet), model.channels
+        )
+        prediction_BRP = output.prediction_BRP.float()
+        # As a difference: of padding, which the loss leaves out, it is nearly 0.
+        worse_BRP = (prediction_BRP - other_BRP).square() - (prediction_BRP - asked_BRP).square()
         return Losses(
             count * float(output.loss),
             float(mean_loss(asked_BRP).double().sum()),
             float(copy_loss(shown_BVP, asked_BRP, output.visible_BV, output.reconstruct_BR, grid).double().sum()),
+            count * float(output.loss) + float(worse_BRP.mean(dim=(1, 2)).double().sum()),
             count,
         )
 

@@ -66,8 +66,9 @@ def by_gmacs(name: str) -> str:
 
 
 ATTENTION_ENTROPY = monitor("attention_entropy/")
-#: Loss on clips that are not trained on; of predicting the mean; of copying a visible neighbour.
+#: Loss on clips that are not trained on; of predicting the mean; of copying a visible neighbour; against another clip.
 HELDOUT_LOSS, MEAN_LOSS, COPY_LOSS = monitor("heldout_loss"), monitor("mean_loss"), monitor("copy_loss")
+SWAPPED_LOSS = monitor("swapped_loss")
 #: The first of them over the second.
 LOSS_SHARE = monitor("loss_share")
 #: Shares of training clips of one colour, that stand still, that are there twice.

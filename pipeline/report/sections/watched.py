@@ -18,7 +18,8 @@ from pipeline.tracking import names
 #: Looks in the table; evenly spread where there were more.
 MOST_LOOKS = 12
 CAPTION = (
-    "Looks at the weights: held-out loss, and that of copying the nearest visible token, over the mean-predictor's; "
+    "Looks at the weights: held-out loss, that of the same predictions against another clip, and that of copying the "
+    "nearest visible token, over the mean-predictor's; "
     "probes; the features' rank and spread; entropy of attention in the first and last block; the encoder's part of "
     "the gradient."
 )
@@ -108,6 +109,7 @@ def _table(record: MonitorRecord) -> Table:
         "step": lambda look: f"{look.step:,}",
         f"{unit} mult-adds": lambda look: number(look.gmacs / scale, 2),
         "loss": lambda look: number(look.metrics.get(names.LOSS_SHARE), 3),
+        "swapped": lambda look: number(_share(look, names.SWAPPED_LOSS), 3),
         "copied": lambda look: number(_share(look, names.COPY_LOSS), 3),
         **{head: _percent(name) for head, name in map(percent, probes)},
         "RankMe": lambda look: number(look.metrics.get(names.RANK_ME), 1),
