@@ -34,6 +34,7 @@ class Training:
         memory_gib: resident memory of its ranks together; None where none runs here.
         gpus: numbers of the GPUs that its ranks use.
         health: the alarms of the monitor that hold, in sentences; None where no monitor has looked.
+        looked_at, next_look: the steps of its last look and of its next one.
     """
 
     step: int
@@ -48,6 +49,8 @@ class Training:
     waits_at: str = ""
     memory_gib: float | None = None
     gpus: list[int] = field(default_factory=list)
+    looked_at: int | None = None
+    next_look: int | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,8 @@ def _checkout(checkout: Checkout, status: Status) -> Iterator[Styled]:
             yield f"      {printable(stage.message)}", ""
         if stage.training is not None and stage.training.loss:
             yield from _curves(stage.training)
+            for alarm in stage.training.health or []:
+                yield f"      health: {printable(alarm)}", "red"
         if stage.unsent:
             yield f"      {stage.unsent} tracking records are not sent yet: `everest sync`", ""
         if stage.log:
@@ -122,7 +124,7 @@ def _running(stage: Stage, checkout: Checkout, status: Status) -> Iterator[Style
         if figures.waits_at:
             yield f"      {figures.waits_at}", "yellow"
         if figures.health == []:
-            yield "      health: healthy", "green"
+            yield f"      health: healthy{_looked(figures)}", "green"
         for alarm in figures.health or []:
             yield f"      health: {printable(alarm)}", "red"
         yield f"      {_machine(figures, status)}", ""
@@ -136,6 +138,14 @@ def _curves(figures: Training) -> Iterator[Styled]:
     for at in range(0, len(parts), 3):
         texts = [f"{name} {_value(name, values)} {sparkline(values, 16)}" for name, values in parts[at : at + 3]]
         yield f"      {'   '.join(texts)}", ""
+
+
+def _looked(figures: Training) -> str:
+    """Of which step the probes are: looks are rarer than steps."""
+    if figures.looked_at is None:
+        return ""
+    following = "" if figures.next_look is None else f", looks again after step {figures.next_look}"
+    return f" (probes of step {figures.looked_at}{following})"
 
 
 def _label(name: str) -> str:

@@ -47,6 +47,8 @@ def read_training(work: Path, alive: bool, gpus: Sequence[Gpu]) -> Training | No
         },
         checkpoint=checkpoint,
         health=None if record is None else [alarm.sentence for alarm in record.active],
+        looked_at=record.looks[-1].step if record and record.looks else None,
+        next_look=record.next_look if record else None,
         waits_at=quiet(beats) if alive else "",
         memory_gib=memory_gib(pids),
         gpus=[gpu.index for gpu in gpus if pids & set(gpu.pids)],

@@ -20,12 +20,16 @@ from typing import ClassVar
 
 import pytest
 
+from pipeline.monitor.record import Look, MonitorRecord, write_record
 from pipeline.status import history, prefect
 from pipeline.status.places import places
 from pipeline.status.processes import _words
+from pipeline.status.records import Checkout, Stage, Status
+from pipeline.status.screen import screen
+from pipeline.status.training import read_training
 from pipeline.status.words import ago, sparkline
 from pipeline.system.locks import held, holders
-from pipeline.tracking.names import TRAIN_LOSS, VAL_TOP1
+from pipeline.tracking.names import LOSS_SHARE, TRAIN_LOSS, VAL_TOP1
 from pipeline.training.journal import COLUMNS
 
 
@@ -201,3 +205,16 @@ def test_without_an_address_prefect_is_not_asked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert prefect.ask_prefect([]) is None
+
+
+def test_probes_say_of_which_step_they_are(tmp_path: Path) -> None:
+    """Looks are rarer than steps: a curve's last value may be hours old."""
+    _write_history(tmp_path / "history.csv", 300)
+    look = Look(100, 5.0, {LOSS_SHARE: 0.9})
+    write_record(tmp_path, MonitorRecord(1000, checked=300, looks=(look,), next_look=400))
+    figures = read_training(tmp_path, alive=False, gpus=[])
+    assert figures is not None
+    stage = Stage("pretrain", None, "", "running", time.time(), 1, figures, None)
+    checkout = Checkout(str(tmp_path), "demo", [], [stage], [], [], [])
+    lines = [text for text, _ in screen(Status("here", time.time(), [checkout], [], None))]
+    assert "      health: healthy (probes of step 100, looks again after step 400)" in lines
