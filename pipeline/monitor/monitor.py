@@ -162,7 +162,8 @@ class Monitor:
             again = record.looks[len(kept)]
             self._next = Next(again.step, again.long)
         else:
-            self._next = None if record.next_look is None else Next(record.next_look, record.next_long)
+            end = None if kept[-1].step >= self.training.steps else Next(self.training.steps, long=True)
+            self._next = end if record.next_look is None else Next(record.next_look, record.next_long)
         self._spent = Spent(**record.spent)
         alarms = tuple(alarm for alarm in record.alarms if alarm.step <= step)
         self.record = replace(record, looks=kept, alarms=alarms, checked=min(record.checked, step))
