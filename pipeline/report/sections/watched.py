@@ -78,13 +78,14 @@ def section_of(seen: Watched | None, plots: Sequence[str]) -> Section:
 
 
 def _cost(record: MonitorRecord, share: float) -> str:
-    """What looks took; of a training too short for a second look of a kind, why that is much."""
-    firsts_only = len(record.looks) == len({look.long for look in record.looks})
-    if not firsts_only:
+    """What looks took; of a training too short for more than those that come in any case, why that is much."""
+    kinds = {look.long for look in record.looks}
+    beside_the_last = [look for look in record.looks if look.step < record.steps]
+    if len(beside_the_last) > len(kinds):
         return f"Looks took {100 * share:.1f} % of the time."
     return (
-        f"Looks took {duration(record.seconds)}, {100 * share:.1f} % of the time: the first of each kind is always "
-        "taken, and this training was too short for others within pretrain.monitor.max_cost."
+        f"Looks took {duration(record.seconds)}, {100 * share:.1f} % of the time: the first of each kind and "
+        "the last are always taken, and this training was too short for others within pretrain.monitor.max_cost."
     )
 
 
