@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prefect.artifacts import create_markdown_artifact
 
 from pipeline.experiments.workspace import Workspace
 from pipeline.layout import output_dir
 from pipeline.monitor.record import MonitorRecord, read_record
 from pipeline.system.text import markdown
+from pipeline.tracking import names
+
+#: Beginnings of the numbers that stand first.
+FIRST = (names.LOSS_SHARE, *(names.monitor_of(probe, "") for probe in names.PROBES), names.RANK_ME)
 
 
 def seen_in(where: Workspace, stage: str) -> MonitorRecord | None:
@@ -16,8 +22,34 @@ def seen_in(where: Workspace, stage: str) -> MonitorRecord | None:
 
 
 def publish_health(record: MonitorRecord) -> None:
-    """How a pre-training went: its alarms with cause and cure, and what the monitor saw last."""
-    lines = [f"**{markdown(record.verdict)}**", "", *(f"- {markdown(alarm.sentence)}" for alarm in record.active), ""]
-    lines += ["| number | value |", "|---|---:|"]
-    lines += [f"| {markdown(name)} | {value:.4g} |" for name, value in record.newest.items()]
-    create_markdown_artifact(key="health", markdown="\n".join(lines), description=markdown(record.line))
+    """How a pre-training went: its alarms with cause and cure, and what the monitor saw first and last."""
+    create_markdown_artifact(key="health", markdown=page_of(record), description=markdown(record.line))
+
+
+def page_of(record: MonitorRecord) -> str:
+    """The verdict, the alarms that hold and those that passed, and a table of numbers."""
+    return "\n".join(_lines(record))
+
+
+def _lines(record: MonitorRecord) -> Iterator[str]:
+    yield f"**{markdown(record.verdict)}** (judged after step {record.checked} of {record.steps})"
+    yield ""
+    for alarm in record.alarms:
+        yield (
+            f"- {markdown(alarm.sentence)}"
+            if alarm.holds
+            else (f"- passed: {markdown(alarm.what)} (from step {alarm.step}, no longer)")
+        )
+    yield ""
+    yield "What each number means: docs/monitoring.md. Loss share: 1 is nothing learned."
+    yield ""
+    yield "| number | first | at step | last | at step |"
+    yield "|---|---:|---:|---:|---:|"
+    for name in sorted(record.newest, key=_place):
+        points = record.curve(name)
+        (first, _, before), (last, _, now) = points[0], points[-1]
+        yield f"| {markdown(name)} | {before:.4g} | {first} | {now:.4g} | {last} |"
+
+
+def _place(name: str) -> tuple[int, str]:
+    return next((place for place, start in enumerate(FIRST) if name.startswith(start)), len(FIRST)), name

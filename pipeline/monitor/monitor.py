@@ -222,7 +222,7 @@ class Monitor:
             self.voice.sink.tags(
                 {
                     "everest.health": self.record.verdict,
-                    "everest.health.why": "\n".join(a.sentence for a in self.record.active),
+                    "everest.health.why": "\n".join(a.sentence for a in self.record.active) or "no alarm holds",
                 }
             )
         self.voice.remark(self.record.line)
