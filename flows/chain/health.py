@@ -10,10 +10,6 @@ from pipeline.experiments.workspace import Workspace
 from pipeline.layout import output_dir
 from pipeline.monitor.record import MonitorRecord, read_record
 from pipeline.system.text import markdown
-from pipeline.tracking import names
-
-#: Beginnings of the numbers that stand first.
-FIRST = (names.LOSS_SHARE, *(names.monitor_of(probe, "") for probe in names.PROBES), names.RANK_ME)
 
 
 def seen_in(where: Workspace, stage: str) -> MonitorRecord | None:
@@ -45,11 +41,7 @@ def _lines(record: MonitorRecord) -> Iterator[str]:
     yield ""
     yield "| number | first | at step | last | at step |"
     yield "|---|---:|---:|---:|---:|"
-    for name in sorted(record.newest, key=_place):
+    for name in record.metrics:
         points = record.curve(name)
         (first, _, before), (last, _, now) = points[0], points[-1]
         yield f"| {markdown(name)} | {before:.4g} | {first} | {now:.4g} | {last} |"
-
-
-def _place(name: str) -> tuple[int, str]:
-    return next((place for place, start in enumerate(FIRST) if name.startswith(start)), len(FIRST)), name

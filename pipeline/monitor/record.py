@@ -89,6 +89,16 @@ class MonitorRecord:
         return metrics
 
     @property
+    def metrics(self) -> list[str]:
+        """The names of all that was measured: loss, probes and rank first, then the others in order."""
+        first = (names.LOSS_SHARE, *(names.monitor_of(probe, "") for probe in names.PROBES), names.RANK_ME)
+
+        def place(name: str) -> tuple[int, str]:
+            return next((number for number, start in enumerate(first) if name.startswith(start)), len(first)), name
+
+        return sorted(self.newest, key=place)
+
+    @property
     def active(self) -> list[Alarm]:
         """The alarms that still hold."""
         return [alarm for alarm in self.alarms if alarm.holds]
