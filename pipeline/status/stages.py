@@ -61,16 +61,16 @@ def _read(place: Place, work: Path, params: Params | None, gpus: Sequence[Gpu]) 
     training = read_training(work, alive, gpus) if name in TRAIN else None
     ranks = [beat.pid for beat in heartbeats(work) if beat.phase != "finished" and lives(beat.pid)]
     state: State = "running" if alive else "lost" if ranks and about["status"] == "RUNNING" else _ended(about["status"])
-    began = (about.get("started") or 0) / 1000
+    began, log = (about.get("started") or 0) / 1000, _log(place, name, benchmark)
     stage = Stage(
         stage=name,
         benchmark=benchmark,
         series=place.series,
         state=state,
-        at=began if alive else _last_sign(run, work),
+        at=began if alive else _last_sign(run, work, log),
         pid=owner["pid"] if alive and owner else ranks[0] if ranks else None,
         training=training,
-        log=_log(place, name, benchmark) or (log_of(owner["pid"]) if alive and owner else None),
+        log=log or (log_of(owner["pid"]) if alive and owner else None),
         doing=_noted(place, name, benchmark) if alive else "",
         message="" if alive else _message(run, work),
         unsent=unsent([run]),
@@ -89,12 +89,17 @@ def _ended(status: str) -> State:
     return {"KILLED": "stopped", "FAILED": "failed"}.get(status, "killed")  # type: ignore[return-value]
 
 
-def _last_sign(run: RunFolder, work: Path) -> float:
-    """When an execution that does not run was last heard of."""
+def _last_sign(run: RunFolder, work: Path, log: str | None = None) -> float:
+    """When an execution that does not run was last heard of.
+
+    Args:
+        log: with the words of a stage that tells little else, such as a comparison.
+    """
     ended = run.about().get("ended")
     if ended:
         return ended / 1000
-    times = [path.stat().st_mtime for path in (run.spool, work / "history.csv") if path.exists()]
+    signs = [run.spool, work / "history.csv", *([Path(log)] if log else [])]
+    times = [path.stat().st_mtime for path in signs if path.exists()]
     return max(times, default=(run.about().get("started") or 0) / 1000)
 
 
@@ -141,7 +146,8 @@ def _with_sentence(stage: Stage, place: Place, work: Path, params: Params | None
             f" from step {figures.checkpoint.step}" if figures.checkpoint else " from the beginning: nothing is saved"
         )
     sentence = f"{how} {ago(time.time() - stage.at)} ago{where}"
-    command = place.command if place.command.startswith("a ") else f"`{place.command}`"
+    given = "everest compare" if stage.stage == "compare" else place.command  # `everest run` is the chain alone
+    command = given if given.startswith("a ") else f"`{given}`"
     if stage.state == "lost":
         sentence += f"; its ranks still run (process {stage.pid}) and save when they end"
     elif changes := _changes(stage, work, params):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +56,24 @@ def test_broken_params_are_named_with_the_reason(tmp_path: Path, text: str, reas
     assert len(lines[1]) < MOST_FAULT + 10
     assert lines[2] == "  nothing runs, waits or was stopped here"
     assert Looker().look().checkouts[0].fault.startswith(reason)
+
+
+def test_a_comparison_that_was_killed_says_when_it_was_heard_of_last_and_what_continues_it(tmp_path: Path) -> None:
+    write_params(tmp_path / "params.yaml", small_benchmark.params())
+    run, work = tmp_path / ".work" / "runs" / "one", tmp_path / ".work" / "compare" / "all" / "key"
+    log = tmp_path / ".work" / "logs" / "flow" / "compare.log"
+    now = time.time()
+    gone = {"pid": 1, "start": 1, "boot": "of another day", "host": socket.gethostname()}
+    for path, content in (
+        (run / "run.json", {"kind": "stage", "status": "RUNNING", "owner": gone, "started": 1000 * (now - 9000)}),
+        (run / "spool.jsonl", ""),
+        (work / "tracking.json", {"run": "one"}),
+        (log, "[1/2] tube, seed 0: pretrain started\n"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    os.utime(run / "spool.jsonl", (now - 9000, now - 9000))
+    os.utime(log, (now - 130, now - 130))
+    (stage,) = Looker().look().checkouts[0].stages
+    assert stage.state == "killed"
+    assert stage.sentence == "killed without a word 2 min ago; `everest compare` continues"
