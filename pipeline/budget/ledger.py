@@ -54,11 +54,16 @@ def ledger(params: Params) -> Path:
     return Path(given) if given else named_ledger(params)
 
 
-def named_ledger(params: Params, prefix: str = "") -> Path:
-    """The folder that bears the name of these parameters; `prefix` for a series of experiments."""
+def named_ledger(params: Params, prefix: str = "", work: Path | None = None) -> Path:
+    """The folder that bears the name of these parameters.
+
+    Args:
+        prefix: for a series of experiments.
+        work: the `.work` of another folder than this one.
+    """
     beside: dict[str, bool | set[str]] = {"compute": True, "pretrain": {"monitor"}}
     decisive = params.model_dump(mode="json", exclude=beside if prefix else beside | {"compare": True})
-    root = Path(os.environ.get("EVEREST_WORK") or layout.WORK)
+    root = work or Path(os.environ.get("EVEREST_WORK") or layout.WORK)
     return (root / "spent" / f"{prefix}{layout.fingerprint(decisive)}").absolute()
 
 

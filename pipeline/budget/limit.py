@@ -43,6 +43,16 @@ def rows(compute: ComputeParams, hours: float | None, gpu_hours: float | None, k
     return table
 
 
+def share_of(compute: ComputeParams, spent: Spent) -> str:
+    """What is spent of each limit, in words; empty without a budget."""
+    parts = []
+    for row in rows(compute, spent.hours, spent.gpu_hours, spent.kwh):
+        if row["budget"] is not None:
+            amount = "unknown" if row["amount"] is None else f"{row['amount']:.3g}"
+            parts.append(f"{amount} of {row['budget']:g} {UNITS[row['what']]}")
+    return ", ".join(parts)
+
+
 def reached(compute: ComputeParams, spent: Spent) -> str:
     """Which limits have been reached, in words; empty where none has."""
     return " and ".join(_reached(compute, spent))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import layout
+from pipeline.budget.ledger import named_ledger, read_executions, total
+from pipeline.budget.limit import share_of
 from pipeline.distributed.device_table import device_table
 from pipeline.distributed.devices import lock_name
 from pipeline.errors import InputError
@@ -75,7 +77,13 @@ def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]
         behind=_stages_that_wait(chain, seen) if chain and held else [],
         finished=_finished(root, chain, seen) if chain else [],
         fault=fault if isinstance(fault, str) else "",
+        spent=_spent(root, chain) if chain and chain.compute.budget else "",
     )
+
+
+def _spent(root: Path, params: Params) -> str:
+    """What the chain has taken of its budget until the last record, at most 5 s ago."""
+    return share_of(params.compute, total(read_executions(named_ledger(params, work=root / layout.WORK))))
 
 
 def _params(folder: Path) -> Params | str:

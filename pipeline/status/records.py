@@ -122,6 +122,7 @@ class Checkout:
         waits: processes that wait for others.
         behind: stages of the chain that come after those that run.
         finished: within the last day, the newest first.
+        spent: of `compute.budget`, in words; empty without one.
     """
 
     folder: str
@@ -132,6 +133,7 @@ class Checkout:
     behind: list[Wait]
     finished: list[Finished]
     fault: str = ""
+    spent: str = ""
 
 
 @dataclass(frozen=True)

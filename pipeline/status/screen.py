@@ -61,6 +61,8 @@ def _checkout(checkout: Checkout, status: Status) -> Iterator[Styled]:
         log = f", its output: {_short(command.log, checkout)}" if command.log else ""
         age = ago(status.at - command.since)
         yield f"  {printable(command.words)}: process {command.pid}, for {age}{log}", ""
+    if checkout.spent:
+        yield f"  budget: {checkout.spent} spent", "dim"
     running = [stage for stage in checkout.stages if stage.state == "running"]
     stopped = [stage for stage in checkout.stages if stage.state != "running"]
     for stage in running:

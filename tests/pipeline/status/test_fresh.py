@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import small_benchmark
 
+from pipeline.budget.ledger import Execution, named_ledger, write_execution
 from pipeline.params.write import write_params
 from pipeline.status import look
 from pipeline.status.look import Looker
@@ -77,3 +78,13 @@ def test_a_comparison_that_was_killed_says_when_it_was_heard_of_last_and_what_co
     (stage,) = Looker().look().checkouts[0].stages
     assert stage.state == "killed"
     assert stage.sentence == "killed without a word 2 min ago; `everest compare` continues"
+
+
+def test_what_is_spent_of_a_budget_is_told(tmp_path: Path) -> None:
+    params = small_benchmark.params(compute__budget={"hours": 2.0, "kwh": 1.0}, compute__device="cpu")
+    write_params(tmp_path / "params.yaml", params)
+    now = time.time()
+    write_execution(
+        named_ledger(params, work=tmp_path / ".work") / "1.json", Execution("pretrain", now - 1800, now, 0, None)
+    )
+    assert "  budget: 0.5 of 2 h, unknown of 1 kWh spent" in shown()
