@@ -1,9 +1,9 @@
-"""Which of the monitor's numbers foretells the accuracy? Pre-trainings of different quality on the demo's benchmarks.
+"""Which of the monitor's numbers foretells the accuracy? Pre-trainings of different quality with the recipe drawn.
 
     python scripts/monitor_evidence.py FOLDER [--parallel 6] [--minutes 60]
 
-writes the demo's videos and caches into FOLDER, pre-trains the 20 variants below with a look at each tenth of the
-training, fine-tunes each on both benchmarks as the demo does, tests it on the test split's middle clips, and prints
+writes the recipe's videos and caches into FOLDER, pre-trains the 20 variants below with a look at each tenth of the
+training, fine-tunes each on both benchmarks as the recipe does, tests it on the test split's middle clips, and prints
 Spearman's correlation of each number at 20 %, 50 % and 100 % of the pre-training with the accuracy. What is finished is
 kept in FOLDER/variants.jsonl; started again, it continues. docs/monitoring.md has the results.
 """
@@ -30,9 +30,9 @@ from pipeline.tracking import names
 ROOT = Path(__file__).resolve().parent.parent
 #: At which shares of the pre-training numbers are taken.
 SHARES = (0.2, 0.5, 1.0)
-#: Variant -> what differs from the demo's recipe. In this order: a run that is cut short has seen all kinds.
+#: Variant -> what differs from the recipe. In this order: a run that is cut short has seen all kinds.
 VARIANTS: dict[str, dict[str, object]] = {
-    "demo": {},
+    "drawn": {},
     "epochs-3": {"pretrain.epochs": 3},
     "rate-0.01": {"pretrain.base_lr": 8e-5},
     "tube": {"pretrain.strategy": "tube", "pretrain.keep_ratio": 1.0, "pretrain.frame_selection.mode": "none"},
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def params_of(name: str, workers: int = 2) -> Params:
-    """The demo's parameters with a variant's changes; one rank, and a look at each tenth of the pre-training."""
+    """The recipe's parameters with a variant's changes; one rank, and a look at each tenth of the pre-training."""
     changes = dict(VARIANTS.get(name, {}))
     epochs = int(str(changes.get("pretrain.epochs", 24)))
     base: dict[str, object] = {
@@ -98,14 +98,14 @@ def params_of(name: str, workers: int = 2) -> Params:
         "finetune.init": f"variants/{name}/pretrain/final",
         "finetune.validate_split": "test",
     }
-    return load_params(ROOT / "recipes" / "demo.yaml", {**base, **changes})
+    return load_params(ROOT / "recipes" / "drawn.yaml", {**base, **changes})
 
 
 def prepare() -> None:
-    """Videos, caches and corpora of the demo, where they are not there yet."""
+    """Videos, caches and corpora of the recipe, where they are not there yet."""
     from pipeline.stages import corpus, download, preprocess
 
-    params = params_of("demo", workers=len(os.sched_getaffinity(0)))
+    params = params_of("drawn", workers=len(os.sched_getaffinity(0)))
     for name in params.benchmarks:
         if not layout.corpus_file(name).exists():
             download.run(params, name)

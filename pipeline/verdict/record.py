@@ -10,8 +10,8 @@ from pipeline.verdict.rule import Judgement
 #: Said wherever a verdict is: what its probe is known to be worth.
 CAUTION = (
     "The early verdict goes by a k-NN probe of frozen features, which was not predictive on drawn videos: over 18 "
-    "pre-trainings of the demo it did not rank them as their fine-tuned accuracy did (docs/monitoring.md). Before you "
-    "rely on it, compare once without it on your own videos."
+    "pre-trainings of the recipe drawn it did not rank them as their fine-tuned accuracy did (docs/monitoring.md). "
+    "Before you rely on it, compare once without it on your own videos."
 )
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from pipeline.params.write import write_overrides
 
+#: What tests of the chain begin with, under the demo's name: two benchmarks whatever the demo draws.
+RECIPE = "recipes/drawn.yaml"
 #: The chain at its smallest: every stage does its work, none of it long enough to learn anything.
 SMALLEST: dict[str, Any] = {
+    "recipe": "demo",
     **{
         f"benchmarks.{key}.data.source.{split}": 16 for key in ("motion", "state_change") for split in ("train", "test")
     },
@@ -69,7 +72,7 @@ class Project:
 
 
 def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Project:
-    """Clone, overlay what is not committed yet, and set parameters."""
+    """Clone, overlay what is not committed yet, and set parameters over those of RECIPE (none: params.yaml stays)."""
     subprocess.run(["git", "clone", "--quiet", str(source), str(folder)], check=True)
     changed = ["git", "diff", "--name-only", "HEAD"], ["git", "ls-files", "--others", "--exclude-standard"]
     for command in changed:
@@ -78,6 +81,8 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
         for name in (name for name in names if (source / name).exists() and not name.endswith("dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
+    if overrides:
+        shutil.copyfile(folder / RECIPE, folder / "params.yaml")
     write_overrides(folder / "params.yaml", overrides)
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
     subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "smallest"], cwd=folder, check=True)

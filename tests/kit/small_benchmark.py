@@ -22,8 +22,8 @@ SIZE = 64
 
 
 def params(**overrides: Any) -> Params:
-    """The demo's parameters with one benchmark `small` of 64-pixel videos."""
-    raw = load_params(ROOT / "params.yaml").model_dump()
+    """The recipe drawn with one benchmark `small` of 64-pixel videos."""
+    raw = load_params(ROOT / "recipes" / "drawn.yaml").model_dump()
     data = raw["benchmarks"].pop("motion")
     raw["benchmarks"] = {"small": data}
     raw["compare"]["benchmarks"] = ["small"]

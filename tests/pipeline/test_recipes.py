@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.params import load_params
 
 ALL = [
-    "demo", "hmdb51", "k400", "oscc", "scenes", "ssv2", "ucf101",
+    "demo", "drawn", "hmdb51", "k400", "oscc", "scenes", "ssv2", "ucf101",
     "videomae_hmdb51", "videomae_k400", "videomae_oscc", "videomae_ssv2", "videomae_ucf101",
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_the_demo_names_its_deviations_with_both_values() -> None:
 
 
 def test_one_row_serves_all_benchmarks_that_share_a_value() -> None:
-    rows = {row["key"]: row for row in recipes.diff_recipe("demo")}
+    rows = {row["key"]: row for row in recipes.diff_recipe("drawn")}
     assert rows["clip.resolution"]["benchmark"] == "motion, state_change"
 
 

@@ -32,7 +32,7 @@ LOCK = {
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(root / "params.yaml", tmp_path)
+    shutil.copy(root / "recipes" / "drawn.yaml", tmp_path / "params.yaml")
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(LOCK))
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -123,7 +123,7 @@ def test_what_cannot_be_meant_is_refused(project: Path, root: Path) -> None:
     plan = command(seeds=[0, 1, 2], dry_run=True)["repetitions"]
     assert len(plan) == 9
     assert len({row["folder"] for row in plan}) == 9
-    shutil.copy(root / "params.yaml", "params.yaml")
+    shutil.copy(root / "recipes/drawn.yaml", "params.yaml")
     with pytest.raises(InputError, match=r"none of motion, state_change has official splits"):
         command([1])
     with pytest.raises(InputError, match=r"no cached data of motion, state_change"):

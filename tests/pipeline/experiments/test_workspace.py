@@ -41,7 +41,7 @@ class Stages:
 
 @pytest.fixture
 def params(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    shutil.copy(root / "params.yaml", tmp_path)
+    shutil.copy(root / "recipes" / "drawn.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     return load_params()
 

@@ -27,7 +27,7 @@ BENCHMARKS = ("motion", "cl_ips & 50% of #1 $x {y} ^~ \\x -- <z>")
 def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished comparison, its report written by the report's own code; no tracking store."""
     folder = tmp_path_factory.mktemp("checkout")
-    shutil.copy(root / "params.yaml", folder)
+    shutil.copy(root / "recipes" / "drawn.yaml", folder / "params.yaml")
     write_comparison(comparison_summary(STRATEGIES, BENCHMARKS), folder / layout.output_dir("compare"))
     return folder
 

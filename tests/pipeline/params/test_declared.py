@@ -131,7 +131,9 @@ def test_all_of_pretraining_is_declared_but_what_only_looks_at_it(name: str) -> 
 
 
 def changed(root: Path, **values: Any) -> Params:
-    return load_params(root / "params.yaml", {key.replace("__", "."): value for key, value in values.items()})
+    return load_params(
+        root / "recipes" / "drawn.yaml", {key.replace("__", "."): value for key, value in values.items()}
+    )
 
 
 @pytest.mark.parametrize(("key", "value", "stages"), [
@@ -148,7 +150,7 @@ def changed(root: Path, **values: Any) -> Params:
 def test_unfinished_work_is_named_by_what_its_stage_declares(
     root: Path, key: str, value: Any, stages: set[str]
 ) -> None:
-    before, after = load_params(root / "params.yaml"), changed(root, **{key: value})
+    before, after = changed(root), changed(root, **{key: value})
     names = {name: None if name == "pretrain" else "motion" for name in STAGES if name != "report"}
     moved = {n for n, b in names.items() if declared.work_key(n, b, before) != declared.work_key(n, b, after)}
     assert moved == stages

@@ -27,7 +27,7 @@ Body = Callable[[Params], None]
 @pytest.fixture(autouse=True)
 def _here(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(root / "recipes/demo.yaml", PARAMS)
+    shutil.copy(root / "recipes/drawn.yaml", PARAMS)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pipeline.params import Params, check_params, consistency, flatten, key_sche
 
 @pytest.fixture
 def params_file(root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(root / "recipes" / "demo.yaml", tmp_path / "params.yaml"))
+    return Path(shutil.copy(root / "recipes" / "drawn.yaml", tmp_path / "params.yaml"))
 
 
 @pytest.mark.parametrize(

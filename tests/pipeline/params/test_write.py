@@ -14,7 +14,7 @@ from pipeline.params.write import write_overrides, write_params
 
 @pytest.fixture
 def params_file(root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(root / "recipes" / "demo.yaml", tmp_path / "params.yaml"))
+    return Path(shutil.copy(root / "recipes" / "drawn.yaml", tmp_path / "params.yaml"))
 
 
 def test_overrides_are_written_and_comments_stay(params_file: Path) -> None:

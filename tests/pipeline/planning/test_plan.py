@@ -178,7 +178,7 @@ def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.M
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Params]:
     """Writes params.yaml for a folder of one's own in an empty project."""
     monkeypatch.chdir(tmp_path)
-    demo = load_params(small_benchmark.ROOT / "params.yaml").model_dump(mode="json")
+    demo = load_params(small_benchmark.ROOT / "recipes" / "drawn.yaml").model_dump(mode="json")
 
     def write(path: str, dataset: str = "folder", source: dict[str, Any] | None = None, **finetune: Any) -> Params:
         data = {**demo["benchmarks"]["motion"]["data"], "dataset": dataset}

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def demo(root: Path, **overrides: Any) -> Params:
-    raw = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    raw = yaml.safe_load((root / "recipes" / "drawn.yaml").read_text())
     for dotted, value in overrides.items():
         *groups, last = dotted.split("__")
         node = raw

@@ -25,7 +25,7 @@ from pipeline.training.measured import sentence
 
 @pytest.fixture(scope="module")
 def params(root: Path) -> Params:
-    return load_params(root / "params.yaml")
+    return load_params(root / "recipes" / "drawn.yaml")
 
 
 def row(low: float, top1: float, high: float) -> dict[str, object]:
@@ -253,7 +253,7 @@ def test_a_pretraining_that_the_models_do_not_come_from_is_not_in_the_report(
         path.write_text(json.dumps(scores))
     (layout.output_dir("pretrain") / "history.csv").write_text("step,epoch,loss\n1,0,0.9\n2,0,0.8\n")
     for init, there in (("outputs/pretrain", True), ("scratch", False), ("weights", False)):
-        params = load_params(root / "params.yaml", {"finetune.init": init})
+        params = load_params(root / "recipes" / "drawn.yaml", {"finetune.init": init})
         summary = collect(params)
         assert ("pretrain" in [row["stage"] for row in summary["stages"]]) is there
         assert ("pretrain_loss" in draw(summary)) is there

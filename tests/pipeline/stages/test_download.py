@@ -67,7 +67,7 @@ def write(path: Path, seed: int, frames: int = 16) -> Path:
 
 
 def raw_params(root: Path, source: dict[str, Any], dataset: str = "folder", classes: int = 2) -> dict[str, Any]:
-    raw: dict[str, Any] = yaml.safe_load((root / "params.yaml").read_text())
+    raw: dict[str, Any] = yaml.safe_load((root / "recipes" / "drawn.yaml").read_text())
     data = {"dataset": dataset, "split": 1, "classes": classes, "frame_step": 1, "source": source}
     raw["benchmarks"]["own"] = {"data": data, "finetune": {}, "evaluate": {}}
     return raw

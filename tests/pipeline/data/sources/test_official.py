@@ -103,7 +103,7 @@ def unique(clip: bytes, number: int) -> bytes:
 
 
 def params(root: Path, dataset: str, classes: int, source: dict[str, Any], split: int = 1) -> Params:
-    raw = yaml.safe_load((root / "params.yaml").read_text())
+    raw = yaml.safe_load((root / "recipes" / "drawn.yaml").read_text())
     data = {"dataset": dataset, "split": split, "classes": classes, "frame_step": 1, "source": source}
     raw["benchmarks"]["mini"] = {"data": data, "finetune": {}, "evaluate": {}}
     return check_params(raw)
