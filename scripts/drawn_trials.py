@@ -96,7 +96,8 @@ def pretrained(params: Params, videos: Videos, steps: int) -> tuple[nn.Module, f
     optimizer = adamw(parameter_groups(model, stage.weight_decay), stage.betas, stage.eps)
     peak, floor = (scaled_lr(lr, stage.batch) for lr in (stage.base_lr, stage.min_lr))
     rate = Cosine(peak, floor, max(1, round(steps * stage.warmup_epochs / stage.epochs)), steps)
-    transform, losses, epoch = PretrainTransform(clip.resolution, stage.scales, stage.flip), [], 0
+    transform, epoch = PretrainTransform(clip.resolution, stage.scales, stage.flip), 0
+    losses: list[float] = []
     tokens = clip.frames // 2 * (clip.resolution // 16) ** 2
     while len(losses) < steps:
         for batch in random_batches(videos, stage.batch, clip.frames, params.seed, epoch):
