@@ -194,6 +194,25 @@ def memory_full(evidence: Evidence, health: HealthParams) -> str | None:
     return f"{100 * facts.memory:.0f} % of the memory is taken"
 
 
+def by_heart(evidence: Evidence, health: HealthParams) -> str | None:
+    """The loss falls on the training's clips, and not on others."""
+    late = [
+        look for look in evidence.looks if look.step >= PATIENCE * evidence.steps and names.LOSS_SHARE in look.metrics
+    ]
+    mean = evidence.newest(names.MEAN_LOSS)
+    if not late or not mean or not evidence.judged(health):
+        return None
+    recent = evidence.recent()
+    share, error = float(recent.mean()) / mean, float(recent.std(ddof=1)) / len(recent) ** 0.5 / mean
+    others = late[-1].metrics[names.LOSS_SHARE]
+    if others < 1 - health.learned_nothing or others - share < max(health.learned_nothing, ERRORS * error):
+        return None
+    return (
+        f"what is learned holds for the training's clips alone: the loss is {share:.3f} of the mean-predictor's there, "
+        f"{others:.3f} on other clips (step {late[-1].step})"
+    )
+
+
 def overfits(evidence: Evidence, health: HealthParams) -> str | None:
     """The same probe, on clips that were pre-trained on and on others: only the encoder can tell them apart."""
     kinds = (names.RIDGE_SEEN, names.RIDGE), (names.RIDGE_SEEN_MAP, names.RIDGE_MAP)
@@ -267,6 +286,11 @@ RULES = (
         "gradient-norm", gradient_off,
         "a batch unlike the others, or a rate at which training is no longer stable",
         "set pretrain.clip_grad to about the norm of before, or lower pretrain.base_lr",
+    ),
+    Rule(
+        "by-heart", by_heart,
+        "too few videos for so many steps: the network knows them by heart",
+        "more videos, fewer pretrain.epochs, or smaller crops (pretrain.scales)",
     ),
     Rule(
         "overfit", overfits,

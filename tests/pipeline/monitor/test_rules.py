@@ -41,6 +41,7 @@ def looks(**more: Callable[[float], float]) -> list[Look]:
     """Ten looks and the one before training; `more` are metrics as functions of the share of the steps."""
     usual: dict[str, Callable[[float], float]] = {
         names.MEAN_LOSS: lambda _: MEAN,
+        names.LOSS_SHARE: lambda share: float(np.interp(share, list(DEMO), list(DEMO.values()))) / MEAN,
         names.RANK_ME: lambda share: 12 + 4 * share,
         names.DEVIATION: lambda _: 0.5,
         names.attention_entropy(0): lambda share: 0.99 - 0.4 * share,
@@ -128,6 +129,7 @@ def test_what_is_wrong_from_the_start_is_named_within_a_tenth_of_the_budget(rule
 @pytest.mark.parametrize(("rule", "whole"), [
     ("plateau", evidence(losses({**{s: v for s, v in DEMO.items() if s < 0.3}, 0.3: 0.92, 1.0: 0.92}, noise=0.003))),
     ("collapse", evidence(losses(DEMO), looks(**{names.RANK_ME: lambda share: 16 if share < 0.45 else 3}))),
+    ("by-heart", evidence(losses(DEMO), looks(**{names.LOSS_SHARE: lambda share: 1.06 - 0.05 * share}))),
     ("overfit", evidence(losses(DEMO), looks(
         **{names.monitor_of(names.RIDGE_SEEN, "motion"): lambda share: 0.2 + 0.7 * share}))),
     ("gradient-norm", evidence(losses(DEMO), norms=np.where(np.arange(STEPS) > 500, 5.0, 0.1))),
