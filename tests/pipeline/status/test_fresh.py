@@ -35,9 +35,10 @@ def test_a_folder_that_is_no_project_is_told_where_to_start() -> None:
 
 
 def test_a_fresh_project_is_listed_and_told_what_starts(tmp_path: Path) -> None:
-    write_params(tmp_path / "params.yaml", small_benchmark.params())
+    params = small_benchmark.params()
+    write_params(tmp_path / "params.yaml", params)
     assert shown()[2:4] == [
-        f"{tmp_path}  (recipe demo)",
+        f"{tmp_path}  (recipe {params.recipe})",
         "  nothing runs, waits or was stopped here; `everest run` starts",
     ]
 
