@@ -61,6 +61,11 @@ def show_results(
     echo(_NEXT, nl=False)
     for one in summary["results"]:
         echo(f"Classify videos        everest predict FILES --model {_model(summary['recipe'], one['benchmark'])}")
+    for one in summary["results"][:1]:
+        model = _model(summary["recipe"], one["benchmark"])
+        echo(
+            f"Serve a model          mlflow models serve -m {model} --env-manager local (docs/your-videos.md, Serving)"
+        )
     if summary["recipe"] == "demo":  # the deployments are the demo's and that of committed parameters
         echo(_DEPLOY)
     echo("")
