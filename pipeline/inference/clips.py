@@ -5,6 +5,7 @@ Shapes: G clips of a video, T frames, s the side of the square that is cut out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import layout
 from pipeline.data.arrays import U8, Ints
 from pipeline.data.by_time import Step
 from pipeline.data.sampling import view_clips
@@ -82,6 +84,13 @@ def is_benchmark(names: Sequence[str]) -> bool:
     return names[0] in load_params(PARAMS).benchmarks
 
 
+def called(names: Sequence[str]) -> str:
+    """A short name for files and folders that a user names: the same for the same words, another one for others."""
+    first = Path(names[0])
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", first.resolve().name if first.is_dir() else first.stem).strip("-")[:40]
+    return "-".join(filter(None, (stem, layout.fingerprint(list(names))[:6])))
+
+
 @contextmanager
 def of_files(names: Sequence[str], rule: ClipRule) -> Iterator[Videos]:
     """The videos of files and folders, read under the limits and rules of ingest.
@@ -129,7 +138,6 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
     Raises:
         InputError: it was not downloaded or not preprocessed.
     """
-    from pipeline import layout
     from pipeline.data import manifest
     from pipeline.data.clips.dataset import open_source
     from pipeline.params import load_params

@@ -6,7 +6,6 @@ Shapes: B clips, D width, S slots, N tokens of a clip.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from pipeline import layout
 from pipeline.errors import InputError, Interrupted
 from pipeline.inference.pooling import Pool
 
@@ -119,7 +117,7 @@ def embed(
     digest = sha256(folder)
     about = _about(folder, digest, info, rule, pool, ratio)
     benchmark = source.is_benchmark(names)
-    called = names[0] if benchmark else _called(names)
+    called = names[0] if benchmark else source.called(names)
     target = Path(out) if out is not None else Path("outputs/embed") / f"{called}-{digest[:12]}-{pool}.parquet"
     _check_target(target)
     place = _device(device)
@@ -154,12 +152,7 @@ def _embedded(
     file = FeatureFile(target, about)
     done = file.finished()
     keys = list(zip(videos.names, videos.contents, strict=True))
-    before = {video for video, _ in done}
-    if before and before.isdisjoint(videos.names):
-        raise InputError(
-            f"{target} holds features of other videos ({len(before)}, for example {min(before)}), which would be lost. "
-            "Cure: name another file with --out, or remove this one."
-        )
+    file.keep_others(videos.names)
     todo = [number for number, key in enumerate(keys) if key not in done]
     failed: list[Refused] = []
     computed = 0
@@ -247,13 +240,6 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
                 )
             )
     return rows
-
-
-def _called(names: Sequence[str]) -> str:
-    """A short name for what a user named: the same for the same words, another one for others."""
-    first = Path(names[0])
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", first.resolve().name if first.is_dir() else first.stem).strip("-")[:40]
-    return "-".join(filter(None, (stem, layout.fingerprint(list(names))[:6])))
 
 
 def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:

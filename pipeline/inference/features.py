@@ -140,6 +140,19 @@ class FeatureFile:
             videos.update(zip(table["video"].to_pylist(), table["content"].to_pylist(), strict=True))
         return videos
 
+    def keep_others(self, videos: Sequence[str]) -> None:
+        """Refuse to write over features of other videos alone.
+
+        Raises:
+            InputError: none of these videos is among those that are there.
+        """
+        before = {video for video, _ in self.finished()}
+        if before and before.isdisjoint(videos):
+            raise InputError(
+                f"{self.path} holds features of other videos ({len(before)}, for example {min(before)}), which would "
+                "be lost. Cure: name another file with --out, or remove this one."
+            )
+
     def add(self, rows: Sequence[ClipFeatures]) -> None:
         """Keep whole videos' rows."""
         if rows:
