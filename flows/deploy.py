@@ -1,6 +1,6 @@
 """`everest ops init`, or `make deploy`: what a Prefect server needs for this project, made or brought up to date.
 
-A process work pool, the limit of one training at a time, automations (runs of dead machines are marked as crashed,
+Two process work pools, the limit of one training at a time, automations (runs of dead machines are marked as crashed,
 failures are told), the deployments of prefect.yaml and the time of the nightly canary. Run it as often as you like.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import EverestError, InputError
-from pipeline.layout import LIMIT, POOL
+from pipeline.layout import DATA_POOL, LIMIT, POOL
 from pipeline.system.text import visible
 
 #: When the canary runs, in UTC.
@@ -39,7 +39,8 @@ def main(words: Sequence[str] = ()) -> int:
         return 2
     try:
         require_server(url)
-        _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        for pool in (POOL, DATA_POOL):
+            _prefect("work-pool", "create", pool, "--type", "process", "--overwrite")
         limit_trainings()
         _prefect("--no-prompt", "deploy", "--all")
         automate(arguments.notify, arguments.canary)

@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.chain.abandoned import watch
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
+from flows.checkout import CHECKOUT
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
 from pipeline.operations.server import Server, Unanswered
@@ -121,7 +122,7 @@ def environment() -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
-    return defaults | os.environ
+    return defaults | os.environ | {CHECKOUT: str(Path.cwd())}
 
 
 def _end(worker: subprocess.Popen[bytes], grace: float) -> int:

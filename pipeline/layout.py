@@ -21,8 +21,8 @@ from typing import Any
 
 WORK = Path(".work")
 #: The variable that names the flow run to all its stages and ranks; Prefect's limit of which a training has a slot, and
-#: the pool that workers take runs from.
-RUN_VARIABLE, LIMIT, POOL = "EVEREST_PREFECT_RUN", "gpu", "everest"
+#: the pools that workers take runs from: all runs', and that of data made elsewhere than trainings.
+RUN_VARIABLE, LIMIT, POOL, DATA_POOL = "EVEREST_PREFECT_RUN", "gpu", "everest", "everest-cpu"
 #: The lock of the one training of a checkout.
 TRAINING_LOCK = WORK / "training.lock"
 _CHECKPOINT = re.compile(r"step-(\d{9})")

@@ -53,18 +53,21 @@ def workspace(folder: Path, name: str, variables: Mapping[str, str], root: Path 
     return Workspace(name, folder, (root or folder).resolve(), {**os.environ, **variables, **fixed})
 
 
-def repro(stage: str, where: Workspace, children: Children) -> Outcome:
+def repro(stage: str, where: Workspace, children: Children, pull: bool = False) -> Outcome:
     """`dvc repro` of one stage, without those it depends on: the flow has run them.
 
     Where DVC noted other parameters than the outputs were computed with (an edit in the moment between the stage's end
     and DVC's note, perhaps of an earlier run whose result it has just restored), the stage is computed again.
+
+    Args:
+        pull: its result may be on DVC's default remote: made there by another checkout.
 
     Raises:
         StageStopped: the flow was told to stop.
         BudgetSpentError: the stage has saved its state.
         StageFailed: the stage failed; names its log file and repeats its last error.
     """
-    outcome = _repro(stage, where, children)
+    outcome = _repro(stage, where, children, *(["--pull"] if pull else []))
     wrong = misrecorded(stage, where.folder)
     if wrong:
         log.warning("%s. It is computed again with what params.yaml says now.", wrong)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -18,7 +18,7 @@ from flows.chain.guard import Children, guard
 from flows.chain.health import publish_health, seen_in
 from flows.chain.orders import orders
 from flows.chain.repro import Outcome, repro
-from flows.chain.stages import Stage
+from flows.chain.stages import Origin, Stage
 from flows.chain.telling import told
 from pipeline.distributed.devices import listed
 from pipeline.experiments.workspace import Workspace
@@ -33,17 +33,31 @@ PARALLEL_STAGES = 2
 def run_stage(stage: Stage, where: Workspace, children: Children) -> State[Any]:
     """Bring one DVC stage up to date; completes as "Cached" when there was nothing to compute."""
     with training_turn(stage.name, where, children) if stage.trains else nullcontext():
-        outcome = told(stage.name, where, lambda place: repro(stage.name, place, children))
+        outcome = told(
+            stage.name, where, lambda place: repro(stage.name, place, children, pull=stage.origin is Origin.REMOTE)
+        )
     seen = seen_in(where, stage.name)
     if seen is not None:
         publish_health(seen)
+    if outcome is Outcome.RAN and stage.origin is not Origin.HERE:
+        get_run_logger().warning(
+            "%s was made elsewhere, for another commit or other parameters, it seems: computed again here.", stage.name
+        )
     if outcome is Outcome.RAN:
         return Completed(message=f"{stage.name} ran", data=outcome.value)
     return Completed(name="Cached", message=f"{stage.name} was {outcome.value}", data=outcome.value)
 
 
-def run_stages(stages: Sequence[Stage], params: Params, where: Workspace) -> dict[str, str]:
+def run_stages(
+    stages: Sequence[Stage],
+    params: Params,
+    where: Workspace,
+    before: Callable[[Children], None] = lambda children: None,
+) -> dict[str, str]:
     """Run stages, independent ones side by side; the first failure stops what has not begun.
+
+    Args:
+        before: what is done first, within reach of the same orders and signals.
 
     Returns:
         stage name -> ran, restored or unchanged.
@@ -52,6 +66,7 @@ def run_stages(stages: Sequence[Stage], params: Params, where: Workspace) -> dic
     fetch = run_stage.with_options(retries=2, retry_delay_seconds=10)
     futures: dict[str, Any] = {}
     with guard() as children, orders(children):
+        before(children)
         for stage in stages:
             if not _gated(params):
                 stage = replace(stage, trains=False)

@@ -5,7 +5,9 @@ A test holds this order against the graph of dvc.yaml.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from pipeline.params import Params
 
@@ -14,14 +16,29 @@ PRETRAINED = "outputs/pretrain"
 COMPARE = "compare/dvc.yaml:compare"
 
 
+class Origin(enum.Enum):
+    """Where a stage's result is made, and how it comes here: as DVC's cache of both checkouts, or by its remote."""
+
+    HERE = "here"
+    SHARED_CACHE = "shared cache"
+    REMOTE = "remote"
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One DVC stage: its name, the stages it waits for, and whether it trains (one training at a time a machine)."""
+    """One DVC stage: its name, the stages it waits for, and what is to be known of it.
+
+    Attributes:
+        trains: one training at a time a machine.
+        fetches: from the network.
+        origin: where its result is made.
+    """
 
     name: str
     after: tuple[str, ...] = field(default=())
     trains: bool = False
     fetches: bool = False
+    origin: Origin = Origin.HERE
 
 
 def data_chain(params: Params) -> list[Stage]:
@@ -32,6 +49,12 @@ def data_chain(params: Params) -> list[Stage]:
         stages.append(Stage(f"preprocess@{key}", (f"download@{key}",)))
         stages.append(Stage(f"baseline@{key}", (f"preprocess@{key}",)))
     return stages + [Stage(f"corpus@{key}", (f"preprocess@{key}",)) for key in params.pretrain.corpus]
+
+
+def made_at(origin: Origin, stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages, those of the data with another origin."""
+    names = ("download", "preprocess", "baseline", "corpus")
+    return [replace(stage, origin=origin) if stage.name.partition("@")[0] in names else stage for stage in stages]
 
 
 def comparison_chain(params: Params) -> list[Stage]:

@@ -80,6 +80,33 @@ def serve(
     serve.mlflow(store, host, port or 5000, allowed_hosts, artifacts)
 
 
+class MemberRole(StrEnum):
+    """What a member of a group may do on its MLflow server."""
+
+    reader = "reader"
+    editor = "editor"
+    none = "none"
+
+
+@app.command()
+def member(
+    name: Annotated[str, typer.Argument(help="The user's name on MLflow's page.")],
+    role: Annotated[MemberRole, typer.Option(help="What they may do; none: they leave.")] = MemberRole.reader,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Only of this experiment; repeatable. All, and all models, if left out.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="Holds a new user's password; made if absent (.work/members/NAME).")
+    ] = None,
+) -> None:
+    """Let a user read or edit what the MLflow server at MLFLOW_TRACKING_URI has; who has no role sees nothing."""
+    from pipeline.system.terminal import echo
+    from pipeline.tracking.store.members import Role, admit
+
+    file = password_file or Path(".work/members") / Path(name).name
+    echo(admit(name, Role(role), experiment or [], file))
+
+
 @app.command(name="exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def with_secrets(context: typer.Context) -> None:
     """Run a command (`-- prefect deployment run ...`) with the secrets that files hold (NAME_FILE) as variables."""

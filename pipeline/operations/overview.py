@@ -111,8 +111,12 @@ def overview(root: Path) -> Overview:
                 key=lambda run: run.ended or 0,
                 default=None,
             )
-            slots, workers = server.slots(LIMIT), server.workers(POOL)
-            advice += _about_server(server, queue, slots, workers, taken, canary)
+            slots = server.slots(LIMIT)
+            pools = {pool: server.workers(pool) for pool in sorted({POOL, *(run.pool for run in queue if run.pool)})}
+            workers = [
+                (name if pool == POOL else f"{name} ({pool})", alive) for pool in pools for name, alive in pools[pool]
+            ]
+            advice += _about_server(server, queue, slots, pools, taken, canary)
         except EverestError as error:
             services.append(Service("Prefect", where, str(error).partition(" Cure:")[0]))
             advice.append(f"Prefect does not answer at {where}: make ui (or start that server)")
@@ -137,16 +141,21 @@ def _about_server(
     server: Server,
     queue: list[Run],
     slots: tuple[int, int] | None,
-    workers: list[tuple[str, bool]],
+    pools: dict[str, list[tuple[str, bool]]],
     taken: bool,
     canary: Run | None,
 ) -> Iterator[str]:
     now = time.time()
-    waiting = [run for run in queue if run.type == "SCHEDULED" and (run.expected or now) < now - LATE_SECONDS]
-    if not any(online for _, online in workers):
-        yield f"No worker is there{f', and {len(waiting)} runs wait for one' if waiting else ''}: everest ops worker"
-    elif waiting:
-        yield f"{len(waiting)} runs wait over {LATE_SECONDS:.0f} s for a worker: is it at its --limit, or frozen?"
+    for pool, workers in pools.items():
+        late = [run for run in queue if run.type == "SCHEDULED" and (run.expected or now) < now - LATE_SECONDS]
+        waiting = [run for run in late if (run.pool or POOL) == pool]
+        whose, command = ("", "") if pool == POOL else (f" in pool {pool}", f" --pool {pool}")
+        if not any(online for _, online in workers):
+            many = f", and {len(waiting)} runs wait for one" if waiting else ""
+            yield f"No worker is there{whose}{many}: everest ops worker{command}"
+        elif waiting:
+            many = f"{len(waiting)} runs wait over {LATE_SECONDS:.0f} s for a worker{whose}"
+            yield f"{many}: is it at its --limit, or frozen?"
     if slots is None:
         yield f"The server has no limit {LIMIT!r}, pool and deployments: everest ops init"
     elif slots[0] and not taken and not any(run.turn for run in queue):

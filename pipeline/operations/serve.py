@@ -51,7 +51,7 @@ def mlflow(folder: Path, host: str, port: int, hosts: str | None, artifacts: str
     settings.write_text(
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
         f"database_uri = {logins.replace('%', '%%')}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = pipeline.tracking.store.admission:authenticate\n"
     )
     os.environ.pop(PASSWORD)
     os.environ |= {

@@ -40,6 +40,7 @@ class Run:
     ended: float | None
     tags: tuple[str, ...]
     turn: str
+    pool: str
 
     @property
     def going(self) -> bool:
@@ -165,6 +166,7 @@ def _run(row: dict[str, object], flow: str) -> Run:
         ended=moment(row.get("end_time")),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
         turn=str(labels.get("everest.turn") or ""),
+        pool=str(row.get("work_pool_name") or ""),
     )
 
 

@@ -21,13 +21,25 @@ EXPERIMENT = "everest-demo"
 class Canary(Site):
     """Its runs differ by their seeds, so that each trains; the videos and their cache are made once."""
 
-    def submit(self, number: int) -> str:
+    def submit(self, number: int, data_on: str | None = None, **more: object) -> str:
         prefect = YAML(typ="safe").load((self.root / "prefect.yaml").read_text())
         canary = next(deployment for deployment in prefect["deployments"] if deployment["name"] == "canary")
         parameters = canary["parameters"]
         # Not the deployment itself: it takes one run at a time and cancels others.
-        overrides = {**parameters["overrides"], "seed": number}
-        return self.create("experiment/demo", {"recipe": parameters["recipe"], "overrides": overrides})
+        overrides = {**parameters["overrides"], "seed": number, **more}
+        return self.create(
+            "experiment/demo", {"recipe": parameters["recipe"], "overrides": overrides, "data_on": data_on}
+        )
+
+    @property
+    def benchmark(self) -> str:
+        """The first of its benchmarks."""
+        return str(next(iter(YAML(typ="safe").load((self.root / "params.yaml").read_text())["benchmarks"])))
+
+    def stages(self, run: str) -> dict[str, str]:
+        """The state of each stage's task in a run."""
+        tasks = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})
+        return {task["name"]: task["state"]["name"] for task in tasks if "@" in task["name"] or task["name"].islower()}
 
     def checks(self) -> dict[str, Callable[[], object]]:
         return {**super().checks(), "runs that MLflow believes to be running": self._tracked}

@@ -31,11 +31,11 @@ class Site:
 
     # Processes
 
-    def start(self, *command: str, log: str, **more: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, log: str, folder: Path | None = None, **more: str) -> subprocess.Popen[bytes]:
         with (self.root / log).open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, *command],
-                cwd=self.root,
+                cwd=folder or self.root,
                 env={**self.environment, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -118,6 +118,9 @@ class Site:
 
     def state(self, run: str) -> str:
         return str(self.ask(f"flow_runs/{run}")["state"]["name"])
+
+    def message(self, run: str) -> str:
+        return str(self.ask(f"flow_runs/{run}")["state"]["message"])
 
     def lines(self, run: str) -> str:
         found = self.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})

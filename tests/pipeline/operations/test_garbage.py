@@ -48,7 +48,7 @@ def run(identity: str, state: str, days: float = 20) -> Run:
     at = time.time() - days * DAY
     kind = {"Resuming": "SCHEDULED"}.get(state, state.upper())
     ended = None if kind in ("RUNNING", "SCHEDULED") else at
-    return Run(identity, f"demo {identity}", kind, state, "", "experiment", at, at, at, ended, (), "")
+    return Run(identity, f"demo {identity}", kind, state, "", "experiment", at, at, at, ended, (), "", "everest")
 
 
 @pytest.fixture
