@@ -27,7 +27,6 @@ from prefect.client.schemas.objects import StateType
 
 from flows.chain.abandoned import watch
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
-from flows.checkout import CHECKOUT
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
 from pipeline.operations.server import Server, Unanswered
@@ -42,6 +41,8 @@ HEARTBEAT_SECONDS = 30
 STEADY_SECONDS, SAY_SECONDS = 120.0, 60.0
 #: [s] between two looks for submitted runs.
 QUERY_SECONDS = 5
+#: The variable by which a worker tells its runs in which checkout it was started.
+CHECKOUT = "EVEREST_CHECKOUT"
 
 
 def main() -> int:
@@ -108,6 +109,26 @@ def _ready(pool: str, asked: list[int]) -> bool:
         except EverestError as error:
             raise EverestError(f"{error} Where it has no work pool {pool!r} yet: everest ops init.") from None
     return not asked
+
+
+def enter() -> dict[str, str]:
+    """Go to the checkout of the worker that took this run, whichever machine that is on: a `pull` step of prefect.yaml.
+
+    Returns:
+        the folder, as Prefect's own steps say it.
+
+    Raises:
+        EverestError: the worker is none of ours, or its checkout is gone.
+    """
+    folder = os.environ.get(CHECKOUT, "")
+    try:
+        os.chdir(folder)
+    except OSError:
+        raise EverestError(
+            f"{CHECKOUT} = {folder!r} is no folder: this run works in the checkout of its worker, which names "
+            "none. Cure: `everest ops worker --pool POOL` in a checkout, not `prefect worker start`."
+        ) from None
+    return {"directory": folder}
 
 
 def _until(done: Callable[[], object], seconds: float) -> None:
