@@ -3,6 +3,8 @@ PYTHON ?=
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 STAMP := .venv/.installed
+# One file of tests at a time on each of up to four cores; those of the whole chain share one run of it.
+ABREAST := --numprocesses logical --maxprocesses 4 --dist loadgroup
 
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
@@ -27,10 +29,10 @@ compare: install ## pre-training strategies at equal cost, as params.yaml's grou
 	@$(BIN)/everest compare
 
 test: install ## the fast tests, with one run of the whole chain
-	@$(BIN)/python -m pytest -m "not slow and not browser"
+	@$(BIN)/python -m pytest $(ABREAST) -m "not slow and not browser"
 
 test-all: install ## all tests, the long ones and the browser's too
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(ABREAST)
 
 browser: install ## MLflow's page in a real browser (needs Debian's chromium)
 	@$(BIN)/python -m pytest -m browser -rs

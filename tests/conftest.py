@@ -23,6 +23,13 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run abreast, those of a file stay together, and all that use the chain's one run."""
+    for item in items:
+        name = "chain" if item.get_closest_marker("e2e") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""

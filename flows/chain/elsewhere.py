@@ -150,15 +150,18 @@ def _mark(root: Path, run: str) -> Path:
 
 
 def _push(where: Workspace, stages: Sequence[Stage]) -> None:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "push", "--run-cache", *(stage.name for stage in stages)]
-    done = subprocess.run(
-        command, cwd=where.folder, env=dict(where.environment), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise EverestError(
-            f"`dvc push` of the data ended with {done.returncode}: {redact(done.stderr.strip()[-500:])}\n"
-            "Cure: mend the default remote (`dvc remote list`), then submit again: what is made is kept."
+    names = [stage.name for stage in stages]
+    push = ("dvc", "--wait-for-lock", "push", "--run-cache")
+    for command in (push, ("pipeline.system.dvc_metrics",)):
+        words = [sys.executable, "-m", *command, *names]
+        done = subprocess.run(
+            words, cwd=where.folder, env=dict(where.environment), capture_output=True, text=True, check=False
         )
+        if done.returncode:
+            raise EverestError(
+                f"`{' '.join(command)}` of the data ended with {done.returncode}: {redact(done.stderr[-500:])}\n"
+                "Cure: mend the default remote (`dvc remote list`), then submit again: what is made is kept."
+            )
     get_run_logger().info("The data is on DVC's default remote.")
 
 

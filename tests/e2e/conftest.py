@@ -84,8 +84,9 @@ def make_project(source: Path, folder: Path, overrides: dict[str, Any]) -> Proje
     if overrides:
         shutil.copyfile(folder / RECIPE, folder / "params.yaml")
     write_overrides(folder / "params.yaml", overrides)
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
-    subprocess.run(["git", *identity, "commit", "--quiet", "--all", "-m", "smallest"], cwd=folder, check=True)
+    subprocess.run(["git", *identity, "commit", "--quiet", "--allow-empty", "-m", "smallest"], cwd=folder, check=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     home = folder / ".work" / "prefect"
     home.mkdir(parents=True)  # the server does not make parents
