@@ -32,6 +32,7 @@ from flows.chain.guard import Children
 from flows.chain.orders import PROCESS_RUN, set_state, state_of
 from flows.chain.repro import StageFailed, StageStopped
 from flows.chain.stages import Origin, Stage
+from flows.names import LONGEST
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace
 from pipeline.system.redact import redact
@@ -110,7 +111,9 @@ class Elsewhere(Here):
         mark.touch()
         key = f"data of {flow_run.id}{again}"
         parameters = {**self._parameters, "for_run": str(flow_run.id)}
-        return cast(FlowRun, run_deployment(self.name, parameters=parameters, timeout=0, idempotency_key=key))
+        name = f"data of {flow_run.name}"[:LONGEST]
+        made = run_deployment(self.name, parameters=parameters, timeout=0, idempotency_key=key, flow_run_name=name)
+        return cast(FlowRun, made)
 
 
 def data_source(name: str | None, recipe: str | None, overrides: Mapping[str, object], root: Path) -> Here:
