@@ -30,7 +30,7 @@ def experiment(
 
     Args:
         recipe: a file of recipes/ without `.yaml`; the committed params.yaml if left out.
-        overrides: dotted keys of params.yaml, for example `{"finetune.epochs": 2}`.
+        overrides: dotted keys of params.yaml, for example `{"finetune.epochs": 60}`.
         data_on: a deployment that makes the data on workers of another pool: `data/cpu`; this run if left out.
     """
     source = data_source(data_on, recipe, overrides, Path.cwd())

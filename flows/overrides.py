@@ -24,7 +24,7 @@ class _OverridesSchema:
     """Publishes every dotted key with the bounds that params.yaml has for it."""
 
     title = "Overrides"
-    description = 'Dotted keys of params.yaml, for example {"finetune.epochs": 2}'
+    description = 'Dotted keys of params.yaml, for example {"finetune.epochs": 60}'
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -53,8 +53,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "tiny": Size(96, 4, 3, 48, 3, 2),  # the demo's
-    "mini": Size(192, 4, 3, 96, 3, 1),  # the recipe scenes'
+    "tiny": Size(96, 4, 3, 48, 3, 2),  # the recipe drawn's
+    "mini": Size(192, 4, 3, 96, 3, 1),  # the demo's
     "small": Size(384, 12, 6, 192, 3),
     "base": Size(768, 12, 12, 384, 6),
     "large": Size(1024, 24, 16, 512, 8),

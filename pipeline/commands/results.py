@@ -20,7 +20,7 @@ Compare strategies     source .venv/bin/activate && everest compare --strategies
 Change and rerun       edit params.yaml, then: source .venv/bin/activate && dvc repro
 """
 _DEPLOY = (
-    """Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 2}'"""
+    """Run as a deployment    prefect deployment run 'experiment/demo' --param overrides='{"finetune.epochs": 60}'"""
 )
 
 

@@ -24,7 +24,7 @@ def load_params(path: Path | str = "params.yaml", overrides: Mapping[str, object
 
     Args:
         path: a YAML file with the keys of :class:`Params`.
-        overrides: dotted key -> value, applied before the check (`{"finetune.epochs": 2}`).
+        overrides: dotted key -> value, applied before the check (`{"finetune.epochs": 60}`).
 
     Raises:
         InputError: the file is missing or not plain YAML, or a key or value is wrong; one line for each fault.

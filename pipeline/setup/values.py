@@ -164,7 +164,7 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
         "clip.resolution": Value(shape.resolution, ""),
         "pretrain.keep_ratio": Value(kept, keep_reason),
         "pretrain.visible_ratio": Value(shown, "paper: 0.1, a third of what is kept" if shown <= 0.1 else "ours, as in "
-                                        "the recipe demo, for clips of few tokens"),
+                                        "the recipe drawn, for clips of few tokens"),
         "pretrain.batch": Value(facts.batch, _batch_reason(facts.batch, PRETRAIN_BATCH, facts.train)),
         "pretrain.precision": precision,
         "finetune.batch": Value(
@@ -182,9 +182,9 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
         **_splits(facts),
     }  # fmt: skip
     if tiny:
-        chosen["pretrain.decoder_depth"] = Value(2, "as in the recipe demo, for this size")
-        chosen["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
-        chosen["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe demo, for this size (paper: 1e-3)")
+        chosen["pretrain.decoder_depth"] = Value(2, "as in the recipe drawn, for this size")
+        chosen["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe drawn, for this size (paper: 1e-3)")
+        chosen["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe drawn, for this size (paper: 1e-3)")
     if flip is not None:
         chosen["finetune.flip"] = flip
     return chosen
@@ -194,7 +194,7 @@ def _ratios(dataset: OwnSet, shape: Shape) -> tuple[float, float, str]:
     """Shares of tokens that pre-training keeps and shows, by the redundancy found."""
     findings = dataset.findings
     if shape.resolution < 160:
-        return 0.5, 0.2, "ours, as in the recipe demo: a small clip has few tokens to drop (paper: 0.3)"
+        return 0.5, 0.2, "ours, as in the recipe drawn: a small clip has few tokens to drop (paper: 0.3)"
     kept = findings.kept_at(0.3)
     if kept >= 0.6:
         return 0.3, 0.1, f"paper; these videos keep {kept:.0%} of their change in 30 % of the tokens"

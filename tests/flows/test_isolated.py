@@ -78,12 +78,12 @@ def test_a_flow_run_has_a_worktree_with_its_own_params_file(
         monkeypatch.delenv(name, raising=False)
     checkout = make_checkout(root, tmp_path / "checkout")
     monkeypatch.chdir(checkout)
-    where = create(checkout, "run", None, {"finetune.epochs": 2})
+    where = create(checkout, "run", None, {"finetune.epochs": 60})
     assert where.folder == checkout / ".work" / "worktrees" / "run"
     text = (where.folder / "params.yaml").read_text()
-    assert yaml.safe_load(text)["finetune"]["epochs"] == 2
+    assert yaml.safe_load(text)["finetune"]["epochs"] == 60
     assert "# paper: 0.6" in text
-    assert yaml.safe_load((checkout / "params.yaml").read_text())["finetune"]["epochs"] != 2
+    assert yaml.safe_load((checkout / "params.yaml").read_text())["finetune"]["epochs"] != 60
     assert worktree.dvc_cache(where.folder) == checkout / ".dvc" / "cache"
     assert where.environment["PYTHONPATH"] == str(where.folder), "the code of the commit"
     for name, place in (("DATA", "data"), ("RUNS", ".work/runs"), ("CELLS", ".work/compare"), ("WORK", ".work")):

@@ -49,9 +49,9 @@ def test_what_was_not_published_is_marked_as_ours(name: str) -> None:
 
 def test_the_demo_names_its_deviations_with_both_values() -> None:
     result = _deviations("demo")
-    assert result["clip.resolution"] == (224, 64)
+    assert result["clip.resolution"] == (224, 96)
     assert result["pretrain.epochs"][0] == 3200
-    assert result["pretrain.size"] == ("base", "tiny")
+    assert result["pretrain.size"] == ("base", "mini")
 
 
 def test_one_row_serves_all_benchmarks_that_share_a_value() -> None:
