@@ -46,7 +46,9 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
     work = layout.work_dir("baseline", benchmark, work_key("baseline", benchmark, params))
     with stage_run("baseline", benchmark, {"seed": params.seed, "evaluate.split": how.split}, work) as tracked:
         source = open_source(params, benchmark)
-        train = _clips(params, benchmark, source, "train")
+        own = params.benchmark(benchmark).finetune.label_fraction
+        labelled = params.finetune.label_fraction if own is None else own
+        train = _clips(params, benchmark, source, "train", labelled)
         val = _clips(params, benchmark, source, "val") if how.split != "val" and source.rows("val") else None
         results = baselines(
             train, _clips(params, benchmark, source, how.split), val, draws=how.bootstrap, seed=params.seed
@@ -70,15 +72,16 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
     return rows
 
 
-def _clips(params: Params, benchmark: str, source: FrameSource, split: str) -> Clips:
-    """Small clips of the labelled videos of one split; at most so many, spread over the classes."""
+def _clips(params: Params, benchmark: str, source: FrameSource, split: str, share: float = 1.0) -> Clips:
+    """Small clips of a share of the labelled videos of one split; at most so many, spread over the classes."""
     from pipeline.data.by_time import step_of
     from pipeline.data.clips.dataset import labelled_rows, share_of_each_class
     from pipeline.data.frame_source import ClipError
     from pipeline.evaluation.baselines import MOST, Clips, middle_clip
     from pipeline.system.progress import Bar
 
-    rows = labelled_rows(source, benchmark, split)
+    # The share that fine-tuning is given, chosen in the same way: with more labels they would be no measure for it.
+    rows = share_of_each_class(labelled_rows(source, benchmark, split), source, share)
     chosen = share_of_each_class(rows, source, min(1.0, MOST / len(rows)))
     pictures, labels, sets, failed = [], [], [], []
     step, progress = step_of(params, benchmark), Bar(f"baseline {benchmark} {split}")

@@ -10,6 +10,10 @@ from small_training import ready
 
 from pipeline import layout
 from pipeline.errors import InputError
+from pipeline.evaluation import baselines
+from pipeline.evaluation.baselines import Baseline, Clips
+from pipeline.evaluation.metrics import Interval
+from pipeline.params import with_overrides
 from pipeline.stages import baseline
 
 
@@ -29,3 +33,19 @@ def test_a_benchmark_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="everest baseline NAME"):
         baseline.run(ready(), None)
+
+
+def test_trivial_models_get_the_labels_that_fine_tuning_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = ready()
+    given: list[int] = []
+
+    def scored(train: Clips, *_: object, **__: object) -> list[Baseline]:
+        given.append(len(train.labels))
+        return [Baseline("one", 0.5, Interval(0.4, 0.6))]
+
+    monkeypatch.setattr(baselines, "baselines", scored)
+    for overrides in ({}, {"finetune.label_fraction": 0.5}, {"benchmarks.small.finetune.label_fraction": 0.25}):
+        baseline.run(with_overrides(params, overrides), "small")
+    # Six classes of three videos: of each a half, rounded to two, and a quarter, rounded to one.
+    assert given == [18, 12, 6]
