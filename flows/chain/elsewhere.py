@@ -155,7 +155,7 @@ def _mark(root: Path, run: str) -> Path:
 def _push(where: Workspace, stages: Sequence[Stage]) -> None:
     names = [stage.name for stage in stages]
     push = ("dvc", "--wait-for-lock", "push", "--run-cache")
-    for command in (push, ("pipeline.system.dvc_metrics",)):
+    for command in (push, ("pipeline.operations.dvc_metrics",)):
         words = [sys.executable, "-m", *command, *names]
         done = subprocess.run(
             words, cwd=where.folder, env=dict(where.environment), capture_output=True, text=True, check=False

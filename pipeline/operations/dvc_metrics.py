@@ -1,4 +1,4 @@
-"""`python -m pipeline.system.dvc_metrics STAGE ...`: send the stages' metrics to DVC's default remote.
+"""`python -m pipeline.operations.dvc_metrics STAGE ...`: send the stages' metrics to DVC's default remote.
 
 `dvc push` leaves out what is `cache: false`, the metrics that git keeps; but without them `dvc repro --pull` of another
 checkout restores none of the stage's results and computes it again. DVC's own cache has them, beside its run cache.
