@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 from pipeline.audit.costs import KEEP, Disk, Training
 from pipeline.audit.measuring import audited
-from pipeline.audit.summary import Findings, findings, sentences
+from pipeline.audit.on_map import expectation, measured
+from pipeline.audit.summary import TOLD, Findings, findings, sentences
 from pipeline.data.ingest.isolated import ingest_params
 from pipeline.data.video.listing import VIDEO_SUFFIXES, video_files
 from pipeline.errors import InputError
@@ -113,6 +114,8 @@ def _written(
     planner = Planner(gpu, gpus)
     runs = trainings(size, planner, len(findings.videos), [KEEP])
     lines = sentences(findings, len(paths), 1 - pretrain_gmacs(size, "everest", KEEP) / tube)
+    if (expected := expectation(findings.needed_at(TOLD), measured())) is not None:
+        lines.append(expected)
     most, least = findings.ends(SHOWN)
     drawn = strips(root, [*most, *least], records, ingest_params(), KEEP)
     pictures = [

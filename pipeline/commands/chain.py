@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -122,12 +123,16 @@ def compare(
     stop: Annotated[
         str | None, typer.Option(help="futile: stop a strategy early that cannot win any more (compare.slices).")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A comparison in each cell of a map of drawn videos (plans/map.yaml).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare pre-training strategies at equal cost over several seeds, with intervals.
 
-    What is left out comes from params.yaml, group `compare`. Stopped, the same command continues.
+    What is left out comes from params.yaml, group `compare`; with --plan all comes from that file and its recipe.
+    Stopped, the same command continues.
     """
     from pipeline.notices.told import told
     from pipeline.system.progress import watched
@@ -140,6 +145,8 @@ def compare(
         "stop": stop,
     }
     overrides = {f"compare.{name}": value for name, value in given.items() if value is not None}
+    if plan is not None:
+        return _map(plan, overrides, dry_run, as_json)
     with watched("compare"), told("everest compare"):
         from pipeline.experiments.compare import command
 
@@ -149,6 +156,29 @@ def compare(
     from pipeline.commands.results import show_comparison
 
     return show_comparison(result)
+
+
+def _map(plan: Path, given: Mapping[str, object], dry_run: bool, as_json: bool) -> None:
+    from pipeline.errors import InputError
+    from pipeline.notices.told import told
+    from pipeline.system.progress import watched
+    from pipeline.system.terminal import echo
+
+    if given:
+        named = ", ".join(f"--{name.removeprefix('compare.')}" for name in given)
+        raise InputError(f"{named} with --plan {plan}: the plan says all of it. Cure: change the plan.")
+    with watched("compare"), told(f"everest compare --plan {plan}"):
+        from pipeline.map.map import command
+
+        result = command(plan, dry_run)
+    if as_json:
+        return emit(result, as_json)
+    emit(result["cells"], as_json, "Cells")
+    for sentence in result.get("sentences", []):
+        echo(f"- {sentence}")
+    if "report" in result:
+        echo(f"Report: {result['report']}")
+    return None
 
 
 @app.command()

@@ -129,6 +129,18 @@ def ranges(names: Sequence[str], values: Sequence[tuple[float, float, float]], *
     return _finish(figure, axes, title, x, "")
 
 
+def against(points: Sequence[tuple[float, float, float, float]], *, title: str, x: str, y: str) -> str:
+    """Differences over something: (x, value, low, high) of each point, and a line at 0, where nothing differs."""
+    figure, axes = _figure(6.4, 3.8)
+    axes.axhline(0, color="#020202", linestyle="--", linewidth=1)
+    xs, ys = [point[0] for point in points], [point[1] for point in points]
+    error = [[point[1] - point[2] for point in points], [point[3] - point[1] for point in points]]
+    axes.errorbar(
+        xs, ys, yerr=error, color=SERIES[0], marker="o", markersize=5, linestyle="none", elinewidth=1.2, capsize=3
+    )
+    return _finish(figure, axes, title, x, y)
+
+
 def reliability(series: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str) -> str:
     """Accuracy against confidence, in percent: (confidence, accuracy, low, high) of each bin; the diagonal is ideal."""
     figure, axes = _figure(5.6, 4.2)
