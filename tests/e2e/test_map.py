@@ -23,7 +23,7 @@ PLAN = {
         **{f"{SCENE}.{split}": 16 for split in ("train", "val", "test")},
         "pretrain.corpus": ["motion"],
         "pretrain.size": "tiny",
-        "pretrain.epochs": 1,
+        "pretrain.epochs": 2,
         "pretrain.batch": 8,
         "benchmarks.motion.finetune.label_fraction": 1.0,
         "finetune.epochs": 1,
