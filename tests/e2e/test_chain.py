@@ -168,7 +168,8 @@ def test_one_benchmarks_parameter_reruns_only_its_own_stages(finished: Project) 
     )
     done = finished.run("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE))
-    assert ran == {"finetune@motion", "evaluate@motion", "report"}
+    # Trivial models get the labels of fine-tuning; DVC cannot watch a key that may be absent, so it watches the group.
+    assert ran == {"baseline@motion", "finetune@motion", "evaluate@motion", "report"}
     assert "finetune.epochs" in finished.run("dvc", "params", "diff").stdout
 
 
