@@ -57,6 +57,7 @@ def run_cell(cell: Cell, benchmark: str, note: str, run: Run = run_child) -> Cel
     from pipeline.system.terminal import say
 
     if (known := result_of(cell)) is not None:
+        shutil.rmtree(folder(cell), ignore_errors=True)  # what a stop between the two left
         say(f"{note}: done before")
         return known
     began, here, root = time.monotonic(), folder(cell), Path.cwd()
