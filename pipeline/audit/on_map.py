@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -72,6 +72,11 @@ class MapSummary(TypedDict):
     cells: list[CellResult]
     commit: str
     sentences: list[str]
+
+
+def place_words(place: Mapping[str, Value]) -> str:
+    """`mover 0.15, keep 0.3`."""
+    return ", ".join(f"{axis} {value}" for axis, value in place.items())
 
 
 def comparisons(results: Sequence[CellResult]) -> list[tuple[str, str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from pipeline import layout, preflight
-from pipeline.audit.on_map import CellResult, MapSummary
+from pipeline.audit.on_map import CellResult, Value
 from pipeline.map.cells import result_of, run_cell
 from pipeline.map.page import write_map
 from pipeline.map.plan import Cell, MapPlan, cells, load_plan
@@ -59,13 +60,6 @@ def command(path: Path, dry_run: bool = False) -> Outcome:
     }
 
 
-def written(path: Path) -> MapSummary | None:
-    """The summary of the cells of a plan that are done; None where none is."""
-    plan = load_plan(path)
-    done = [result for cell in cells(plan, RECIPES) if (result := result_of(cell)) is not None]
-    return summarise(plan, done) if done else None
-
-
 def _row(cell: Cell) -> Shown:
     """A planned cell; trainings that comparisons of one cell have in common run once."""
     trials = {
@@ -75,7 +69,7 @@ def _row(cell: Cell) -> Shown:
         for trial in trainings_of(params)
     }
     return {
-        **{axis: value if isinstance(value, int | float | str) else str(value) for axis, value in cell.place.items()},
+        **_axes(cell.place),
         "trainings": len(trials),
         "G multiply-adds/clip, all pre-trainings": round(sum(trial.pretrain_gmacs for trial in trials.values()), 1),
         "done": "yes" if result_of(cell) else "",
@@ -90,7 +84,9 @@ def _shown(plan: MapPlan, result: CellResult) -> Shown:
         )
         for gain in result["gains"]
     }
-    place = {
-        axis: value if isinstance(value, int | float | str) else str(value) for axis, value in result["place"].items()
-    }
-    return {**place, "tokens with 80 % of change": f"{100 * result['tokens_needed']:.0f} %", **gains}
+    return {**_axes(result["place"]), "tokens with 80 % of change": f"{100 * result['tokens_needed']:.0f} %", **gains}
+
+
+def _axes(place: Mapping[str, Value]) -> Shown:
+    """A cell's value on each axis; what is no number or text as its word."""
+    return {axis: value if isinstance(value, int | float | str) else str(value) for axis, value in place.items()}

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.audit.on_map import Value
+from pipeline.audit.on_map import Value, place_words
 from pipeline.errors import InputError
 from pipeline.params import Params, load_params
 from pipeline.params.file import parse_mapping, read_text
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{axis} {value}" for axis, value in self.place.items())
+        return place_words(self.place)
 
     @property
     def any_params(self) -> Params:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.audit.on_map import CellResult, MapSummary, comparisons, gain_of
+from pipeline.audit.on_map import CellResult, MapSummary, comparisons, gain_of, place_words
 from pipeline.map.plan import MapPlan
 from pipeline.tracking.context import code_tags
 
@@ -34,7 +34,7 @@ def sentences(first: str, results: Sequence[CellResult]) -> list[str]:
         lines.append(
             f"At equal {equal}, {first} is better than {against} in {len(better)} of {len(results)} cells and worse in "
             f"{len(worse)}; in the others the 95 % interval holds 0."
-            + (f" Worse at: {'; '.join(map(_place, worse))}." if worse else "")
+            + (f" Worse at: {'; '.join(place_words(cell['place']) for cell in worse)}." if worse else "")
         )
     alarmed = [result for result in results if result["alarms"]]
     if alarmed:
@@ -51,7 +51,3 @@ def sentences(first: str, results: Sequence[CellResult]) -> list[str]:
     if below:
         lines.append(f"In {len(below)} of {len(results)} cells a trivial model is better than all that were trained.")
     return lines
-
-
-def _place(result: CellResult) -> str:
-    return ", ".join(f"{axis} {value}" for axis, value in result["place"].items())

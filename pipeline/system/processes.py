@@ -122,9 +122,8 @@ def follow_parent(how: signal.Signals, parent: int | None = None) -> Callable[[]
     """
 
     def prepare() -> None:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # what is ignored stays so in the program, what is handled does not
+        # What is ignored stays so in the program, what is handled does not.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         die_with_parent(how, parent)
 
     return prepare
