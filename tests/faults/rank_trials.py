@@ -35,6 +35,11 @@ from pipeline.training.checkpoint import Checkpoints
 from tests.faults import checkpoint_trials, toy
 from tests.faults.figure import Figure
 
+# Autograd counts devices at a process's first backward and refuses to run in forks where it found one. Whatever enters
+# a FakeTensorMode before that leaves a sham CUDA device to be found, so the first backward comes before any test.
+if not torch.cuda.is_available():
+    torch.ones(1, requires_grad=True).backward()
+
 
 def forked(
     work: Path, ranks: int, wish: dict[str, Any] | None = None, train: Callable[..., None] = toy.train
