@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -142,13 +143,19 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
         digests: list[bytes] = []
         shapes: set[tuple[int, int, bytes]] = set()
         (width, height), stored, turn = (0, 0), (0, 0), UPRIGHT
+        matrix, angle, asked = b"", 0, False
         progressive, damaged = True, 0
         digest, tally, as_read = PictureDigest(), PacketTally(), VideoReformatter()
         if watcher is not None:
             watcher.begin(rate(stream), _declared(container, stream))
         try:
             for picture in pictures(tally.count(packets(container, stream, path)), path):
-                shape = (picture.width, picture.height, display_matrix(picture))
+                if asked:
+                    gc.collect(0)  # a picture that was asked for its matrix holds itself in a circle
+                    asked = False
+                if not digests or picture.key_frame or picture.rotation != angle:
+                    matrix, angle, asked = display_matrix(picture), picture.rotation, True  # where it may have changed
+                shape = (picture.width, picture.height, matrix)
                 if not digests:
                     turn = orientation(shape[2])
                     stored = shape[:2]

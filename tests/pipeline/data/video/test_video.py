@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import sample_videos
 
 from pipeline.data.ingest.measure import measure
 from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.video.survey import survey
 from pipeline.errors import EverestError
 
 READERS = ("decord", "pyav")
@@ -43,6 +46,20 @@ def test_a_pass_starts_at_the_first_frame_wherever_the_reader_was_and_its_frames
         assert (video.height, video.width) == (64, 64)
     assert np.array_equal(one_by_one, first)
     assert np.array_equal(one_by_one, second)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])  # of the second every picture is a keyframe
+def test_pictures_of_a_pass_are_let_go_one_by_one(tmp_path: Path, codec: str) -> None:
+    path = sample_videos.write(tmp_path / "clip.mkv", frames=60, codec=codec)
+    gc.collect()
+    gc.disable()
+    try:
+        seen = survey(str(path))
+        left = sum(isinstance(one, av.VideoFrame) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert len(seen.digests) == 60
+    assert left <= 2
 
 
 def test_written_frames_come_back_nearly_unchanged(tmp_path: Path) -> None:
