@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID
 
-import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
 from flows.chain.gate import Wait, tell
 from flows.chain.guard import Children
-from flows.chain.orders import PROCESS_RUN, set_state, state_of
+from flows.chain.orders import PROCESS_RUN, run_of, set_state, state_of
 from flows.chain.repro import StageFailed, StageStopped
 from flows.chain.stages import Origin, Stage
 from flows.names import LONGEST
@@ -90,7 +89,7 @@ class Elsewhere(Here):
             except StageStopped:
                 _pass_on(submitted)
                 raise
-            run = _read(submitted)
+            run = run_of(submitted.id)
         if not run.state.is_completed():
             raise StageFailed(
                 f"the data's run {run.name} ({run.id}) by {self.name} ended as {run.state.name}: "
@@ -180,15 +179,6 @@ def _deployed(name: str) -> DeploymentResponse:
     if not name.startswith("data/"):
         raise InputError(f"data_on = {name!r} does not make data. Cure: a deployment of the flow `data`: data/cpu.")
     return found
-
-
-def _read(run: FlowRun) -> FlowRun | None:
-    """The run as the server has it; None where no answer comes."""
-    try:
-        with get_client(sync_client=True) as client:
-            return client.read_flow_run(run.id)
-    except (httpx.HTTPError, PrefectException):
-        return None
 
 
 def _words(run: FlowRun | None, deployment: str, pool: str | None) -> str:

@@ -22,7 +22,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause, PrefectException
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Running, Scheduled
@@ -92,11 +92,17 @@ def _settle(run: UUID, children: Children) -> None:
     raise Pause(new.message, state=new)
 
 
-def state_of(run: UUID) -> State[object] | None:
-    """The run's state on the server; None where no answer comes."""
+def run_of(run: UUID) -> FlowRun | None:
+    """The run as the server has it; None where no answer comes."""
     with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
-        return client.read_flow_run(run).state
+        return client.read_flow_run(run)
     return None
+
+
+def state_of(run: UUID) -> State[object] | None:
+    """The run's state on the server; None where no answer comes, or it has none."""
+    known = run_of(run)
+    return known.state if known is not None else None
 
 
 def resuming() -> State[object]:
