@@ -17,7 +17,7 @@ PHASES = (
     "starting", "loading", "forward", "backward", "exchange", "updating", "saving", "validating", "evaluating",
     "finished", "looking",
 )  # fmt: skip
-_RECORD = struct.Struct("<qqqqd")
+_RECORD = struct.Struct("=qqqqd")
 _STRIDE = 64
 
 
@@ -54,7 +54,8 @@ class Pulse:
         self.step = step
         if self._memory is not None:
             record = (os.getpid(), self._rank, step, micro * 16 + PHASES.index(phase), time.monotonic())
-            _RECORD.pack_into(self._memory, self._offset, *record)
+            # One copy of a finished record: `pack_into` wipes the place first, and whoever read it then saw time 0.
+            self._memory[self._offset : self._offset + _RECORD.size] = _RECORD.pack(*record)
 
 
 def create(path: Path, local_ranks: int) -> None:
