@@ -208,12 +208,14 @@ def optimisation() -> Result:
 
 
 def scoring() -> Result:
+    from pipeline.evaluation.calibration import fit_temperature
     from pipeline.evaluation.metrics import average_views, scores
 
     rng = np.random.default_rng(8)
     probability = np.stack([average_views(rng.standard_normal((3, 8))) for _ in range(50)])
-    metrics = scores(probability, rng.integers(0, 8, 50), 52, 200, 4)
-    return sorted(metrics), [[metrics[name] for name in sorted(metrics)]], 1e-6
+    label = rng.integers(0, 8, 50)
+    metrics = scores(probability, label, 52, 200, 4)
+    return sorted(metrics), [[metrics[name] for name in sorted(metrics)], [fit_temperature(probability, label)]], 1e-6
 
 
 def baselines() -> Result:

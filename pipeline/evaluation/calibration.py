@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 #: Bins of equal width over the confidence, as the calibration error has them.
 BINS = 15
-#: Temperatures beyond are those of a model that is always right, or no better than chance.
+#: Temperatures beyond are those of a model that hardly tells classes apart, or is no better than chance.
 COLDEST, HOTTEST = 0.05, 20.0
 
 
@@ -64,9 +64,12 @@ def negative_log_likelihood(probability_VC: npt.ArrayLike, label_V: npt.ArrayLik
 
 
 def fit_temperature(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike) -> float:
-    """The temperature with the least negative log-likelihood on these videos, between `COLDEST` and `HOTTEST`.
+    """The temperature that fits these videos best, as if two more had been seen and one of them was wrong.
 
-    The likelihood is convex in 1 / T, so the place where its slope changes sign is the only one.
+    The likelihood alone goes to the coldest where a model is right on all of few videos, which says nothing about the
+    next ones. So the true class of V videos counts (V + 1) / (V + 2), as in Platt 1999, and the other classes share the
+    rest; with many videos that is the likelihood (Guo et al. 2017). It is convex in 1 / T: the place where its slope
+    changes sign is the only one, sought between `COLDEST` and `HOTTEST`.
 
     Raises:
         ValueError: no videos.
@@ -74,11 +77,14 @@ def fit_temperature(probability_VC: npt.ArrayLike, label_V: npt.ArrayLike) -> fl
     logs, label = _logs(probability_VC), np.asarray(label_V)
     if len(label) == 0:
         raise ValueError("no videos to fit a temperature on: expected at least one. Cure: give a validation split.")
+    videos, classes = logs.shape
     of_label = np.take_along_axis(logs, label[:, None], axis=1).mean()
+    other = 1 / ((videos + 2) * max(1, classes - 1))
+    of_targets = (1 - classes * other) * of_label + other * logs.sum(axis=1).mean()
     low, high = np.log(1 / HOTTEST), np.log(1 / COLDEST)
     for _ in range(50):
         middle = (low + high) / 2
-        slope = (_scaled(logs, np.exp(middle)) * logs).sum(axis=1).mean() - of_label
+        slope = (_scaled(logs, np.exp(middle)) * logs).sum(axis=1).mean() - of_targets
         low, high = (middle, high) if slope < 0 else (low, middle)
     return float(np.exp(-(low + high) / 2))
 

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.evaluation.benchmark import TestSet, evaluate
-from pipeline.evaluation.calibration import COLDEST, fit_temperature, negative_log_likelihood, tempered
+from pipeline.evaluation.calibration import fit_temperature, negative_log_likelihood, tempered
 from pipeline.evaluation.metrics import decisions
 from pipeline.params import Params
 from pipeline.system.files import write_text
@@ -78,10 +78,6 @@ def temperature(
         # Each class is a decision of its own: its two probabilities are scaled, and all decisions together are fitted.
         probability_VC, label_V = decisions(probability_VC), label_V.reshape(-1).astype(np.int64)
     value = fit_temperature(probability_VC, label_V)
-    if (
-        value < COLDEST * 1.001
-    ):  # the likelihood has no maximum: any confidence would do, and new videos will have errors
-        return Temperature(reason=f"the model is right on all {len(label_V)} validation videos")
     before = negative_log_likelihood(probability_VC, label_V)
     after = negative_log_likelihood(tempered(probability_VC, value), label_V)
     return Temperature(value, len(read), before, after)

@@ -29,9 +29,9 @@ HUGGINGFACE = "huggingface"
 #: Largest difference of logits that counts as equal.
 TOLERANCE = 1e-4
 BATCHES = (1, 8)
-#: A clip's pixels are changed by so much, so many times, to see whether the choice of its tokens is clear; clips that
-#: are looked at for each one that is wanted.
-NEARLY, CHANGES, TRIES = 3e-5, 8, 20
+#: A clip's pixels, and its tokens' scores by this share, are changed so often to see whether the choice of its tokens
+#: is clear; clips that are looked at for each one that is wanted.
+NEARLY, CHANGES, TRIES = 3e-5, 16, 20
 #: The model's record, beside what was exported and inside of it.
 INFO = "model.json"
 
@@ -116,9 +116,10 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
 
 
 def _decided_clips(network: Backbone, shape: tuple[int, ...], count: int) -> torch.Tensor:
-    """Clips of noise [count, C, T, H, W] of which the model keeps the same tokens if their pixels change a little.
+    """Clips of noise [count, C, T, H, W] of which the model keeps the same tokens if pixels and scores change a little.
 
-    Where two tokens' scores are equal but for rounding, each program may keep either, and both are right.
+    Where two tokens' scores are equal, or but for rounding, each program may keep either, and both are right. Slot 0's
+    are equal to slot 1's.
     """
     import torch
 
@@ -129,13 +130,31 @@ def _decided_clips(network: Backbone, shape: tuple[int, ...], count: int) -> tor
     for left in range(count * TRIES, 0, -1):
         clip = torch.randn(1, *shape, generator=source)
         kept = kept_mask(network.embed_kept(clip))
-        near = (clip + NEARLY * torch.randn(clip.shape, generator=source) for _ in range(CHANGES))
         # Of a model that decides nothing clearly, the last ones are taken.
-        if left <= count - len(clips) or all(torch.equal(kept_mask(network.embed_kept(one)), kept) for one in near):
+        if left <= count - len(clips) or all(torch.equal(_nearly(network, clip, source), kept) for _ in range(CHANGES)):
             clips.append(clip)
         if len(clips) == count:
             break
     return torch.cat(clips)
+
+
+def _nearly(network: Backbone, clip: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """Which tokens are kept of nearly this clip, by nearly its scores."""
+    import torch
+
+    from models.backbone import kept_mask
+
+    score, seen = network.score, clip + NEARLY * torch.randn(clip.shape, generator=source)
+
+    def nearly(embedded_BND: torch.Tensor, slots: int) -> torch.Tensor:
+        scores_BN = score(embedded_BND, slots)
+        return scores_BN * (1 + NEARLY * torch.randn(scores_BN.shape, generator=source))
+
+    network.score = nearly  # type: ignore[method-assign]
+    try:
+        return kept_mask(network.embed_kept(seen))
+    finally:
+        del network.score
 
 
 def _check_replaced(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 import models  # noqa: F401
 from models.backbone import kept_mask
 from models.info import ModelInfo, Pixels, Views
+from models.selection import rero_scores
 from models.weights import load_model, save_model
 from pipeline.errors import EverestError, InputError
 from pipeline.inference.export import TOLERANCE, _decided_clips, command
@@ -82,12 +84,17 @@ def test_models_are_compared_on_clips_of_which_rounding_does_not_choose_the_toke
     shape, left_out = (3, 16, 64, 64), 0
     for seed in range(6):
         torch.manual_seed(seed)
-        network = timm.create_model("everest_tiny_patch16_224", img_size=64, num_frames=16, keep_ratio=0.6).eval()
+        network: Any = timm.create_model("everest_tiny_patch16_224", img_size=64, num_frames=16, keep_ratio=0.6)
+        network.eval()
         with torch.inference_mode():
             clips = _decided_clips(network, shape, 8)
             first = torch.randn(1, *shape, generator=torch.Generator().manual_seed(8))
             left_out += not torch.equal(clips[:1], first)
             kept = kept_mask(network.embed_kept(clips))
+            embedded_BND = network.patch_embed(network.cut(clips)[0])
+            ordered_BN = rero_scores(embedded_BND, 8).sort(descending=True).values
+            last = int(kept[0].sum()) - 1
+            assert (ordered_BN[:, last] > ordered_BN[:, last + 1]).all()  # slot 0 scores as slot 1 does
             assert torch.equal(kept_mask(network.double().embed_kept(clips.double())), kept)
         assert clips.shape == (8, *shape)
     assert left_out < 6  # clear cases are the rule
