@@ -74,15 +74,18 @@ def read(path: Path) -> list[Beat]:
     return beats
 
 
-def stalled(beats: list[Beat], limit_seconds: float, now: float | None = None) -> list[Beat]:
+def stalled(beats: list[Beat], limit_seconds: float, awake: float = 0.0, now: float | None = None) -> list[Beat]:
     """The ranks that hold up the others, or none while any rank moves.
 
     The first step (data loading from cold, compilation) is given four times the limit.
+
+    Args:
+        awake: since when nobody has been kept from running.
     """
     now = time.monotonic() if now is None else now
     if not beats or all(beat.phase == "finished" for beat in beats):
         return []
-    newest = max(beat.at for beat in beats)
+    newest = max(awake, *(beat.at for beat in beats))
     limit = limit_seconds * (4 if min(beat.step for beat in beats) == 0 else 1)
     if now - newest < limit:
         return []

@@ -160,10 +160,14 @@ def _attempt(
     stall: RankEnd | None = None
     left = False
     told: set[int] = set()
+    looked = awake = time.monotonic()
     try:
         while child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_SECONDS)
+            if time.monotonic() - looked > watch.stall_seconds / 2:
+                awake = time.monotonic()  # all were frozen (Ctrl-Z, a suspended job): the ranks have to get going first
+            looked = time.monotonic()
             now = heartbeat.read(beats)
             for beat in heartbeat.gone(now):
                 if beat.rank not in told and not ends.file(work, beat.rank, node).exists():
@@ -176,7 +180,7 @@ def _attempt(
                 # torchrun would wait minutes for a node that was told to stop and has left.
                 left = True
                 break
-            late = heartbeat.stalled(now, watch.stall_seconds)
+            late = heartbeat.stalled(now, watch.stall_seconds, awake)
             if late:
                 stall = _name_stalled(late, work, watch, node)
                 break

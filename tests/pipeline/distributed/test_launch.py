@@ -192,6 +192,25 @@ def test_every_signal_saves(tmp_path: Path) -> None:
     assert rank_trials.signals(tmp_path).bad == 0
 
 
+def test_a_training_that_was_frozen_whole_is_not_taken_for_a_stalled_one(tmp_path: Path, root: Path) -> None:
+    _wish(tmp_path, seconds=0.05, epochs=4)
+    words = f"launch('tests.faults.toy', [], ranks=1, work=Path({str(tmp_path)!r}), threads=1, watch=Watch(2.0, 1))"
+    imports = "from pathlib import Path; from pipeline.distributed.launch import Watch, launch"
+    launcher = subprocess.Popen([sys.executable, "-c", f"{imports}; {words}"], cwd=root)
+    until = time.monotonic() + 120
+    while not (beats := read(tmp_path / "beats") if (tmp_path / "beats").exists() else []) or beats[0].step < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    for pid in (launcher.pid, beats[0].pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(launcher.pid, signal.SIGCONT)
+    time.sleep(0.5)  # it looks before the rank has moved
+    os.kill(beats[0].pid, signal.SIGCONT)
+    assert launcher.wait(120) == 0
+    assert json.loads((tmp_path / "status.json").read_text())["attempt"] == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["hang_at", "freeze_at", "kill_at"])
 def test_a_stalled_rank_is_named_with_its_stack_and_the_run_finishes(tmp_path: Path, what: str) -> None:
