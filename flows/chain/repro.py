@@ -15,7 +15,7 @@ from pathlib import Path
 from flows.chain.devices import heard
 from flows.chain.guard import Children
 from flows.chain.lines import told_lines_of
-from pipeline.errors import BudgetSpentError, EverestError
+from pipeline.errors import BudgetSpentError, EverestError, Interrupted
 from pipeline.experiments.workspace import Workspace
 from pipeline.params.records import misrecorded
 from pipeline.system.redact import redact
@@ -35,10 +35,8 @@ class StageFailed(EverestError):
     """A stage ended with an error; the message is the stage's own."""
 
 
-class StageStopped(EverestError):
+class StageStopped(Interrupted):
     """A stage saved its state and ended because the flow was told to stop."""
-
-    exit_code = 130
 
 
 def workspace(folder: Path, name: str, variables: Mapping[str, str], root: Path | None = None) -> Workspace:

@@ -31,9 +31,9 @@ def told(what: str) -> Iterator[None]:
     except BudgetSpentError as error:
         send("budget", f"{where}: {error}")
         raise
-    except (Interrupted, KeyboardInterrupt, SystemExit):
+    except Interrupted:
         raise
-    except BaseException as error:
+    except Exception as error:  # Ctrl-C, an exit and Prefect's `Pause`, by which a stopped run leaves, are none
         lines = str(error).splitlines() or [""]
         send("failure", f"{where} failed after {clock(time.monotonic() - began)}: {redact(lines[0])}")
         raise

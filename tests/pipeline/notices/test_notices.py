@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.exceptions import Pause
 
+from flows.chain.repro import StageStopped
 from pipeline.errors import BudgetSpentError, EverestError, Interrupted
 from pipeline.monitor.record import Alarm, MonitorRecord, write_record
 from pipeline.notices import alarms, send
@@ -54,7 +56,8 @@ def test_the_end_a_failure_and_a_spent_budget_are_told_and_a_persons_stop_is_not
         raise EverestError("no room on /data.\nmore")
     with pytest.raises(BudgetSpentError), told("everest run"):
         raise BudgetSpentError("budget spent: 2 h")
-    for stop in (Interrupted("stopped"), KeyboardInterrupt()):
+    # The last two are how a deployment's run leaves that was cancelled, or whose worker was stopped.
+    for stop in (Interrupted("stopped"), KeyboardInterrupt(), StageStopped("saved"), Pause("saved, then ended")):
         with pytest.raises(type(stop)), told("everest run"):
             raise stop
     assert [body["event"] for body in hook.bodies] == ["end", "failure", "budget"]
