@@ -37,6 +37,9 @@ from pipeline.experiments.workspace import Workspace
 from pipeline.system.redact import redact
 from pipeline.system.worktree import dvc_cache
 
+#: States of a run that cannot have touched its mark yet.
+_NOT_BEGUN = (StateType.SCHEDULED, StateType.PENDING)
+
 
 class Here:
     """The data are made by the run itself."""
@@ -107,12 +110,16 @@ class Elsewhere(Here):
     def _submit(self, again: str) -> FlowRun:
         mark = _mark(self._root, str(flow_run.id))
         mark.parent.mkdir(parents=True, exist_ok=True)
+        there = mark.exists()
         mark.touch()
         key = f"data of {flow_run.id}{again}"
         parameters = {**self._parameters, "for_run": str(flow_run.id)}
         name = f"data of {flow_run.name}"[:LONGEST]
-        made = run_deployment(self.name, parameters=parameters, timeout=0, idempotency_key=key, flow_run_name=name)
-        return cast(FlowRun, made)
+        submitted = run_deployment(self.name, parameters=parameters, timeout=0, idempotency_key=key, flow_run_name=name)
+        made = cast(FlowRun, submitted)
+        if not there and made.state is not None and made.state.type not in _NOT_BEGUN:
+            mark.unlink(missing_ok=True)  # the other side has taken it away: this run is resumed
+        return made
 
 
 def data_source(name: str | None, recipe: str | None, overrides: Mapping[str, object], root: Path) -> Here:
