@@ -37,7 +37,9 @@ PARAMETERS = (
     "recipes",
     ".dvc/config",
 )
-RESULTS = ("reports", str(WORK / "runs"), "mlruns", "mlartifacts")
+RESULTS = ("reports", "mlruns", "mlartifacts")
+#: Copied before the databases: what is sent meanwhile is in both, and sending it again changes nothing.
+UNSENT = str(WORK / "runs")
 #: Whose schemas a backup depends on.
 PACKAGES = ("mlflow", "prefect")
 
@@ -64,17 +66,13 @@ def backup(root: Path, to: Path, of: Databases, artifacts: bool = True) -> Path:
         raise EverestError(f"{final} is there already. Cure: again in a second.")
     final.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(final) as building:
+        if artifacts:
+            _copy(root, UNSENT, building)
         copies.copy(of.mlflow, building, "mlflow")
         if copies.is_postgres(of.prefect) or copies.sqlite_path(of.prefect).exists():
             copies.copy(of.prefect, building, "prefect")
         for name in [*PARAMETERS, *(RESULTS if artifacts else ())]:
-            source, target = root / name, building / "files" / name
-            if source.is_dir():
-                # What a running training replaces meanwhile is not in the databases' copy either.
-                shutil.copytree(source, target, ignore_dangling_symlinks=True)
-            elif source.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+            _copy(root, name, building)
         hashes = {str(path.relative_to(building)): sha256_of(path) for path in _files(building)}
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         write_json(building / MANIFEST, asdict(Manifest(time.time(), str(root), versions, hashes)))
@@ -97,7 +95,7 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
     other = {name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)}
     # Those belong to a commit: over another one's they would not fit its code.
-    aside = {name for name in other if Path(name).parts[0] in PARAMETERS}
+    aside = {name for name in other if any(Path(name).is_relative_to(kept) for kept in PARAMETERS)}
     present = [name for name, address in addresses.items() if _there(address)] + sorted(other - aside)
     if present and not force:
         raise InputError(
@@ -160,6 +158,20 @@ def check(folder: Path) -> Manifest:
                 "Cure: check out the project's commit of that time, make install."
             )
     return manifest
+
+
+def _copy(root: Path, name: str, building: Path) -> None:
+    """Copy a file or folder of the project, where it is there; what vanishes meanwhile is not missed."""
+    source, target = root / name, building / "files" / name
+    if source.is_dir():
+        try:
+            shutil.copytree(source, target, ignore_dangling_symlinks=True)
+        except shutil.Error as error:  # a run that has been sent is removed, a file is renamed when it is whole
+            if any(Path(of).exists() for of, *_ in error.args[0]):
+                raise
+    elif source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _files(folder: Path) -> Iterator[Path]:

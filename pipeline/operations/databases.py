@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -96,7 +97,9 @@ def refuse_sessions(address: str) -> None:
         "and pid <> pg_backend_pid() and backend_type = 'client backend'"
     )
     try:
-        with psycopg.connect(address, connect_timeout=10) as connection:
+        # Prefect's and MLflow's addresses name a driver of SQLAlchemy, which PostgreSQL's own library does not know.
+        plain = re.sub(r"^postgresql\+\w+:", "postgresql:", address)
+        with psycopg.connect(plain, connect_timeout=10) as connection:
             (sessions,) = connection.execute(query).fetchone() or (0,)
     except psycopg.Error as error:
         raise EverestError(

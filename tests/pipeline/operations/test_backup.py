@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import EverestError, InputError
+from pipeline.operations import databases as databases_module
 from pipeline.operations.addresses import Databases, databases
 from pipeline.operations.backup import backup, check, restore
 from pipeline.tracking.store import Store
@@ -98,6 +102,94 @@ def test_a_backup_while_others_write_is_one_moment_of_the_database(
     with sqlite3.connect(made / "prefect.db") as copied:
         counts = dict(copied.execute("select name, count(*) from flow_run group by name"))
     assert counts.get("a", 0) == counts.get("b", 0)
+
+
+def test_records_that_are_sent_while_a_backup_is_made_are_in_it(
+    project: Path, of: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the copy of the runs calls sent, the databases' copy has every record."""
+    run = project / ".work" / "runs" / "4f1c"
+    run.mkdir(parents=True)
+    (run / "remote.json").write_text(json.dumps({"offset": 0}))
+    names: list[str] = []
+
+    def send(at: str) -> None:
+        with sqlite3.connect(project / "mlflow.db") as database:
+            database.execute("insert into flow_run (name) values (?)", (at,))
+        names.append(at)
+        (run / "remote.json").write_text(json.dumps({"offset": len(names)}))
+
+    copytree, copy = shutil.copytree, databases_module.copy
+
+    def copied_tree(source: Path, *rest: object, **more: object) -> None:
+        send(f"before {source}")
+        copytree(source, *rest, **more)
+        send(f"after {source}")
+
+    def copied(address: str, *rest: object) -> Path:
+        send(f"before {address}")
+        path = copy(address, *rest)
+        send(f"after {address}")
+        return path
+
+    monkeypatch.setattr(shutil, "copytree", copied_tree)
+    monkeypatch.setattr(databases_module, "copy", copied)
+    made = backup(project, tmp_path / "backups", of)
+    offset = json.loads((made / "files/.work/runs/4f1c/remote.json").read_text())["offset"]
+    with sqlite3.connect(made / "mlflow.db") as database:
+        there = {name for (name,) in database.execute("select name from flow_run")}
+    assert len(names) > 4
+    assert set(names[:offset]) <= there
+
+
+@pytest.mark.parametrize("what", ["a folder", "a file"])
+def test_what_vanishes_while_a_backup_is_made_does_not_end_it_and_what_cannot_be_read_does(
+    project: Path, of: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for number in range(3):
+        run = project / ".work" / "runs" / f"run{number}"
+        run.mkdir(parents=True)
+        (run / "run.json").write_text("{}")
+    gone = project / ".work" / "runs" / "run1"
+    makedirs = os.makedirs
+
+    def made_there(path: Path, exist_ok: bool = False) -> None:
+        makedirs(path, exist_ok=exist_ok)
+        # `copytree` has listed the folder's content by then, and copied none of it.
+        if gone.exists() and Path(path).name == (gone.parent if what == "a folder" else gone).name:
+            shutil.rmtree(gone) if what == "a folder" else (gone / "run.json").unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "makedirs", made_there)
+        made = backup(project, tmp_path / "backups", of)
+    check(made)
+    assert {path.parent.name for path in made.rglob("run.json")} == {"run0", "run2"}
+    (project / "reports").mkdir()
+    with socket.socket(socket.AF_UNIX) as served:  # a file that root cannot read either
+        monkeypatch.chdir(project / "reports")
+        served.bind("live")
+        with pytest.raises(shutil.Error, match="live"):
+            backup(project, tmp_path / "others", of)
+
+
+def test_the_configuration_of_dvc_is_put_beside_as_all_parameters_are(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    remote = old\n")
+    made = backup(project, tmp_path / "backups", of, artifacts=False)
+    (project / ".dvc" / "config").write_text("[core]\n    remote = new\n")
+    restore(made, project, of, force=True)
+    assert (project / ".dvc" / "config").read_text() == "[core]\n    remote = new\n"
+    beside = project / ".work" / "restored" / made.name / ".dvc" / "config"
+    assert beside.read_text() == "[core]\n    remote = old\n"
+
+
+def test_an_address_with_a_driver_is_asked_as_one_without() -> None:
+    for driver in ("", "+asyncpg", "+psycopg2"):
+        with pytest.raises(EverestError, match=r"port 9 failed: Connection refused") as caught:
+            databases_module.refuse_sessions(f"postgresql{driver}://me:secret@127.0.0.1:9/everest_prefect")
+        assert "secret" not in str(caught.value)
 
 
 def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
