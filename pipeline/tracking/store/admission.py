@@ -6,6 +6,7 @@ experiment's files in its bucket. `login.ini` names :func:`authenticate` (pipeli
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from flask import Response, make_response, request
@@ -13,9 +14,13 @@ from mlflow.server.auth import authenticate_request_basic_auth
 from werkzeug.datastructures import Authorization
 
 #: Keys of a request by which a user would choose where artifacts lie, and the tag that does so for traces.
-PLACES, TAG = frozenset({"artifact_location", "artifact_uri", "artifactLocation"}), "mlflow.artifactLocation"
+PLACES = frozenset({"artifact_location", "artifactLocation", "artifact_uri", "artifactUri"})
+TAG = "mlflow.artifactLocation"
 #: Schemes of a registered version's source that MLflow itself holds against the user's permissions.
 CHECKED = ("runs:", "models:", "mlflow-artifacts:")
+
+#: MLflow's handlers that take the body as a file's bytes; every other one reads JSON, whatever its content type says.
+FILES = frozenset({"_upload_artifact", "serve_upload_artifact"})
 
 
 def authenticate() -> Authorization | Response:
@@ -23,7 +28,16 @@ def authenticate() -> Authorization | Response:
     who = authenticate_request_basic_auth()
     if isinstance(who, Response) or request.method not in ("POST", "PUT", "PATCH"):
         return who
-    asked = request.get_json(force=True, silent=True) if request.is_json else None
+    if request.endpoint in FILES:
+        return who
+    asked = request.get_json(force=True, silent=True)
+    if isinstance(asked, str):  # JSON in JSON, as clients of old sent it: MLflow decodes that once more
+        try:
+            asked = json.loads(asked)
+        except ValueError:
+            return _refused("the body is a text. Cure: an object of JSON.")
+    if isinstance(asked, str):
+        return _refused("the body is a text in a text. Cure: an object of JSON.")
     for key, value in _pairs(asked):
         if (key in PLACES or key == TAG) and value:
             return _refused(f"{key} = {value!r}: artifacts lie where the server puts them. Cure: leave it out.")
