@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +10,10 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.system import git
+
+#: In DVC's settings, the header of a section and the key `dir`, in quotes or not.
+_SECTION = re.compile(r"\s*\[(.*)\]")
+_DIR = re.compile(r"\s*['\"]?dir['\"]?\s*=", re.IGNORECASE)
 
 _EDITS_DO_NOT_TRAVEL = "uncommitted changes stay behind: the run uses the last commit"
 
@@ -53,9 +57,27 @@ def share_cache(root: Path, folder: Path) -> None:
     """Let the worktree `folder` use the DVC cache, with its run cache, of the checkout at `root`."""
     existing = root / ".dvc" / "config.local"
     text = existing.read_text(encoding="utf-8") if existing.exists() else ""
-    if "[cache]" not in text:
-        text += f"[cache]\n    dir = {json.dumps(str(dvc_cache(root)))}\n"
-    (folder / ".dvc" / "config.local").write_text(text, encoding="utf-8")
+    (folder / ".dvc" / "config.local").write_text(_with_cache(text, dvc_cache(root)), encoding="utf-8")
+
+
+def _with_cache(text: str, cache: Path) -> str:
+    """DVC's settings `text` with that cache: a relative one would be another there, and other keys of `[cache]` stay.
+
+    DVC's own command does not do it: it cannot write a path with letters beyond ASCII, which it reads.
+    """
+    quote = "'" if '"' in str(cache) else '"'
+    setting = f"    dir = {quote}{cache}{quote}\n"
+    lines: list[str] = []
+    inside = found = False
+    for line in text.splitlines():
+        if header := _SECTION.match(line):
+            inside = header[1].strip(" '\"").lower() == "cache"
+        if not inside or not _DIR.match(line):
+            lines.append(f"{line}\n")
+        if header and inside:
+            found = True
+            lines.append(setting)
+    return "".join(lines if found else [*lines, "[cache]\n", setting])
 
 
 def dvc_cache(root: Path) -> Path:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.config import Config
 
 from pipeline.errors import InputError
 from pipeline.system import worktree
@@ -50,6 +51,37 @@ def test_a_cache_that_lies_elsewhere_is_shared_too(checkout: Path, folder: Path,
     subprocess.run([sys.executable, "-m", "dvc", "cache", "dir", str(tmp_path / "big")], cwd=checkout, check=True)
     worktree.share_cache(checkout, folder)
     assert worktree.dvc_cache(folder) == tmp_path / "big"
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("", {}),
+        ("[cache]\n    type = hardlink\n", {"type": ["hardlink"]}),
+        ("['cache']\ntype = symlink\n[core]\nremote = near", {"type": ["symlink"]}),
+        ("[core]\n    remote = near\n[ Cache ] # ours\n  'dir' = ../../big\n    shared = group\n", {"shared": "group"}),
+        ("[cache]\ntype = copy\n['remote \"near\"']\n    url = /srv/near\n    dir = x", {"type": ["copy"]}),
+    ],
+)
+def test_own_settings_of_the_cache_and_a_relative_one_leave_it_shared(
+    checkout: Path, folder: Path, text: str, more: dict[str, object]
+) -> None:
+    (checkout / ".dvc" / "config.local").write_text(text)
+    before = Config.load_file(str(checkout / ".dvc" / "config.local"))
+    cache = worktree.dvc_cache(checkout)
+    worktree.share_cache(checkout, folder)
+    after = Config.load_file(str(folder / ".dvc" / "config.local"))
+    local = {key: [value] if key == "type" else value for key, value in after.pop("cache").items()}
+    assert local == {"dir": str(cache), **more}
+    assert after == {key: value for key, value in before.items() if key != "cache"}
+    assert ("big" in str(cache)) == ("big" in text)
+
+
+def test_a_cache_whose_path_has_umlauts_and_quotes_is_shared_too(root: Path, tmp_path: Path) -> None:
+    checkout = make_checkout(root, tmp_path / 'Übung "7"')
+    worktree.create(checkout, checkout / "run")
+    worktree.share_cache(checkout, checkout / "run")
+    assert worktree.dvc_cache(checkout / "run") == checkout / ".dvc" / "cache"
 
 
 def test_a_folder_without_dvc_has_no_cache(tmp_path: Path) -> None:
