@@ -76,7 +76,7 @@ def collect(root: Path, policy: Policy, server: Server | None, now: float | None
     if server is not None and used.answers:
         items += _history(server, policy, now)
     items += _deleted(policy, now)
-    return [*items, *_dvc(root, policy, used)]
+    return [*items, *_dvc(root, policy, used, now)]
 
 
 def remove(items: list[Item]) -> list[Item]:
@@ -167,11 +167,12 @@ def _deleted(policy: Policy, now: float) -> Iterator[Item]:
         yield Item("deleted run", name, (now - run.ended) / DAY, 0, "deleted in MLflow", remove=act)
 
 
-def _dvc(root: Path, policy: Policy, used: Usage) -> Iterator[Item]:
+def _dvc(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
     if not policy.dvc:
         return
     busy = dvc_locks.holder(root) or dvc_locks.stale(root)
-    kept = busy or ("a run goes on" if used.going else "") or ("" if used.answers else used.silence)
+    goes = any(run.in_queue(now) for run in used.going)
+    kept = busy or ("a run goes on" if goes else "") or ("" if used.answers else used.silence)
     yield Item("dvc", str(worktree.dvc_cache(root)), 0, 0, "what nothing names", kept, partial(_gc_dvc, root))
 
 

@@ -32,8 +32,6 @@ CANARY = "canary"
 PACKAGES = ("everest-pipeline", "prefect", "mlflow", "dvc", "torch")
 #: [share of a disk] below which it is said; and [s] after which a run that no worker took is late.
 LEAST_FREE, LATE_SECONDS = 0.10, 120.0
-#: [s] from now on, within which a scheduled run belongs to the queue.
-SOON_SECONDS = 3600.0
 #: [s] a canary may be old.
 CANARY_SECONDS = 36 * 3600.0
 
@@ -103,8 +101,7 @@ def overview(root: Path) -> Overview:
         try:
             services.append(Service("Prefect", where, "answers", server.version()))
             going = server.runs(orchestrator.GOING)
-            soon = time.time() + SOON_SECONDS
-            queue = [run for run in going if run.type != "SCHEDULED" or (run.expected or 0) < soon]
+            queue = [run for run in going if run.in_queue(time.time())]
             later = len(going) - len(queue)
             canary = max(
                 (run for run in server.runs(("COMPLETED", "FAILED", "CRASHED")) if CANARY in run.tags),

@@ -17,6 +17,8 @@ from pipeline.system.redact import redact
 #: [s] for one answer; a busy SQLite says 503, and is asked again so often.
 ANSWER_SECONDS, ATTEMPTS = 15.0, 5
 PAGE = 200
+#: [s] from now on, within which a scheduled run belongs to the queue.
+SOON_SECONDS = 3600.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -46,6 +48,10 @@ class Run:
     def going(self) -> bool:
         """Whether it has not ended: it runs, waits or is to go on later."""
         return self.type not in ENDED
+
+    def in_queue(self, now: float) -> bool:
+        """Whether it is going and is not scheduled for a later time, as a nightly one is."""
+        return self.going and (self.type != "SCHEDULED" or (self.expected or 0) < now + SOON_SECONDS)
 
 
 class Server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,15 @@ from pipeline.system.processes import describe, is_program
 
 #: [s] between two looks, and between two words about it.
 POLL_SECONDS, SAY_SECONDS = 0.5, 60.0
+#: [s] that a list has to stay as it is to be called broken: DVC empties it and writes it anew.
+BROKEN_SECONDS = 1.0
 
 
 def stale(root: Path = Path()) -> str | None:
     """A sentence with its cure where a crash left DVC's list of readers and writers behind; None where not."""
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
-        entries = list(_entries(path))
+        entries = _entries(path)
     except ValueError:
         return f"{path} is broken (a crash while DVC wrote it). Cure: rm {path}"
     for pid, output in entries:
@@ -76,16 +79,30 @@ def wait_until_free(say: Callable[[str], None], root: Path = Path()) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _entries(path: Path) -> Iterator[tuple[int, str]]:
+def _entries(path: Path) -> list[tuple[int, str]]:
     """(process, output) of every reader and writer on the list.
 
     Raises:
-        ValueError: the file is no such list.
+        ValueError: the file is no such list, and nobody is writing it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
+    seen, since = -1, 0.0
+    while True:
+        try:
+            with path.open("rb") as file:
+                content, written = file.read(), os.fstat(file.fileno()).st_mtime_ns
+        except FileNotFoundError:
+            return []
+        try:
+            return list(_parsed(content))
+        except ValueError:
+            if written != seen:
+                seen, since = written, time.monotonic()
+            elif time.monotonic() - since > BROKEN_SECONDS:
+                raise
+        time.sleep(BROKEN_SECONDS / 20)
+
+
+def _parsed(text: bytes) -> Iterator[tuple[int, str]]:
     content: object = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError(text[:100])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,16 @@ def test_an_unreadable_params_file_stops_it(checkout: Path) -> None:
     with pytest.raises(Exception, match=r"broken\.yaml is not valid YAML"):
         usage.benchmarks(checkout)
     assert garbage.Policy().dvc is False
+
+
+def test_a_run_of_next_night_does_not_keep_dvcs_objects_and_one_of_this_hour_does(checkout: Path) -> None:
+    def kept(*runs: Run) -> str:
+        items = collect(checkout, Policy(dvc=True), Answers(*runs))
+        return next(item.kept for item in items if item.kind == "dvc")
+
+    def due(hours: float) -> Run:
+        return replace(run("canary", "Scheduled"), expected=time.time() + 3600 * hours)
+
+    assert kept() == kept(due(1.5), due(26)) == ""
+    for going in (due(0.5), due(-1), replace(due(9), expected=None), run("resuming", "Resuming"), run("x", "Running")):
+        assert kept(due(26), going) == "a run goes on", going.state

@@ -265,6 +265,34 @@ def test_a_stage_of_another_dvc_is_named_with_what_it_works_on(tmp: Path) -> Non
     assert dvc_locks.holder() is None
 
 
+def test_a_list_that_dvc_is_writing_anew_is_not_called_broken(tmp: Path) -> None:
+    path, over, written = tmp / "rwlock", threading.Event(), 0
+
+    def write() -> None:  # as DVC does: emptied, then written
+        nonlocal written
+        while not over.is_set():
+            with path.open("w") as file:
+                file.flush()
+                time.sleep(0.002)
+                json.dump({"write": {"/x": {"pid": 2**22 + 5, "cmd": "dvc repro"}}, "read": {}}, file)
+            written += 1
+            time.sleep(0.004)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        looks = 0
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert dvc_locks.stale() is None
+            assert dvc_locks.holder() is None
+            looks += 1
+    finally:
+        over.set()
+        writer.join()
+    assert min(written, looks) > 5
+
+
 def test_what_a_crash_left_of_dvcs_locks_is_said_with_the_command_that_removes_it(tmp: Path) -> None:
     path = tmp / "rwlock"
     path.write_text(json.dumps({"write": {}, "read": {"/x/data": [{"pid": os.getppid(), "cmd": "dvc repro"}]}}))
