@@ -5,7 +5,7 @@ Shapes: B clips, C channels, T frames, H x W pixels, N tokens, K kept tokens, D 
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,19 @@ class AttentivePool(nn.Module):
         return pooled_BD
 
 
+class Selected(NamedTuple):
+    """Kept token indices [B, K].
+
+    Attributes:
+        rows: with a per-clip budget, which of them are real.
+        runs_BN: for how many equal ones each token of the grid stands, where a strategy drops those.
+    """
+
+    kept_BK: Tensor
+    rows: Rows | None = None
+    runs_BN: Tensor | None = None
+
+
 class EverestClassifier(Backbone):
     """ViT classifier over `keep_ratio` of the tokens (`strategy` everest) or all of them (`none`).
 
@@ -102,7 +115,6 @@ class EverestClassifier(Backbone):
         #: What is added to a token that stands for so many equal ones [S, D]; 0 at first.
         runs = STRATEGIES[strategy].begins is not None
         self.lengths = nn.Parameter(torch.zeros(grid.slots, embed_dim)) if runs else None
-        self._runs_BN: Tensor | None = None
         self.norm = nn.Identity()  # as in timm where the norm stands behind the pooling
         self.pool = AttentivePool(embed_dim, num_heads) if head == "attentive" else None
         self.fc_norm: nn.Module = LayerNorm(embed_dim)
@@ -141,7 +153,7 @@ class EverestClassifier(Backbone):
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:
         tubelets_BNP, grid = self.cut(clip_BCTHW)
         embedded_BND = self.patch_embed(tubelets_BNP)
-        kept_BK, rows = self.select(embedded_BND, grid, tubelets_BNP)
+        kept_BK, rows, runs_BN = self.select(embedded_BND, grid, tubelets_BNP)
         if rows is not None:
             self.seen.update(rows.lengths)
         index_BK = source_BK = kept_BK
@@ -151,8 +163,8 @@ class EverestClassifier(Backbone):
             tubelets_BNP, embedded_BND = in_one_row(tubelets_BNP), in_one_row(embedded_BND)
         tokens_BKD = self.patch_embed.used(tubelets_BNP, embedded_BND, source_BK)
         tokens_BKD = tokens_BKD + self.positions(index_BK, grid.tokens)
-        if self.lengths is not None and self._runs_BN is not None:
-            length_BK = self._runs_BN.gather(1, kept_BK) if source_BK is kept_BK else self._runs_BN.flatten()[source_BK]
+        if self.lengths is not None and runs_BN is not None:
+            length_BK = runs_BN.gather(1, kept_BK) if source_BK is kept_BK else runs_BN.flatten()[source_BK]
             tokens_BKD = tokens_BKD + self.lengths[(length_BK - 1).clamp(max=len(self.lengths) - 1)]
         return KeptTokens(tokens_BKD, kept_BK, rows, grid, packed=index_BK is not kept_BK)
 
@@ -179,10 +191,8 @@ class EverestClassifier(Backbone):
             check_pixels(clip_BCTHW)
         return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
-    def select(
-        self, embedded_BND: Tensor, grid: Grid, tubelets_BNP: Tensor | None = None
-    ) -> tuple[Tensor, Rows | None]:
-        """Kept token indices [B, K], and with a per-clip budget which of them are real.
+    def select(self, embedded_BND: Tensor, grid: Grid, tubelets_BNP: Tensor | None = None) -> Selected:
+        """Which tokens of each clip are kept.
 
         Args:
             tubelets_BNP: the normalised tubelets, which strategies with scores of their own read.
@@ -192,14 +202,14 @@ class EverestClassifier(Backbone):
         if strategy.score is not None:
             scores_BN = strategy.score(needed(tubelets_BNP, self.strategy), scores_BN, grid)
         if self.score_share is not None and strategy.reads_scores:
-            return adaptive_tokens(scores_BN, self.score_share)
+            return Selected(*adaptive_tokens(scores_BN, self.score_share))
         most = kept_tokens(self.strategy, grid, self.keep_ratio)
         if strategy.begins is not None:
             begins_BN = strategy.begins(scores_BN)
-            self._runs_BN = run_lengths(begins_BN, grid.slots)
-            return counted_tokens(scores_BN, begins_BN.sum(1).clamp(1, most))
+            kept_BK, rows = counted_tokens(scores_BN, begins_BN.sum(1).clamp(1, most))
+            return Selected(kept_BK, rows, run_lengths(begins_BN, grid.slots))
         keep = finetuning_rule(self.strategy)
-        return keep(scores_BN, grid.tokens if strategy.merges else most), None
+        return Selected(keep(scores_BN, grid.tokens if strategy.merges else most))
 
     def get_classifier(self) -> nn.Module:
         return self.head

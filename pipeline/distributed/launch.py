@@ -40,6 +40,8 @@ GRACE_SECONDS = 60
 EXIT_SECONDS = 10
 #: [s] between two looks at the ranks.
 POLL_SECONDS = 0.1
+#: Phases that a rank brings to their end before it listens.
+WHOLE = ("validating", "looking", "saving")
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _attempt(
     node: Node,
 ) -> RankEnd:
     if signals.signal is not None:
-        return RankEnd("interrupted", message=_before_start(signals.signal))
+        return RankEnd("interrupted", message=_not_saved(signals.signal))
     ends.forget(work, node)  # what the other nodes wrote is theirs to remove
     if node.count == 1:  # also those of an earlier start with more ranks
         shutil.rmtree(work / ends.FOLDER, ignore_errors=True)
@@ -160,6 +162,7 @@ def _attempt(
     stall: RankEnd | None = None
     left = False
     told: set[int] = set()
+    now: list[heartbeat.Beat] = []
     looked = awake = time.monotonic()
     try:
         while child.poll() is None:
@@ -186,7 +189,7 @@ def _attempt(
                 break
     finally:
         _end_group(child, heartbeat.read(beats))
-    return stall or _outcome(work, 0 if left else child.returncode, signals.signal, node, ranks)
+    return stall or _outcome(work, 0 if left else child.returncode, signals.signal, node, ranks, now)
 
 
 def command(module: str, arguments: list[str], ranks: int, node: Node | None = None) -> list[str]:
@@ -228,7 +231,9 @@ def _name_stalled(late: list[heartbeat.Beat], work: Path, watch: Watch, node: No
     return RankEnd("stalled", late[0].rank, late[0].step, time.time(), message=message)
 
 
-def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int) -> RankEnd:
+def _outcome(
+    work: Path, code: int, stopped: str | None, node: Node, ranks: int, beats: Sequence[heartbeat.Beat]
+) -> RankEnd:
     """What the ranks' records say together, and where they say nothing, their launcher's exit code."""
     records = ends.read_all(work)
     if not records and stopped is None and ranks == 1 and node.count == 1 and code:
@@ -245,7 +250,7 @@ def _outcome(work: Path, code: int, stopped: str | None, node: Node, ranks: int)
     if saved:
         return saved[0]
     if stopped is not None:
-        return RankEnd("interrupted", message=_before_start(stopped))
+        return RankEnd("interrupted", message=_not_saved(stopped, beats))
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     message = f"the ranks' launcher ended {how} without an account of it: killed from outside, or out of memory."
     return RankEnd("killed", at=time.time(), message=f"{message} Cure: see `dmesg`; start again to continue.")
@@ -265,8 +270,12 @@ def _hear_other_nodes(work: Path, node: Node, ranks: int) -> RankEnd | None:
         time.sleep(POLL_SECONDS)
 
 
-def _before_start(name: str) -> str:
-    return f"stopped by {name} before a step was done; earlier checkpoints stand. Start again to continue."
+def _not_saved(name: str, beats: Sequence[heartbeat.Beat] = ()) -> str:
+    if any(beat.step for beat in beats):
+        what = f"the ranks did not save within {GRACE_SECONDS} s; the steps since the newest checkpoint are lost"
+    else:
+        what = "before a step was done; earlier checkpoints stand"
+    return f"stopped by {name}: {what}. Start again to continue."
 
 
 def _end_group(child: subprocess.Popen[bytes], beats: list[heartbeat.Beat]) -> None:
@@ -300,8 +309,13 @@ class _Signals(StopRequest):
         super().note(number)
 
     def obeyed(self, beats: list[heartbeat.Beat], ranks: int) -> bool:
-        """Tell the ranks (again each second); whether to end them now: none has begun yet, or their time is up."""
-        if not beats or time.monotonic() - self._since > GRACE_SECONDS:
+        """Tell the ranks (again each second); whether to end them now: none has begun yet, or their time is up.
+
+        Validations, looks and writing are not broken off: while a rank moves in one, its time does not run out.
+        """
+        now = time.monotonic()
+        busy = any(beat.phase in WHOLE and now - beat.at < GRACE_SECONDS for beat in beats)
+        if not beats or (now - self._since > GRACE_SECONDS and not busy):
             return True
         # Until all are there, those that are would wait for the others in vain.
         if len(beats) == ranks and time.monotonic() - self._said > 1.0:

@@ -41,7 +41,7 @@ def cells_root() -> Path:
 
 def cell(trial: Trial) -> Path:
     """The folder of a training, named by everything that makes its result."""
-    return cells_root() / f"{trial.name}-{layout.fingerprint([result_values(trial.params), _data_hashes()])}"
+    return cells_root() / f"{trial.name}-{layout.fingerprint([result_values(trial.params), data_hashes()])}"
 
 
 def run_cell(trial: Trial, note: str = "", run: Run = run_child, others: Sequence[Trial] = ()) -> Path:
@@ -172,7 +172,8 @@ def _up_to_date(stage: str) -> bool:
     return done.returncode == 0 and done.stdout.strip() == "{}"
 
 
-def _data_hashes() -> dict[str, str]:
+def data_hashes() -> dict[str, str]:
+    """What DVC says that the project's data are, by their paths."""
     from pipeline.tracking.context import dvc_hashes
 
     return {path: value for path, value in sorted(dvc_hashes().items()) if path.startswith("data/")}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from pipeline import layout, preflight
 from pipeline.budget.ledger import one_ledger
 from pipeline.errors import InputError
+from pipeline.experiments.cells import data_hashes
 from pipeline.experiments.workspace import (
     Report,
     Run,
@@ -56,7 +57,7 @@ class Repetition:
 
     @property
     def folder(self) -> Path:
-        return (FOLDER / f"{self.name}-{_key(self.params)}").absolute()
+        return (FOLDER / f"{self.name}-{_key(self.params, self.split)}").absolute()
 
     @property
     def data(self) -> Path:
@@ -118,7 +119,7 @@ def command(
     from pipeline.tracking import stage_run
 
     values = {"splits": [r.split for r in repetitions], "seeds": list(seeds)}
-    work = layout.work_dir("repeat", None, layout.fingerprint([values, _key(params)]))
+    work = layout.work_dir("repeat", None, layout.fingerprint([values, _key(params, repetitions[0].split)]))
     with only_one("repeat"), one_ledger(params, "repeat"), stage_run("repeat", None, values, work) as tracked:
         for number, repetition in enumerate(repetitions, 1):
             run_repetition(repetition, f"[{number}/{len(repetitions)}] {repetition.name}", run)
@@ -207,5 +208,6 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
     bring_up(repetition.folder, repetition.name, steps, {"data": data})
 
 
-def _key(params: Params) -> str:
-    return layout.fingerprint([result_values(params), data_versions()])
+def _key(params: Params, split: int) -> str:
+    """What makes an experiment's result: an official split's data follow from the parameters, other data may change."""
+    return layout.fingerprint([result_values(params), data_versions(), {} if split else data_hashes()])

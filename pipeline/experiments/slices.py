@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 
@@ -29,10 +29,11 @@ Looked = dict[str, dict[str, list[float]]]
 PROBE = "knn-20-cosine-weighted"
 
 
-class _Kept(TypedDict):
-    """The file: what was seen after each slice."""
+class _Kept(TypedDict, total=False):
+    """The file: what was seen after each slice, and the strategies that were pre-trained before the first."""
 
     looks: list[Looked]
+    before: list[str]
 
 
 def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial], Verdict]:
@@ -49,9 +50,12 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     compare = params.compare
     racing = [trial for trial in trials if trial.epochs]
     path = _file(params, racing)
-    kept: list[Looked] = read_json(path).get("looks", [])
-    started = {trial.arm for trial in racing if finished("pretrain", None, cell(trial))} if not kept else set()
-    arms = [arm for arm in dict.fromkeys(trial.arm for trial in racing) if arm not in started]
+    known = cast(_Kept, read_json(path))
+    kept = known.get("looks", [])
+    before = known.get("before", [])
+    if not kept:
+        before = sorted({trial.arm for trial in racing if finished("pretrain", None, cell(trial))})
+    arms = [arm for arm in dict.fromkeys(trial.arm for trial in racing) if arm not in before]
     racing = [trial for trial in racing if trial.arm in arms]
     judgements: list[Judgement] = []
     stopped: dict[str, int] = {}
@@ -61,7 +65,7 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
         alive = [trial for trial in racing if trial.arm not in stopped]
         if len(kept) < look:
             kept.append(_slice(alive, look, compare.slices))
-            write_json(path, {"looks": kept})
+            write_json(path, {"looks": kept, "before": before})
         scores = [_scores(one, racing) for one in kept[:look]]
         judgements, stopped = judge(scores, compare.slices, compare.confidence, protected=arms[:1])
         for arm, when in stopped.items():

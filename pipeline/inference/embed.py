@@ -291,6 +291,7 @@ def _set_keep(network: Backbone, keep: float | None) -> float:
                 f"keep = {keep:g}: this model's strategy {network.strategy!r} keeps all tokens. Cure: leave --keep out."
             )
         setattr(network, name, keep)
+        setattr(network, "score_share", None)  # noqa: B010 - each clip its own budget: not where one was asked for
     ratio = float(getattr(network, name))
     return ratio if STRATEGIES[network.strategy].uses_keep_ratio else 1.0
 

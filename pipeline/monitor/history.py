@@ -16,7 +16,10 @@ Values = npt.NDArray[np.float64]
 
 
 class History:
-    """One number a step for each of loss, gradient norm and learning rate; step k is at place k - 1."""
+    """One number a step for each of loss, gradient norm and learning rate; step k is at place k - 1.
+
+    What is no number, as of a refused step, counts as that of the step before.
+    """
 
     def __init__(self) -> None:
         self._loss, self._norm, self._lr = array("d"), array("d"), array("d")
@@ -26,9 +29,8 @@ class History:
 
     def add(self, loss: float, norm: float, lr: float) -> None:
         """One more step."""
-        self._loss.append(loss)
-        self._norm.append(norm)
-        self._lr.append(lr)
+        for values, value in ((self._loss, loss), (self._norm, norm), (self._lr, lr)):
+            values.append(value if math.isfinite(value) or not values else values[-1])
 
     def rewind(self, step: int, file: Path | None) -> None:
         """Hold the steps up to `step`: forget later ones; read from a history.csv what another process did."""

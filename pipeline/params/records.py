@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.layout import record_file
 from pipeline.params import declared
 from pipeline.params.keys import flatten
+from pipeline.system.files import write_text
 
 #: [s] that a dvc.lock must stay as it is to be believed where it differs from what was computed.
 REST_SECONDS = 1.0
@@ -35,8 +36,8 @@ def differences(then: Mapping[str, object], now: Mapping[str, object]) -> Iterat
 def write_record(name: str, key: str | None, values: Mapping[str, object]) -> Path:
     """Leave the values that a stage computed with beside its outputs."""
     path = record_file(name, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    # A new file takes its place: the old one may be DVC's, linked from its cache and not to be written to.
+    write_text(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
     return path
 
 

@@ -92,11 +92,10 @@ def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
 
 
 def _temperature(info: ModelInfo) -> str:
+    mean = f"mean p of the views' {'sigmoids, one a class' if info.multi_label else 'softmax'}"
     if info.temperature is None:
-        return "mean of the views' softmax; no temperature was fitted"
-    return (
-        f"mean p of the views' softmax, then p^(1/T) normalised, T = {info.temperature:.4g} fitted on validation videos"
-    )
+        return f"{mean}; no temperature was fitted"
+    return f"{mean}, then p^(1/T) normalised, T = {info.temperature:.4g} fitted on validation videos"
 
 
 def _classes(info: ModelInfo) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.arrays import Floats
+from pipeline.data.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,20 @@ class Cells:
     start_K: Floats
     end_K: Floats
     probability_KC: Floats
+
+
+def meeting_ends(start_W: Floats, end_W: Floats, first_W: Ints, last_W: Ints, frames: int) -> Floats:
+    """Ends [W] of windows, in seconds; one that is followed by the next sampled frame's lasts until that one begins.
+
+    Args:
+        first_W, last_W: numbers of each window's first and last frame.
+        frames: sampled frames of a window.
+    """
+    step = np.ceil(np.median((last_W - first_W) / (frames - 1))) if frames > 1 else 1
+    apart = first_W[1:] - last_W[:-1]
+    ends = end_W.copy()
+    ends[:-1] = np.where((apart > 0) & (apart <= step), start_W[1:], end_W[:-1])
+    return ends
 
 
 def cells_of(start_W: Floats, end_W: Floats, probability_WC: Floats) -> Cells:

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.inference.predict import Failed, class_names, make_folder
 from pipeline.system.text import shortened
 from pipeline.timeline.files import Windows, write_segments, write_windows
-from pipeline.timeline.segments import Segment, cells_of, merge
+from pipeline.timeline.segments import Segment, cells_of, meeting_ends, merge
 from pipeline.timeline.windows import Slider, Window, stride_of
 
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ def _windows(
     if not places:
         return None, stopped
     start_W, end_W, first_W, last_W = (np.asarray(column) for column in zip(*places, strict=True))
+    end_W = meeting_ends(start_W, end_W, first_W, last_W, info.frames)
     return Windows(start_W, end_W, first_W, last_W, np.stack(probabilities)), stopped
 
 

@@ -155,13 +155,26 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the highest score; the earlier of equals; None where none has a score."""
+        return next(iter(self._by_score()), None)
+
+    def best_intact(self) -> int | None:
+        """As `best`, of those whose every byte agrees with its manifest; damaged ones are named in the log."""
+        for step in self._by_score():
+            try:
+                return self.load(step).step
+            except CorruptCheckpoint as error:
+                log.warning("%s Taking the next best.", error)
+        return None
+
+    def _by_score(self) -> list[int]:
+        """The steps that have a score, the best first, the earlier of equals before the later."""
         scored = []
         for step in self.steps():
             with contextlib.suppress(CorruptCheckpoint):
                 score = _manifest(checkpoint_dir(self.root, step))["score"]
                 if score is not None:
                     scored.append((score, -step))
-        return -max(scored)[1] if scored else None
+        return [-negative for _, negative in sorted(scored, reverse=True)]
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint whose every byte agrees with its manifest; damaged ones are named in the log."""

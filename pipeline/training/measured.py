@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from models.backbone import Backbone
 from pipeline.distributed.groups import Ranks, waiting_share
 from pipeline.efficiency.clip_cost import counted_cost
-from pipeline.efficiency.meters import mfu, peak_flops, peak_memory_gib
+from pipeline.efficiency.meters import EnergyMeter, mfu, peak_flops, peak_memory_gib
 from pipeline.tracking import names
 
 if TYPE_CHECKING:
+    import torch
+
     from models.cost import Cost
     from pipeline.training.engine import Engine
     from pipeline.training.engine.state import Spent
@@ -23,19 +26,32 @@ PART_LABELS = {
 }  # fmt: skip
 
 
-def measured(
-    engine: Engine, task: TrainingTask, ranks: Ranks, energy_wh: float | None, seconds: float
-) -> dict[str, float]:
-    """The run's metrics (a collective).
+class ProcessMeter:
+    """What this process has taken since it was last asked, from a moment on."""
+
+    def __init__(self, began: float, device: torch.device) -> None:
+        self._asked, self._device = began, device
+        self._energy = EnergyMeter(device)
+
+    def taken(self) -> tuple[float, float | None]:
+        """Seconds and Wh; None for the latter where nothing counts them."""
+        energy, self._energy = self._energy, EnergyMeter(self._device)
+        seconds, self._asked = time.perf_counter() - self._asked, time.perf_counter()
+        return seconds, energy.read()
+
+
+def measured(engine: Engine, task: TrainingTask, ranks: Ranks) -> dict[str, float]:
+    """The run's metrics (a collective), all processes that have worked on it together.
 
     Rates and parts leave out the first step after each start. The parts are shares of the step's time: of the rank that
     waited longest for its loader, and means over ranks for the others. What has no figure (energy without a counter,
     MFU of an unknown GPU, communication under FSDP) is absent.
     """
     spent = engine.spent
+    spent.add_process(*engine.taken())
     everyone = ranks.gather(
         (spent.clips, peak_memory_gib(ranks.device), shares(spent, waiting_share(engine.train_step.parallel),
-         engine.settings.accumulate), energy_wh, peak_flops(ranks.device, engine.settings.precision))
+         engine.settings.accumulate), spent.energy_wh, peak_flops(ranks.device, engine.settings.precision))
     )  # fmt: skip
     clips, memory, parts, energies, peaks = zip(*everyone, strict=True)
     cost = cost_of(task)
@@ -52,7 +68,7 @@ def measured(
         names.efficiency("train_seconds"): spent.first + spent.train,
         names.efficiency("first_step_seconds"): spent.first,
         names.efficiency("validate_seconds"): spent.validate,
-        names.WALL_SECONDS: seconds,
+        names.WALL_SECONDS: spent.wall,
         names.efficiency("world_size"): float(ranks.world),
     }
     if spent.steps:

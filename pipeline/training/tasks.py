@@ -5,7 +5,7 @@ Shapes: B clips, C channels, T frames, H x W pixels, N tokens, A candidate slots
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -39,12 +39,13 @@ from pipeline.efficiency.clip_cost import (
     learning_of,
     online_candidates,
     pretrain_cost,
-)
+)  # fmt: skip
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import multi_hot, positive_weights
 from pipeline.multilabel.objective import Validation, sigmoid_loss
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
 from pipeline.tracking import names
+from pipeline.training.held_out import batch_sums, held_out_batches
 from pipeline.training.optim import ParameterGroup, parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
@@ -208,14 +209,17 @@ class FinetuneTask:
             return self._ranked(heads, alive)
         # Per head: right in the first, right in the first five, sum of losses, clips.
         sums_P4 = torch.zeros(heads, 4, dtype=torch.float64, device=self.ranks.device)
-        for batch in self.validation.epoch(0):
-            alive()
+        for batch in self._held_out(alive):
             clip_BCTHW, labels_B = self.centre(batch, self.ranks.device)
             logits_PBK = self.model(clip_BCTHW).float()
             logits_PBK = logits_PBK if logits_PBK.ndim == 3 else logits_PBK[None]
             for sums_4, logits_BK in zip(sums_P4, logits_PBK, strict=True):
-                sums_4 += _scores(logits_BK, labels_B)
+                sums_4 += batch_sums(logits_BK, labels_B)
         return self._report(self.ranks.sum_(sums_P4))
+
+    def _held_out(self, alive: Callable[[], None]) -> Iterator[Batch]:
+        sharded = self.model if self.settings.data_parallel == "fsdp" else None
+        return held_out_batches(self.validation, self.ranks, alive, sharded, self.clip)
 
     def _report(self, sums_P4: torch.Tensor) -> dict[str, float]:
         top1_P, top5_P, loss_P = (sums_P4[:, :3] / sums_P4[:, 3:]).T.tolist()
@@ -226,8 +230,7 @@ class FinetuneTask:
     def _ranked(self, heads: int, alive: Callable[[], None]) -> dict[str, float]:
         """As :meth:`validate`, of videos with several classes each: the mean average precision and the loss."""
         validation = Validation(self.held_out_VK, heads, self.ranks.device)
-        for batch in self.validation.epoch(0):
-            alive()
+        for batch in self._held_out(alive):
             clip_BCTHW, _ = self.centre(batch, self.ranks.device)
             logits = self.model(clip_BCTHW)
             validation.add(logits if logits.ndim == 3 else logits[None], batch.index_B)
@@ -318,12 +321,3 @@ def _start_from(classifier: nn.Module, folder: Path) -> None:
         init_from(classifier, folder)
     except ValueError as error:
         raise InputError(f"finetune.init = {str(folder)!r}: {error}") from error
-
-
-def _scores(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-    """Right in the first, right in the first five, sum of losses, clips: [4] float64."""
-    five = min(5, logits_BK.shape[1])
-    right_B5 = logits_BK.topk(five, dim=1).indices == labels_B[:, None]
-    loss = F.cross_entropy(logits_BK, labels_B, reduction="sum")
-    count = torch.full_like(loss, len(labels_B))
-    return torch.stack([right_B5[:, 0].sum(), right_B5.sum(), loss, count]).double()

@@ -76,7 +76,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     """Build the job's task, train it, and leave model, history and metrics in `work/final`."""
     import torch
 
-    from pipeline.efficiency.meters import EnergyMeter, device_name
+    from pipeline.efficiency.meters import device_name
     from pipeline.params import check_params
     from pipeline.system.progress import wanted
     from pipeline.tracking.spool import Spool
@@ -85,7 +85,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     from pipeline.training.determinism import deterministic_kernels
     from pipeline.training.engine import Engine
     from pipeline.training.journal import Journal, NoSink, Progress
-    from pipeline.training.measured import measured, sentence
+    from pipeline.training.measured import ProcessMeter, measured, sentence
     from pipeline.training.timing import Trace, trace_steps
 
     began = time.perf_counter()
@@ -118,13 +118,14 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
         progress=progress,
         after_step=after_step,
         monitor=_monitor(task, params, ranks, work, sink, progress, pulse),
+        taken=ProcessMeter(began, ranks.device).taken,
     )
-    energy = EnergyMeter(ranks.device)
     with trace, deterministic_kernels(params.compute.deterministic):
         engine.run()
-    metrics = measured(engine, task, ranks, energy.read(), time.perf_counter() - began)
-    progress.say(sentence(task.label, metrics))
+    metrics = measured(engine, task, ranks)
     tensors = engine.result()
+    metrics |= engine.journal.scores  # those of what is published, which may be an earlier state
+    progress.say(sentence(task.label, metrics))
     if ranks.main:
         _leave_result(work, task, tensors, metrics)
     ranks.barrier()

@@ -10,8 +10,8 @@ from pipeline.params import Params
 from pipeline.stages import corpus, preprocess
 
 
-def ready(**overrides: Any) -> Params:
-    """Write videos, cache and corpus; returns the parameters."""
+def ready(count: int = 24, **overrides: Any) -> Params:
+    """Write `count` videos, cache and corpus; returns the parameters."""
     shorter = {
         "pretrain__epochs": 2,
         "pretrain__checkpoint_every_steps": 2,
@@ -23,7 +23,7 @@ def ready(**overrides: Any) -> Params:
         "compute__ranks": 1,
     }
     params = small_benchmark.params(**(shorter | overrides))
-    small_benchmark.make()
+    small_benchmark.make(count)
     preprocess.run(params, "small")
     corpus.run(params, "small")
     return params

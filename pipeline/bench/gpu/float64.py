@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import EverestAutoencoder
-from models.classifier import EverestClassifier
+from models.classifier import EverestClassifier, Selected
 from models.selection import TokenSplit, rero_scores
-from models.unequal.packed import Rows
 from pipeline.bench.gpu.checks import expect
 from pipeline.bench.gpu.setting import Setting
 from pipeline.bench.harness import Figures, autoencoder, classifier
 
 Stage = Literal["pretrain", "finetune"]
-#: What a model selects: scores and a split, or kept tokens and which of them are real.
-Selected = tuple[Tensor, TokenSplit] | tuple[Tensor, Rows | None]
+#: What a model selects: scores and a split, or kept tokens.
+Chosen = tuple[Tensor, TokenSplit] | Selected
 #: Relative errors against float64 that a precision may have: of the loss, of all gradients together.
 BOUNDS = {"fp32": (1e-3, 1e-2), "bf16": (1e-2, 5e-2)}
 #: How near to the threshold of selection a score must lie to fall on the other side of it.
@@ -94,7 +93,7 @@ def loss_of(model: EverestAutoencoder | EverestClassifier, clip: Tensor, noise: 
     return logits.float().square().mean()
 
 
-def _select(model: EverestAutoencoder | EverestClassifier, clip: Tensor, noise: Tensor) -> tuple[Selected, Tensor]:
+def _select(model: EverestAutoencoder | EverestClassifier, clip: Tensor, noise: Tensor) -> tuple[Chosen, Tensor]:
     """What a model selects, and the scores [B, N] of all tokens."""
     with torch.no_grad():
         tubelets, grid = model.cut(clip)
@@ -105,17 +104,19 @@ def _select(model: EverestAutoencoder | EverestClassifier, clip: Tensor, noise: 
         return model.select(embedded, grid), rero_scores(embedded, grid.slots)
 
 
-def _moved(selected: Selected, device: torch.device) -> Selected:
-    first, second = selected
-    if isinstance(second, TokenSplit):
-        return first.to(device), TokenSplit(second.visible_BV.to(device), second.reconstruct_BR.to(device))
-    return first.to(device), None
+def _moved(chosen: Chosen, device: torch.device) -> Chosen:
+    if isinstance(chosen, Selected):
+        return Selected(chosen.kept_BK.to(device))
+    scores_BN, split = chosen
+    return scores_BN.to(device), TokenSplit(split.visible_BV.to(device), split.reconstruct_BR.to(device))
 
 
-def _tokens(selected: Selected) -> Tensor:
+def _tokens(chosen: Chosen) -> Tensor:
     """The kept tokens [B, K], whatever becomes of them, in order."""
-    first, split = selected
-    kept = torch.cat([split.visible_BV, split.reconstruct_BR], 1) if isinstance(split, TokenSplit) else first
+    if isinstance(chosen, Selected):
+        kept = chosen.kept_BK
+    else:
+        kept = torch.cat([chosen[1].visible_BV, chosen[1].reconstruct_BR], 1)
     return kept.sort(dim=1).values.cpu()
 
 

@@ -56,6 +56,10 @@ class DeviceLoader:
     def steps_per_epoch(self) -> int:
         return self.loader.steps_per_epoch
 
+    def micro_batches(self, rank: int) -> int:
+        """As of the loader."""
+        return self.loader.micro_batches(rank)
+
     def epoch(self, epoch: int, start_micro_step: int = 0) -> Iterator[Batch]:
         """The same batches in the same order as the loader's own."""
         sent: tuple[Batch, object] | None = None

@@ -101,6 +101,12 @@ class ClipLoader:
         full, rest = divmod(len(self.dataset), self.global_batch)
         return full + (0 if self.drop_last or not rest else 1)
 
+    def micro_batches(self, rank: int) -> int:
+        """A rank's micro-batches of an epoch: in a last, smaller step some may get fewer, rank 0 none fewer."""
+        full, rest = divmod(len(self.dataset), self.global_batch)
+        shared = 0 if self.drop_last else min(rest, self.accumulate * self.world)
+        return full * self.accumulate + len(range(rank, shared, self.world))
+
     def rows(self, epoch: int, step: int) -> Ints:
         """The rows of one optimizer step over all ranks, in order."""
         order = self._order(epoch) % len(self.dataset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, cast
 
 from pipeline.data.manifest import read_classes
 from pipeline.errors import InputError
-from pipeline.inference.convert.huggingface import class_names, read_config, read_tensors, write_huggingface
+from pipeline.inference.convert.huggingface import SEVERAL, known_classes, read_config, read_tensors, write_huggingface
 from pipeline.inference.convert.official import count_of, read_official, token_choice, write_official
 from pipeline.system.disk import writing
 from pipeline.system.sealed import KEY
@@ -104,7 +104,7 @@ def convert(
         elif to == "huggingface":
             config = huggingface_config(read.architecture, read.kwargs, info.classes)
             if info.multi_label:
-                config["problem_type"] = "multi_label_classification"
+                config["problem_type"] = SEVERAL
             write_huggingface(to_huggingface(read.state), config, destination)
         else:
             write_official(to_official(read.state), destination)
@@ -157,7 +157,7 @@ def read_checkpoint(
         config = read_config(source / "config.json")
         img_size, num_frames = config.get("image_size"), config.get("num_frames")
         state = from_huggingface(read_tensors(source))
-        known = class_names(config)
+        known = known_classes(config)
     elif source.is_file():
         form = "official"
         weights, arguments = read_official(source)

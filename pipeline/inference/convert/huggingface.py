@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from models.info import MULTI_LABEL
 from pipeline.errors import InputError
 from pipeline.inference.convert.foreign_file import AGAIN, check_checkpoint_file
 from pipeline.inference.convert.official import read_official
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from models.convert import HuggingFaceConfig
     from models.info import KnownFields
+
+#: The problem type of a model whose videos may have several classes.
+SEVERAL = "multi_label_classification"
 
 
 def read_config(path: Path) -> HuggingFaceConfig:
@@ -89,11 +93,15 @@ def write_huggingface(state: dict[str, Tensor], config: HuggingFaceConfig, folde
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def class_names(config: HuggingFaceConfig) -> KnownFields:
-    """Class names of a Hugging Face configuration; {} where they are its placeholders, or not numbered from 0 on."""
+def known_classes(config: HuggingFaceConfig) -> KnownFields:
+    """What a Hugging Face configuration says of the classes: their names, and whether a video may have several.
+
+    Names are left out where they are its placeholders, or not numbered from 0 on.
+    """
+    known: KnownFields = {"notes": {MULTI_LABEL: True}} if config.get("problem_type") == SEVERAL else {}
     named = config.get("id2label")
     if not isinstance(named, dict) or any(name == f"LABEL_{number}" for number, name in named.items()):
-        return {}
+        return known
     if sorted(named) != sorted(map(str, range(len(named)))):
-        return {}
-    return {"classes": tuple(str(named[str(number)]) for number in range(len(named)))}
+        return known
+    return known | {"classes": tuple(str(named[str(number)]) for number in range(len(named)))}

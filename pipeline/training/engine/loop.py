@@ -39,7 +39,11 @@ class _Rewound(Exception):
 
 
 class Engine:
-    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is one."""
+    """Trains `task` to the end of `settings.epochs`, from the newest intact checkpoint in `work` if there is one.
+
+    Args:
+        taken: seconds and Wh of this process since it was last asked.
+    """
 
     def __init__(
         self,
@@ -55,10 +59,11 @@ class Engine:
         clock: Clock | None = None,
         after_step: Callable[[], None] = lambda: None,
         monitor: Watcher | None = None,
+        taken: Callable[[], tuple[float, float | None]] = lambda: (0.0, None),
     ) -> None:
         self.task, self.settings, self.ranks, self.work = task, settings, ranks, work
         self.journal, self.pulse, self.stop, self.progress = journal, pulse, stop, progress
-        self.after_step, self.monitor = after_step, monitor or NoWatcher()
+        self.after_step, self.monitor, self.taken = after_step, monitor or NoWatcher(), taken
         snapshot.seed_all(settings.seed, ranks)
         self.train_step = TrainStep(
             task, settings, ranks, pulse=pulse, stop=stop, clock=clock or clock_of(ranks.device)
@@ -216,6 +221,7 @@ class Engine:
         """Checkpoint the state between two steps; the writing goes on in the background (rank 0)."""
         began = time.perf_counter()
         self.pulse.beat("saving", self.step)
+        self.spent.add_process(*self.taken())
         parts = {
             "model": snapshot.model_tensors(self.model),
             "optimizer": snapshot.optimizer_tensors(self.train_step.optimizer),
@@ -275,7 +281,8 @@ class Engine:
         self.passed_over |= set(state.passed_over)
         self.nonfinite = state.nonfinite
         self.last_loss = math.nan if state.last_loss is None else state.last_loss
-        self.spent, self.watched = state.spent, state.watched
+        self.spent = state.spent.on_ranks(state.world, self.ranks.world, self.ranks.device.type == "cuda")
+        self.watched = state.watched
         self.journal.scores = self.watched.scores
 
     # -- what looks at it ---------------------------------------------------------------------------
@@ -316,7 +323,7 @@ class Engine:
 
     def result(self) -> dict[str, torch.Tensor]:
         """The parameters to publish, on the CPU: last or best by validation, averaged where an average is kept."""
-        step = self.ranks.broadcast(self.checkpoints.best() if self.ranks.main else None)
+        step = self.ranks.broadcast(self.checkpoints.best_intact() if self.ranks.main else None)
         if self.settings.select == "best" and step is not None and step != self.step:
             self.restore(self._load(step))
         with self.average.in_place_of():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.tracking import names
@@ -12,10 +12,11 @@ from pipeline.training.optim import ScalerRecord
 
 @dataclass
 class Spent:
-    """Where the time of this process went, in seconds, and how much was done.
+    """Where a training's time went, in seconds, in all processes that have worked on it, and how much was done.
 
     The first step after each start is left out of all but `first`: it compiles, allocates and chooses kernels. `train`
-    is the time of the other `steps` on `clips`; its parts (see pipeline.training.timing) are below it.
+    is the time of the other `steps` on `clips`; its parts (see pipeline.training.timing) are below it. `wall` is all
+    time from each start on, `energy_wh` the energy; None where one of the machines did not count it.
     """
 
     first: float = 0.0
@@ -28,8 +29,25 @@ class Spent:
     validate: float = 0.0
     save: float = 0.0
     look: float = 0.0
+    wall: float = 0.0
+    energy_wh: float | None = 0.0
     steps: int = 0
     clips: int = 0
+
+    def add_process(self, seconds: float, energy_wh: float | None) -> None:
+        """Count what a process has taken since it was last asked."""
+        self.wall += seconds
+        known = self.energy_wh is not None and energy_wh is not None
+        self.energy_wh = self.energy_wh + energy_wh if known else None  # type: ignore[operator]
+
+    def on_ranks(self, before: int, now: int, own_energy: bool) -> Spent:
+        """What each of `now` ranks takes over of what each of `before` ranks has done.
+
+        Args:
+            own_energy: each rank counts that of its own device.
+        """
+        energy = self.energy_wh * before / now if own_energy and self.energy_wh is not None else self.energy_wh
+        return replace(self, clips=self.clips * before // now, energy_wh=energy)
 
     def add_step(self, clips: int, parts: dict[str, float]) -> None:
         """Count one more step and the seconds of its parts."""

@@ -33,7 +33,7 @@ def classifier(strategy: str, **more: object):  # type: ignore[no-untyped-def]
 def kept_by(strategy: str, **more: object) -> list[list[int]]:
     model = classifier(strategy, **more)
     tubelets, grid = model.cut(clips())
-    index, rows = model.select(model.patch_embed(tubelets), grid, tubelets)
+    index, rows, _ = model.select(model.patch_embed(tubelets), grid, tubelets)
     return [sorted(row[real].tolist()) for row, real in zip(index, rows.valid(), strict=True)]
 
 
@@ -107,3 +107,22 @@ def test_its_cost_is_that_of_the_tokens_that_it_keeps(stage: str) -> None:
     cost = cost_of_counts("tiny", model.seen, frames=8, resolution=64, num_classes=5)
     assert len(model.seen) == 2, "clips of unequal counts"
     assert 2 * cost.multiply_adds == pytest.approx(counter.get_total_flops() / 2, rel=5e-3)
+
+
+def test_clips_that_are_classified_at_the_same_time_do_not_share_their_lengths() -> None:
+    model = classifier("rlt")
+    with torch.no_grad():
+        model.lengths.normal_(generator=torch.Generator().manual_seed(1))
+    still, busy = clips().split(1)
+    with torch.inference_mode():
+        alone = model(still)
+        select = model.select
+
+        def interrupted(*given: object) -> object:
+            selected = select(*given)
+            model.select = select
+            model(busy)  # as another thread would in between
+            return selected
+
+        model.select = interrupted
+        assert torch.equal(model(still), alone)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.distributed.heartbeat import Beat, Pulse, create, gone, read, stalled
-from pipeline.distributed.launch import GRACE_SECONDS, Watch, _Signals, command, environment, launch, locked
+from pipeline.distributed.launch import GRACE_SECONDS, Watch, _not_saved, _Signals, command, environment, launch, locked
 from pipeline.errors import BusyError, EverestError, InputError, Interrupted
 from pipeline.system.files import read_json
 from tests.faults import rank_trials
@@ -185,6 +185,18 @@ def test_a_signal_while_torchrun_still_starts_is_not_lost(tmp_path: Path, second
 def test_sigint_through_torchrun_saves_on_both_ranks_and_a_second_start_continues(tmp_path: Path) -> None:
     figure = rank_trials.signals(tmp_path, names=("SIGINT",))
     assert (figure.trials, figure.bad) == (1, 0)
+
+
+def test_a_validation_that_goes_on_is_waited_for_and_one_that_hangs_is_not() -> None:
+    signals = _Signals()
+    signals.note(signal.SIGINT)
+    signals._since -= GRACE_SECONDS + 1
+    signals._said = time.monotonic()
+    now = time.monotonic()
+    assert not signals.obeyed([Beat(0, os.getpid(), 3, 0, "validating", now)], 1)
+    assert signals.obeyed([Beat(0, os.getpid(), 3, 0, "validating", now - GRACE_SECONDS - 1)], 1)
+    assert "did not save within 60 s" in _not_saved("SIGINT", [Beat(0, 1, 3, 0, "validating", now)])
+    assert "before a step was done" in _not_saved("SIGINT", [Beat(0, 1, 0, 0, "loading", now)])
 
 
 @pytest.mark.slow

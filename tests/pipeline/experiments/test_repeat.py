@@ -12,8 +12,8 @@ import yaml
 
 from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
-from pipeline.experiments.repeat import command
-from pipeline.params import declared
+from pipeline.experiments.repeat import Repetition, command
+from pipeline.params import declared, load_params
 
 #: Top-1 of each (split, seed), as the stand-in for the stages will have it.
 SCORES = {(1, 0): 0.90, (1, 1): 0.92, (2, 0): 0.85, (2, 1): 0.85, (3, 0): 0.95, (3, 1): 0.99}
@@ -129,3 +129,14 @@ def test_what_cannot_be_meant_is_refused(project: Path, root: Path) -> None:
     with pytest.raises(InputError, match=r"no cached data of motion, state_change"):
         command(seeds=[0, 1])
     assert not Path(".work/repeat").exists() or not list(Path(".work/repeat").glob("*/outputs"))
+
+
+def test_an_experiment_on_other_data_is_another_one(project: Path) -> None:
+    params = load_params()
+    names = []
+    for content in ("aaaa", "bbbb"):
+        stages = {"preprocess@ucf101": {"outs": [{"path": "data/cache/ucf101", "md5": content}]}}
+        Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+        names.append([Repetition(split, 0, params).folder.name for split in (0, 1)])
+    assert names[0][0] != names[1][0]
+    assert names[0][1] == names[1][1], "a split's own data follow from its parameters"

@@ -338,3 +338,16 @@ def test_neighbours_without_labels_have_no_column_for_them(videos: Path, pretrai
     run = CliRunner().invoke(app, command, catch_exceptions=False)
     heads = [line.split() for line in run.output.splitlines() if "similarity" in line]
     assert heads == [["video", "similarity"]]
+
+
+def test_a_share_of_tokens_that_is_asked_for_holds_where_each_clip_had_a_budget_of_its_own(
+    videos: Path, tmp_path: Path
+) -> None:
+    name = "everest_tiny_patch16_224"
+    model = save(tmp_path / "adaptive", name, "finetune", num_classes=3, score_share=0.6)
+    kept = {}
+    for keep in (None, 0.25, 1.0):
+        embedding = api.embed([videos], str(model), out=f"{keep}.parquet", pool="tokens", keep=keep, device="cpu")
+        kept[keep] = np.array(embedding.features().table["kept"].to_pylist()).mean()
+    assert (kept[0.25], kept[1.0]) == (0.25, 1.0)
+    assert kept[None] not in (0.25, 1.0)

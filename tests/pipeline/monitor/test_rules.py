@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -190,3 +191,11 @@ def test_probes_without_unseen_videos_say_nothing_of_overfitting() -> None:
         losses(DEMO), looks(**{names.monitor_of(names.RIDGE_SEEN, "motion"): lambda share: 0.2 + 0.7 * share})
     )
     assert first_fired(replace(whole, probed={"motion": Probed(600, 300, unseen=False)})) == {}
+
+
+def test_a_refused_step_leaves_no_hole_in_what_the_rules_read() -> None:
+    kept = History()
+    for loss in (1.0, math.nan, 0.8):
+        kept.add(loss, math.inf if math.isnan(loss) else 2.0, 1e-3)
+    assert kept.losses().tolist() == [1.0, 1.0, 0.8]
+    assert kept.norms().tolist() == [2.0, 2.0, 2.0]

@@ -88,6 +88,8 @@ def test_a_timeline_shows_classes_at_the_same_time(model: Path, videos: list[Pat
 def test_the_record_goes_with_the_model_and_to_hugging_face(model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "hf", "huggingface")
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    convert(tmp_path / "hf", tmp_path / "back", "ours", frame_step=2)
+    assert describe(tmp_path / "back").multi_label
     info = describe(model)
     with pytest.raises(ValueError, match="multi_label = 'yes', expected true or false"):
         replace(info, notes={"multi_label": "yes"})

@@ -211,3 +211,14 @@ def test_a_missing_file_names_the_recipe_that_writes_it() -> None:
     PARAMS.unlink()
     with pytest.raises(EverestError, match="everest recipe use demo"):
         run_stage("pretrain", None)
+
+
+def test_a_new_record_is_not_written_into_the_file_that_dvc_has_linked(tmp_path: Path) -> None:
+    cached = tmp_path / "cached"
+    record = records.write_record("finetune", "motion", {"finetune.epochs": 4})
+    record.rename(cached)
+    record.hardlink_to(cached)
+    cached.chmod(0o444)
+    records.write_record("finetune", "motion", {"finetune.epochs": 50})
+    assert json.loads(cached.read_text()) == {"finetune.epochs": 4}
+    assert records.read_record("finetune", "motion") == {"finetune.epochs": 50}

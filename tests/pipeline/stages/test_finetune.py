@@ -1,5 +1,6 @@
 """The fine-tuning stage on real videos: where it starts, what it leaves, probes with several rates."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_training import ready
 
 import models  # noqa: F401
 from models.weights import load_model, read_info, save_model
+from pipeline.data.clips.dataset import ClipDataset, labelled_clips
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.efficiency import clip_cost as geometry
@@ -20,6 +22,7 @@ from pipeline.training import tasks
 from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.probes import LR_FACTORS, Probes
+from pipeline.training.worker import TrainingJob, train
 
 RANKS = Ranks(0, 1, 0, torch.device("cpu"))
 
@@ -62,6 +65,31 @@ def test_it_starts_from_the_pretraining_and_leaves_a_classifier(here: Path) -> N
     assert not torch.equal(model.state_dict()["blocks.0.mlp.fc1.weight"], started)
     rows = Path("outputs/finetune/small/history.csv").read_text().splitlines()
     assert sum(row.split(",")[6] != "" for row in rows[1:]) == 2
+
+
+def test_the_scores_of_a_run_are_those_of_the_weights_that_it_publishes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = ready(
+        finetune__init="scratch", finetune__epochs=3, finetune__select="best", finetune__validate_split="val"
+    )
+    worse_each_time = iter((0.6, 0.4, 0.2))
+    true = tasks.FinetuneTask.validate
+
+    def validate(task: tasks.FinetuneTask, *given: object) -> dict[str, float]:
+        return true(task, *given) | {"val/top1": next(worse_each_time)}  # type: ignore[arg-type]
+
+    def clips(params: Params, name: str, split: str, **how: object) -> ClipDataset:
+        return labelled_clips(params, name, split.replace("val", "test"), **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tasks, "labelled_clips", clips)
+    monkeypatch.setattr(tasks.FinetuneTask, "validate", validate)
+    work = here / "work"
+    work.mkdir()
+    job = TrainingJob("finetune", "small", "cpu", params.model_dump(mode="json"), str(here / "spool"))
+    train(job, work, RANKS, Pulse(None), StopRequest())
+    metrics = json.loads((work / "final" / "metrics.json").read_text())
+    assert metrics["val/top1"] == 0.6
 
 
 def test_from_scratch_needs_no_weights(here: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.timeline.segments import Segment, cells_of, merge
+from pipeline.timeline.segments import Segment, cells_of, meeting_ends, merge
 
 NAMES = ["run", "jump"]
 
@@ -40,6 +40,21 @@ def test_neighbours_of_one_class_are_one_segment_with_its_mean_probability() -> 
     assert merge(cells, NAMES, 0.6)[1] == Segment(2, 3, "jump", pytest.approx(0.9))
     assert [s.start for s in merge(cells, NAMES, 0.5, shortest=1.5)] == [0, 2]
     assert merge(cells, NAMES, 0.95) == []
+
+
+def test_windows_that_follow_one_another_meet_and_others_do_not() -> None:
+    first = np.array([0, 64, 128, 196])  # 16 frames, 4 apart; between the last two lies a sampled frame that is in none
+    start, last = first / 25, first + 60
+    end = (last + 1) / 25
+    ends = meeting_ends(start, end, first, last, 16)
+    assert ends.tolist() == [start[1], start[2], end[2], end[3]]
+    cells = cells_of(start, ends, np.tile([0.9, 0.1], (4, 1)))
+    assert [(one.start, one.end) for one in merge(cells, ["a", "b"], 0.5)] == [(0.0, end[2]), (start[3], end[3])]
+    overlapping = np.array([0, 32, 64])
+    assert (
+        meeting_ends(overlapping / 25, (overlapping + 61) / 25, overlapping, overlapping + 60, 16).tolist()
+        == ((overlapping + 61) / 25).tolist()
+    )
 
 
 def test_windows_apart_leave_a_gap_that_is_in_no_segment() -> None:

@@ -61,7 +61,11 @@ def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:
     for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, 0.9), (5, None)):
         checkpoints.write(step, _tensors(step), {}, score)
     assert checkpoints.steps() == [2, 4, 5]
-    assert checkpoints.best() == 2
+    assert checkpoints.best() == checkpoints.best_intact() == 2
+    for step, left in ((2, 4), (4, None)):
+        weights = tmp_path / f"step-{step:09d}" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        assert checkpoints.best_intact() == left
 
 
 @pytest.mark.parametrize("damage", ["flip", "zero", "truncate", "remove"])

@@ -1,7 +1,10 @@
 """The engine on real ranks: exact resume, agreement before the update, the same result on any number of ranks."""
 
+import contextlib
 import copy
 import math
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -243,3 +246,20 @@ def test_checkpoints_hold_the_training_up_for_less_than_a_twentieth(tmp_path: Pa
     engine = _engine(tmp_path, seconds=0.05, checkpoint_every_steps=4, epochs=3)
     engine.run()
     assert engine.spent.save < 0.05 * engine.spent.train
+
+
+def test_what_a_training_took_is_counted_over_all_its_starts_and_ranks(tmp_path: Path) -> None:
+    for stops in (True, False):
+        engine = _engine(tmp_path, size=16, checkpoint_every_steps=2)
+        engine.taken = lambda: (10.0, 1.0)
+        if stops:
+            engine.after_step = partial(engine.stop.note, signal.SIGTERM)
+        with contextlib.suppress(Interrupted):
+            engine.run()
+    assert engine.step == 4
+    saves = engine.spent.wall / 10
+    assert saves >= 2, "of both starts"
+    assert engine.spent.energy_wh == saves
+    assert engine.spent.on_ranks(1, 4, own_energy=True).clips == engine.spent.clips // 4
+    engine.spent.add_process(1.0, None)
+    assert engine.spent.energy_wh is None, "one machine without a counter leaves no figure"

@@ -43,7 +43,7 @@ def test_a_training_keeps_the_share_of_each_clips_score_and_says_what_its_clips_
     task.export(engine.result(), tmp_path / "out")
     model = load_model(tmp_path / "out")
     assert model.kwargs["score_share"] == 0.6
-    metrics = measured(engine, task, ONE, None, 1.0)
+    metrics = measured(engine, task, ONE)
     cost = cost_of(task)
     assert metrics[names.GMACS_PER_CLIP] == cost.multiply_adds / 1e9 != task.cost.multiply_adds / 1e9
     assert metrics[names.TOKENS_PER_CLIP] == cost.encoder_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from pathlib import Path
 
@@ -115,3 +116,20 @@ def test_two_ranks_replicated_or_sharded_learn_what_one_does(here: Path, train: 
         assert results[name][1] == pytest.approx(results["one"][1], rel=1e-5)
         for key, value in results["one"][0].items():
             assert torch.allclose(value, results[name][0][key], atol=1e-5), key
+
+
+def test_sharded_ranks_with_unequal_batches_of_held_out_videos_wait_for_nobody(here: Path) -> None:
+    calm = {**LITTLE, "finetune__drop_path": 0.0, "finetune__batch": 4}
+    content = ready(20, **calm).model_dump(mode="json")  # 5 are held out: the fifth is one rank's
+    losses = {}
+    for ranks, how in ((1, "ddp"), (2, "fsdp")):
+        work = here / how
+        work.mkdir()
+        content["compute"]["data_parallel"] = how
+        (work / "params.json").write_text(json.dumps(content))
+        ends = rank_trials.forked(work, ranks, train=_train)
+        assert [end.state for end in ends] == ["done"] * ranks, ends
+        with (work / "history.csv").open(newline="") as file:
+            losses[how] = [float(row["val_loss"]) for row in csv.DictReader(file) if row["val_loss"]]
+    assert len(losses["ddp"]) == 3
+    assert losses["fsdp"] == pytest.approx(losses["ddp"], rel=1e-5)

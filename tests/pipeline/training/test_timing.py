@@ -119,7 +119,7 @@ def test_metrics_and_the_closing_sentence_carry_the_split(tmp_path: Path, monkey
     engine = _engine(tmp_path, Heard())
     engine.run()
     task = SimpleNamespace(cost=SimpleNamespace(multiply_adds=10**9, encoder_tokens=7), passes=3.0)
-    metrics = measured(engine, task, engine.ranks, None, 1.0)  # type: ignore[arg-type]
+    metrics = measured(engine, task, engine.ranks)  # type: ignore[arg-type]
     split = [name for name in metrics if name.endswith("_fraction") and "checkpoint" not in name]
     assert len(split) == 6
     assert sum(metrics[name] for name in split) == pytest.approx(1.0)

@@ -201,3 +201,17 @@ def test_an_early_verdict_names_the_same_trainings(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     off, on = (plan(small_benchmark.params(compare__stop=stop)) for stop in (None, "futile"))
     assert [cells.cell(trial) for trial in off] == [cells.cell(trial) for trial in on]
+
+
+def test_a_strategy_that_was_pre_trained_before_stays_out_of_a_race_that_goes_on(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, trials = race
+    ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    monkeypatch.setattr(slices, "finished", lambda stage, key, folder: folder.name.startswith("everest-"))
+    first = slices.early_verdict(params, trials)
+    before = len(ran)
+    assert {name.split("-seed")[0] for name, _ in ran} == {"tube", "random"}
+    monkeypatch.setattr(slices, "finished", lambda *_: False)
+    assert slices.early_verdict(params, trials) == first
+    assert len(ran) == before

@@ -106,6 +106,16 @@ def test_every_video_comes_once_an_epoch_and_the_last_step_is_shared_out_without
         assert loader.steps_per_epoch == 3
         seen += [int(row) for batch in loader.epoch(0) for row in batch.index_B]
     assert sorted(seen) == list(range(18))
+    for world, accumulate, batch in ((2, 2, 8), (4, 1, 8), (4, 2, 8), (3, 1, 12), (2, 4, 16)):
+        shared = [
+            ClipLoader(
+                dataset, seed=0, global_batch=batch, rank=rank, world=world, accumulate=accumulate, drop_last=False
+            )
+            for rank in range(world)
+        ]
+        assert [sum(1 for _ in loader.epoch(0)) for loader in shared] == [
+            shared[0].micro_batches(rank) for rank in range(world)
+        ]
     assert ClipLoader(dataset, seed=0, global_batch=8).steps_per_epoch == 2
 
 
