@@ -98,7 +98,7 @@ def _wait(allowed: list[str], count: int, who: Holder, stack: contextlib.ExitSta
     folder = _folder()
     wish = folder / "queue" / f"{time.time_ns():020d}-{os.getpid()}.json"
     write_json(wish, {"count": count, "allowed": allowed})
-    wish.chmod(0o644)  # whatever this user's umask: others make way by it
+    _give_mode(os.open(wish, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), 0o644)  # others make way by it
     ticket = Turn(_shared(wish.with_suffix(".lock")))
     ticket.take(who)
     said = -SAY_SECONDS
@@ -200,13 +200,25 @@ def _folder() -> Path:
             raise EverestError(f"{path} is a link. Cure: remove it, and ask who put it there (EVEREST_DEVICE_LOCKS).")
         if not path.exists():
             path.mkdir(parents=True, exist_ok=True)
-            path.chmod(0o777)  # colleagues take and give back the same files
+            # Colleagues take and give back the same files.
+            _give_mode(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW), 0o777)
     return folder
 
 
 def _shared(path: Path) -> Path:
     """A lock file that every user of the machine may lock."""
     with contextlib.suppress(FileExistsError):
-        path.touch(exist_ok=False)
-        path.chmod(0o666)
+        _give_mode(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), 0o666)
     return path
+
+
+def _give_mode(descriptor: int, mode: int) -> None:
+    """Give an open file of this user a mode whatever the umask, and close it.
+
+    Not by its name: in a folder that all may write to, that may be another user's link to a private file by now.
+    """
+    try:
+        if os.fstat(descriptor).st_uid == os.getuid():
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)

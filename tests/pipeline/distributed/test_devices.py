@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.distributed.device_table import DeviceTable, device_table
-from pipeline.distributed.devices import holders, listed, taken
+from pipeline.distributed.devices import _shared, holders, listed, taken
 from pipeline.distributed.start import devices
 from pipeline.errors import InputError
 from pipeline.params import ComputeParams, load_params
@@ -215,3 +215,21 @@ def test_colleagues_may_lock_the_same_files(four: Path) -> None:
     with taken(1, "pretrain"):
         assert (four / "a.lock").stat().st_mode & 0o777 == 0o666
         assert four.stat().st_mode & 0o777 == 0o777
+
+
+def test_a_lock_file_that_is_swapped_for_a_link_while_it_is_made_opens_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    make = os.open
+
+    def swapped(path: Path, flags: int, mode: int) -> int:
+        descriptor = make(path, flags, mode)
+        Path(path).unlink()
+        Path(path).symlink_to(secret)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", swapped)
+    _shared(tmp_path / "GPU-0.lock")
+    assert secret.stat().st_mode & 0o777 == 0o600

@@ -107,12 +107,8 @@ def test_every_video_comes_once_an_epoch_and_the_last_step_is_shared_out_without
         seen += [int(row) for batch in loader.epoch(0) for row in batch.index_B]
     assert sorted(seen) == list(range(18))
     for world, accumulate, batch in ((2, 2, 8), (4, 1, 8), (4, 2, 8), (3, 1, 12), (2, 4, 16)):
-        shared = [
-            ClipLoader(
-                dataset, seed=0, global_batch=batch, rank=rank, world=world, accumulate=accumulate, drop_last=False
-            )
-            for rank in range(world)
-        ]
+        how = {"seed": 0, "global_batch": batch, "world": world, "accumulate": accumulate, "drop_last": False}
+        shared = [ClipLoader(dataset, rank=rank, **how) for rank in range(world)]  # type: ignore[arg-type]
         assert [sum(1 for _ in loader.epoch(0)) for loader in shared] == [
             shared[0].micro_batches(rank) for rank in range(world)
         ]
