@@ -24,17 +24,19 @@ class AccountRow(TypedDict):
     spent: float | None
 
 
-def planned(params: Params, hours: float | None, devices: int, watts: float | None, gpu: bool) -> list[BudgetRow]:
+def planned(
+    params: Params, hours: float | None, device_hours: float | None, watts: float | None, gpu: bool
+) -> list[BudgetRow]:
     """What the trainings are predicted to take beside `compute.budget`.
 
     Args:
         hours: of all trainings; None where a count of videos is unknown.
-        devices: GPUs, or processes of a CPU.
+        device_hours: of GPUs, or of processes of a CPU: each training's hours times its devices.
         watts: [W] of one device at most; None where unknown.
         gpu: whether the devices are GPUs: hours of a CPU are no GPU hours.
     """
-    gpu_hours = None if hours is None else hours * devices if gpu else 0.0
-    kwh = None if hours is None or watts is None else hours * devices * watts / 1000
+    gpu_hours = device_hours if gpu else 0.0
+    kwh = None if device_hours is None or watts is None else device_hours * watts / 1000
     return rows(params.compute, hours, gpu_hours, kwh)
 
 

@@ -45,6 +45,7 @@ class StageRow(TypedDict):
     """What a stage takes; `steps` and `hours` are None where the count of videos is unknown."""
 
     stage: str
+    devices: int
     gmacs_per_clip: float
     tokens_per_clip: int
     parameters_m: float
@@ -100,7 +101,7 @@ def plan(
     Args:
         recipe: a recipe's name; None for params.yaml.
         gpu: a key of `pipeline.efficiency.meters.DEVICES`, or `cpu` for this machine; None for compute.planned_for.
-        gpus: how many devices (processes, on a CPU); None for those that compute gives pre-training.
+        gpus: how many devices (processes, on a CPU) for every stage; None for those that compute gives each.
         mfu: share of the peak to assume; None for the one measured on such a device, else ASSUMED_MFU.
         memory: follow a training step's memory (some seconds); without, batches are not proposed.
         calibration: shares that `everest bench gpu` measured; None for those that came with this version.
@@ -112,21 +113,28 @@ def plan(
     check_device(gpu or "cpu", 1 if gpus is None else gpus)
     params = planned_params(recipe)
     gpu = gpu or params.compute.planned_for
-    gpus = params.compute.ranks_of("pretrain") * params.compute.nodes if gpus is None else gpus
     check_share(mfu)
     known = given(videos, params)
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}
-    planner = Planner(gpu, gpus, mfu, memory, calibration)
-    rows = [planner.row(StageCost(params, name), counts) for name in (None, *params.benchmarks)]
-    hours = [row["hours"] for row in rows if row["hours"] is not None]
-    hours_total = sum(hours) if len(hours) == len(rows) else None
-    budget = planned(params, hours_total, gpus, planner.device.watts, gpu != "cpu")
+    planners: dict[int, Planner] = {}
+    rows = []
+    for name in (None, *params.benchmarks):
+        count = gpus or params.compute.ranks_of("finetune" if name else "pretrain") * params.compute.nodes
+        if count not in planners:
+            planners[count] = Planner(gpu, count, mfu, memory, calibration)
+        rows.append(planners[count].row(StageCost(params, name), counts))
+    planner = planners[rows[0]["devices"]]
+    taken = [(row["hours"], row["devices"]) for row in rows if row["hours"] is not None]
+    counted = len(taken) == len(rows)
+    hours_total = sum(hours for hours, _ in taken) if counted else None
+    device_hours = sum(hours * devices for hours, devices in taken) if counted else None
+    budget = planned(params, hours_total, device_hours, planner.device.watts, gpu != "cpu")
     if recipe is None:
         keep_plan(params, budget)
     return {
         "recipe": params.recipe,
         "device": planner.device.name,
-        "devices": gpus,
+        "devices": planner.devices,
         "hours_total": None if hours_total is None else round(hours_total, 4),
         "videos": [_count_row(name, one) for name, one in counts.items()],
         "stages": rows,
@@ -186,7 +194,7 @@ class Planner:
         if stage.batch % self.devices:
             raise InputError(
                 f"{cost.name}: a global batch of {stage.batch} does not divide among {self.devices} devices. "
-                "Cure: another --gpus."
+                "Cure: another --gpus, or compute.gpus for this stage."
             )
         if videos is not None and videos < stage.batch:
             raise InputError(
@@ -205,6 +213,7 @@ class Planner:
         taken = memory.at(micro * stage.repeated_augmentation) if memory else 0.0
         return {
             "stage": f"finetune {cost.benchmark}" if cost.benchmark else "pretrain",
+            "devices": self.devices,
             "gmacs_per_clip": round(cost.cost.multiply_adds / 1e9, 3),
             "tokens_per_clip": cost.cost.encoder_tokens,
             "parameters_m": round(parameters / 1e6, 2),

@@ -279,3 +279,17 @@ def test_the_device_is_the_one_that_params_name_and_the_table_holds_all_of_these
     assert plan("ucf101", memory=False)["device"] == DEVICES["h100"].name
     assert plan("ucf101", "a6000", memory=False)["device"] == DEVICES["a6000"].name
     assert load_params(recipe_path("demo")).compute.planned_for == "cpu"
+
+
+def test_each_stage_is_planned_on_the_gpus_that_it_gets(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
+    given_each = {"compute.gpus": {"pretrain": 8, "finetune": 2}, "compute.eur_per_gpu_hour": 1.0}
+    unequal = load_params(root / "recipes" / "ucf101.yaml", given_each)
+    monkeypatch.setattr("pipeline.planning.plan.planned_params", lambda _: unequal)
+    own = plan("ucf101", "a6000", memory=False)
+    eight, two = (plan("ucf101", "a6000", gpus=count, memory=False) for count in (8, 2))
+    assert [row["devices"] for row in own["stages"]] == [8, 2]
+    assert own["stages"] == [eight["stages"][0], two["stages"][1]]
+    assert own["hours_total"] == pytest.approx(eight["stages"][0]["hours"] + two["stages"][1]["hours"], abs=1e-3)
+    (gpu_hours,) = [row["amount"] for row in own["budget"] if row["what"] == "gpu_hours"]
+    assert gpu_hours == pytest.approx(8 * eight["stages"][0]["hours"] + 2 * two["stages"][1]["hours"])
