@@ -84,7 +84,10 @@ def infer(
                 clips = torch.cat([model_pixels(torch.from_numpy(v), resolution, device) for v in videos.values()])
                 logits = torch.cat([model(part) for part in clips.split(max(1, batch))]).float().cpu().numpy()
                 for number, logits_XC in zip(videos, np.split(logits, len(videos)), strict=True):
-                    answers[number] = Answer(probabilities(logits_XC, temperature, several))
+                    if np.isfinite(logits_XC).all():
+                        answers[number] = Answer(probabilities(logits_XC, temperature, several))
+                    else:
+                        answers[number] = Answer(None, "the model gives it logits that are no numbers")
             if progress is not None:
                 progress(mine, count)
     return answers

@@ -90,6 +90,18 @@ def test_a_video_that_cannot_be_read_is_answered_with_its_reason() -> None:
     assert result[2].probability is not None
 
 
+def test_a_video_for_which_the_model_has_no_numbers_is_a_failed_one_and_no_hit() -> None:
+    class Broken(MeanColour):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(clips)
+            logits[-1, 0] = torch.nan
+            return logits
+
+    data = videos(2)
+    result = infer(Broken(), lambda n: data[n], 2, views=2, resolution=32, batch=2, device=CPU)
+    assert [result[n].reason for n in (0, 1)] == ["the model gives it logits that are no numbers"] * 2
+
+
 def test_every_video_is_read_once_and_an_unreadable_first_one_changes_no_batch() -> None:
     data = videos(6)
     batches: dict[bool, list[int]] = {}
