@@ -9,6 +9,7 @@ finished stage is not run again, so a stopped repetition goes on where it was.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,4 +211,13 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
 
 def _key(params: Params, split: int) -> str:
     """What makes an experiment's result: an official split's data follow from the parameters, other data may change."""
-    return layout.fingerprint([result_values(params), data_versions(), {} if split else data_hashes()])
+    init = params.finetune.init
+    weights = [] if init in (SCRATCH, str(layout.output_dir("pretrain"))) else [_weights(init)]
+    return layout.fingerprint([result_values(params), data_versions(), {} if split else data_hashes(), *weights])
+
+
+@functools.cache
+def _weights(folder: str) -> str:
+    from pipeline.model_folder import sha256
+
+    return sha256(Path(folder))
