@@ -43,6 +43,8 @@ STEADY_SECONDS, SAY_SECONDS = 120.0, 60.0
 QUERY_SECONDS = 5
 #: The variable by which a worker tells its runs in which checkout it was started.
 CHECKOUT = "EVEREST_CHECKOUT"
+#: The variable by which it knows its runs, also those whose Prefect's worker was killed.
+WORKER = "EVEREST_WORKER"
 
 
 def main() -> int:
@@ -87,7 +89,7 @@ def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int
         pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, 60.0)
         _say(f"Prefect's worker ended (exit {worker.returncode}); the next one starts in {pause:.0f} s")
         _until(lambda: asked, pause)
-    return 0
+    return _end(None, grace)
 
 
 def _ready(pool: str, asked: list[int]) -> bool:
@@ -143,26 +145,32 @@ def environment() -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
-    return defaults | os.environ | {CHECKOUT: str(Path.cwd())}
+    return defaults | os.environ | {CHECKOUT: str(Path.cwd()), WORKER: _name()}
 
 
-def _end(worker: subprocess.Popen[bytes], grace: float) -> int:
+def _name() -> str:
+    return f"{os.getpid()} since {psutil.Process().create_time()}"
+
+
+def _end(worker: subprocess.Popen[bytes] | None, grace: float) -> int:
     """Stop taking runs, let those that go save and end, then the worker; 1 where time was up."""
     # Told to stop, Prefect's worker would kill its runs on its own terms: it is frozen until they have ended.
-    worker.send_signal(signal.SIGSTOP)
-    runs = _runs(worker.pid)
+    if worker:
+        worker.send_signal(signal.SIGSTOP)
+    runs = _runs()
     _say(f"stopping: {len(runs)} {'run saves' if len(runs) == 1 else 'runs save'} and end")
     for process in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
     left = _wait(runs, grace)
-    worker.send_signal(signal.SIGCONT)
-    if not left:
-        worker.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(10)
-    worker.kill()
-    worker.wait()
+    if worker:
+        worker.send_signal(signal.SIGCONT)
+        if not left:
+            worker.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(10)
+        worker.kill()
+        worker.wait()
     for process, run in runs.items():
         state = state_of(run)
         # Told to stop before its flow had begun, it could not say more than that it was.
@@ -190,14 +198,28 @@ def _goes(process: psutil.Process) -> bool:
         return False
 
 
-def _runs(worker: int) -> dict[psutil.Process, UUID]:
-    """The processes of the worker's runs, those in preparation too, and the runs' ids."""
+def _runs() -> dict[psutil.Process, UUID]:
+    """The processes of this worker's runs, those in preparation too, and the runs' ids.
+
+    Of a run, the topmost process of Prefect's: what a killed flow has left saves already, and SIGTERM would end that.
+    """
     runs = {}
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(worker).children():
-            with contextlib.suppress(psutil.Error, KeyError, ValueError):
-                runs[process] = UUID(process.environ()[PROCESS_RUN])
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, KeyError, ValueError):
+            variables = process.environ()
+            if variables[WORKER] == _name() and any(word.startswith("prefect.") for word in process.cmdline()):
+                run = UUID(variables[PROCESS_RUN])
+                if _run_of_parent(process) != str(run):
+                    runs[process] = run
     return runs
+
+
+def _run_of_parent(process: psutil.Process) -> str:
+    """The run that the process above belongs to; empty where that is gone, or none of ours."""
+    with contextlib.suppress(psutil.Error):
+        above = process.parent()
+        return above.environ().get(PROCESS_RUN, "") if above else ""
+    return ""
 
 
 def _say(line: str) -> None:

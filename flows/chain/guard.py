@@ -30,6 +30,8 @@ class Children:
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
+        #: Who tells a child first: a second SIGINT would end what saves.
+        self._told: dict[subprocess.Popen[bytes], object] = {}
         self._lock = threading.Lock()
         self.stopping: signal.Signals | None = None
         #: Whether the flow has an end already, so that the signal need have no effect of its own.
@@ -58,6 +60,8 @@ class Children:
         with self._lock:
             self._running.add(child)
         try:
+            if self.stopping:  # it came before the child was among those that run
+                self._tell(child)
             return child.wait()
         finally:
             with self._lock:
@@ -65,12 +69,18 @@ class Children:
 
     def stop(self, number: int, _frame: FrameType | None = None) -> None:
         """Ask every child to save and end. A second Ctrl-C is passed on as well: an impatient user means it."""
-        if self.stopping and number != signal.SIGINT:  # a worker's, behind the one that the run gave itself
+        again = self.stopping is not None
+        if again and number != signal.SIGINT:  # a worker's, behind the one that the run gave itself
             return
         self.stopping = signal.Signals(number)
         with contextlib.suppress(OSError):  # whoever owned the terminal may have been killed
             sys.stderr.write("\nStopping: the running stage saves its state, then everything ends.\n")
         for child in list(self._running):  # no lock: a signal handler must not wait for one
+            self._tell(child, again)
+
+    def _tell(self, child: subprocess.Popen[bytes], again: bool = False) -> None:
+        ours = object()
+        if self._told.setdefault(child, ours) is ours or again:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGINT)
 

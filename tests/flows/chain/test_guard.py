@@ -77,6 +77,42 @@ def test_a_killed_flow_takes_its_children_along(flow: subprocess.Popen[bytes]) -
     assert not alive
 
 
+COUNTS_SIGINT = """
+import pathlib, signal, sys, time
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+pathlib.Path(sys.argv[1] + ".ready").write_text("")
+until = time.monotonic() + 20
+while not heard and time.monotonic() < until:
+    time.sleep(0.01)
+time.sleep(0.3)
+sys.exit(len(heard))
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_in_the_moment_of_a_start_reaches_the_child_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    children = Children()
+
+    class Running(set):
+        """The signal comes just before, or just after, the child is noted."""
+
+        def add(self, child: object) -> None:
+            wait_for(tmp_path / "out.ready")
+            if moment == "before":
+                children.stop(signal.SIGTERM)
+            super().add(child)
+            if moment == "after":
+                children.stop(signal.SIGTERM)
+
+    monkeypatch.setattr(children, "_running", Running())
+    command = [sys.executable, "-c", COUNTS_SIGINT, str(tmp_path / "out")]
+    with (tmp_path / "log").open("wb") as log:
+        assert children.run(command, tmp_path, dict(os.environ), log) == 1
+
+
 def test_nothing_starts_after_a_stop(tmp_path: Path) -> None:
     children = Children()
     children.stop(signal.SIGINT)

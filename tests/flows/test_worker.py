@@ -1,0 +1,109 @@
+"""The worker's own part: which processes its stop reaches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from flows import worker
+from flows.chain.orders import PROCESS_RUN
+from pipeline.operations.server import Server
+
+RUN = str(uuid4())
+#: A run's process as Prefect starts it; below it a stage, which has the run's variables too.
+FLOW = """
+import pathlib, signal, subprocess, sys, time
+place = pathlib.Path(sys.argv[2])
+def save(*_):
+    place.with_suffix(".saved").write_text("saved")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+stage = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", "dvc"])
+place.write_text(str(stage.pid))
+time.sleep(30)
+"""
+#: Prefect's worker: the first one has a run, later ones have none.
+PREFECTS = """
+import os, pathlib, subprocess, sys, time
+place = pathlib.Path(sys.argv[1])
+if not place.exists():
+    command = [sys.executable, "-c", os.environ["FLOW"], "prefect.engine", str(place)]
+    subprocess.Popen(command, env={**os.environ, os.environ["NAME"]: os.environ["RUN"]}, start_new_session=True)
+time.sleep(30)
+"""
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the flow of the first worker notes its stage; all that was started ends with the test."""
+    for name, value in (("FLOW", FLOW), ("NAME", PROCESS_RUN), ("RUN", RUN), ("OF_TEST", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Server, "found", lambda: None)
+    monkeypatch.setattr(worker, "state_of", lambda run: None)
+    yield tmp_path / "stage"
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("OF_TEST") == str(tmp_path):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 30
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < until, path
+        time.sleep(0.02)
+
+
+def test_a_stop_saves_the_run_whose_own_prefects_worker_was_killed(started: Path) -> None:
+    asked: list[int] = []
+
+    def kill_the_first_and_stop_the_next() -> None:
+        wait_for(started)
+        flow = next(iter(worker._runs()))
+        first = psutil.Process(flow.ppid())
+        first.kill()
+        while _goes(first) or flow.ppid() == first.pid:
+            time.sleep(0.02)
+        asked.append(15)
+
+    other = threading.Thread(target=kill_the_first_and_stop_the_next)
+    other.start()
+    code = worker._serve([sys.executable, "-c", PREFECTS, str(started)], "everest", 20, asked)
+    other.join()
+    assert code == 0
+    assert started.with_suffix(".saved").read_text() == "saved"
+
+
+def test_what_a_killed_flow_has_left_saves_undisturbed_and_another_workers_run_goes_on(started: Path) -> None:
+    def start(program: str, **more: str) -> subprocess.Popen[bytes]:
+        variables = {**os.environ, worker.WORKER: worker._name(), PROCESS_RUN: RUN, **more}
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", program], env=variables)
+
+    ours, left, others = (
+        start("prefect.engine"),
+        start("dvc"),
+        start("prefect.engine", **{worker.WORKER: "1 since 0.1"}),
+    )
+    no_run = start("prefect.server", **{PROCESS_RUN: ""})
+    until = time.monotonic() + 10
+    while not worker._runs() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert {process.pid: str(run) for process, run in worker._runs().items()} == {ours.pid: RUN}
+    for process in (ours, left, others, no_run):
+        process.kill()
+        process.wait()
+
+
+def _goes(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
