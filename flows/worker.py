@@ -3,8 +3,8 @@
 Prefect's own worker, told to stop, waits until its runs have ended, however many days that takes, and whoever loses
 patience kills trainings. Here SIGTERM (`docker stop`, systemd, Ctrl-C) stops the worker and asks each of its runs to
 save and end; they are Resuming then, and the next worker goes on with them. A worker that is killed leaves its runs
-going; they need none. One that starts before its server waits for it. Where Prefect's worker ends by itself, another is
-started.
+going; they need none. One that starts before its server waits for it, and one whose server goes away asks on, however
+long: Prefect's own gives up after some minutes, and kills its runs then. Where it ends by itself, another is started.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
+from typing import ParamSpec
 from urllib.parse import quote
 from uuid import UUID
 
@@ -41,10 +42,14 @@ HEARTBEAT_SECONDS = 30
 STEADY_SECONDS, SAY_SECONDS = 120.0, 60.0
 #: [s] between two looks for submitted runs.
 QUERY_SECONDS = 5
+#: What the loops of Prefect's worker raise when they give up.
+GIVES_UP = "Service exceeded error threshold."
 #: The variable by which a worker tells its runs in which checkout it was started.
 CHECKOUT = "EVEREST_CHECKOUT"
 #: The variable by which it knows its runs, also those whose Prefect's worker was killed.
 WORKER = "EVEREST_WORKER"
+
+P = ParamSpec("P")
 
 
 def main() -> int:
@@ -54,8 +59,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="runs at once; all that are submitted if left out")
     parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds for runs to save and end")
     arguments = parser.parse_args()
-    program = str(Path(sys.executable).with_name("prefect"))
-    command = [program, "worker", "start", "--pool", arguments.pool]
+    program = "from flows.worker import prefect; prefect()"
+    command = [sys.executable, "-c", program, "worker", "start", "--pool", arguments.pool]
     if arguments.limit:
         command += ["--limit", str(arguments.limit)]
     if os.environ.get("PREFECT_WORKER_WEBSERVER_PORT"):  # a container's health check asks there
@@ -67,6 +72,30 @@ def main() -> int:
     except EverestError as error:
         _say(str(error))
         return error.exit_code
+
+
+def prefect() -> None:
+    """Prefect's own command, whose worker asks on however long its server is away."""
+    from prefect.cli import app
+    from prefect.workers import base
+
+    base.critical_service_loop = asking_on(base.critical_service_loop)
+    app()
+
+
+def asking_on(loop: Callable[P, Coroutine[object, object, None]]) -> Callable[P, Coroutine[object, object, None]]:
+    """A loop of Prefect's worker that begins anew where it gives up, which would end the worker and kill its runs."""
+
+    async def begin(*words: P.args, **options: P.kwargs) -> None:
+        while True:
+            try:
+                return await loop(*words, **options)
+            except RuntimeError as error:
+                if str(error) != GIVES_UP:
+                    raise
+            _say("Prefect's server is away; runs go on, and it is asked again")
+
+    return begin
 
 
 def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int:

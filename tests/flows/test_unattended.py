@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,44 @@ def test_a_worker_that_starts_before_its_server_waits_for_it(toy: Toy) -> None:
     run = toy.submit(31)
     until(lambda: toy.state(run) == "Completed", 90, "a run completes")
     assert worker.poll() is None
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A server in front of a database that is away."""
+
+    def answer(self) -> None:
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_server_that_is_broken_for_longer_than_prefects_worker_bears_costs_no_training(toy: Toy) -> None:
+    run = toy.submit(6000)
+    until(lambda: toy.trains(run), 60, "the run trains")
+    log = toy.root / "worker.log"
+    before = log.read_text().count("and it is asked again")
+    toy.stop_server()
+    broken = ThreadingHTTPServer(("127.0.0.1", toy.port), Broken)
+    threading.Thread(target=broken.serve_forever, daemon=True).start()
+    try:
+        until(lambda: log.read_text().count("and it is asked again") > before, 180, "Prefect's worker would give up")
+    finally:
+        broken.shutdown()
+        broken.server_close()
+    assert toy.flow_process(run).is_running()
+    toy.start_server()
+    assert toy.state(run) == "Running"
+    following = toy.submit(61)
+    until(lambda: "waits for" in toy.lines(following), 120, "the worker takes runs again")
+    toy.cancel(run)
+    until(lambda: {toy.state(run), toy.state(following)} == {"Cancelled", "Completed"}, 120, "both end as they should")
+    assert toy.began()[0] == 0
+    assert len(toy.began()) == 2, "the first training went on"
 
 
 def test_a_worker_of_a_pool_that_is_not_there_says_what_makes_it(toy: Toy) -> None:

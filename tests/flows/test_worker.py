@@ -1,18 +1,22 @@
-"""The worker's own part: which processes its stop reaches."""
+"""The worker's own part: which processes its stop reaches, and that it outlasts its server's absence."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
+from prefect.workers import base
 
 from flows import worker
 from flows.chain.orders import PROCESS_RUN
@@ -103,6 +107,39 @@ def test_what_a_killed_flow_has_left_saves_undisturbed_and_another_workers_run_g
     for process in (ours, left, others, no_run):
         process.kill()
         process.wait()
+
+
+def test_a_loop_of_prefects_worker_asks_on_where_its_own_gives_up_and_other_errors_end_it() -> None:
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 60:
+            raise RuntimeError("another")
+        if asked < 50:
+            raise httpx.ConnectError("away")
+
+    def run(loop: Callable[..., Coroutine[object, object, None]]) -> None:
+        asyncio.run(loop(workload=ask, interval=0, backoff=4, printer=lambda *_: None))
+
+    with pytest.raises(RuntimeError, match=worker.GIVES_UP):
+        run(base.critical_service_loop)
+    assert asked == 12
+    with pytest.raises(RuntimeError, match="^another$"):
+        run(worker.asking_on(base.critical_service_loop))
+    assert asked == 60
+
+
+def test_prefects_command_as_we_start_it_has_loops_that_ask_on() -> None:
+    program = (
+        "from prefect.workers import base; from flows import worker\n"
+        "try: worker.prefect()\n"
+        "except SystemExit: print(base.BaseWorker.start.__globals__['critical_service_loop'].__qualname__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "version"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "asking_on.<locals>.begin"
+    assert inspect.getsource(base.BaseWorker.start).count("critical_service_loop") == 2
 
 
 def _goes(process: psutil.Process) -> bool:
