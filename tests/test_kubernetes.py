@@ -94,6 +94,12 @@ def test_pods_are_hardened_bounded_and_give_trainings_time_to_save(
             assert pod["terminationGracePeriodSeconds"] >= 110, name
 
 
+def test_a_worker_whose_server_is_away_is_not_started_again(manifests: list[dict[str, Any]]) -> None:
+    (container,) = next(pod for name, pod in pods(manifests) if name == "worker")["containers"]
+    assert "livenessProbe" not in container
+    assert container["startupProbe"]["httpGet"]["path"] == "/health"
+
+
 def test_mounts_secrets_and_services_that_are_named_exist(manifests: list[dict[str, Any]], root: Path) -> None:
     made = (root / "docker/prepare.sh").read_text()
     services = {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Service"}
