@@ -115,8 +115,18 @@ class Unit:
         return {"frames": f"frames-{self.frames_key}", "maps": f"maps-{self.maps_key}"}
 
     def missing(self, store: Path) -> list[Part]:
-        """The parts that the store does not hold."""
-        return [part for part, stem in self.stems.items() if not (store / f"{stem}.json").is_file()]
+        """The parts that the store does not hold, or holds under other names of the videos.
+
+        A name is no part of a key: a renamed video has the bytes that it had.
+        """
+        return [part for part, stem in self.stems.items() if not self._holds(store, stem)]
+
+    def _holds(self, store: Path, stem: str) -> bool:
+        if not (store / f"{stem}.json").is_file():
+            return False
+        record = read_unit(store, stem)
+        named = sorted(video["video_id"] for video in [*record["rows"], *record["failed"]])
+        return named == sorted(video.video_id for video in self.videos)
 
 
 def plan(videos: Sequence[VideoFile], frame_rule: FrameRule, map_rule: MapRule, shard_bytes: int) -> list[Unit]:

@@ -25,6 +25,7 @@ from models.selection import slot_distances
 from models.weights import save_model
 from pipeline import layout
 from pipeline.bench.evidence import embed_slots
+from pipeline.data import manifest
 from pipeline.data.cache import admin as cache_admin
 from pipeline.data.cache import build as cache_build
 from pipeline.data.cache import write as cache_write
@@ -310,6 +311,26 @@ def test_the_next_start_makes_a_broken_shard_anew_and_no_other(here: Path, damag
     assert np.array_equal(Cache.open(layout.cache_dir("small")).frames(0, range(20)), frames)
 
 
+@pytest.mark.usefixtures("small_units")
+def test_renamed_videos_make_their_units_anew_and_no_other(here: Path) -> None:
+    import pyarrow as pa
+
+    ids = make(12)
+    units = preprocess.run(params(), "small")["shards"]
+    frames = Cache.open(layout.cache_dir("small")).frames(0, range(20))
+    path = layout.manifest_dir("small") / "manifest.parquet"
+    table = manifest.load(path)
+    place = table.column_names.index("video_id")
+    names = ["Jumping/a", *ids[1:]]
+    manifest.save(table.set_column(place, "video_id", pa.array(names)), path)
+    again = preprocess.run(params(), "small")
+    assert units > 2
+    assert (again["videos"], again["units_reused"]) == (12, units - 1)
+    cache = Cache.open(layout.cache_dir("small"))
+    assert cache.ids == names
+    assert np.array_equal(cache.frames(0, range(20)), frames)
+
+
 def test_videos_that_are_away_for_a_while_cost_no_cache_and_are_tried_again(here: Path) -> None:
     make(4)
     preprocess.run(params(), "small")
@@ -423,7 +444,6 @@ def test_the_corpus_is_the_training_split_without_doubles_and_without_what_is_te
 def _rehash() -> None:
     import pyarrow as pa
 
-    from pipeline.data import manifest
     from pipeline.system.files import sha256_of
 
     path = layout.manifest_dir("small") / "manifest.parquet"
