@@ -90,6 +90,7 @@ class FrameSource(ABC):
         lengths: frames of each video, of which every `grid`-th can be read.
         short_side: [pixels] larger frames are shrunk to it.
         rates: frames per second by row; None where nobody needs them, since frames are taken by number.
+        cure: what to do where videos cannot be read.
         map_step: frame step of the distance maps (`pipeline.data.by_time.Step.entry`), 0 where there are none.
     """
 
@@ -100,6 +101,7 @@ class FrameSource(ABC):
     lengths: Sequence[int] | Ints
     grid: int = 1
     short_side: int
+    cure: str = "put the files back or mend them."
     rates: Sequence[float] | None = None
     map_step: int | str = 0
 

@@ -59,6 +59,8 @@ class Cache(FrameSource):
         info: cache.json.
     """
 
+    cure = "`everest cache verify`."
+
     def __init__(self, folder: Path, info: CacheInfo, table: pa.Table) -> None:
         self.folder, self.info = folder, info
         self.columns = IndexColumns.of(table)

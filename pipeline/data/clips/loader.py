@@ -2,7 +2,7 @@
 
 An optimizer step takes `global_batch` rows of the epoch's order; ranks and accumulation steps take slices of
 that list, so the step's set does not depend on them, and resuming is calling `epoch` with a start. Nothing is
-remembered.
+remembered but the videos that could not be read, so as to name each once and to count them.
 
 Threads, not processes: JPEG decoding, video decoding and copying from the mapped cache all run outside
 Python's lock, frames go straight into the batch (page-locked where there is a GPU), and nothing crosses a
@@ -11,6 +11,7 @@ process border.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -28,10 +29,15 @@ from pipeline.data.frame_source import ClipError
 from pipeline.data.pixels.buffers import Buffers
 from pipeline.errors import EverestError, InputError
 
+log = logging.getLogger(__name__)
+
 #: Batches that are read ahead.
 PREFETCH = 2
 #: Other videos that are tried for one that cannot be read.
 REPLACEMENTS = 5
+#: The share of a training's videos that may turn out unreadable; with more it would be a training on another set. One
+#: video always may.
+UNREADABLE = 0.02
 #: A batch that takes longer is reported with the videos that are being read.
 STALL_SECONDS = 300.0
 
@@ -50,7 +56,8 @@ class ClipLoader:
         workers: threads that read ahead; 0 reads when asked.
         drop_last: leave out the last, smaller step. If kept, its rows are shared out as evenly as they go, each
             once, and a rank may get fewer batches than another.
-        replace: replace a clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises.
+        replace: replace a clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises. None
+            replaces those of a training, until more than the share UNREADABLE of its videos were met; True however many.
         balanced: an epoch draws as many clips of each class instead of each video once.
 
     Raises:
@@ -89,6 +96,8 @@ class ClipLoader:
         self.workers, self.drop_last = workers, drop_last
         # Training clips may be replaced; a deterministic clip is an evaluation's and never is.
         self.replace = dataset.rule.random if replace is None else replace
+        self._most_unreadable = len(dataset) if replace else max(1, int(UNREADABLE * len(dataset)))
+        self._unreadable: set[int] = set()
         self.stall_seconds = stall_seconds
         self._labels = dataset.labels() if balanced else None
         self._pool: ThreadPoolExecutor | None = None
@@ -123,7 +132,7 @@ class ClipLoader:
 
         Raises:
             ClipError: a clip cannot be read and may not be replaced.
-            EverestError: too many cannot be read, or reading stalls.
+            EverestError: too many videos cannot be read (see `replace`), or reading stalls.
         """
         micro_rows = self._micro_rows(epoch, start_micro_step)
         if not self.workers:
@@ -150,6 +159,23 @@ class ClipLoader:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
+    def _found_unreadable(self, row: int, error: ClipError) -> None:
+        """Name a training's video that cannot be read, once.
+
+        Raises:
+            EverestError: there are too many by now.
+        """
+        if row in self._unreadable:
+            return
+        self._unreadable.add(row)
+        count, allowed = len(self._unreadable), self._most_unreadable
+        if count > allowed:
+            raise EverestError(
+                f"{count} of {len(self.dataset)} videos of this training could not be read, {allowed} may be replaced by "
+                f"others. The last: {_without_cure(error)}. Cure: {self.dataset.locate(row)[0].source.cure}"
+            )
+        log.warning("clips: %s; another video takes its place.", _without_cure(error))
+
     def _micro_rows(self, epoch: int, start: int) -> Iterator[Ints]:
         order = self._order(epoch)
         parts = self.accumulate * self.world
@@ -159,6 +185,10 @@ class ClipLoader:
             share = np.array_split(rows, parts)[turn * self.world + self.rank]
             if len(share):
                 yield share
+
+
+def _without_cure(error: ClipError) -> str:
+    return str(error).partition(". Cure: ")[0].rstrip(".")
 
 
 class _Pending:
@@ -244,6 +274,7 @@ class _Pending:
         loader, error = self._loader, self._errors[place]
         if not loader.replace:
             raise error
+        loader._found_unreadable(int(self._rows[place]), error)
         sample = self._samples[place : place + 1]
         draws = sampling.uniforms(loader.seed, self._epoch, sample, "replacement", REPLACEMENTS)[0]
         for draw in draws:
@@ -254,13 +285,14 @@ class _Pending:
             self._grow(height, width)
             try:
                 self._put(place, row, frames)
-            except ClipError:
+            except ClipError as another:
+                loader._found_unreadable(row, another)
                 continue
             self._rows[place], self._frames[place], self._sizes[place] = row, frames, (height, width)
             return
         raise EverestError(
-            f"{error}; {REPLACEMENTS} other videos that were tried for it do not read either. "
-            "Cure: `everest cache verify`."
+            f"{_without_cure(error)}; {REPLACEMENTS} other videos that were tried for it do not read either. "
+            f"Cure: {loader.dataset.locate(int(self._rows[place]))[0].source.cure}"
         ) from error
 
     def _grow(self, height: int, width: int) -> None:

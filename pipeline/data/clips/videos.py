@@ -16,6 +16,8 @@ from pipeline.data.video.shrink import shrink, shrunk_size
 class VideoSource(FrameSource):
     """Video files; frames are decoded when asked for."""
 
+    cure = "put the files back or mend them; `everest download` lists what is there now, and what is wrong with it."
+
     def __init__(self, files: Sequence[VideoFile], short_side: int) -> None:
         self.files = list(files)
         self.ids = [file.video_id for file in self.files]

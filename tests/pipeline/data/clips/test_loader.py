@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, labelled_clips, pretraining_clips
 from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import ClipError
 from pipeline.data.pixels.transforms import FinetuneTransform, PretrainTransform
 from pipeline.errors import EverestError, InputError
@@ -219,7 +221,7 @@ def test_a_bad_training_clip_is_replaced_the_same_way_everywhere_and_counted() -
     bad = {3, 4, 10}
     rows = []
     for workers in (0, 2):
-        loader = ClipLoader(broken(bad), seed=1, global_batch=24, workers=workers)
+        loader = ClipLoader(broken(bad), seed=1, global_batch=24, workers=workers, replace=True)
         batch = next(loader.epoch(0))
         loader.close()
         assert batch.replaced == 3
@@ -242,9 +244,34 @@ def test_an_evaluation_never_replaces() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_corpus_that_does_not_read_at_all_stops_the_training() -> None:
-    loader = ClipLoader(broken(set(range(24))), seed=0, global_batch=8)
-    with pytest.raises(EverestError, match="everest cache verify"):
+    loader = ClipLoader(broken(set(range(24))), seed=0, global_batch=8, replace=True)
+    with pytest.raises(EverestError, match=r"5 other videos .* do not read either. Cure: `everest cache verify`\.$"):
         next(loader.epoch(0))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_training_names_each_video_that_it_replaces_once_and_ends_where_there_are_too_many(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loader = ClipLoader(broken({3}), seed=1, global_batch=24)
+    for epoch in range(3):
+        assert next(loader.epoch(epoch)).replaced == 1
+    assert caplog.messages == ["clips: video v003: flipped bits; another video takes its place."]
+    with pytest.raises(
+        EverestError, match=r"2 of 24 videos .* 1 may be replaced .* v010: flipped bits\. Cure: `everest c"
+    ):
+        next(ClipLoader(broken({3, 10}), seed=1, global_batch=24).epoch(0))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_training_that_reads_the_videos_themselves_says_what_to_do_where_they_are_gone() -> None:
+    straight = params(clip__source="videos", pretrain__frame_selection__mode="none")
+    dataset = labelled_clips(straight, "small", "train", random=True)
+    source = dataset.members[0].source
+    assert isinstance(source, VideoSource)
+    source.files = [replace(file, path=file.path.with_name("gone.mp4")) for file in source.files]
+    with pytest.raises(EverestError, match=r"2 of 18 videos .*missing.* Cure: put the files back .*everest download"):
+        list(ClipLoader(dataset, seed=0, global_batch=18).epoch(0))
 
 
 @pytest.mark.usefixtures("here")
