@@ -57,7 +57,7 @@ class ClipLoader:
         drop_last: leave out the last, smaller step. If kept, its rows are shared out as evenly as they go, each
             once, and a rank may get fewer batches than another.
         replace: replace a clip that cannot be read by another one, chosen by (seed, epoch, sample); False raises. None
-            replaces those of a training, until more than the share UNREADABLE of its videos were met; True however many.
+            replaces a training's, until more than the share UNREADABLE of its videos were met; True however many.
         balanced: an epoch draws as many clips of each class instead of each video once.
 
     Raises:
@@ -171,8 +171,8 @@ class ClipLoader:
         count, allowed = len(self._unreadable), self._most_unreadable
         if count > allowed:
             raise EverestError(
-                f"{count} of {len(self.dataset)} videos of this training could not be read, {allowed} may be replaced by "
-                f"others. The last: {_without_cure(error)}. Cure: {self.dataset.locate(row)[0].source.cure}"
+                f"{count} of {len(self.dataset)} videos of this training could not be read, {allowed} may be replaced "
+                f"by others. The last: {_without_cure(error)}. Cure: {self.dataset.locate(row)[0].source.cure}"
             )
         log.warning("clips: %s; another video takes its place.", _without_cure(error))
 
@@ -204,7 +204,8 @@ class _Pending:
         dataset = loader.dataset
         self._frames = dataset.frame_indices(self._rows, loader.seed, epoch, self._samples)
         self._sizes = np.asarray([dataset.size(int(row)) for row in self._rows], dtype=np.int64)
-        self._errors: dict[int, ClipError] = {}
+        # (video id, reason), no exceptions: one's traceback would hold this batch, and so its memory, in a circle.
+        self._errors: dict[int, tuple[str, str]] = {}
         height, width = self._sizes.max(axis=0)
         self._clips = loader._buffers.take((len(self._rows), self._frames.shape[1], int(height), int(width), 3))
         count = len(self._rows)
@@ -232,7 +233,7 @@ class _Pending:
             self._loader.seed,
             self._epoch,
             len(self._errors),
-            [(error.video_id, error.reason) for error in self._errors.values()],
+            list(self._errors.values()),
             dataset.label_sets(self._rows),
         )
 
@@ -259,7 +260,7 @@ class _Pending:
             try:
                 self._put(int(place), row, self._frames[place])
             except ClipError as error:
-                self._errors[int(place)] = error
+                self._errors[int(place)] = error.video_id, error.reason
         self._loader._reading.pop(me, None)
 
     def _put(self, place: int, row: int, frames: Ints) -> None:
@@ -271,9 +272,10 @@ class _Pending:
             clip[:, :height, width:] = 0
 
     def _replace(self, place: int) -> None:
-        loader, error = self._loader, self._errors[place]
+        loader = self._loader
         if not loader.replace:
-            raise error
+            raise ClipError(*self._errors[place])
+        error = ClipError(*self._errors[place])
         loader._found_unreadable(int(self._rows[place]), error)
         sample = self._samples[place : place + 1]
         draws = sampling.uniforms(loader.seed, self._epoch, sample, "replacement", REPLACEMENTS)[0]

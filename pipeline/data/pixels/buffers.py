@@ -20,7 +20,9 @@ class Buffers:
 
     def __init__(self, page_locked: bool = False) -> None:
         self._free: dict[int, list[Tensor]] = {}
-        self._lock = threading.Lock()
+        # Reentrant: what allocates under it may collect garbage, which gives blocks back in the same thread. The steps
+        # below bear that between any two of them.
+        self._lock = threading.RLock()
         self._page_locked = page_locked and torch.cuda.is_available()
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -37,7 +39,7 @@ class Buffers:
         # tensor is
         # gone, `lease` dies and the block is free again.
         lease = block.numpy().view()
-        weakref.finalize(lease, self._give, block)
+        weakref.finalize(lease, self._give, block).atexit = False
         return torch.from_numpy(lease).view(dtype).view(shape)
 
     def _give(self, block: Tensor) -> None:
@@ -46,5 +48,5 @@ class Buffers:
             if len(kept) < KEPT:
                 kept.append(block)
             # Other sizes are let go: memory stays within what the current shapes need.
-            for size in [size for size in self._free if len(self._free) > KEPT and size != block.numel()][:1]:
-                del self._free[size]
+            if len(self._free) > KEPT:
+                self._free.pop(next(size for size in list(self._free) if size != block.numel()), None)

@@ -17,7 +17,7 @@ from pipeline import layout
 from pipeline.data.batch import Batch
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, labelled_clips, pretraining_clips
-from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.clips.loader import PREFETCH, ClipLoader
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import ClipError
 from pipeline.data.pixels.transforms import FinetuneTransform, PretrainTransform
@@ -290,6 +290,25 @@ def test_a_kept_batch_is_never_written_again_and_a_dropped_one_gives_its_memory_
         places.add(batch.clips_BTHWC.data_ptr())
         del batch
     assert len(places) <= 2
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_with_a_bad_clip_gives_its_memory_back_without_a_search_for_garbage(workers: int) -> None:
+    loader = ClipLoader(broken({3, 10}), seed=1, global_batch=8, workers=workers, replace=True)
+    places, replaced = set(), 0
+    gc.disable()
+    try:
+        for epoch in range(8):
+            for batch in loader.epoch(epoch):
+                places.add(batch.clips_BTHWC.data_ptr())
+                replaced += batch.replaced
+                del batch
+    finally:
+        gc.enable()
+        loader.close()
+    assert replaced == 16
+    assert len(places) <= PREFETCH + 2
 
 
 @pytest.mark.usefixtures("here")
