@@ -20,6 +20,7 @@ from pipeline.data.cache.publish import (
     build,
     check_failures,
     forget_damaged,
+    forget_passing_failures,
     has_its_size,
     publish,
     store_dir,
@@ -39,7 +40,10 @@ from pipeline.tracking.headline import headline
 
 
 class CacheMetrics(TypedDict):
-    """A cache's content, and what was done to build it: shards taken over, frames decoded, time."""
+    """A cache's content, and what was done to build it: shards taken over, frames decoded, time.
+
+    Videos that failed are not among `videos`.
+    """
 
     videos: int
     videos_failed: int
@@ -80,6 +84,7 @@ def _run(params: Params, benchmark: str) -> CacheMetrics:
     units = units_of(params, benchmark)
     with _turn(store.parent / "lock", benchmark):
         forget_damaged(store, has_its_size)
+        forget_passing_failures(units, store)
         reused = sum(not unit.missing(store) for unit in units)
         with cluster.executor(params.compute.cluster) as executor:
             progress = counter(f"preprocess {benchmark}")
@@ -123,7 +128,7 @@ def _tracked(metrics: CacheMetrics) -> dict[str, float]:
         "preprocess/units_reused": metrics["units_reused"],
         "preprocess/frames_decoded": metrics["frames_decoded"],
         names.WALL_SECONDS: metrics["wall_seconds"],
-        names.DATA_VIDEOS_OK: metrics["videos"] - metrics["videos_failed"],
-        names.DATA_VIDEOS_TOTAL: metrics["videos"],
+        names.DATA_VIDEOS_OK: metrics["videos"],
+        names.DATA_VIDEOS_TOTAL: metrics["videos"] + metrics["videos_failed"],
     }
     return {name: float(value) for name, value in values.items()}

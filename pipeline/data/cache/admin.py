@@ -12,6 +12,7 @@ from pipeline.data.cache.publish import (
     build,
     check_failures,
     forget_damaged,
+    forget_passing_failures,
     has_its_size,
     publish,
     store_dir,
@@ -189,6 +190,7 @@ def _repair(name: str, params: Params) -> None:
     store, units = store_dir(name), units_of(params, name)
     with locked(store.parent / "lock", f"the preprocess stage of {name}"):
         forget_damaged(store, _unchanged)
+        forget_passing_failures(units, store)
         build(units, store, params.preprocess.workers)
         check_failures(name, units, store, params.ingest.failure_budget)
         publish(name, units, store, layout.cache_dir(name))

@@ -39,6 +39,9 @@ from pipeline.system.files import atomic_folder, checksum_of, link
 from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
 
+#: Reasons of failed videos that may pass by themselves.
+PASSING = frozenset({"missing", "unreadable"})
+
 
 def store_dir(benchmark: str) -> Path:
     """Where shard units are kept between runs."""
@@ -97,11 +100,22 @@ def forget_damaged(store: Path, is_intact: Callable[[Path, ShardRecord], bool]) 
         _forget(store, record.stem)
 
 
+def forget_passing_failures(units: Sequence[Unit], store: Path) -> None:
+    """Remove the units that lack a video whose file could not be had: their videos are tried again.
+
+    A disk that was not mounted must not be remembered as broken videos.
+    """
+    for stem in sorted({stem for unit in units for stem in unit.stems.values()}):
+        if (store / f"{stem}.json").is_file():
+            reasons = [video["reason"].partition(":")[0] for video in read_unit(store, stem)["failed"]]
+            if not PASSING.isdisjoint(reasons):
+                _forget(store, stem)
+
+
 def check_failures(benchmark: str, units: Sequence[Unit], store: Path, budget: float) -> None:
     """Refuse to publish a cache that lacks too many videos: the one in place stays.
 
-    The units concerned are forgotten, so that the next start tries their videos again: a disk that was not mounted must
-    not be remembered as broken videos.
+    The units concerned are forgotten, so that the next start tries their videos again.
 
     Raises:
         EverestError: more than `budget` of the videos failed; names some with their reasons.

@@ -40,6 +40,7 @@ from pipeline.data.video import open_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.stages import corpus, preprocess
+from pipeline.tracking import names
 
 
 @pytest.fixture
@@ -348,6 +349,26 @@ def test_videos_that_are_away_for_a_while_cost_no_cache_and_are_tried_again(here
         cache_admin.verify("small", repair=True, params=changed)
     (here / "not mounted").rename(raw)
     assert preprocess.run(changed, "small")["videos"] == 4
+
+
+def test_a_video_that_was_away_within_the_budget_comes_back_and_both_are_counted(here: Path) -> None:
+    ids = make(4)
+    settings = params(ingest__failure_budget=0.5)
+    away = layout.raw_dir("small") / f"{ids[1]}.mp4"
+    (layout.raw_dir("small") / f"{ids[2]}.mp4").write_bytes(b"not a video at all")
+    away.rename(here / "away.mp4")
+
+    def counts() -> tuple[float, float]:
+        numbers = json.loads(layout.metrics_file("preprocess", "small").read_text())
+        return numbers[names.DATA_VIDEOS_OK], numbers[names.DATA_VIDEOS_TOTAL]
+
+    preprocess.run(settings, "small")
+    assert counts() == (2, 4)
+    (here / "away.mp4").rename(away)
+    preprocess.run(settings, "small")
+    assert counts() == (3, 4)
+    assert Cache.open(layout.cache_dir("small")).ids == [ids[0], ids[1], ids[3]]
+    assert preprocess.run(settings, "small")["frames_decoded"] == 0  # a video that is broken is not tried again
 
 
 def test_work_may_lie_on_another_file_system_than_the_data(here: Path) -> None:
