@@ -1,14 +1,17 @@
 """What was found about the files of a folder, kept beside them in `.everest/`: one JSON line for each, as it finishes.
 
 An unchanged file (same size and modification time) is found again, also after this process was killed. Where the folder
-takes no notes (another user's, a read-only disk), they lie in this project's `.work/notes` instead.
+takes no notes (another user's, a read-only disk, a link or a pipe in their place), they lie in this project's
+`.work/notes` instead.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,9 +82,8 @@ class Memory(Generic[Found]):
         self._descriptor: int | None = None
         reader: TypeAdapter[Note[Found]] = TypeAdapter(Note[kind])  # type: ignore[valid-type]
         for file in (self._elsewhere, self._file):
-            if file.exists():
-                for line in file.read_bytes().splitlines():
-                    self._read(line, reader)
+            for line in _content(file).splitlines():
+                self._read(line, reader)
 
     def _read(self, line: bytes, reader: TypeAdapter[Note[Found]]) -> None:
         try:
@@ -144,8 +146,9 @@ class Memory(Generic[Found]):
         self._file.parent.mkdir(parents=True, exist_ok=True)
         if self._stale > len(self._known):
             self._compact()
-        self._descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        if self._file.stat().st_size and not self._file.read_bytes().endswith(b"\n"):
+        self._descriptor = _open_plain(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")  # the last writer was killed within a line
 
     def _warn(self, error: OSError) -> None:
@@ -156,8 +159,11 @@ class Memory(Generic[Found]):
         )
 
     def _compact(self) -> None:
+        lock = self._file.with_suffix(".lock")
+        if os.path.lexists(lock) and not stat.S_ISREG(os.lstat(lock).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(lock))
         with (
-            locked(self._file.with_suffix(".lock"), str(self._file), wait=True),
+            locked(lock, str(self._file), wait=True),
             atomic_path(self._file) as new,
         ):
             new.write_text("".join(map(_line, self._known.values())), encoding="utf-8")
@@ -166,6 +172,29 @@ class Memory(Generic[Found]):
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _open_plain(path: Path, flags: int) -> int:
+    """A descriptor of a plain file: who may write beside the videos may have put a link or a pipe in its place.
+
+    Raises:
+        OSError: it is none, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return descriptor
+
+
+def _content(path: Path) -> bytes:
+    """What notes hold; nothing where there are none, or none that may be read."""
+    try:
+        descriptor = _open_plain(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def _line(note: Note[Found]) -> str:

@@ -170,6 +170,30 @@ def test_what_a_read_only_folder_cannot_keep_is_kept_in_the_project(
     assert notes.read_text() == before  # nothing was measured again
 
 
+@pytest.mark.parametrize("planted", ["link to nothing", "link to a file", "pipe"])
+@pytest.mark.parametrize("name", ["ingest.jsonl", "ingest.lock"])
+def test_notes_are_never_written_through_what_another_user_put_in_their_place(
+    tmp_path: Path, limits: IngestParams, monkeypatch: pytest.MonkeyPatch, planted: str, name: str
+) -> None:
+    videos, project, target = tmp_path / "videos", tmp_path / "project", tmp_path / "mine"
+    sample_videos.write(videos / "clip.mp4")
+    (videos / NOTES).mkdir()
+    if name == "ingest.lock":  # taken where notes are to be written anew
+        (videos / NOTES / "ingest.jsonl").write_text("stale\n" * 3)
+    if planted == "link to a file":
+        target.write_text("of mine")
+    if planted == "pipe":
+        os.mkfifo(videos / NOTES / name)
+    else:
+        (videos / NOTES / name).symlink_to(target)
+    project.mkdir()
+    monkeypatch.chdir(project)
+    assert command(videos, limits)["videos_ok"] == 1
+    assert (target.read_text() if target.exists() else None) == ("of mine" if planted == "link to a file" else None)
+    (notes,) = project.glob(".work/notes/*/ingest.jsonl")
+    assert notes.read_text().count("clip.mp4") == 1
+
+
 def test_a_folder_that_takes_no_notes_anywhere_is_measured_all_the_same(
     tmp_path: Path, limits: IngestParams, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
