@@ -14,6 +14,7 @@ from pipeline.audit.measuring import audited
 from pipeline.audit.record import CLIP_FRAMES, Audited
 from pipeline.audit.summary import Findings, findings
 from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
+from pipeline.data.annotations.classes import NAMED
 from pipeline.data.annotations.own import SPLIT_NAMES, from_folders, from_table, has_split_folders, read_rows
 from pipeline.data.ingest.verdicts import REASONS, verdict
 from pipeline.data.video.listing import video_files
@@ -127,6 +128,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     given = _given(listing, table)
     listed = Counter(listing.classes[label] for video in listing.videos for label in classes_of(video))
     _check_classes(place, listed, "lists")
+    _check_numbers(place, listing)
     records = audited(folder, [video.path for video in listing.videos], rules)
     frames = _clip_frames(records)
     rules = rules.model_copy(update={"min_frames": frames})
@@ -208,6 +210,17 @@ def _check_classes(place: Path, classes: Counter[str], verb: str) -> None:
         raise InputError(
             f"{place} {verb} {shown}: a classifier needs two. Cure: a folder (or label) for each class; "
             "`everest audit` looks at videos without classes."
+        )
+
+
+def _check_numbers(place: Path, listing: Listing) -> None:
+    """Refuse what the download would refuse, before anything is decoded."""
+    absent = sorted(set(range(len(listing.classes))).difference(*map(classes_of, listing.videos)))
+    if absent:
+        shown = ", ".join(map(str, absent[:NAMED])) + (", ..." if len(absent) > NAMED else "")
+        raise InputError(
+            f"{place} numbers its classes up to {len(listing.classes) - 1}, and no video has {shown}. Cure: number "
+            f"them from 0 to {len(listing.classes) - len(absent) - 1} without a gap, or give classes by name."
         )
 
 

@@ -84,6 +84,20 @@ def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: 
         look(folder, sample_videos.RULES)
 
 
+def test_class_numbers_with_a_gap_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.mp4").touch()  # decoded, they would be refused as empty
+    table = folder / "list.csv"
+    table.write_text("path,label\n0.mp4,0\n1.mp4,1\n2.mp4,5\n")
+    with pytest.raises(InputError, match=r"up to 5, and no video has 2, 3, 4\. Cure: number them from 0 to 2 without"):
+        look(table, sample_videos.RULES)
+    table.write_text("path,label\n0.mp4,0\n1.mp4,1\n2.mp4,2\n")
+    with pytest.raises(InputError, match="none of the 3 videos"):
+        look(table, sample_videos.RULES)
+
+
 def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> None:
     for number in range(4):
         sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
