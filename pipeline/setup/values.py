@@ -133,10 +133,16 @@ def _frame_step(dataset: OwnSet) -> Value:
 
 
 def _batch(videos: int, paper: int, devices: int) -> int:
-    """The largest that leaves STEPS steps to an epoch and divides among the devices; the paper's at most."""
+    """One that leaves STEPS steps to an epoch and divides among the devices; the paper's at most.
+
+    A usual one where that goes; else the largest multiple of the devices.
+    """
     for batch in (paper, 128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1):
         if batch <= min(paper, videos // STEPS) and batch % devices == 0:
             return batch
+    most = min(paper, videos // STEPS) // devices * devices
+    if most:
+        return most
     if videos < devices:
         raise InputError(
             f"{videos} training videos cannot be shared by {devices} devices. Cure: --gpus {max(1, videos)}."

@@ -1,0 +1,23 @@
+"""`everest init`: values that depend on the number of videos and of devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.setup.values import _batch
+
+
+@pytest.mark.parametrize("devices", range(1, 17))
+def test_a_batch_is_shared_by_any_number_of_devices_and_near_the_papers(devices: int) -> None:
+    assert _batch(100_000, 192, devices) % devices == 0
+    assert 176 <= _batch(100_000, 192, devices) <= 192
+    assert _batch(80, 192, devices) % devices == 0
+    assert 11 <= _batch(80, 192, devices) <= 20
+
+
+def test_a_batch_of_few_videos_leaves_each_device_one() -> None:
+    assert _batch(8, 192, 7) == 7
+    assert _batch(40, 192, 7) == 7
+    with pytest.raises(InputError, match="6 training videos cannot be shared by 7 devices"):
+        _batch(6, 192, 7)
