@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -24,6 +25,8 @@ DOWNLOADS = "downloads"
 
 #: The list of checksums that a mirror may have beside its files.
 CHECKSUMS = "SHA256SUMS"
+#: A line of it: a digest, and a name that `*` marks as read in binary mode.
+_LISTED = re.compile(r"([0-9a-fA-F]{64})\s+(\S.*)")
 
 
 class Fetcher:
@@ -91,12 +94,14 @@ class Fetcher:
         remote = RemoteFile(place, (Address(f"{base.rstrip('/')}/{CHECKSUMS}"),))
         try:
             path = self.downloader.fetch([remote])[0]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            path.unlink()
         except EverestError:
+            lines = []
+        # Some servers answer with a page, and no error, for a file that they do not have.
+        pairs = [match.groups() for line in lines if (match := _LISTED.fullmatch(line.strip()))]
+        if not pairs:
             log.info("%s has no %s: the publisher's checksums are used", safe_url(base), CHECKSUMS)
-            return {}
-        lines = path.read_text(encoding="utf-8").splitlines()
-        path.unlink()
-        pairs = (line.split(None, 1) for line in lines if line.strip())
         return {name.lstrip("*./"): digest for digest, name in pairs}
 
 

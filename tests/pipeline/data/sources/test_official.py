@@ -180,10 +180,15 @@ def test_nothing_is_fetched_or_decoded_again_for_another_split(site: Site, root:
     assert (layout.manifest_dir("mini") / "manifest.parquet").read_bytes() == first
 
 
-def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(site: Site, root: Path, clip: bytes) -> None:
+@pytest.mark.parametrize("page", [None, b"<!doctype html>\n<html>\n<p>caf\xe9</p>"])
+def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(
+    site: Site, root: Path, clip: bytes, page: bytes | None
+) -> None:
     make_ucf101(site, clip)
     source = official(site)
     (site.folder / "SHA256SUMS").unlink()
+    if page is not None:
+        (site.folder / "SHA256SUMS").write_bytes(page)
     with pytest.raises(EverestError, match="expected 5c0d1a53b8ed"):
         download.run(params(root, "ucf101", 101, source), "mini")
     assert not layout.manifest_dir("mini").exists()
