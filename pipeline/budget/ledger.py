@@ -28,8 +28,9 @@ class Execution:
 
     Attributes:
         began, ended: seconds since 1970.
-        gpus: that it held, over all nodes.
-        wh: [Wh] of this machine's GPUs that it held, or of its CPU packages; None where nothing counts them.
+        gpus: that it holds once it has got them, on this machine or in its job.
+        wh: [Wh] of the GPUs that it held on this machine, or of its CPU packages; None where nothing counts them.
+        gpu_seconds: that it held GPUs, each counted; None in records of before they were counted.
     """
 
     stage: str
@@ -37,6 +38,12 @@ class Execution:
     ended: float
     gpus: int
     wh: float | None
+    gpu_seconds: float | None = None
+
+    @property
+    def gpu_time(self) -> float:
+        """[s] of GPUs, without the time that it waited for them."""
+        return self.gpus * (self.ended - self.began) if self.gpu_seconds is None else self.gpu_seconds
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,6 @@ def total(executions: Iterable[Execution]) -> Spent:
     measured = [one.wh for one in all_of_them if one.wh is not None]
     return Spent(
         hours=seconds / 3600,
-        gpu_hours=sum(one.gpus * (one.ended - one.began) for one in all_of_them) / 3600,
+        gpu_hours=sum(one.gpu_time for one in all_of_them) / 3600,
         kwh=sum(measured) / 1000 if measured else None,
     )

@@ -16,9 +16,8 @@ from collections.abc import Iterator
 
 from pipeline.budget.ledger import Execution, Spent, ledger, read_executions, total, write_execution
 from pipeline.budget.limit import SENTENCE, reached, uncounted
-from pipeline.distributed.nodes import this_node
 from pipeline.efficiency.energy import MachineEnergy
-from pipeline.efficiency.gpus import visible
+from pipeline.efficiency.gpus import held, visible
 from pipeline.errors import BudgetSpentError, InputError, Interrupted
 from pipeline.params import ComputeParams, Params, load_params
 
@@ -40,7 +39,7 @@ class Meter(threading.Thread):
         self.began = time.time()
         self.record = self.folder / f"{self.began:.3f}-{os.getpid()}.json"
         self.gpus = gpus_of(params.compute, stage)
-        self.energy = MachineEnergy(self.gpus)
+        self.held = Held(self.gpus)
         self.before = read_executions(self.folder)
         #: Why the run was stopped; empty while it may go on.
         self.reason = ""
@@ -49,6 +48,7 @@ class Meter(threading.Thread):
     def run(self) -> None:
         written = 0.0
         while not self._closing.wait(TICK_SECONDS):
+            self.held.count()
             if time.time() - written > WRITE_SECONDS:
                 written = time.time()
                 self.write()
@@ -62,8 +62,7 @@ class Meter(threading.Thread):
 
     def execution(self) -> Execution:
         """This one until now."""
-        gpus = self.gpus * this_node().count
-        return Execution(self.name_of_stage, self.began, time.time(), gpus, self.energy.read())
+        return Execution(self.name_of_stage, self.began, time.time(), self.gpus, self.held.wh(), self.held.gpu_seconds)
 
     def spent(self) -> Spent:
         """The whole run until now."""
@@ -78,7 +77,39 @@ class Meter(threading.Thread):
         """Stop counting, with a last record."""
         self._closing.set()
         self.join()
+        self.held.count()
         self.write()
+
+
+class Held:
+    """What the GPUs that a stage holds take, from when it has got them; without any, the CPUs.
+
+    Args:
+        gpus: that it will hold.
+    """
+
+    def __init__(self, gpus: int) -> None:
+        self.gpu_seconds = 0.0
+        self._names: tuple[str, ...] = ()
+        self._before: float | None = 0.0
+        self._energy = None if gpus else MachineEnergy(())
+        self._counted = time.monotonic()
+
+    def count(self) -> None:
+        """Add the time since this was last asked, and look what is held now."""
+        now = time.monotonic()
+        self.gpu_seconds += len(self._names) * (now - self._counted)
+        self._counted = now
+        if (names := held()) != self._names:
+            self._before, self._names = self.wh(), names
+            self._energy = MachineEnergy(names) if names else None
+
+    def wh(self) -> float | None:
+        """[Wh] so far; None where a counter was missing."""
+        if self._energy is None or self._before is None:
+            return self._before
+        read = self._energy.read()
+        return None if read is None else self._before + read
 
 
 @contextlib.contextmanager
@@ -92,7 +123,8 @@ def metered(params: Params, stage: str, benchmark: str | None) -> Iterator[None]
     meter = Meter(params, stage, name)
     if reason := reached(params.compute, total(meter.before)):
         raise BudgetSpentError(f"{SENTENCE} {reason}; {name} was not started. {CURE}")
-    if warning := uncounted(params.compute, meter.gpus, meter.energy.read() is not None):
+    countable = MachineEnergy(visible()[: meter.gpus]).read() is not None
+    if warning := uncounted(params.compute, meter.gpus, countable):
         log.warning("%s: %s", name, warning)
     meter.start()
     try:

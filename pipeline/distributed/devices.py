@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.efficiency.gpus import visible
+from pipeline.efficiency.gpus import holding, visible
 from pipeline.errors import EverestError, InputError
 from pipeline.layout import RUN_VARIABLE
 from pipeline.system.files import read_json, write_json
@@ -75,6 +75,7 @@ def taken(wanted: int | Sequence[int], stage: str) -> Iterator[Taken]:
         got = tuple(name for name in allowed if name in turns)
         descriptors = tuple(turns[name].descriptor for name in got)
         stack.enter_context(_shown(got))
+        stack.enter_context(holding(got))
         yield Taken(got, descriptors)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
-from pipeline.efficiency.gpus import visible
 from pipeline.efficiency.meters import Joules, joules_between, rapl_joules, rapl_packages
 
 
 class MachineEnergy:
-    """[Wh] since its creation, of the first `gpus` GPUs that are visible (NVML), or without any of the CPUs (RAPL)."""
+    """[Wh] since its creation, of GPUs by their names (NVML), or without any of the CPUs (RAPL)."""
 
-    def __init__(self, gpus: int) -> None:
-        self._handles = _handles()[:gpus]
-        self._gpus = gpus
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._handles = _handles(gpus)
+        self._gpus = len(gpus)
         self._began = self._joules()
         self._last = list(self._began or [])
         self._sum = 0.0
@@ -38,14 +38,14 @@ class MachineEnergy:
             return None
 
 
-def _handles() -> list[object]:
-    """NVML's handles of the GPUs that a process started now would see; [] without a driver."""
+def _handles(names: Sequence[str]) -> list[object]:
+    """NVML's handles of these GPUs; [] without a driver, or where they are another machine's."""
     import pynvml
 
     handles: list[object] = []
-    if names := visible():
+    with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
-        for name in names:
-            with contextlib.suppress(pynvml.NVMLError):  # a slice (MIG) has no counter of its own
-                handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
+    for name in names:
+        with contextlib.suppress(pynvml.NVMLError):  # a slice (MIG) has no counter of its own
+            handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
     return handles

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
+
+#: What this process holds for the ranks that it has started, the latest last.
+_held: list[tuple[str, ...]] = []
+
+
+@contextlib.contextmanager
+def holding(names: Sequence[str]) -> Iterator[None]:
+    """Say for the block that this process holds these GPUs; those of another machine by any names."""
+    _held.append(tuple(names))
+    try:
+        yield
+    finally:
+        _held.remove(tuple(names))
+
+
+def held() -> tuple[str, ...]:
+    """The GPUs that this process holds now."""
+    return _held[-1] if _held else ()
 
 
 def visible() -> list[str]:

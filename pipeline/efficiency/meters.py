@@ -56,8 +56,14 @@ _REPORTED = (
 )  # fmt: skip
 
 
+#: Parts of the names of cards whose memory or peak is another than that of the entry they resemble.
+_OTHERS = ("GH200", "Laptop", "H100 PCIe", "H100 NVL", "H200 NVL", "RTX 4090 D")
+
+
 def known_device(reported: str) -> Device | None:
     """The table's entry for a name that CUDA reports, or None."""
+    if any(part in reported for part in _OTHERS):
+        return None
     return next((DEVICES[key] for part, key in _REPORTED if part in reported), None)
 
 

@@ -17,6 +17,7 @@ from pipeline.budget.limit import BudgetRow
 from pipeline.efficiency.meters import DEVICES, GIB
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.params.consistency import PRETRAINED
 from pipeline.planning.calibration import Share
 from pipeline.planning.counts import Counts, counts_of, given
 from pipeline.planning.stage_cost import (
@@ -118,7 +119,7 @@ def plan(
     counts = {name: counts_of(params, name, known) for name in params.benchmarks}
     planners: dict[int, Planner] = {}
     rows = []
-    for name in (None, *params.benchmarks):
+    for name in (*([None] if params.finetune.init == PRETRAINED else ()), *params.benchmarks):
         count = gpus or params.compute.ranks_of("finetune" if name else "pretrain") * params.compute.nodes
         if count not in planners:
             planners[count] = Planner(gpu, count, mfu, memory, calibration)
@@ -255,16 +256,26 @@ class Planner:
 
 def _disk(params: Params, rows: Sequence[StageRow], counts: Mapping[str, Counts]) -> Disk:
     frame = FRAME_BYTES[params.preprocess.store] * (params.preprocess.short_side / 256) ** 2
-    kept = params.preprocess.keep_every if params.preprocess.frames == "every" else 1
-    frames = [None if c.total is None or c.frames is None else c.total * c.frames for c in counts.values()]
+    kept = {name: _kept(params, name) for name in counts}
+    frames = [
+        None if c.total is None or c.frames is None else c.total * c.frames / kept[name] for name, c in counts.items()
+    ]
     known = [number for number in frames if number is not None]
-    cache = None if len(known) < len(frames) else round(sum(known) * frame / kept / GIB, 2)
+    cache = None if len(known) < len(frames) else round(sum(known) * frame / GIB, 2)
     weights = max((row["parameters_m"] for row in rows), default=0.0) * 1e6
     return {
         "cache": cache,
-        "cache_per_1000_frames": round(1000 * frame / kept / GIB, 4),
+        "cache_per_1000_frames": round(1000 * frame / min(kept.values(), default=1) / GIB, 4),
         "checkpoints": round(weights * 12 * CHECKPOINTS / GIB, 2),
     }
+
+
+def _kept(params: Params, benchmark: str) -> int:
+    """Of so many frames of a benchmark's videos the cache holds one."""
+    step = params.benchmark(benchmark).data.frame_step
+    if params.preprocess.frames == "informative":
+        return step if isinstance(step, int) else 1
+    return params.preprocess.keep_every if params.preprocess.frames == "every" else 1
 
 
 def _assumptions(planner: Planner, rows: Sequence[StageRow]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
+from pipeline.distributed.nodes import this_node
 from pipeline.distributed.start import devices
 from pipeline.errors import InputError
 from pipeline.params import Params, flatten
@@ -47,6 +48,11 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
     """
     if benchmark is None:
         raise InputError("evaluate needs a benchmark. Cure: `everest evaluate NAME`.")
+    if this_node().count > 1:
+        raise InputError(
+            "PET_NNODES: evaluate publishes from one node. Cure: start it on one without PET_NNODES, or with "
+            "compute.launcher: slurm."
+        )
     with devices(params.compute, "evaluate", benchmark):  # before torch looks for them
         return _run(params, benchmark)
 

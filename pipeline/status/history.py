@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +66,13 @@ def read_history(path: Path) -> History | None:
     )
 
 
-def evenly(values: list[float]) -> list[float]:
-    """So many means of neighbouring values at most, the last of them of the newest."""
-    if len(values) <= POINTS:
-        return values
-    edges = [round(number * len(values) / POINTS) for number in range(POINTS + 1)]
-    return [sum(values[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
+def evenly(points: Sequence[tuple[int, float]]) -> list[float]:
+    """So many means of (step, value) at most, each of an equal stretch of steps, the last of them of the newest."""
+    if len(points) <= POINTS:
+        return [value for _, value in points]
+    first, steps = points[0][0], points[-1][0] - points[0][0] + 1
+    stretches = itertools.groupby(points, key=lambda point: (point[0] - first) * POINTS // steps)
+    return [statistics.fmean(value for _, value in stretch) for _, stretch in stretches]
 
 
 def _number(text: str | None) -> float | None:

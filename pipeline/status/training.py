@@ -39,7 +39,7 @@ def read_training(work: Path, alive: bool, gpus: Sequence[Gpu]) -> Training | No
         epoch=history.epoch if history else None,
         rate=rate,
         left_seconds=max(steps - step, 0) / rate if alive and steps and rate else None,
-        loss=evenly([value for _, value in curves.get(TRAIN_LOSS, [])]),
+        loss=evenly(curves.get(TRAIN_LOSS, [])),
         probes={
             name: [value for _, value in points]
             for name, points in curves.items()
@@ -67,14 +67,15 @@ def newest_checkpoint(root: Path) -> Checkpoint | None:
 
 
 def heartbeats(work: Path) -> list[heartbeat.Beat]:
-    """The ranks' last signs of life, of all nodes that share the folder."""
-    beats = []
-    for path in work.glob("beats*"):
-        try:
-            beats += heartbeat.read(path)
-        except FileNotFoundError:
-            continue
-    return beats
+    """The ranks' last signs of life; none where several nodes share the folder.
+
+    Each node's are by its own clock and processes, of which this machine's say nothing.
+    """
+    files = list(work.glob("beats*"))
+    try:
+        return heartbeat.read(files[0]) if len(files) == 1 else []
+    except FileNotFoundError:
+        return []
 
 
 def quiet(beats: Sequence[heartbeat.Beat]) -> str:

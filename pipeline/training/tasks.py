@@ -45,7 +45,7 @@ from pipeline.multilabel.labels import multi_hot, positive_weights
 from pipeline.multilabel.objective import Validation, sigmoid_loss
 from pipeline.params import SCRATCH, ComputeParams, FinetuneParams, Params, PretrainParams
 from pipeline.tracking import names
-from pipeline.training.held_out import batch_sums, held_out_batches
+from pipeline.training.engine.held_out import batch_sums, held_out_batches
 from pipeline.training.optim import ParameterGroup, parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of

@@ -8,6 +8,7 @@ The job goes on if this process dies. Told to stop (STOP of pipeline.system.proc
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.client import Job, SlurmSilentError
 from pipeline.distributed.slurm.request import Request, exported
+from pipeline.efficiency.gpus import holding
 from pipeline.errors import BusyError, EverestError
 from pipeline.system.files import read_json, write_json
 from pipeline.system.processes import StopRequest, stop_handled
@@ -59,7 +61,8 @@ def follow(request: Request, command: Sequence[str]) -> End:
         if job is not None:
             log.warning("ranks: %s: found again, nothing was submitted.", job)
         try:
-            return _watch(number, stop, tail, None if job is None else str(job))
+            with contextlib.ExitStack() as held:
+                return _watch(request, number, stop, tail, None if job is None else str(job), held)
         finally:
             tail.print()
 
@@ -105,7 +108,11 @@ def _note(request: Request, number: int) -> None:
     write_json(request.work / RECORD, {"job": number, "name": request.name, "at": time.time(), "by": os.getpid()})
 
 
-def _watch(number: int, stop: StopRequest, tail: _Tail, said: str | None) -> End:
+def _watch(
+    request: Request, number: int, stop: StopRequest, tail: _Tail, said: str | None, held: contextlib.ExitStack
+) -> End:
+    names = [f"job {number}, GPU {place}" for place in range(request.nodes * request.gpus)]
+    holds = False
     looked = asked = -LOOK_SECONDS
     silent = False
     job: Job | None = None
@@ -126,6 +133,9 @@ def _watch(number: int, stop: StopRequest, tail: _Tail, said: str | None) -> End
             if job is None or not job.alive:
                 state, reason = (job.state, job.reason) if job else ("GONE", "")
                 return End(number, state, reason, stop.signal)
+            if (job.state == "RUNNING") != holds:  # a job that waits holds no GPU
+                holds = not holds
+                held.enter_context(holding(names)) if holds else held.close()
             if str(job) != said and job.state != "COMPLETING":
                 said = str(job)
                 log.warning("ranks: %s.", said)

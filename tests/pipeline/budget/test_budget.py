@@ -15,6 +15,7 @@ import small_benchmark
 from flows.chain.repro import budget_spent
 from pipeline.budget import account, ledger, limit, meter
 from pipeline.budget.ledger import Execution, Spent
+from pipeline.efficiency.gpus import holding
 from pipeline.errors import BudgetSpentError, InputError
 from pipeline.params import Params, with_overrides
 from pipeline.params.declared import work_key
@@ -173,3 +174,17 @@ def test_the_plan_says_whether_it_fits_and_the_report_shows_spent_beside_planned
     assert "6.00 EUR" in page
     assert "1,000 h" in page
     assert json.loads(json.dumps(planned))["verdict"]
+
+
+def test_a_stage_that_waits_for_gpus_takes_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "visible", lambda: ["GPU-0", "GPU-1", "GPU-2"])
+    settings = params(budget={"gpu_hours": 5 / 3600}, device="cuda", ranks=2)
+    with meter.metered(settings, "pretrain", None):
+        time.sleep(3)
+        with holding(["GPU-1", "GPU-2"]):
+            time.sleep(1.5)
+    (execution,) = ledger.read_executions(ledger.ledger(settings))
+    assert execution.gpus == 2
+    assert execution.gpu_seconds is not None
+    assert 2 * (1.5 - meter.TICK_SECONDS) <= execution.gpu_seconds <= 2 * (1.5 + 2 * meter.TICK_SECONDS)
+    assert execution.ended - execution.began >= 4.5

@@ -16,6 +16,9 @@ def test_a_device_is_known_by_the_name_that_cuda_reports() -> None:
     assert known_device("NVIDIA A100-SXM4-80GB") is DEVICES["a100-80"]
     assert known_device("NVIDIA RTX A6000") is DEVICES["a6000"]
     assert known_device("Abacus 1") is None
+    for other in ("NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 PCIe", "NVIDIA H100 NVL"):
+        assert known_device(other) is None, "its memory or peak is not the entry's"
+    assert known_device("NVIDIA A100 80GB PCIe") is DEVICES["a100-80"]
     assert all(device.source for device in DEVICES.values())
 
 

@@ -293,3 +293,19 @@ def test_each_stage_is_planned_on_the_gpus_that_it_gets(monkeypatch: pytest.Monk
     assert own["hours_total"] == pytest.approx(eight["stages"][0]["hours"] + two["stages"][1]["hours"], abs=1e-3)
     (gpu_hours,) = [row["amount"] for row in own["budget"] if row["what"] == "gpu_hours"]
     assert gpu_hours == pytest.approx(8 * eight["stages"][0]["hours"] + 2 * two["stages"][1]["hours"])
+
+
+def test_only_what_the_run_does_is_planned(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    plans = {}
+    for name, overrides in {
+        "whole": {"preprocess.frames": "all"},
+        "scratch": {"preprocess.frames": "all", "finetune.init": "scratch"},
+        "informative": {"preprocess.frames": "informative"},
+    }.items():
+        params = load_params(root / "recipes" / "ucf101.yaml", overrides)
+        monkeypatch.setattr("pipeline.planning.plan.planned_params", lambda _, params=params: params)
+        plans[name] = plan("ucf101", "h100", gpus=8, memory=False)
+    assert [row["stage"] for row in plans["scratch"]["stages"]] == ["finetune ucf101"]
+    assert plans["scratch"]["hours_total"] == plans["whole"]["stages"][1]["hours"]
+    caches = [plans[name]["disk_gib"]["cache"] for name in ("whole", "informative")]
+    assert caches[0] == pytest.approx(4 * caches[1], rel=1e-3), "every fourth frame"

@@ -299,13 +299,17 @@ def test_ranks_are_used_where_each_has_a_gpu(
     assert evaluate._ranks(params) == expected
 
 
-def test_what_is_missing_or_does_not_fit_is_named_before_any_work(here: Path) -> None:
+def test_what_is_missing_or_does_not_fit_is_named_before_any_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = ready()
     with pytest.raises(InputError, match=r"outputs/finetune/small/model.json does not exist.*Cure"):
         evaluate.run(params, "small")
     classifier(params, classes=5)
     with pytest.raises(InputError, match=r"num_classes = 5, expected 8.*everest finetune small"):
         evaluate.run(params, "small")
+    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-a", "MASTER_PORT": "29400"}.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    with pytest.raises(InputError, match="evaluate publishes from one node"):
+        evaluate.run(small_benchmark.params(), "small")
     with pytest.raises(InputError, match="needs a benchmark"):
         evaluate.run(params, None)
     assert not Path("outputs/evaluate").exists()
