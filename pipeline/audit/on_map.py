@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-#: The map that comes with the project: `outputs/map/summary.json` of plans/map.yaml, copied here.
+#: The map that comes with the project: `outputs/map/summary.json` of plans/coarse.yaml, copied here.
 MEASURED = Path(__file__).with_name("measured.json")
-#: Cells that are nearest in redundancy, of which an expectation is made.
+#: Cells that are nearest in redundancy, of which an expectation is made: so many at most, and half of the map's.
 NEAREST = 3
 #: Share of tokens by which videos may lie beside the map's cells.
 BESIDE = 0.05
@@ -108,7 +108,8 @@ def expectation(tokens_needed: float, summary: MapSummary | None) -> str | None:
         return None
     first, other = summary["strategies"][:2]
     equal = summary["cells"][0]["gains"][0]["equal"]
-    cells = sorted(summary["cells"], key=lambda cell: abs(cell["tokens_needed"] - tokens_needed))[:NEAREST]
+    counted = max(1, min(NEAREST, len(summary["cells"]) // 2))
+    cells = sorted(summary["cells"], key=lambda cell: abs(cell["tokens_needed"] - tokens_needed))[:counted]
     low, high = _range(summary["cells"])
     here = f"{100 * tokens_needed:.0f} % of the tokens hold 80 % of the change"
     if not low - BESIDE <= tokens_needed <= high + BESIDE:
@@ -119,8 +120,9 @@ def expectation(tokens_needed: float, summary: MapSummary | None) -> str | None:
     gains = [gain_of(cell, equal, other) for cell in cells]
     near = _range(cells)
     return (
-        f"Of drawn videos that are as redundant ({here}; {100 * near[0]:.0f} to {100 * near[1]:.0f} % in the nearest "
-        f"{len(cells)} cells of docs/science.md's map), {first} minus {other} at equal {equal} was "
+        f"Of drawn videos that are about as redundant ({here}; {_percent(*near)} in the nearest "
+        f"{'cell' if counted == 1 else f'{counted} cells'} of docs/science.md's map), {first} minus {other} at equal "
+        f"{equal} was "
         f"{_mean(gains):+.1f} points ({min(gain['low'] for gain in gains):+.1f} to "
         f"{max(gain['high'] for gain in gains):+.1f}). Filmed videos differ in more than that."
     )
@@ -129,6 +131,10 @@ def expectation(tokens_needed: float, summary: MapSummary | None) -> str | None:
 def _range(cells: Sequence[CellResult]) -> tuple[float, float]:
     values = [cell["tokens_needed"] for cell in cells]
     return min(values), max(values)
+
+
+def _percent(low: float, high: float) -> str:
+    return f"{100 * low:.0f} %" if low == high else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def _mean(gains: Sequence[Gain]) -> float:

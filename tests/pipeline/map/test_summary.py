@@ -77,11 +77,14 @@ def test_the_page_has_a_figure_over_redundancy_one_over_cells_and_all_numbers(tm
 
 
 def test_videos_expect_what_the_nearest_cells_gave_with_the_widest_interval() -> None:
-    near = summary(*CELLS, cell(0.05, 0.9, 30.0, 1.0))
+    near = summary(*CELLS, *(cell(0.05, needed, 30.0, 1.0) for needed in (0.9, 0.92, 0.94)))
     text = expectation(0.38, near)
     assert text is not None
     assert "everest minus tube at equal epochs was +0.7 points (-9.0 to +8.0)" in text
     assert "20 to 60 % in the nearest 3 cells" in text
+    text = expectation(0.38, summary(*CELLS))
+    assert text is not None
+    assert "; 40 % in the nearest cell of" in text
 
 
 def test_videos_beside_the_map_expect_nothing_and_without_a_map_nothing_is_said() -> None:
