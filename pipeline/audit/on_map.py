@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-#: The map that comes with the project: `outputs/map/summary.json` of plans/coarse.yaml, copied here.
+#: The map that comes with the project: `outputs/map/summary.json` of plans/map.yaml, copied here.
 MEASURED = Path(__file__).with_name("measured.json")
 #: Cells that are nearest in redundancy, of which an expectation is made: so many at most, and half of the map's.
 NEAREST = 3
