@@ -123,7 +123,8 @@ def metered(params: Params, stage: str, benchmark: str | None) -> Iterator[None]
     meter = Meter(params, stage, name)
     if reason := reached(params.compute, total(meter.before)):
         raise BudgetSpentError(f"{SENTENCE} {reason}; {name} was not started. {CURE}")
-    countable = MachineEnergy(visible()[: meter.gpus]).read() is not None
+    names = visible()[: meter.gpus]
+    countable = len(names) == meter.gpus and MachineEnergy(names).read() is not None  # a job's GPUs are not here
     if warning := uncounted(params.compute, meter.gpus, countable):
         log.warning("%s: %s", name, warning)
     meter.start()

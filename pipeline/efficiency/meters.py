@@ -156,6 +156,11 @@ class EnergyMeter:
             return None
         return joules_between(self._began, now) / 3600
 
+    def taken(self) -> float | None:
+        """As :meth:`read`, and counts anew from now on."""
+        energy, self._began = self.read(), self._joules()
+        return energy
+
     def _joules(self) -> Joules | None:
         if self._handle is not None:
             import pynvml

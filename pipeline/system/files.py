@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,6 +98,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """A descriptor of a plain file: in a folder of others, a link or a pipe may have been put in its place.
+
+    Raises:
+        OSError: it is none, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return descriptor
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,6 @@ import errno
 import fcntl
 import json
 import os
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import BusyError, EverestError
+from pipeline.system.files import open_plain
 from pipeline.system.processes import describe
 
 #: (process, path) -> the lock among its threads.
@@ -41,6 +41,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 
     Raises:
         BusyError: another one holds it and `wait` is False.
+        OSError: the file cannot be opened, or is a link or no file.
     """
     busy = BusyError(f"{what} is in use by another process (lock file {path}). Cure: wait until it ends.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     if not within.acquire(blocking=wait):
         raise busy
     try:
-        with path.open("a") as file:
+        with os.fdopen(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
             if not _lock_record(file.fileno(), wait):
                 raise busy
             yield
@@ -209,15 +210,12 @@ def _open_own(path: Path) -> IO[str]:
         EverestError: a link, by which another user could have this one's files overwritten, or anything else.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EINVAL):
             raise
-        descriptor = -1
-    if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        if descriptor >= 0:
-            os.close(descriptor)
-        raise EverestError(f"lock file {path} is a link or no file. Cure: remove it, and ask who put it there.")
+        message = f"lock file {path} is a link or no file. Cure: remove it, and ask who put it there."
+        raise EverestError(message) from None
     return os.fdopen(descriptor, "a+", encoding="utf-8")
 
 

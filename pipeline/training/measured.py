@@ -30,14 +30,12 @@ class ProcessMeter:
     """What this process has taken since it was last asked, from a moment on."""
 
     def __init__(self, began: float, device: torch.device) -> None:
-        self._asked, self._device = began, device
-        self._energy = EnergyMeter(device)
+        self._asked, self._energy = began, EnergyMeter(device)
 
     def taken(self) -> tuple[float, float | None]:
         """Seconds and Wh; None for the latter where nothing counts them."""
-        energy, self._energy = self._energy, EnergyMeter(self._device)
         seconds, self._asked = time.perf_counter() - self._asked, time.perf_counter()
-        return seconds, energy.read()
+        return seconds, self._energy.taken()
 
 
 def measured(engine: Engine, task: TrainingTask, ranks: Ranks) -> dict[str, float]:

@@ -39,7 +39,7 @@ from pipeline.efficiency.clip_cost import (
     learning_of,
     online_candidates,
     pretrain_cost,
-)  # fmt: skip
+)
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import multi_hot, positive_weights
 from pipeline.multilabel.objective import Validation, sigmoid_loss

@@ -7,11 +7,9 @@ takes no notes (another user's, a read-only disk, a link or a pipe in their plac
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from pydantic import TypeAdapter
 from pipeline import layout
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.verdicts import Measurement
-from pipeline.system.files import atomic_path
+from pipeline.system.files import atomic_path, open_plain
 from pipeline.system.locks import locked
 
 log = logging.getLogger(__name__)
@@ -146,7 +144,7 @@ class Memory(Generic[Found]):
         self._file.parent.mkdir(parents=True, exist_ok=True)
         if self._stale > len(self._known):
             self._compact()
-        self._descriptor = _open_plain(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        self._descriptor = open_plain(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")  # the last writer was killed within a line
@@ -159,11 +157,8 @@ class Memory(Generic[Found]):
         )
 
     def _compact(self) -> None:
-        lock = self._file.with_suffix(".lock")
-        if os.path.lexists(lock) and not stat.S_ISREG(os.lstat(lock).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(lock))
         with (
-            locked(lock, str(self._file), wait=True),
+            locked(self._file.with_suffix(".lock"), str(self._file), wait=True),
             atomic_path(self._file) as new,
         ):
             new.write_text("".join(map(_line, self._known.values())), encoding="utf-8")
@@ -174,23 +169,10 @@ class Memory(Generic[Found]):
             self._descriptor = None
 
 
-def _open_plain(path: Path, flags: int) -> int:
-    """A descriptor of a plain file: who may write beside the videos may have put a link or a pipe in its place.
-
-    Raises:
-        OSError: it is none, or cannot be opened.
-    """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return descriptor
-
-
 def _content(path: Path) -> bytes:
     """What notes hold; nothing where there are none, or none that may be read."""
     try:
-        descriptor = _open_plain(path, os.O_RDONLY)
+        descriptor = open_plain(path, os.O_RDONLY)
     except OSError:
         return b""
     with os.fdopen(descriptor, "rb") as file:

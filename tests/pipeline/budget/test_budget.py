@@ -188,3 +188,20 @@ def test_a_stage_that_waits_for_gpus_takes_none(here: Path, monkeypatch: pytest.
     assert execution.gpu_seconds is not None
     assert 2 * (1.5 - meter.TICK_SECONDS) <= execution.gpu_seconds <= 2 * (1.5 + 2 * meter.TICK_SECONDS)
     assert execution.ended - execution.began >= 4.5
+
+
+def test_the_energy_of_a_job_on_other_machines_is_not_said_to_be_counted_here(
+    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counts:
+        def __init__(self, gpus: list[str]) -> None:
+            pass
+
+        def read(self) -> float:
+            return 1.0
+
+    monkeypatch.setattr(meter, "visible", list)
+    monkeypatch.setattr(meter, "MachineEnergy", Counts)
+    with meter.metered(params(budget={"kwh": 1.0}, device="cuda", ranks=2, launcher="slurm"), "pretrain", None):
+        pass
+    assert "compute.budget.kwh cannot be counted" in caplog.text
