@@ -7,6 +7,7 @@ one file is enough, and any Parquet reader opens it. What was compared is what i
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ def read_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = bytearray(path.read_bytes())
+    buffer, content = _read(path)
     if expected is not None and xxh3_128_hexdigest(content) != expected:
         raise DamagedError(f"{path}: its checksum differs from the recorded one. {cure}")
     place = _place(content)
@@ -89,14 +90,29 @@ def read_table(
             f"{path} is no table with a checksum: another program or a former version wrote it, or it is damaged. "
             f"{cure}"
         )
-    recorded = content[place : place + len(BLANK)].decode()
+    recorded = bytes(content[place : place + len(BLANK)]).decode()
     content[place : place + len(BLANK)] = BLANK.encode()
     if xxh3_128_hexdigest(content) != recorded:
         raise DamagedError(f"{path} is damaged: its bytes do not have the checksum that it records. {cure}")
-    return pq.read_table(pa.BufferReader(pa.py_buffer(content)), columns=columns, filters=filters)
+    return pq.read_table(pa.BufferReader(buffer), columns=columns, filters=filters)
 
 
-def _place(content: bytearray) -> int | None:
+def _read(path: Path) -> tuple[pa.Buffer, memoryview]:
+    """A file's bytes in memory of Arrow's own, and a view of them to write through.
+
+    Memory of Python's would be given back by whichever of Arrow's threads lets go of it last; where that comes while
+    the interpreter ends, the thread cannot take its lock, and the process aborts (SIGABRT) after all its work.
+    """
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        buffer = pa.allocate_buffer(os.fstat(file.fileno()).st_size)
+        content = memoryview(buffer).cast("B")
+        length = file.readinto(content)
+    return buffer.slice(0, length), content[:length]
+
+
+def _place(content: memoryview | bytearray) -> int | None:
     """Where the checksum lies in a table's bytes."""
     length = int.from_bytes(content[-8:-4], "little")
     start = len(content) - 8 - length
