@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,29 @@ def test_every_service_is_hardened_and_bounded(compose: dict[str, Any]) -> None:
         assert limits["pids"] <= 16384, name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert service["restart"] in ("unless-stopped", "on-failure"), name
+
+
+def test_what_ours_write_and_what_they_build_and_load_has_a_place_under_docker(compose: dict[str, Any]) -> None:
+    """Docker's tmpfs is noexec unless it is told, and nothing but /tmp and mounts can be written to."""
+    for name in sorted(OURS):
+        service = compose["services"][name]
+        (place,) = service["tmpfs"]
+        assert place.startswith("/tmp:"), name
+        assert "exec" in place.partition(":")[2].split(","), f"{name}: built kernels could not be loaded"
+        assert service["environment"]["HOME"] == "/tmp", name
+    for name in ("init", "worker", "worker-gpu"):
+        assert compose["services"][name]["environment"]["DVC_SITE_CACHE_DIR"].startswith("/tmp/"), name
+
+
+def test_dvc_takes_the_place_that_compose_names_instead_of_its_own_below_var(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    given = compose["services"]["worker"]["environment"]["DVC_SITE_CACHE_DIR"]
+    seen = subprocess.run(
+        [sys.executable, "-c", "from dvc.dirs import site_cache_dir as place; print(place(), place(None))"],
+        env={**os.environ, "DVC_SITE_CACHE_DIR": given}, capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert seen.stdout.split() == [given, given]
 
 
 def test_passwords_are_files_and_no_variable_holds_one(compose: dict[str, Any], root: Path) -> None:

@@ -41,9 +41,10 @@ def rendered(template: dict[str, Any], **given: Any) -> dict[str, Any]:
     }
     configuration: Any = apply_values(template["job_configuration"], defaults | given)
     job: dict[str, Any] = configuration["job_manifest"]
-    # What prefect-kubernetes does of itself before it submits: pairs for the environment, words for the command.
+    # What prefect-kubernetes does of itself before it submits: the run's environment goes before the template's own.
     container = job["spec"]["template"]["spec"]["containers"][0]
-    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]
+    own = [{"name": name, "value": value} for name, value in configuration["env"].items()]
+    container["env"] = own + container["env"]
     container["args"] = container["args"].split()
     return job
 
@@ -92,6 +93,23 @@ def test_pods_are_hardened_bounded_and_give_trainings_time_to_save(
             assert "memory" in container["resources"]["limits"], name
         if name in ("worker", "job"):
             assert pod["terminationGracePeriodSeconds"] >= 110, name
+
+
+def test_dvc_git_and_a_checkout_on_a_new_volume_find_a_place_that_they_can_use(
+    manifests: list[dict[str, Any]], template: dict[str, Any]
+) -> None:
+    job = rendered(template, name="run", command="x", env={"ONE": "1"})["spec"]["template"]["spec"]
+    worker = next(pod for name, pod in pods(manifests) if name == "worker")
+    for container in [*worker["initContainers"], *worker["containers"], *job["containers"]]:
+        name, given = container["name"], {entry["name"]: entry["value"] for entry in container["env"]}
+        (checkout,) = [mount for mount in container["volumeMounts"] if mount["name"] == "checkout"]
+        assert checkout["subPath"] == "checkout", f"{name}: the volume's root may hold lost+found, and is root's"
+        assert [given[f"GIT_CONFIG_{what}"] for what in ("COUNT", "KEY_0", "VALUE_0")] == [
+            "1", "safe.directory", checkout["mountPath"],
+        ], name  # fmt: skip
+        if name != "checkout":
+            assert (given["HOME"], given["DVC_SITE_CACHE_DIR"]) == ("/tmp", "/tmp/dvc"), name
+    assert {"name": "ONE", "value": "1"} in job["containers"][0]["env"], "the run's own variables come with it"
 
 
 def test_a_worker_whose_server_is_away_is_not_started_again(manifests: list[dict[str, Any]]) -> None:
