@@ -5,7 +5,8 @@
     caches             of benchmarks that neither params.yaml nor a recipe nor a worktree names; data/cache/<benchmark>
     history            Prefect's flow runs that ended
     deleted runs       that MLflow still keeps, with their artifacts
-    dvc                objects that no commit, tag, branch or worktree names; only when asked for, and nothing runs
+    dvc                objects that no commit, tag, branch or worktree names; only when asked for, and nothing runs, and
+                       the cache lies in the checkout: of another's names nothing is known
 
 Where it cannot be known whether something is used (the Prefect server is away), it stays, and the row says so.
 """
@@ -172,12 +173,16 @@ def _dvc(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
         return
     busy = dvc_locks.holder(root) or dvc_locks.stale(root)
     goes = any(run.in_queue(now) for run in used.going)
-    kept = busy or ("a run goes on" if goes else "") or ("" if used.answers else used.silence)
-    yield Item("dvc", str(worktree.dvc_cache(root)), 0, 0, "what nothing names", kept, partial(_gc_dvc, root))
+    cache = worktree.dvc_cache(root)
+    own = cache.resolve().is_relative_to((root / ".dvc").resolve())
+    why = f"it lies outside of {root / '.dvc'}; others may use it: dvc gc --all-commits --projects OTHERS"
+    shared = "" if own else why
+    kept = shared or busy or ("a run goes on" if goes else "") or ("" if used.answers else used.silence)
+    yield Item("dvc", str(cache), 0, 0, "what nothing names", kept, partial(_gc_dvc, root))
 
 
 def _gc_dvc(root: Path) -> None:
-    command = [sys.executable, "-m", "dvc", "gc", "--force", "--workspace", "--all-branches", "--all-tags"]
+    command = [sys.executable, "-m", "dvc", "gc", "--force", "--workspace", "--all-commits"]
     kept = [str(folder) for folder in sorted((root / WORK / "worktrees").glob("*")) if (folder / ".dvc").is_dir()]
     if kept:
         command += ["--projects", *kept]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -165,3 +166,34 @@ def test_a_run_of_next_night_does_not_keep_dvcs_objects_and_one_of_this_hour_doe
     assert kept() == kept(due(1.5), due(26)) == ""
     for going in (due(0.5), due(-1), replace(due(9), expected=None), run("resuming", "Resuming"), run("x", "Running")):
         assert kept(due(26), going) == "a run goes on", going.state
+
+
+def test_a_cache_that_other_checkouts_may_use_is_not_collected(checkout: Path, tmp_path: Path) -> None:
+    """DVC is told of this checkout's commits and worktrees only: another's models would go."""
+    (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
+    (item,) = [item for item in collect(checkout, Policy(dvc=True), Answers()) if item.kind == "dvc"]
+    assert item.name == str(tmp_path / "shared")
+    assert item.kept.startswith(f"it lies outside of {checkout / '.dvc'}; others may use it: dvc gc --all-commits")
+
+
+def test_data_of_a_commit_that_is_no_tip_stay_and_what_no_commit_names_goes(checkout: Path) -> None:
+    def store(content: bytes) -> Path:
+        name = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        path = checkout / ".dvc/cache/files/md5" / name[:2] / name[2:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def commit(content: bytes) -> Path:
+        path = store(content)
+        name = path.parent.name + path.name
+        (checkout / "model.dvc").write_text(
+            f"outs:\n- md5: {name}\n  size: {len(content)}\n  hash: md5\n  path: model\n"
+        )
+        do("add", "model.dvc", root=checkout)
+        do("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "model", root=checkout)
+        return path
+
+    before, now, nobodys = commit(b"the model of before"), commit(b"today's"), store(b"of a sweep")
+    garbage._gc_dvc(checkout)
+    assert (before.exists(), now.exists(), nobodys.exists()) == (True, True, False)
