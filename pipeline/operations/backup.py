@@ -96,7 +96,7 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     other = {name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)}
     # Those belong to a commit: over another one's they would not fit its code.
     aside = {name for name in other if any(Path(name).is_relative_to(kept) for kept in PARAMETERS)}
-    present = [name for name, address in addresses.items() if _there(address)] + sorted(other - aside)
+    present = [name for name, address in addresses.items() if copies.exists(address)] + sorted(other - aside)
     if present and not force:
         raise InputError(
             f"{', '.join(present[:8])}{' ...' if len(present) > 8 else ''}: there already, and another. "
@@ -176,10 +176,6 @@ def _copy(root: Path, name: str, building: Path) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
-
-
-def _there(address: str) -> bool:
-    return not copies.is_postgres(address) and copies.sqlite_path(address).exists()
 
 
 def _equal(one: Path, other: Path) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
+from typing import LiteralString
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.errors import EverestError, InputError
@@ -90,26 +91,43 @@ def refuse_in_use(file: Path) -> None:
 
 def refuse_sessions(address: str) -> None:
     """Raises EverestError where somebody is connected to a PostgreSQL database, or it does not answer."""
-    import psycopg
-
-    query = (
+    sessions = _ask(
+        address,
         "select count(*) from pg_stat_activity where datname = current_database() "
-        "and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        "and pid <> pg_backend_pid() and backend_type = 'client backend'",
     )
-    try:
-        # Prefect's and MLflow's addresses name a driver of SQLAlchemy, which PostgreSQL's own library does not know.
-        plain = re.sub(r"^postgresql\+\w+:", "postgresql:", address)
-        with psycopg.connect(plain, connect_timeout=10) as connection:
-            (sessions,) = connection.execute(query).fetchone() or (0,)
-    except psycopg.Error as error:
-        raise EverestError(
-            f"{redact(address)}: {redact(str(error).strip())}. Cure: start PostgreSQL, or mend the address."
-        ) from None
     if sessions:
         raise EverestError(
             f"{redact(address)} is in use: {sessions} connection{'s' if sessions > 1 else ''}. "
             "Cure: stop the servers and whoever reads there first."
         )
+
+
+def exists(address: str) -> bool:
+    """Whether there is a database that restoring would replace: a file, or one of PostgreSQL with a table.
+
+    Raises:
+        EverestError: PostgreSQL does not answer, or has no such database, which restoring does not make.
+    """
+    if is_postgres(address):
+        return bool(_ask(address, "select count(*) from pg_tables where schemaname = 'public'"))
+    return sqlite_path(address).exists()
+
+
+def _ask(address: str, query: LiteralString) -> int:
+    """The number that is a PostgreSQL database's answer."""
+    import psycopg
+
+    try:
+        # Prefect's and MLflow's addresses name a driver of SQLAlchemy, which PostgreSQL's own library does not know.
+        plain = re.sub(r"^postgresql\+\w+:", "postgresql:", address)
+        with psycopg.connect(plain, connect_timeout=10) as connection:
+            (number,) = connection.execute(query).fetchone() or (0,)
+    except psycopg.Error as error:
+        raise EverestError(
+            f"{redact(address)}: {redact(str(error).strip())}. Cure: start PostgreSQL, or mend the address."
+        ) from None
+    return int(number)
 
 
 def sqlite_path(address: str) -> Path:

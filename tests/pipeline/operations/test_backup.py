@@ -12,12 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
+import psycopg
 import pytest
+from postgres_cluster import postgres
 
 from pipeline.errors import EverestError, InputError
 from pipeline.operations import databases as databases_module
-from pipeline.operations.addresses import Databases, databases
+from pipeline.operations.addresses import Databases, databases, on_postgres
 from pipeline.operations.backup import backup, check, restore
+from pipeline.operations.postgres import prepare
 from pipeline.tracking.store import Store
 
 HOLDS = """
@@ -214,6 +217,28 @@ def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
     assert (project / "params.yaml").read_text() == "recipe: edited\n", "parameters belong to a commit"
     assert (project / ".work" / "restored" / made.name / "params.yaml").read_text() == "recipe: demo\n"
     assert any("1 files of parameters differ" in line for line in lines)
+
+
+def test_databases_of_postgresql_with_a_table_are_replaced_with_force_only(project: Path, tmp_path: Path) -> None:
+    with postgres() as server:
+        prepare(server)
+        of = on_postgres(server)
+        for address in (of.mlflow, of.prefect):
+            with psycopg.connect(address) as connection:
+                connection.execute("create table runs (name text)")
+        made = backup(project, tmp_path / "backups", of, artifacts=False)
+        with psycopg.connect(of.prefect) as connection:
+            connection.execute("insert into runs values ('made since then')")
+        with psycopg.connect(of.mlflow) as connection:
+            connection.execute("drop table runs")
+        with pytest.raises(InputError, match=r"^prefect: there already, and another\. Cure: --force"):
+            restore(made, project, of)
+        with psycopg.connect(of.prefect) as connection:
+            assert connection.execute("select name from runs").fetchall() == [("made since then",)]
+            connection.execute("drop table runs")
+        restore(made, project, of)
+        with psycopg.connect(of.mlflow) as connection:
+            assert connection.execute("select name from runs").fetchall() == [], "nothing was there to be replaced"
 
 
 def test_a_damaged_incomplete_foreign_or_newer_backup_is_refused(project: Path, of: Databases, tmp_path: Path) -> None:
