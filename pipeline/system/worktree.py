@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -19,16 +20,19 @@ _EDITS_DO_NOT_TRAVEL = "uncommitted changes stay behind: the run uses the last c
 
 
 def create(root: Path, folder: Path, commit: str = "HEAD") -> None:
-    """Check out a commit of the repository at `root` into `folder`; one that is there stays as it is.
+    """Check out a commit of the repository at `root` into `folder`; one that is there whole stays as it is.
+
+    What a start or a removal that was killed has left is made anew: a run that continues must not take it for whole.
 
     Raises:
         InputError: the clone has no such commit.
         EverestError: git refuses, for instance because nothing is committed yet.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    git.do("worktree", "prune", root=root)
     if folder.exists():
-        return
+        if _is_whole(folder):
+            return
+        remove(root, folder)
     if commit != "HEAD":
         known = git.ask("cat-file", "-e", f"{commit}^{{commit}}", root=root)
         if known.text is None:
@@ -36,15 +40,27 @@ def create(root: Path, folder: Path, commit: str = "HEAD") -> None:
                 f"commit {commit} is not in this clone ({known.reason}). Cure: `git fetch --all`, or fetch it from "
                 "where the run was made."
             )
-    git.do("worktree", "add", "--detach", str(folder), commit, root=root)
+    # Twice "force": what git noted of a folder that is gone, or of a start that was killed, is taken over. `worktree
+    # prune` would also forget those of a user whose disk, or whose side of a container, is not seen from here.
+    git.do("worktree", "add", "--force", "--force", "--detach", str(folder), commit, root=root)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether git knows the worktree and has checked it out: its index appears when all files are there."""
+    pointer = folder / ".git"
+    noted = pointer.read_text(encoding="utf-8").removeprefix("gitdir:").strip() if pointer.is_file() else ""
+    return bool(noted) and Path(folder, noted, "index").is_file()
 
 
 def remove(root: Path, folder: Path) -> None:
     """Remove a worktree and what git noted of it; nothing where there is none."""
-    if folder.exists():
-        git.ask("worktree", "remove", "--force", str(folder), root=root, seconds=git.ACTION_SECONDS)
-        shutil.rmtree(folder, ignore_errors=True)
-    git.ask("worktree", "prune", root=root)
+    # Out of the way at once: half of one at its own place would be taken for a worktree by whoever comes next.
+    gone = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    git.ask("worktree", "remove", "--force", "--force", str(folder), root=root, seconds=git.ACTION_SECONDS)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def left_behind(root: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,52 @@ def test_a_removed_worktree_leaves_nothing(checkout: Path, folder: Path) -> None
     listed = subprocess.run(["git", "worktree", "list"], cwd=checkout, capture_output=True, text=True, check=True)
     assert listed.stdout.count("\n") == 1
     worktree.remove(checkout, folder)
+
+
+@pytest.mark.parametrize("cut", ["while git checked it out", "before git had its name", "in the middle of its removal"])
+def test_half_a_worktree_is_made_anew(checkout: Path, folder: Path, cut: str) -> None:
+    noted = checkout / ".git" / "worktrees" / "run"
+    (folder / "dvc.yaml").unlink()
+    if cut == "while git checked it out":
+        (noted / "index").rename(noted / "index.lock")
+        (noted / "locked").write_text("initializing")
+    elif cut == "before git had its name":
+        (folder / ".git").unlink()
+    else:
+        shutil.rmtree(noted)
+    worktree.create(checkout, folder)
+    assert (folder / "dvc.yaml").read_text() == (checkout / "dvc.yaml").read_text()
+    assert subprocess.run(["git", "status", "-s"], cwd=folder, capture_output=True, check=True).stdout == b""
+
+
+def test_a_whole_worktree_stays_as_it_is(checkout: Path, folder: Path) -> None:
+    (folder / "params.yaml").write_text("seed: 1\n")
+    worktree.create(checkout, folder)
+    assert (folder / "params.yaml").read_text() == "seed: 1\n"
+
+
+def test_a_worktree_whose_folder_is_gone_is_made_anew_and_removed_without_a_trace(checkout: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    worktree.create(checkout, folder)
+    shutil.rmtree(folder)
+    worktree.remove(checkout, folder)
+    assert list((checkout / ".git").glob("worktrees/*")) == []
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_removal_that_was_killed_is_ended_by_the_next(checkout: Path, folder: Path) -> None:
+    folder.rename(folder.with_name(".run.removed"))
+    worktree.create(checkout, folder)
+    worktree.remove(checkout, folder)
+    assert list((checkout / ".git").glob("worktrees/*")) == []
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_users_own_worktree_on_a_disk_that_is_away_stays_known(checkout: Path, tmp_path: Path, folder: Path) -> None:
+    own = tmp_path / "disk" / "mine"
+    subprocess.run(["git", "worktree", "add", "-q", "--detach", own], cwd=checkout, check=True)
+    (tmp_path / "disk").rename(tmp_path / "away")
+    worktree.create(checkout, folder.with_name("other"))
+    worktree.remove(checkout, folder)
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert subprocess.run(["git", "status"], cwd=own, check=False, capture_output=True).returncode == 0
