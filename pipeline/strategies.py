@@ -77,22 +77,22 @@ def compared_strategies() -> dict[str, Overrides]:
     Fine-tuning is the same for all, so that only the pre-training differs, but for `everest-then-tome` and its like,
     EVEREST's pre-training fine-tuned with another strategy, and `everest-tested-tome` and its like, where the weights
     are the same too, and only tested with another strategy. Strategies that do not select frames see the clip as it
-    comes, or with `-chosen-frames` as `pretrain.frame_selection` says; the ratio of kept tokens is 1 where it means
-    nothing. Those whose compute it bounds are also compared with another one, `everest-keep-0.4`, and those that read
-    scores with a budget for each clip, `everest-share-0.6`.
+    comes, and the ratio of kept tokens is 1, since it means nothing there; with `-chosen-frames` they see it as
+    `pretrain.frame_selection` says, and the ratio stays, since it says by how many tokens frames are chosen. Those
+    whose compute it bounds are also compared with another one, `everest-keep-0.4`, and those that read scores with a
+    budget for each clip, `everest-share-0.6`.
     """
     arms: dict[str, Overrides] = {}
     for name in PRETRAINING:
         facts = strategy_facts()[name]
-        overrides: Overrides = {"pretrain.strategy": name}
+        chosen: Overrides = {"pretrain.strategy": name}
+        every: Overrides = {**chosen, "pretrain.frame_selection.mode": "none"}
         if not facts.uses_keep_ratio:
-            overrides["pretrain.keep_ratio"] = 1.0
+            every["pretrain.keep_ratio"] = 1.0
         if facts.selects_frames:
-            arms[facts.label] = overrides
-            arms[f"{facts.label}-all-frames"] = {**overrides, "pretrain.frame_selection.mode": "none"}
+            arms |= {facts.label: chosen, f"{facts.label}-all-frames": every}
         else:
-            arms[facts.label] = {**overrides, "pretrain.frame_selection.mode": "none"}
-            arms[f"{facts.label}-chosen-frames"] = overrides
+            arms |= {facts.label: every, f"{facts.label}-chosen-frames": chosen}
     for name in FINETUNING:
         if name != "everest":
             label = strategy_facts()[name].label
@@ -113,7 +113,7 @@ def arm_overrides(name: str) -> Overrides | None:
     overrides, value = arms.get(match["head"]), float(match["value"])
     if overrides is None or "pretrain.strategy" not in overrides or not 0 < value <= 1:
         return None
+    facts = strategy_facts()[str(overrides["pretrain.strategy"])]
     if match["word"] == "keep":
-        return None if "pretrain.keep_ratio" in overrides else {**overrides, "pretrain.keep_ratio": value}
-    reads_scores = strategy_facts()[str(overrides["pretrain.strategy"])].reads_scores
-    return {**overrides, "pretrain.score_share": value} if reads_scores else None
+        return {**overrides, "pretrain.keep_ratio": value} if facts.uses_keep_ratio else None
+    return {**overrides, "pretrain.score_share": value} if facts.reads_scores else None

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from models.frames import choose_slots
 from pipeline import layout
 from pipeline.commands.results import show_results
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import strategy_difference
-from pipeline.params import PRETRAINING, Params, compared_strategies, load_params, with_overrides
+from pipeline.params import PRETRAINING, Params, arm_overrides, compared_strategies, load_params, with_overrides
 from pipeline.planning.equal import plan
 from pipeline.report.collect import collect
 from pipeline.report.experiment import draw, write_report
@@ -111,6 +113,30 @@ def test_every_strategy_that_params_may_name_has_its_overrides(params: Params) -
     assert (shared.params.pretrain.score_share, shared.params.finetune.score_share) == (0.6, None)
     assert (merged.params.pretrain.strategy, merged.params.finetune.strategy) == ("everest", "tome")
     assert merged.epochs == shared.epochs, "the same pre-training"
+
+
+@pytest.mark.parametrize("name", [name for name in compared_strategies() if name.endswith("-chosen-frames")])
+def test_an_arm_with_chosen_frames_chooses_those_that_move(params: Params, name: str) -> None:
+    arm = with_overrides(params, {"pretrain.keep_ratio": 0.3} | (arm_overrides(name) or {}))
+    generator = torch.Generator().manual_seed(0)
+    distance_BAL = torch.rand(500, 12, 49, generator=generator) * 0.1 + 0.01
+    distance_BAL[:, 3:6] += 5  # a fourth of the candidates moves
+    noise_BA = torch.rand(500, 12, generator=generator)
+    slots_BS = choose_slots(distance_BAL, 8, arm.pretrain.keep_ratio, noise_BA)
+    assert arm.pretrain.frame_selection.mode == params.pretrain.frame_selection.mode != "none"
+    for moving in (3, 4, 5):
+        assert (slots_BS == moving).any(1).float().mean() > 0.99, "drawn uniformly it would be 0.67"
+
+
+def test_an_arm_takes_another_keep_ratio_only_where_it_bounds_what_is_computed() -> None:
+    assert arm_overrides("everest-keep-0.4") == {"pretrain.strategy": "everest", "pretrain.keep_ratio": 0.4}
+    assert [arm_overrides(f"{head}-keep-0.4") for head in ("tube", "tube-chosen-frames", "scratch")] == [None] * 3
+
+
+def test_a_fixed_strategy_costs_the_same_at_any_keep_ratio(params: Params) -> None:
+    tube, chosen = plan(compared(params, strategies=["tube", "tube-chosen-frames"], seeds=[0]))
+    assert tube.params.pretrain.keep_ratio != chosen.params.pretrain.keep_ratio
+    assert (tube.gmacs_per_clip, tube.epochs) == (chosen.gmacs_per_clip, chosen.epochs)
 
 
 def test_all_benchmarks_are_compared_unless_some_are_named_and_an_unknown_one_is_refused(params: Params) -> None:
