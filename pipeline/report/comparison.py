@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-import numpy as np
-
 from pipeline import layout
 from pipeline.budget.account import AccountRow, account
-from pipeline.errors import EverestError
-from pipeline.evaluation.files import read_predictions
-from pipeline.evaluation.metrics import Interval, hits, mean_and_deviation, seeds_interval, strategy_difference
+from pipeline.evaluation.files import Tests, read_tests
+from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.monitor.record import MonitorRecord, read_record
-from pipeline.multilabel.precision import mean_average_precision, precision_difference, trainings_interval
 from pipeline.planning.equal import Trial
 from pipeline.report.collect import (
     DataVersion,
@@ -30,11 +26,13 @@ from pipeline.report.collect import (
     versions,
 )
 from pipeline.report.sentences import (
+    Counted,
     Difference,
     JudgedScore,
     StrategyCost,
     TrivialScore,
     comparison_sentences,
+    left_out_sentences,
     metric_entry,
 )
 from pipeline.tracking import names
@@ -44,14 +42,15 @@ from pipeline.verdict.record import Verdict
 PICTURES = 1
 
 
-class StrategyResult(JudgedScore):
-    """A strategy's tests on one benchmark over its seeds, in percent."""
+class StrategyResult(JudgedScore, Counted):
+    """A strategy's tests on one benchmark over its seeds, in percent.
 
-    benchmark: str
+    `left_out`: test videos beside `videos` that some training of the comparison could not score.
+    """
+
     strategy: str
     seeds: int
     top1_deviation: float | None
-    videos: int
     finetune_seconds: float | None
     test_gmacs_per_clip: NotRequired[float | None]
     test_clips_per_second: NotRequired[float | None]
@@ -99,67 +98,6 @@ class Summary(TypedDict):
     pretrainings: NotRequired[dict[str, list[dict[str, object]]]]
 
 
-@dataclass(frozen=True)
-class Tests:
-    """Probabilities [V, C] of trainings on the same videos, and their labels [V]; of several classes which, [V, C]."""
-
-    __test__ = False  # not a test case, whatever its name suggests
-
-    probabilities: list[np.ndarray]
-    labels: np.ndarray
-
-    @property
-    def several(self) -> bool:
-        """Whether videos have several classes each: scores are then mean average precisions, else top-1."""
-        return self.labels.ndim == 2
-
-    @property
-    def trainings(self) -> int:
-        return len(self.probabilities)
-
-    @property
-    def videos(self) -> int:
-        return len(self.labels)
-
-    def scores(self) -> list[float]:
-        """Of each training, a share."""
-        if self.several:
-            return [mean_average_precision(one, self.labels) for one in self.probabilities]
-        return list(self._hits().mean(axis=1))
-
-    def interval(self, draws: int) -> Interval:
-        """95 % interval of the mean score, over videos and trainings."""
-        if self.several:
-            return Interval(*trainings_interval(self.probabilities, self.labels, draws))
-        return seeds_interval(self._hits(), draws)
-
-    def minus(self, other: Tests, draws: int) -> tuple[float, Interval]:
-        """Mean score minus that of others on the same videos, and its 95 % interval."""
-        if self.several:
-            mean, interval = precision_difference(self.probabilities, other.probabilities, self.labels, draws)
-            return mean, Interval(*interval)
-        return strategy_difference(self._hits(), other._hits(), draws)
-
-    def _hits(self) -> np.ndarray:
-        return np.stack([hits(one, self.labels) for one in self.probabilities])
-
-
-def read_tests(folders: Sequence[Path], benchmark: str) -> Tests:
-    """The tests of trainings in these folders.
-
-    Raises:
-        EverestError: they are of different videos.
-    """
-    tables = [read_predictions(f / layout.output_dir("evaluate", benchmark) / "predictions.parquet") for f in folders]
-    for folder, table in zip(folders, tables, strict=True):
-        if table["video_id"] != tables[0]["video_id"]:
-            raise EverestError(
-                f"{folder}: {benchmark} was evaluated on other videos than the other trainings. "
-                "Cure: delete that folder's outputs and metrics, and run the comparison again."
-            )
-    return Tests([table["probabilities"] for table in tables], tables[0]["label"])
-
-
 def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     """Results of every strategy and benchmark, differences to the first strategy, costs, curves, versions.
 
@@ -167,7 +105,7 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
         cells: `<arm>-seed<seed>` -> folder of that finished training.
 
     Raises:
-        EverestError: the trainings were evaluated on different videos.
+        EverestError: the trainings were evaluated on different videos, or no video could be scored by all of them.
     """
     params = trials[0].params
     arms = list(dict.fromkeys(trial.arm for trial in trials))
@@ -175,7 +113,7 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
     results: list[StrategyResult] = []
     differences: list[Difference] = []
     for benchmark in trials[0].benchmarks:
-        scored = {arm: read_tests(folders[arm], benchmark) for arm in arms}
+        scored = read_tests(folders, benchmark)
         draws = params.evaluate_of(benchmark).bootstrap
         several, trivial = scored[arms[0]].several, best_trivial(benchmark)
         by_chance = (
@@ -202,7 +140,11 @@ def summarise(trials: Sequence[Trial], cells: Mapping[str, Path]) -> Summary:
         ],
         "data": data_versions(sorted({*trials[0].benchmarks, *params.pretrain.corpus})),
         "versions": versions(),
-        "sentences": [*_alarms(records), *comparison_sentences(differences, costs, equal, len(seeds))],
+        "sentences": [
+            *_alarms(records),
+            *comparison_sentences(differences, costs, equal, len(seeds)),
+            *left_out_sentences(results),
+        ],
         "health": health,
         "pretrainings": {arm: [asdict(record) for record in each] for arm, each in records.items() if each},
         "spent": account(params),
@@ -263,6 +205,7 @@ def _result(
         "top1_ci_high": 100 * high,
         **metric_entry(scored.several),
         "videos": scored.videos,
+        "left_out": scored.left_out,
         "finetune_seconds": _means(folders, "finetune", benchmark).get(names.WALL_SECONDS),
         "test_gmacs_per_clip": tested.get(names.GMACS_PER_CLIP),
         "test_clips_per_second": tested.get(names.CLIPS_PER_SECOND),

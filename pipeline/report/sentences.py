@@ -40,6 +40,14 @@ class JudgedScore(TestScore):
     trivial: TrivialScore | None
 
 
+class Counted(TypedDict):
+    """How many test videos of a benchmark are in a comparison's scores, and how many are not."""
+
+    benchmark: str
+    videos: int
+    left_out: NotRequired[int]
+
+
 class BenchmarkResult(JudgedScore):
     """A model's test on one benchmark, scores in percent, beside what its training cost."""
 
@@ -176,6 +184,17 @@ def comparison_sentences(
         lines.append(f"{seeds} seeds: the intervals hold the choice of test videos and the chance in training, but so "
                      "few seeds make them too narrow rather than too wide.")  # fmt: skip
     return lines
+
+
+def left_out_sentences(results: Sequence[Counted]) -> list[str]:
+    """For each benchmark of a comparison how many test videos are in no strategy's score."""
+    counts = {row["benchmark"]: (row.get("left_out", 0), row["videos"]) for row in results}
+    return [
+        f"{benchmark}: {left_out} of {left_out + videos} test videos could not be scored by every training, and are "
+        "in no strategy's score."
+        for benchmark, (left_out, videos) in counts.items()
+        if left_out
+    ]
 
 
 def difference(row: Difference, equal: str) -> str:

@@ -12,23 +12,22 @@ import small_benchmark
 from pipeline import layout
 from pipeline.errors import EverestError
 from pipeline.evaluation.benchmark import TestSet
-from pipeline.evaluation.files import write_predictions
+from pipeline.evaluation.files import read_tests, write_predictions
 from pipeline.evaluation.inference import Answer
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.multilabel.precision import mean_average_precision
 from pipeline.report import repetition
-from pipeline.report.comparison import read_tests
 from pipeline.report.experiment import score_columns
-from pipeline.report.sentences import Difference, difference
+from pipeline.report.sentences import Difference, difference, left_out_sentences
 from pipeline.tracking.headline import headline, words
 
 VIDEOS = 60
 
 
 def training(
-    folder: Path, seed: int, skill: float, several: bool, ids: str = "v"
+    folder: Path, seed: int, skill: float, several: bool, ids: str = "v", missed: frozenset[int] = frozenset()
 ) -> tuple[Path, np.ndarray, np.ndarray]:
-    """Predictions of one training in a folder; its probabilities and the truth."""
+    """Predictions of one training in a folder, which could not score the `missed`; its probabilities and the truth."""
     truth = np.random.default_rng(7).random((VIDEOS, 3)) < 0.4
     truth[np.arange(VIDEOS), np.arange(VIDEOS) % 3] = True
     labels = (np.arange(VIDEOS) % 3).tolist()
@@ -37,7 +36,8 @@ def training(
     tests = TestSet(names, names, labels, {}, truth if several else None)
     path = folder / layout.output_dir("evaluate", "small") / "predictions.parquet"
     path.parent.mkdir(parents=True)
-    write_predictions(path, tests, [Answer(row / 2) for row in given])
+    answers = [Answer(None, "damaged") if n in missed else Answer(row / 2) for n, row in enumerate(given)]
+    write_predictions(path, tests, answers)
     return folder, given / 2, truth if several else np.asarray(labels)
 
 
@@ -46,7 +46,8 @@ def test_trainings_of_several_classes_are_told_apart_by_their_map(tmp_path: Path
         [training(tmp_path / f"{name}{seed}", seed, skill, several=True) for seed in (1, 2)]
         for name, skill in (("good", 0.8), ("poor", 0.0))
     )
-    a, b = (read_tests([folder for folder, _, _ in side], "small") for side in (good, poor))
+    sides = {name: [folder for folder, _, _ in side] for name, side in (("good", good), ("poor", poor))}
+    a, b = read_tests(sides, "small").values()
     assert (a.several, a.trainings, a.videos) == (True, 2, VIDEOS)
     assert a.scores() == pytest.approx([mean_average_precision(given, truth) for _, given, truth in good])
     mean, (low, high) = a.minus(b, draws=200)
@@ -63,13 +64,46 @@ def test_trainings_of_several_classes_are_told_apart_by_their_map(tmp_path: Path
 
 def test_trainings_of_one_class_are_compared_as_before_and_other_videos_are_refused(tmp_path: Path) -> None:
     folders = [training(tmp_path / str(seed), seed, 0.5, several=False) for seed in (1, 2)]
-    tests = read_tests([folder for folder, _, _ in folders], "small")
+    tests = read_tests({"tube": [folder for folder, _, _ in folders]}, "small")["tube"]
     hits = np.stack([given.argmax(axis=1) == label for _, given, label in folders])
     assert tests.scores() == pytest.approx(hits.mean(axis=1).tolist())
     assert tests.minus(tests, 50) == strategy_difference(hits, hits, 50)
     other, _, _ = training(tmp_path / "other", 3, 0.5, several=False, ids="w")
     with pytest.raises(EverestError, match="other videos than the other trainings"):
-        read_tests([folders[0][0], other], "small")
+        read_tests({"tube": [folders[0][0], other]}, "small")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_strategies_are_compared_video_by_video_on_those_that_every_training_scored(
+    tmp_path: Path, several: bool
+) -> None:
+    made = {
+        name: training(tmp_path / name, 1, 9.0, several, missed=frozenset(missed))
+        for name, missed in (("first", {0}), ("last", {VIDEOS - 1}), ("two", {0, 7}), ("none", set()))
+    }
+    first, last, two, none = (folder for folder, _, _ in made.values())
+    a, b = read_tests({"everest": [first, two], "tube": [last, none]}, "small").values()
+    assert (a.videos, a.left_out, b.left_out) == (VIDEOS - 3, 3, 3)
+    kept = [row for row in range(VIDEOS) if row not in (0, 7, VIDEOS - 1)]
+    _, given, truth = made["none"]
+    for side in (a, b):
+        assert np.array_equal(side.labels, truth[kept])
+        assert all(np.allclose(one, given[kept]) for one in side.probabilities)
+    mean, (low, high) = a.minus(b, draws=50)
+    assert mean == 0, "the same answers, so no difference"
+    assert low <= 0 <= high
+    rows = [{"benchmark": "small", "videos": side.videos, "left_out": side.left_out} for side in (a, b)]
+    (sentence,) = left_out_sentences(rows)  # type: ignore[arg-type]
+    assert sentence.startswith("small: 3 of 60 test videos could not be scored by every training")
+    assert read_tests({"tube": [none]}, "small")["tube"].left_out == 0
+
+
+def test_trainings_that_scored_no_video_in_common_are_not_compared(tmp_path: Path) -> None:
+    half, every = frozenset(range(30)), frozenset(range(VIDEOS))
+    low, _, _ = training(tmp_path / "low", 1, 0.5, several=False, missed=half)
+    high, _, _ = training(tmp_path / "high", 1, 0.5, several=False, missed=every - half)
+    with pytest.raises(EverestError, match="none of 60 test videos was scored by each of 2 trainings.*Cure: "):
+        read_tests({"everest": [low], "tube": [high]}, "small")
 
 
 def test_a_repetition_and_the_headline_have_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
