@@ -23,6 +23,8 @@ from flows.worker import HEARTBEAT_SECONDS
 ZOMBIES = "everest: crash runs without heartbeat"
 FAILURES, HEALTH = "everest: tell of failed runs", "everest: tell when no worker is there"
 CANARY = "experiment/canary"
+#: When the canary runs, in UTC, where nobody has said otherwise; and what is said for never.
+NIGHTLY, OFF = "0 3 * * *", "off"
 #: The block that holds the address which is told.
 BLOCK = "everest-notify"
 #: Heartbeats that may be missed.
@@ -74,14 +76,19 @@ def notify(url: str) -> None:
 
 
 def schedule_canary(cron: str | None) -> None:
-    """Run the chain at its smallest at these times (UTC); at none with None."""
-    schedule = CronSchedule(cron=cron, timezone="UTC") if cron else None
+    """Run the chain at its smallest at these times (UTC), never with `off`; with None as before, nightly at first."""
+    # Switched off it keeps a schedule that sleeps: by that a later call without a time knows.
+    schedule = CronSchedule(cron=NIGHTLY if cron is None or cron == OFF else cron, timezone="UTC")
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(CANARY).id
-        for old in client.read_deployment_schedules(deployment):
+        before = client.read_deployment_schedules(deployment)
+        if cron is None and before:
+            return
+        for old in before:
             client.delete_deployment_schedule(deployment, old.id)
-        if schedule:
-            client.create_deployment_schedules(deployment, [DeploymentScheduleCreate(schedule=schedule, active=True)])
+        client.create_deployment_schedules(
+            deployment, [DeploymentScheduleCreate(schedule=schedule, active=cron != OFF)]
+        )
 
 
 def _when(events: Sequence[str], resource: str) -> EventTrigger:

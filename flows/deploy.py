@@ -18,15 +18,12 @@ from pipeline.errors import EverestError, InputError
 from pipeline.layout import DATA_POOL, LIMIT, POOL
 from pipeline.system.text import visible
 
-#: When the canary runs, in UTC.
-NIGHTLY = "0 3 * * *"
-
 
 def main(words: Sequence[str] = ()) -> int:
     """Bring the server at Prefect's PREFECT_API_URL up to date; exit code 2 where there is none to talk to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--notify", help="address that is told of failures, as JSON {text}")
-    parser.add_argument("--canary", default=NIGHTLY, help="cron line in UTC; `off` for none")
+    parser.add_argument("--canary", help="cron line in UTC; `off` for none; as it is if left out")
     arguments = parser.parse_args(words)
     from prefect.settings import Settings
 
@@ -70,8 +67,8 @@ def limit_trainings() -> None:
         client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
 
 
-def automate(address: str | None, canary: str) -> None:
-    """What the server does by itself.
+def automate(address: str | None, canary: str | None) -> None:
+    """What the server does by itself; the canary keeps its time with None.
 
     Raises:
         EverestError: the cron line is none, or the server refuses the address.
@@ -87,10 +84,11 @@ def automate(address: str | None, canary: str) -> None:
     else:
         sys.stdout.write("Nobody is told of failures. Cure: everest ops init --notify URL\n")
     try:
-        automations.schedule_canary(None if canary == "off" else canary)
+        automations.schedule_canary(canary)
     except ValidationError as error:
         raise InputError(
-            f"--canary {canary!r} is no cron line ({error.errors()[0]['msg']}). Cure: for example {NIGHTLY!r}, or off."
+            f"--canary {canary!r} is no cron line ({error.errors()[0]['msg']}). "
+            f"Cure: for example {automations.NIGHTLY!r}, or {automations.OFF}."
         ) from None
 
 

@@ -19,8 +19,9 @@ def init(
         str | None, typer.Option(help="Address to tell of failures and missing workers (Slack, ...).")
     ] = None,
     canary: Annotated[
-        str, typer.Option(help="When the smallest chain runs: a cron line in UTC, or off.")
-    ] = "0 3 * * *",
+        str | None,
+        typer.Option(help="When the smallest chain runs: a cron line in UTC, or off. As it is (03:00) if left out."),
+    ] = None,
     bucket: Annotated[
         list[str] | None, typer.Option(help="A bucket to make at AWS_ENDPOINT_URL where it is missing; repeatable.")
     ] = None,
@@ -34,7 +35,8 @@ def init(
 
         make_buckets(bucket)
     more = ["--notify", notify] if notify else []
-    os.execv(sys.executable, [sys.executable, "-m", "flows.deploy", "--canary", canary, *more])
+    more += ["--canary", canary] if canary is not None else []
+    os.execv(sys.executable, [sys.executable, "-m", "flows.deploy", *more])
 
 
 @app.command()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 
 from flows import automations, deploy
 from pipeline.errors import InputError
@@ -50,3 +54,47 @@ def test_a_time_for_the_canary_that_is_none_is_refused(monkeypatch: pytest.Monke
         InputError, match=r"--canary 'at night' is no cron line .*Cure: for example '0 3 \* \* \*', or off"
     ):
         deploy.automate(None, "at night")
+
+
+class Deployments:
+    """What Prefect's client does with a deployment's schedules."""
+
+    def __init__(self) -> None:
+        self.schedules: dict[UUID, DeploymentScheduleCreate] = {}
+
+    def __enter__(self) -> Deployments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def read_deployment_by_name(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(id=name)
+
+    def read_deployment_schedules(self, _: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(id=number) for number in self.schedules]
+
+    def delete_deployment_schedule(self, _: str, number: UUID) -> None:
+        del self.schedules[number]
+
+    def create_deployment_schedules(self, _: str, new: list[DeploymentScheduleCreate]) -> None:
+        self.schedules |= {uuid4(): one for one in new}
+
+
+@pytest.mark.parametrize(("said", "kept"), [
+    ([None], ("0 3 * * *", True)),
+    (["30 2 * * *", None], ("30 2 * * *", True)),
+    (["off", None], ("0 3 * * *", False)),
+    (["30 2 * * *", "off", None, "15 4 * * *", None], ("15 4 * * *", True)),
+])  # fmt: skip
+def test_init_without_a_time_leaves_the_canary_its_own(
+    said: list[str | None], kept: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Deployments()
+    monkeypatch.setattr(automations, "crash_zombies", lambda: None)
+    monkeypatch.setattr(automations, "get_client", lambda sync_client: server)
+    for canary in said:
+        deploy.automate(None, canary)
+    (one,) = server.schedules.values()
+    assert isinstance(one.schedule, CronSchedule)
+    assert (one.schedule.cron, one.active) == kept
