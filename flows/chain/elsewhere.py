@@ -102,7 +102,7 @@ class Elsewhere(Here):
         if self.origin is Origin.SHARED_CACHE and mark.exists():
             raise StageFailed(
                 f"the data's run {run.name} ({run.id}) has completed, but its results are on a remote of its own, and "
-                f"{self._root} has none. Cure: `dvc remote add --default NAME URL` here too, then submit again."
+                f"{self._root} has none. Cure: `dvc remote add --local --default NAME URL` here too, then submit again."
             )
         mark.unlink(missing_ok=True)
         tell(f"data: ready, by run {run.name}")
@@ -140,8 +140,8 @@ def made_for(run: str | None, root: Path) -> Iterator[Callable[[Workspace, Seque
     if mark and not shared and not has_remote(root):
         raise InputError(
             f"what is made in {root} does not come to run {run}, which waits for it: DVC has no default remote "
-            "here, and its cache is not that of the other checkout. Cure: `dvc remote add --default NAME URL` in both, "
-            "or `dvc cache dir FOLDER` with one folder for both; then submit again."
+            "here, and its cache is not that of the other checkout. Cure: `dvc remote add --local --default NAME URL` "
+            "in both, or `dvc cache dir FOLDER` with one folder for both; then submit again."
         )
     yield _push if mark and not shared else lambda where, stages: None
     if mark:

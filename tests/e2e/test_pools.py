@@ -64,7 +64,7 @@ def pools(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool
 def test_without_a_way_back_nothing_is_made(pools: Pools) -> None:
     run = pools.submit(0)
     assert pools.end_of(run) == "Failed"
-    assert "dvc remote add --default NAME URL" in pools.site.message(run)
+    assert "dvc remote add --local --default NAME URL" in pools.site.message(run)
     assert not (pools.data / "data" / "raw").exists()
     assert not (pools.site.root / "data" / "raw").exists()
 

@@ -15,6 +15,7 @@ from flows.chain import elsewhere
 from flows.chain.elsewhere import Elsewhere, made_for
 from flows.chain.guard import Children
 from flows.chain.repro import StageFailed
+from pipeline.errors import InputError
 
 RUN = "0b5d6f0e-8a4c-4f5e-9d43-3a0f3a4b7c11"
 
@@ -89,8 +90,16 @@ def test_data_that_went_to_a_remote_of_its_own_is_missed_at_each_try(
     monkeypatch.setattr(elsewhere, "_push", lambda where, stages: None)
     prefect.begin = lambda: made_in(tmp_path / "remote")
     for _ in range(2):
-        with pytest.raises(StageFailed, match="its results are on a remote of its own"):
+        # --local: a run's worktree has the commit's .dvc/config, and config.local as it is here.
+        with pytest.raises(StageFailed, match=r"its results are on a remote of its own.*`dvc remote add --local "):
             Elsewhere("data/cpu", None, {}, tmp_path / "shared").make(Children())
+
+
+def test_without_a_remote_and_a_shared_cache_the_cure_is_one_that_worktrees_have_too(
+    prefect: Prefect, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="Cure: `dvc remote add --local --default NAME URL` in both"):
+        made_in(tmp_path / "alone")
 
 
 def test_data_that_failed_are_asked_for_anew_with_a_mark(prefect: Prefect, tmp_path: Path) -> None:
