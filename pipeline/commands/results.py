@@ -64,7 +64,8 @@ def show_results(
     for one in summary["results"][:1]:
         model = _model(summary["recipe"], one["benchmark"])
         echo(
-            f"Serve a model          mlflow models serve -m {model} --env-manager local (docs/your-videos.md, Serving)"
+            f"Serve a model          mlflow models serve -m {model} --env-manager local --port 5001 "
+            "(docs/your-videos.md, Serving)"
         )
     if summary["recipe"] == "demo":  # the deployments are the demo's and that of committed parameters
         echo(_DEPLOY)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EverestError, InputError
-from pipeline.inference.huggingface import check_transformers, write_huggingface
+from pipeline.inference.huggingface import PACKAGES, check_transformers, write_huggingface
 from pipeline.system.disk import writing
 from pipeline.system.files import publish_file, publish_folder, write_text
 
@@ -61,7 +61,7 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
     if "onnx" in formats:
         absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if absent:
-            raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: `pip install everest-pipeline[dev]`.")
+            raise InputError(f"ONNX export needs {', '.join(absent)}. Cure: {PACKAGES}.")
     if "huggingface" in formats:
         check_transformers()
     import torch

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from models.info import ModelInfo
 
+#: Where the packages of exports come from.
+PACKAGES = "`make install` in the checkout, or `pip install '.[dev]'` there (an image of docker/ lacks them)"
+
 
 def check_transformers() -> None:
     """Refuse an export whose result could not be compared.
@@ -24,7 +27,7 @@ def check_transformers() -> None:
         InputError: transformers is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise InputError("The export for Hugging Face needs transformers. Cure: `pip install everest-pipeline[dev]`.")
+        raise InputError(f"The export for Hugging Face needs transformers. Cure: {PACKAGES}.")
 
 
 def write_huggingface(source: Path, info: ModelInfo, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -142,4 +142,6 @@ def test_the_end_of_a_run_says_how_its_models_are_used(capsys: pytest.CaptureFix
     show_results({"recipe": "mine", "results": [row]}, {"report": "ran"}, 3.0)  # type: ignore[arg-type, typeddict-item]
     printed = capsys.readouterr().out
     assert "everest predict FILES --model models:/everest-mine-mine@candidate" in printed
+    # MLflow's own page has port 5000, which serving takes by itself.
+    assert "serve -m models:/everest-mine-mine@candidate --env-manager local --port 5001" in printed
     assert "experiment/demo" not in printed

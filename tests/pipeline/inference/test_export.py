@@ -98,3 +98,17 @@ def test_models_are_compared_on_clips_of_which_rounding_does_not_choose_the_toke
             assert torch.equal(kept_mask(network.double().embed_kept(clips.double())), kept)
         assert clips.shape == (8, *shape)
     assert left_out < 6  # clear cases are the rule
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacks"), [("onnx", "onnx, onnxscript, onnxruntime"), ("huggingface", "transformers")]
+)
+def test_packages_that_an_export_lacks_come_from_the_checkout(
+    kind: str, lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No registry has this project: its name with [dev] would install nothing, or a stranger's."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=rf"needs {lacks}\. Cure: `make install` in the checkout, or `pip install '\.\["
+    ):
+        command(str(tmp_path), str(tmp_path / "out"), [kind])
