@@ -85,7 +85,10 @@ def plan(
             help="h100, h200, a100-80, a100-40, a6000, 4090, or cpu for this machine; compute.planned_for if left out.",
         ),
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="How many; compute.ranks if left out.")] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="How many; what compute.gpus or compute.ranks gives each stage if left out."),
+    ] = None,
     mfu: Mfu = None,
     videos: Videos = None,
     calibration: Calibration = None,
