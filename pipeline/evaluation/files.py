@@ -159,10 +159,10 @@ def read_tests(folders: Mapping[str, Sequence[Path]], benchmark: str) -> dict[st
             )
         common &= set(table["video_id"])
     if not common:
+        file = layout.output_dir("evaluate", benchmark) / "predictions.parquet"
         raise EverestError(
             f"{benchmark}: none of {len(every)} test videos was scored by each of {len(tables)} trainings, so that "
-            f"nothing can be compared. Cure: `reason` in {layout.output_dir('evaluate', benchmark) / 'predictions.parquet'} of "
-            f"{', '.join(map(str, tables))} says why."
+            f"nothing can be compared. Cure: `reason` in {file} of {', '.join(map(str, tables))} says why."
         )
     order = [video for video in first["video_id"] if video in common]
     rows = {}
