@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.system import git
+from pipeline.system.files import remove_folder
 
 #: In DVC's settings, the header of a section and the key `dir`, in quotes or not.
 _SECTION = re.compile(r"\s*\[(.*)\]")
@@ -54,13 +54,9 @@ def _is_whole(folder: Path) -> bool:
 
 def remove(root: Path, folder: Path) -> None:
     """Remove a worktree and what git noted of it; nothing where there is none."""
-    # Out of the way at once: half of one at its own place would be taken for a worktree by whoever comes next.
-    gone = folder.with_name(f".{folder.name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)
     with suppress(FileNotFoundError):
-        folder.rename(gone)
+        remove_folder(folder)
     git.ask("worktree", "remove", "--force", "--force", str(folder), root=root, seconds=git.ACTION_SECONDS)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def left_behind(root: Path) -> str | None:

@@ -144,7 +144,7 @@ def test_a_worktree_whose_folder_is_gone_is_made_anew_and_removed_without_a_trac
 
 
 def test_a_removal_that_was_killed_is_ended_by_the_next(checkout: Path, folder: Path) -> None:
-    folder.rename(folder.with_name(".run.removed"))
+    folder.rename(folder.with_name(".run.old"))
     worktree.create(checkout, folder)
     worktree.remove(checkout, folder)
     assert list((checkout / ".git").glob("worktrees/*")) == []
