@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import get_run_logger
+from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from flows.chain.repro import workspace
@@ -21,6 +22,9 @@ from pipeline.notices.told import told
 from pipeline.params import Params, load_params
 from pipeline.params.write import write_overrides
 from pipeline.system import worktree
+
+#: Where flow runs work, in the checkout: a folder each, named after the run.
+WORKTREES = Path(".work", "worktrees")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Place:
 def isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequence[str] = ()) -> Iterator[Place]:
     """A worktree of the last commit for this flow run, with that recipe and those overrides in its params.yaml.
 
-    Two runs with different parameters never share a params.yaml. A run that fails leaves the worktree, to look at; one
-    that is refused does not.
+    Two runs with different parameters never share a params.yaml. A run that fails leaves the worktree, to look at, and
+    one that is stopped to go on with; one that is refused or cancelled does not.
 
     Args:
         stages: those that will run, such as "download"; all if none is named.
@@ -62,15 +66,21 @@ def _isolated(recipe: str | None, overrides: Mapping[str, object], stages: Seque
     if note := worktree.left_behind(root):
         logger.warning(note)
     name = str(flow_run.id or "manual")
-    where = create(root, name, recipe, overrides)
+    folder = root / WORKTREES / name
     try:
+        where = create(root, name, recipe, overrides)
         preflight(where, stages)
-    except EverestError:
-        worktree.remove(root, where.folder)
+    except BaseException:  # a stop as well: nothing has begun
+        worktree.remove(root, folder)
         raise
     logger.info("%s runs in %s", params.recipe, where.folder)
-    yield Place(params, where)
-    worktree.remove(root, where.folder)
+    try:
+        yield Place(params, where)
+    except Pause as stopped:
+        if stopped.state is not None and stopped.state.is_cancelled():
+            worktree.remove(root, folder)
+        raise
+    worktree.remove(root, folder)
 
 
 def create(root: Path, name: str, recipe: str | None, overrides: Mapping[str, object]) -> Workspace:
@@ -79,7 +89,7 @@ def create(root: Path, name: str, recipe: str | None, overrides: Mapping[str, ob
     Raises:
         EverestError: git refuses, for instance because nothing is committed yet.
     """
-    folder = root / ".work" / "worktrees" / name
+    folder = root / WORKTREES / name
     worktree.create(root, folder)
     if recipe:
         shutil.copyfile(folder / "recipes" / f"{recipe}.yaml", folder / "params.yaml")

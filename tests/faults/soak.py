@@ -133,7 +133,7 @@ class Soak:
             self.record.waits.append(seconds)
         self.record.ended[number] = state
         if state in ("Failed", "TimedOut"):
-            say(self.site.lines(run))
+            say(f"{self.site.lines(run)}\n{self.site.message(run)}")
 
     def _measure(self, when: float) -> None:
         for what, process in (("server", self.site.server), ("worker", self.worker)):

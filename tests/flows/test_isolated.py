@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from prefect.exceptions import Pause
+from prefect.states import Cancelled, Scheduled
 
+import flows.isolated as isolation
 from flows.chain.repro import workspace
 from flows.isolated import checked, create, preflight
 from flows.overrides import benchmark_names
@@ -89,3 +94,46 @@ def test_a_flow_run_has_a_worktree_with_its_own_params_file(
     for name, place in (("DATA", "data"), ("RUNS", ".work/runs"), ("CELLS", ".work/compare"), ("WORK", ".work")):
         assert where.environment[f"EVEREST_{name}"] == str(checkout / place)
     assert where.environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{checkout / 'mlflow.db'}"
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = make_checkout(root, tmp_path / "checkout")
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(isolation, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(isolation, "preflight", lambda where, stages: None)
+    return made
+
+
+def end(how: BaseException | None) -> None:
+    """A flow that does nothing in its worktree but to end that way."""
+    with suppress(type(how)) if how else nullcontext(), isolation.isolated(None, {}):
+        if how is not None:
+            raise how
+
+
+@pytest.mark.parametrize(
+    ("how", "stays"),
+    [
+        (None, False),
+        (Pause("", state=Cancelled()), False),
+        (Pause("", state=Scheduled(name="Resuming")), True),
+        (EverestError("a stage failed"), True),
+    ],
+)
+def test_a_worktree_stays_to_be_looked_at_or_to_go_on_with_and_for_nothing_else(
+    checkout: Path, how: BaseException | None, stays: bool
+) -> None:
+    end(how)
+    assert (checkout / ".work/worktrees/manual").exists() == stays
+    assert len(list((checkout / ".git").glob("worktrees/*"))) == stays
+
+
+def test_a_stop_while_the_worktree_is_made_leaves_nothing(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(root: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worktree, "share_cache", stopped)
+    end(KeyboardInterrupt())
+    assert list((checkout / ".work/worktrees").iterdir()) == []
+    assert list((checkout / ".git").glob("worktrees/*")) == []
