@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import ParamSpec
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 from prefect.client.schemas.objects import StateType
@@ -48,6 +48,8 @@ GIVES_UP = "Service exceeded error threshold."
 CHECKOUT = "EVEREST_CHECKOUT"
 #: The variable by which it knows its runs, also those whose Prefect's worker was killed.
 WORKER = "EVEREST_WORKER"
+#: This worker's name. Not its number and start: a process's start, as it is read, moves with the machine's clock.
+_NAME = uuid4().hex
 
 P = ParamSpec("P")
 
@@ -174,11 +176,7 @@ def environment() -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
-    return defaults | os.environ | {CHECKOUT: str(Path.cwd()), WORKER: _name()}
-
-
-def _name() -> str:
-    return f"{os.getpid()} since {psutil.Process().create_time()}"
+    return defaults | os.environ | {CHECKOUT: str(Path.cwd()), WORKER: _NAME}
 
 
 def _end(worker: subprocess.Popen[bytes] | None, grace: float) -> int:
@@ -236,7 +234,7 @@ def _runs() -> dict[psutil.Process, UUID]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, KeyError, ValueError):
             variables = process.environ()
-            if variables[WORKER] == _name() and any(word.startswith("prefect.") for word in process.cmdline()):
+            if variables[WORKER] == _NAME and any(word.startswith("prefect.") for word in process.cmdline()):
                 run = UUID(variables[PROCESS_RUN])
                 if _run_of_parent(process) != str(run):
                     runs[process] = run

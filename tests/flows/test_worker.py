@@ -63,9 +63,13 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def wait_for(path: Path) -> None:
+    wait_until(lambda: path.exists() and path.read_text())
+
+
+def wait_until(what: Callable[[], object]) -> None:
     until = time.monotonic() + 30
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < until, path
+    while not what():
+        assert time.monotonic() < until
         time.sleep(0.02)
 
 
@@ -91,7 +95,7 @@ def test_a_stop_saves_the_run_whose_own_prefects_worker_was_killed(started: Path
 
 def test_what_a_killed_flow_has_left_saves_undisturbed_and_another_workers_run_goes_on(started: Path) -> None:
     def start(program: str, **more: str) -> subprocess.Popen[bytes]:
-        variables = {**os.environ, worker.WORKER: worker._name(), PROCESS_RUN: RUN, **more}
+        variables = {**os.environ, worker.WORKER: worker._NAME, PROCESS_RUN: RUN, **more}
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", program], env=variables)
 
     ours, left, others = (
@@ -107,6 +111,21 @@ def test_what_a_killed_flow_has_left_saves_undisturbed_and_another_workers_run_g
     for process in (ours, left, others, no_run):
         process.kill()
         process.wait()
+
+
+def test_a_stop_finds_its_runs_after_the_machines_clock_was_put_forward(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's moment of the boot, from which the start of a process is reckoned, moves with the clock."""
+    begun = psutil.boot_time()
+    run = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(30)", "prefect.engine"],
+        env=worker.environment() | {PROCESS_RUN: RUN},
+    )
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: begun + 3600)
+    assert psutil.Process(run.pid).create_time() > time.time() + 3000
+    wait_until(worker._runs)
+    assert [process.pid for process in worker._runs()] == [run.pid]
 
 
 def test_a_loop_of_prefects_worker_asks_on_where_its_own_gives_up_and_other_errors_end_it() -> None:
