@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.chain.orders import on_page
 from flows.isolated import Place
 from pipeline.system.text import markdown, storable
 
@@ -24,36 +25,42 @@ COLUMNS = (
 def publish_results(results: Sequence[Mapping[str, object]], report: Path) -> None:
     """Accuracy beside its cost, one row a benchmark (and strategy)."""
     rows = [rounded({name: row[name] for name in COLUMNS if name in row}) for row in results]
-    create_table_artifact(
-        key="results", table=rows, description=f"Top-1 (mAP where `metric` says so) in %. Report: {markdown(report)}"
-    )
+    text = f"Top-1 (mAP where `metric` says so) in %. Report: {markdown(report)}"
+    with on_page("the table of results"):
+        create_table_artifact(key="results", table=rows, description=text)
 
 
 def publish_differences(differences: Sequence[Mapping[str, object]], report: Path) -> None:
     """Differences of a comparison, in percentage points."""
     rows = [rounded(dict(row)) for row in differences]
-    create_table_artifact(key="differences", table=rows, description=f"a - b in points. Report: {markdown(report)}")
+    with on_page("the table of differences"):
+        create_table_artifact(key="differences", table=rows, description=f"a - b in points. Report: {markdown(report)}")
 
 
 def publish_sentences(sentences: Sequence[str], report: Path) -> None:
     """What the data support, in words."""
     text = "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
-    create_markdown_artifact(key="verdict", markdown=text, description=f"Report: {markdown(report)}")
+    with on_page("the verdict"):
+        create_markdown_artifact(key="verdict", markdown=text, description=f"Report: {markdown(report)}")
 
 
 def publish_stages(outcomes: Mapping[str, str], place: Place) -> None:
     """What DVC did with each stage, and the tracked run."""
     lines = ["| stage | DVC |", "|---|---|", *(f"| {markdown(n)} | {what} |" for n, what in outcomes.items())]
-    create_markdown_artifact(key="stages", markdown="\n".join(lines), description=markdown(place.params.recipe))
+    with on_page("what DVC did"):
+        create_markdown_artifact(key="stages", markdown="\n".join(lines), description=markdown(place.params.recipe))
     run = tracked_run(Path(place.where.environment["EVEREST_RUNS"]), place.where.name)
     if run:
         address = mlflow_page(place.where.environment["MLFLOW_TRACKING_URI"])
-        create_link_artifact(key="mlflow", link=f"{address}/#/runs/{run}", link_text="This experiment in MLflow")
+        with on_page("the way to MLflow"):
+            create_link_artifact(key="mlflow", link=f"{address}/#/runs/{run}", link_text="This experiment in MLflow")
 
 
 def publish_sweep(rows: Sequence[Mapping[str, object]]) -> None:
     """Every experiment of a sweep with its results."""
-    create_table_artifact(key="sweep", table=[rounded(dict(row)) for row in rows], description="One row a benchmark")
+    table = [rounded(dict(row)) for row in rows]
+    with on_page("the table of the sweep"):
+        create_table_artifact(key="sweep", table=table, description="One row a benchmark")
 
 
 def mlflow_page(tracking_uri: str) -> str:

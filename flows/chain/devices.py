@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import MissingContextError
 
 from flows.chain.lines import say
+from flows.chain.orders import on_page
 from pipeline.distributed.device_table import DeviceTable, device_table
 from pipeline.system.locks import Holder
 from pipeline.system.text import markdown
@@ -39,7 +40,8 @@ def publish_devices(table: DeviceTable) -> None:
     if waiting:
         lines += ["", "| waits | for |", "|---|---|", *waiting]
     moment = time.strftime("%Y-%m-%d %H:%M:%S")
-    create_markdown_artifact(key="gpus", markdown="\n".join(lines), description=f"As of {moment}")
+    with on_page("who has which GPU"):
+        create_markdown_artifact(key="gpus", markdown="\n".join(lines), description=f"As of {moment}")
 
 
 def _cells(who: Holder | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.chain.orders import on_page
 from pipeline.experiments.workspace import Workspace
 from pipeline.layout import output_dir
 from pipeline.monitor.record import MonitorRecord, read_record
@@ -19,7 +20,8 @@ def seen_in(where: Workspace, stage: str) -> MonitorRecord | None:
 
 def publish_health(record: MonitorRecord) -> None:
     """How a pre-training went: its alarms with cause and cure, and what the monitor saw first and last."""
-    create_markdown_artifact(key="health", markdown=page_of(record), description=markdown(record.line))
+    with on_page("the health of the pre-training"):
+        create_markdown_artifact(key="health", markdown=page_of(record), description=markdown(record.line))
 
 
 def page_of(record: MonitorRecord) -> str:

@@ -7,7 +7,8 @@ killed or replaced, or the run waits inside a task. What was stopped is saved, a
     Resuming     its worker is being stopped (SIGTERM): the same run goes on from its checkpoint with the next worker
     Crashed      anything else, as Prefect has it
 
-Only runs of a deployment are looked after; `everest run` is stopped by its terminal.
+Only runs of a deployment are looked after; `everest run` is stopped by its terminal. No run fails because the server of
+that page is away: what is to be shown there is left out, and a run that is done waits until its end can be noted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
@@ -28,11 +30,16 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Running, Scheduled
 
 from flows.chain.guard import Children
+from flows.chain.lines import say
+from pipeline.errors import EverestError
+from pipeline.operations.server import Server, Unanswered
 
 #: The run that a worker started this process for; its subflows are others.
 PROCESS_RUN = "PREFECT__FLOW_RUN_ID"
 #: [s] between two looks at the run's state.
 LOOK_SECONDS = 2.0
+#: [s] between two sentences of a run that waits for its server.
+SAY_SECONDS = 60.0
 #: How the automation of `everest ops init` words it that a run's heartbeats fail to come.
 NO_HEARTBEAT = "no heartbeat: its machine or worker is gone"
 
@@ -90,6 +97,31 @@ def _settle(run: UUID, children: Children) -> None:
     get_run_logger().info("%s: %s", new.name, new.message)
     children.settled = True
     raise Pause(new.message, state=new)
+
+
+@contextmanager
+def on_page(what: str) -> Iterator[None]:
+    """Put something on Prefect's page; where the server is away, a word in the log instead of the run's end."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("%s did not get on Prefect's page: %s", what, error)
+
+
+def until_answered(children: Children) -> None:
+    """Wait, unless the run is told to stop, until the server can hear how it ended: Prefect tries for a minute only."""
+    server, said = Server.found(), -SAY_SECONDS
+    while server and not children.stopping:
+        try:
+            server.ask("flows/filter", {"limit": 1})
+            return
+        except Unanswered as error:
+            if time.monotonic() - said >= SAY_SECONDS:
+                said = time.monotonic()
+                say(f"the end waits: {error}")
+        except EverestError:  # it answers, and refuses us: no waiting helps
+            return
+        time.sleep(LOOK_SECONDS / 2)
 
 
 def run_of(run: UUID) -> FlowRun | None:

@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.chain.gate import training_turn
 from flows.chain.guard import Children, guard
 from flows.chain.health import publish_health, seen_in
-from flows.chain.orders import orders
+from flows.chain.orders import orders, until_answered
 from flows.chain.repro import Outcome, repro
 from flows.chain.stages import Origin, Stage
 from flows.chain.telling import told
@@ -66,14 +66,17 @@ def run_stages(
     fetch = run_stage.with_options(retries=2, retry_delay_seconds=10)
     futures: dict[str, Any] = {}
     with guard() as children, orders(children):
-        before(children)
-        for stage in stages:
-            if not _gated(params):
-                stage = replace(stage, trains=False)
-            submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
-            options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
-            futures[stage.name] = submit.submit(stage, where, children, **options)
-        return {name: future.result() for name, future in futures.items()}
+        try:
+            before(children)
+            for stage in stages:
+                if not _gated(params):
+                    stage = replace(stage, trains=False)
+                submit = fetch if stage.fetches and _is_remote(params, stage) else run_stage
+                options: dict[str, Any] = {"wait_for": [futures[name] for name in stage.after]}
+                futures[stage.name] = submit.submit(stage, where, children, **options)
+            return {name: future.result() for name, future in futures.items()}
+        finally:
+            until_answered(children)
 
 
 def task_runner() -> Any:

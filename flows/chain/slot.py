@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from uuid import UUID
 
@@ -56,7 +56,8 @@ def slot(place: str, wait: Callable[[Callable[[], str]], None]) -> Iterator[None
                 wait(lambda: f"a slot of Prefect's limit {LIMIT!r} that no running training claims")
             else:
                 logger.warning("The slot of Prefect's limit %r was held by no running training: it is set free.", LIMIT)
-                set_active(0)
+                with suppress(httpx.HTTPError, PrefectException):  # the next look is told why
+                    set_active(0)
         _claim(place)
         stack.callback(_claim, "")
         yield
@@ -91,10 +92,12 @@ def _taken(stack: ExitStack, logger: logging.Logger | logging.LoggerAdapter[logg
             limit = client.read_global_concurrency_limit_by_name(LIMIT)
         if limit.active_slots >= limit.limit:
             return False
-        stack.enter_context(
+        ours = ExitStack()
+        ours.enter_context(
             # A lost lease does not stop a training, since the lock file guards it anyway.
             concurrency(LIMIT, occupy=1, strict=False, max_retries=0, raise_on_lease_renewal_failure=False)
         )
+        stack.callback(_give_back, ours, logger)
     except ObjectNotFound:  # the demo's embedded server has no limits
         return True
     except Exception as error:  # Prefect's class for what `concurrency` raises is private
@@ -107,6 +110,14 @@ def _taken(stack: ExitStack, logger: logging.Logger | logging.LoggerAdapter[logg
             "Prefect's limit %r does not answer (%s): the lock file alone guards this training.", LIMIT, cause
         )
     return True
+
+
+def _give_back(ours: ExitStack, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
+    """Let the slot go; where the server is away, its lease ends by itself, and the training has ended well."""
+    try:
+        ours.close()
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("Prefect's limit %r does not answer (%s): the slot is free when its lease ends.", LIMIT, error)
 
 
 def _claim(place: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,6 +90,18 @@ def test_our_server_remembers_who_has_the_slot(toy: Toy) -> None:
     toy.start_server()
     until(lambda: toy.state(run) == "Completed", 60, "the run completes")
     assert toy.slots() == 0
+
+
+def test_a_run_whose_training_ends_while_the_server_is_away_completes_when_it_is_back(toy: Toy) -> None:
+    run = toy.submit(50)
+    until(lambda: toy.trains(run) and toy.slots() == 1, 60, "the run has the slot")
+    toy.stop_server()
+    saved = toy.root / ".work" / "pretrain" / "step-50"
+    until(saved.exists, 60, "the training has ended")
+    time.sleep(75)  # Prefect tries for 62 s to tell its server of a run's end
+    toy.start_server()
+    until(lambda: toy.state(run) == "Completed", 60, "the run completes")
+    assert toy.began() == [0]
 
 
 def test_the_successor_of_a_killed_flow_starts_within_thirty_seconds_and_goes_on_from_its_step(toy: Toy) -> None:
