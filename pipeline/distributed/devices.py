@@ -98,12 +98,14 @@ def _wish(wanted: int | Sequence[int], names: list[str]) -> tuple[list[str], int
 def _wait(allowed: list[str], count: int, who: Holder, stack: contextlib.ExitStack) -> dict[str, Turn]:
     folder = _folder()
     wish = folder / "queue" / f"{time.time_ns():020d}-{os.getpid()}.json"
-    write_json(wish, {"count": count, "allowed": allowed})
-    _give_mode(os.open(wish, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), 0o644)  # others make way by it
-    ticket = Turn(_shared(wish.with_suffix(".lock")))
-    ticket.take(who)
+    ticket = Turn(wish.with_suffix(".lock"))
     said = -SAY_SECONDS
     try:
+        # The lock before the wish: one without the other is a dead process's, wherever it was killed.
+        _shared(ticket.path)
+        ticket.take(who)
+        write_json(wish, {"count": count, "allowed": allowed})
+        _give_mode(os.open(wish, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), 0o644)  # others make way by it
         while True:
             with locked(_shared(folder / "mutex"), "the list of GPUs", wait=True):
                 before = _reserved(wish, allowed)
@@ -141,11 +143,11 @@ def _reserved(mine: Path, allowed: list[str]) -> set[str]:
     """Free devices that those who have waited longer will take; the wishes of dead processes are removed."""
     free = [name for name in listed() if is_free(_lock(name))]
     kept: set[str] = set()
-    for path in sorted(mine.parent.glob("*.json")):
+    for path in sorted(mine.parent.glob("[0-9]*.json")):  # not what a killed process was still writing
         if path.name >= mine.name:
             break
         lock = path.with_suffix(".lock")
-        if lock.exists() and is_free(lock):
+        if is_free(lock):  # or absent
             path.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline.distributed.start import devices
 from pipeline.errors import InputError
 from pipeline.params import ComputeParams, load_params
 from pipeline.preflight.machine import visible_gpus
+from pipeline.system.locks import is_free
 
 #: Takes devices, says which, and keeps them until its stdin ends.
 STAGE = (
@@ -143,6 +145,35 @@ def test_a_killed_stage_holds_nothing_and_one_killed_while_it_waited_holds_up_no
     holder.process.wait()
     with taken(4, "next") as got:
         assert got.names == ("a", "b", "c", "d")
+    assert list((four / "queue").iterdir()) == []
+
+
+def test_a_start_that_was_killed_while_it_took_its_place_in_the_queue_holds_up_nobody(four: Path) -> None:
+    queue = four / "queue"
+    queue.mkdir(parents=True)
+    wish = json.dumps({"count": 4, "allowed": ["a", "b", "c", "d"]})
+    (queue / "00000000000000000001-7.json").write_text(wish)  # no lock beside it
+    (queue / ".00000000000000000002-7.json.1a2b3c4d.part.json").write_text(wish)  # never got its name
+    began = time.monotonic()
+    with taken([0], "next") as got:
+        assert got.names == ("a",)
+        assert time.monotonic() - began < 1
+    assert [path.name[0] for path in queue.iterdir()] == ["."]
+
+
+def test_a_wish_appears_under_a_lock_and_leaves_nothing_where_it_cannot_be_written(
+    four: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def refused(path: Path, record: object) -> None:
+        seen.append((path.with_suffix(".lock").exists(), is_free(path.with_suffix(".lock"))))
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pipeline.distributed.devices.write_json", refused)
+    with pytest.raises(OSError, match="no space left"), taken([0], "next"):
+        pass
+    assert seen == [(True, False)]
     assert list((four / "queue").iterdir()) == []
 
 
