@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -85,7 +86,7 @@ class Server:
                     continue
                 kind = Unanswered if error.code >= 500 else EverestError
                 why = f"answers {error.code} to {path}"
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:  # the last one: killed while it answers
                 kind, why = Unanswered, f"does not answer ({getattr(error, 'reason', None) or error})"
             raise kind(
                 redact(f"Prefect's server at {self.url} {why}. Cure: start it (`make ui`), or mend PREFECT_API_URL.")

@@ -6,6 +6,7 @@ Not asked from Prefect: importing it takes seconds, and fails where its folder c
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -141,7 +142,7 @@ def _ask(url: str) -> str | None:
         if error.code in (401, 403) or url.startswith("https://api.prefect.cloud/"):
             return None  # it is there, and whether the login is right Prefect will say
         return f"it answers {error.code}: is the address one of Prefect's, with /api at its end?"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return _late() if isinstance(reason, TimeoutError) else str(reason)
     return None if body == b"true" else "what answers there is not Prefect's API: the address ends in /api"

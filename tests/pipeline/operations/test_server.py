@@ -1,0 +1,49 @@
+"""What Prefect's server answers: whole, or an error of ours, wherever it was killed."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.operations.server import Server, Unanswered
+from pipeline.preflight import orchestrator
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+
+
+@contextmanager
+def answering(text: bytes) -> Iterator[str]:
+    """An address where each question gets these bytes, and then the end of the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(text)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(HEAD + b'[{"id": 7', "IncompleteRead"), (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0"), (b"", "closed")]
+)
+def test_a_server_that_was_killed_while_it_answered_and_one_of_another_kind_do_not_answer(
+    text: bytes, why: str
+) -> None:
+    with answering(text) as address, pytest.raises(Unanswered, match=f"does not answer .*{why}"):
+        Server(address).ask("flow_runs/filter", {})
+
+
+def test_an_address_where_another_kind_of_server_answers_is_refused_with_its_words() -> None:
+    with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
+        assert "SSH-2.0" in str(orchestrator._ask(address))
