@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.common import Json, commands, emit
+from pipeline.commands.common import Json, commands, emit, emit_with_lines
 
 app = commands()
 
@@ -182,9 +182,13 @@ def backup(
     """Copy MLflow's and Prefect's databases, registered models and parameters, while everything goes on."""
     from pipeline.operations.addresses import databases
     from pipeline.operations.backup import backup as make
+    from pipeline.operations.backup import left_out
 
     root = Path.cwd()
-    emit({"backup": str(make(root, to, databases(root, database), artifacts))}, as_json, "Backup")
+    of = databases(root, database)
+    made = make(root, to, of, artifacts)
+    lines = left_out(root, of) if artifacts else []
+    emit_with_lines({"backup": str(made), "left_out": lines}, as_json, "Backup", lines, "warning: ")
 
 
 @app.command()

@@ -6,7 +6,7 @@
         files/                        params.yaml, recipes, dvc.lock, reports, unsent records, MLflow's artifacts
         manifest.json                 SHA-256 of each file, versions; written last: a folder without it is no backup
 
-Videos and DVC's cache are not in it: `dvc push` copies those.
+Videos and DVC's cache are not in it: `dvc push` copies those. Nor are artifacts that MLflow's server keeps elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import EverestError, InputError
 from pipeline.layout import WORK
@@ -77,6 +78,27 @@ def backup(root: Path, to: Path, of: Databases, artifacts: bool = True) -> Path:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         write_json(building / MANIFEST, asdict(Manifest(time.time(), str(root), versions, hashes)))
     return final
+
+
+def left_out(root: Path, of: Databases) -> list[str]:
+    """What of MLflow's artifacts, the registered models among them, a backup of this project does not hold, in words.
+
+    Raises:
+        EverestError: PostgreSQL does not answer.
+    """
+    held = [(root / name).resolve() for name in RESULTS]
+    elsewhere: dict[str, None] = {}
+    for place in copies.artifact_places(of.mlflow):  # one for each experiment
+        parts = urlsplit(place)
+        if parts.scheme == "mlflow-artifacts":  # its server knows where: here, if it is that of `everest ui`
+            if not (root / "mlartifacts").is_dir():
+                elsewhere["mlflow-artifacts:"] = None
+        elif parts.scheme not in ("", "file"):
+            elsewhere[f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] = None
+        elif not any((path := (root / unquote(parts.path)).resolve()).is_relative_to(folder) for folder in held):
+            elsewhere[str(path.parent)] = None
+    what = "registered models and other artifacts"
+    return [f"{what} at {place} are not in it: copy them where they lie" for place in elsewhere]
 
 
 def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> list[str]:

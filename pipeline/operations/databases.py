@@ -18,6 +18,11 @@ from pipeline.system.redact import redact
 
 #: [s] that a copy may take.
 SECONDS = 3600.0
+#: Where MLflow's runs put their artifacts, and the tables that say so.
+_TABLES = ("experiments", "runs")
+_PLACES: LiteralString = (
+    "select distinct artifact_location from experiments join runs on runs.experiment_id = experiments.experiment_id"
+)
 
 
 def is_postgres(address: str) -> bool:
@@ -91,14 +96,14 @@ def refuse_in_use(file: Path) -> None:
 
 def refuse_sessions(address: str) -> None:
     """Raises EverestError where somebody is connected to a PostgreSQL database, or it does not answer."""
-    sessions = _ask(
+    (sessions,) = _ask(
         address,
         "select count(*) from pg_stat_activity where datname = current_database() "
         "and pid <> pg_backend_pid() and backend_type = 'client backend'",
     )
     if sessions:
         raise EverestError(
-            f"{redact(address)} is in use: {sessions} connection{'s' if sessions > 1 else ''}. "
+            f"{redact(address)} is in use: {sessions} connection{'' if sessions == 1 else 's'}. "
             "Cure: stop the servers and whoever reads there first."
         )
 
@@ -110,24 +115,37 @@ def exists(address: str) -> bool:
         EverestError: PostgreSQL does not answer, or has no such database, which restoring does not make.
     """
     if is_postgres(address):
-        return bool(_ask(address, "select count(*) from pg_tables where schemaname = 'public'"))
+        return bool(_ask(address, "select tablename from pg_tables where schemaname = 'public'"))
     return sqlite_path(address).exists()
 
 
-def _ask(address: str, query: LiteralString) -> int:
-    """The number that is a PostgreSQL database's answer."""
+def artifact_places(address: str) -> list[str]:
+    """Where the artifacts of MLflow's runs lie, as its database has it; [] where that has no run.
+
+    Raises:
+        EverestError: PostgreSQL does not answer.
+    """
+    if is_postgres(address):
+        tables = _ask(address, "select tablename from pg_tables where schemaname = 'public'")
+        return sorted(map(str, _ask(address, _PLACES))) if set(_TABLES) <= set(tables) else []
+    with contextlib.closing(sqlite3.connect(f"{sqlite_path(address).absolute().as_uri()}?mode=ro", uri=True)) as of:
+        tables = [name for (name,) in of.execute("select name from sqlite_master")]
+        return sorted(place for (place,) in of.execute(_PLACES)) if set(_TABLES) <= set(tables) else []
+
+
+def _ask(address: str, query: LiteralString) -> list[object]:
+    """A PostgreSQL database's answer, a value for each row."""
     import psycopg
 
     try:
         # Prefect's and MLflow's addresses name a driver of SQLAlchemy, which PostgreSQL's own library does not know.
         plain = re.sub(r"^postgresql\+\w+:", "postgresql:", address)
         with psycopg.connect(plain, connect_timeout=10) as connection:
-            (number,) = connection.execute(query).fetchone() or (0,)
+            return [row[0] for row in connection.execute(query)]
     except psycopg.Error as error:
         raise EverestError(
             f"{redact(address)}: {redact(str(error).strip())}. Cure: start PostgreSQL, or mend the address."
         ) from None
-    return int(number)
 
 
 def sqlite_path(address: str) -> Path:

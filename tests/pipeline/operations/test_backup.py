@@ -15,11 +15,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from postgres_cluster import postgres
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.errors import EverestError, InputError
 from pipeline.operations import databases as databases_module
 from pipeline.operations.addresses import Databases, databases, on_postgres
-from pipeline.operations.backup import backup, check, restore
+from pipeline.operations.backup import backup, check, left_out, restore
 from pipeline.operations.postgres import prepare
 from pipeline.tracking.store import Store
 
@@ -79,6 +81,33 @@ def test_what_was_lost_comes_back_whole(project: Path, of: Databases, tmp_path: 
     assert (project / "recipes" / "own.yaml").read_text() == "recipe: own\n"
     prefect = sqlite3.connect(project / "prefect" / "prefect.db")
     assert prefect.execute("select name from flow_run").fetchall() == [("demo",)]
+
+
+def test_a_backup_says_which_artifacts_lie_elsewhere(project: Path, of: Databases, tmp_path: Path) -> None:
+    (project / "mlflow.db").unlink()
+    store = Store(of.mlflow)
+    store.create_run("demo", "key", "first", 0, {})
+    assert left_out(project, of) == [], "in mlruns, beside the database"
+    store.create_run("other", "other", "second", 0, {})
+
+    def said(place: str) -> list[str]:
+        with sqlite3.connect(project / "mlflow.db") as database:
+            database.execute("update experiments set artifact_location = ? || experiment_id", (place,))
+        return [line.partition(" at ")[2].partition(" are not in it")[0] for line in left_out(project, of)]
+
+    assert said("s3://me:secret@store/") == ["s3://store"], "once for both experiments"
+    assert said("/srv/artifacts/") == ["/srv/artifacts"]
+    assert said(f"file://{project}/mlartifacts/") == []
+    assert said("mlflow-artifacts:/") == ["mlflow-artifacts:"]
+    (project / "mlartifacts").mkdir()
+    assert left_out(project, of) == [], "where `everest ui` has its server put them"
+    (project / "mlartifacts").rmdir()
+    done = CliRunner().invoke(app, ["ops", "backup", str(tmp_path / "backups")])
+    assert done.exit_code == 0, done.output
+    assert "warning: registered models and other artifacts at mlflow-artifacts: are not in it" in done.output
+    (project / "mlflow.db").unlink()
+    sqlite3.connect(project / "mlflow.db").close()
+    assert left_out(project, of) == [], "a database without MLflow's tables has no artifacts"
 
 
 def test_a_backup_while_others_write_is_one_moment_of_the_database(
@@ -227,6 +256,7 @@ def test_databases_of_postgresql_with_a_table_are_replaced_with_force_only(proje
             with psycopg.connect(address) as connection:
                 connection.execute("create table runs (name text)")
         made = backup(project, tmp_path / "backups", of, artifacts=False)
+        assert left_out(project, of) == []
         with psycopg.connect(of.prefect) as connection:
             connection.execute("insert into runs values ('made since then')")
         with psycopg.connect(of.mlflow) as connection:
