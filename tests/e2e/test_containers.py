@@ -38,6 +38,9 @@ def engine(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Con
     stand_ins(made, root)
     checkout = make_project(root, tmp_path_factory.mktemp("built") / "checkout", {}).root
     (checkout / ".env").write_text("SECRET=planted-4f1c9a\n")
+    # Debian's buildah cannot mount a stage that comes whole out of the cache.
+    made.build(checkout, "docker/Dockerfile", "tools", "tools")
+    made.run("buildah", "rmi", "--force", "tools")
     for target, tag in (("everest", "everest"), ("gpu", "everest-gpu")):
         made.build(checkout, "docker/Dockerfile", target, tag)
     yield made
