@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,10 +108,12 @@ class Group:
 
 
 @pytest.fixture(scope="module")
-def group(engine: Containers, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
-    project = make_project(root, tmp_path_factory.mktemp("group") / "project", SMALLEST).root
+def group(engine: Containers, root: Path) -> Iterator[Group]:
+    # Not below pytest's own folder, which root alone may enter.
+    place = Path(tempfile.mkdtemp(prefix="everest-group-", dir="/var/tmp"))
+    project = make_project(root, place / "project", SMALLEST).root
     shutil.rmtree(project / ".work")
-    for folder in (project, *project.parents[:2]):
+    for folder in (project, place):
         folder.chmod(0o755)
     subprocess.run(["chown", "-R", f"{USER}:{USER}", str(project)], check=True)
     subprocess.run(["docker/prepare.sh"], cwd=project, user=USER, group=USER, extra_groups=[], check=True)
@@ -119,6 +122,7 @@ def group(engine: Containers, root: Path, tmp_path_factory: pytest.TempPathFacto
         yield made
     finally:
         compose(engine, project, "--profile", "cpu", "down", "--timeout", "20")
+        shutil.rmtree(place)
 
 
 def test_the_group_comes_up_runs_the_chain_and_goes_on_after_a_stop(group: Group) -> None:
