@@ -28,18 +28,21 @@ from pipeline.planning.rate import Arguments, optimizer_of, train_step
 class Footprint:
     """The memory of one rank [byte].
 
-    `fixed` is needed whatever the batch (parameters, gradients, moments), `per_clip` for each clip of a micro-batch;
-    `frozen` of the parameters have no gradients and no moments.
+    A step's peak is in backward, `fixed` (parameters, moments, some gradients) and `per_clip` for each clip of a
+    micro-batch; or, of few clips, where the optimizer has all gradients, `few_fixed` and `few_per_clip`. `frozen` of
+    the parameters have no gradients and no moments.
     """
 
     parameters: int
     fixed: float
     per_clip: float
     frozen: int = 0
+    few_fixed: float = 0.0
+    few_per_clip: float = 0.0
 
     def at(self, clips: int) -> float:
         """[byte] at a micro-batch of `clips`."""
-        return self.fixed + self.per_clip * clips
+        return max(self.fixed + self.per_clip * clips, self.few_fixed + self.few_per_clip * clips)
 
 
 class LivingBytes(TorchDispatchMode):
@@ -159,13 +162,19 @@ def footprint(
     gpu: bool = False,
     learning: Learning | None = None,
 ) -> Footprint:
-    """The line through two micro-batches: memory is linear in the number of clips. Followed once in a process."""
+    """The larger of two lines, through few clips and through many: see :class:`Footprint`. Followed once in a process.
+
+    Not `fake`, the line through few clips is all there is.
+    """
     key = (name, tuple(sorted(arguments.items())), clip, precision, recompute, fake, gpu, learning)
     if key not in _FOLLOWED:
         _FOLLOWED[key] = _followed(name, arguments, clip, precision, recompute, fake, gpu, learning)
     return _FOLLOWED[key]
 
 
+#: Clips that are followed: where the optimizer's peak may be the higher one, and where it no longer is. Shapes cost the
+#: same at any size.
+FEW, MANY = (4, 8), (256, 512)
 #: Arguments of :func:`footprint` -> its result, which takes seconds.
 _FOLLOWED: dict[tuple[object, ...], Footprint] = {}
 
@@ -180,8 +189,16 @@ def _followed(
     gpu: bool,
     learning: Learning | None,
 ) -> Footprint:
-    few, more = 4, 8
+    def peak(clips: int) -> float:
+        return peak_bytes(name, arguments, clip, clips, precision, recompute, fake, gpu, learning)[2]
+
+    few, more = FEW
     parameters, frozen, low = peak_bytes(name, arguments, clip, few, precision, recompute, fake, gpu, learning)
-    _, _, high = peak_bytes(name, arguments, clip, more, precision, recompute, fake, gpu, learning)
-    per_clip = (high - low) / (more - few)
-    return Footprint(parameters, low - few * per_clip, per_clip, frozen)
+    few_per_clip = (peak(more) - low) / (more - few)
+    few_fixed = low - few * few_per_clip
+    fixed, per_clip = few_fixed, few_per_clip
+    many, most = MANY
+    if fake and (high := peak(most)) > 1.01 * (few_fixed + few_per_clip * most):
+        per_clip = (high - peak(many)) / (most - many)
+        fixed = high - most * per_clip
+    return Footprint(parameters, fixed, per_clip, frozen, few_fixed, few_per_clip)

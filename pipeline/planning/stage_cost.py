@@ -173,9 +173,10 @@ class StageCost:
 
         recompute = self.params.compute.activation_checkpointing
         result = footprint(*self.model, self.shape, self.stage.precision, recompute, True, gpu, self.learning)
-        fixed = max(result.fixed, STATE_BYTES * result.parameters - (STATE_BYTES - VALUE_BYTES) * result.frozen)
+        states = STATE_BYTES * result.parameters - (STATE_BYTES - VALUE_BYTES) * result.frozen
         shared = devices if self.params.compute.data_parallel == "fsdp" else 1
-        return dataclasses.replace(result, fixed=fixed / shared)
+        few_fixed = max(result.few_fixed, states)
+        return dataclasses.replace(result, fixed=result.fixed / shared, few_fixed=few_fixed / shared)
 
     def micro_batch(self, devices: int, memory: Footprint, device: Device) -> tuple[int, int]:
         """(micro-batch, accumulation) with the largest micro-batch that fits; (0, 0) where none does.

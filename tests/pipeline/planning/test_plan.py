@@ -88,6 +88,15 @@ def test_recomputing_activations_saves_memory() -> None:
     assert recomputed.per_clip < 0.6 * plain.per_clip
 
 
+def test_memory_is_predicted_where_the_optimizer_has_the_peak_and_where_backward_has_it() -> None:
+    name, clip = "everest_pretrain_tiny_patch16_224", (8, 32)
+    shape = {"img_size": 32, "num_frames": 8, "keep_ratio": 0.5, "visible_ratio": 0.25, "decoder_depth": 1, "depth": 2}
+    need = footprint(name, shape, clip, "bf16", recompute=True, gpu=True)
+    for clips in (4, 160):
+        _, _, followed = peak_bytes(name, shape, clip, clips, "bf16", recompute=True, fake=True, gpu=True)
+        assert need.at(clips) / followed == pytest.approx(1.0, abs=0.1), f"{clips} clips"
+
+
 def test_the_published_recipe_has_the_published_cost() -> None:
     planned = plan("ucf101", "h100", 8, memory=False)
     pretrain, finetune = planned["stages"]
@@ -151,12 +160,13 @@ def test_unknown_devices_and_impossible_counts_are_refused() -> None:
 def test_sharding_shares_out_the_states(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.planning import memory as plan_memory
 
-    monkeypatch.setattr(plan_memory, "footprint", lambda *_: Footprint(100, 1600.0, 7.0))
+    monkeypatch.setattr(plan_memory, "footprint", lambda *_: Footprint(100, 1600.0, 7.0, 0, 1500.0, 1.0))
     replicated, sharded = (
         StageCost(load_params(root / "recipes" / "demo.yaml", {"compute.data_parallel": how})).memory(4)
         for how in ("ddp", "fsdp")
     )
     assert sharded.fixed == replicated.fixed / 4
+    assert (replicated.few_fixed, sharded.few_fixed) == (1600, 400), "all states at least"
 
 
 def test_a_plan_that_does_not_fit_says_so_by_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
