@@ -107,7 +107,7 @@ def sweep(
 
     Each video's frames are read once, and all budgets see the same pixels. A model with a budget by clip is tested at
     fixed ones; its errors are those of its own test. Without a sweep, the reason: no budgets are wanted, the
-    model keeps all tokens, or no video of the sample can be read.
+    model keeps all tokens or decides by clip how many, or no video of the sample can be read.
 
     Args:
         answers: of the test, for each of `tests`.
@@ -119,7 +119,10 @@ def sweep(
     if not how.budgets:
         return NoSweep("evaluate.budgets is empty")
     model = cast("_Adjustable", load_model(model_dir).to(device).eval())
-    if not strategy_facts()[model.strategy].uses_keep_ratio:
+    facts = strategy_facts()[model.strategy]
+    if facts.planned_as:
+        return NoSweep(f"{model.strategy} decides by clip how many tokens it keeps, so the model has no budget to turn")
+    if not facts.uses_keep_ratio:
         return NoSweep(
             f"fine-tuning and test keep all tokens (finetune.strategy is {model.strategy}), so the model has no budget "
             "to turn"

@@ -57,6 +57,12 @@ class Probes(nn.Module):
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
         self.chosen: Tensor
 
+    def train(self, mode: bool = True) -> Probes:
+        """Set the heads to training; the frozen encoder drops no paths, as when it is validated and tested."""
+        super().train(mode)
+        self.classifier.eval()
+        return self
+
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [heads, B, classes]."""
         with torch.no_grad():

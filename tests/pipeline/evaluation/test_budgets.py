@@ -99,9 +99,11 @@ def test_a_sample_is_drawn_by_the_seed_and_named_and_unreadable_videos_are_not_i
     [
         ({"evaluate__budgets": []}, "evaluate.budgets is empty"),
         ({"finetune__strategy": "none"}, "fine-tuning and test keep all tokens (finetune.strategy is none)"),
+        ({"finetune__strategy": "rlt_everest"}, "rlt_everest decides by clip how many tokens it keeps"),
+        ({"finetune__strategy": "rlt"}, "rlt decides by clip how many tokens it keeps"),
     ],
 )
-def test_without_budgets_or_where_the_strategy_keeps_all_tokens_the_page_says_why(
+def test_without_budgets_and_where_the_model_has_none_to_turn_the_page_says_why(
     overrides: dict[str, object], reason: str
 ) -> None:
     params, tests, answers = prepared(**overrides)

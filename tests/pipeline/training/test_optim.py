@@ -87,6 +87,19 @@ def test_each_head_of_a_probe_has_its_factor(classifier: torch.nn.Module) -> Non
     }
 
 
+def test_a_frozen_encoder_drops_no_paths_while_its_heads_train() -> None:
+    shape = {"img_size": 32, "num_frames": 4, "num_classes": 3, "drop_path_rate": 0.5, "fc_drop_rate": 0.5}
+    probes = Probes(timm.create_model("everest_tiny_patch16_224", **shape), factors=(0.5, 2.0))
+    clip_BCTHW = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for training in (True, True, False):
+        probes.train(training)(clip_BCTHW)
+        seen.append(probes._encoded[0])
+        assert [head.training and head.fc_drop.training for head in probes.heads] == [training] * 2
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
 def test_a_probe_exempts_from_weight_decay_what_fine_tuning_exempts() -> None:
     classifier = timm.create_model(
         "everest_tiny_patch16_224", img_size=32, num_frames=4, num_classes=3, head="attentive"
