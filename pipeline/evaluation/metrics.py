@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.multilabel.labels import THRESHOLD
-from pipeline.multilabel.precision import mean_average_precision, precision_interval
+from pipeline.multilabel.precision import interval_of, mean_average_precision, precision_interval
 from pipeline.tracking import names
 
 Floats = npt.NDArray[np.float64]
@@ -224,11 +224,11 @@ def strategy_difference(a_SV: npt.ArrayLike, b_RV: npt.ArrayLike, draws: int, se
         videos = random.integers(0, a.shape[1], a.shape[1])
         of_a, of_b = random.integers(0, len(a), len(a)), random.integers(0, len(b), len(b))
         means[draw] = a[of_a].mean(axis=0)[videos].mean() - b[of_b].mean(axis=0)[videos].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(a.mean() - b.mean()), Interval(float(low), float(high))
+    return float(a.mean() - b.mean()), Interval(*interval_of(means, a.shape[1]))
 
 
 def seeds_interval(hits_SV: npt.ArrayLike, draws: int, seed: int = 0) -> Interval:
     """95 % interval of a strategy's accuracy over videos and trainings (see :func:`strategy_difference`)."""
     values = np.asarray(hits_SV, dtype=np.float64)
-    return strategy_difference(values, np.zeros((1, values.shape[1])), draws, seed)[1]
+    _, (low, high) = strategy_difference(values, np.zeros((1, values.shape[1])), draws, seed)
+    return Interval(max(0.0, low), min(1.0, high))

@@ -81,9 +81,8 @@ def precision_difference(
         values_SD = np.stack([_drawn(one, truth_VC, draws, seed) for one in side])  # the same videos in each draw
         chosen_DS = random.integers(0, len(side), (draws, len(side)))
         sides.append(np.take_along_axis(values_SD.T, chosen_DS, axis=1).mean(axis=1))
-    low, high = np.nanquantile(sides[0] - sides[1], [0.025, 0.975])
     means = [float(np.mean([mean_average_precision(one, truth_VC) for one in side])) for side in (a, b)]
-    return means[0] - means[1], Interval(float(low), float(high))
+    return means[0] - means[1], interval_of(sides[0] - sides[1], len(truth_VC))
 
 
 def trainings_interval(scores: Sequence[npt.ArrayLike], truth_VC: Truth, draws: int, seed: int = 0) -> Interval:
@@ -92,8 +91,21 @@ def trainings_interval(scores: Sequence[npt.ArrayLike], truth_VC: Truth, draws: 
     values_SD = np.stack([_drawn(one, truth_VC, draws, seed) for one in scores])
     chosen_DS = random.integers(0, len(scores), (draws, len(scores)))
     values_D = np.take_along_axis(values_SD.T, chosen_DS, axis=1).mean(axis=1)
-    low, high = np.nanquantile(values_D, [0.025, 0.975])
-    return Interval(float(low), float(high))
+    low, high = interval_of(values_D, len(truth_VC))
+    return Interval(max(0.0, low), min(1.0, high))
+
+
+def interval_of(values_D: npt.ArrayLike, videos: int) -> Interval:
+    """95 % interval of the draws of a difference of shares, in [-1, 1].
+
+    Where all draws are alike it would have no width, as if a few videos were certainty: it is then as wide as that of
+    as many equal answers (Clopper and Pearson 1934).
+    """
+    low, high = (float(end) for end in np.nanquantile(np.asarray(values_D, dtype=np.float64), [0.025, 0.975]))
+    if high - low > 1e-12:
+        return Interval(low, high)
+    slack = 1 - 0.025 ** (1 / videos)
+    return Interval(max(-1.0, low - slack), min(1.0, high + slack))
 
 
 def _drawn(score_VC: npt.ArrayLike, truth_VC: Truth, draws: int, seed: int) -> Floats:

@@ -22,6 +22,8 @@ from pipeline.evaluation.metrics import (
     mean_and_deviation,
     per_class,
     scores,
+    seeds_interval,
+    share_interval,
     softmax,
     strategy_difference,
 )
@@ -87,6 +89,20 @@ def test_a_paired_difference_is_surer_than_two_intervals() -> None:
     difference, (low, high) = strategy_difference([a], [b], 2000)
     assert difference == pytest.approx(10 / 200)
     assert 0.02 < low < 0.05 < high < 0.09
+
+
+@pytest.mark.parametrize(("right", "interval"), [(True, (0.832, 1.0)), (False, (0.0, 0.168))])
+def test_trainings_that_answer_alike_have_the_interval_of_as_many_equal_answers(
+    right: bool, interval: tuple[float, float]
+) -> None:
+    hits_SV = np.full((3, 20), right)
+    assert seeds_interval(hits_SV, 100) == pytest.approx(interval, abs=1e-3)
+    assert seeds_interval(hits_SV, 100) == pytest.approx(share_interval(hits_SV[0], 100))
+    same, ends = strategy_difference(hits_SV, hits_SV, 100)
+    assert same == 0
+    assert ends == pytest.approx((-0.168, 0.168), abs=1e-3), "no difference on 20 videos is not certainty"
+    apart, ends = strategy_difference(np.ones((2, 20)), np.zeros((2, 20)), 100)
+    assert (apart, *ends) == pytest.approx((1.0, 0.832, 1.0), abs=1e-3)
 
 
 def test_mean_and_deviation_over_splits() -> None:

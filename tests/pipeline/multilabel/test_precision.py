@@ -67,10 +67,20 @@ def test_two_trainings_are_told_apart_on_the_same_videos_and_equal_ones_are_not(
     difference, (low, high) = precision_difference([good, good], [poor], truth, draws=200)
     assert difference == pytest.approx(mean_average_precision(good, truth) - mean_average_precision(poor, truth))
     assert 0 < low < difference < high
-    assert precision_difference([good], [good], truth, draws=50)[1] == (0, 0)
+    none, (low, high) = precision_difference([good], [good], truth, draws=50)
+    assert none == 0
+    assert (low, high) == pytest.approx((-0.0183, 0.0183), abs=1e-4), "1 - 0.025 ** (1 / 200)"
     low, high = trainings_interval([good, poor], truth, draws=200)
     assert low < mean_average_precision(poor, truth) + 0.05
     assert high > mean_average_precision(good, truth) - 0.05
+
+
+def test_trainings_that_rank_perfectly_have_an_interval_all_the_same() -> None:
+    _, truth = ranking(videos=20, skill=0.0)
+    perfect = truth.astype(np.float64)
+    alone, together = precision_interval(perfect, truth, 50), trainings_interval([perfect] * 3, truth, 50)
+    assert together == pytest.approx(alone)
+    assert alone == pytest.approx((0.832, 1.0), abs=1e-3)
 
 
 def test_without_any_class_there_is_nothing_to_draw_from() -> None:
