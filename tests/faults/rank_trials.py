@@ -40,6 +40,9 @@ from tests.faults.figure import Figure
 if not torch.cuda.is_available():
     torch.ones(1, requires_grad=True).backward()
 
+#: [s] A forked rank that has not ended by then is ended, as one that hangs where no Python runs.
+FORK_SECONDS = 600
+
 
 def forked(
     work: Path, ranks: int, wish: dict[str, Any] | None = None, train: Callable[..., None] = toy.train
@@ -55,6 +58,7 @@ def forked(
     for rank in range(ranks):
         child = os.fork()
         if child == 0:
+            signal.alarm(FORK_SECONDS)
             os.environ |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
@@ -62,8 +66,10 @@ def forked(
             }  # fmt: skip
             os._exit(_rank(work, train))
         children.append(child)
-    for rank, child in enumerate(children):
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if -signal.SIGALRM in codes:
+        raise TimeoutError(f"forked ranks did not end within {FORK_SECONDS} s; exit codes by rank: {codes}")
+    for rank, code in enumerate(codes):
         if not ends.file(work, rank).exists():
             ends.record(work, ends.RankEnd.without_a_word(rank, code))
     return sorted(ends.read_all(work), key=lambda end: end.rank)
