@@ -20,6 +20,7 @@ from prefect.workers import base
 
 from flows import worker
 from flows.chain.orders import PROCESS_RUN
+from pipeline.distributed.heartbeat import lives
 from pipeline.operations.server import Server
 
 RUN = str(uuid4())
@@ -81,7 +82,7 @@ def test_a_stop_saves_the_run_whose_own_prefects_worker_was_killed(started: Path
         flow = next(iter(worker._runs()))
         first = psutil.Process(flow.ppid())
         first.kill()
-        while _goes(first) or flow.ppid() == first.pid:
+        while lives(first.pid) or flow.ppid() == first.pid:
             time.sleep(0.02)
         asked.append(15)
 
@@ -159,7 +160,3 @@ def test_prefects_command_as_we_start_it_has_loops_that_ask_on() -> None:
     done = subprocess.run([sys.executable, "-c", program, "version"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "asking_on.<locals>.begin"
     assert inspect.getsource(base.BaseWorker.start).count("critical_service_loop") == 2
-
-
-def _goes(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

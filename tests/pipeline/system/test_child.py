@@ -21,7 +21,7 @@ def save(*_):
     pathlib.Path(sys.argv[1]).write_text("saved")
     sys.exit(130)
 signal.signal(signal.SIGINT, save)
-pathlib.Path(sys.argv[1] + ".ready").write_text("")
+pathlib.Path(sys.argv[1] + ".ready").write_text("ready")
 time.sleep(60)
 """
 PARENT = """
@@ -33,7 +33,7 @@ sys.exit(run_child([sys.executable, *sys.argv[1:]]))
 ENDS_BY_CTRL_C = """
 import pathlib, sys, time
 try:
-    pathlib.Path(sys.argv[1] + ".ready").write_text("")
+    pathlib.Path(sys.argv[1] + ".ready").write_text("ready")
     time.sleep(60)
 except KeyboardInterrupt:
     pathlib.Path(sys.argv[1]).write_text("saved")
@@ -42,8 +42,9 @@ except KeyboardInterrupt:
 
 
 def wait_for(path: Path) -> None:
+    """Until the file is there and written: it is empty for a moment."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

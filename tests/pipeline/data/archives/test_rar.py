@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from rar_writer import STAND_IN, Entry, entries_of, install, rar4, rar5
 
@@ -20,6 +19,7 @@ from pipeline.data.archives import rar as archives_rar
 from pipeline.data.archives.rar_headers import entries
 from pipeline.data.archives.rules import Caps, HostileArchive
 from pipeline.data.archives.unpack import unpack
+from pipeline.distributed.heartbeat import lives
 from pipeline.errors import InputError
 
 FORMATS = {"RAR 4": rar4, "RAR 5": rar5}
@@ -247,7 +247,7 @@ def test_a_tool_ends_with_the_process_that_needs_it(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     tool = int((tmp_path / "pid").read_text())
-    while psutil.pid_exists(tool) and psutil.Process(tool).status() != psutil.STATUS_ZOMBIE:
+    while lives(tool):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert [path.name for path in tmp_path.glob(".out.tmp")]
