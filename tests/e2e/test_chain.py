@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,9 @@ def test_runs_carry_the_names_that_people_compare_by(runs: list[Any]) -> None:
 
 
 def test_a_second_run_computes_nothing(finished: Project) -> None:
-    started = time.monotonic()
     done = finished.run("dvc", "repro")
     assert "Data and pipelines are up to date" in done.stdout
     assert "Running stage" not in done.stdout
-    assert time.monotonic() - started < 60  # a hang, not the speed: that is measured elsewhere
 
 
 def test_dvc_shows_metrics_plots_and_parameter_changes(finished: Project) -> None:

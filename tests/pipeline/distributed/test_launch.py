@@ -205,8 +205,8 @@ def test_every_signal_saves(tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_frozen_whole_is_not_taken_for_a_stalled_one(tmp_path: Path, root: Path) -> None:
-    _wish(tmp_path, seconds=0.05, epochs=4)
-    words = f"launch('tests.faults.toy', [], ranks=1, work=Path({str(tmp_path)!r}), threads=1, watch=Watch(2.0, 1))"
+    _wish(tmp_path, seconds=0.05, epochs=4, checkpoint_every_steps=10**6)  # a slow disk is not what is tested
+    words = f"launch('tests.faults.toy', [], ranks=1, work=Path({str(tmp_path)!r}), threads=1, watch=Watch(4.0, 1))"
     imports = "from pathlib import Path; from pipeline.distributed.launch import Watch, launch"
     launcher = subprocess.Popen([sys.executable, "-c", f"{imports}; {words}"], cwd=root)
     until = time.monotonic() + 120

@@ -188,7 +188,9 @@ def test_ctrl_c_keeps_what_is_computed(tmp_path: Path, root: Path, pretrained: P
     for number in range(60):
         sample_videos.write(folder / f"{number:02d}.mp4", frames=40, seed=number)
     code = (
-        "import sys; from pipeline.inference import embed; embed.FLUSH_SECONDS = 0.2\n"
+        "import sys, time; from pipeline.inference import embed, pooling; embed.FLUSH_SECONDS = 0\n"
+        "features = pooling.features\n"
+        "pooling.features = lambda *of: (time.sleep(0.1), features(*of))[1]\n"  # so that much is left to do
         "sys.argv = ['everest', 'embed', sys.argv[1], '--model', sys.argv[2], '--out', 'f.parquet', '--batch', '2']\n"
         "from pipeline.cli import main; main()"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.system import progress
 from pipeline.system.progress import Bar, Line, clock, counter, stage_line, wanted
 
 OWNER = """
@@ -107,11 +108,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_lines_counters_and_bars_write_where_the_owner_reads(file: Path) -> None:
+def test_lines_counters_and_bars_write_where_the_owner_reads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted()
     line = Line("pretrain")
     line.show("step 1")
-    line.show("too soon after")
+    with monkeypatch.context() as slow:
+        slow.setattr(progress, "INTERVAL", 60.0)
+        line.show("too soon after")
     assert file.read_text() == "pretrain step 1"
     line.close()
     assert file.read_text() == ""
