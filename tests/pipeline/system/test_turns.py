@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 from pipeline.system.locks import Holder, Turn, is_free, turn_holder
 from pipeline.system.processes import with_variable
@@ -43,16 +44,16 @@ def test_a_turn_is_had_by_one_at_a_time_and_says_by_whom(tmp_path: Path) -> None
 
 
 def test_the_turn_of_a_killed_process_is_free_and_the_next_one_learns_whose_it_was(root: Path, tmp_path: Path) -> None:
-    path = tmp_path / "training.lock"
+    path, mark = tmp_path / "training.lock", uuid4().hex  # no other suite on this machine has it
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(path)],
         cwd=root,
         stdout=subprocess.PIPE,
-        env={**os.environ, "EVEREST_TURN_OF": "id"},
+        env={**os.environ, "EVEREST_TURN_OF": mark},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
-    assert with_variable("EVEREST_TURN_OF", "id") == [process.pid]
+    assert with_variable("EVEREST_TURN_OF", mark) == [process.pid]
     assert not Turn(path).take(me())
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -61,5 +62,5 @@ def test_the_turn_of_a_killed_process_is_free_and_the_next_one_learns_whose_it_w
     assert turn.take(me())
     assert turn.left is not None
     assert (turn.left.pid, turn.left.name) == (process.pid, "demo: finetune.epochs=2")
-    assert with_variable("EVEREST_TURN_OF", "id") == []
+    assert with_variable("EVEREST_TURN_OF", mark) == []
     turn.give_back()

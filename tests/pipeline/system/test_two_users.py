@@ -28,13 +28,14 @@ class User:
     """A user of this machine with a home of its own, in a group with the other."""
 
     name: str
+    group: str
     home: Path
     root: Path
     interpreter: str
 
     def python(self, code: str, umask: int = 0o022, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.interpreter, "-c", code], cwd=self.home, user=self.name, group="everest-test", extra_groups=[],
+            [self.interpreter, "-c", code], cwd=self.home, user=self.name, group=self.group, extra_groups=[],
             umask=umask, capture_output=True, text=True, timeout=900, check=False,
             env={
                 "PATH": os.environ["PATH"], "PYTHONPATH": f"{self.root}:{PACKAGES}", "HOME": str(self.home),
@@ -50,28 +51,29 @@ class User:
 
 @pytest.fixture(scope="module")
 def users(root: Path) -> Iterator[tuple[User, User]]:
-    """Alice, whose trainings run, and Bob."""
-    place = Path("/var/tmp") / f"everest-users-{secrets.token_hex(4)}"
-    place.mkdir(mode=0o755)
-    subprocess.run(["groupadd", "--force", "everest-test"], check=True)
+    """Alice, whose trainings run, and Bob: users of this run alone, gone with their files at its end."""
     interpreter = _for_everybody(root)
-    made = []
-    for name in ("everest-alice", "everest-bob"):
-        command = ["useradd", "--no-create-home", "--gid", "everest-test", "--shell", "/bin/sh", name]
-        if subprocess.run(command, capture_output=True, check=False).returncode not in (0, 9):
-            pytest.skip("users cannot be made here")
-        home = place / name
-        home.mkdir()
-        shutil.chown(home, name, "everest-test")
-        home.chmod(0o750)
-        made.append(User(name, home, root, interpreter))
-    try:
+    group = f"everest-{secrets.token_hex(3)}"
+    place = Path("/var/tmp") / f"{group}-users"
+    with contextlib.ExitStack() as stack:
+        place.mkdir(mode=0o755)
+        stack.callback(shutil.rmtree, place)
+        _made(stack, group, "groupadd", "groupdel")
+        made = []
+        for name in (f"{group}-alice", f"{group}-bob"):
+            _made(stack, name, "useradd", "userdel", "--no-create-home", "--gid", group, "--shell", "/bin/sh")
+            home = place / name
+            home.mkdir()
+            shutil.chown(home, name, group)
+            home.chmod(0o750)
+            made.append(User(name, group, home, root, interpreter))
         yield made[0], made[1]
-    finally:
-        for user in made:
-            subprocess.run(["userdel", user.name], capture_output=True, check=False)
-        subprocess.run(["groupdel", "everest-test"], capture_output=True, check=False)
-        shutil.rmtree(place)
+
+
+def _made(stack: contextlib.ExitStack, name: str, add: str, remove: str, *how: str) -> None:
+    if subprocess.run([add, *how, name], capture_output=True, check=False).returncode:
+        pytest.skip("users cannot be made here")
+    stack.callback(subprocess.run, [remove, name], capture_output=True, check=False)
 
 
 def _for_everybody(root: Path) -> str:
