@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import io
-import shutil
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -222,22 +223,20 @@ def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path: Path)
             member.size = 100_000
             made.addfile(member, io.BytesIO(rng.bytes(100_000)))
     code = (
-        "import sys; from pathlib import Path; from pipeline.data.archives.unpack import unpack\n"
-        "print('go', flush=True); unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "import os, signal, sys; from pathlib import Path; from pipeline.data.archives import unpack\n"
+        "write = unpack._write\n"
+        "def stops(content, target, meter):\n"
+        "    done = write(content, target, meter)\n"
+        "    if len(list(target.parent.iterdir())) == int(sys.argv[3]): os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    return done\n"
+        "unpack._write = stops; unpack.unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
-    for trial in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(archive), str(tmp_path / "out")], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            process.wait(0.005 * (trial + 1))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        if (tmp_path / "out").exists():
-            assert len(list((tmp_path / "out").iterdir())) == 300
-            shutil.rmtree(tmp_path / "out")
+    for count in (1, 150, 300):
+        process = subprocess.Popen([sys.executable, "-c", code, str(archive), str(tmp_path / "out"), str(count)])
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert len(list((tmp_path / ".out.tmp").iterdir())) == count
+        assert not (tmp_path / "out").exists()
     assert unpack(archive, tmp_path / "out") == 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.tar", "out"]
