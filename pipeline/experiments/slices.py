@@ -2,7 +2,8 @@
 
 `.work/compare/verdicts/<key>.json` keeps what the probes found after each slice, so that a comparison that was stopped
 by hand goes on with the decisions that it has made. A finalist's pre-training is paused and continued exactly: its
-result is that of a comparison without an early verdict, to the bit.
+result is that of a comparison without an early verdict, to the bit. What strategies share is pre-trained once, by the
+first of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pipeline import layout
 from pipeline.budget.meter import gpus_of
 from pipeline.experiments.cells import cell, cells_root, pretraining, run_slice
 from pipeline.params import Params
+from pipeline.params.declared import values
 from pipeline.params.records import finished
 from pipeline.planning.equal import Trial
 from pipeline.system.files import read_json, write_json
@@ -39,7 +41,8 @@ class _Kept(TypedDict, total=False):
 def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial], Verdict]:
     """Pre-train in slices and stop what cannot win; the trainings that are left, and what was seen.
 
-    The first strategy, which all are compared with, and strategies that are pre-trained already run in any case.
+    The first strategy, which all are compared with, and strategies that are pre-trained already run in any case, and so
+    do those that share a pre-training with one of them.
 
     Raises:
         EverestError, Interrupted: as for a cell; the same command continues.
@@ -54,9 +57,12 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     kept = known.get("looks", [])
     before = known.get("before", [])
     if not kept:
-        before = sorted({trial.arm for trial in racing if finished("pretrain", None, cell(trial))})
+        made = {_shared(trial) for trial in racing if finished("pretrain", None, cell(trial))}
+        before = sorted({trial.arm for trial in racing if _shared(trial) in made})
     arms = [arm for arm in dict.fromkeys(trial.arm for trial in racing) if arm not in before]
     racing = [trial for trial in racing if trial.arm in arms]
+    never_stopped = {_shared(trial) for trial in racing if trial.arm == arms[0]}
+    protected = {trial.arm for trial in racing if _shared(trial) in never_stopped}
     judgements: list[Judgement] = []
     stopped: dict[str, int] = {}
     for look in range(1, compare.slices):
@@ -67,11 +73,15 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
             kept.append(_slice(alive, look, compare.slices))
             write_json(path, {"looks": kept, "before": before})
         scores = [_scores(one, racing) for one in kept[:look]]
-        judgements, stopped = judge(scores, compare.slices, compare.confidence, protected=arms[:1])
+        judgements, stopped = judge(scores, compare.slices, compare.confidence, protected)
         for arm, when in stopped.items():
             if when == look:
                 say(f"[{look}/{compare.slices}] {arm} cannot win any more: stopped")
-    saved = [_saved(arm, when, compare.slices, [t for t in racing if t.arm == arm]) for arm, when in stopped.items()]
+    ended = _first_of_each([trial for trial in racing if trial.arm in stopped])
+    saved = [
+        _saved(arm, when, compare.slices, params, [trial for trial in ended.values() if trial.arm == arm])
+        for arm, when in stopped.items()
+    ]
     verdict: Verdict = {
         "confidence": compare.confidence,
         "slices": compare.slices,
@@ -86,7 +96,11 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
     from pipeline.verdict.probe import probe_scores
 
     looked: Looked = {}
+    made = _first_of_each(alive)
     for trial in alive:
+        if (first := made[_shared(trial)]) is not trial:
+            looked[trial.name] = looked[first.name]
+            continue
         run_slice(trial, look / slices, note=f"[{look}/{slices}] {trial.arm}, seed {trial.seed}")
         work = pretraining(trial)
         looked[trial.name] = {}
@@ -96,24 +110,34 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
     return looked
 
 
+def _shared(trial: Trial) -> str:
+    """The same for trainings whose pre-trainings are the same."""
+    return layout.fingerprint(values("pretrain", None, trial.params))
+
+
+def _first_of_each(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Pre-training -> the first training that has it."""
+    return {_shared(trial): trial for trial in reversed(trials)}
+
+
 def _scores(looked: Looked, racing: Sequence[Trial]) -> Scores:
     """The seeds of each strategy together."""
     scores: dict[str, dict[str, Floats]] = {}
     for trial in racing:
-        for benchmark, values in looked.get(trial.name, {}).items():
-            row = np.asarray(values, dtype=np.float64)[None]
+        for benchmark, found in looked.get(trial.name, {}).items():
+            row = np.asarray(found, dtype=np.float64)[None]
             before = scores.setdefault(trial.arm, {}).get(benchmark)
             scores[trial.arm][benchmark] = row if before is None else np.concatenate([before, row])
     return scores
 
 
-def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
-    """What the rest of a strategy's pre-trainings would have taken, all seeds together."""
+def _saved(arm: str, look: int, slices: int, params: Params, trials: Sequence[Trial]) -> Saved:
+    """What the rest of a strategy's pre-trainings would have taken, all seeds together; of shared ones the first's."""
     from pipeline.report.comparison import corpus_size
     from pipeline.status.history import read_history
 
     left = (slices - look) / slices
-    clips = sum(corpus_size(name) for name in trials[0].params.pretrain.corpus)
+    clips = sum(corpus_size(name) for name in params.pretrain.corpus)
     hours: float | None = 0.0
     for trial in trials:
         work = pretraining(trial)
@@ -121,7 +145,7 @@ def _saved(arm: str, look: int, slices: int, trials: Sequence[Trial]) -> Saved:
         steps = read_json(work / "length.json").get("steps") if work else None
         known = history is not None and history.rate and steps and hours is not None
         hours = hours + left * steps / history.rate / 3600 if known else None  # type: ignore[operator,union-attr]
-    compute = trials[0].params.compute
+    compute = params.compute
     gpus = gpus_of(compute, "pretrain")
     gpu_hours = None if hours is None or not gpus else hours * gpus
     return {

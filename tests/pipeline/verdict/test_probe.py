@@ -100,7 +100,7 @@ def test_a_strategy_whose_features_are_broken_is_stopped_at_the_second_look(
     monkeypatch.setenv("EVEREST_CELLS", str(tmp_path / "cells"))
     monkeypatch.setattr("pipeline.report.comparison.corpus_size", lambda name: 64)
     params = parameters(
-        compare__strategies=["everest", "everest-keep-0.5", "tube"], compare__seeds=[0], compare__stop="futile",
+        compare__strategies=["everest", "everest-keep-0.4", "tube"], compare__seeds=[0], compare__stop="futile",
         pretrain__epochs=10, finetune__init="outputs/pretrain",
     )  # fmt: skip
     ran: list[tuple[str, float]] = []
@@ -115,9 +115,9 @@ def test_a_strategy_whose_features_are_broken_is_stopped_at_the_second_look(
 
     monkeypatch.setattr(slices, "run_slice", run_slice)
     left, verdict = slices.early_verdict(params, plan(params))
-    assert [trial.arm for trial in left] == ["everest", "everest-keep-0.5"]
+    assert [trial.arm for trial in left] == ["everest", "everest-keep-0.4"]
     assert [share for arm, share in ran if arm == "tube"] == [0.2, 0.4]
-    assert [share for arm, share in ran if arm == "everest-keep-0.5"] == [0.2, 0.4, 0.6, 0.8]
+    assert [share for arm, share in ran if arm == "everest-keep-0.4"] == [0.2, 0.4, 0.6, 0.8]
     (saved,) = verdict["saved"]
     assert (saved["strategy"], saved["after"]) == ("tube", 0.4)
     assert saved["tmacs"] > 0

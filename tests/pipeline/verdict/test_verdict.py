@@ -11,7 +11,7 @@ import small_benchmark
 
 from pipeline import layout
 from pipeline.experiments import cells, compare, slices
-from pipeline.params import Params
+from pipeline.params import Params, with_overrides
 from pipeline.params.write import write_params
 from pipeline.planning.equal import Trial, plan
 from pipeline.report import comparison
@@ -170,6 +170,48 @@ def test_without_a_gpu_no_money_is_saved(race: tuple[Params, list[Trial]], monke
     (saved,) = slices.early_verdict(params, trials)[1]["saved"]
     assert saved["hours"] is not None
     assert saved["eur"] is None
+
+
+def test_what_strategies_share_is_pre_trained_once_and_its_saving_is_counted_once(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, _ = race
+    arms = ["tube", "everest", "everest-then-tome", "everest-tested-rlt", "random"]
+    params = with_overrides(params, {"compare.strategies": arms, "compare.seeds": [0]})
+    trials = plan(params)
+    ran = _pretend(monkeypatch, {"tube": 0.6, "everest": 0.2, "random": 0.58})
+    left, verdict = slices.early_verdict(params, trials)
+    assert [trial.arm for trial in left] == ["tube", "random"], "the same probe of all three: all or none"
+    assert [name for name, share in ran if share == 0.2] == ["tube-seed0", "everest-seed0", "random-seed0"]
+    assert [name for name, share in ran if share == 0.6] == ["tube-seed0", "random-seed0"]
+    saved = {row["strategy"]: row for row in verdict["saved"]}
+    assert saved["everest"]["tmacs"] == pytest.approx(0.6 * trials[1].pretrain_gmacs)
+    assert saved["everest"]["hours"] == pytest.approx(0.6 * 1000 * 3.6 / 3600)
+    for name in ("everest-then-tome", "everest-tested-rlt"):
+        assert (saved[name]["tmacs"], saved[name]["hours"]) == (0, 0)
+
+
+def test_a_strategy_that_shares_the_first_ones_pre_training_is_not_stopped(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, _ = race
+    arms = ["everest", "everest-then-tome", "tube", "random"]
+    params = with_overrides(params, {"compare.strategies": arms, "compare.seeds": [0]})
+    ran = _pretend(monkeypatch, {"everest": 0.2, "tube": 0.6, "random": 0.2})
+    left, _ = slices.early_verdict(params, plan(params))
+    assert [trial.arm for trial in left] == ["everest", "everest-then-tome", "tube"]
+    assert not [name for name, _ in ran if name.startswith("everest-then-tome")]
+
+
+def test_a_strategy_whose_pre_training_another_one_finished_before_stays_out_of_the_race(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, _ = race
+    params = with_overrides(params, {"compare.strategies": ["tube", "random", "everest", "everest-then-tome"]})
+    ran = _pretend(monkeypatch, {"tube": 0.6, "random": 0.58})
+    monkeypatch.setattr(slices, "finished", lambda stage, key, folder: folder.name.startswith("everest-seed"))
+    slices.early_verdict(params, plan(params))
+    assert {name.split("-seed")[0] for name, _ in ran} == {"tube", "random"}
 
 
 def test_a_comparison_that_was_interrupted_goes_on_with_its_decisions(
