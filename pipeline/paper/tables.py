@@ -38,7 +38,7 @@ def comparison_tables(
     """Scores, differences and costs as `outputs/compare/report.html` shows them."""
     from pipeline.report.comparison_page import costs_section, results_section
 
-    note = f"each strategy pre-trained with equal {summary['equal']}, seeds {', '.join(map(str, summary['seeds']))}"
+    note = f"pre-trainings planned at equal {summary['equal']}, seeds {', '.join(map(str, summary['seeds']))}"
     source, scores = "outputs/compare/summary.json", results_section(summary).tables
     tables = [PaperTable("comparison", _captioned(scores[0], f"Test scores, {note}; means over seeds, intervals over "
                                                              "test videos and seeds"), source, results)]  # fmt: skip
@@ -46,7 +46,7 @@ def comparison_tables(
         caption = "Differences on the same test videos, in points, with their 95 % intervals"
         tables.append(PaperTable("differences", _captioned(scores[1], caption), source, differences))
     cost = costs_section(summary).tables
-    caption = "Pre-training's cost: multiply-adds from the configuration; the rest as measured, mean over seeds"
+    caption = "Pre-training's cost: multiply-adds of the tokens that clips kept; the rest as measured, mean over seeds"
     tables.append(PaperTable("comparison_cost", _captioned(cost[0], caption), source, costs))
     tables.append(PaperTable("published_cost", cost[1], source))
     return tables

@@ -224,17 +224,22 @@ def _means(folders: Sequence[Path], stage: str, benchmark: str | None) -> dict[s
 
 
 def _cost(trials: Sequence[Trial], folders: Sequence[Path]) -> StrategyCost:
-    """What a strategy's pre-training costs: planned multiply-adds, and the means of what was measured."""
+    """What a strategy's pre-training costs: means of what was measured.
+
+    Multiply-adds are those of the tokens that clips kept: the plan's, but where a strategy decides by clip how many.
+    """
     trial = trials[0]
     clips = sum(corpus_size(name) for name in trial.params.pretrain.corpus)
     # Without pre-training it has spent nothing.
     means = _means(folders, "pretrain", None) if trial.epochs else {names.WALL_SECONDS: 0.0}
+    clip = means.get(names.GMACS_PER_CLIP, trial.gmacs_per_clip)
+    whole = clip * trial.epochs * trial.params.pretrain.repeated_augmentation
     return {
         "strategy": trial.arm,
         "epochs": trial.epochs,
-        "gmacs_per_clip": trial.gmacs_per_clip,
-        "gmacs_per_corpus_clip": trial.pretrain_gmacs,
-        "tmacs_total": trial.pretrain_gmacs * clips / 1000,
+        "gmacs_per_clip": clip,
+        "gmacs_per_corpus_clip": whole,
+        "tmacs_total": whole * clips / 1000,
         **measured(means),
     }
 

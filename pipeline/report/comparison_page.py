@@ -61,8 +61,8 @@ def write_comparison(summary: Summary, folder: Path) -> list[Path]:
     ]
     seeds = ", ".join(map(str, summary["seeds"]))
     subtitle = (
-        f"Recipe {summary['recipe']}; seed{'s' * (len(summary['seeds']) > 1)} {seeds}; each strategy is pre-trained "
-        f"with equal {summary['equal']}, then fine-tuned and tested alike."
+        f"Recipe {summary['recipe']}; seed{'s' * (len(summary['seeds']) > 1)} {seeds}; each strategy's pre-training "
+        f"is planned at equal {summary['equal']}, then fine-tuned and tested alike."
     )
     title = "Comparison of pre-training strategies"
     return write_pages(folder, title, subtitle, summary["sentences"], summary, sections, plots)
@@ -189,7 +189,8 @@ def costs_section(summary: Summary) -> Section:
         **MEASURED_COLUMNS,
     }
     caption = (
-        "Pre-training: multiply-adds of forward passes, from the configuration; the rest as measured, mean over seeds"
+        "Pre-training: multiply-adds of forward passes, of the tokens that clips kept; the rest as measured, mean over "
+        "seeds"
     )
     measured = Table.of(summary["costs"], shown_costs(columns, summary["costs"]), caption)
     return Section("Cost", tables=[measured, published_costs(summary["published"])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 from pipeline.params import Params
@@ -78,7 +78,7 @@ class Measured(TypedDict):
 
 
 class StrategyCost(Measured):
-    """A strategy's pre-training: planned multiply-adds of a clip, of all passes over it, and of the whole corpus."""
+    """A strategy's pre-training: multiply-adds of a clip's kept tokens, of all passes over it, of the whole corpus."""
 
     strategy: str
     epochs: int
@@ -166,16 +166,18 @@ def comparison_sentences(
     """The verdict for each pair and benchmark, its cost, and what the data leave open.
 
     Args:
-        equal: what the pre-trainings spent alike, as in `compare.equal`.
+        equal: what the pre-trainings were planned to spend alike, as in `compare.equal`.
         seeds: how many each strategy was trained with.
     """
-    lines = [f"{row['benchmark']}. {difference(row, equal)}{_resolution(row)}" for row in differences]
+    totals = {row["strategy"]: row["tmacs_total"] for row in costs if row["epochs"] and equal == "multiply-adds"}
+    lines = [f"{row['benchmark']}. {difference(row, equal, totals)}{_resolution(row)}" for row in differences]
     lines += _relative_costs(costs)
-    budgets = [row["tmacs_total"] for row in costs if row["epochs"]]
-    if equal == "multiply-adds" and budgets and max(budgets) > 1.05 * min(budgets):
+    if _unequal(totals.values()):
+        least, most = min(totals.values()), max(totals.values())
         lines.append(
-            f"Whole epochs make the budgets unequal: {min(budgets):.3g} to {max(budgets):.3g} T multiply-adds. "
-            "With more epochs they come closer."
+            f"The budgets are unequal: {least:.3g} to {most:.3g} T multiply-adds. Epochs "
+            "are whole, and with more of them budgets come closer; but a strategy that decides by clip how many tokens "
+            "it keeps is planned at the cost of its keep ratio, whatever its clips turn out to keep."
         )
     if seeds == 1:
         lines.append("One seed for each strategy: the intervals hold the choice of test videos, not the chance in "
@@ -197,14 +199,26 @@ def left_out_sentences(results: Sequence[Counted]) -> list[str]:
     ]
 
 
-def difference(row: Difference, equal: str) -> str:
-    """The verdict over two strategies."""
+def _unequal(totals: Collection[float]) -> bool:
+    """Whether budgets differ by more than a twentieth."""
+    return bool(totals) and max(totals) > 1.05 * min(totals)
+
+
+def difference(row: Difference, equal: str, totals: Mapping[str, float] | None = None) -> str:
+    """The verdict over two strategies.
+
+    Args:
+        totals: [T multiply-adds] that the strategies' pre-trainings took, where they were planned to be equal.
+    """
     a, b, seeds = row["a"], row["b"], row["seeds"]
     spread = (
         f"{row['difference']:+.1f} points {metric_of(row)} (95 % interval {row['low']:+.1f} to {row['high']:+.1f}, "
         f"{seeds} seed{'s' * (seeds > 1)})"
     )
     given = f"At equal pre-training {equal}"
+    spent = [(totals or {}).get(name) for name in (a, b)]
+    if _unequal([total for total in spent if total is not None]):
+        given = f"At {spent[0]:.3g} and {spent[1]:.3g} T multiply-adds of pre-training"
     if "scratch" in (a, b):  # without pre-training nothing was spent on it
         given = "With the same fine-tuning"
     elif alike := _shared(a, b):

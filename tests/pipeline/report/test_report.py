@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.metrics import strategy_difference
 from pipeline.params import PRETRAINING, Params, arm_overrides, compared_strategies, load_params, with_overrides
 from pipeline.planning.equal import plan
+from pipeline.report import comparison
 from pipeline.report.collect import collect
 from pipeline.report.experiment import draw, write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
@@ -76,7 +77,9 @@ def test_an_undecided_comparison_says_what_could_hide_in_it_and_few_seeds_are_na
     assert text[1].startswith(
         "One clip of pre-training costs everest 0.50 times tube's multiply-adds, and 2.00 times as many clips passed"
     )
-    assert "budgets unequal: 1 to 1.2 T" in text[2]
+    assert text[0].startswith("motion. At 1 and 1.2 T multiply-adds of pre-training, these data do not tell")
+    assert text[2].startswith("The budgets are unequal: 1 to 1.2 T multiply-adds.")
+    assert "equal" not in " ".join(comparison_sentences([row], costs, "epochs", 5)).replace("At equal pre-training", "")
     assert text[3].startswith("2 seeds:")
 
 
@@ -137,6 +140,30 @@ def test_a_fixed_strategy_costs_the_same_at_any_keep_ratio(params: Params) -> No
     tube, chosen = plan(compared(params, strategies=["tube", "tube-chosen-frames"], seeds=[0]))
     assert tube.params.pretrain.keep_ratio != chosen.params.pretrain.keep_ratio
     assert (tube.gmacs_per_clip, tube.epochs) == (chosen.gmacs_per_clip, chosen.epochs)
+
+
+def test_a_comparison_counts_the_multiply_adds_of_the_tokens_that_clips_kept(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "corpus_size", lambda name: 1000)
+    trials = plan(compared(params, strategies=["everest", "rlt-everest", "scratch"], seeds=[0]))
+    planned = trials[0].gmacs_per_clip
+    folders = [tmp_path / trial.name for trial in trials]
+    for folder, measured in zip(folders[:2], (planned, 1.5 * planned), strict=True):
+        path = folder / layout.results_file("pretrain", None)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"efficiency/gmacs_per_clip": measured}))
+    costs = [comparison._cost([trial], [folder]) for trial, folder in zip(trials, folders, strict=True)]
+    assert [row["gmacs_per_clip"] for row in costs] == pytest.approx([planned, 1.5 * planned, 0])
+    assert costs[0]["gmacs_per_corpus_clip"] == pytest.approx(trials[0].pretrain_gmacs)
+    assert costs[1]["tmacs_total"] == pytest.approx(1.5 * costs[0]["tmacs_total"])
+    assert costs[2]["tmacs_total"] == 0
+    row = {"benchmark": "motion", "b": "everest", "difference": 1.0, "low": 0.5, "high": 2.0, "seeds": 5}
+    rows = [row | {"a": name} for name in ("rlt-everest", "scratch")]
+    said = comparison_sentences(rows, costs, "multiply-adds", 5)  # type: ignore[arg-type]
+    assert f"At {costs[1]['tmacs_total']:.3g} and {costs[0]['tmacs_total']:.3g} T multiply-adds" in said[0]
+    assert "With the same fine-tuning, " in said[1]
+    assert "At equal" not in " ".join(said)
 
 
 def test_all_benchmarks_are_compared_unless_some_are_named_and_an_unknown_one_is_refused(params: Params) -> None:

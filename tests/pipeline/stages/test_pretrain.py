@@ -13,6 +13,7 @@ from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import InputError
 from pipeline.params import Params
+from pipeline.planning.stage_cost import StageCost
 from pipeline.stages import pretrain
 from pipeline.system.processes import StopRequest
 from pipeline.tracking.headline import headline
@@ -57,6 +58,7 @@ def test_it_leaves_a_model_that_loads_a_history_and_its_cost(here: Path) -> None
         "efficiency/wall_seconds",
     }  # fmt: skip
     assert wanted <= metrics.keys()
+    assert metrics["efficiency/gmacs_per_clip"] == pytest.approx(StageCost(params).cost.multiply_adds / 1e9, rel=0.005)
     assert metrics["efficiency/tokens_per_clip"] == int(0.2 * 4 * 4)
     assert Path("metrics/pretrain.csv").read_text().startswith("step,loss,lr")
     assert len(list(Path("outputs/pretrain/pictures").glob("*.png"))) == tasks.PICTURES
