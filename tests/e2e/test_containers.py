@@ -157,7 +157,7 @@ def test_the_group_comes_up_runs_the_chain_and_goes_on_after_a_stop(group: Group
     for service in ("database", "store", "mlflow", "prefect", "worker"):
         assert group.inspect(service)["RestartCount"] == 0, service
         healthy(group.engine, f"everest_{service}_1", 60)
-    pushed = group.exec("everest", "ops", "exec", "--", "dvc", "push")
+    pushed = group.exec("everest", "ops", "exec", "--", "dvc", "push", "--run-cache")
     assert "pushed" in pushed
 
 
