@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.distributed import ends
-from pipeline.distributed.nodes import this_node
+from pipeline.distributed.nodes import TORCHRUN, this_node
 from pipeline.errors import InputError
 
 V = TypeVar("V")
@@ -251,6 +251,7 @@ def torchrun(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.disable(logging.ERROR)
+    os.environ[TORCHRUN] = str(os.getpid())
     try:
         run.main(arguments)
     except SignalException:

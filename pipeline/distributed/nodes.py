@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pipeline.errors import InputError
 
 PORT = 29400
+#: In the environment of ranks: the process number of the torchrun that started them.
+TORCHRUN = "EVEREST_TORCHRUN"
 
 
 @dataclass(frozen=True)

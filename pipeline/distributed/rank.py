@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.distributed import ends
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.distributed.nodes import this_node
+from pipeline.distributed.nodes import TORCHRUN, this_node
 from pipeline.errors import EverestError, Interrupted
 from pipeline.system.disk import DiskFullError, is_full
 from pipeline.system.processes import StopRequest, die_with_parent, on_stop
@@ -31,7 +31,12 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
     """
     stop = StopRequest()
     on_stop(stop.note)
-    die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM)
+    # A torchrun that ended while this process was still importing is no parent any more whose end could be told.
+    torchrun = os.environ.get(TORCHRUN)
+    if torchrun:
+        die_with_parent(signal.SIGKILL, int(torchrun))
+    else:
+        die_with_parent(signal.SIGTERM)
     rank, node = int(os.environ.get("RANK", "0")), this_node()
     pulse = Pulse(work / node.named("beats"), int(os.environ.get("LOCAL_RANK", "0")), rank)
     (work / "stacks").mkdir(exist_ok=True)

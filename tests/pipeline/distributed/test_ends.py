@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from pipeline.distributed import ends
 from pipeline.distributed.ends import PeerLost, RankEnd
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.launch import Watch, launch
+from pipeline.distributed.nodes import TORCHRUN
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.system.files import read_json
 from tests.faults import rank_trials
@@ -110,3 +113,14 @@ def test_through_torchrun_a_bug_is_told_once_and_a_kill_starts_again(
         assert bool(messages) is (name == "kill")
     assert messages[0].startswith("ranks: rank 1 (process ")
     assert "Starting again from the newest checkpoint (1 of 1)" in messages[1]
+
+
+def test_a_rank_whose_torchrun_ended_before_it_could_ask_to_be_told_ends_too(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from pipeline.distributed.rank import live; live(pathlib.Path(sys.argv[1]), print)"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env={**os.environ, TORCHRUN: str(gone.pid)}, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
