@@ -7,6 +7,7 @@ failures are told), the deployments of prefect.yaml and the time of the nightly 
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def require_server(url: str) -> None:
     """Raises EverestError where nothing answers."""
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise EverestError(
             f"no Prefect server answers at PREFECT_API_URL = {url} ({error}). "
             "Cure: make ui (in another terminal), or the address of a server that runs."

@@ -67,11 +67,13 @@ def _isolated(recipe: str | None, overrides: Mapping[str, object], stages: Seque
         logger.warning(note)
     name = str(flow_run.id or "manual")
     folder = root / WORKTREES / name
+    goes_on = worktree.is_whole(folder)  # of a run that was stopped: it holds that run's code and what is done
     try:
         where = create(root, name, recipe, overrides)
         preflight(where, stages)
     except BaseException:  # a stop as well: nothing has begun
-        worktree.remove(root, folder)
+        if not goes_on:
+            worktree.remove(root, folder)
         raise
     logger.info("%s runs in %s", params.recipe, where.folder)
     try:

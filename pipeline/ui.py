@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -105,7 +106,7 @@ def _views(page: str) -> list[tuple[str, str]]:
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             experiments = json.load(answer).get("experiments", [])
-    except (OSError, ValueError):  # the links are a convenience: the page itself is there
+    except (OSError, ValueError, http.client.HTTPException):  # the links are a convenience: the page itself is there
         return []
     return [
         (experiment["name"], address(page, experiment["experiment_id"]))

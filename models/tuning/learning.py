@@ -42,6 +42,9 @@ def arrange(classifier: EverestClassifier, learning: Learning) -> None:
     """Freeze what does not learn, and add the adapters. To be called once, after the weights are in."""
     if learning.train != "all":
         classifier.freeze_encoder()
+    if learning.train == "head" and learning.rank is None:
+        # Nothing in the blocks learns: the head would learn from other features than it is asked for later.
+        classifier.blocks.rates = [0.0] * len(classifier.blocks.rates)
     if learning.last:
         for block in list(classifier.blocks)[-learning.last :]:
             block.requires_grad_(True)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
 from pipeline.budget.ledger import one_ledger
 from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
-from pipeline.experiments.slices import early_verdict
+from pipeline.experiments.slices import early_verdict, shared
 from pipeline.experiments.workspace import require_data
 from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import work_key
@@ -69,7 +69,9 @@ def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False
         params = load_params(overrides=overrides)
         if params.compare.stop == "futile":
             say(CAUTION)
-        return {"trials": [_row(trial, params) for trial in plan(params, _rates(params))]}
+        trials = plan(params, _rates(params))
+        first = {shared(trial) for trial in trials if trial.arm == params.compare.strategies[0]}
+        return {"trials": [_row(trial, params, first) for trial in trials]}
     # If DVC is killed, the comparison saves and ends too, instead of training on unseen.
     save_with_parent()
     with frozen("compare", None, overrides) as now, only_one("compare"):
@@ -156,13 +158,13 @@ def _rates(params: Params) -> dict[str, float] | None:
     return rates
 
 
-def _row(trial: Trial, params: Params) -> Shown:
-    """A planned training for the terminal."""
+def _row(trial: Trial, params: Params, first: Collection[str]) -> Shown:
+    """A planned training for the terminal; `first` are the pre-trainings of the strategy that is never stopped."""
     compare = params.compare
     looks: Shown = {}
     if compare.stop == "futile":
         late = [f"{trial.epochs * look / compare.slices:.3g}" for look in range(FIRST_LOOK, compare.slices)]
-        kept = trial.arm == compare.strategies[0] or not trial.epochs
+        kept = not trial.epochs or shared(trial) in first
         looks = {"may be stopped after epochs": "never" if kept else ", ".join(late) or "never"}
     return {
         "strategy": trial.arm,

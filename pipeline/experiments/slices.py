@@ -57,12 +57,12 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     kept = known.get("looks", [])
     before = known.get("before", [])
     if not kept:
-        made = {_shared(trial) for trial in racing if finished("pretrain", None, cell(trial))}
-        before = sorted({trial.arm for trial in racing if _shared(trial) in made})
+        made = {shared(trial) for trial in racing if finished("pretrain", None, cell(trial))}
+        before = sorted({trial.arm for trial in racing if shared(trial) in made})
     arms = [arm for arm in dict.fromkeys(trial.arm for trial in racing) if arm not in before]
     racing = [trial for trial in racing if trial.arm in arms]
-    never_stopped = {_shared(trial) for trial in racing if trial.arm == arms[0]}
-    protected = {trial.arm for trial in racing if _shared(trial) in never_stopped}
+    never_stopped = {shared(trial) for trial in racing if trial.arm == arms[0]}
+    protected = {trial.arm for trial in racing if shared(trial) in never_stopped}
     judgements: list[Judgement] = []
     stopped: dict[str, int] = {}
     for look in range(1, compare.slices):
@@ -98,7 +98,7 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
     looked: Looked = {}
     made = _first_of_each(alive)
     for trial in alive:
-        if (first := made[_shared(trial)]) is not trial:
+        if (first := made[shared(trial)]) is not trial:
             looked[trial.name] = looked[first.name]
             continue
         run_slice(trial, look / slices, note=f"[{look}/{slices}] {trial.arm}, seed {trial.seed}")
@@ -110,14 +110,14 @@ def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:
     return looked
 
 
-def _shared(trial: Trial) -> str:
+def shared(trial: Trial) -> str:
     """The same for trainings whose pre-trainings are the same."""
     return layout.fingerprint(values("pretrain", None, trial.params))
 
 
 def _first_of_each(trials: Sequence[Trial]) -> dict[str, Trial]:
     """Pre-training -> the first training that has it."""
-    return {_shared(trial): trial for trial in reversed(trials)}
+    return {shared(trial): trial for trial in reversed(trials)}
 
 
 def _scores(looked: Looked, racing: Sequence[Trial]) -> Scores:

@@ -91,7 +91,7 @@ def left_out(root: Path, of: Databases) -> list[str]:
     for place in copies.artifact_places(of.mlflow):  # one for each experiment
         parts = urlsplit(place)
         if parts.scheme == "mlflow-artifacts":  # its server knows where: here, if it is that of `everest ui`
-            if not (root / "mlartifacts").is_dir():
+            if not (root / "mlartifacts" / unquote(parts.path).lstrip("/")).is_dir():
                 elsewhere["mlflow-artifacts:"] = None
         elif parts.scheme not in ("", "file"):
             elsewhere[f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"] = None

@@ -183,7 +183,7 @@ def _dvc(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
 
 def _gc_dvc(root: Path) -> None:
     command = [sys.executable, "-m", "dvc", "gc", "--force", "--workspace", "--all-commits"]
-    kept = [str(folder) for folder in sorted((root / WORK / "worktrees").glob("*")) if (folder / ".dvc").is_dir()]
+    kept = [str(folder) for folder in sorted((root / WORK / "worktrees").glob("[!.]*")) if (folder / ".dvc").is_dir()]
     if kept:
         command += ["--projects", *kept]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

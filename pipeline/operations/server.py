@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ PAGE = 200
 #: [s] from now on, within which a scheduled run belongs to the queue.
 SOON_SECONDS = 3600.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Unanswered(EverestError):
@@ -98,8 +100,9 @@ class Server:
         return list(self._runs({"state": {"type": {"any_": list(types)}}}))
 
     def runs_of(self, identities: Collection[str]) -> list[Run]:
-        """Those of these runs that the server knows."""
-        return list(self._runs({"id": {"any_": list(identities)}})) if identities else []
+        """Those of these runs that the server knows; a name of another form, which it refuses, is of none."""
+        known = [identity for identity in identities if _UUID.fullmatch(identity)]
+        return list(self._runs({"id": {"any_": known}})) if known else []
 
     def _runs(self, which: dict[str, object]) -> Iterator[Run]:
         names: dict[str, str] = {}

@@ -30,7 +30,7 @@ def create(root: Path, folder: Path, commit: str = "HEAD") -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        if _is_whole(folder):
+        if is_whole(folder):
             return
         remove(root, folder)
     if commit != "HEAD":
@@ -45,8 +45,8 @@ def create(root: Path, folder: Path, commit: str = "HEAD") -> None:
     git.do("worktree", "add", "--force", "--force", "--detach", str(folder), commit, root=root)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether git knows the worktree and has checked it out: its index appears when all files are there."""
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is a worktree that git knows and has checked out: its index appears when all files are there."""
     pointer = folder / ".git"
     noted = pointer.read_text(encoding="utf-8").removeprefix("gitdir:").strip() if pointer.is_file() else ""
     return bool(noted) and Path(folder, noted, "index").is_file()

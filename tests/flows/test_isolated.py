@@ -137,3 +137,15 @@ def test_a_stop_while_the_worktree_is_made_leaves_nothing(checkout: Path, monkey
     end(KeyboardInterrupt())
     assert list((checkout / ".work/worktrees").iterdir()) == []
     assert list((checkout / ".git").glob("worktrees/*")) == []
+
+
+def test_a_run_that_goes_on_keeps_its_worktree_where_it_is_stopped_before_its_first_stage(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(where: Workspace, stages: object) -> None:
+        raise KeyboardInterrupt
+
+    end(Pause("", state=Scheduled(name="Resuming")))
+    monkeypatch.setattr(isolation, "preflight", stopped)
+    end(KeyboardInterrupt())
+    assert (checkout / ".work/worktrees/manual/params.yaml").exists()

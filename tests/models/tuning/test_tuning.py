@@ -80,3 +80,10 @@ def test_less_that_learns_costs_less() -> None:
     assert costs == sorted(costs)
     assert costs[0] < 1.01
     assert costs[-1] == 3.0
+
+
+@pytest.mark.parametrize(("learning", "drops"), [(Learning("head"), False), (Learning("last-1"), True)])
+def test_a_head_that_learns_alone_sees_the_features_that_it_is_asked_for(learning: Learning, drops: bool) -> None:
+    model = _classifier(learning, drop_path_rate=0.5)
+    clip = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.train()(clip), model.eval()(clip)) is not drops

@@ -101,8 +101,12 @@ def test_a_backup_says_which_artifacts_lie_elsewhere(project: Path, of: Database
     assert said(f"file://{project}/mlartifacts/") == []
     assert said("mlflow-artifacts:/") == ["mlflow-artifacts:"]
     (project / "mlartifacts").mkdir()
+    assert left_out(project, of) != [], "of another server's time"
+    with sqlite3.connect(project / "mlflow.db") as database:
+        for (number,) in database.execute("select experiment_id from experiments"):
+            (project / "mlartifacts" / str(number)).mkdir()
     assert left_out(project, of) == [], "where `everest ui` has its server put them"
-    (project / "mlartifacts").rmdir()
+    shutil.rmtree(project / "mlartifacts")
     done = CliRunner().invoke(app, ["ops", "backup", str(tmp_path / "backups")])
     assert done.exit_code == 0, done.output
     assert "warning: registered models and other artifacts at mlflow-artifacts: are not in it" in done.output

@@ -47,3 +47,13 @@ def test_a_server_that_was_killed_while_it_answered_and_one_of_another_kind_do_n
 def test_an_address_where_another_kind_of_server_answers_is_refused_with_its_words() -> None:
     with answering(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
         assert "SSH-2.0" in str(orchestrator._ask(address))
+
+
+def test_only_names_of_runs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(Server, "ask", lambda self, path, query=None: asked.append(query) or [])
+    server, run = Server("http://127.0.0.1:9/api"), "609b5d86-0000-4000-8000-0123456789ab"
+    assert server.runs_of([f".{run}.old", "manual"]) == []
+    assert asked == [], "Prefect refuses a question with such a name, the runs beside it too"
+    server.runs_of([f".{run}.old", run])
+    assert [query["flow_runs"] for query in asked] == [{"id": {"any_": [run]}}]  # type: ignore[index]

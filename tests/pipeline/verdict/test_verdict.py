@@ -237,6 +237,9 @@ def test_it_is_off_by_default_and_a_dry_run_says_when_one_may_be_stopped(tmp_pat
     epochs = planned["tube"]["pre-training epochs"]
     assert planned["everest"][column] == planned["scratch"][column] == "never"
     assert planned["tube"][column] == ", ".join(f"{epochs * n / 5:.3g}" for n in (2, 3, 4))
+    both = {"compare.stop": "futile", "compare.strategies": ["everest", "everest-then-tome", "tube"]}
+    planned = {row["strategy"]: row for row in compare.command(both, dry_run=True)["trials"]}
+    assert planned["everest-then-tome"][column] == "never", "its pre-training is the first one's"
 
 
 def test_an_early_verdict_names_the_same_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
