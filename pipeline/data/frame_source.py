@@ -26,6 +26,7 @@ class VideoFile:
     Attributes:
         labels: all its class numbers, or None in a set whose videos have one class at most.
         fps: average frames per second, 0 where nobody said.
+        bytes: of the file, 0 where nobody said.
     """
 
     video_id: str
@@ -41,6 +42,7 @@ class VideoFile:
     jumps: str = ""
     labels: tuple[int, ...] | None = None
     fps: float = 0.0
+    bytes: int = 0
 
     def open(self) -> VideoReader:
         """The file, by the reader that ingest has proven for it.

@@ -39,7 +39,7 @@ from pipeline.data.video.shrink import shrink
 from pipeline.errors import DamagedError
 from pipeline.layout import fingerprint
 from pipeline.params.declared import versions
-from pipeline.system.files import write_text
+from pipeline.system.files import sha256_of, write_text
 from pipeline.system.sealed import is_whole, row_checksum, sealed_json
 
 #: Units are planned as if every frame were stored as JPEG of this many bytes a pixel, however frames are stored: so
@@ -251,6 +251,7 @@ class _Decoded(NamedTuple):
 
 
 def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scratch) -> _Decoded:
+    _check_bytes(video)
     rule = unit.frame_rule
     stored = range(0, video.frames, rule.keep_every) if "frames" in parts else range(0)
     # How often each frame is one of the maps': by time one may stand for several.
@@ -279,6 +280,21 @@ def _decode(video: VideoFile, unit: Unit, parts: Collection[Part], scratch: Scra
                 block = scratch.take(len(stored), frame.size) if block is None else block
                 block[number // rule.keep_every].reshape(frame.shape)[...] = frame
     return _Decoded(blobs if block is None else block, builder.maps(), size, len(wanted))
+
+
+def _check_bytes(video: VideoFile) -> None:
+    """Refuse another file than the one whose hash names what is made of it.
+
+    Raises:
+        VideoError: its bytes are others, or cannot be read.
+    """
+    try:
+        same = not video.sha256 or sha256_of(video.path) == video.sha256
+    except OSError as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        raise VideoError(reason, f"{video.path}: {error.strerror}") from None
+    if not same:
+        raise VideoError("wrong_hash", f"{video.path} is not the file that was downloaded. Cure: `everest download`.")
 
 
 def _mapped(video: VideoFile, step: Step) -> Sequence[int]:

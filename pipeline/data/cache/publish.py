@@ -39,8 +39,8 @@ from pipeline.system.files import atomic_folder, checksum_of, link
 from pipeline.system.processes import die_with_parent
 from pipeline.system.sealed import is_whole, sealed_json, write_table
 
-#: Reasons of failed videos that may pass by themselves.
-PASSING = frozenset({"missing", "unreadable"})
+#: Reasons of failed videos that may pass by themselves, or by a file that is put back.
+PASSING = frozenset({"missing", "unreadable", "wrong_hash"})
 
 
 def store_dir(benchmark: str) -> Path:

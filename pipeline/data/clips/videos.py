@@ -37,6 +37,8 @@ class VideoSource(FrameSource):
         numbers, place = np.unique(np.asarray(frame_indices, dtype=np.int64), return_inverse=True)
         try:
             with file.open() as video:
+                if file.bytes and file.path.stat().st_size != file.bytes:
+                    raise VideoError("wrong_hash", f"{file.path} is not the file that was downloaded")
                 # Shrunk one by one: all of a clip's frames at 4K would take 400 MB.
                 pictures = [shrink(picture[None], self.short_side)[0] for picture in video.pick(numbers.tolist())]
         except VideoError as error:

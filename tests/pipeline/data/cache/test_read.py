@@ -36,7 +36,7 @@ from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import ClipError, usable_videos
 from pipeline.data.pixels.normalise import normalise
-from pipeline.data.video import open_video
+from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.stages import corpus, preprocess
@@ -269,6 +269,7 @@ def test_a_truncated_or_foreign_cache_is_refused_with_the_cure(here: Path) -> No
 def test_a_video_that_does_not_decode_is_counted_and_named(here: Path) -> None:
     ids = make(4)
     (layout.raw_dir("small") / f"{ids[1]}.mp4").write_bytes(b"not a video at all")
+    _rehash()
     with pytest.raises(EverestError, match=r"1 of 4 videos of small.*v001"):
         preprocess.run(params(), "small")
     metrics = preprocess.run(params(ingest__failure_budget=0.5), "small")
@@ -356,6 +357,7 @@ def test_a_video_that_was_away_within_the_budget_comes_back_and_both_are_counted
     settings = params(ingest__failure_budget=0.5)
     away = layout.raw_dir("small") / f"{ids[1]}.mp4"
     (layout.raw_dir("small") / f"{ids[2]}.mp4").write_bytes(b"not a video at all")
+    _rehash()
     away.rename(here / "away.mp4")
 
     def counts() -> tuple[float, float]:
@@ -369,6 +371,25 @@ def test_a_video_that_was_away_within_the_budget_comes_back_and_both_are_counted
     assert counts() == (3, 4)
     assert Cache.open(layout.cache_dir("small")).ids == [ids[0], ids[1], ids[3]]
     assert preprocess.run(settings, "small")["frames_decoded"] == 0  # a video that is broken is not tried again
+
+
+def test_a_video_replaced_after_the_download_is_never_taken_for_the_old_one_and_comes_back_with_it(here: Path) -> None:
+    ids = make(3)
+    settings = params(ingest__failure_budget=0.5)
+    place = layout.raw_dir("small") / f"{ids[1]}.mp4"
+    truth = decoded(place.stem)
+    place.rename(here / "old.mp4")
+    write_video(place, np.full((20, 64, 64, 3), 200, np.uint8), fps=12)
+    assert preprocess.run(settings, "small")["videos_failed"] == 1
+    assert Cache.open(layout.cache_dir("small")).ids == [ids[0], ids[2]]
+    (failed,) = {(row["video_id"], row["reason"].partition(":")[0]) for row in _failures()}
+    assert failed == (ids[1], "wrong_hash")
+    files = usable_videos(layout.manifest_dir("small") / "manifest.parquet", layout.raw_dir("small"))
+    with pytest.raises(ClipError, match=r"v001: wrong_hash: .*v001\.mp4 is not the file that was downloaded"):
+        VideoSource(files, 64).frames(1, [0, 8])
+    (here / "old.mp4").rename(place)
+    assert preprocess.run(settings, "small")["videos"] == 3
+    assert np.array_equal(Cache.open(layout.cache_dir("small")).frames(1, range(20)), truth)
 
 
 def test_work_may_lie_on_another_file_system_than_the_data(here: Path) -> None:
@@ -460,6 +481,11 @@ def test_the_corpus_is_the_training_split_without_doubles_and_without_what_is_te
     assert corpus.run(settings, "small") == {"videos": 4, "duplicates_left_out": 2}
     table = pq.read_table(layout.corpus_file("small"))
     assert table["video_id"].to_pylist() == [ids[0], ids[2], ids[5], ids[6]]
+
+
+def _failures() -> list[dict[str, str]]:
+    records = [json.loads(path.read_text()) for path in store_dir("small").glob("*.json")]
+    return [failed for record in records for failed in record["failed"]]
 
 
 def _rehash() -> None:
