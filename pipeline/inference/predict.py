@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.video import VideoError
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import SEPARATOR, said
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from models.info import ModelInfo
     from pipeline.evaluation.inference import Answer
     from pipeline.inference.isolated import IsolatedViews
-    from pipeline.system.progress import Bar
+
+log = logging.getLogger(__name__)
 
 FORMATS = (".csv", ".json", ".parquet")
 #: Columns of the output before those of the classes.
@@ -164,6 +167,7 @@ def _predict(
     from pipeline.evaluation.inference import infer
     from pipeline.inference.models import load
     from pipeline.pictures.tokens import draw_kept, kept_tokens
+    from pipeline.system.progress import Bar, wanted
 
     folder, info, network = load(model)
     names = class_names(info, folder)
@@ -188,7 +192,7 @@ def _predict(
         batch=batch,
         device=choose_device(device),  # type: ignore[arg-type]
         temperature=info.temperature if temperature else None,
-        progress=_progress(),
+        progress=Bar("predict") if wanted() else None,
         several=info.multi_label,
     )
     rows = []
@@ -198,14 +202,18 @@ def _predict(
             best = int(probability.argmax())
             labels = said(probability, names) if info.multi_label else ()
             rows.append(Prediction(str(file), best, names[best], float(probability[best]), labels))
-            if pictures is not None:
-                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side, seconds=step.seconds)[0]
-                # The number keeps equal names of different folders apart, and those that differ only at their ends.
-                target = Path(pictures) / f"{number:05d}-{shortened(file.stem, 200)}.png"
-                draw_kept(view, kept_tokens(network, view, resolution), target)
     failed = [Failed(str(file), answers[n].reason) for n, file in enumerate(files) if answers[n].probability is None]
     if out is not None:
         write(Path(out), [(str(file), answers[n]) for n, file in enumerate(files)], names, info.multi_label)
+    for number, file in enumerate(files if pictures is not None else ()):
+        # The number keeps equal names of different folders apart, and those that differ only at their ends.
+        target = Path(str(pictures)) / f"{number:05d}-{shortened(file.stem, 200)}.png"
+        try:
+            if answers[number].probability is not None:
+                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side, seconds=step.seconds)[0]
+                draw_kept(view, kept_tokens(network, view, resolution), target)
+        except VideoError as error:
+            log.warning("no picture of %s: %s", file, error)
     known = [answer.probability for _, answer in sorted(answers.items()) if answer.probability is not None]
     return Predictions(
         predictions=rows,
@@ -319,9 +327,3 @@ def told_apart(names: Sequence[str]) -> list[str]:
             column = f"{column} ({number})"
         columns[column] = None
     return list(columns)
-
-
-def _progress() -> Bar | None:
-    from pipeline.system.progress import Bar, wanted
-
-    return Bar("predict") if wanted() else None

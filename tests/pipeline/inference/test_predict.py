@@ -37,7 +37,7 @@ from pipeline.data.ingest import ingest
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.reading import PORTION
 from pipeline.data.ingest.verdicts import REASONS
-from pipeline.data.video import open_video, write_video
+from pipeline.data.video import VideoError, open_video, write_video
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.views import video_views
@@ -236,6 +236,26 @@ def test_pictures_show_the_kept_tokens_of_every_readable_video(videos: Path, mod
     assert [file.name[6:] for file in files] == ["clip.png", "clip.png", "c one.png", "z.png"]
     picture = Image.open(files[0])
     assert picture.width == 4 * 112 + 3 * 6  # four slots of two frames
+
+
+def test_a_video_that_cannot_be_read_again_costs_its_picture_alone(
+    videos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = IsolatedViews.read
+
+    def once(self: IsolatedViews, file: Path, how: dict[str, int], *rest: Any, **more: Any) -> Any:
+        if how["segments"] == 1 and file.name == "c one.mp4":
+            raise VideoError("missing", f"{file} does not exist")
+        return read(self, file, how, *rest, **more)
+
+    monkeypatch.setattr(IsolatedViews, "read", once)
+    out = tmp_path / "answers.csv"
+    result = command([str(videos)], str(model), out=str(out), pictures=str(tmp_path / "pictures"))
+    assert (len(list(csv.DictReader(out.open()))), result["videos_ok"]) == (6, 4)
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert [record.message.rsplit("/", 1)[1] for record in caplog.records if "no picture" in record.message] == [
+        "c one.mp4 does not exist"
+    ]
 
 
 def test_the_command_line_counts_prints_and_says_when_nothing_could_be_read(videos: Path, model: Path) -> None:
