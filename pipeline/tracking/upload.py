@@ -79,12 +79,14 @@ def _create(folder: RunFolder, about: RunRecord, store: Store) -> str:
 def _parent_on_server(parent: str, store: Store) -> str:
     """A parent may be one of our folders or, given by a flow, a run that the server has already."""
     folder = RunFolder(runs_dir() / parent)
-    if not folder.about():
-        return parent
-    while not folder.remote().get("run_id"):
+    where = layout.fingerprint(store.uri)
+    while folder.about():  # it may be removed meanwhile
+        remote = folder.remote()
+        if remote.get("where") == where and remote.get("run_id"):
+            return str(remote["run_id"])
         drain(folder, store)
         time.sleep(0.05)
-    return str(folder.remote()["run_id"])
+    return parent
 
 
 def _send_chunk(folder: RunFolder, remote: Remote, store: Store) -> bool:

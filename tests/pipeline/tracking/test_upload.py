@@ -17,8 +17,8 @@ ABOUT: RunRecord = {"kind": "stage", "experiment": "e", "name": "n", "parent": N
 class Notebook:
     """In place of the server: `calls` by name; those named in `failing` raise."""
 
-    def __init__(self, uri: str = "here") -> None:
-        self.uri = uri
+    def __init__(self, uri: str = "here", run: str = "run-1") -> None:
+        self.uri, self.run = uri, run
         self.calls: list[tuple[str, Any]] = []
         self.failing: dict[str, StoreError] = {}
 
@@ -27,7 +27,7 @@ class Notebook:
             if name in self.failing:
                 raise self.failing[name]
             self.calls.append((name, arguments))
-            return "run-1"
+            return self.run
 
         return call
 
@@ -123,6 +123,13 @@ def test_a_child_waits_for_its_parents_id_on_the_server(folder: RunFolder, store
     drain(child, store)
     assert [arguments[1] for arguments in store.named("create_run")] == [folder.id, child.id], "the parent first"
     assert store.named("create_run")[1][4]["mlflow.parentRunId"] == "run-1"
+
+
+def test_a_child_on_another_server_has_its_parents_id_there(folder: RunFolder, store: Any) -> None:
+    drain(folder, store)
+    other: Any = Notebook("there", run="run-2")
+    drain(RunFolder.create({**ABOUT, "parent": folder.id}), other)
+    assert [arguments[4].get("mlflow.parentRunId") for arguments in other.named("create_run")] == [None, "run-2"]
 
 
 def test_a_run_that_another_process_sends_is_left_to_it(folder: RunFolder, store: Any) -> None:
