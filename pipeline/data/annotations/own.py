@@ -173,8 +173,13 @@ def suspicions(classes: list[str], videos: list[ListedVideo]) -> list[str]:
 
 def _identities(paths: list[str]) -> dict[str, str]:
     """Path without suffix, or with it where two files differ in nothing else."""
-    stems = Counter(str(PurePosixPath(path).with_suffix("")) for path in paths)
-    return {path: path if stems[stem := str(PurePosixPath(path).with_suffix(""))] > 1 else stem for path in paths}
+    ids = {path: str(PurePosixPath(path).with_suffix("")) for path in paths}
+    while True:  # with its suffix a file may be named as another one without: a.mp4, a.avi, a.mp4.avi
+        count = Counter(ids[path] for path in paths)
+        distinct = {path: path if count[name] > 1 else name for path, name in ids.items()}
+        if distinct == ids:
+            return ids
+        ids = distinct
 
 
 def _empty_folders(folder: Path, has_splits: bool, classes: set[str]) -> list[str]:
@@ -243,7 +248,7 @@ def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]
 
 def _path(value: object, line: int, table: Path) -> str:
     path = PurePosixPath(str(value or ""))
-    if not str(value or "") or path.is_absolute() or ".." in path.parts:
+    if not path.name or path.is_absolute() or ".." in path.parts:
         raise InputError(
             f"{table}, row {line}: path = {value!r}. Cure: a path relative to the videos' folder, without '..'."
         )

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.data.annotations import summary
+from pipeline.data.annotations.own import from_folders
 from pipeline.errors import InputError
 
 ROWS: list[dict[str, Any]] = [
@@ -85,6 +86,20 @@ def test_a_folder_is_counted_as_a_table_of_its_files(tmp_path: Path) -> None:
     assert by_table["splits"] == {"1": {"train": 2, "val": 1}}
 
 
+def test_no_two_videos_have_one_id_and_only_those_that_would_keep_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name in ("a.mp4", "a.avi", "a.mp4.avi", "b.mp4", "b.mp4.avi"):
+        (tmp_path / "c" / name).touch()
+    listed = {video.path: video.video_id for video in from_folders(tmp_path).videos}
+    assert listed == {
+        "c/a.mp4": "c/a.mp4",
+        "c/a.avi": "c/a.avi",
+        "c/a.mp4.avi": "c/a.mp4.avi",
+        "c/b.mp4": "c/b",
+        "c/b.mp4.avi": "c/b.mp4",
+    }
+
+
 def test_listed_videos_that_are_missing_are_counted_and_no_error(tmp_path: Path) -> None:
     videos(tmp_path)
     (tmp_path / "one.mp4").unlink()
@@ -112,6 +127,7 @@ def test_class_numbers_take_their_names_from_label_name(tmp_path: Path) -> None:
         ("path,label\ncaf\xe9.mp4,1\n".encode("latin-1"), "not a readable CSV file in UTF-8"),
         ("path,label,split\n\n\na.mp4,cat,tset\n", "row 4: split = 'tset'. Cure: train, val, test or unused"),
         ("path,label\na.mp4,cat\n,cat\n", "row 3: path = ''"),
+        ("path,label\n.,cat\n", r"row 2: path = '\.'. Cure: a path relative to the videos' folder"),
         ("path,label\na.mp4,-1\n", "row 2: label = '-1'. Cure: a class's name, its number from 0"),
         ("path,label\na.mp4,1.0\n", r"row 2: label = '1\.0'"),
         ("path,label\na.mp4,20240131\n", "row 2: label = '20240131'. Cure: .*from 0 to 99,999"),
