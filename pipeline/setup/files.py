@@ -65,6 +65,8 @@ def write(dataset: OwnSet, table: Path, content: str, text: str, name: str) -> s
             rows = [[printable(cell) for cell in (v.path, v.label, v.reason, v.message)] for v in dataset.left_out]
             write_text(path, _csv([["path", "label", "reason", "message"], *rows]))
             left_out = str(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier set
         write_text(PARAMS, text)
     except OSError as error:
         raise InputError(

@@ -123,7 +123,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     if not place.exists():
         raise InputError(f"{place} does not exist. Cure: name the folder of your videos, or a CSV or Parquet table.")
     table = None if place.is_dir() else place
-    folder = place.resolve() if table is None else place.resolve().parent
+    folder = place.resolve() if table is None else place.parent.resolve()
     listing = _listed(folder, table)
     given = _given(listing, table)
     listed = Counter(listing.classes[label] for video in listing.videos for label in classes_of(video))

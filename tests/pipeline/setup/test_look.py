@@ -10,6 +10,7 @@ import sample_videos
 from pipeline.audit.changes import frame_step
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
+from pipeline.setup.files import write
 from pipeline.setup.groups import group
 from pipeline.setup.look import look
 from pipeline.setup.split import split
@@ -63,6 +64,26 @@ def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path:
     table.write_text("path,label\n0.mp4,a\n../1.mp4,b\n")
     with pytest.raises(InputError, match="row 3: path = '../1.mp4'"):
         look(table, sample_videos.RULES)
+
+
+def test_videos_are_looked_for_beside_a_link_to_a_table_and_left_out_ones_are_listed_for_the_last_call_alone(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "set"
+    for number in range(4):
+        sample_videos.write(folder / f"{number}.mp4", 20, seed=number)
+    (folder / "empty.mp4").touch()
+    real = tmp_path / "lists.csv"
+    (folder / "list.csv").symlink_to(real)
+    rows = "path,label\n0.mp4,a\n1.mp4,b\n2.mp4,b\n3.mp4,a\n"
+    kept = []
+    for more in ("empty.mp4,a\n", ""):
+        real.write_text(rows + more)
+        videos = look(folder / "list.csv", sample_videos.RULES)
+        assert (videos.folder, len(videos.videos)) == (folder, 4)
+        told = write(videos, Path("annotations/list-1.csv"), "", "", "list")
+        kept.append((told, Path("annotations/list-left-out.csv").exists()))
+    assert kept == [("annotations/list-left-out.csv", True), (None, False)]
 
 
 def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: Path) -> None:
