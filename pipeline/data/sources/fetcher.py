@@ -17,11 +17,15 @@ from pipeline.data.sources.part import Address, RemoteFile, safe_url
 from pipeline.data.sources.transfer import Downloader
 from pipeline.errors import EverestError
 from pipeline.params import OfficialSource
+from pipeline.system.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 #: Archives and lists as they were fetched, in the raw folder.
 DOWNLOADS = "downloads"
+
+#: In the record of a fetched archive: all of it is out.
+UNPACKED = "unpacked"
 
 #: The list of checksums that a mirror may have beside its files.
 CHECKSUMS = "SHA256SUMS"
@@ -67,7 +71,8 @@ class Fetcher:
         failures = []
         for form in (item, *item.alternatives):
             remote = self.remote(form)
-            by_hand = (self.raw / remote.name).exists()
+            place, record = self.raw / remote.name, self.downloader.record(remote.name)
+            by_hand = place.exists() and not _was_fetched(place, record)
             try:
                 archive = self.downloader.fetch([remote])[0]
                 count = unpack(archive, self.raw / item.into)
@@ -76,6 +81,8 @@ class Fetcher:
                 continue
             log.info("%s: %d files in %s", form.key, count, item.into)
             if not by_hand:
+                # Noted first: one that is put here later by hand is not taken for this one.
+                write_json(record, {**read_json(record), UNPACKED: True})
                 archive.unlink()
             return
         raise EverestError("\n".join(failures))
@@ -103,6 +110,12 @@ class Fetcher:
         if not pairs:
             log.info("%s has no %s: the publisher's checksums are used", safe_url(base), CHECKSUMS)
         return {name.lstrip("*./"): digest for digest, name in pairs}
+
+
+def _was_fetched(archive: Path, record: Path) -> bool:
+    """Whether an archive that lies there was fetched, and its unpacking broken off."""
+    noted = read_json(record)
+    return not noted.get(UNPACKED) and noted.get("bytes") == archive.stat().st_size
 
 
 def _only_hash(item: Item) -> str | None:

@@ -150,12 +150,15 @@ class Downloader:
         with part.path.open("rb") as content:
             digest = file_digest(content, "sha256").hexdigest()
         record = {"name": target.name, "url": safe_url(address.url), "sha256": digest, "bytes": part.size}
-        records = self._folder / NOTES / "fetched"
-        key = sha256(os.fspath(target.relative_to(self._folder)).encode()).hexdigest()[:16]
-        write_text(records / f"{key}.json", json.dumps(record, indent=1) + "\n")
+        name = os.fspath(target.relative_to(self._folder))
+        write_text(self.record(name), json.dumps(record, indent=1) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         publish_file(part.path, target)
         part.note.unlink(missing_ok=True)
+
+    def record(self, name: str) -> Path:
+        """Where it is noted that the file of this name was fetched: its address, hash and bytes."""
+        return self._folder / NOTES / "fetched" / f"{sha256(name.encode()).hexdigest()[:16]}.json"
 
     def _held(self, files: Sequence[RemoteFile]) -> int:
         keys = [sha256(file.name.encode()).hexdigest()[:16] for file in files]

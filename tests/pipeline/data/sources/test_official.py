@@ -32,7 +32,7 @@ from pipeline.data.sources.part import Patience, RemoteFile
 from pipeline.data.sources.transfer import Downloader
 from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
-from pipeline.params import Params, check_params
+from pipeline.params import OfficialSource, Params, check_params
 from pipeline.stages import download
 from tests.ucf101_miniature import write_ucf101, zipped
 
@@ -192,6 +192,31 @@ def test_a_mirror_without_checksums_must_hold_the_publishers_bytes(
     with pytest.raises(EverestError, match="expected 5c0d1a53b8ed"):
         download.run(params(root, "ucf101", 101, source), "mini")
     assert not layout.manifest_dir("mini").exists()
+
+
+def test_a_fetched_archive_is_removed_after_a_broken_off_unpacking_too_and_one_placed_by_hand_stays(
+    site: Site, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(site, "x.tar.gz", tarred({"v/a.mp4": b"x"}))
+    source = params(root, "ucf101", 101, official(site)).benchmark("mini").data.source
+    assert isinstance(source, OfficialSource)
+    raw, item = tmp_path / "raw", Item("x.tar.gz", into="videos/x")
+    archive = raw / "downloads/x.tar.gz"
+
+    def broken_off(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "unpack", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            fetching.Fetcher(raw, source).bring([item])
+    content = archive.read_bytes()
+    fetching.Fetcher(raw, source).bring([item])
+    assert ((raw / "videos/x/v/a.mp4").read_bytes(), archive.exists()) == (b"x", False)
+    shutil.rmtree(raw / "videos")
+    archive.write_bytes(content)
+    fetching.Fetcher(raw, source).bring([item])
+    assert ((raw / "videos/x/v/a.mp4").read_bytes(), archive.exists()) == (b"x", True)
 
 
 def test_a_dry_run_tells_sizes_and_fetches_nothing(site: Site, root: Path, clip: bytes) -> None:
