@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.errors import InputError, Interrupted
 from pipeline.inference.pooling import Pool
+from pipeline.system.locks import locked
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,7 @@ def embed(
     Raises:
         InputError: no such model or video, options that it cannot have, a file that cannot be written or holds
             features of other videos alone.
+        BusyError: another call writes this file now.
         Interrupted: stopped by Ctrl-C; what was computed is kept.
     """
     from pipeline.inference import clips as source
@@ -122,7 +124,8 @@ def embed(
     _check_target(target)
     place = _device(device)
     opened = source.of_benchmark(names[0], rule) if benchmark else source.of_files(names, rule)
-    with opened as clips_of:
+    # Two calls would write each other's parts.
+    with locked(target.with_name(f".{target.name}.lock"), str(target)), opened as clips_of:
         result = _embedded(clips_of, network, about, target, batch, place)
         neighbours = None
         if near is not None:

@@ -148,9 +148,11 @@ class FeatureFile:
         """
         before = {video for video, _ in self.finished()}
         if before and before.isdisjoint(videos):
+            # What an interrupted call has kept lies beside the file that it has not written yet.
+            place = self.path if self.path.exists() else self._parts.parent
             raise InputError(
-                f"{self.path} holds features of other videos ({len(before)}, for example {min(before)}), which would "
-                "be lost. Cure: name another file with --out, or remove this one."
+                f"{place} holds features of other videos ({len(before)}, for example {min(before)}), which would "
+                f"be lost. Cure: name another file with --out, or remove {place}."
             )
 
     def add(self, rows: Sequence[ClipFeatures]) -> None:

@@ -32,10 +32,12 @@ from pipeline.data.ingest.reading import open_accepted
 from pipeline.data.pixels.normalise import model_pixels
 from pipeline.data.sampling import view_clips
 from pipeline.data.video import open_video, write_video
-from pipeline.errors import InputError
+from pipeline.errors import BusyError, InputError
+from pipeline.inference.features import FeatureFile, read
 from pipeline.inference.neighbours import nearest
 from pipeline.model_folder import sha256
 from pipeline.params.write import write_params
+from pipeline.system.locks import locked
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -149,7 +151,7 @@ def test_only_what_is_new_is_computed(videos: Path, pretrained: Path, name: str)
     names = [Path(video).name for video in after.column("video")]
     assert names == ["2.mp4", "3.mp4", "1.mp4", "9.mp4"]  # what was there first, then what was computed
     np.testing.assert_array_equal(after.values[:2], before.values[2:4])
-    assert not list(Path().glob(".*"))
+    assert [path.name for path in Path().glob(".*")] == [f".{name}.lock"], "no part is left"
 
 
 def test_features_made_otherwise_are_not_written_over(videos: Path, pretrained: Path, classifier: Path) -> None:
@@ -333,6 +335,22 @@ def test_features_of_other_videos_alone_are_not_written_over(videos: Path, pretr
     assert Path("f.parquet").read_bytes() == before
     # With one of them among the videos it is that set with others.
     assert api.embed([videos / "0.mp4", videos / "1.mp4"], str(pretrained), out="f.parquet", device="cpu").computed == 1
+
+
+def test_parts_of_other_videos_are_named_where_they_lie_and_a_file_is_written_by_one_call_at_a_time(
+    videos: Path, pretrained: Path
+) -> None:
+    api.embed([videos / "0.mp4"], str(pretrained), out="f.parquet", device="cpu")
+    name = "f.parquet"
+    FeatureFile(Path(name), read(Path(name)).about)  # makes the folder of the parts
+    (parts,) = Path(".f.parquet.parts").iterdir()
+    Path(name).rename(parts / "1-000000.parquet")  # as an interrupted call leaves it
+    with pytest.raises(
+        InputError, match=r"^\.f\.parquet\.parts holds features of other .* or remove \.f\.parquet\.parts"
+    ):
+        api.embed([videos / "1.mp4"], str(pretrained), out=name, device="cpu")
+    with locked(Path(".f.parquet.lock"), "a test"), pytest.raises(BusyError, match=r"^f\.parquet is in use by another"):
+        api.embed([videos / "0.mp4"], str(pretrained), out=name, device="cpu")
 
 
 def test_neighbours_without_labels_have_no_column_for_them(videos: Path, pretrained: Path) -> None:
