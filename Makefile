@@ -40,7 +40,7 @@ browser: install ## MLflow's page in a real browser (needs Debian's chromium)
 faults: install ## the full counts of the fault trials, as a table
 	@$(BIN)/python -m pytest -m slow tests/faults
 
-soak: install ## 20 canaries through a deployment while everything around them is killed (an hour; needs PostgreSQL)
+soak: install ## 20 canaries through a deployment while everything around them is killed (half an hour; needs PostgreSQL)
 	@EVEREST_SOAK=20 $(BIN)/python -m pytest -s -m slow tests/faults/test_soak.py
 
 check: install ## format, lint, spelling and types
