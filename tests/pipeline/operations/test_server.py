@@ -29,6 +29,10 @@ def answering(text: bytes) -> Iterator[str]:
                 with connection:
                     connection.recv(65536)
                     connection.sendall(text)
+                    # What of the question is still on its way is read, too: else its end is a reset, not a close.
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
