@@ -18,13 +18,11 @@ from flows.chain.repro import workspace
 from flows.chain.run import identity
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace, environment
+from pipeline.layout import WORKTREES
 from pipeline.notices.told import told
 from pipeline.params import Params, load_params
 from pipeline.params.write import write_overrides
 from pipeline.system import worktree
-
-#: Where flow runs work, in the checkout: a folder each, named after the run.
-WORKTREES = Path(".work", "worktrees")
 
 
 @dataclass(frozen=True)

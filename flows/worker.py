@@ -30,7 +30,7 @@ from flows.chain.abandoned import watch
 from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
-from pipeline.operations.server import Server, Unanswered
+from pipeline.operations.server import Server
 from pipeline.system.processes import follow_parent, on_stop
 from pipeline.system.text import visible
 
@@ -38,8 +38,8 @@ from pipeline.system.text import visible
 GRACE_SECONDS = 90.0
 #: [s] between two heartbeats of a run; without some of them in a row it counts as crashed.
 HEARTBEAT_SECONDS = 30
-#: [s] after which a worker had started well; between two sentences of one that waits.
-STEADY_SECONDS, SAY_SECONDS = 120.0, 60.0
+#: [s] after which a worker had started well.
+STEADY_SECONDS = 120.0
 #: [s] between two looks for submitted runs.
 QUERY_SECONDS = 5
 #: What the loops of Prefect's worker raise when they give up.
@@ -129,16 +129,10 @@ def _ready(pool: str, asked: list[int]) -> bool:
     Raises:
         EverestError: the server refuses us, or has no such pool: no waiting helps.
     """
-    server, said = Server.found(), -SAY_SECONDS
-    while server and not asked:
+    if server := Server.found():
+        path = f"work_pools/{quote(pool, safe='')}"
         try:
-            server.ask(f"work_pools/{quote(pool, safe='')}")
-            break
-        except Unanswered as error:
-            if time.monotonic() - said > SAY_SECONDS:
-                said = time.monotonic()
-                _say(f"waits: {error}")
-            _until(lambda: asked, 2.0)
+            server.wait(path, lambda: asked, lambda why: _say(f"waits: {why}"), lambda: _until(lambda: asked, 2.0))
         except EverestError as error:
             raise EverestError(f"{error} Where it has no work pool {pool!r} yet: everest ops init.") from None
     return not asked

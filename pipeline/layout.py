@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path(".work")
+#: Where flow runs work, in the checkout: a folder each, named after the run.
+WORKTREES = WORK / "worktrees"
 #: The variable that names the flow run to all its stages and ranks; Prefect's limit of which a training has a slot, and
 #: the pools that workers take runs from: all runs', and that of data made elsewhere than trainings.
 RUN_VARIABLE, LIMIT, POOL, DATA_POOL = "EVEREST_PREFECT_RUN", "gpu", "everest", "everest-cpu"

@@ -32,14 +32,12 @@ from prefect.states import Cancelled, Running, Scheduled
 from flows.chain.guard import Children
 from flows.chain.lines import say
 from pipeline.errors import EverestError
-from pipeline.operations.server import Server, Unanswered
+from pipeline.operations.server import Server
 
 #: The run that a worker started this process for; its subflows are others.
 PROCESS_RUN = "PREFECT__FLOW_RUN_ID"
 #: [s] between two looks at the run's state.
 LOOK_SECONDS = 2.0
-#: [s] between two sentences of a run that waits for its server.
-SAY_SECONDS = 60.0
 #: How the automation of `everest ops init` words it that a run's heartbeats fail to come.
 NO_HEARTBEAT = "no heartbeat: its machine or worker is gone"
 
@@ -110,18 +108,15 @@ def on_page(what: str) -> Iterator[None]:
 
 def until_answered(children: Children) -> None:
     """Wait, unless the run is told to stop, until the server can hear how it ended: Prefect tries for a minute only."""
-    server, said = Server.found(), -SAY_SECONDS
-    while server and not children.stopping:
-        try:
-            server.ask("flows/filter", {"limit": 1})
-            return
-        except Unanswered as error:
-            if time.monotonic() - said >= SAY_SECONDS:
-                said = time.monotonic()
-                say(f"the end waits: {error}")
-        except EverestError:  # it answers, and refuses us: no waiting helps
-            return
-        time.sleep(LOOK_SECONDS / 2)
+    if server := Server.found():
+        with suppress(EverestError):  # it answers, and refuses us: no waiting helps
+            server.wait(
+                "flows/filter",
+                lambda: children.stopping,
+                lambda why: say(f"the end waits: {why}"),
+                lambda: time.sleep(LOOK_SECONDS / 2),
+                {"limit": 1},
+            )
 
 
 def run_of(run: UUID) -> FlowRun | None:

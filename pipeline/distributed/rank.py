@@ -31,12 +31,9 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
     """
     stop = StopRequest()
     on_stop(stop.note)
-    # A torchrun that ended while this process was still importing is no parent any more whose end could be told.
-    torchrun = os.environ.get(TORCHRUN)
-    if torchrun:
-        die_with_parent(signal.SIGKILL, int(torchrun))
-    else:
-        die_with_parent(signal.SIGTERM)
+    # By its number: a torchrun that ended while this process was still importing is its parent no more.
+    torchrun = int(os.environ.get(TORCHRUN, "0")) or None
+    die_with_parent(signal.SIGKILL if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIGTERM, torchrun)
     rank, node = int(os.environ.get("RANK", "0")), this_node()
     pulse = Pulse(work / node.named("beats"), int(os.environ.get("LOCAL_RANK", "0")), rank)
     (work / "stacks").mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import EverestError, InputError
-from pipeline.layout import WORK, cache_dir
+from pipeline.layout import WORK, WORKTREES, cache_dir
 from pipeline.operations.server import Server
 from pipeline.operations.usage import Usage, usage
 from pipeline.system import dvc_locks, worktree
@@ -96,7 +96,7 @@ def remove(items: list[Item]) -> list[Item]:
 
 
 def _worktrees(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
-    for folder in sorted((root / WORK / "worktrees").glob("*")):
+    for folder in sorted((root / WORKTREES).glob("*")):
         run = used.runs.get(folder.name)
         days = (now - (run.ended if run and run.ended else _touched(folder))) / DAY
         if days < policy.worktrees:
@@ -183,7 +183,7 @@ def _dvc(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
 
 def _gc_dvc(root: Path) -> None:
     command = [sys.executable, "-m", "dvc", "gc", "--force", "--workspace", "--all-commits"]
-    kept = [str(folder) for folder in sorted((root / WORK / "worktrees").glob("[!.]*")) if (folder / ".dvc").is_dir()]
+    kept = [str(folder) for folder in sorted((root / WORKTREES).glob("[!.]*")) if (folder / ".dvc").is_dir()]
     if kept:
         command += ["--projects", *kept]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +19,8 @@ from pipeline.system.redact import redact
 #: [s] for one answer; a busy SQLite says 503, and is asked again so often.
 ANSWER_SECONDS, ATTEMPTS = 15.0, 5
 PAGE = 200
+#: [s] between two sentences of whoever waits for it.
+SAY_SECONDS = 60.0
 #: [s] from now on, within which a scheduled run belongs to the queue.
 SOON_SECONDS = 3600.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -98,6 +100,30 @@ class Server:
     def runs(self, types: Collection[str]) -> list[Run]:
         """All flow runs whose state is of one of these types, the oldest first."""
         return list(self._runs({"state": {"type": {"any_": list(types)}}}))
+
+    def wait(
+        self,
+        path: str,
+        stopped: Callable[[], object],
+        tell: Callable[[str], None],
+        pause: Callable[[], object],
+        query: object = None,
+    ) -> None:
+        """Ask until an answer comes or `stopped` says so; `tell` hears at first, and then each minute, why it waits.
+
+        Raises:
+            EverestError: it answers, and refuses us: no waiting helps.
+        """
+        said = -SAY_SECONDS
+        while not stopped():
+            try:
+                self.ask(path, query)
+                return
+            except Unanswered as error:
+                if time.monotonic() - said >= SAY_SECONDS:
+                    said = time.monotonic()
+                    tell(str(error))
+            pause()
 
     def runs_of(self, identities: Collection[str]) -> list[Run]:
         """Those of these runs that the server knows; a name of another form, which it refuses, is of none."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import EverestError
-from pipeline.layout import RUN_VARIABLE, TRAINING_LOCK, WORK
+from pipeline.layout import RUN_VARIABLE, TRAINING_LOCK, WORKTREES
 from pipeline.operations.server import Run, Server
 from pipeline.params.file import read_mapping
 from pipeline.preflight.orchestrator import GOING
@@ -56,7 +56,7 @@ class Usage:
 
 def usage(root: Path, server: Server | None) -> Usage:
     """Look at the server, the locks, the processes and the params files."""
-    names = [folder.name for folder in (root / WORK / "worktrees").glob("*")]
+    names = [folder.name for folder in (root / WORKTREES).glob("*")]
     runs: dict[str, Run] = {}
     going: tuple[Run, ...] = ()
     silence = ""
@@ -88,7 +88,7 @@ def benchmarks(root: Path) -> frozenset[str]:
         EverestError: one of these files cannot be read, so that nobody knows what it names.
     """
     files = [root / "params.yaml", *(root / "recipes").glob("*.yaml")]
-    files += (root / WORK / "worktrees").glob("*/params.yaml")
+    files += (root / WORKTREES).glob("*/params.yaml")
     names: set[str] = set()
     for path in files:
         if path.exists():

@@ -91,7 +91,7 @@ def _flow_runs(api: str, roots: Sequence[Path]) -> list[FlowRun]:
 
 
 def _flow_run(run: _Run, tasks: Sequence[_Run], names: Mapping[str, str], full: bool, roots: Sequence[Path]) -> FlowRun:
-    folders = [root / layout.WORK / "worktrees" / run["id"] for root in roots]
+    folders = [root / layout.WORKTREES / run["id"] for root in roots]
     state = run.get("state_name") or "?"
     waits = ""
     if state in ("Late", "Scheduled", "Pending"):

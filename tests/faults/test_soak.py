@@ -54,7 +54,7 @@ def test_five_runs_end_as_they_should_while_everything_around_them_is_killed(
     record(30, "5 short runs, everything around them killed", 5, 0, judge(done, 5))
 
 
-@pytest.mark.skipif("EVEREST_SOAK" not in os.environ, reason="takes an hour: make soak")
+@pytest.mark.skipif("EVEREST_SOAK" not in os.environ, reason="takes half an hour: make soak")
 def test_canaries_of_the_whole_chain_end_as_they_should_while_everything_around_them_is_killed(
     root: Path, database: Cluster, tmp_path: Path, record: Callable[..., None]
 ) -> None:

@@ -97,6 +97,15 @@ def test_a_manifest_of_a_former_version_is_read_without_a_checksum_but_one_of_to
         manifest.load(path)
 
 
+def printed(code: str, table: Path) -> str:
+    """What a process of its own prints that has imported what reads the table."""
+    imports = (
+        "import sys, pyarrow.parquet, pyarrow.dataset; from pathlib import Path; from pipeline.data import manifest"
+    )
+    command = [sys.executable, "-c", f"{imports}\n{code}", str(table)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_240_000_rows_load_within_a_second_and_300_mib(tmp_path: Path) -> None:
     small = manifest.from_rows([row(number) for number in range(24_000)])
     names = pa.array([f"v{number:06d}" for number in range(240_000)])
@@ -105,18 +114,13 @@ def test_240_000_rows_load_within_a_second_and_300_mib(tmp_path: Path) -> None:
         large = large.set_column(large.schema.get_field_index(column), column, names)
     manifest.save(large, tmp_path / "m.parquet")
     code = (
-        "import re, sys, time; from pathlib import Path\n"
-        "from pipeline.data import manifest\n"
-        "import pyarrow.parquet, pyarrow.dataset\n"
+        "import re, time\n"
         "start = time.process_time(); table = manifest.load(Path(sys.argv[1]))\n"
         "seconds = time.process_time() - start\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
         "print(table.num_rows, seconds, int(peak) / 1024)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "m.parquet")], capture_output=True, text=True, check=True
-    )
-    rows, seconds, mib = done.stdout.split()
+    rows, seconds, mib = printed(code, tmp_path / "m.parquet").split()
     assert int(rows) == 216_000
     assert float(seconds) <= 1.0
     assert float(mib) <= 300.0
@@ -127,9 +131,7 @@ def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
     # these processes aborted (SIGABRT) after all their work.
     manifest.save(manifest.from_rows([row(number) for number in range(50_000)]), tmp_path / "m.parquet")
     code = (
-        "import os, sys; from pathlib import Path\n"
-        "from pipeline.data import manifest\n"
-        "import pyarrow.parquet, pyarrow.dataset\n"
+        "import os\n"
         "ended = []\n"
         "while len(ended) < 30:\n"
         "    child = os.fork()\n"
@@ -140,7 +142,4 @@ def test_a_process_that_read_a_table_ends_well(tmp_path: Path) -> None:
         "else:\n"
         "    print(sum(status != 0 for status in ended))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "m.parquet")], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) == 0
+    assert int(printed(code, tmp_path / "m.parquet")) == 0

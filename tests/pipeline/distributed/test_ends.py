@@ -119,8 +119,7 @@ def test_a_rank_whose_torchrun_ended_before_it_could_ask_to_be_told_ends_too(tmp
     code = "import sys, pathlib; from pipeline.distributed.rank import live; live(pathlib.Path(sys.argv[1]), print)"
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env={**os.environ, TORCHRUN: str(gone.pid)}, check=False
-    )
+    started = {**os.environ, "TORCHELASTIC_RUN_ID": "none", TORCHRUN: str(gone.pid)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=started, check=False)
     assert done.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
