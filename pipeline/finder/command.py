@@ -48,6 +48,11 @@ def find(stage: str, benchmark: str | None, steps: int, low: float, high: float,
         if benchmark is None:
             raise InputError("everest lr finetune needs a benchmark. Cure: everest lr finetune NAME.")
         params.benchmark(benchmark)
+    elif benchmark is not None:
+        raise InputError(
+            f"everest lr pretrain {benchmark}: pre-training reads the benchmarks of pretrain.corpus, not one benchmark. "
+            "Cure: everest lr pretrain, or everest lr finetune NAME."
+        )
     return _find("pretrain" if stage == "pretrain" else "finetune", benchmark, params, steps, low, high, out)
 
 
@@ -67,6 +72,7 @@ def _find(
     from pipeline.report.plots import as_file, curves
 
     stage_params = params.finetune_of(benchmark) if benchmark else params.pretrain
+    own = benchmark and params.benchmark(benchmark).finetune.base_lr is not None
     rates, losses = sweep(params, stage, benchmark, steps, low, high)
     suggestion = suggest(rates, losses, stage_params.base_lr)
     points = [[rate, loss] for rate, loss in zip(rates, losses, strict=True) if loss == loss]
@@ -86,7 +92,7 @@ def _find(
     write_text(out / f"{stem}.svg", as_file(drawn))
     record: Found = {
         "stage": name,
-        "key": f"{stage}.base_lr",
+        "key": f"benchmarks.{benchmark}.finetune.base_lr" if own else f"{stage}.base_lr",
         "now": stage_params.base_lr,
         "suggested": suggestion.rate,
         "why": suggestion.why,

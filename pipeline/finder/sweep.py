@@ -15,7 +15,7 @@ from pipeline.distributed.groups import Ranks, choose_device
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import InputError
 from pipeline.finder.rule import has_diverged
-from pipeline.params import Params, with_overrides
+from pipeline.params import Params
 from pipeline.system.processes import StopRequest
 from pipeline.system.progress import Line
 from pipeline.training import tasks
@@ -60,9 +60,10 @@ def sweep(
             f"{stage}.batch = {stage_params.batch} does not divide among {world} ranks x "
             f"{stage_params.accumulate} accumulation steps. Cure: another compute.ranks."
         )
-    key = f"benchmarks.{benchmark}.finetune.accumulate" if benchmark else "pretrain.accumulate"
-    alone = {"compute.ranks": 1, "compute.gpus": None, "compute.launcher": "local", "compute.data_parallel": "ddp"}
-    params = with_overrides(params, {key: accumulate, **alone})
+    alone = {"ranks": 1, "gpus": None, "launcher": "local", "data_parallel": "ddp"}
+    # Not checked again: micro-batches so small need not divide the batch of another stage or benchmark.
+    group = getattr(params, stage).model_copy(update={"accumulate": accumulate})
+    params = params.model_copy(update={stage: group, "compute": params.compute.model_copy(update=alone)})
     ranks = Ranks(0, 1, 0, choose_device(params.compute.device))
     task = tasks.build(stage, benchmark, params, ranks)
     # A bad step ends the sweep; there is nothing to average, save or stop for.

@@ -13,6 +13,7 @@ import small_training
 from pipeline.errors import InputError
 from pipeline.finder.command import find
 from pipeline.finder.rule import RULE, has_diverged, smoothed, suggest
+from pipeline.params import check_params
 from pipeline.params.write import write_params
 
 RATES = list(np.logspace(-5, 0, 100))
@@ -88,6 +89,20 @@ def test_a_sweep_of_a_real_pre_training_changes_nothing_but_its_own_folder(proje
     assert again["points"] == found["points"]
 
 
+def test_a_fine_tuning_is_swept_as_on_all_its_ranks_whatever_the_batches_of_other_benchmarks(project: Path) -> None:
+    content = small_training.ready(compute__ranks=2, compute__device="cpu", finetune__init="scratch").model_dump()
+    content["benchmarks"]["odd"] = content["benchmarks"]["small"] | {"finetune": {"batch": 3, "base_lr": 0.02}}
+    write_params(project / "params.yaml", check_params(content))
+    found = find("finetune", "small", 20, 1e-5, 1e-3, Path("outputs/lr"))
+    assert (found["stage"], found["key"], found["steps"]) == ("finetune small", "finetune.base_lr", 20)
+    assert all(math.isfinite(loss) for _, loss in found["points"])
+    assert (project / "outputs/lr/finetune-small.json").is_file()
+    content["benchmarks"]["small"]["finetune"] = {"base_lr": 0.01}
+    write_params(project / "params.yaml", check_params(content))
+    found = find("finetune", "small", 20, 1e-5, 1e-3, Path("outputs/lr"))
+    assert (found["key"], found["now"]) == ("benchmarks.small.finetune.base_lr", 0.01)
+
+
 def test_wrong_questions_are_refused_with_their_cure(project: Path) -> None:
     for stage, benchmark, steps, low, high, words in [
         ("evaluate", None, 100, 1e-5, 1.0, "expected pretrain or finetune"),
@@ -95,6 +110,7 @@ def test_wrong_questions_are_refused_with_their_cure(project: Path) -> None:
         ("pretrain", None, 100, 1.0, 1e-5, "0 < low < high"),
         ("finetune", None, 100, 1e-5, 1.0, "needs a benchmark"),
         ("finetune", "absent", 100, 1e-5, 1.0, "absent"),
+        ("pretrain", "small", 100, 1e-5, 1.0, "not one benchmark"),
     ]:
         with pytest.raises(InputError, match=words):
             find(stage, benchmark, steps, low, high, Path("outputs/lr"))
