@@ -209,13 +209,15 @@ def optimisation() -> Result:
 
 def scoring() -> Result:
     from pipeline.evaluation.calibration import fit_temperature
-    from pipeline.evaluation.metrics import average_views, scores
+    from pipeline.evaluation.metrics import average_views, scores, several_scores
 
     rng = np.random.default_rng(8)
     probability = np.stack([average_views(rng.standard_normal((3, 8))) for _ in range(50)])
     label = rng.integers(0, 8, 50)
     metrics = scores(probability, label, 52, 200, 4)
-    return sorted(metrics), [[metrics[name] for name in sorted(metrics)], [fit_temperature(probability, label)]], 1e-6
+    several = several_scores(rng.random((50, 4)), rng.random((50, 4)) < 0.1, 52, 200)
+    values = [[found[name] for name in sorted(found)] for found in (metrics, several)]
+    return [sorted(metrics), sorted(several)], [*values, [fit_temperature(probability, label)]], 1e-6
 
 
 def baselines() -> Result:

@@ -48,7 +48,7 @@ def mean_average_precision(score_VC: npt.ArrayLike, truth_VC: Truth) -> float:
 def precision_interval(
     score_VC: npt.ArrayLike, truth_VC: Truth, draws: int, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Percentile interval of the mean average precision, by drawing videos with replacement.
+    """Interval of the mean average precision, by drawing videos with replacement.
 
     Where every draw ranks perfectly the lower end is that of as many right answers (Clopper and Pearson 1934): drawing
     equal values would give an interval of no width.
@@ -62,7 +62,7 @@ def precision_interval(
     low, high = np.nanquantile(values_D, [(1 - level) / 2, (1 + level) / 2])
     if low == high == 1.0:
         low = ((1 - level) / 2) ** (1 / len(truth_VC))
-    return Interval(float(low), float(high))
+    return _around(mean_average_precision(score_VC, truth_VC), float(low), float(high))
 
 
 def precision_difference(
@@ -91,8 +91,13 @@ def trainings_interval(scores: Sequence[npt.ArrayLike], truth_VC: Truth, draws: 
     values_SD = np.stack([_drawn(one, truth_VC, draws, seed) for one in scores])
     chosen_DS = random.integers(0, len(scores), (draws, len(scores)))
     values_D = np.take_along_axis(values_SD.T, chosen_DS, axis=1).mean(axis=1)
-    low, high = interval_of(values_D, len(truth_VC))
-    return Interval(max(0.0, low), min(1.0, high))
+    mean = float(np.mean([mean_average_precision(one, truth_VC) for one in scores]))
+    return _around(mean, *interval_of(values_D, len(truth_VC)))
+
+
+def _around(share: float, low: float, high: float) -> Interval:
+    """An interval within [0, 1] that holds its share: rounding, and very skewed draws, would leave it outside."""
+    return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))
 
 
 def interval_of(values_D: npt.ArrayLike, videos: int) -> Interval:
@@ -109,10 +114,16 @@ def interval_of(values_D: npt.ArrayLike, videos: int) -> Interval:
 
 
 def _drawn(score_VC: npt.ArrayLike, truth_VC: Truth, draws: int, seed: int) -> Floats:
-    """The mean average precision of each draw [D]; NaN of one without any class."""
-    return np.concatenate(
+    """The mean average precision of each draw [D], around that of the videos; NaN of one without any class.
+
+    A video that is drawn twice stands beside itself in the ranking, so that draws are better than their videos are, by
+    much where a class has few: their mean is moved to what the videos have (the bootstrap's estimate of a bias).
+    """
+    values_D = np.concatenate(
         [_mean(average_precision(score_VC, truth_VC, w)) for w in _weights(len(truth_VC), draws, seed)]
     )
+    moved_D: Floats = values_D + (mean_average_precision(score_VC, truth_VC) - np.nanmean(values_D))
+    return moved_D
 
 
 def _weights(videos: int, draws: int, seed: int) -> Iterator[Floats]:

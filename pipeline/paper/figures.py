@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import layout
 from pipeline.report.collect import read_history
-from pipeline.report.plots import DASHES, INK, MARKERS, SERIES, pareto
+from pipeline.report.plots import DASHES, INK, MARKERS, SERIES, arms, pareto
 from pipeline.report.sentences import metric_of
 from pipeline.system.text import printable
 from pipeline.tracking import names
@@ -157,7 +157,7 @@ def against(path: Path, points: Sequence[tuple[Interval, float]], looks: Mapping
     figure, axes = _figure(height)
     for place, (one, cost) in enumerate(points):
         look = looks.get(one.name, place)
-        error = [[one.value - one.low], [one.high - one.value]]
+        error = arms([(one.value, one.low, one.high)])
         axes.errorbar(cost, one.value, yerr=error, color=_colour(look), marker=_marker(look), markersize=4,
                       linewidth=0.9, capsize=2, linestyle="none", label=str(place))  # fmt: skip
         if numbered:

@@ -106,7 +106,7 @@ def intervals(scores: Sequence[Score], *, title: str, x: str, y: str) -> str:
     figure, axes = _figure(6.4, 4.0)
     for index, score in enumerate(scores):
         look = style(score.get("style", index))
-        error = [[score["y"] - score["low"]], [score["high"] - score["y"]]]
+        error = arms([(score["y"], score["low"], score["high"])])
         axes.errorbar(score["x"], score["y"], yerr=error, label=str(index), color=look["color"], marker=look["marker"],
                       linestyle="none", linewidth=1.5, markersize=7, capsize=4)  # fmt: skip
     front = pareto([(score["x"], score["y"]) for score in scores])
@@ -116,6 +116,14 @@ def intervals(scores: Sequence[Score], *, title: str, x: str, y: str) -> str:
     _legend(figure, [score["name"] for score in scores])
     axes.margins(x=0.12)
     return _finish(figure, axes, title, x, y)
+
+
+def arms(values: Sequence[tuple[float, float, float]]) -> list[list[float]]:
+    """How far the intervals of (value, low, high) reach down and up, as error bars take it.
+
+    Not below 0, which would end the report: a bootstrap's interval need not hold its value.
+    """
+    return [[max(0.0, value - low) for value, low, _ in values], [max(0.0, high - value) for value, _, high in values]]
 
 
 def ranges(names: Sequence[str], values: Sequence[tuple[float, float, float]], *, title: str, x: str) -> str:
@@ -134,7 +142,7 @@ def against(points: Sequence[tuple[float, float, float, float]], *, title: str, 
     figure, axes = _figure(6.4, 3.8)
     axes.axhline(0, color="#020202", linestyle="--", linewidth=1)
     xs, ys = [point[0] for point in points], [point[1] for point in points]
-    error = [[point[1] - point[2] for point in points], [point[3] - point[1] for point in points]]
+    error = arms([point[1:] for point in points])
     axes.errorbar(
         xs, ys, yerr=error, color=SERIES[0], marker="o", markersize=5, linestyle="none", elinewidth=1.2, capsize=3
     )
@@ -148,7 +156,7 @@ def reliability(series: Mapping[str, Sequence[tuple[float, float, float, float]]
     for index, points in enumerate(series.values()):
         look = style(index)
         xs, ys = [p[0] for p in points], [p[1] for p in points]
-        error = [[p[1] - p[2] for p in points], [p[3] - p[1] for p in points]]
+        error = arms([p[1:] for p in points])
         axes.errorbar(xs, ys, yerr=error, color=look["color"], marker=look["marker"], linestyle=look["linestyle"],
                       linewidth=1.4, elinewidth=1, capsize=2, markersize=4.5, label=str(index))  # fmt: skip
     if len(series) > 1:

@@ -61,6 +61,25 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
     assert inside >= 50
 
 
+def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise as scores of 20 classes that two of 100 videos have each."""
+    rng = RNG(seed)
+    return rng.random((100, 20)), rng.random((100, 20)).argsort(axis=0) < 2
+
+
+def test_intervals_of_rare_classes_are_around_their_score_not_above_it() -> None:
+    (scores, truth), (others, _) = rare(0), rare(1)
+    value, other = (mean_average_precision(one, truth) for one in (scores, others))
+    for low, high in (precision_interval(scores, truth, 400), trainings_interval([scores] * 2, truth, 400)):
+        assert low < value < high
+        assert value - low > 0.25 * (high - low)
+    difference, (low, high) = precision_difference([scores], [truth], truth, draws=400)
+    assert difference == pytest.approx(value - 1)
+    assert low < difference < high, "of one side alone the draws are better than the videos"
+    low, high = trainings_interval([scores, others], truth, 400)
+    assert low < (value + other) / 2 < high
+
+
 def test_two_trainings_are_told_apart_on_the_same_videos_and_equal_ones_are_not() -> None:
     good, truth = ranking(videos=200, skill=0.8)
     poor, _ = ranking(videos=200, skill=0.0)

@@ -15,13 +15,14 @@ from pipeline import layout
 from pipeline.commands.results import show_results
 from pipeline.errors import InputError
 from pipeline.evaluation.metrics import strategy_difference
+from pipeline.paper import figures
 from pipeline.params import PRETRAINING, Params, arm_overrides, compared_strategies, load_params, with_overrides
 from pipeline.planning.equal import plan
 from pipeline.report import comparison
 from pipeline.report.collect import collect
 from pipeline.report.experiment import draw, write_report
 from pipeline.report.page import Section, Table, duration, html, markdown, number
-from pipeline.report.plots import as_file, curves, in_page, intervals, moving_mean, pareto
+from pipeline.report.plots import against, as_file, curves, in_page, intervals, moving_mean, pareto, reliability
 from pipeline.report.sentences import comparison_sentences, difference, sentences
 from pipeline.training.measured import sentence
 
@@ -226,6 +227,17 @@ def test_seeds_widen_the_interval_of_a_difference() -> None:
 def test_moving_mean_and_pareto_front_of_small_examples() -> None:
     assert moving_mean([1, 3, 5, 7], 2) == [1, 2, 4, 6]
     assert pareto([(1, 50), (2, 40), (3, 60), (3, 55)]) == [(1, 50), (3, 60)]
+
+
+def test_an_interval_that_does_not_hold_its_value_is_drawn_all_the_same(tmp_path: Path) -> None:
+    above, below = (1.0, 50.0, 51.0, 53.0), (2.0, 50.0, 47.0, 49.0)
+    scores = [{"name": "a", "x": x, "y": y, "low": low, "high": high} for x, y, low, high in (above, below)]
+    assert "<svg" in intervals(scores, title="t", x="x", y="y")
+    assert "<svg" in against([above, below], title="t", x="x", y="y")
+    assert "<svg" in reliability({"a": [above, below]}, title="t")
+    points = [(figures.Interval("a", *one[1:]), one[0]) for one in (above, below)]
+    figures.against(tmp_path / "a.pdf", points, {}, "x", "y")
+    assert (tmp_path / "a.pdf").is_file()
 
 
 def test_plots_follow_the_page_and_stand_alone_in_light_colours() -> None:
