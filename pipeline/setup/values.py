@@ -35,7 +35,9 @@ RAW_SHARE = 0.25
 #: Validation videos from which the best checkpoint may be chosen by them.
 CHOOSING = 30
 #: A mirror turns these classes into one another.
-_SIDES = re.compile(r"(?<![a-z])(left|right|clockwise|links|rechts)(?![a-z])", re.I)
+_SIDES = re.compile(r"(left|right)(wards?|hand(ed)?)?|(counter|anti)?clockwise|a?cw|ccw|links|rechts", re.I)
+#: Where a word ends within TurnLeft or PTZLeft.
+_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
     frames_reason = (
         "paper" if dataset.clip_frames == CLIP_FRAMES else "paper: 16, which would lose more than 20 % of these"
     )
-    mirrored = sorted(name for name in dataset.classes() if _SIDES.search(name))
+    mirrored = sorted(name for name in dataset.classes() if names_a_side(name))
     flip = Value(0.0, f"a mirror turns classes such as {mirrored[0]!r} into others") if mirrored else None
     chosen = {
         "clip.frames": Value(dataset.clip_frames, f"[frames] {frames_reason}"),
@@ -194,6 +196,11 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
     if flip is not None:
         chosen["finetune.flip"] = flip
     return chosen
+
+
+def names_a_side(name: str) -> bool:
+    """Whether a word of a class's name is turned into another one by a mirror."""
+    return any(map(_SIDES.fullmatch, re.findall(r"[^\W\d_]+", _CASE.sub(" ", name))))
 
 
 def _ratios(dataset: OwnSet, shape: Shape) -> tuple[float, float, str]:

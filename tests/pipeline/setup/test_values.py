@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.setup.values import _batch
+from pipeline.setup.values import _batch, names_a_side
 
 
 @pytest.mark.parametrize("devices", range(1, 17))
@@ -21,3 +21,11 @@ def test_a_batch_of_few_videos_leaves_each_device_one() -> None:
     assert _batch(40, 192, 7) == 7
     with pytest.raises(InputError, match="6 training videos cannot be shared by 7 devices"):
         _batch(6, 192, 7)
+
+
+def test_a_class_names_a_side_where_one_of_its_words_does_however_they_are_joined() -> None:
+    sided = ["turn left", "TurnLeft", "turnRIGHT", "PTZLeft", "swipe_right2", "anticlockwise", "Counter-clockwise",
+             "counterclockwise", "leftward", "Rightwards", "left-handed", "CCW", "links3"]  # fmt: skip
+    assert [name for name in sided if not names_a_side(name)] == []
+    plain = ["cleft", "bright", "rightful", "LeftoverFood", "uplinks", "Turn", "copyright"]
+    assert [name for name in plain if names_a_side(name)] == []
