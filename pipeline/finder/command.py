@@ -50,8 +50,8 @@ def find(stage: str, benchmark: str | None, steps: int, low: float, high: float,
         params.benchmark(benchmark)
     elif benchmark is not None:
         raise InputError(
-            f"everest lr pretrain {benchmark}: pre-training reads the benchmarks of pretrain.corpus, not one benchmark. "
-            "Cure: everest lr pretrain, or everest lr finetune NAME."
+            f"everest lr pretrain {benchmark}: pre-training reads the benchmarks of pretrain.corpus, not one "
+            "benchmark. Cure: everest lr pretrain, or everest lr finetune NAME."
         )
     return _find("pretrain" if stage == "pretrain" else "finetune", benchmark, params, steps, low, high, out)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 from pathlib import Path
 
+from pipeline.data.annotations.own import from_table, is_name
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import SEPARATOR
 from pipeline.recipes import PARAMS, names, show_recipe
 from pipeline.setup.groups import Groups
-from pipeline.setup.look import OwnSet
+from pipeline.setup.look import OwnSet, OwnVideo
 from pipeline.setup.split import Split
 from pipeline.system.csv_files import Writer, guarded
 from pipeline.system.files import write_text
@@ -37,21 +39,29 @@ def check_target(force: bool) -> None:
 
 def split_table(dataset: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[Path, str]:
     """The list of videos with their splits, and its path: another one for another list, so that DVC sees the change."""
-    number = dataset.numbered
-    rows = [["path", "label", *(["label_name"] if number and dataset.named else []), "split", "group"]]
+    names = list(dataset.classes())
+    # A folder named 1 or 0.5 is a class's name; as a label it would be read as a number.
+    renumbered = not dataset.numbered and not all(map(is_name, names))
+    named = renumbered or (dataset.numbered and dataset.named)
+    rows = [["path", "label", *(["label_name"] if named else []), "split", "group"]]
     for video in dataset.videos:
         # In front of a sign that a spreadsheet would run as a formula.
         path = video.path if guarded(video.path) == video.path else f"./{video.path}"
-        label = SEPARATOR.join(map(str, video.numbers or [video.number])) if number and video.label else video.label
-        if guarded(label) != label:
-            raise InputError(
-                f"class {label!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."
-            )
-        rows.append([path, label, *([video.label] if number and dataset.named else []), parted.of[video.path],
+        label = str(names.index(video.label)) if renumbered else _label(dataset, video)
+        rows.append([path, label, *([video.label] if named else []), parted.of[video.path],
                      video.group or f"g{groups.of[video.path]}"])  # fmt: skip
     text = _csv(rows)
+    with tempfile.TemporaryDirectory(prefix="everest-init-") as folder:
+        # As the download will read it: what it refuses is not written.
+        write_text(Path(folder, LISTS.name, f"{name}.csv"), text)
+        from_table(Path(folder, LISTS.name, f"{name}.csv"), dataset.folder)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return LISTS / f"{name}-{digest}.csv", text
+
+
+def _label(dataset: OwnSet, video: OwnVideo) -> str:
+    given = dataset.numbered and video.label
+    return SEPARATOR.join(map(str, video.numbers or [video.number])) if given else video.label
 
 
 def write(dataset: OwnSet, table: Path, content: str, text: str, name: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.params import IngestParams, Params, check_params, load_params
 from pipeline.params.file import parse_mapping
-from pipeline.params.names import benchmark_fault
+from pipeline.params.names import benchmark_fault, recipe_name
 from pipeline.recipes import PARAMS, recipe_path, show_recipe
 from pipeline.setup.budget import LEAST_FINETUNE, LEAST_PRETRAIN, Fit, Training, fit, shown_hours
 from pipeline.setup.files import check_target, split_table, write
@@ -117,8 +117,8 @@ def init(
         raise InputError(f"hours = {hours:g}, expected above 0 and at most 100000. Cure: --hours 4.")
     name = _name(place, name)
     check_target(force)
-    own = look(place, _rules())
     devices = machine(device, gpus)
+    own = look(place, _rules())
     groups = group(own.videos, own.similar())
     parted = split(own.videos, groups)
     facts = facts_of(own, parted, devices.count)
@@ -181,7 +181,10 @@ def _name(place: Path, name: str | None) -> str:
         name = f"{name}_1" if benchmark_fault(name) else name
     if fault := benchmark_fault(name):
         raise InputError(fault)
-    return name
+    try:
+        return recipe_name(name)
+    except ValueError as error:
+        raise InputError(f"--name {error}") from None
 
 
 def _checked(text: str) -> Params:

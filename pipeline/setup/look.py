@@ -21,6 +21,7 @@ from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import class_parts
 from pipeline.params import IngestParams
+from pipeline.system.csv_files import guarded
 from pipeline.system.text import counted
 
 #: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
@@ -129,6 +130,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     listed = Counter(listing.classes[label] for video in listing.videos for label in classes_of(video))
     _check_classes(place, listed, "lists")
     _check_numbers(place, listing)
+    _check_names(listing)
     records = audited(folder, [video.path for video in listing.videos], rules)
     frames = _clip_frames(records)
     rules = rules.model_copy(update={"min_frames": frames})
@@ -222,6 +224,14 @@ def _check_numbers(place: Path, listing: Listing) -> None:
             f"{place} numbers its classes up to {len(listing.classes) - 1}, and no video has {shown}. Cure: number "
             f"them from 0 to {len(listing.classes) - len(absent) - 1} without a gap, or give classes by name."
         )
+
+
+def _check_names(listing: Listing) -> None:
+    for name in listing.classes:
+        if guarded(name) != name:
+            raise InputError(
+                f"class {name!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."
+            )
 
 
 def _clip_frames(records: Mapping[str, Audited]) -> int:

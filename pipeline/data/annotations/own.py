@@ -278,11 +278,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit())
 
 
+def is_name(label: object) -> bool:
+    """Whether a table's label is a class's name, and is not read as a number."""
+    return isinstance(label, str) and not _is_number(label) and not re.fullmatch(r"-\d+|-?\d+\.\d*", label)
+
+
 def _check_label(value: object, line: int, table: Path) -> None:
-    name = isinstance(value, str) and not re.fullmatch(r"-\d+|-?\d+\.\d*", value)
-    if not (name or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)) or (
-        _is_number(value) and int(str(value)) >= MAX_CLASSES
-    ):
+    number = _is_number(value) and not isinstance(value, bool) and 0 <= int(str(value)) < MAX_CLASSES
+    if not (number or is_name(value)):
         raise InputError(
             f"{table}, row {line}: label = {value!r}. Cure: a class's name, its number from 0 to {MAX_CLASSES - 1:,}, "
             "or nothing where there is none."

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from pipeline import api
 from pipeline.cli import app
+from pipeline.data.annotations.own import from_table
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
 from pipeline.params import load_params
@@ -137,6 +138,7 @@ def test_more_hours_give_more_epochs_or_a_larger_model(videos: Path) -> None:
         ({"gpus": 0, "device": "cpu"}, "gpus = 0, expected at least 1"),
         ({"gpus": 64, "device": "h100"}, "16 training videos cannot be shared by 64 devices"),
         ({"name": "train"}, "is taken by the pipeline itself"),
+        ({"name": "bögen"}, "--name 'bögen' is no recipe's name"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(videos: Path, options: dict[str, Any], told: str) -> None:
@@ -144,6 +146,25 @@ def test_bad_options_are_one_line_and_write_nothing(videos: Path, options: dict[
         init(videos, **options)
     assert "\n" not in str(error.value)
     assert not Path("params.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"device": "abacus"}, "gpu = 'abacus'"),
+        ({"gpus": 0, "device": "cpu"}, "gpus = 0"),
+        ({"name": "bögen"}, "no recipe's name"),
+        ({"device": "a6000"}, "class '-1' begins with a sign"),
+    ],
+)
+def test_what_no_video_can_mend_is_said_before_any_is_decoded(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    for label in ("-1", "up"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "empty.mp4").touch()  # decoded, it would be refused
+    with pytest.raises(InputError, match=told):
+        init(tmp_path / "set", **options)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -189,6 +210,23 @@ def test_a_table_of_numbers_keeps_them_and_a_read_only_folder_is_left_alone(vide
         assert sorted(copy.iterdir()) == before
     assert {(row["label"], row["label_name"]) for row in table()} == {("0", "a"), ("1", "b")}
     assert counts_of(load_params(Path("params.yaml")), "list").total == 12
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("0.5", "1.5"), ("01", "02", "gone"), ("1", "2", "other")])
+def test_folders_named_by_numbers_are_classes_of_these_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = tmp_path / "rated"
+    for number, name in enumerate(name for name in names if name != "gone"):
+        for video in range(4):
+            sample_videos.write(folder / name / f"{video}.mp4", 20, seed=10 * number + video)
+    if "gone" in names:
+        (folder / "0").mkdir()
+        (folder / "0" / "empty.mp4").touch()
+    made = init(folder, device="a6000")
+    usable = [name for name in names if name != "gone"]
+    assert made.classes == dict.fromkeys(usable, 4)
+    listing = from_table(Path(made.table), folder)
+    assert listing.classes == usable
+    assert all(video.path.startswith(f"{video.label_name}/") for video in listing.videos)
 
 
 def test_clips_are_cut_by_time_where_rates_vary_and_the_reason_says_so(tmp_path: Path) -> None:
