@@ -45,6 +45,23 @@ def mean_average_precision(score_VC: npt.ArrayLike, truth_VC: Truth) -> float:
     return float(_mean(average_precision(score_VC, truth_VC)[None])[0])
 
 
+def chance_precision(truth_VC: Truth) -> Floats:
+    """The average precision that a random ranking is expected to have of each class: [C], NaN where no video has it.
+
+    At place k stands, where it is one of the P videos in V that have the class, itself and (k - 1) (P - 1) / (V - 1) of
+    the others: more than P / V, by much where P is small (1 of 100: 5.2 %).
+    """
+    videos, count_C = len(truth_VC), truth_VC.sum(axis=0)
+    itself = float(np.sum(1 / np.arange(1, videos + 1))) / videos
+    expected_C: Floats = itself + (1 - itself) * (count_C - 1) / max(1, videos - 1)
+    return np.where(count_C > 0, expected_C, np.nan)
+
+
+def mean_chance_precision(truth_VC: Truth) -> float:
+    """The mean of :func:`chance_precision` over the classes that a video has."""
+    return float(np.nanmean(chance_precision(truth_VC)))
+
+
 def precision_interval(
     score_VC: npt.ArrayLike, truth_VC: Truth, draws: int, seed: int = 0, level: float = 0.95
 ) -> Interval:

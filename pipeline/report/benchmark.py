@@ -18,7 +18,7 @@ from pipeline.evaluation.metrics import Interval, calibration_error, decisions, 
 from pipeline.evaluation.temperature import FILE as TEMPERATURE
 from pipeline.evaluation.temperature import Temperature, read_temperature
 from pipeline.multilabel.labels import Truth
-from pipeline.multilabel.precision import average_precision, precision_interval
+from pipeline.multilabel.precision import average_precision, chance_precision, precision_interval
 from pipeline.system.csv_files import read_rows
 
 #: Draws of the bootstrap for the interval of one class.
@@ -46,7 +46,7 @@ class ClassPrecision:
     """One class of videos with several: its test videos, and its average precision with its 95 % interval.
 
     Attributes:
-        chance: average precision of a ranking by chance, the share of videos that have the class.
+        chance: average precision that a random ranking is expected to have.
     """
 
     name: str
@@ -165,13 +165,13 @@ def class_recall(names: list[str], counts_CC: np.ndarray) -> list[ClassRecall]:
 
 def class_precision(names: list[str], probability_VC: np.ndarray, truth_VC: Truth) -> list[ClassPrecision]:
     """Each class that a test video has, lowest average precision first."""
-    rows = []
+    rows, chance_C = [], chance_precision(truth_VC)
     for number, (name, value) in enumerate(zip(names, average_precision(probability_VC, truth_VC), strict=True)):
         own_VC = slice(number, number + 1)
         if truth_VC[:, number].any():
             interval = precision_interval(probability_VC[:, own_VC], truth_VC[:, own_VC], DRAWS)
-            videos, share = int(truth_VC[:, number].sum()), float(truth_VC[:, number].mean())
-            rows.append(ClassPrecision(name, videos, float(value), Interval(*interval), share))
+            videos, chance = int(truth_VC[:, number].sum()), float(chance_C[number])
+            rows.append(ClassPrecision(name, videos, float(value), Interval(*interval), chance))
     return sorted(rows, key=lambda row: (row.precision, -row.videos))
 
 

@@ -238,7 +238,7 @@ def _precision(precision: Sequence[ClassPrecision], classes: int) -> Section:
     note = (
         "All test videos are ranked by a class's probability; of each video that has the class, the share of such "
         "videos among those ranked as high or higher; their mean. A ranking by chance reaches the share of videos that "
-        f"have the class. Intervals: bootstrap over videos.{absent}{cut}"
+        f"have the class, and more where few have it. Intervals: bootstrap over videos.{absent}{cut}"
     )
     return Section("Average precision by class", note, [table], [plot])
 

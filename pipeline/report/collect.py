@@ -19,6 +19,7 @@ from pipeline.data import manifest
 from pipeline.errors import InputError
 from pipeline.evaluation.files import read_predictions
 from pipeline.evaluation.metrics import mean_and_deviation
+from pipeline.multilabel.precision import mean_chance_precision
 from pipeline.params import SCRATCH, Params
 from pipeline.report.sections.watched import Watched, sentences_of, watched
 from pipeline.report.sentences import BenchmarkResult, Measured, TrivialScore, metric_entry, sentences
@@ -136,10 +137,9 @@ def best_trivial(benchmark: str) -> TrivialScore | None:
 
 
 def chance(benchmark: str, folder: Path = Path()) -> float:
-    """[%] Mean average precision of a ranking by chance: the mean share of videos that have a class."""
+    """[%] Mean average precision of a random ranking, over the classes that a video has."""
     table = read_predictions(folder / layout.output_dir("evaluate", benchmark) / "predictions.parquet")
-    share_C = table["label"].mean(axis=0)
-    return float(100 * share_C[share_C > 0].mean())
+    return 100 * mean_chance_precision(table["label"])
 
 
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -19,6 +19,7 @@ from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import labelled_clips
 from pipeline.evaluation.files import read_predictions
 from pipeline.model_folder import describe
+from pipeline.multilabel.precision import mean_chance_precision
 from pipeline.params import Params
 from pipeline.preflight import chain_scope, problems
 from pipeline.report import collect
@@ -120,7 +121,7 @@ def test_a_table_of_several_classes_becomes_a_tested_model(tmp_path: Path, monke
     report.run(params, None)
     (row,) = collect.collect(params)["results"]
     assert (row["metric"], row["top1"]) == ("mAP", pytest.approx(100 * scores["eval/map"]))
-    assert row["chance"] == pytest.approx(100 * truth.mean(axis=0).mean())
+    assert row["chance"] == pytest.approx(100 * mean_chance_precision(truth))
     page = (layout.output_dir("report") / "benchmark-small.html").read_text()
     assert "Average precision by class" in page
     assert "mAP" in (layout.output_dir("report") / "report.html").read_text()

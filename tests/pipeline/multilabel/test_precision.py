@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.multilabel.precision import (
     average_precision,
+    chance_precision,
     mean_average_precision,
     precision_difference,
     precision_interval,
@@ -59,6 +60,15 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
         low, high = precision_interval(scores, truth, draws=200, seed=seed)
         inside += low <= 0.5 <= high
     assert inside >= 50
+
+
+def test_chance_is_what_random_orders_reach_on_average() -> None:
+    truth = np.zeros((40, 4), dtype=bool)
+    truth[:1, 0], truth[:5, 1], truth[:, 2] = True, True, True
+    orders = [average_precision(RNG(seed).random(truth.shape), truth) for seed in range(2000)]
+    assert chance_precision(truth) == pytest.approx(np.mean(orders, axis=0), abs=0.006, nan_ok=True)
+    assert chance_precision(truth)[0] == pytest.approx(sum(1 / k for k in range(1, 41)) / 40)
+    assert chance_precision(truth[:1])[0] == 1
 
 
 def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
