@@ -18,9 +18,17 @@ help: ## this list
 
 install: $(STAMP) ## install the locked environment into .venv
 
+# In a checkout that was copied or moved, the environment's scripts still run the code of the old folder. A link is meant.
+ELSEWHERE := $(shell [ -L .venv ] || [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ] || echo yes)
+# Nor is one any whose interpreter was removed, or upgraded to another version, which has no packages.
+ifneq ($(ELSEWHERE)$(shell $(BIN)/python -c 'import uv' 2>/dev/null || echo broken),)
+.PHONY: $(STAMP)
+endif
+
 $(STAMP): requirements.lock pyproject.toml scripts/install.sh
+	@$(if $(ELSEWHERE),rm -rf .venv)
 	@PYTHON='$(PYTHON)' UV_VERSION=$(UV_VERSION) sh scripts/install.sh
-	@touch $(STAMP)
+	@pwd -P > $(STAMP)
 
 demo: install ## run the whole chain on generated videos (minutes on 2 cores)
 	@$(BIN)/everest demo

@@ -203,3 +203,29 @@ def test_hooks_run_the_tools_of_make_check_from_the_locked_environment(root: Pat
     assert {hook["language"] for hook in hooks} == {"system"}
     lock = (root / "requirements.lock").read_text()
     assert all(f"\n{check.split()[0]}==" in lock for check in [*checks, "pre-commit"])
+
+
+def test_an_environment_of_another_folder_or_without_its_interpreter_is_made_anew(root: Path, tmp_path: Path) -> None:
+    first, copy = tmp_path / "first", tmp_path / "it's a copy"
+    (first / "scripts").mkdir(parents=True)
+    shutil.copy(root / "Makefile", first)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (first / name).touch()
+    (first / "scripts/install.sh").write_text(
+        "mkdir -p .venv/bin; echo made >> .venv/calls; echo 'exit 0' > .venv/bin/python; chmod +x .venv/bin/python\n"
+    )
+
+    def calls(folder: Path) -> int:
+        subprocess.run(["make", "--silent", "install"], cwd=folder, check=True, capture_output=True)
+        return len((folder / ".venv/calls").read_text().splitlines())
+
+    assert [calls(first), calls(first)] == [1, 1]
+    shutil.copytree(first, copy)
+    (copy / ".venv/old").touch()
+    assert [calls(copy), calls(copy)] == [1, 1]
+    assert not (copy / ".venv/old").exists()
+    (first / ".venv/bin/python").write_text("exit 1\n")
+    assert calls(first) == 2
+    shutil.rmtree(copy / ".venv")
+    (copy / ".venv").symlink_to(first / ".venv")
+    assert calls(copy) == 2, "a link to another folder's environment is meant"
