@@ -134,7 +134,13 @@ def _params(plan: MapPlan, place: Mapping[str, Value], equal: Equal, file: Path)
         "compare.benchmarks": [plan.benchmark],
     }
     try:
-        return load_params(file, overrides)
+        params = load_params(file, overrides)
+        if params.compare.stop is not None:
+            raise InputError(
+                f"compare.stop = {params.compare.stop}: a strategy that is stopped has no score in its cell, expected "
+                "none for a map. Cure: `compare.stop: null` among the plan's overrides."
+            )
+        return params
     except InputError as error:
         where = ", ".join(f"{axis} = {value}" for axis, value in place.items())
         raise InputError(f"the cell {where}: {error}") from None

@@ -64,6 +64,7 @@ def test_a_cell_is_the_recipe_with_its_values_and_the_comparisons_of_the_plan(ro
         ({"strategy": "everest"}, "strategy: Extra inputs are not permitted"),
         ({"recipe": "nowhere"}, "nowhere.yaml"),
         ({"recipe": "../params"}, "recipes/params.yaml"),
+        ({"overrides": {"compare.stop": "futile"}}, "compare.stop = futile: a strategy that is stopped has no score"),
         ({"strategies": ["everest", "tubes"]}, "the cell mover = 0.15, keep = 0.3: "),
         ({"axes": {"keep": {"key": "pretrain.keep", "values": [1], "centre": 0.3}}}, "pretrain.keep: unknown key"),
         ({"axes": {"a": {"key": "seed", "values": list(range(40)), "centre": 0}} | {
