@@ -142,7 +142,9 @@ def _tables(params: Params, found: Finished, tracked: Tracked) -> tuple[list[Pap
         trainings += [one for rows in each.values() for one in rows]
     if (repetition := found.repetition) is not None:
         seeds = ",".join(dict.fromkeys(str(row["seed"]) for row in repetition["scores"]))
-        origin = Origin(commit=commit_of(repetition["versions"]), command=f"everest repeat --seeds {seeds}")
+        splits = ",".join(dict.fromkeys(str(row["split"]) for row in repetition["scores"] if row["split"]))
+        again = f"everest repeat --seeds {seeds}{f' --splits {splits}' if splits else ''}"
+        origin = Origin(commit=commit_of(repetition["versions"]), command=again)
         tables += repetition_paper_tables(repetition, origin)
     tables.append(deviations_table(diff_recipe(), params.recipe))
     if trainings:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NotRequired, TypedDict
 
 from pipeline import layout
 from pipeline.errors import EverestError
 from pipeline.evaluation.metrics import mean_and_deviation
 from pipeline.params import Params
+from pipeline.params.benchmarks import PUBLISHED
 from pipeline.report.collect import read_metrics, versions
 from pipeline.report.page import Columns, Section, Table, number, write_pages
 from pipeline.report.sentences import metric_entry, metric_of
@@ -66,7 +68,9 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
     scores: list[RepetitionScore] = []
     results: list[Repeated] = []
     for benchmark in params.benchmarks:
-        by_split: dict[int, list[float]] = {}
+        published = PUBLISHED.get(params.benchmark(benchmark).data.dataset)
+        has_splits = published is not None and published.splits > 1
+        by_split: dict[int, dict[int, list[float]]] = {}
         for split, seed, folder in cells:
             path = folder / layout.results_file("evaluate", benchmark)
             metrics = read_metrics(path)
@@ -76,7 +80,9 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
                     f"{path} has no {names.EVAL_TOP1}. Cure: delete it and start the same command again."
                 )
             top1 = 100 * score.value
-            by_split.setdefault(split, []).append(top1)
+            # Without official splits the videos are the same beside each split of another benchmark.
+            split = split if has_splits else 0
+            by_split.setdefault(split, {}).setdefault(seed, []).append(top1)
             scores.append(
                 {
                     "benchmark": benchmark,
@@ -88,7 +94,7 @@ def summarise(params: Params, cells: Sequence[tuple[int, int, Path]]) -> Summary
                     "videos_total": int(metrics[names.EVAL_VIDEOS_TOTAL]),
                 }
             )
-        pairs = [mean_and_deviation(values) for values in by_split.values()]
+        pairs = [mean_and_deviation([fmean(one) for one in by_seed.values()]) for by_seed in by_split.values()]
         mean, between_splits = mean_and_deviation([mean for mean, _ in pairs])
         within = [deviation for _, deviation in pairs if deviation is not None]
         results.append(

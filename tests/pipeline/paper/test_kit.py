@@ -112,6 +112,23 @@ def test_each_number_has_its_commit_data_and_the_command_that_makes_it_again(her
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(("splits", "ends"), [((1, 3), "--seeds 0,5 --splits 1,3"), ((None,), "--seeds 0,5")])
+def test_a_repetition_is_made_again_with_its_seeds_and_splits(
+    here: Path, splits: tuple[int | None, ...], ends: str
+) -> None:
+    score = {"benchmark": "hmdb51", "top1": 50.0, "videos_ok": 9, "videos_total": 9}
+    scores = [{**score, "split": split, "seed": seed} for split in splits for seed in (0, 5)]
+    result = {"benchmark": "hmdb51", "splits": 2, "seeds": 2, "mean": 50.0, "between_splits": 0.1, "between_seeds": 0.2}
+    summary = {"recipe": "hmdb51", "scores": scores, "results": [result], "versions": {"git.commit": "e" * 40}}
+    Path("outputs/repeat").mkdir()
+    Path("outputs/repeat/summary.json").write_text(json.dumps({**summary, "sentences": []}))
+    command(here / "paper")
+    with (here / "paper/numbers.csv").open(newline="") as file:
+        commands = {row["command"] for row in csv.DictReader(file) if row["table"].startswith("repe")}
+    assert commands == {f"everest repeat {ends}"}
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_a_training_that_the_store_knows_is_named_with_its_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real runs in a real store: the test's, and by the weights that it read, the other two."""
     from pipeline.tracking.store import Store

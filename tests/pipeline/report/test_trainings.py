@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,26 @@ def test_a_repetition_and_the_headline_have_the_map(tmp_path: Path, monkeypatch:
     layout.metrics_file("evaluate", "small").parent.mkdir(parents=True)
     layout.metrics_file("evaluate", "small").write_text(json.dumps(kept))
     assert words("evaluate", "small") == "mAP 60.0 % (95 % interval 50.0 to 70.0), 9 of 10 videos"
+
+
+def test_a_benchmark_without_official_splits_has_none_beside_one_that_has_them(tmp_path: Path) -> None:
+    cells = []
+    for split, seed in ((1, 0), (2, 0), (3, 0), (1, 5), (2, 5), (3, 5)):
+        folder = tmp_path / f"{split}-{seed}"
+        cells.append((split, seed, folder))
+        for name in ("hmdb51", "ssv2"):
+            path = folder / layout.results_file("evaluate", name)
+            path.parent.mkdir(parents=True)
+            ends = {"eval/top1_ci_low": 0.4, "eval/top1_ci_high": 0.9, "eval/videos_ok": 9, "eval/videos_total": 9}
+            path.write_text(json.dumps({**ends, "eval/top1": 0.5 + split / 100 + seed / 50}))
+    data = {name: SimpleNamespace(data=SimpleNamespace(dataset=name)) for name in ("hmdb51", "ssv2")}
+    params = SimpleNamespace(benchmarks=list(data), benchmark=data.__getitem__, recipe="k400")
+    summary = repetition.summarise(params, cells)  # type: ignore[arg-type]
+    assert [(row["splits"], row["seeds"]) for row in summary["results"]] == [(3, 2), (0, 2)]
+    assert [row["between_splits"] is None for row in summary["results"]] == [False, True]
+    assert [row["mean"] for row in summary["results"]] == pytest.approx([57, 57])
+    assert {row["split"] for row in summary["scores"] if row["benchmark"] == "ssv2"} == {None}
+    assert "ssv2: top-1 57.0 % over the data's own split with 2 seed(s)" in summary["sentences"][1]
 
 
 def test_a_table_of_both_kinds_says_which_each_score_is() -> None:
