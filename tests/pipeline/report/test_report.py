@@ -324,6 +324,22 @@ def test_a_pretraining_that_the_models_do_not_come_from_is_not_in_the_report(
         assert ("pretrain_loss" in draw(summary)) is there
 
 
+def test_the_multiply_adds_beside_a_score_are_those_of_the_strategy_that_it_was_tested_with(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
+    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
+    for benchmark in ("motion", "state_change"):
+        for stage, gmacs in (("finetune", 3.0), ("evaluate", 7.0)):
+            path = layout.results_file(stage, benchmark)
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(scores | {"efficiency/gmacs_per_clip": gmacs}))
+    for strategy, gmacs in (("none", 7.0), (None, 3.0)):
+        params = load_params(root / "recipes" / "drawn.yaml", {"evaluate.strategy": strategy})
+        assert [row["gmacs_per_clip"] for row in collect(params)["results"]] == [gmacs, gmacs]
+
+
 def test_the_end_of_a_training_leaves_out_what_was_not_measured() -> None:
     text = sentence("pretrain", {"efficiency/peak_memory_gib": 0.5})
     assert text == "pretrain: peak memory 0.50 GiB, energy not measured: no counter that may be read"
