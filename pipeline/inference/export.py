@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EverestError, InputError
 from pipeline.inference.huggingface import PACKAGES, check_transformers, write_huggingface
+from pipeline.model_folder import FILES, describe
 from pipeline.system.disk import writing
 from pipeline.system.files import publish_file, publish_folder, write_text
 
@@ -74,6 +75,8 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
     record = json.dumps(info.as_dict(), indent=2) + "\n"
     target = Path(out)
     _check_replaced(target / HUGGINGFACE)
+    if target.resolve() != source.resolve():
+        _check_record(target)
     make_folder(target)
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
         made = {name: Path(building) / file_name(name) for name in formats}
@@ -161,6 +164,18 @@ def _check_replaced(folder: Path) -> None:
     """Refuse to put a new folder in the place of one that no export wrote."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "preprocessor_config.json").is_file():
         raise InputError(f"{folder} holds other files, which would be lost. Cure: another --out.")
+
+
+def _check_record(folder: Path) -> None:
+    """Refuse to write over a record that no export wrote: another program's, or that of weights beside it."""
+    if not (folder / INFO).exists():
+        return
+    try:
+        ours = bool(describe(folder)) and not (folder / FILES[0]).exists()
+    except InputError:
+        ours = False
+    if not ours:
+        raise InputError(f"{folder / INFO} is not of `everest export`, and would be lost. Cure: another --out.")
 
 
 def file_name(name: str) -> str:

@@ -36,6 +36,10 @@ COSTS = (
 )
 
 
+#: A line of each card, by which one is known.
+KIND = "pipeline_tag: video-classification"
+
+
 def card(info: ModelInfo, origins: Origins, exported: Mapping[str, Any], title: str, licence: str) -> str:
     """The card as Markdown.
 
@@ -60,7 +64,7 @@ def _head(info: ModelInfo, licence: str, loads: bool) -> Iterator[str]:
     data = [info.dataset] if isinstance(info.dataset, str) else list(info.dataset or ())
     yield "---"
     yield f"license: {json.dumps(licence)}"
-    yield "pipeline_tag: video-classification"
+    yield KIND
     if loads:
         yield "library_name: transformers"
     yield f"datasets: {json.dumps(data)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.inference.export import HUGGINGFACE, USUAL
-from pipeline.serving.card import UNKNOWN, card
+from pipeline.serving.card import KIND, UNKNOWN, card
 from pipeline.system.files import write_text
 
 #: Where both a person and Hugging Face look for the card.
@@ -31,7 +31,8 @@ def export(
         What :func:`pipeline.inference.export.command` returns, with the card among the files.
 
     Raises:
-        InputError: an unknown format, a licence that is no identifier, or packages that are not installed.
+        InputError: an unknown format, a licence that is no identifier, packages that are not installed, or a file of
+            others where one is to be written.
         EverestError: an exported model differs from the original.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,60}", licence):
@@ -40,6 +41,7 @@ def export(
     from pipeline.inference.models import load
     from pipeline.serving.origins import origins_of
 
+    _check_card(Path(out) / CARD)
     exported = command(model, out, to, runs)
     folder, info, _ = load(model)
     title = model if model.startswith("models:/") else folder.resolve().name
@@ -49,3 +51,9 @@ def export(
         write_text(place, text)
     exported["files"] += map(str, places)
     return exported
+
+
+def _check_card(place: Path) -> None:
+    """Refuse to write over a page that no export wrote."""
+    if place.exists() and not (place.is_file() and f"\n{KIND}\n" in place.read_text("utf-8", errors="replace")):
+        raise InputError(f"{place} is no card of `everest export`, and would be lost. Cure: another --out.")

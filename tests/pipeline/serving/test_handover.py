@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,28 @@ def test_a_model_that_no_run_knows_has_a_card_that_says_so(
     assert 'license: "unknown"' in text
     assert "Unknown: there is no tracking store" in text
     assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.json"])
+def test_files_of_others_are_not_written_over_and_those_of_an_export_are(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path(name).write_text('{"name": "mine"}\n')
+    with pytest.raises(InputError, match=rf"{name} is no.* would be lost. Cure: another --out"):
+        export(str(model), ".", ["pt2"], runs=1)
+    assert Path(name).read_text() == '{"name": "mine"}\n'
+    assert list(Path().iterdir()) == [Path(name)], "nothing was written before it was refused"
+    Path(name).unlink()
+    first, again = (export(str(model), ".", ["pt2"], runs=1)["files"] for _ in range(2))
+    assert first == again
+
+
+def test_the_record_of_another_model_is_not_written_over(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "other")
+    with pytest.raises(InputError, match=r"other/model.json is not of `everest export`, and would be lost"):
+        export(str(model), str(tmp_path / "other"), ["pt2"], runs=1)
 
 
 def test_huggingface_gives_the_logits_of_all_tokens(model: Path, tmp_path: Path) -> None:
