@@ -46,13 +46,17 @@ class Look(NamedTuple):
     times_T: list[float] | None = None
 
 
+def pictures_at(path: Path, animation: str) -> list[Path]:
+    """`path`.png and, unless `animation` is "none", `path`.gif or .webp."""
+    return [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", animation) if suffix != "none"]
+
+
 def save_pictures(look: Look, path: Path, title: str, animation: str) -> list[Path]:
-    """Write `path`.png and, unless `animation` is "none", `path`.gif or .webp; each appears whole."""
+    """Write the files that :func:`pictures_at` names; each appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = [path.with_name(f"{path.name}.png")]
+    written = pictures_at(path, animation)
     _save(draw_grid(look, title), written[0])
     if animation != "none":
-        written.append(path.with_name(f"{path.name}.{animation}"))
         frames = draw_frames(look)
         _save(frames[0], written[1], save_all=True, append_images=frames[1:], duration=160, loop=0)
     return written

@@ -57,7 +57,8 @@ def show(
     The window of candidate slots begins at `start` seconds (default: in the middle of the video) with every
     `frame_step`-th frame (default: the model's, or FRAME_STEP); where the video is too short the step shrinks.
     `model_dir` holds a pre-training model (the reconstruction is drawn) or a classifier (the tokens it keeps); its
-    ratios and size then hold. Raises InputError for a video or a model that cannot be used.
+    ratios and size then hold. Raises InputError for a video or a model that cannot be used, or a picture that would
+    replace the video.
     """
     import torch
 
@@ -66,8 +67,15 @@ def show(
     from pipeline.data.ingest.isolated import IsolatedFrames
     from pipeline.data.video import VideoError
     from pipeline.model_folder import describe
-    from pipeline.pictures.draw import save_pictures
+    from pipeline.pictures.draw import pictures_at, save_pictures
 
+    path = out / shortened(video.stem, PICTURE_NAME)
+    for picture_file in pictures_at(path, animation):
+        if video.exists() and picture_file.exists() and picture_file.samefile(video):
+            raise InputError(
+                f"{printable(picture_file)} is {printable(video)} itself, which its picture would replace. "
+                "Cure: another folder with --out."
+            )
     try:
         info = describe(model_dir) if model_dir is not None else None
         model = load_model(model_dir).eval() if model_dir is not None else None
@@ -92,7 +100,6 @@ def show(
     chosen = [times[TUBELET * slot + i] for slot in slots for i in range(TUBELET)]
     title = f"{printable(video.name)}, {times[0]:.1f} to {times[-1]:.1f} s"
     scored = f"scores by {printable(model_dir)}" if model_dir is not None else "no model: scores by raw pixels"
-    path = out / shortened(video.stem, PICTURE_NAME)
     return save_pictures(picture._replace(times_T=chosen), path, f"{title}  ·  {scored}", animation)
 
 

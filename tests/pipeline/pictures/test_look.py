@@ -128,6 +128,20 @@ def test_bad_inputs_are_refused_with_a_cure(video: Path, tmp_path: Path) -> None
         show(video, None, tmp_path, resolution=60)
 
 
+def test_a_video_is_never_replaced_by_its_picture(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (96, 96), (t, 2 * t, 90)) for t in range(30)]
+    clip, other = tmp_path / "clip.gif", tmp_path / "other"
+    frames[0].save(clip, save_all=True, append_images=frames[1:], duration=40)
+    before = clip.read_bytes()
+    other.mkdir()
+    (other / "clip.gif").symlink_to(clip)
+    for out in (tmp_path, other):
+        with pytest.raises(InputError, match=r"clip\.gif itself, which its picture would replace\. Cure: .*--out"):
+            show(clip, None, out, resolution=64)
+    assert clip.read_bytes() == before
+    assert [path.name for path in show(clip, None, tmp_path, resolution=64, animation="none")] == ["clip.png"]
+
+
 def test_a_decoder_that_hangs_or_crashes_ends_show_with_the_words_of_ingest(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
