@@ -5,7 +5,9 @@ Imports only pydantic and PyYAML, so that flows can validate without torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +19,9 @@ from pipeline.params.consistency import faults
 from pipeline.params.file import parse_mapping, read_text
 from pipeline.params.keys import nearest_key, replace
 from pipeline.params.schema import Params
+
+#: No whole number of params.yaml is larger; its digits would fill lines.
+MOST_WHOLE = 10**15
 
 
 def load_params(path: Path | str = "params.yaml", overrides: Mapping[str, object] | None = None) -> Params:
@@ -80,10 +85,18 @@ def _explain(origin: str, item: ErrorDetails) -> str:
 
 
 def _cure(key: str, value: object, fault: str) -> str:
-    if fault in ("float_type", "int_type") and isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return f"set {key} to a number."
-        return f"YAML reads {value} as text: write {int(number) if fault == 'int_type' else format(number, '.1e')}."
-    return f"set {key} within that bound."
+    if fault not in ("float_type", "int_type") or not isinstance(value, str):
+        return f"set {key} within that bound."
+    wanted = "a whole number" if fault == "int_type" else "a number"
+    try:
+        number, exact = float(value), Decimal(value)
+    except (ValueError, InvalidOperation):
+        return f"set {key} to {wanted}."
+    if fault == "int_type" and abs(number) <= MOST_WHOLE and number.is_integer():
+        return f"YAML reads {value} as text: write {int(number)}."
+    if fault == "float_type" and math.isfinite(number):
+        # YAML 1.1 wants a point before the exponent, and a sign in it.
+        digits, exponent = f"{exact:e}".split("e")
+        digits += "" if "." in digits else ".0"
+        return f"YAML reads {value} as text: write {digits}e{int(exponent):+03d}."
+    return f"set {key} to {wanted}."
