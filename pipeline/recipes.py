@@ -177,6 +177,17 @@ def show_recipe(name: str) -> str:
     return recipe_path(name).read_text(encoding="utf-8")
 
 
+def holds_edits() -> bool:
+    """Whether there is a params.yaml that is no recipe's own text, or no text at all.
+
+    Raises:
+        InputError: a folder is in its place.
+    """
+    if PARAMS.is_dir():
+        raise InputError(f"{PARAMS} is a folder, expected a file. Cure: move it away.")
+    return PARAMS.exists() and PARAMS.read_bytes() not in {show_recipe(name).encode() for name in names()}
+
+
 def use_recipe(name: str, force: bool = False) -> str:
     """Write a recipe to params.yaml in the current folder; returns what was done.
 
@@ -184,10 +195,10 @@ def use_recipe(name: str, force: bool = False) -> str:
         InputError: params.yaml holds edits of one's own and `force` is not set.
     """
     text = show_recipe(name)
-    before = PARAMS.read_text(encoding="utf-8") if PARAMS.exists() else None
-    if before == text:
+    edited = holds_edits()
+    if PARAMS.exists() and PARAMS.read_bytes() == text.encode():
         return f"params.yaml holds recipe {name} already."
-    if before is not None and not force and before not in {show_recipe(other) for other in names()}:
+    if edited and not force:
         raise InputError(
             "params.yaml differs from every recipe: it holds edits of yours, which would be lost. "
             f"Cure: keep a copy, then `everest recipe use {name} --force`."

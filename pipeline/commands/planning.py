@@ -37,7 +37,7 @@ def recipe_show(name: str) -> None:
     from pipeline import recipes
     from pipeline.system.terminal import echo
 
-    echo(recipes.show_recipe(name))
+    echo(recipes.show_recipe(name), nl=False)
 
 
 @recipe_app.command("use")

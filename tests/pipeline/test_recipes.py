@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline import recipes
+from pipeline.cli import app
 from pipeline.errors import InputError
 from pipeline.params import load_params
 
@@ -76,6 +78,22 @@ def test_using_a_recipe_writes_it_and_keeps_own_edits(tmp_path: Path, monkeypatc
         recipes.use_recipe("ucf101")
     recipes.use_recipe("ucf101", force=True)
     assert load_params().recipe == "ucf101"
+
+
+def test_a_shown_recipe_is_no_edit_and_what_is_no_text_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text(CliRunner().invoke(app, ["recipe", "show", "demo"], catch_exceptions=False).stdout)
+    recipes.use_recipe("ucf101")
+    params.write_bytes("# für Größe\n".encode("latin-1"))
+    with pytest.raises(InputError, match="edits of yours"):
+        recipes.use_recipe("demo")
+    recipes.use_recipe("demo", force=True)
+    assert load_params().recipe == "demo"
+    params.unlink()
+    params.mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        recipes.use_recipe("demo", force=True)
 
 
 def test_an_unknown_recipe_has_a_suggestion() -> None:
