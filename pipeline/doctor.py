@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import EverestError
+from pipeline.errors import DamagedError, EverestError
 from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
 from pipeline.params import declared, load_params, records
 from pipeline.system import git
@@ -179,7 +179,10 @@ def _data() -> list[Check]:
     checks = [_check("raw videos", "ok", str(data_root() / "raw"))]
     for stage in declared.stages(params.model_dump(mode="json")):
         file = declared.file_of(stage.name)
-        wrong = records.misrecorded(f"{file}:{stage.address}")
+        try:
+            wrong = records.misrecorded(f"{file}:{stage.address}")
+        except DamagedError as error:
+            wrong = str(error).partition(" Cure: ")[0]
         if wrong:
             target = stage.address if file == "dvc.yaml" else f"{file}:{stage.address}"
             cure = f"dvc repro --force --single-item {target}"

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from ruamel.yaml.error import YAMLError
 
+from pipeline.errors import DamagedError
 from pipeline.layout import record_file
 from pipeline.params import declared
 from pipeline.params.keys import flatten
@@ -42,11 +43,21 @@ def write_record(name: str, key: str | None, values: Mapping[str, object]) -> Pa
 
 
 def read_record(name: str, key: str | None, folder: Path = Path()) -> dict[str, object] | None:
-    """The values that a stage's present outputs in `folder` were computed with; None where nothing says so."""
+    """The values that a stage's present outputs in `folder` were computed with; None where nothing says so.
+
+    Raises:
+        DamagedError: the record cannot be read.
+    """
+    path = folder / record_file(name, key)
     try:
-        content: dict[str, object] = json.loads((folder / record_file(name, key)).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        cure = f"dvc repro --force --single-item {declared.address(name, key)}"
+        raise DamagedError(f"{path} is damaged: it is not the JSON that {name} wrote. Cure: `{cure}` makes it anew.")
     return content
 
 

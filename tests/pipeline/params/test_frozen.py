@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline import layout
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import DamagedError, EverestError, InputError
 from pipeline.experiments.stage import run_stage
 from pipeline.params import Params, declared, frozen, lookup, records
 from pipeline.params.frozen import ParamsChangedError, check_unchanged, params_text
@@ -183,6 +183,14 @@ def test_what_dvc_noted_wrongly_is_told_from_what_was_computed() -> None:
     check = next(check for check in _data() if check["check"] == "parameters of pretrain")
     assert check["status"] == "fail"
     assert "dvc repro --force --single-item pretrain" in check["cure"]
+    for text in ("{", "[]", "\udcff"):
+        record.write_text(text, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(DamagedError, match=r"record.*is damaged.*Cure: `dvc repro --force --single-item pretrain`"):
+            records.read_record("pretrain", None)
+        checks = _data()
+        check = next(check for check in checks if check["check"] == "parameters of pretrain")
+        assert (check["status"], "is damaged" in check["found"]) == ("fail", True)
+        assert any(check["check"].startswith("data of") for check in checks), "the other checks are made"
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
