@@ -142,7 +142,7 @@ def plan(
         "disk_gib": _disk(params, rows, counts),
         "budget": budget if params.compute.budget or params.compute.eur_per_gpu_hour else [],
         "verdict": verdict(budget),
-        "assumptions": _assumptions(planner, rows),
+        "assumptions": _assumptions(planner, rows, params),
     }
 
 
@@ -278,8 +278,8 @@ def _kept(params: Params, benchmark: str) -> int:
     return params.preprocess.keep_every if params.preprocess.frames == "every" else 1
 
 
-def _assumptions(planner: Planner, rows: Sequence[StageRow]) -> list[str]:
-    device = planner.device
+def _assumptions(planner: Planner, rows: Sequence[StageRow], params: Params) -> list[str]:
+    device, store, frames = planner.device, params.preprocess.store, params.clip.frames
     shares = "; ".join(f"{row['stage']} {row['mfu']:.2f}, {row['mfu_from']}" for row in rows)
     return [
         f"peak of {device.name}: {device.half / 1e12:.4g} TFLOP/s half, {device.single / 1e12:.4g} "
@@ -287,8 +287,7 @@ def _assumptions(planner: Planner, rows: Sequence[StageRow]) -> list[str]:
         f"share of the peak: {shares}"
         + ("" if planner.here else "; the published K400 epochs on 8 A6000 amount to about 0.04"),
         ("this machine's cores" if planner.here else f"{CORES_PER_DEVICE} cores for each device")
-        + f" decode a clip in {1e3 * loading_seconds('jpeg', 16):.1f} ms "
-        "(cached JPEG)",
+        + f" load a clip in {1e3 * loading_seconds(store, frames):.2g} ms each ({frames} frames, cached as {store})",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"
         if device.watts

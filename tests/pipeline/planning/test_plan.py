@@ -119,6 +119,12 @@ def test_the_published_epochs_follow_from_their_share_of_the_peak() -> None:
     assert theirs == pytest.approx(18.7, rel=0.25)
 
 
+def test_a_plan_says_what_a_clip_takes_from_the_cache_of_its_recipe() -> None:
+    said = ["\n".join(plan(name, "h100", 1, memory=False)["assumptions"]) for name in ("ucf101", "drawn")]
+    assert "load a clip in 4.3 ms each (16 frames, cached as jpeg)" in said[0]
+    assert "load a clip in 0.31 ms each (16 frames, cached as raw)" in said[1]
+
+
 def test_a_proposed_batch_keeps_the_global_batch_and_fits(root: Path) -> None:
     def proposed(batch: int, fixed: float, per_clip: float) -> tuple[int, int]:
         params = load_params(root / "recipes" / "demo.yaml", {"pretrain.batch": batch})
