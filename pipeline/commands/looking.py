@@ -29,8 +29,9 @@ def show(
 ) -> None:
     """Draw which tokens of a video are kept, shown and reconstructed."""
     from pipeline.pictures.look import show as draw
+    from pipeline.system.files import make_folder
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     emit(
         [{"file": str(path)} for path in draw(video, model, out, frame_step=frame_step, start=start)],
         as_json,

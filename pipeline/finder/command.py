@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.finder.rule import smoothed, suggest
 from pipeline.params import Params, load_params
 from pipeline.status.words import sparkline
-from pipeline.system.files import write_json, write_text
+from pipeline.system.files import make_folder, write_json, write_text
 
 #: A sweep needs some steps to tell anything, and is no training.
 FEWEST_STEPS, MOST_STEPS = 20, 200
@@ -68,6 +68,7 @@ def _find(
     from pipeline.experiments.workspace import require_data
 
     require_data([benchmark] if benchmark else [], params.pretrain.corpus if stage == "pretrain" else [])
+    make_folder(out)
     from pipeline.finder.sweep import sweep
     from pipeline.report.plots import as_file, curves
 
@@ -87,7 +88,6 @@ def _find(
     drawn = curves(
         series, title=f"{name}: loss over a sweep", x="base learning rate (at batch 256)", y="loss", log=True
     )
-    out.mkdir(parents=True, exist_ok=True)
     stem = name.replace(" ", "-")
     write_text(out / f"{stem}.svg", as_file(drawn))
     record: Found = {

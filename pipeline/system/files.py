@@ -25,12 +25,24 @@ from typing import Any, Protocol
 
 import xxhash
 
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, InputError
 from pipeline.system.disk import writing
 from pipeline.system.text import shortened
 
 #: Flag of Linux's sync_file_range(2), from <fcntl.h>.
 _SYNC_FILE_RANGE_WRITE = 2
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder that a user named for results, if it is not there.
+
+    Raises:
+        InputError: a file has that name, or one above it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file, or lies below one, expected a folder. Cure: another --out.") from None
 
 
 class _Open(Protocol):

@@ -22,7 +22,7 @@ from pipeline.bench.gpu.checks import BROKEN
 from pipeline.bench.gpu.rows import Row, append, page, read
 from pipeline.bench.harness import Figures
 from pipeline.errors import InputError
-from pipeline.system.files import write_text
+from pipeline.system.files import make_folder, write_text
 
 #: Shares of the time that is left when a part begins; what one leaves goes to those after it.
 SHARES = {"right": 0.26, "fast": 0.40, "planner": 0.04, "fed": 0.14, "learns": 0.16}
@@ -60,7 +60,7 @@ def command(minutes: float, device: str, only: Sequence[str] | None, out: Path) 
     if results.exists():
         raise InputError(f"{results} exists: results of another run. Cure: another --out.")
     about = machine(device)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     began = time.monotonic()
     chosen = "".join(f" --only {part}" for part in parts) if only else ""
     about["command"] = f"everest bench gpu --minutes {minutes:g} --device {device}{chosen} --out {out.name}"

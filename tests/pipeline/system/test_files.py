@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import EverestError
+from pipeline.commands.looking import show
+from pipeline.errors import EverestError, InputError
 from pipeline.system.files import atomic_folder, atomic_path, leftovers, publish_folder, require_space, size_text
 
 
@@ -97,3 +98,10 @@ def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
     with pytest.raises(EverestError, match="it needs 1000000.0 GiB") as caught:
         require_space(tmp_path, 10**6 * 2**30, "it")
     assert caught.value.exit_code == 1, "a full disk is no fault of what was given"
+
+
+def test_results_are_not_written_where_a_file_has_the_folders_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"--out .*expected a folder\. Cure: another --out"):
+            show(tmp_path / "any.mp4", out=out)
