@@ -64,7 +64,7 @@ def measured(device: str, batch: int, out: Path) -> dict[str, object]:
     )
     assert isinstance(watcher, Monitor)
     engine.monitor = watcher
-    watcher.rewind(0)
+    watcher.rewind(0, engine.spent.pace)
     engine._look()  # compiles kernels
     training.losses(5)
     held, features = len(watcher.clips.heldout), sum(len(one.clips) for one in watcher.clips.sets)

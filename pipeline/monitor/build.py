@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.efficiency.meters import memory_share
+from pipeline.monitor.record import FILE
 from pipeline.monitor.watch import NoWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def pretraining_monitor(
     """
     own = params.pretrain.monitor
     if own.unit == "off":
+        if ranks.main:  # of before it was turned off: it would be read as what holds now
+            (work / FILE).unlink(missing_ok=True)
         return NoWatcher()
     from pipeline.monitor.clips import monitored_clips
     from pipeline.monitor.monitor import Monitor, Voice

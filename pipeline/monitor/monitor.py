@@ -102,10 +102,11 @@ class Monitor:
 
     # -- what the engine tells -----------------------------------------------------------------------
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, pace: Pace) -> None:
         """Drop what was noted after `step`; looks that are dropped are taken again (a collective)."""
+        self._before = pace  # rules that read clocks judge what comes, perhaps on another machine
         if self.ranks.main:
-            self._take_up(step)
+            self._take_up(step, pace)
         self._next = self.ranks.broadcast(self._next)
 
     def step(self, step: int, loss: float, norm: float, lr: float) -> None:
@@ -149,7 +150,7 @@ class Monitor:
 
     # -- on rank 0 -----------------------------------------------------------------------------------
 
-    def _take_up(self, step: int) -> None:
+    def _take_up(self, step: int, pace: Pace) -> None:
         self.history.rewind(step, self.work / "history.csv")
         record = read_record(self.work)
         if record is None or not record.looks or record.looks[0].step > step:
@@ -158,15 +159,21 @@ class Monitor:
                 self._next = Next(step, long=True)
             return
         kept = tuple(look for look in record.looks if look.step <= step)
+        self._spent = Spent(**record.spent)
         if len(kept) < len(record.looks):
             again = record.looks[len(kept)]
             self._next = Next(again.step, again.long)
-        else:
-            end = None if kept[-1].step >= self.training.steps else Next(self.training.steps, long=True)
-            self._next = end if record.next_look is None else Next(record.next_look, record.next_long)
-        self._spent = Spent(**record.spent)
+        else:  # not the one of the record: params.yaml may ask for other looks since
+            self._next = self.schedule.following(kept[-1].step, pace.step_seconds, self._spent)
         alarms = tuple(alarm for alarm in record.alarms if alarm.step <= step)
-        self.record = replace(record, looks=kept, alarms=alarms, checked=min(record.checked, step))
+        self.record = replace(
+            record,
+            looks=kept,
+            alarms=alarms,
+            checked=min(record.checked, step),
+            next_look=self._next.step if self._next else None,
+            next_long=self._next.long if self._next else False,
+        )
 
     def _measure(self, pace: Pace) -> None:
         """Gather what the clocks of all ranks say of the steps since the look before (a collective)."""
@@ -183,9 +190,8 @@ class Monitor:
         """A finished look: its cost, when the next one comes, and the record."""
         self.record = replace(self.record, looks=(*self.record.looks, look))
         self._spent.add(time.perf_counter() - began, look.long)
-        step_seconds = pace.train / pace.steps if pace.steps else 0.0
-        self._next = self.schedule.following(look.step, step_seconds, self._spent)
-        trained = step_seconds * look.step
+        self._next = self.schedule.following(look.step, pace.step_seconds, self._spent)
+        trained = pace.step_seconds * look.step
         self.record = replace(
             self.record,
             seconds=self._spent.whole,

@@ -22,12 +22,17 @@ class Pace:
     loader: float
     own: float
 
+    @property
+    def step_seconds(self) -> float:
+        """[s] of one step; 0 where there was none yet."""
+        return self.train / self.steps if self.steps else 0.0
+
 
 class Watcher(Protocol):
     """Told of every step; looks at the weights between two of them."""
 
-    def rewind(self, step: int) -> None:
-        """The training goes on from `step`: what was noted of later ones is void."""
+    def rewind(self, step: int, pace: Pace) -> None:
+        """The training goes on from `step`: what was noted of later ones is void. `pace` is that of all until there."""
 
     def step(self, step: int, loss: float, norm: float, lr: float) -> None:
         """One optimizer step is done and read from the device, counted from 1."""
@@ -48,7 +53,7 @@ class Watcher(Protocol):
 class NoWatcher:
     """The monitor that is off; and that of a fine-tuning, which validates instead."""
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, pace: Pace) -> None:
         return
 
     def step(self, step: int, loss: float, norm: float, lr: float) -> None:

@@ -19,7 +19,7 @@ import torch
 from pipeline.distributed.groups import Ranks, forget_gathered, whole
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import EverestError, Interrupted, Paused
-from pipeline.monitor.watch import NoWatcher, Pace, Watcher
+from pipeline.monitor.watch import NoWatcher, Watcher
 from pipeline.system.files import write_json
 from pipeline.system.processes import PAUSE, StopRequest
 from pipeline.tracking import names
@@ -257,11 +257,11 @@ class Engine:
             if self.step:
                 raise refusal.NonFinite("there is no checkpoint to go back to yet. Cure: lower checkpoint_every_steps.")
             self.journal.rewind(0)
-            self.monitor.rewind(0)
+            self.monitor.rewind(0, self.spent.pace)
             return
         self.restore(newest or self._load(chosen))
         self.journal.rewind(self.step, self.watched.step)
-        self.monitor.rewind(self.step)
+        self.monitor.rewind(self.step, self.spent.pace)
 
     def _load(self, step: int) -> Checkpoint:
         try:
@@ -291,9 +291,8 @@ class Engine:
         """Let the monitor look, where it is due: it gets copies to read, and time that does not count as training."""
         if not self.monitor.due(self.step):
             return
-        spent, began = self.spent, time.perf_counter()
-        pace = Pace(spent.steps, spent.train, spent.loader, spent.loader + spent.forward)
-        self.monitor.look(self.step, self._published, pace)
+        began = time.perf_counter()
+        self.monitor.look(self.step, self._published, self.spent.pace)
         self.spent.look += time.perf_counter() - began
 
     def _published(self) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.monitor.watch import Pace
 from pipeline.tracking import names
 from pipeline.training.optim import ScalerRecord
 
@@ -33,6 +34,11 @@ class Spent:
     energy_wh: float | None = 0.0
     steps: int = 0
     clips: int = 0
+
+    @property
+    def pace(self) -> Pace:
+        """What the monitor is told of it."""
+        return Pace(self.steps, self.train, self.loader, self.loader + self.forward)
 
     def add_process(self, seconds: float, energy_wh: float | None) -> None:
         """Count what a process has taken since it was last asked."""

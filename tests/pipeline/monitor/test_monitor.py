@@ -7,7 +7,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import small_benchmark
@@ -17,13 +18,18 @@ from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.errors import Interrupted
 from pipeline.monitor import monitor
-from pipeline.monitor.record import MonitorRecord, read_record
+from pipeline.monitor.build import pretraining_monitor
+from pipeline.monitor.record import Look, MonitorRecord, read_record, write_record
+from pipeline.monitor.schedule import Schedule
+from pipeline.monitor.watch import NoWatcher, Pace
+from pipeline.params.parts.monitor import HealthParams
 from pipeline.stages import corpus, preprocess
 from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
 from pipeline.training import worker
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.engine import Engine
+from pipeline.training.journal import NoSink
 from tests.faults import rank_trials
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
@@ -153,6 +159,49 @@ def test_a_stopped_training_says_what_one_that_never_stopped_does(project: Path,
     resumed = trained(work)
     assert found(resumed) == found(whole)
     assert weights(work) == weights(tmp_path / "whole")
+
+
+def watching(work: Path, schedule: Schedule, ranks: Ranks = ALONE) -> monitor.Monitor:
+    """A monitor with neither clips nor a twin, that takes no look."""
+    clips: Any = SimpleNamespace(sets=())
+    voice = monitor.Voice(NoSink(), lambda text: None, lambda step: None, lambda: 0.5)
+    return monitor.Monitor(
+        monitor.Training(10_000, 0, 1.0), schedule, HealthParams(), clips, cast(Any, None), ranks, work, voice
+    )
+
+
+def test_rules_that_read_clocks_judge_the_steps_since_a_resume_or_a_rollback(tmp_path: Path) -> None:
+    watcher = watching(tmp_path, Schedule(10_000, 100, 1, 0.5))
+    watcher.rewind(5000, Pace(5000, 5000.0, 3500.0, 4000.0))  # 70 % of it waited for clips, as it does no longer
+    watcher._measure(Pace(5500, 5150.0, 3500.0, 4150.0))
+    assert watcher._facts is not None
+    assert (watcher._facts.steps, watcher._facts.loader, watcher._facts.own) == (500, 0.0, (0.3,))
+    watcher.rewind(5000, Pace(5000, 5000.0, 3500.0, 4000.0))
+    watcher._measure(Pace(5100, 5100.0, 3590.0, 4100.0))
+    assert (watcher._facts.steps, watcher._facts.loader) == (100, pytest.approx(0.9))
+
+
+def test_a_resume_obeys_the_looks_that_are_asked_for_now(tmp_path: Path) -> None:
+    spent = {"short": 1.0, "long": 1.0, "last_short": 1.0, "last_long": 1.0}
+    before = MonitorRecord(
+        10_000, 500, (Look(0, 0.0, {}, True), Look(500, 1.0, {})), next_look=10_000, next_long=True, spent=spent
+    )
+    write_record(tmp_path, before)
+    watcher = watching(tmp_path, Schedule(10_000, 100, 1, 1.0))
+    watcher.rewind(550, Pace(550, 550.0, 0.0, 0.0))
+    assert (watcher.record.next_look, watcher.record.next_long) == (600, True)
+    assert watcher.due(600)
+
+
+def test_a_monitor_that_was_turned_off_leaves_no_record_of_before(tmp_path: Path) -> None:
+    write_record(tmp_path, MonitorRecord(100, 50, (Look(0, 0.0, {}, True),), next_look=75))
+    off = small_benchmark.params(pretrain__monitor__unit="off")
+    unused: Any = None
+    built = pretraining_monitor(
+        off, unused, 1, unused, unused, None, ALONE, tmp_path, sink=NoSink(), remark=print, pulse=Pulse(None)
+    )
+    assert isinstance(built, NoWatcher)
+    assert read_record(tmp_path) is None
 
 
 def test_looks_after_the_checkpoint_that_is_gone_back_to_are_taken_again(project: Path, tmp_path: Path) -> None:
