@@ -14,9 +14,9 @@ from pipeline.params.parts.monitor import HealthParams
 def judge(evidence: Evidence, health: HealthParams, before: Sequence[Alarm]) -> tuple[Alarm, ...]:
     """All alarms so far, those that hold now first and in the order of the rules.
 
-    An alarm keeps the step at which it was first raised.
+    An alarm keeps the step at which it was raised for as long as it holds; one that returns is a new one.
     """
-    earlier = {alarm.rule: alarm for alarm in before}
+    earlier = {alarm.rule: alarm for alarm in before if alarm.holds}
     holding: list[Alarm] = []
     for rule in RULES:
         what = rule.judge(evidence, health)

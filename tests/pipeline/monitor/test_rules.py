@@ -178,6 +178,8 @@ def test_an_alarm_keeps_its_first_step_and_is_laid_down_when_it_passes() -> None
     assert news(first, later) == []
     past = judge(until(evidence(losses(DEMO)), 300), HealthParams(), later)
     assert [(alarm.rule, alarm.holds) for alarm in past] == [("loader-bound", False)]
+    again = judge(replace(bound, step=400), HealthParams(), past)
+    assert [(alarm.rule, alarm.step) for alarm in again] == [("loader-bound", 400)], "told anew: it is another one"
 
 
 def test_thresholds_come_from_params() -> None:
