@@ -36,7 +36,7 @@ class Meter(threading.Thread):
     def __init__(self, params: Params, stage: str, name: str) -> None:
         super().__init__(name="budget", daemon=True)
         self.folder, self.compute, self.name_of_stage = ledger(params), params.compute, name
-        self.began = time.time()
+        self.began, self._started = time.time(), time.monotonic()
         self.record = self.folder / f"{self.began:.3f}-{os.getpid()}.json"
         self.gpus = gpus_of(params.compute, stage)
         self.held = Held(self.gpus)
@@ -62,7 +62,8 @@ class Meter(threading.Thread):
 
     def execution(self) -> Execution:
         """This one until now."""
-        return Execution(self.name_of_stage, self.began, time.time(), self.gpus, self.held.wh(), self.held.gpu_seconds)
+        ended = self.began + time.monotonic() - self._started  # a clock that is set takes nothing of the budget
+        return Execution(self.name_of_stage, self.began, ended, self.gpus, self.held.wh(), self.held.gpu_seconds)
 
     def spent(self) -> Spent:
         """The whole run until now."""

@@ -113,6 +113,14 @@ def test_a_run_that_spent_its_budget_saves_is_not_begun_again_and_goes_on_with_a
     assert len(ledger.read_executions(ledger.ledger(short))) == 2
 
 
+def test_a_clock_that_is_set_takes_nothing_of_the_budget(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = meter.Meter(params(budget={"hours": 1.0}, device="cpu"), "preprocess", "preprocess@small")
+    real = time.time
+    for hours in (6, -6):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
+        assert 0 <= counting.spent().hours < 0.1
+
+
 def test_a_budget_that_is_raised_while_it_runs_counts(here: Path) -> None:
     write_params(here / "params.yaml", params(budget={"hours": 1.0}, device="cpu"))
     with meter.metered(params(budget={"hours": 0.6 / 3600}, device="cpu"), "preprocess", "small"):
