@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -19,9 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def emit(value: object, as_json: bool, title: str | None = None) -> None:
     """Print a result on stdout: a JSON document, or tables made for reading."""
     if as_json:
-        from pipeline.system.text import storable
+        from pipeline.system.text import document
 
-        typer.echo(json.dumps(storable(value), indent=2, default=str))
+        typer.echo(document(value, indent=2))
         return
     from pipeline.system.terminal import show
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 
@@ -10,7 +9,7 @@ from pipeline.status.look import Looker
 from pipeline.status.screen import screen
 from pipeline.system.processes import stop_handled
 from pipeline.system.terminal import draw, echo, redrawn
-from pipeline.system.text import storable
+from pipeline.system.text import document
 
 #: [s] between two looks.
 PERIOD = 2.0
@@ -20,7 +19,7 @@ def once(as_json: bool) -> None:
     """Print the state of everything."""
     status = Looker().look()
     if as_json:
-        echo(json.dumps(storable(asdict(status)), indent=2))
+        echo(document(asdict(status), indent=2))
     else:
         draw(screen(status))
 
@@ -41,7 +40,7 @@ def watch(as_json: bool, period: float = PERIOD, looks: int | None = None) -> No
             while looks is None or looks > 0:
                 status = looker.look()
                 if as_json:
-                    echo(json.dumps(storable(asdict(status))))
+                    echo(document(asdict(status)))
                 else:
                     show(screen(status))
                 looks = None if looks is None else looks - 1

@@ -8,6 +8,8 @@ tracking store) through :func:`storable`; in Markdown through :func:`markdown` o
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import unicodedata
@@ -92,6 +94,19 @@ def storable(value: object) -> object:
     if isinstance(value, list | tuple):
         return [storable(item) for item in value]
     return value
+
+
+def document(value: object, indent: int | None = None) -> str:
+    """A JSON document that any reader takes: strings by :func:`storable`, null for NaN and infinities."""
+    return json.dumps(_finite(storable(value)), indent=indent, default=str, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def markdown(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
+from pipeline.commands.common import emit
 from pipeline.report.page import Cell, Matrix, Section, Table, html, markdown
 from pipeline.report.plots import as_file, curves, intervals
 from pipeline.system.csv_files import Writer, guarded, read_rows, unguarded
@@ -164,3 +166,12 @@ def test_a_registered_models_name_holds_nothing_that_the_registry_or_its_address
     for name in names:
         assert not set("/:@%'\"`") & set(name)
         assert name.encode().decode() == name
+
+
+def test_json_says_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"loss": [math.nan, 1.0, (math.inf,)], "path": Path("a")}, as_json=True)
+
+    def refused(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refused) == {"loss": [None, 1.0, [None]], "path": "a"}
