@@ -18,7 +18,7 @@ Values = npt.NDArray[np.float64]
 class History:
     """One number a step for each of loss, gradient norm and learning rate; step k is at place k - 1.
 
-    What is no number, as of a refused step, counts as that of the step before.
+    What is no number, as of a refused step, counts as that of the step before; before the first number, as that one.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,8 @@ class History:
     def add(self, loss: float, norm: float, lr: float) -> None:
         """One more step."""
         for values, value in ((self._loss, loss), (self._norm, norm), (self._lr, lr)):
+            if math.isfinite(value) and values and not math.isfinite(values[-1]):
+                values[:] = array("d", [value] * len(values))
             values.append(value if math.isfinite(value) or not values else values[-1])
 
     def rewind(self, step: int, file: Path | None) -> None:

@@ -201,3 +201,11 @@ def test_a_refused_step_leaves_no_hole_in_what_the_rules_read() -> None:
         kept.add(loss, math.inf if math.isnan(loss) else 2.0, 1e-3)
     assert kept.losses().tolist() == [1.0, 1.0, 0.8]
     assert kept.norms().tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_training_whose_first_steps_overflow_is_judged_by_the_others() -> None:
+    kept = History()
+    for loss, norm in ((math.nan, math.inf), (math.nan, math.nan), (0.9, 2.0), (0.8, 3.0)):
+        kept.add(loss, norm, 1e-3)
+    assert kept.losses().tolist() == [0.9, 0.9, 0.9, 0.8]
+    assert kept.norms().tolist() == [2.0, 2.0, 2.0, 3.0]
