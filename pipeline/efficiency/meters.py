@@ -202,5 +202,7 @@ def rapl_joules(packages: Sequence[Path]) -> Joules | None:
     return counters or None
 
 
-def rapl_packages() -> list[Path]:
-    return sorted(Path("/sys/class/powercap").glob("intel-rapl:[0-9]"))
+def rapl_packages(powercap: Path = Path("/sys/class/powercap")) -> list[Path]:
+    """The zones of CPU packages, any number of them; not those within one, nor the whole board's (psys)."""
+    zones = [zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1]
+    return sorted(zone for zone in zones if (zone / "name").read_text(encoding="ascii").startswith("package"))

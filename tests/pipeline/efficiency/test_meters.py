@@ -74,3 +74,16 @@ def test_energy_is_the_difference_of_counters_and_survives_a_wrap(
 def test_without_a_counter_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficiency, "rapl_packages", list)
     assert EnergyMeter(CPU).read() is None
+
+
+def test_packages_are_counted_once_without_their_parts_and_the_whole_board(tmp_path: Path) -> None:
+    zones = {
+        "intel-rapl:0": "package-0",
+        "intel-rapl:0:0": "core",
+        "intel-rapl:1": "psys",
+        "intel-rapl:10": "package-10",
+    }
+    for zone, name in zones.items():
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "name").write_text(f"{name}\n")
+    assert [zone.name for zone in efficiency.rapl_packages(tmp_path)] == ["intel-rapl:0", "intel-rapl:10"]
