@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.errors import InputError, Interrupted
 from pipeline.inference.pooling import Pool
+from pipeline.system.files import check_file
 from pipeline.system.locks import locked
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def embed(
     benchmark = source.is_benchmark(names)
     called = names[0] if benchmark else source.called(names)
     target = Path(out) if out is not None else Path("outputs/embed") / f"{called}-{digest[:12]}-{pool}.parquet"
-    _check_target(target)
+    _check_target(target, None if near is None else Path(picture))
     place = _device(device)
     opened = source.of_benchmark(names[0], rule) if benchmark else source.of_files(names, rule)
     # Two calls would write each other's parts.
@@ -167,8 +168,7 @@ def _embedded(
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped: {len(keys) - len(todo) + computed} of {len(keys)} videos are embedded and kept; the same "
-            "command "
-            "goes on from there."
+            "command goes on from there."
         ) from None
     if len(failed) == len(keys):
         return 0, 0, 0, failed  # nothing to be written
@@ -319,11 +319,11 @@ def _check(pool: str, batch: int, clips: int | None, keep: float | None, near: s
         raise InputError(f"{near} does not exist. Cure: name the video whose neighbours are wanted.")
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, picture: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
     from pipeline.inference.features import FORMATS
-    from pipeline.inference.predict import make_folder
 
     if target.suffix not in FORMATS:
         raise InputError(f"out = {str(target)!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
-    make_folder(target.parent)
+    for place in filter(None, (target, picture)):
+        check_file(place)

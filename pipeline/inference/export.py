@@ -15,7 +15,7 @@ from pipeline.errors import EverestError, InputError
 from pipeline.inference.huggingface import PACKAGES, check_transformers, write_huggingface
 from pipeline.model_folder import FILES, describe
 from pipeline.system.disk import writing
-from pipeline.system.files import publish_file, publish_folder, write_text
+from pipeline.system.files import make_folder, publish_file, publish_folder, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,6 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
     import torch
 
     from pipeline.inference.models import load, load_any
-    from pipeline.inference.predict import make_folder
 
     source, info, network = load(model)
     shape = (3, info.frames, info.pixels.resolution, info.pixels.resolution)

@@ -64,10 +64,8 @@ def neighbours(
     from pipeline.data.ingest.isolated import IsolatedFrames
     from pipeline.data.video import VideoError
     from pipeline.inference.clips import read_clips
-    from pipeline.inference.predict import make_folder
     from pipeline.pictures.neighbours import draw_neighbours
 
-    make_folder(picture.parent)
     with IsolatedFrames.by_params(1) as reader:
         try:
             clips = read_clips(reader, video, rule)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import SEPARATOR, said
 from pipeline.system.csv_files import Writer
+from pipeline.system.files import check_file, make_folder
 from pipeline.system.text import shortened, storable
 
 if TYPE_CHECKING:
@@ -233,23 +233,9 @@ def _check_places(out: Path | str | None, pictures: Path | str | None) -> None:
     if out is not None and Path(out).suffix not in FORMATS:
         raise InputError(f"out = {str(out)!r}: its suffix must be one of {', '.join(FORMATS)}. Cure: name it so.")
     if out is not None:
-        make_folder(Path(out).parent)
+        check_file(Path(out))
     if pictures is not None:
         make_folder(Path(pictures))
-
-
-def make_folder(folder: Path) -> None:
-    """A folder to write results to.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
 
 
 def class_names(info: ModelInfo, folder: Path) -> tuple[str, ...]:

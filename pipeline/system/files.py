@@ -211,6 +211,31 @@ def symlink(link: Path, target: Path) -> None:
     temporary.replace(link)
 
 
+def make_folder(folder: Path) -> None:
+    """A folder to write results to.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written to. Cure: name another folder.")
+
+
+def check_file(path: Path) -> None:
+    """Refuse before the work a file that could not be written after it.
+
+    Raises:
+        InputError: a folder has its name, or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, where a file is to be written. Cure: name a file, in it or elsewhere.")
+    make_folder(path.parent)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

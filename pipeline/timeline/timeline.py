@@ -18,7 +18,8 @@ from pipeline.data.arrays import U8
 from pipeline.data.by_time import Step, ticks
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
-from pipeline.inference.predict import Failed, class_names, make_folder
+from pipeline.inference.predict import Failed, class_names
+from pipeline.system.files import make_folder
 from pipeline.system.text import shortened
 from pipeline.timeline.files import Windows, write_segments, write_windows
 from pipeline.timeline.segments import Segment, cells_of, meeting_ends, merge

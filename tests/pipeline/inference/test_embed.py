@@ -272,6 +272,8 @@ def test_a_benchmark_of_the_params_is_embedded_with_its_labels(pretrained: Path)
         (["0.mp4"], {"keep": 1.5}, "keep = 1.5: expected above 0 and at most 1"),
         (["0.mp4"], {"out": "f.csv"}, "its suffix must be one of .parquet, .npz"),
         (["0.mp4"], {"out": "/proc/f/f.npz"}, "/proc/f: .*Cure: name a folder that can be written to"),
+        (["0.mp4"], {"out": "folder.npz"}, "folder.npz is a folder, where a file is to be written. Cure: name a file"),
+        (["0.mp4", "1.mp4"], {"near": "0.mp4", "picture": "folder.npz"}, "folder.npz is a folder, where a file"),
         (["0.mp4"], {"near": "absent.mp4"}, "absent.mp4 does not exist"),
         (["0.mp4"], {"near": "0.mp4", "pool": "slots"}, "neighbours are those of pooled features"),
         (["0.mp4"], {"near": "0.mp4"}, "0.mp4 is the only video that was embedded"),
@@ -290,6 +292,7 @@ def test_bad_input_is_one_line_with_its_cure(
 ) -> None:
     monkeypatch.chdir(videos)
     Path("folder").mkdir()
+    Path("folder.npz").mkdir()
     Path("text.parquet").write_text("text")
     with pytest.raises(InputError, match=says) as caught:
         api.embed(names, str(pretrained), **{"out": "f.parquet", "device": "cpu", **options})

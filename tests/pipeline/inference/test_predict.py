@@ -276,11 +276,13 @@ def test_wrong_input_is_refused_before_any_video_is_read(videos: Path, model: Pa
     save_model(network, pretrained, info.as_dict())
     blocked = tmp_path / "file"
     blocked.touch()
+    (folder := tmp_path / "folder.csv").mkdir()
     for arguments, message in (
         ((["/nowhere.mp4"], str(model)), r"/nowhere\.mp4 does not exist"),
         (([str(model)], str(model)), r"no video in .*\.mp4"),
         ((good, str(model), "answers.txt"), r"answers\.txt.*\.csv"),
         ((good, str(model), f"{blocked}/x.csv"), r"file.*Cure"),
+        ((good, str(model), str(folder)), r"folder\.csv is a folder, where a file is to be written. Cure"),
         ((good, str(pretrained)), r"pre-training model.*fine-tuned"),
         ((good, str(tmp_path / "absent")), r"absent.*is no folder, no run"),
         ((good, str(videos)), r"holds no model\.safetensors"),
