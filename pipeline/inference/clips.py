@@ -18,11 +18,13 @@ from pipeline import layout
 from pipeline.data.arrays import U8, Ints
 from pipeline.data.by_time import Step
 from pipeline.data.sampling import view_clips
+from pipeline.errors import InputError
 from pipeline.evaluation.views import video_views
 
 if TYPE_CHECKING:
     from pipeline.data.ingest.isolated import IsolatedFrames
     from pipeline.data.ingest.reading import Accepted
+    from pipeline.inference.features import ClipSource
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Videos:
         labels, splits: "" where there is none.
         contents: what tells that a video has not changed.
         read: number -> clips; an EverestError says why there are none.
+        source: of a benchmark's frames.
     """
 
     names: Sequence[str]
@@ -72,6 +75,7 @@ class Videos:
     splits: Sequence[str]
     contents: Sequence[str]
     read: Callable[[int], Clips]
+    source: ClipSource | None = None
 
 
 def is_benchmark(names: Sequence[str]) -> bool:
@@ -136,7 +140,7 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
     """The usable videos of a benchmark, from its cache or its files as params.yaml says.
 
     Raises:
-        InputError: it was not downloaded or not preprocessed.
+        InputError: it was not downloaded or not preprocessed, or for models of frames of another size.
     """
     from pipeline.data import manifest
     from pipeline.data.clips.dataset import open_source
@@ -146,6 +150,12 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
     columns = ["video_id", "split", "label_name", "sha256", "fps"]
     rows = manifest.load(layout.manifest_dir(name) / "manifest.parquet", columns).to_pylist()
     source = open_source(params, name)
+    if rule.short_side not in (None, source.short_side):
+        raise InputError(
+            f"model.json: short_side = {rule.short_side}, expected {source.short_side} of the {params.clip.source} of "
+            f"{name}. Cure: preprocess.short_side = {rule.short_side} in params.yaml and `everest preprocess {name}`, "
+            "or another model."
+        )
     place = {video: row for row, video in enumerate(source.ids)}
     rows = [row for row in rows if row["video_id"] in place]
 
@@ -167,7 +177,8 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
     def column(name: str) -> list[str]:
         return [row[name] or "" for row in rows]
 
-    yield Videos(column("video_id"), column("label_name"), column("split"), column("sha256"), read)
+    about: ClipSource = {"kept_in": params.clip.source, "grid": source.grid, "short_side": source.short_side}
+    yield Videos(column("video_id"), column("label_name"), column("split"), column("sha256"), read, about)
 
 
 def read_clips(reader: IsolatedFrames, file: Path, rule: ClipRule) -> Clips:

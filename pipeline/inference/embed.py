@@ -108,16 +108,14 @@ def embed(
         Interrupted: stopped by Ctrl-C; what was computed is kept.
     """
     from pipeline.inference import clips as source
-    from pipeline.inference.models import load_any
-    from pipeline.model_folder import sha256
+    from pipeline.inference.models import load_hashed
 
     began = time.monotonic()
     names = [str(video) for video in videos]
     _check(pool, batch, clips, keep, near, top)
-    folder, info, network = load_any(model)
+    folder, info, network, digest = load_hashed(model)
     rule = _rule(info, folder, clips, frame_step)
     ratio = _set_keep(network, keep)
-    digest = sha256(folder)
     about = _about(folder, digest, info, rule, pool, ratio)
     benchmark = source.is_benchmark(names)
     called = names[0] if benchmark else source.called(names)
@@ -127,6 +125,8 @@ def embed(
     opened = source.of_benchmark(names[0], rule) if benchmark else source.of_files(names, rule)
     # Two calls would write each other's parts.
     with locked(target.with_name(f".{target.name}.lock"), str(target)), opened as clips_of:
+        if clips_of.source is not None:
+            about |= {"source": clips_of.source, "short_side": clips_of.source["short_side"]}
         result = _embedded(clips_of, network, about, target, batch, place)
         neighbours = None
         if near is not None:
@@ -172,7 +172,7 @@ def _embedded(
         ) from None
     if len(failed) == len(keys):
         return 0, 0, 0, failed  # nothing to be written
-    rows_written = file.finish(set(keys))
+    rows_written = file.finish(dict(zip(keys, zip(videos.labels, videos.splits, strict=True), strict=True)))
     return len(keys) - len(failed), computed, rows_written, failed
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,14 @@ COLUMNS = {
 FEATURES, KEPT = "features", "kept"
 
 
+class ClipSource(TypedDict):
+    """Where a benchmark's frames come from: `clip.source`, the frames between those it has, their short side."""
+
+    kept_in: str
+    grid: int
+    short_side: int
+
+
 class FeaturesOrigin(TypedDict):
     """What a file's features were made with, as its metadata say it; all but `model` decides them.
 
@@ -53,6 +61,7 @@ class FeaturesOrigin(TypedDict):
         keep_ratio: share of tokens that the encoder saw.
         frames, frame_step: of a clip; `clips` of a video.
         resolution, short_side: [pixels].
+        source: of a benchmark's frames.
         versions: of the code that decides them, by its part.
     """
 
@@ -70,6 +79,7 @@ class FeaturesOrigin(TypedDict):
     clips: int
     resolution: int
     short_side: int | None
+    source: NotRequired[ClipSource]
     versions: dict[str, int]
 
 
@@ -162,8 +172,12 @@ class FeatureFile:
             number = len(list(self._parts.glob("*.parquet")))
             _write(self._parts / f"1-{number:06d}.parquet", to_table(rows, self._schema), self._schema)
 
-    def finish(self, wanted: set[tuple[str, str]]) -> int:
-        """Write the file with the rows of these (video, content), and remove the parts; returns the number of rows."""
+    def finish(self, wanted: Mapping[tuple[str, str], tuple[str, str]]) -> int:
+        """Write the file with the rows of these (video, content), and remove the parts; returns the number of rows.
+
+        Args:
+            wanted: label and split of each; those that rows were kept with may have been corrected since.
+        """
         count = 0
         with atomic_path(self.path) as temporary:
             if self.path.suffix == ".npz":
@@ -178,7 +192,7 @@ class FeatureFile:
         shutil.rmtree(self._parts.parent)
         return count
 
-    def _wanted(self, wanted: set[tuple[str, str]]) -> Iterator[pa.Table]:
+    def _wanted(self, wanted: Mapping[tuple[str, str], tuple[str, str]]) -> Iterator[pa.Table]:
         seen: set[tuple[str, str]] = set()
         for source in self._sources():
             for group in range(pq.ParquetFile(source).num_row_groups):
@@ -186,7 +200,12 @@ class FeatureFile:
                 keys = list(zip(table["video"].to_pylist(), table["content"].to_pylist(), strict=True))
                 mask = [key in wanted and key not in seen for key in keys]
                 seen |= set(keys)
-                yield table.filter(pa.array(mask, pa.bool_())).cast(self._schema)
+                kept = [wanted[key] for key, keep in zip(keys, mask, strict=True) if keep]
+                table = table.filter(pa.array(mask, pa.bool_()))
+                for place, name in enumerate(("label", "split")):
+                    now = pa.array([storable(one[place]) for one in kept], COLUMNS[name])
+                    table = table.set_column(table.column_names.index(name), name, now)
+                yield table.cast(self._schema)
 
     def _sources(self) -> list[Path]:
         before = [self.path] if self.path.suffix == ".parquet" and self.path.exists() else []

@@ -180,6 +180,21 @@ def load_any(model: str, **overrides: Unpack[ModelArguments]) -> tuple[Path, Mod
         raise InputError(f"{folder}: {error}") from None
 
 
+def load_hashed(model: str) -> tuple[Path, ModelInfo, Backbone, str]:
+    """As :func:`load_any`, with the SHA-256 of the weights that were read.
+
+    Raises:
+        InputError: as there.
+        EverestError: a stage put other weights in their place meanwhile.
+    """
+    folder = resolve(model)
+    digest = sha256(folder)
+    _, info, network = load_any(str(folder))
+    if sha256(folder) != digest:
+        raise EverestError(f"{folder} was replaced while it was read. Cure: the same command again.")
+    return folder, info, network, digest
+
+
 def prepare(source: Path, target: Path, info: ModelInfo) -> Path:
     """A copy of a model folder for the registry, with the record as the evaluation completed it.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.inference.features import Features, read
+from pipeline.system.files import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +74,10 @@ def neighbours(
             raise InputError(f"{video}: {error}. Cure: a video that plays; `everest ingest` checks a folder.") from None
     names, labels, means_VD = by_video(read(file))
     query_D = _embedded(network, clips, device)
-    real = os.path.realpath(video)
-    others = [place for place, name in enumerate(names) if os.path.realpath(name) != real]
+    real, content = os.path.realpath(video), sha256_of(video)
+    # Ids of a benchmark are no paths: its videos are known by their bytes.
+    itself = {name for name, its in zip(videos.names, videos.contents, strict=True) if its == content}
+    others = [place for place, name in enumerate(names) if os.path.realpath(name) != real and name not in itself]
     if not others:
         raise InputError(f"{video} is the only video that was embedded. Cure: embed others beside it.")
     order, similarity = nearest(query_D, means_VD[others])

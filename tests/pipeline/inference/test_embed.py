@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sample_videos
@@ -32,12 +35,14 @@ from pipeline.data.ingest.reading import open_accepted
 from pipeline.data.pixels.normalise import model_pixels
 from pipeline.data.sampling import view_clips
 from pipeline.data.video import open_video, write_video
-from pipeline.errors import BusyError, InputError
+from pipeline.errors import BusyError, EverestError, InputError
+from pipeline.inference import models as inference_models
 from pipeline.inference.features import FeatureFile, read
 from pipeline.inference.neighbours import nearest
-from pipeline.model_folder import sha256
+from pipeline.model_folder import describe, sha256
 from pipeline.params.write import write_params
 from pipeline.system.locks import locked
+from pipeline.system.sealed import write_table
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -166,6 +171,24 @@ def test_features_made_otherwise_are_not_written_over(videos: Path, pretrained: 
     assert Path("f.parquet").read_bytes() == before
 
 
+def test_a_model_that_is_replaced_while_it_is_read_gives_no_features_under_the_new_ones_hash(
+    videos: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, loaded = shutil.copytree(pretrained, tmp_path / "model"), inference_models.load_any
+
+    def replaced(model: str) -> Any:
+        found = loaded(model)
+        save_model(
+            timm.create_model(**{"model_name": found[1].architecture, **found[1].kwargs}), folder, found[1].as_dict()
+        )
+        return found
+
+    monkeypatch.setattr(inference_models, "load_any", replaced)
+    with pytest.raises(EverestError, match="model was replaced while it was read. Cure: the same command again"):
+        api.embed([videos / "0.mp4"], str(folder), out="f.parquet", device="cpu")
+    assert not Path("f.parquet").exists()
+
+
 def test_what_an_audit_has_measured_is_not_measured_again(
     videos: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,9 +282,48 @@ def test_a_benchmark_of_the_params_is_embedded_with_its_labels(pretrained: Path)
     assert table["label"].tolist() == [str(number) for number in range(8)]
     assert table["split"].tolist() == ["train", "train", "train", "test"] * 2
     assert (table["content"].str.len() == 64).all()  # the manifest's SHA-256
+    # A label, and a place in a split, that were corrected since: nothing is computed again.
+    path = layout.manifest_dir("small") / "manifest.parquet"
+    rows = pq.read_table(path)
+    for name in ("label_name", "split"):
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(rows[name].to_pylist()[::-1]))
+    write_table(rows.replace_schema_metadata(None), path)
+    again = api.embed(["small"], str(pretrained), out="f.parquet", device="cpu")
+    assert again.computed == 0
+    assert again.features().column("label") == table["label"].tolist()[::-1]
+    assert again.features().column("split") == table["split"].tolist()[::-1]
     # The same pixels, and so the same features, as from the files themselves.
     from_files = api.embed([layout.raw_dir("small")], str(pretrained), out="g.parquet", device="cpu").features()
     np.testing.assert_allclose(features.values, from_files.values, atol=1e-5)
+
+
+def test_features_of_a_benchmark_say_where_its_frames_are_from_and_fit_the_model(
+    tmp_path: Path, pretrained: Path
+) -> None:
+    make(4)
+    write_params(Path("params.yaml"), params(clip__source="videos", pretrain__frame_selection__mode="none"))
+    about = api.embed(["small"], str(pretrained), out="f.parquet", device="cpu").about
+    assert about["source"] == {"kept_in": "videos", "grid": 1, "short_side": 64}
+    assert about["short_side"] == 64
+    write_params(
+        Path("params.yaml"),
+        params(clip__source="videos", pretrain__frame_selection__mode="none", preprocess__short_side=48),
+    )
+    with pytest.raises(InputError, match="made otherwise: short_side 64, now 48; source"):
+        api.embed(["small"], str(pretrained), out="f.parquet", device="cpu")
+    info = dataclasses.replace(describe(pretrained), pixels=Pixels(32, 64))
+    save_model(load_model(pretrained), tmp_path / "wide", info.as_dict())
+    with pytest.raises(InputError, match=r"short_side = 64, expected 48 of the videos of small. Cure: preprocess"):
+        api.embed(["small"], str(tmp_path / "wide"), out="g.parquet", device="cpu")
+
+
+def test_a_video_of_a_benchmark_is_not_its_own_neighbour(pretrained: Path) -> None:
+    make(4)
+    write_params(Path("params.yaml"), params(clip__source="videos", pretrain__frame_selection__mode="none"))
+    file = sorted(layout.raw_dir("small").rglob("*.mp4"))[0]
+    found = api.embed(["small"], str(pretrained), out="f.parquet", near=file, picture="n.png", device="cpu").neighbours
+    assert found is not None
+    assert sorted(one.video for one in found.nearest) == ["v001", "v002", "v003"]
 
 
 @pytest.mark.parametrize(
