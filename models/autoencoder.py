@@ -20,11 +20,13 @@ from models.strategies import STRATEGIES, pretraining_rules, token_budget
 from models.strategies.none import every_token
 from models.tokens import (
     check_clip,
+    check_input,
     check_pixels,
     cut_tubelets,
     in_product_type,
     normalised_targets,
     normalised_tubelets,
+    seen_clip,
     take,
     tubelets_at,
 )
@@ -76,11 +78,12 @@ class EverestAutoencoder(Backbone):
         visible_ratio: float = 0.1,
         score_share: float | None = None,
         drop_path_rate: float = 0.0,
+        clip_input: str = "rgb",
     ) -> None:
         super().__init__()
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
         self.strategy, self.keep_ratio, self.visible_ratio = strategy, keep_ratio, visible_ratio
-        self.score_share = score_share
+        self.score_share, self.clip_input = score_share, check_input(clip_input)
         self.num_features, self.num_classes = embed_dim, 0
         self.feature_ratio = STRATEGIES[strategy].finetune_ratio or 1.0
         grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
@@ -154,6 +157,7 @@ class EverestAutoencoder(Backbone):
         Training lets a NaN through to the loss, where the engine's rule decides.
         """
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels, pixels=True)
+        clip_BCTHW = seen_clip(clip_BCTHW, self.clip_input)
         if clip_BCTHW.dtype == torch.uint8:
             tubelets_BNP = cut_tubelets(clip_BCTHW, grid, self.patch, self.tubelet)
             return in_product_type(normalised_tubelets(tubelets_BNP, self.channels)), grid
@@ -254,12 +258,14 @@ class EverestAutoencoder(Backbone):
         clip_BR: Tensor | None = None,
     ) -> Tensor:
         """The loss of what was predicted for the tubelets at `source_BR` of the clip (of the clips `clip_BR`)."""
-        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet, clip_BR)
+        seen_BCTHW = seen_clip(clip_BCTHW, self.clip_input)
+        true_BRP = tubelets_at(seen_BCTHW, window, source_BR, self.patch, self.tubelet, clip_BR)
         return reconstruction_loss(prediction_BRP, normalised_targets(true_BRP, self.channels), valid_BR)
 
     def errors(self, clip_BCTHW: Tensor, window: Grid, source_BR: Tensor, prediction_BRP: Tensor) -> Tensor:
         """The mean squared error of each reconstructed token [B, R]."""
-        true_BRP = tubelets_at(clip_BCTHW, window, source_BR, self.patch, self.tubelet)
+        seen_BCTHW = seen_clip(clip_BCTHW, self.clip_input)
+        true_BRP = tubelets_at(seen_BCTHW, window, source_BR, self.patch, self.tubelet)
         return (prediction_BRP.float() - normalised_targets(true_BRP, self.channels)).square().mean(dim=2)
 
     def embed_kept(self, clip_BCTHW: Tensor) -> KeptTokens:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.backbone import Backbone, KeptTokens, mean_pool
 from models.selection import Grid
 from models.strategies import STRATEGIES, finetuning_rule, kept_tokens
-from models.tokens import check_clip, check_pixels, cut_tubelets, in_product_type
+from models.tokens import check_clip, check_input, check_pixels, cut_tubelets, in_product_type, seen_clip
 from models.unequal.adaptive import adaptive_tokens, counted_tokens, needed, run_lengths
 from models.unequal.packed import Rows, in_one_row
 from models.vit import (
@@ -98,6 +98,7 @@ class EverestClassifier(Backbone):
         drop_path_rate: float = 0.0,
         fc_drop_rate: float = 0.0,
         init_scale: float = 0.001,
+        clip_input: str = "rgb",
     ) -> None:
         super().__init__()
         finetuning_rule(strategy)  # refuses one that only pre-trains
@@ -107,6 +108,7 @@ class EverestClassifier(Backbone):
             raise ValueError(f"keep_ratio = {keep_ratio}, expected above 0 and at most 1. Cure: 0.6 is the paper's.")
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
         self.strategy, self.keep_ratio, self.score_share = strategy, keep_ratio, score_share
+        self.clip_input = check_input(clip_input)
         self.num_classes, self.num_features = num_classes, embed_dim
         grid = Grid(num_frames // tubelet_size, img_size // patch_size, img_size // patch_size)
         self.patch_embed = TubeletEmbedding(in_chans * tubelet_size * patch_size**2, embed_dim)
@@ -189,6 +191,7 @@ class EverestClassifier(Backbone):
         grid = check_clip(clip_BCTHW, self.patch, self.tubelet, self.channels)
         if not self.training and clip_BCTHW.device.type == "cpu" and not torch.compiler.is_compiling():
             check_pixels(clip_BCTHW)
+        clip_BCTHW = seen_clip(clip_BCTHW, self.clip_input)
         return cut_tubelets(in_product_type(clip_BCTHW), grid, self.patch, self.tubelet), grid
 
     def select(self, embedded_BND: Tensor, grid: Grid, tubelets_BNP: Tensor | None = None) -> Selected:

@@ -57,6 +57,7 @@ class ModelArguments(TypedDict, total=False):
     drop_path_rate: float
     fc_drop_rate: float
     init_scale: float
+    clip_input: str
 
 
 class PixelsEntry(TypedDict):

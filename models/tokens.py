@@ -11,6 +11,10 @@ from torch import Tensor
 
 from models.selection import Grid
 
+#: What a model sees of a clip: its pictures, or the grey differences between them.
+INPUTS = ("rgb", "difference")
+#: Brings differences, which are small beside pictures, to about their deviation. Ours.
+DIFFERENCE_GAIN = 4.0
 #: ImageNet statistics that clips are normalised with, as torchvision and timm publish them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,6 +71,31 @@ def check_pixels(clip_BCTHW: Tensor) -> None:
             f"clip of shape {tuple(clip_BCTHW.shape)} has NaN or infinite pixels (per clip: {bad_B}), expected finite "
             "values. Cure: check decoding and that no standard deviation of 0 divides."
         )
+
+
+def check_input(clip_input: str) -> str:
+    """The name itself; ValueError where there is no such input."""
+    if clip_input not in INPUTS:
+        raise ValueError(
+            f"clip_input = {clip_input!r}, expected one of {', '.join(INPUTS)}. Cure: 'rgb' is the paper's."
+        )
+    return clip_input
+
+
+def seen_clip(clip_BCTHW: Tensor, clip_input: str) -> Tensor:
+    """What a model with this input makes its tubelets of, [B, C, T, H, W].
+
+    "difference" (ours, not the paper's): each normalised frame minus the one before, as the mean over the channels, in
+    all of them; the first frame has none and is 0. It hides what a thing looks like and leaves how it moves.
+    """
+    if clip_input == "rgb":
+        return clip_BCTHW
+    if clip_BCTHW.dtype == torch.uint8:
+        clip_BCTHW = normalised(clip_BCTHW, channel=1)
+    grey_B1THW = clip_BCTHW.mean(dim=1, keepdim=True)
+    change_B1THW = DIFFERENCE_GAIN * grey_B1THW.diff(dim=2)
+    change_B1THW = torch.cat([torch.zeros_like(grey_B1THW[:, :, :1]), change_B1THW], dim=2)
+    return change_B1THW.expand(clip_BCTHW.shape)
 
 
 def cut_tubelets(clip_BCTHW: Tensor, grid: Grid, patch: int, tubelet: int) -> Tensor:

@@ -252,5 +252,11 @@ def load_encoder(model: nn.Module, state: Mapping[str, Tensor], origin: str = "t
 
 
 def init_from(model: nn.Module, folder: Path) -> list[str]:
-    """`load_encoder` from a saved model's folder."""
+    """`load_encoder` from a saved model's folder, whose model saw what this one sees of a clip."""
+    seen, wanted = read_info(folder)["kwargs"].get("clip_input", "rgb"), getattr(model, "clip_input", "rgb")
+    if seen != wanted:
+        raise ValueError(
+            f"{folder} was trained on {seen} clips, the model takes {wanted}. Cure: set clip.input to {seen}, or name "
+            "other weights."
+        )
     return load_encoder(model, read_state(folder), str(folder))

@@ -21,7 +21,11 @@ def _shape(stage: PretrainParams | FinetuneParams, clip: ClipParams) -> ModelArg
         "strategy": stage.strategy,
         "keep_ratio": stage.keep_ratio,
     }
-    return arguments if stage.score_share is None else {**arguments, "score_share": stage.score_share}
+    if clip.input != "rgb":
+        arguments["clip_input"] = clip.input
+    if stage.score_share is not None:
+        arguments["score_share"] = stage.score_share
+    return arguments
 
 
 def autoencoder_arguments(stage: PretrainParams, clip: ClipParams) -> ModelArguments:

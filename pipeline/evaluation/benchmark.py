@@ -233,6 +233,7 @@ def check_model(model_dir: Path, params: Params, benchmark: str) -> ModelInfo:
         "num_classes": (info.num_classes, data.classes, "params.yaml"),
         "img_size": (info.pixels.resolution, params.clip.resolution, "params.yaml"),
         "num_frames": (info.frames, params.clip.frames, "params.yaml"),
+        "clip_input": (info.kwargs.get("clip_input", "rgb"), params.clip.input, "params.yaml"),
         "frame_step": (_entry(trained_step(info)), step_of(params, benchmark).entry, "params.yaml"),
         "short_side": (info.pixels.short_side, open_source(params, benchmark).short_side, f"the {params.clip.source}"),
     }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.autoencoder import EverestAutoencoder, PretrainOutput
 from models.info import ModelArguments
 from models.registry import create_autoencoder
-from models.tokens import check_clip, normalised_targets, tubelets_at
+from models.tokens import check_clip, normalised_targets, seen_clip, tubelets_at
 from models.vit import Attention, Block
 from pipeline.data.batch import Batch
 from pipeline.data.pixels.device import to_device
@@ -95,11 +95,12 @@ class Twin:
             output = cast(PretrainOutput, model(clip_BCTHW, noise_BN=noise_BN, return_output=True))
         grid = check_clip(clip_BCTHW, model.patch, model.tubelet, model.channels)
         used_BK = torch.cat([output.visible_BV, output.reconstruct_BR], dim=1)
-        tubelets_BKP = tubelets_at(clip_BCTHW, grid, used_BK, model.patch, model.tubelet)
+        seen_BCTHW = seen_clip(clip_BCTHW, model.clip_input)
+        tubelets_BKP = tubelets_at(seen_BCTHW, grid, used_BK, model.patch, model.tubelet)
         counts = [output.visible_BV.shape[1], output.reconstruct_BR.shape[1]]
         shown_BVP, asked_BRP = normalised_targets(tubelets_BKP, model.channels).split(counts, dim=1)
         count = len(clip_BCTHW)
-        next_BCTHW = clip_BCTHW.roll(-1, dims=0)
+        next_BCTHW = seen_BCTHW.roll(-1, dims=0)
         other_BRP = normalised_targets(
             tubelets_at(next_BCTHW, grid, output.reconstruct_BR, model.patch, model.tubelet), model.channels
         )
@@ -170,7 +171,8 @@ class Twin:
         if prediction_BRP.grad is None:
             return float("nan")
         grid = check_clip(clip_BCTHW, model.patch, model.tubelet, model.channels)
-        true_BRP = tubelets_at(clip_BCTHW, grid, output.reconstruct_BR, model.patch, model.tubelet)
+        seen_BCTHW = seen_clip(clip_BCTHW, model.clip_input)
+        true_BRP = tubelets_at(seen_BCTHW, grid, output.reconstruct_BR, model.patch, model.tubelet)
         pulled_BRP = -prediction_BRP.grad.double()
         way_BRP = normalised_targets(true_BRP, model.channels).double() - prediction_BRP.detach().double()
         way_BRP = way_BRP * (pulled_BRP != 0).any(dim=2, keepdim=True)

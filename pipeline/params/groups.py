@@ -76,11 +76,16 @@ def _learning(text: str) -> str:
 
 
 class ClipParams(Group):
-    """The clip that every model of the experiment sees; `source` is where all stages read its frames."""
+    """The clip that every model of the experiment sees; `source` is where all stages read its frames.
+
+    `input` is what a model sees of it: pictures, or the grey differences between them. Fingerprints of before it was
+    there hold, since the default is left out of them.
+    """
 
     source: Literal["cache", "videos"]
     frames: Annotated[int, Field(ge=4, le=1024)]
     resolution: Annotated[int, Field(ge=32, le=2048)]
+    input: Literal["rgb", "difference"] = Field(default="rgb", exclude_if=lambda value: value == "rgb")
 
     @model_validator(mode="after")
     def _whole_tokens(self) -> ClipParams:

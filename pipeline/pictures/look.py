@@ -191,11 +191,11 @@ def look(
     from models import EverestAutoencoder
     from models.frames import draw_slots, slot_counts
     from models.selection import rero_scores, slot_distances
-    from models.tokens import check_clip, cut_tubelets, join_tubelets
+    from models.tokens import check_clip, cut_tubelets, join_tubelets, seen_clip
 
     with torch.no_grad():
         device = clip_BCTHW.device if model is None else next(model.parameters()).device
-        clip_BCTHW = clip_BCTHW.to(device, torch.float32)
+        clip_BCTHW = seen_clip(clip_BCTHW.to(device, torch.float32), getattr(model, "clip_input", "rgb"))
         grid = check_clip(clip_BCTHW, PATCH, TUBELET)
         tubelets_BNP = cut_tubelets(clip_BCTHW, grid, PATCH, TUBELET)
         embed = _embedding(model)

@@ -69,6 +69,10 @@ def _shape(params: Params, folder: Path, chain: bool) -> Iterator[Problem]:
             f"set pretrain.size to {size}, or name other weights.",
         )  # fmt: skip
         return
+    if (seen := arguments.get("clip_input", "rgb")) != params.clip.input:
+        fault = f"= {str(folder)!r} was trained on {seen} clips, clip.input = {params.clip.input}"
+        yield Problem("finetune.init", fault, f"set clip.input to {seen}, or name other weights.")
+        return
     for name, expected in (("patch_size", PATCH), ("tubelet_size", TUBELET), ("in_chans", 3)):
         if arguments.get(name, expected) != expected:
             fault = f"= {str(folder)!r} holds a model with {name} = {arguments[name]}, expected {expected}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from models import EverestAutoencoder, PretrainOutput
 from models.selection import TokenSplit
 from models.strategies import STRATEGIES
-from models.tokens import cut_tubelets, normalised_targets, take
+from models.tokens import cut_tubelets, normalised, normalised_targets, seen_clip, take
 from models.vit import attend
 
 NAME = "everest_pretrain_tiny_patch16_224"
@@ -65,6 +65,26 @@ def test_the_loss_is_the_mean_squared_error_of_the_normalised_targets() -> None:
     torch.testing.assert_close(output.loss, (output.prediction_BRP - target).square().mean())
     assert output.prediction_BRP.shape == (2, 39, 1536)
     assert output.visible_BV.shape == (2, 25)
+
+
+def test_a_model_of_differences_is_one_of_pictures_that_is_given_differences() -> None:
+    model, same, x = make(clip_input="difference"), make(), clip()
+    given, made = (
+        m(seen, noise_BN=noise(), return_output=True) for m, seen in ((model, x), (same, seen_clip(x, "difference")))
+    )
+    torch.testing.assert_close(given.loss, made.loss, rtol=0, atol=0)
+    torch.testing.assert_close(given.visible_BV, made.visible_BV)
+    torch.testing.assert_close(given.prediction_BRP, made.prediction_BRP, rtol=0, atol=0)
+    torch.testing.assert_close(model.forward_features(x), same.forward_features(seen_clip(x, "difference")))
+    assert not torch.allclose(given.loss, same(x, noise_BN=noise()))
+
+
+def test_a_model_of_differences_takes_pixels_as_it_takes_normalised_clips() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 16, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    model = make(clip_input="difference")
+    torch.testing.assert_close(
+        model(pixels, noise_BN=noise()), model(normalised(pixels, channel=1), noise_BN=noise()), rtol=0, atol=1e-6
+    )
 
 
 def test_golden_losses_guard_the_numbers() -> None:
@@ -229,6 +249,8 @@ def test_the_graph_has_no_break_with_chosen_slots_in_bf16() -> None:
 
 
 def test_impossible_settings_are_refused_when_the_model_is_made() -> None:
+    with pytest.raises(ValueError, match="clip_input = 'flow', expected one of rgb, difference"):
+        make(clip_input="flow")
     with pytest.raises(ValueError, match="both must be positive"):
         make(keep_ratio=0.1, visible_ratio=0.2)
     with pytest.raises(ValueError, match=r"score_share = 0.5 with strategy 'tube'.*Cure"):

@@ -18,6 +18,7 @@ from models.tokens import (
     join_tubelets,
     normalised_targets,
     predicted_pixels,
+    seen_clip,
     sinusoid_table,
     take,
     tubelets_at,
@@ -128,3 +129,15 @@ def test_pixels_that_are_not_numbers_are_refused_naming_the_clip(value: float) -
     x[1, 0, 0, 0, :3] = value
     with pytest.raises(ValueError, match=r"NaN or infinite pixels \(per clip: \[0, 3\]\).*Cure"):
         check_pixels(x)
+
+
+def test_differences_are_of_grey_frames_in_all_channels_and_the_first_is_zero() -> None:
+    x = clip(2, 3, 4, 16, 16)
+    seen = seen_clip(x, "difference")
+    assert seen.shape == x.shape
+    assert not seen[:, :, 0].any()
+    grey = x.mean(dim=1)
+    for channel in range(3):
+        torch.testing.assert_close(seen[:, channel, 1:], 4 * (grey[:, 1:] - grey[:, :-1]))
+    assert not seen_clip(x[:, :, :1].expand(-1, -1, 4, -1, -1), "difference").any()
+    assert seen_clip(x, "rgb") is x

@@ -46,6 +46,13 @@ def test_a_classifier_starts_from_the_pretrained_encoder_with_a_fresh_head(tmp_p
     assert torch.equal(model.patch_embed.proj.weight, pretrained.encoder.patch_embed.proj.weight)
 
 
+def test_weights_that_saw_differences_are_refused_by_a_model_of_pictures(tmp_path: Path) -> None:
+    save_model(timm.create_model(PRETRAIN, img_size=64, clip_input="difference"), tmp_path)
+    assert init_from(timm.create_model(CLASSIFIER, img_size=64, clip_input="difference"), tmp_path)
+    with pytest.raises(ValueError, match="trained on difference clips, the model takes rgb. Cure: set clip.input"):
+        init_from(timm.create_model(CLASSIFIER, img_size=64), tmp_path)
+
+
 def test_a_checkpoint_of_another_size_is_refused_naming_shapes() -> None:
     small = timm.create_model("everest_pretrain_tiny_patch16_224", img_size=64, embed_dim=48)
     model = timm.create_model(CLASSIFIER, img_size=64)

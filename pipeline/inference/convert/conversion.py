@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Format = Literal["ours", "official", "huggingface"]
 FORMATS: tuple[Format, ...] = ("ours", "official", "huggingface")
-#: Arguments of ours that say which tokens are kept, in the words that the other formats cannot hold.
-TOKEN_CHOICE = ("strategy", "keep_ratio", "visible_ratio", "score_share", "head")
+#: Arguments of ours that say which tokens of what are kept, in words that the other formats cannot hold.
+TOKEN_CHOICE = ("strategy", "keep_ratio", "visible_ratio", "score_share", "head", "clip_input")
 #: [pixels], frames of a clip, where neither the file nor the user says it: the papers'.
 IMG_SIZE, NUM_FRAMES = 224, 16
 
@@ -101,6 +101,11 @@ def convert(
             )
         elif read.kwargs.get("head") == "attentive":
             raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
+        elif (seen := read.kwargs.get("clip_input", "rgb")) != "rgb":
+            raise InputError(
+                f"{source}: clip_input = {seen}, which has no counterpart in {to!r}. Cure: a model of clip.input: rgb, "
+                "or `everest export --to pt2`, which holds it."
+            )
         elif to == "huggingface":
             config = huggingface_config(read.architecture, read.kwargs, info.classes)
             if info.multi_label:
@@ -180,14 +185,14 @@ def read_checkpoint(
                 f"strategy = {strategy!r}: {source} holds an encoder only, which chooses no tokens. "
                 "Cure: leave it out, and set finetune.strategy where the encoder is fine-tuned."
             )
-        choice = {}
+        choice = {"clip_input": choice["clip_input"]} if "clip_input" in choice else {}
     else:
         choice = choice or {"strategy": "tube" if is_pretraining(state) else "none"}
         if strategy is not None:
             choice["strategy"] = strategy
     name, shape = describe(state, img_size or IMG_SIZE, num_frames or NUM_FRAMES)
     kwargs = check_arguments(name, shape | choice)
-    return Read(form, state, name, shape if encoder_only else kwargs, known, encoder_only)
+    return Read(form, state, name, shape | choice if encoder_only else kwargs, known, encoder_only)
 
 
 def _record(read: Read, classes: Path | None, frame_step: int | None, short_side: int | None) -> ModelInfo:

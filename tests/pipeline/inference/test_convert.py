@@ -373,6 +373,16 @@ def test_a_file_without_weights_and_a_missing_one_are_refused(tmp_path: Path) ->
         convert(tmp_path / "empty.pth", tmp_path / "out", "onnx")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", [CLASSIFIER, PRETRAIN])
+def test_a_model_of_differences_stays_ours(tmp_path: Path, name: str) -> None:
+    save_model(timm.create_model(name, img_size=32, clip_input="difference"), tmp_path / "m")
+    convert(tmp_path / "m", tmp_path / "copy")
+    assert load_model(tmp_path / "copy").clip_input == "difference"
+    for other in ("huggingface", "official"):
+        with pytest.raises(InputError, match=r"clip_input = difference, which has no counterpart.*Cure"):
+            convert(tmp_path / "m", tmp_path / other, other)
+
+
 def test_an_attentive_head_stays_ours(tmp_path: Path) -> None:
     save_model(timm.create_model(CLASSIFIER, num_classes=3, head="attentive"), tmp_path / "m")
     convert(tmp_path / "m", tmp_path / "copy")

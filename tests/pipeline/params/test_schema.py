@@ -30,6 +30,7 @@ def params_file(root: Path, tmp_path: Path) -> Path:
         ({"pretrain.corpus": ["moton"]}, ["pretrain.corpus", "'moton'", "did you mean 'motion'"]),
         ({"clip.resolution": 65}, ["clip.resolution = 65", "multiple of the 16-pixel patch"]),
         ({"clip.frames": 15}, ["clip.frames = 15", "even"]),
+        ({"clip.input": "flow"}, ["clip.input = 'flow'", "'rgb' or 'difference'"]),
         ({"pretrain.base_lr": float("nan")}, ["pretrain.base_lr", "finite"]),
         ({"seed": True}, ["seed = True", "integer"]),
         ({"evaluate.crops": True}, ["evaluate.crops = True: expected 1 or 3. Cure"]),
@@ -218,3 +219,9 @@ def test_every_recipe_is_valid_and_its_keys_are_known(root: Path) -> None:
         assert params.recipe == path.stem
         for key in flatten(params.finetune):
             assert f"finetune.{key}" in known_keys()
+
+
+def test_what_a_clip_shows_is_left_out_of_fingerprints_where_it_is_the_paper_s(params_file: Path) -> None:
+    clip = load_params(params_file).clip.model_dump()
+    assert load_params(params_file, {"clip.input": "rgb"}).clip.model_dump() == clip
+    assert load_params(params_file, {"clip.input": "difference"}).clip.model_dump() == clip | {"input": "difference"}

@@ -225,6 +225,7 @@ def test_weights_of_another_size_are_refused_by_their_model_json(root: Path, her
     ({"num_frames": 16, "img_size": 64}, "", ""),
     ({"num_frames": 8, "img_size": 64}, "trained on clips of 8 frames at 64 px, and clip has 16 at 64", "warning"),
     ({}, "trained on clips of 16 frames at 224 px, and clip has 16 at 64", "warning"),
+    ({"num_frames": 16, "img_size": 64, "clip_input": "difference"}, "on difference clips, clip.input = rgb", "input"),
     ({"num_frames": 16, "img_size": 64, "tubelet_size": 4}, "tubelet_size = 4, expected 2", "input"),
 ])  # fmt: skip
 def test_weights_of_another_shape_are_said_before_the_download(
