@@ -55,6 +55,21 @@ def test_a_score_is_set_beside_what_a_trivial_model_reaches(params: Params, triv
     assert verdict in sentences([row(77.0, 81.0, 85.0) | {"trivial": model}], params)[1]
 
 
+@pytest.mark.parametrize(("model", "clip_input", "advised"), [
+    ("frame differences, nearest neighbours", "rgb", True),
+    ("frame differences, nearest neighbours", "difference", False),
+    ("one frame, nearest neighbours", "rgb", False),
+])  # fmt: skip
+@pytest.mark.parametrize("trivial", [82.0, 95.0])
+def test_differences_are_advised_where_they_alone_tell_the_classes(
+    root: Path, trivial: float, model: str, clip_input: str, advised: bool
+) -> None:
+    params = load_params(root / "recipes" / "drawn.yaml", {"clip.input": clip_input})
+    best = {"model": model, "top1": trivial, "top1_ci_low": trivial - 2, "top1_ci_high": trivial + 2}
+    text = sentences([row(77.0, 81.0, 85.0) | {"trivial": best}], params)[1]
+    assert ("try clip.input: difference" in text) is advised
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(0.5, 3.5, "is better than"), (-3.5, -0.5, "is worse than"), (-1.0, 3.0, "do not tell everest from tube")],
