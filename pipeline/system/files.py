@@ -33,18 +33,6 @@ from pipeline.system.text import shortened
 _SYNC_FILE_RANGE_WRITE = 2
 
 
-def make_folder(out: Path) -> None:
-    """Make the folder that a user named for results, if it is not there.
-
-    Raises:
-        InputError: a file has that name, or one above it.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out} is a file, or lies below one, expected a folder. Cure: another --out.") from None
-
-
 class _Open(Protocol):
     """An open file."""
 
@@ -219,6 +207,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} is a file or lies below one. Cure: name a folder that can be written to.") from None
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
     if not os.access(folder, os.W_OK):
