@@ -36,7 +36,7 @@ class Meter(threading.Thread):
     def __init__(self, params: Params, stage: str, name: str) -> None:
         super().__init__(name="budget", daemon=True)
         self.folder, self.compute, self.name_of_stage = ledger(params), params.compute, name
-        self.began, self._started = time.time(), time.monotonic()
+        self.began, self._since = time.time(), time.monotonic()
         self.record = self.folder / f"{self.began:.3f}-{os.getpid()}.json"
         self.gpus = gpus_of(params.compute, stage)
         self.held = Held(self.gpus)
@@ -62,7 +62,7 @@ class Meter(threading.Thread):
 
     def execution(self) -> Execution:
         """This one until now."""
-        ended = self.began + time.monotonic() - self._started  # a clock that is set takes nothing of the budget
+        ended = self.began + time.monotonic() - self._since  # a clock that is set takes nothing of the budget
         return Execution(self.name_of_stage, self.began, ended, self.gpus, self.held.wh(), self.held.gpu_seconds)
 
     def spent(self) -> Spent:
