@@ -179,7 +179,7 @@ def _end(worker: subprocess.Popen[bytes] | None, grace: float) -> int:
     if worker:
         worker.send_signal(signal.SIGSTOP)
     runs = _runs()
-    _say(f"stopping: {len(runs)} {'run saves' if len(runs) == 1 else 'runs save'} and end")
+    _say(f"stopping: {len(runs)} {'run saves and ends' if len(runs) == 1 else 'runs save and end'}")
     for process in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)

@@ -24,7 +24,7 @@ from pipeline.errors import EverestError, InputError
 from pipeline.layout import WORK
 from pipeline.operations import databases as copies
 from pipeline.operations.addresses import Databases
-from pipeline.system.files import atomic_folder, sha256_of, write_json
+from pipeline.system.files import atomic_folder, atomic_path, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 #: Relative to the project's root; those that are absent are left out. MLflow's artifacts hold the registered models.
@@ -131,15 +131,13 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
             copies.refuse_in_use(copies.sqlite_path(address))
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.made))
     lines = []
+    beside = root / WORK / "restored" / folder.name
+    for name in names:  # before the databases: what cannot be written ends it while nothing is half old, half new
+        _put_file(folder / "files" / name, (beside if name in aside else root) / name)
     for name in sorted(manifest.files):
         if (database := Path(name).stem) in addresses and "/" not in name:
             copies.put_back(folder / name, addresses[database])
             lines.append(f"{database}'s database is as it was {made}")
-    beside = root / WORK / "restored" / folder.name
-    for name in names:
-        target = (beside if name in aside else root) / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / "files" / name, target)
     lines.append(f"{len(names) - len(aside)} files are back in {root}")
     if aside:
         lines.append(f"{len(aside)} files of parameters differ from this commit's, and are in {beside}")
@@ -152,6 +150,19 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     if "prefect" in older:
         lines.append("made with an earlier Prefect: its server brings the database up to date when it starts")
     return lines
+
+
+def _put_file(copy: Path, target: Path) -> None:
+    """Put a file in its place, in that of one that is write-protected too, as published reports are."""
+    if target.exists() and _equal(copy, target):
+        return
+    try:
+        with atomic_path(target) as unfinished:
+            shutil.copyfile(copy, unfinished)
+    except OSError as error:
+        raise EverestError(
+            f"{target}: {error.strerror}; the databases are as they were. Cure: make it writable, and restore again."
+        ) from error
 
 
 def check(folder: Path) -> Manifest:

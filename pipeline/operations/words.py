@@ -49,7 +49,8 @@ def _run(run: Run) -> dict[str, object]:
 def _turn(view: Overview) -> Table:
     lock = str(view.turn) if view.turn else ("a run that has just begun" if view.turn_taken else "nobody")
     slots = f"{view.slots[0]} of {view.slots[1]}" if view.slots else "no limit there"
-    return [{"lock file": lock, "slots taken": slots, "claimed by": "; ".join(view.claims) or "nobody"}]
+    claims = "; ".join(_short(claim, 80) for claim in view.claims) or "nobody"
+    return [{"lock file": _short(lock, 80), "slots taken": slots, "claimed by": claims}]
 
 
 def _short(text: str, most: int) -> str:

@@ -93,12 +93,13 @@ def _flow_runs(api: str, roots: Sequence[Path]) -> list[FlowRun]:
 def _flow_run(run: _Run, tasks: Sequence[_Run], names: Mapping[str, str], full: bool, roots: Sequence[Path]) -> FlowRun:
     folders = [root / layout.WORKTREES / run["id"] for root in roots]
     state = run.get("state_name") or "?"
+    states = {task.get("state_name") for task in tasks if task.get("flow_run_id") == run["id"]}
     waits = ""
     if state in ("Late", "Scheduled", "Pending"):
         waits = "a worker that takes it" if state == "Late" else "its time" if state == "Scheduled" else "its start"
     elif state == "AwaitingConcurrencySlot":
         waits = "a slot of a concurrency limit"
-    elif full and any(task.get("state_name") == "Pending" for task in tasks if task.get("flow_run_id") == run["id"]):
+    elif full and "Pending" in states and "Running" not in states:  # else its own training may be who holds it
         waits = f"the slot of the limit {layout.LIMIT!r}, which another training holds"
     return FlowRun(
         name=run.get("name") or run["id"],

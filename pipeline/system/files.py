@@ -208,7 +208,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{folder}: it is a file, or lies below one. Cure: name a folder that can be written to.") from None
+        raise InputError(
+            f"{folder}: it is a file, or lies below one. Cure: name a folder that can be written to."
+        ) from None
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}. Cure: name a folder that can be written to.") from None
     if not os.access(folder, os.W_OK):

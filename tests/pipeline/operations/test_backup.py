@@ -84,6 +84,39 @@ def test_what_was_lost_comes_back_whole(project: Path, of: Databases, tmp_path: 
     assert prefect.execute("select name from flow_run").fetchall() == [("demo",)]
 
 
+def test_files_are_put_in_the_place_of_others_and_equal_ones_stay(project: Path, of: Databases, tmp_path: Path) -> None:
+    for name in ("equal", "changed"):
+        report = project / "reports" / f"{name}.html"
+        report.parent.mkdir(exist_ok=True)
+        report.write_text("as it was")
+        report.chmod(0o444)  # as published ones
+    made = backup(project, tmp_path / "backups", of)
+    changed, equal = project / "reports" / "changed.html", project / "reports" / "equal.html"
+    changed.unlink()
+    changed.write_text("newer")
+    changed.chmod(0o444)
+    (tmp_path / "linked.html").hardlink_to(changed)
+    before = equal.stat().st_ino
+    restore(made, project, of, force=True)
+    assert changed.read_text() == "as it was"
+    assert (tmp_path / "linked.html").read_text() == "newer", "the old file was written into"
+    assert equal.stat().st_ino == before
+
+
+def test_a_file_that_cannot_be_put_back_leaves_the_databases_as_they_are(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    (project / "reports").mkdir()
+    (project / "reports" / "one.html").write_text("as it was")
+    made = backup(project, tmp_path / "backups", of)
+    shutil.rmtree(project / "reports")
+    (project / "reports").write_text("a file where a folder was")
+    (project / "mlflow.db").write_bytes(b"")
+    with pytest.raises(EverestError, match="the databases are as they were. Cure"):
+        restore(made, project, of, force=True)
+    assert (project / "mlflow.db").read_bytes() == b""
+
+
 def test_a_backup_says_which_artifacts_lie_elsewhere(project: Path, of: Databases, tmp_path: Path) -> None:
     (project / "mlflow.db").unlink()
     store = Store(of.mlflow)

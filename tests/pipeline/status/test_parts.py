@@ -140,6 +140,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         ],
         "/api/task_runs/filter": [
             {"id": "t", "name": "pretrain", "state_name": "Running", "flow_run_id": "a"},
+            {"id": "v", "name": "finetune", "state_name": "Pending", "flow_run_id": "a"},
             {"id": "u", "name": "pretrain", "state_name": "Pending", "flow_run_id": "b"},
         ],
         "/api/deployments/filter": [{"id": "d", "name": "demo"}],
@@ -173,7 +174,9 @@ def test_prefect_tells_who_runs_and_who_waits_for_the_gpu(server: object, tmp_pa
     state = prefect.ask_prefect([tmp_path])
     assert state.fault == ""
     first, second = state.runs
-    assert (first.name, first.deployment, first.tasks, first.waits_for) == ("red-fox", "demo", ["pretrain running"], "")
+    assert (first.name, first.deployment, first.tasks, first.waits_for) == (
+        "red-fox", "demo", ["pretrain running", "finetune pending"], ""
+    )  # fmt: skip
     assert second.waits_for == "the slot of the limit 'gpu', which another training holds"
     assert second.place == str(tmp_path / ".work" / "worktrees" / "b")
     assert first.since == 1767225600.0
