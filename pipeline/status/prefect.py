@@ -73,7 +73,9 @@ def ask_prefect(roots: Sequence[Path]) -> Orchestrator | None:
 
 
 def _flow_runs(api: str, roots: Sequence[Path]) -> list[FlowRun]:
-    runs: list[_Run] = _post(api, "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": GOING}}}, "limit": 50})  # type: ignore[assignment]
+    # The earliest first: of a long queue those that run, not those that are scheduled for tomorrow.
+    asked = {"flow_runs": {"state": {"type": {"any_": GOING}}}, "sort": "START_TIME_ASC", "limit": 50}
+    runs: list[_Run] = _post(api, "flow_runs/filter", asked)  # type: ignore[assignment]
     if not runs:
         return []
     tasks: list[_Run] = _post(

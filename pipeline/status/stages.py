@@ -93,12 +93,14 @@ def _last_sign(run: RunFolder, work: Path, log: str | None = None) -> float:
     """When an execution that does not run was last heard of.
 
     Args:
-        log: with the words of a stage that tells little else, such as a comparison.
+        log: with the words of a stage that tells little else, such as a comparison. Trainings have a history; the
+            newest log may be that of another flow run, which goes on.
     """
     ended = run.about().get("ended")
     if ended:
         return ended / 1000
-    signs = [run.spool, work / "history.csv", *([Path(log)] if log else [])]
+    history = work / "history.csv"
+    signs = [run.spool, history, *([Path(log)] if log and not history.exists() else [])]
     times = [path.stat().st_mtime for path in signs if path.exists()]
     return max(times, default=(run.about().get("started") or 0) / 1000)
 

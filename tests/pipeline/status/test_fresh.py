@@ -81,6 +81,26 @@ def test_a_comparison_that_was_killed_says_when_it_was_heard_of_last_and_what_co
     assert stage.sentence == "killed without a word 2 min ago; `everest compare` continues"
 
 
+def test_a_killed_training_is_not_heard_of_by_the_log_of_another_flow_run(tmp_path: Path) -> None:
+    write_params(tmp_path / "params.yaml", small_benchmark.params())
+    run, work = tmp_path / ".work" / "runs" / "one", tmp_path / ".work" / "pretrain" / "all" / "key"
+    history, now = work / "history.csv", time.time()
+    gone = {"pid": 1, "start": 1, "boot": "of another day", "host": socket.gethostname()}
+    for path, content in (
+        (run / "run.json", {"kind": "stage", "status": "RUNNING", "owner": gone, "started": 1000 * (now - 9000)}),
+        (run / "spool.jsonl", ""),
+        (work / "tracking.json", {"run": "one"}),
+        (history, "step,epoch,loss,lr,grad_norm,val_loss,val_top1,val_top5,seconds\n1,0,0.9,0.001,1.0,,,,0.5\n"),
+        (tmp_path / ".work" / "logs" / "later" / "pretrain.log", "another training, now\n"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    os.utime(run / "spool.jsonl", (now - 9000, now - 9000))
+    os.utime(history, (now - 7500, now - 7500))
+    (stage,) = Looker().look().checkouts[0].stages
+    assert stage.sentence.startswith("killed without a word 2 h ago at step 1")
+
+
 def test_what_is_spent_of_a_budget_is_told(tmp_path: Path) -> None:
     params = small_benchmark.params(compute__budget={"hours": 2.0, "kwh": 1.0}, compute__device="cpu")
     write_params(tmp_path / "params.yaml", params)
