@@ -22,6 +22,7 @@ SAFE = {
     "round",
     "sum",
     "dumps",
+    "json_document",
     "strftime",
 }
 #: Attribute or function -> the arguments that are shown (all of them: None).

@@ -18,9 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def emit(value: object, as_json: bool, title: str | None = None) -> None:
     """Print a result on stdout: a JSON document, or tables made for reading."""
     if as_json:
-        from pipeline.system.text import document
+        from pipeline.system.text import json_document
 
-        typer.echo(document(value, indent=2))
+        typer.echo(json_document(value, indent=2))
         return
     from pipeline.system.terminal import show
 

@@ -9,7 +9,7 @@ from pipeline.status.look import Looker
 from pipeline.status.screen import screen
 from pipeline.system.processes import stop_handled
 from pipeline.system.terminal import draw, echo, redrawn
-from pipeline.system.text import document
+from pipeline.system.text import json_document
 
 #: [s] between two looks.
 PERIOD = 2.0
@@ -19,7 +19,7 @@ def once(as_json: bool) -> None:
     """Print the state of everything."""
     status = Looker().look()
     if as_json:
-        echo(document(asdict(status), indent=2))
+        echo(json_document(asdict(status), indent=2))
     else:
         draw(screen(status))
 
@@ -40,7 +40,7 @@ def watch(as_json: bool, period: float = PERIOD, looks: int | None = None) -> No
             while looks is None or looks > 0:
                 status = looker.look()
                 if as_json:
-                    echo(document(asdict(status)))
+                    echo(json_document(asdict(status)))
                 else:
                     show(screen(status))
                 looks = None if looks is None else looks - 1

@@ -96,7 +96,7 @@ def storable(value: object) -> object:
     return value
 
 
-def document(value: object, indent: int | None = None) -> str:
+def json_document(value: object, indent: int | None = None) -> str:
     """A JSON document that any reader takes: strings by :func:`storable`, null for NaN and infinities."""
     return json.dumps(_finite(storable(value)), indent=indent, default=str, allow_nan=False)
 

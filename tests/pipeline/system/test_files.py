@@ -103,5 +103,5 @@ def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
 def test_results_are_not_written_where_a_file_has_the_folders_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"--out .*expected a folder\. Cure: another --out"):
+        with pytest.raises(InputError, match="it is a file, or lies below one. Cure: name a folder"):
             show(tmp_path / "any.mp4", out=out)
