@@ -115,7 +115,8 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     root = root.absolute()
     addresses = {"mlflow": to.mlflow, "prefect": to.prefect}
     names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
-    other = {name for name in names if (root / name).exists() and not _equal(folder / "files" / name, root / name)}
+    equal = {name for name in names if _equal(folder / "files" / name, root / name)}
+    other = {name for name in names if (root / name).exists()} - equal
     # Those belong to a commit: over another one's they would not fit its code.
     aside = {name for name in other if any(Path(name).is_relative_to(kept) for kept in PARAMETERS)}
     present = [name for name, address in addresses.items() if copies.exists(address)] + sorted(other - aside)
@@ -132,7 +133,8 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.made))
     lines = []
     beside = root / WORK / "restored" / folder.name
-    for name in names:  # before the databases: what cannot be written ends it while nothing is half old, half new
+    # Before the databases: what cannot be written ends it while nothing is half old, half new.
+    for name in sorted(set(names) - equal):
         _put_file(folder / "files" / name, (beside if name in aside else root) / name)
     for name in sorted(manifest.files):
         if (database := Path(name).stem) in addresses and "/" not in name:
@@ -154,8 +156,6 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
 
 def _put_file(copy: Path, target: Path) -> None:
     """Put a file in its place, in that of one that is write-protected too, as published reports are."""
-    if target.exists() and _equal(copy, target):
-        return
     try:
         with atomic_path(target) as unfinished:
             shutil.copyfile(copy, unfinished)
