@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,14 @@ from pipeline.training.measured import sentence
 @pytest.fixture(scope="module")
 def params(root: Path) -> Params:
     return load_params(root / "recipes" / "drawn.yaml")
+
+
+def write_scores(path: Path, more: Mapping[str, float] | None = None) -> None:
+    """The results of a stage, with the scores of a test and no cost but what `more` has."""
+    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
+    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4, **(more or {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(scores))
 
 
 def row(low: float, top1: float, high: float) -> dict[str, object]:
@@ -300,12 +309,8 @@ def test_a_cost_that_was_not_measured_is_a_dash_everywhere_and_never_zero(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
-    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
     for benchmark in params.benchmarks:
-        path = layout.results_file("evaluate", benchmark)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(scores))
+        write_scores(layout.results_file("evaluate", benchmark))
     summary = collect(params)
     costs = ("gmacs_per_clip", "peak_memory_gib", "clips_per_second", "wall_seconds")
     assert [summary["results"][0][name] for name in costs] == [None] * 4
@@ -323,14 +328,9 @@ def test_a_pretraining_that_the_models_do_not_come_from_is_not_in_the_report(
 ) -> None:
     """It may be of other parameters: the report does not depend on it (dvc.yaml: finetune.init)."""
     monkeypatch.chdir(tmp_path)
-    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
-    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
-    for path in (
-        layout.results_file("pretrain"),
-        *(layout.results_file("evaluate", b) for b in ("motion", "state_change")),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(scores))
+    write_scores(layout.results_file("pretrain"))
+    for benchmark in ("motion", "state_change"):
+        write_scores(layout.results_file("evaluate", benchmark))
     (layout.output_dir("pretrain") / "history.csv").write_text("step,epoch,loss\n1,0,0.9\n2,0,0.8\n")
     for init, there in (("outputs/pretrain", True), ("scratch", False), ("weights", False)):
         params = load_params(root / "recipes" / "drawn.yaml", {"finetune.init": init})
@@ -343,13 +343,9 @@ def test_the_multiply_adds_beside_a_score_are_those_of_the_strategy_that_it_was_
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    scores = {f"eval/{name}": 0.5 for name in ("top1", "top1_ci_low", "top1_ci_high", "class_mean")}
-    scores |= {"eval/calibration_error": 0.1, "eval/videos_ok": 4, "eval/videos_total": 4}
     for benchmark in ("motion", "state_change"):
         for stage, gmacs in (("finetune", 3.0), ("evaluate", 7.0)):
-            path = layout.results_file(stage, benchmark)
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(scores | {"efficiency/gmacs_per_clip": gmacs}))
+            write_scores(layout.results_file(stage, benchmark), {"efficiency/gmacs_per_clip": gmacs})
     for strategy, gmacs in (("none", 7.0), (None, 3.0)):
         params = load_params(root / "recipes" / "drawn.yaml", {"evaluate.strategy": strategy})
         assert [row["gmacs_per_clip"] for row in collect(params)["results"]] == [gmacs, gmacs]

@@ -60,43 +60,40 @@ def test_broken_params_are_named_with_the_reason(tmp_path: Path, text: str, reas
     assert Looker().look().checkouts[0].fault.startswith(reason)
 
 
-def test_a_comparison_that_was_killed_says_when_it_was_heard_of_last_and_what_continues_it(tmp_path: Path) -> None:
-    write_params(tmp_path / "params.yaml", small_benchmark.params())
-    run, work = tmp_path / ".work" / "runs" / "one", tmp_path / ".work" / "compare" / "all" / "key"
-    log = tmp_path / ".work" / "logs" / "flow" / "compare.log"
-    now = time.time()
+def lay_out_killed(root: Path, work: Path, files: dict[Path, str]) -> None:
+    """A project with a stage that was killed without a word, begun two and a half hours ago, and more files."""
+    write_params(root / "params.yaml", small_benchmark.params())
+    run, began = root / ".work" / "runs" / "one", time.time() - 9000
     gone = {"pid": 1, "start": 1, "boot": "of another day", "host": socket.gethostname()}
-    for path, content in (
-        (run / "run.json", {"kind": "stage", "status": "RUNNING", "owner": gone, "started": 1000 * (now - 9000)}),
-        (run / "spool.jsonl", ""),
-        (work / "tracking.json", {"run": "one"}),
-        (log, "[1/2] tube, seed 0: pretrain started\n"),
-    ):
+    record = {"kind": "stage", "status": "RUNNING", "owner": gone, "started": 1000 * began}
+    told = {run / "run.json": json.dumps(record), run / "spool.jsonl": "", work / "tracking.json": '{"run": "one"}'}
+    for path, content in (told | files).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    os.utime(run / "spool.jsonl", (now - 9000, now - 9000))
-    os.utime(log, (now - 130, now - 130))
+        path.write_text(content)
+    os.utime(run / "spool.jsonl", (began, began))
+
+
+def heard_of(path: Path, seconds: float) -> None:
+    """Let a file be last written so long ago."""
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+def test_a_comparison_that_was_killed_says_when_it_was_heard_of_last_and_what_continues_it(tmp_path: Path) -> None:
+    log = tmp_path / ".work" / "logs" / "flow" / "compare.log"
+    work = tmp_path / ".work" / "compare" / "all" / "key"
+    lay_out_killed(tmp_path, work, {log: "[1/2] tube, seed 0: pretrain started\n"})
+    heard_of(log, 130)
     (stage,) = Looker().look().checkouts[0].stages
     assert stage.state == "killed"
     assert stage.sentence == "killed without a word 2 min ago; `everest compare` continues"
 
 
 def test_a_killed_training_is_not_heard_of_by_the_log_of_another_flow_run(tmp_path: Path) -> None:
-    write_params(tmp_path / "params.yaml", small_benchmark.params())
-    run, work = tmp_path / ".work" / "runs" / "one", tmp_path / ".work" / "pretrain" / "all" / "key"
-    history, now = work / "history.csv", time.time()
-    gone = {"pid": 1, "start": 1, "boot": "of another day", "host": socket.gethostname()}
-    for path, content in (
-        (run / "run.json", {"kind": "stage", "status": "RUNNING", "owner": gone, "started": 1000 * (now - 9000)}),
-        (run / "spool.jsonl", ""),
-        (work / "tracking.json", {"run": "one"}),
-        (history, "step,epoch,loss,lr,grad_norm,val_loss,val_top1,val_top5,seconds\n1,0,0.9,0.001,1.0,,,,0.5\n"),
-        (tmp_path / ".work" / "logs" / "later" / "pretrain.log", "another training, now\n"),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    os.utime(run / "spool.jsonl", (now - 9000, now - 9000))
-    os.utime(history, (now - 7500, now - 7500))
+    work, later = tmp_path / ".work" / "pretrain" / "all" / "key", tmp_path / ".work" / "logs" / "later"
+    steps = "step,epoch,loss,lr,grad_norm,val_loss,val_top1,val_top5,seconds\n1,0,0.9,0.001,1.0,,,,0.5\n"
+    files = {work / "history.csv": steps, later / "pretrain.log": "another training, now\n"}
+    lay_out_killed(tmp_path, work, files)
+    heard_of(work / "history.csv", 7500)
     (stage,) = Looker().look().checkouts[0].stages
     assert stage.sentence.startswith("killed without a word 2 h ago at step 1")
 
