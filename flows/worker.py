@@ -3,8 +3,9 @@
 Prefect's own worker, told to stop, waits until its runs have ended, however many days that takes, and whoever loses
 patience kills trainings. Here SIGTERM (`docker stop`, systemd, Ctrl-C) stops the worker and asks each of its runs to
 save and end; they are Resuming then, and the next worker goes on with them. A worker that is killed leaves its runs
-going; they need none. One that starts before its server waits for it, and one whose server goes away asks on, however
-long: Prefect's own gives up after some minutes, and kills its runs then. Where it ends by itself, another is started.
+going; they need none, and a later worker of its pool and checkout saves them with its own. One that starts before its
+server waits for it, and one whose server goes away asks on, however long: Prefect's own gives up after some minutes,
+and kills its runs then. Where it ends by itself, another is started.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ QUERY_SECONDS = 5
 GIVES_UP = "Service exceeded error threshold."
 #: The variable by which a worker tells its runs in which checkout it was started.
 CHECKOUT = "EVEREST_CHECKOUT"
-#: The variable by which it knows its runs, also those whose Prefect's worker was killed.
+#: The variable by which it knows its runs, also those whose Prefect's worker was killed: name, process and pool.
 WORKER = "EVEREST_WORKER"
 #: This worker's name. Not its number and start: a process's start, as it is read, moves with the machine's clock.
 _NAME = uuid4().hex
+_MODULE = "flows.worker"
 
 P = ParamSpec("P")
 
@@ -108,19 +110,19 @@ def _serve(command: list[str], pool: str, grace: float, asked: list[int]) -> int
         began = time.monotonic()
         # SIGINT is how Prefect's worker stops itself; asked to end, it would end its runs as well.
         worker = subprocess.Popen(
-            command, env=environment(), start_new_session=True, preexec_fn=follow_parent(signal.SIGKILL)
+            command, env=environment(pool), start_new_session=True, preexec_fn=follow_parent(signal.SIGKILL)
         )
         while worker.poll() is None and not asked:
             time.sleep(0.2)
         if asked:
-            return _end(worker, grace)
+            return _end(worker, pool, grace)
         if not worker.returncode:
             return 0
         # Such as where the server goes away while Prefect's worker starts. Runs that it had go on.
         pause = 1.0 if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, 60.0)
         _say(f"Prefect's worker ended (exit {worker.returncode}); the next one starts in {pause:.0f} s")
         _until(lambda: asked, pause)
-    return _end(None, grace)
+    return _end(None, pool, grace)
 
 
 def _ready(pool: str, asked: list[int]) -> bool:
@@ -164,21 +166,21 @@ def _until(done: Callable[[], object], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def environment() -> dict[str, str]:
-    """The worker's environment, which its runs inherit; what is set already stays."""
+def environment(pool: str = POOL) -> dict[str, str]:
+    """The environment of a pool's worker, which its runs inherit; what is set already stays."""
     defaults = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
     }
-    return defaults | os.environ | {CHECKOUT: str(Path.cwd()), WORKER: _NAME}
+    return defaults | os.environ | {CHECKOUT: str(Path.cwd()), WORKER: f"{_NAME} {os.getpid()} {pool}"}
 
 
-def _end(worker: subprocess.Popen[bytes] | None, grace: float) -> int:
+def _end(worker: subprocess.Popen[bytes] | None, pool: str, grace: float) -> int:
     """Stop taking runs, let those that go save and end, then the worker; 1 where time was up."""
     # Told to stop, Prefect's worker would kill its runs on its own terms: it is frozen until they have ended.
     if worker:
         worker.send_signal(signal.SIGSTOP)
-    runs = _runs()
+    runs = _runs(pool)
     _say(f"stopping: {len(runs)} {'run saves and ends' if len(runs) == 1 else 'runs save and end'}")
     for process in runs:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -219,20 +221,36 @@ def _goes(process: psutil.Process) -> bool:
         return False
 
 
-def _runs() -> dict[psutil.Process, UUID]:
-    """The processes of this worker's runs, those in preparation too, and the runs' ids.
+def _runs(pool: str = POOL) -> dict[psutil.Process, UUID]:
+    """The processes of this worker's runs, and of those that a killed worker has left it; with the runs' ids.
 
-    Of a run, the topmost process of Prefect's: what a killed flow has left saves already, and SIGTERM would end that.
+    Those in preparation are among them. Of a run, the topmost process of Prefect's: what a killed flow has left saves
+    already, and SIGTERM would end that.
     """
     runs = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, KeyError, ValueError):
             variables = process.environ()
-            if variables[WORKER] == _NAME and any(word.startswith("prefect.") for word in process.cmdline()):
+            if _sees_to(variables, pool) and any(word.startswith("prefect.") for word in process.cmdline()):
                 run = UUID(variables[PROCESS_RUN])
                 if _run_of_parent(process) != str(run):
                     runs[process] = run
     return runs
+
+
+def _sees_to(variables: dict[str, str], pool: str) -> bool:
+    """Whether a run with these variables is ours, or of a worker of this pool and checkout that is gone."""
+    name, number, of_pool = variables[WORKER].split(" ", 2)
+    if name == _NAME:
+        return True
+    return of_pool == pool and variables[CHECKOUT] == str(Path.cwd()) and not _works(int(number))
+
+
+def _works(number: int) -> bool:
+    """Whether this process is a worker of ours."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return _MODULE in psutil.Process(number).cmdline()
+    return False
 
 
 def _run_of_parent(process: psutil.Process) -> str:

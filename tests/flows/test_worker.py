@@ -94,24 +94,30 @@ def test_a_stop_saves_the_run_whose_own_prefects_worker_was_killed(started: Path
     assert started.with_suffix(".saved").read_text() == "saved"
 
 
-def test_what_a_killed_flow_has_left_saves_undisturbed_and_another_workers_run_goes_on(started: Path) -> None:
-    def start(program: str, **more: str) -> subprocess.Popen[bytes]:
-        variables = {**os.environ, worker.WORKER: worker._NAME, PROCESS_RUN: RUN, **more}
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", program], env=variables)
+def start(program: str, **more: str) -> subprocess.Popen[bytes]:
+    variables = worker.environment() | {PROCESS_RUN: RUN, **more}
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", program], env=variables)
 
-    ours, left, others = (
-        start("prefect.engine"),
-        start("dvc"),
-        start("prefect.engine", **{worker.WORKER: "1 since 0.1"}),
-    )
-    no_run = start("prefect.server", **{PROCESS_RUN: ""})
-    until = time.monotonic() + 10
-    while not worker._runs() and time.monotonic() < until:
-        time.sleep(0.02)
+
+def test_what_a_killed_flow_has_left_saves_undisturbed_and_a_living_workers_run_goes_on(started: Path) -> None:
+    other = start(worker._MODULE, **{PROCESS_RUN: ""})
+    ours = start("prefect.engine")
+    start("dvc")
+    start("prefect.engine", **{worker.WORKER: f"another {other.pid} everest"})
+    start("prefect.server", **{PROCESS_RUN: ""})
+    wait_until(worker._runs)
     assert {process.pid: str(run) for process, run in worker._runs().items()} == {ours.pid: RUN}
-    for process in (ours, left, others, no_run):
-        process.kill()
-        process.wait()
+
+
+def test_a_stop_reaches_what_a_killed_worker_of_its_pool_and_checkout_has_left(started: Path) -> None:
+    killed = start(worker._MODULE, **{PROCESS_RUN: ""})
+    killed.kill()  # and not waited for: a worker's number stays while nobody has
+    left = start("prefect.engine", **{worker.WORKER: f"killed {killed.pid} everest"})
+    start("prefect.engine", **{worker.WORKER: f"killed {killed.pid} everest-cpu"})
+    start("prefect.engine", **{worker.WORKER: f"killed {killed.pid} everest", worker.CHECKOUT: "/elsewhere"})
+    wait_until(worker._runs)
+    assert [process.pid for process in worker._runs()] == [left.pid]
+    assert not worker._runs("everest-gpu")
 
 
 def test_a_stop_finds_its_runs_after_the_machines_clock_was_put_forward(
