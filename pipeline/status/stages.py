@@ -153,14 +153,14 @@ def _with_sentence(stage: Stage, place: Place, work: Path, params: Params | None
     if stage.state == "lost":
         sentence += f"; its ranks still run (process {stage.pid}) and save when they end"
     elif changes := _changes(stage, work, params):
-        sentence += f"; {changes} in params.yaml since: with the old value back {command} continues{saved}, else afresh"
+        sentence += f"; begun with {changes} in params.yaml: with what it began with {command} continues{saved}"
     else:
         sentence += f"; {command} continues{saved}"
     return dataclasses.replace(stage, sentence=sentence)
 
 
 def _changes(stage: Stage, work: Path, params: Params | None) -> str:
-    """Which declared values differ between stopped work and params.yaml as it is now."""
+    """Which declared values differ between stopped work and params.yaml: edited since, or given to that run alone."""
     job = read_json(work / "job.json").get("params")
     if job is None or params is None:
         return ""
@@ -168,6 +168,6 @@ def _changes(stage: Stage, work: Path, params: Params | None) -> str:
         then, now = (values(stage.stage, stage.benchmark, each) for each in (check_params(job), params))
     except InputError:  # of a version with other keys
         return ""
-    changes = [f"{key} went from {old} to {new}" for key, old, new in differences(then, now)]
+    changes = [f"{key} = {old}, which is {new}" for key, old, new in differences(then, now)]
     more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return ", ".join(changes[:NAMED]) + more

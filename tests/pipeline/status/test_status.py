@@ -127,9 +127,9 @@ def test_it_says_which_edit_makes_stopped_work_start_afresh(project: Project) ->
     write_overrides(project.root / "params.yaml", {"pretrain.base_lr": 0.5, "compute.ranks": 1})
     try:
         sentence = pretraining().sentence
-        assert f"pretrain.base_lr went from {before} to 0.5 in params.yaml since" in sentence
+        assert f"begun with pretrain.base_lr = {before}, which is 0.5 in params.yaml" in sentence
         assert "compute" not in sentence
-        assert "with the old value back `everest run` continues from step" in sentence
+        assert "with what it began with `everest run` continues from step" in sentence
     finally:
         write_overrides(project.root / "params.yaml", {"pretrain.base_lr": before, "compute.ranks": 2})
 
