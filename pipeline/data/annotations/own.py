@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
-from pipeline.data.annotations.classes import alike_fault, counted_from_one
+from pipeline.data.annotations.classes import NAMED, alike_fault, counted_from_one
 from pipeline.data.annotations.several import labels_of, names_of, separator_fault
 from pipeline.data.video.listing import video_files
 from pipeline.errors import InputError
@@ -49,12 +49,14 @@ def from_folders(folder: Path) -> Listing:
     """List a folder with one folder for each class, below split folders or not.
 
     Raises:
-        InputError: the folder does not exist or no class's folder holds a video.
+        InputError: the folder does not exist, no class's folder holds a video, or only some of its folders are splits.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist. Cure: name the videos' folder, or their CSV or Parquet table.")
     paths, others = video_files(folder)
     problems = [f"{others} files without a video's suffix were passed over"] if others else []
+    if fault := _mixed_fault(folder, paths):
+        raise InputError(fault)
     has_splits = has_split_folders(paths)
     entries: list[tuple[str, str, str]] = []
     for path in paths:
@@ -83,6 +85,21 @@ def has_split_folders(paths: Sequence[str]) -> bool:
     """Whether videos lie in train/CLASS, test/CLASS rather than in CLASS."""
     tops = {path.split("/", 1)[0] for path in paths if "/" in path}
     return bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+
+
+def _mixed_fault(folder: Path, paths: Sequence[str]) -> str | None:
+    """The message where splits lie beside other folders: all of them would be classes, and the splits forgotten."""
+    parts = [path.split("/") for path in paths]
+    splits = sorted({part[0] for part in parts if len(part) > 2 and part[0].lower() in SPLIT_NAMES})
+    others = sorted({part[0] for part in parts if len(part) > 1 and part[0].lower() not in SPLIT_NAMES})
+    if not splits or not others:
+        return None
+    shown = ", ".join(printable(name) for name in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+    return (
+        f"{folder}: {', '.join(splits)} hold folders of classes as splits do, and beside them lie {shown}, which are "
+        "no splits. Cure: move them away, or rename them train, val, test or unused; a class needs another name than a "
+        "split's."
+    )
 
 
 def from_table(table: Path, folder: Path) -> Listing:

@@ -124,3 +124,11 @@ def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> N
         sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
     videos = look(tmp_path / "set", sample_videos.RULES)
     assert (videos.clip_frames, len(videos.videos)) == (8, 4)
+
+
+def test_a_folder_beside_splits_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    for path in ("train/run/a.mp4", "train/walk/b.mp4", "unlabelled/c.mp4"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(InputError, match=r"lie unlabelled, which are no splits. Cure: move them away"):
+        look(tmp_path, sample_videos.RULES)

@@ -265,6 +265,19 @@ def test_your_folders_without_splits_are_split_by_hash(tmp_path: Path) -> None:
     assert "class 'class_empty' has no video at all" in listing.problems
 
 
+@pytest.mark.parametrize("extra", ["extra/x.mp4", "dev/cat/x.mp4"])
+def test_a_folder_beside_splits_does_not_make_classes_of_them(tmp_path: Path, extra: str) -> None:
+    touch(tmp_path, "train/cat/a.mp4", "train/dog/b.mp4", "val/cat/c.mp4", extra)
+    name = extra.split("/")[0]
+    with pytest.raises(InputError, match=rf"train, val hold folders of classes .* lie {name}, .* Cure: move them away"):
+        from_folders(tmp_path)
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a.mp4", "walk/b.mp4", "walk/evening/c.mp4")
+    assert from_folders(tmp_path).classes == ["test", "walk"]
+
+
 def test_a_name_in_two_splits_and_a_class_without_training_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/x.mp4", "test/a/x.mp4", "test/b/y.mp4")
     problems = from_folders(tmp_path).problems
