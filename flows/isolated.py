@@ -21,8 +21,9 @@ from pipeline.experiments.workspace import Workspace, environment
 from pipeline.layout import WORKTREES
 from pipeline.notices.told import told
 from pipeline.params import Params, load_params
+from pipeline.params.load import params_from_text
 from pipeline.params.write import write_overrides
-from pipeline.system import worktree
+from pipeline.system import git, worktree
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ def isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequen
 
 def _isolated(recipe: str | None, overrides: Mapping[str, object], stages: Sequence[str]) -> Iterator[Place]:
     root = Path.cwd()
-    params = checked(root, recipe, overrides)
-    logger = get_run_logger()
-    if note := worktree.left_behind(root):
-        logger.warning(note)
     name = str(flow_run.id or "manual")
     folder = root / WORKTREES / name
     goes_on = worktree.is_whole(folder)  # of a run that was stopped: it holds that run's code and what is done
+    if not goes_on:
+        checked(root, recipe, overrides)
+    logger = get_run_logger()
+    if note := worktree.left_behind(root):
+        logger.warning(note)
     try:
         where = create(root, name, recipe, overrides)
+        params = load_params(where.folder / "params.yaml")  # what its stages read: the checkout may have moved on
         preflight(where, stages)
     except BaseException:  # a stop as well: nothing has begun
         if not goes_on:
@@ -101,18 +104,23 @@ def create(root: Path, name: str, recipe: str | None, overrides: Mapping[str, ob
 
 
 def checked(root: Path, recipe: str | None, overrides: Mapping[str, object]) -> Params:
-    """The parameters of a recipe (the committed params.yaml if None) with overrides.
+    """The parameters of a recipe of the last commit (its params.yaml if None) with overrides.
 
     Raises:
-        InputError: no such recipe, or a key or value is wrong.
+        InputError: no such recipe, it is not committed, or a key or value is wrong.
     """
-    if recipe is None:
-        return load_params(root / "params.yaml", overrides)
     # By name only: a path would read, and copy into the worktree, a file from anywhere.
     names = sorted(path.stem for path in (root / "recipes").glob("*.yaml"))
-    if recipe not in names:
+    if recipe is not None and recipe not in names:
         raise InputError(f"recipe = {recipe[:100]!r} is not in recipes/. Cure: use one of: {', '.join(names)}.")
-    return load_params(root / "recipes" / f"{recipe}.yaml", overrides)
+    file = "params.yaml" if recipe is None else f"recipes/{recipe}.yaml"
+    committed = git.ask("show", f"HEAD:./{file}", root=root)
+    if committed.text is None:
+        raise InputError(
+            f"{file} is not committed ({committed.reason}), and the run uses the last commit. "
+            f"Cure: `git add {file}`, commit it, then start again."
+        )
+    return params_from_text(committed.text, Path(file), overrides)
 
 
 def preflight(where: Workspace, stages: Sequence[str]) -> None:

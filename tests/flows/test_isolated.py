@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -18,8 +19,18 @@ from flows.isolated import checked, create, preflight
 from flows.overrides import benchmark_names
 from pipeline.errors import EverestError, InputError
 from pipeline.experiments.workspace import Workspace
+from pipeline.params import load_params
 from pipeline.system import worktree
 from tests.pipeline.system.test_worktree import make_checkout
+
+
+def commit(folder: Path, init: bool = False) -> None:
+    words = [["init", "-q"]] * init + [
+        ["add", "--all"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"],
+    ]
+    for command in words:
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 @pytest.mark.parametrize("recipe", ["../outside", "../recipes/demo", "", "a\0b", "demo.yaml", "x" * 5000, "/outside"])
@@ -29,6 +40,7 @@ def test_a_recipe_is_one_of_the_projects_by_name_and_never_a_path(root: Path, tm
     text = (root / "recipes" / "demo.yaml").read_text()
     for path in (project / "recipes" / "demo.yaml", tmp_path / "outside.yaml", project / "outside.yaml"):
         path.write_text(text)
+    commit(project, init=True)
     given = str(tmp_path / "outside") if recipe == "/outside" else recipe
     with pytest.raises(InputError, match=r"is not in recipes/\. Cure: use one of: demo\.") as caught:
         checked(project, given, {})
@@ -149,3 +161,36 @@ def test_a_run_that_goes_on_keeps_its_worktree_where_it_is_stopped_before_its_fi
     monkeypatch.setattr(isolation, "preflight", stopped)
     end(KeyboardInterrupt())
     assert (checkout / ".work/worktrees/manual/params.yaml").exists()
+
+
+def test_a_run_takes_its_stages_from_the_commit_that_it_works_in(root: Path, checkout: Path) -> None:
+    committed = load_params(checkout / "params.yaml")
+    (checkout / "params.yaml").write_text((root / "recipes" / "drawn.yaml").read_text())
+    assert load_params(checkout / "params.yaml").benchmarks.keys() != committed.benchmarks.keys()
+    with isolation.isolated(None, {"finetune.epochs": 60}) as place:
+        assert place.params == load_params(place.where.folder / "params.yaml")
+        assert place.params.benchmarks.keys() == committed.benchmarks.keys()
+        assert place.params.finetune.epochs == 60
+
+
+def test_a_run_that_goes_on_keeps_the_parameters_of_its_commit(root: Path, checkout: Path) -> None:
+    committed = load_params(checkout / "params.yaml")
+    end(Pause("", state=Scheduled(name="Resuming")))
+    (checkout / "params.yaml").write_text((root / "recipes" / "drawn.yaml").read_text())
+    commit(checkout)
+    with isolation.isolated(None, {}) as place:
+        assert place.params == committed
+
+
+def test_a_recipe_that_is_not_committed_is_refused_before_anything_is_made(root: Path, checkout: Path) -> None:
+    (checkout / "recipes").mkdir()
+    (checkout / "recipes" / "mine.yaml").write_text((root / "recipes" / "demo.yaml").read_text())
+    with (
+        pytest.raises(InputError, match=r"recipes/mine\.yaml is not committed .*Cure: `git add recipes/mine\.yaml`"),
+        isolation.isolated("mine", {}),
+    ):
+        pass
+    assert not (checkout / ".work/worktrees").exists()
+    commit(checkout)
+    with isolation.isolated("mine", {}) as place:
+        assert place.params.recipe == "demo"
