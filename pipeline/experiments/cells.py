@@ -28,7 +28,7 @@ from pipeline.params.declared import address, values
 from pipeline.params.records import differences, finished, read_record
 from pipeline.planning.equal import Trial
 from pipeline.system.files import link, read_json, sha256_of
-from pipeline.system.processes import PAUSE_AT, run_child
+from pipeline.system.processes import PAUSE_AT, pause_step, run_child
 
 #: Stage -> the stage whose weights it starts from.
 STARTS_FROM = {"finetune": "pretrain", "evaluate": "finetune"}
@@ -82,11 +82,23 @@ def pretrained_share(trial: Trial) -> float:
     """The share of a pre-training's steps that is done and saved."""
     if finished("pretrain", None, cell(trial)):
         return 1.0
+    step, total = _saved_step(trial)
+    # A pause is at a whole step: half a step less is the same share.
+    return (step + 0.5) / total if total else 0.0
+
+
+def is_past(trial: Trial, share: float) -> bool:
+    """Whether a pre-training is done further than a slice up to that share pauses it."""
+    step, total = _saved_step(trial)
+    return finished("pretrain", None, cell(trial)) or (total > 0 and step > pause_step(share, total))
+
+
+def _saved_step(trial: Trial) -> tuple[int, int]:
+    """The last step of an unfinished pre-training that is saved, and of how many; (0, 0) where none is."""
     work = pretraining(trial)
     steps = layout.checkpoint_steps(work / "checkpoints") if work else []
     total = read_json(work / "length.json").get("steps") if work else None
-    # A pause is at a whole step: half a step less is the same share.
-    return (steps[-1] + 0.5) / total if steps and total else 0.0
+    return (steps[-1], total) if steps and total else (0, 0)
 
 
 def _run(

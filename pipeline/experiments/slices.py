@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.budget.meter import gpus_of
-from pipeline.experiments.cells import cell, cells_root, pretraining, run_slice
+from pipeline.experiments.cells import cell, cells_root, is_past, pretraining, run_slice
 from pipeline.params import Params
 from pipeline.params.declared import values
 from pipeline.params.records import finished
@@ -41,8 +41,8 @@ class _Kept(TypedDict, total=False):
 def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial], Verdict]:
     """Pre-train in slices and stop what cannot win; the trainings that are left, and what was seen.
 
-    The first strategy, which all are compared with, and strategies that are pre-trained already run in any case, and so
-    do those that share a pre-training with one of them.
+    The first strategy, which all are compared with, and strategies that are pre-trained already, or further than the
+    slice that is looked at, run in any case, and so do those that share a pre-training with one of them.
 
     Raises:
         EverestError, Interrupted: as for a cell; the same command continues.
@@ -65,10 +65,15 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
     protected = {trial.arm for trial in racing if shared(trial) in never_stopped}
     judgements: list[Judgement] = []
     stopped: dict[str, int] = {}
+    alive = racing
     for look in range(1, compare.slices):
-        if len(arms) - len(stopped) < 2:
+        alive = [trial for trial in alive if trial.arm not in stopped]
+        if len(kept) < look:
+            alive = _not_past(alive, look / compare.slices)
+        else:
+            alive = [trial for trial in alive if trial.name in kept[look - 1]]
+        if len({trial.arm for trial in alive}) < 2:
             break
-        alive = [trial for trial in racing if trial.arm not in stopped]
         if len(kept) < look:
             kept.append(_slice(alive, look, compare.slices))
             write_json(path, {"looks": kept, "before": before})
@@ -89,6 +94,16 @@ def early_verdict(params: Params, trials: Sequence[Trial]) -> tuple[list[Trial],
         "saved": saved,
     }
     return [trial for trial in trials if trial.arm not in stopped], verdict
+
+
+def _not_past(alive: Sequence[Trial], share: float) -> list[Trial]:
+    """The trainings of strategies that no comparison without an early verdict has brought further than this share.
+
+    Probes of unequally long pre-trainings say nothing of strategies.
+    """
+    past = {shared(trial) for trial in alive if is_past(trial, share)}
+    further = {trial.arm for trial in alive if shared(trial) in past}
+    return [trial for trial in alive if trial.arm not in further]
 
 
 def _slice(alive: Sequence[Trial], look: int, slices: int) -> Looked:

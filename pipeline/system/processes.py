@@ -57,6 +57,11 @@ STOPPED = (130, *(-number for number in STOP))
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers | int | None
 
 
+def pause_step(share: float, steps: int) -> int:
+    """The step of a training after which it pauses at a share of them."""
+    return max(2, round(share * steps))
+
+
 class StopRequest:
     """Remembers the first stop signal; listen before anything slow: a signal during imports counts too."""
 

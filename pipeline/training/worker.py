@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.distributed.rank import live
 from pipeline.monitor.record import FILE
 from pipeline.system.files import atomic_folder, write_json
-from pipeline.system.processes import PAUSE_AT
+from pipeline.system.processes import PAUSE_AT, pause_step
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
 def _pause_step(steps: int) -> int | None:
     """The step after which a comparison's turn ends, of EVEREST_PAUSE_AT as a share of all; None where none does."""
     share = os.environ.get(PAUSE_AT)
-    return max(2, round(float(share) * steps)) if share else None
+    return pause_step(float(share), steps) if share else None
 
 
 def _monitor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,51 @@ def test_a_strategy_that_was_pre_trained_before_stays_out_of_a_race_that_goes_on
     monkeypatch.setattr(slices, "finished", lambda *_: False)
     assert slices.early_verdict(params, trials) == first
     assert len(ran) == before
+
+
+def test_pre_trainings_of_unequal_lengths_are_not_held_against_each_other(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, trials = race
+    saved = {"everest": 200, "tube": 800, "random": 150}
+    for trial in trials[:6]:
+        work = cells.cell(trial) / layout.WORK / "pretrain/all/key"
+        checkpoint = layout.checkpoint_dir(work / "checkpoints", saved[trial.arm])
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.json").write_text("{}")
+        (work / "length.json").write_text('{"steps": 1000}')
+    ran = _pretend(monkeypatch, {"everest": 0.2, "tube": 0.6, "random": 0.2})
+    left, verdict = slices.early_verdict(params, trials)
+    assert left == trials
+    assert {name.split("-seed")[0] for name, _ in ran} == {"everest", "random"}, "tube is past the slice, everest at it"
+    assert {judgement["rival"] for judgement in verdict["judgements"]} <= {"everest", "random"}
+    before = len(ran)
+    assert slices.early_verdict(params, trials) == (left, verdict)
+    assert len(ran) == before
+
+
+def test_a_strategy_that_got_ahead_during_a_race_leaves_it_and_its_decisions_stay(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, trials = race
+    params = with_overrides(params, {"compare.strategies": ["everest", "tube", "block", "random"]})
+    trials = plan(params)
+    ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "block": 0.58, "random": 0.2})
+    real = slices._slice
+
+    def until_the_third(alive: Sequence[Trial], look: int, count: int) -> slices.Looked:
+        if look == 3:
+            raise KeyboardInterrupt
+        return real(alive, look, count)
+
+    monkeypatch.setattr(slices, "_slice", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        slices.early_verdict(params, trials)
+    monkeypatch.setattr(slices, "_slice", real)
+    # A comparison without an early verdict has finished one of them.
+    monkeypatch.setattr(cells, "finished", lambda stage, key, folder: folder.name.startswith("tube-seed"))
+    left, verdict = slices.early_verdict(params, trials)
+    assert [row["strategy"] for row in verdict["saved"]] == ["random"], "stopped before the interruption"
+    assert {trial.arm for trial in left} == {"everest", "tube", "block"}
+    assert max(share for name, share in ran if name.startswith("tube-seed")) == 0.4
+    assert max(share for name, share in ran if name.startswith("block")) == 0.8
