@@ -41,13 +41,15 @@ def drawing() -> Result:
 
 
 def ingest() -> Result:
+    import varying_rates
+
     from pipeline.data.ingest.measure import measure
 
     path = video(frames=20)
     cut = path.with_name("cut.mp4")
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     facts = []
-    for file in (path, cut):
+    for file in (path, cut, varying_rates.write(path.with_name("varying.mkv"))):
         measurement = measure(file)
         facts.append(
             [
@@ -57,6 +59,7 @@ def ingest() -> Result:
                 measurement.rotation,
                 measurement.repeated_run,
                 measurement.reason,
+                round(measurement.fps, 3),
             ]
         )
     return facts, [], 0

@@ -3,7 +3,7 @@
 A step is a number of frames (`frame_step: 4`), equal in every video; or a time, of which each video makes a number of
 its own by its rate, 1.875 frames at 15 a second where 7.5 are as long at 60. `pipeline.data.sampling` takes both: a
 whole number, or a float for a step by time. A frame is taken to be shown at its number / rate: where a file's own rate
-varies, that is its average.
+varies, that is its average (`pipeline.data.video.stream.rate_of`).
 
 Of a video that lasts D seconds a clip of T frames, d apart, begins at a time from 0 to D - T d, and its frame t is the
 one nearest to begin + t d: at most half a frame away, whatever the rate. A video shorter than T d is spread over the

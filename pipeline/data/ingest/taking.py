@@ -16,11 +16,9 @@ from pipeline.data.ingest.measure import accept_watched, file_facts
 from pipeline.data.ingest.reading import PORTION
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError
-from pipeline.data.video.stream import open_stream, packets, rate, sniff
+from pipeline.data.video.stream import COUNTED, in_order, open_stream, packets, rate_of, sniff
 from pipeline.data.video.survey import PacketTally
 
-#: [bytes] A larger file's packets are not counted beforehand.
-COUNTED = 64 << 20
 #: [bytes] of a picture: two decoders of larger ones side by side would hold too many of them.
 LARGEST = PORTION // 8
 
@@ -89,7 +87,7 @@ def expect(file: str) -> Expected:
             tally = PacketTally()
             for _ in tally.count(packets(container, stream, file)):
                 pass
-            fps = rate(stream)
+            fps = rate_of(in_order(tally.stored)[tally.early :], stream)
             return Expected(len(tally.stored) - tally.early, fps, size) if fps else Expected()
     except VideoError:
         return Expected()  # decoding will say why

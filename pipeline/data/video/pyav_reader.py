@@ -11,7 +11,7 @@ from pipeline.data.by_time import ticks
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
 from pipeline.data.video.reader import Timed, VideoError, VideoReader, first_line, missing_frame, picked
-from pipeline.data.video.stream import enter, open_stream, packets, pictures, rate, rate_of, rgb_rows
+from pipeline.data.video.stream import enter, open_stream, packets, pictures, rate, rate_by_packets, rgb_rows
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -44,7 +44,7 @@ class PyavReader(VideoReader):
         self._begun: Iterator[VideoFrame] | None = None
         self._fresh = True
         self._container, self._stream = open_stream(path)
-        self._fps = rate(self._stream)
+        self._fps: float | None = None
         if not self._jumps:
             try:
                 self._look()
@@ -61,8 +61,8 @@ class PyavReader(VideoReader):
 
     @property
     def fps(self) -> float:  # type: ignore[override]
-        if not self._fps:
-            self._fps = rate_of([picture.pts for picture in self._pass()], self._stream)
+        if self._fps is None:
+            self._fps = rate_by_packets(self._path)
         return self._fps
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 #: Text files that FFmpeg would follow to other files or to the network.
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
+
+#: [bytes] A larger file's packets are not counted before it is decoded.
+COUNTED = 64 << 20
+#: [s] From one picture to the next: beyond it the clock was set, as in joined recordings (FFmpeg's limit, too).
+LONGEST_PAUSE = 10.0
 
 
 def open_stream(path: str) -> tuple[InputContainer, VideoStream]:
@@ -136,12 +142,40 @@ def rate(stream: VideoStream) -> float:
 
 
 def rate_of(times: Sequence[int | None], stream: VideoStream) -> float:
-    """Frames per second that pictures were shown at; 0 where they have no times."""
+    """Frames per second of pictures shown at these times: the header's where they bear it out, 0 where nothing tells.
+
+    A header may be off by a frame, and times are rounded (to 1 ms in Matroska): that is no other rate. What Matroska,
+    Flash and transport streams say is a claim, which a varying rate does not keep.
+    """
+    claimed, tick = rate(stream), float(stream.time_base or 0)
     known = [time for time in times if time is not None]
-    if len(known) < 2 or len(known) < len(times) or not stream.time_base:
-        return 0.0
-    span = (max(known) - min(known)) * stream.time_base
-    return float((len(known) - 1) / span) if span > 0 else 0.0
+    if len(known) < max(2, len(times)) or not tick:
+        return claimed
+    frames, span = len(known) - 1, (max(known) - min(known)) * tick
+    shown = all(0 < (later - earlier) * tick < LONGEST_PAUSE for earlier, later in itertools.pairwise(known))
+    if claimed and (not shown or round(abs(span * claimed - frames)) <= 1):
+        return claimed
+    return frames / span if span > 0 else claimed
+
+
+def rate_by_packets(path: str) -> float:
+    """The rate of a file of moderate size by its packets' times, without decoding; of a larger one the header's.
+
+    Raises:
+        VideoError: it cannot be opened, or not read to its end.
+    """
+    container, stream = open_stream(path)
+    with container:
+        if container.size > COUNTED:
+            return rate(stream)
+        stored = [one.pts for one in packets(container, stream, path) if one.size and not one.is_discard]
+        return rate_of(in_order(stored), stream)
+
+
+def in_order(stored: Sequence[int | None]) -> list[int]:
+    """Times of packets in the order in which their pictures are shown; [] where one has none."""
+    known = sorted(time for time in stored if time is not None)
+    return known if len(known) == len(stored) else []
 
 
 def sniff(path: str) -> None:

@@ -192,7 +192,7 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
             width=width,
             height=height,
             rotation=turn.rotation,
-            fps=rate(stream) or rate_of(times, stream),
+            fps=rate_of(times, stream),
         )
 
 

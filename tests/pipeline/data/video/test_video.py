@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import gc
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import sample_videos
+import varying_rates
 
 from pipeline.data.ingest.measure import measure
+from pipeline.data.ingest.taking import expect
 from pipeline.data.video import VideoError, open_video, write_video
 from pipeline.data.video.survey import survey
 from pipeline.errors import EverestError
@@ -132,6 +135,32 @@ def test_what_nothing_refers_to_is_skipped_and_the_rest_keeps_its_bytes(tmp_path
     wanted = list(range(0, 60, step))
     with open_video(path, measurement.reader, 60, measurement.jumps) as swift, open_video(path) as usual:
         assert np.array_equal(swift.frames(wanted), usual.frames(wanted))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".flv", ".ts", ".mp4"])
+def test_a_rate_is_that_of_the_pictures_where_the_header_claims_another(tmp_path: Path, suffix: str) -> None:
+    path = varying_rates.write(tmp_path / f"varying{suffix}")
+    assert survey(str(path)).fps == pytest.approx(varying_rates.TRUE_RATE, rel=0.005)
+    slow = varying_rates.write(tmp_path / f"slow{suffix}", [200 * number for number in range(50)])
+    assert survey(str(slow)).fps == pytest.approx(5, rel=0.03)
+    # What predict chooses frames by before it has decoded them, and what is read in one pass.
+    for file in (path, slow):
+        with open_video(file) as video:
+            assert video.fps == expect(str(file)).fps == survey(str(file)).fps
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(30), Fraction(60)])
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_times_rounded_to_milliseconds_change_no_constant_rate(tmp_path: Path, suffix: str, rate: Fraction) -> None:
+    times = [round(1000 * number / rate) for number in range(40)]
+    path = varying_rates.write(tmp_path / f"clip{suffix}", times, rate)
+    assert survey(str(path)).fps == expect(str(path)).fps == pytest.approx(float(rate), rel=1e-6)
+
+
+def test_a_clock_that_was_set_within_a_recording_is_no_rate(tmp_path: Path) -> None:
+    times = [40 * number for number in range(30)]
+    joined = varying_rates.write(tmp_path / "joined.ts", times + [3_600_000 + time for time in times], 25)
+    assert survey(str(joined)).fps == pytest.approx(25)
 
 
 GOPS = {"b-frames": {}, "open GOPs": {"x264-params": "mbtree=0:open-gop=1"}}
