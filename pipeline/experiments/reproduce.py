@@ -166,8 +166,8 @@ def compare(store: Store, then: TrackedRun, other: Store, now: TrackedRun) -> li
             {
                 "metric": name,
                 "points": len(before),
-                "then": before[-1][1] if before else None,
-                "now": after[-1][1] if after else None,
+                "then": then["metrics"].get(name),
+                "now": now["metrics"].get(name),
                 "equal": before == after,
             }
         )

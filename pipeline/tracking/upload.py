@@ -121,6 +121,7 @@ def _send_chunk(folder: RunFolder, remote: Remote, store: Store) -> bool:
 
 
 def _new_points(record: Metrics, steps: dict[str, int]) -> list[tuple[str, float, int, int]]:
+    """A record's points; a summary stands at the last step of its name's series, so that it ends the curve."""
     step = record["s"]
     new = []
     for name, value in record["v"].items():
@@ -128,7 +129,7 @@ def _new_points(record: Metrics, steps: dict[str, int]) -> list[tuple[str, float
             if step <= steps.get(name, -1):
                 continue
             steps[name] = step
-        new.append((name, value, record["t"], step or 0))
+        new.append((name, value, record["t"], steps.get(name, 0)))
     return new
 
 

@@ -58,10 +58,26 @@ def test_steps_that_a_resumed_training_made_again_are_left_out(folder: RunFolder
     with folder.records() as records:
         for step in (1, 2, 3, 2, 3, 4):
             records.metrics({"a": float(step)}, step)
-        records.metrics({"a": 9.0})  # a summary has no step and is always sent
     drain(folder, store)
     ((_, points),) = store.named("metrics")
-    assert [(value, step) for _, value, _, step in points] == [(1, 1), (2, 2), (3, 3), (4, 4), (9, 0)]
+    assert [(value, step) for _, value, _, step in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_a_summary_ends_its_names_curve_also_when_it_is_sent_later(folder: RunFolder, store: Any) -> None:
+    with folder.records() as records:
+        records.metrics({"val/top1": 0.9}, 2)
+        records.metrics({"val/top1": 0.6}, 4)
+    drain(folder, store)
+    with folder.records() as records:
+        records.metrics({"val/top1": 0.9, "eval/top1": 0.8})
+    drain(folder, store)
+    points = [point for _, points in store.named("metrics") for point in points]
+    assert [(name, value, step) for name, value, _, step in points] == [
+        ("val/top1", 0.9, 2),
+        ("val/top1", 0.6, 4),
+        ("val/top1", 0.9, 4),
+        ("eval/top1", 0.8, 0),
+    ]
 
 
 def test_the_status_is_sent_after_all_records_and_only_then_is_a_run_tidied_away(folder: RunFolder, store: Any) -> None:
