@@ -16,16 +16,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from pipeline import layout
-from pipeline.errors import Paused
+from pipeline.errors import DamagedError, Paused
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
 from pipeline.model_folder import FILES
-from pipeline.params import SCRATCH, load_params
+from pipeline.params import SCRATCH, Params, load_params
 from pipeline.params.declared import address, values
-from pipeline.params.records import differences, finished, read_record
+from pipeline.params.records import REST_SECONDS, differences, finished, read_record
 from pipeline.planning.equal import Trial
 from pipeline.system.files import link, read_json, sha256_of
 from pipeline.system.processes import PAUSE_AT, pause_step, run_child
@@ -40,8 +44,16 @@ def cells_root() -> Path:
 
 
 def cell(trial: Trial) -> Path:
-    """The folder of a training, named by everything that makes its result."""
-    return cells_root() / f"{trial.name}-{layout.fingerprint([result_values(trial.params), data_hashes()])}"
+    """The folder of a training: the settled one, else that which everything that makes its result names now."""
+    if trial.folder is not None:
+        return trial.folder
+    data = data_hashes(trial.benchmarks, trial.corpora)
+    return cells_root() / f"{trial.name}-{layout.fingerprint([_result_values(trial, trial.params), data])}"
+
+
+def settled(trials: Iterable[Trial]) -> list[Trial]:
+    """The same trainings, in the folders that they have now, whatever DVC makes in the project while they run."""
+    return [replace(trial, folder=cell(trial)) for trial in trials]
 
 
 def run_cell(trial: Trial, note: str = "", run: Run = run_child, others: Sequence[Trial] = ()) -> Path:
@@ -136,7 +148,9 @@ def stages_of(trial: Trial) -> list[Step]:
 
 def _take_over(trial: Trial, folder: Path, others: Sequence[Trial], stage: str, benchmark: str | None) -> str:
     """Link in what the project's chain or another training made by this stage, and say whose it is; else ""."""
-    own = _made(Path(), stage, benchmark) and result_values(trial.params) == result_values(load_params())
+    own = _made(Path(), stage, benchmark) and _result_values(trial, trial.params) == _result_values(
+        trial, load_params()
+    )
     if own and _up_to_date(address(stage, benchmark)):
         _link_in(Path(), folder, stage, benchmark)
         return "this project's own run"
@@ -184,8 +198,32 @@ def _up_to_date(stage: str) -> bool:
     return done.returncode == 0 and done.stdout.strip() == "{}"
 
 
-def data_hashes() -> dict[str, str]:
-    """What DVC says that the project's data are, by their paths."""
+def _result_values(trial: Trial, params: Params) -> dict[str, object]:
+    return result_values(params, {*trial.benchmarks, *trial.corpora})
+
+
+def data_hashes(benchmarks: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
+    """What DVC says that the project's data of these are, by their paths; nothing where it has made none.
+
+    Raises:
+        DamagedError: dvc.lock is no YAML, and does not become any.
+    """
     from pipeline.tracking.context import dvc_hashes
 
-    return {path: value for path, value in sorted(dvc_hashes().items()) if path.startswith("data/")}
+    lock, text = Path("dvc.lock"), None
+    while lock.is_file() and not _is_whole(now := lock.read_text(encoding="utf-8")):
+        if now == text:
+            raise DamagedError(f"{lock} is damaged: it is not what DVC writes. Cure: `git checkout {lock}`.")
+        text = now
+        time.sleep(REST_SECONDS)  # DVC writes it in place
+    corpora = list(corpora)
+    used = {str(folder(name)) for name in [*benchmarks, *corpora] for folder in (layout.cache_dir, layout.manifest_dir)}
+    used |= {str(layout.corpus_file(name)) for name in corpora}
+    return {path: value for path, value in sorted(dvc_hashes(lock).items()) if path in used}
+
+
+def _is_whole(lock: str) -> bool:
+    try:
+        return isinstance(yaml.safe_load(lock), dict)
+    except yaml.YAMLError:
+        return False

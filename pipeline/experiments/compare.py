@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pipeline import layout, preflight
 from pipeline.budget.ledger import one_ledger
-from pipeline.experiments.cells import cell, cells_root, run_cell, stages_of
+from pipeline.experiments.cells import cell, cells_root, run_cell, settled, stages_of
 from pipeline.experiments.slices import early_verdict, shared
 from pipeline.experiments.workspace import require_data
 from pipeline.params import SCRATCH, Params, load_params
@@ -83,7 +83,7 @@ def command(overrides: Mapping[str, object] | None = None, dry_run: bool = False
         ):
             say(f"warning: {warning}")
         now.check_sources()
-        trials = plan(params, _rates(params))
+        trials = settled(plan(params, _rates(params)))
         for trial in trials:
             preflight.require(preflight.trial_scope(trial.params, trial.benchmarks))
         summary = _run(params, trials)

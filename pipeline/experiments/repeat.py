@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from pipeline.experiments.workspace import (
 )
 from pipeline.params import SCRATCH, Params, load_params, with_overrides
 from pipeline.params.benchmarks import PUBLISHED
-from pipeline.params.declared import data_versions
+from pipeline.params.declared import data_versions, deciding
 from pipeline.system.processes import run_child
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Repetition:
     def name(self) -> str:
         return f"split{self.split}-seed{self.seed}" if self.split else f"seed{self.seed}"
 
-    @property
+    @functools.cached_property  # settled, whatever DVC makes in the project while it runs
     def folder(self) -> Path:
         return (FOLDER / f"{self.name}-{_key(self.params, self.split)}").absolute()
 
@@ -66,9 +67,11 @@ class Repetition:
         if not self.split:
             return Path("data").absolute()
         groups = {"benchmarks", "clip", "ingest", "preprocess"}  # one set of data for all seeds
-        values = self.params.model_dump(mode="json", include=groups)
-        for entry in values["benchmarks"].values():
-            del entry["finetune"], entry["evaluate"]
+        values = {
+            key: value
+            for key, value in deciding(self.params, self.params.benchmarks).items()
+            if key.partition(".")[0] in groups and not re.match(r"benchmarks\.[^.]+\.(finetune|evaluate)", key)
+        }
         return (FOLDER / f"split{self.split}-{layout.fingerprint([values, data_versions()])}").absolute() / "data"
 
 
@@ -183,8 +186,7 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
         EverestError, Interrupted: see :func:`command`.
     """
     root, params, data = Path.cwd(), repetition.params, repetition.data
-    pretrains = params.finetune.init == str(layout.output_dir("pretrain"))
-    corpora = params.pretrain.corpus if pretrains else []
+    corpora = _corpora(params)
     remade: set[str] = set()
 
     def bring_up(folder: Path, training: str, steps: Sequence[Step], links: Mapping[str, Path]) -> None:
@@ -205,15 +207,20 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
         bring_up(data.parent, "", [*steps, *(("corpus", name) for name in corpora)], {})
     else:
         require_data(params.benchmarks, corpora)
-    steps = training_steps(params.benchmarks, pretrains)
+    steps = training_steps(params.benchmarks, bool(corpora))
     bring_up(repetition.folder, repetition.name, steps, {"data": data})
 
 
 def _key(params: Params, split: int) -> str:
     """What makes an experiment's result: an official split's data follow from the parameters, other data may change."""
-    init = params.finetune.init
-    weights = [] if init in (SCRATCH, str(layout.output_dir("pretrain"))) else [_weights(init)]
-    return layout.fingerprint([result_values(params), data_versions(), {} if split else data_hashes(), *weights])
+    weights = [] if params.finetune.init == SCRATCH or _corpora(params) else [_weights(params.finetune.init)]
+    data = {} if split else data_hashes(params.benchmarks, _corpora(params))
+    return layout.fingerprint([result_values(params, params.benchmarks), data_versions(), data, *weights])
+
+
+def _corpora(params: Params) -> list[str]:
+    """That it pre-trains on; none from scratch or given weights."""
+    return params.pretrain.corpus if params.finetune.init == str(layout.output_dir("pretrain")) else []
 
 
 @functools.cache

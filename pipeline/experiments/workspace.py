@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline import layout
 from pipeline.errors import BudgetSpentError, EverestError, InputError, Interrupted, Paused
 from pipeline.params import Params
-from pipeline.params.declared import address, reads_any
+from pipeline.params.declared import address, deciding, reads_any
 from pipeline.params.records import finished
 from pipeline.params.write import write_params
 from pipeline.system.processes import STOPPED, run_child
@@ -157,18 +157,10 @@ def training_steps(benchmarks: Iterable[str], pretrains: bool) -> list[Step]:
     return first + [(stage, name) for name in benchmarks for stage in ("finetune", "evaluate")]
 
 
-def result_values(params: Params) -> dict[str, object]:
-    """The parameters that decide what a training gives.
-
-    One that came later counts only where it is set: what was trained before keeps its name. What only looks at a
-    training (`pretrain.monitor`) decides nothing.
-    """
-    values = params.model_dump(
-        mode="json", exclude={"compute": True, "compare": True, "recipe": True, "pretrain": {"monitor"}}
-    )
-    if values["evaluate"]["strategy"] is None:
-        del values["evaluate"]["strategy"]
-    return values
+def result_values(params: Params, benchmarks: Collection[str]) -> dict[str, object]:
+    """The parameters that decide what a training on these benchmarks gives, by their dotted keys."""
+    values = deciding(params, benchmarks)
+    return {key: value for key, value in values.items() if key.partition(".")[0] not in ("compare", "recipe")}
 
 
 def require_data(benchmarks: Iterable[str], corpora: Collection[str]) -> None:

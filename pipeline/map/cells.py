@@ -32,7 +32,14 @@ LOOKED_AT = 32
 
 def key(cell: Cell) -> str:
     """Names a cell by everything that decides what it gives."""
-    values = [[equal, params.compare.model_dump(), result_values(params)] for equal, params in cell.params.items()]
+    values = [
+        [
+            equal,
+            params.compare.model_dump(),
+            result_values(params, {*params.compared_benchmarks(), *params.pretrain.corpus}),
+        ]
+        for equal, params in cell.params.items()
+    ]
     return layout.fingerprint([values, data_versions()])
 
 

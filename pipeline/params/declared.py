@@ -28,6 +28,7 @@ VERSIONS = "versions.yaml"
 #: Settings of this machine: where files lie and how fast a stage is, never what it gives; and what only looks at a
 #: pre-training. Stages may read them without declaring them; nothing else may be read so.
 MACHINE = ("compute", "ingest.workers", "preprocess.workers", "benchmarks.*.data.raw", "pretrain.monitor")
+_MACHINE = re.compile("|".join(re.escape(key).replace(r"\*", "[^.]+") + r"(\..+)?" for key in MACHINE))
 #: Key that names a model's folder -> (key, value) where it is read. Its weights count, wherever they lie; DVC cannot
 #: watch them, as its dependencies must be there, and null is none.
 WEIGHTS = {"preprocess.map_weights": ("preprocess.map_source", "embedding")}
@@ -131,6 +132,16 @@ def weights(flat: Mapping[str, object], folder: Path = Path()) -> dict[str, obje
         if flat.get(key) is not None and flat.get(switch) == on and path.is_file():
             hashes[f"{key}.sha256"] = sha256_of(path)
     return hashes
+
+
+def deciding(params: Params, benchmarks: Collection[str]) -> dict[str, object]:
+    """Flat key -> value of what decides results on these benchmarks: no setting of the machine, nothing that is null.
+
+    A key that comes later, null where it is not set, so leaves names of what was made before alone.
+    """
+    content = params.model_dump(mode="json", exclude_none=True)
+    content["benchmarks"] = {name: entry for name, entry in content["benchmarks"].items() if name in benchmarks}
+    return {key: value for key, value in flatten(content).items() if not _MACHINE.fullmatch(key)}
 
 
 def work_key(name: str, key: str | None, params: Params, *inputs: object) -> str:

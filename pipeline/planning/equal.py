@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.params import SCRATCH, Overrides, Params, arm_overrides, compared_strategies, with_overrides
@@ -17,12 +18,14 @@ class Trial:
     Attributes:
         arm, seed: the strategy's name and the seed of everything random.
         gmacs_per_clip: [G multiply-adds] of one pre-training forward of one clip; 0 without pre-training.
+        folder: where it is trained, once that is settled.
     """
 
     arm: str
     seed: int
     params: Params
     gmacs_per_clip: float
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -31,6 +34,11 @@ class Trial:
     @property
     def benchmarks(self) -> list[str]:
         return self.params.compared_benchmarks()
+
+    @property
+    def corpora(self) -> list[str]:
+        """That it pre-trains on; none from scratch."""
+        return [] if self.params.finetune.init == SCRATCH else self.params.pretrain.corpus
 
     @property
     def epochs(self) -> int:

@@ -15,9 +15,9 @@ import yaml
 
 from pipeline import layout
 from pipeline.budget.ledger import named_ledger
-from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.errors import DamagedError, EverestError, InputError, Interrupted
 from pipeline.experiments import cells
-from pipeline.experiments.cells import cell, run_cell
+from pipeline.experiments.cells import cell, run_cell, settled
 from pipeline.params import declared, load_params, with_overrides
 from pipeline.planning.equal import Trial, plan
 
@@ -38,6 +38,12 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVEREST_CELLS", raising=False)
     return tmp_path
+
+
+def write_lock(project: Path, **outs: str) -> None:
+    """dvc.lock with other outputs beside those of LOCK."""
+    made = {"other": {"cmd": "x", "outs": [{"path": path, "md5": content} for path, content in outs.items()]}}
+    (project / "dvc.lock").write_text(yaml.safe_dump({**LOCK, "stages": {**LOCK["stages"], **made}}))
 
 
 def trials(**compare: object) -> list[Trial]:
@@ -271,12 +277,69 @@ def test_a_training_of_another_seed_or_other_weights_is_not_taken_over(project: 
 def test_a_key_that_came_later_leaves_the_names_of_earlier_trainings_alone(project: Path) -> None:
     from pipeline.experiments.workspace import result_values
 
-    plain, tested = trials(strategies=["everest", "everest-tested-tome"])
-    evaluate = result_values(plain.params)["evaluate"]
-    assert isinstance(evaluate, dict)
-    assert "strategy" not in evaluate
-    assert result_values(tested.params)["evaluate"]["strategy"] == "tome"  # type: ignore[index]
-    assert cell(plain) != cell(tested)
+    plain, tested = (
+        result_values(trial.params, ["motion"]) for trial in trials(strategies=["everest", "everest-tested-tome"])
+    )
+    assert "evaluate.strategy" not in plain
+    assert tested["evaluate.strategy"] == "tome"
+
+
+def test_data_that_a_training_does_not_use_leave_its_name_alone(project: Path) -> None:
+    everest, _, scratch = trials()
+    before = cell(everest), cell(scratch)
+    write_lock(
+        project, **{"data/cache/other": "1", "data/manifests/state_change": "2", "data/corpus/other.parquet": "3"}
+    )
+    assert "state_change" in everest.corpora
+    assert cell(everest) != before[0], "its corpus"
+    assert cell(scratch) == before[1], "from scratch it has no corpus"
+    everest, scratch = (
+        replace(trial, params=with_overrides(trial.params, {"pretrain.corpus": ["motion"]}))
+        for trial in (everest, scratch)
+    )
+    before = cell(everest), cell(scratch)
+    write_lock(project, **{"data/cache/state_change": "4"})
+    changed = {"benchmarks.state_change.data.frame_step": 2}
+    other = [replace(trial, params=with_overrides(trial.params, changed)) for trial in (everest, scratch)]
+    assert (cell(other[0]), cell(other[1])) == before
+    write_lock(project, **{"data/cache/motion": "5"})
+    assert cell(everest) != before[0]
+    assert cell(scratch) != before[1]
+
+
+def test_settings_of_the_machine_leave_a_trainings_name_alone(project: Path) -> None:
+    trial = trials()[0]
+    values = {
+        "ingest.workers": 3,
+        "preprocess.workers": 3,
+        "benchmarks.motion.data.raw": "there",
+        "compute.eur_per_gpu_hour": 5.0,
+    }
+    assert cell(replace(trial, params=with_overrides(trial.params, values))) == cell(trial)
+
+
+def test_a_training_keeps_its_folder_while_dvc_makes_other_data(project: Path) -> None:
+    before = trials()
+    placed = settled(before)
+    write_lock(project, **{"data/cache/motion": "other"})
+    assert [cell(trial) for trial in placed] == [trial.folder for trial in placed]
+    assert cell(before[0]) != cell(placed[0])
+
+
+def test_a_half_written_lock_is_waited_for_and_a_damaged_one_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, lock = trials()[0], project / "dvc.lock"
+    before, whole = cell(trial), lock.read_text()
+    monkeypatch.setattr(cells.time, "sleep", lambda _: lock.write_text(whole))
+    for torn in ("", whole[:40] + "\n  : ["):
+        lock.write_text(torn)
+        assert cell(trial) == before
+        monkeypatch.setattr(cells.time, "sleep", lambda _: None)
+        lock.write_text(torn)
+        with pytest.raises(DamagedError, match=r"dvc\.lock is damaged.*Cure: `git checkout dvc\.lock`"):
+            cell(trial)
+        monkeypatch.setattr(cells.time, "sleep", lambda _: lock.write_text(whole))
 
 
 def test_what_only_looks_at_a_training_leaves_its_name_alone(project: Path) -> None:

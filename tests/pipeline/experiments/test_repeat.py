@@ -13,7 +13,7 @@ import yaml
 from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.experiments.repeat import Repetition, command
-from pipeline.params import declared, load_params
+from pipeline.params import declared, load_params, with_overrides
 
 #: Top-1 of each (split, seed), as the stand-in for the stages will have it.
 SCORES = {(1, 0): 0.90, (1, 1): 0.92, (2, 0): 0.85, (2, 1): 0.85, (3, 0): 0.95, (3, 1): 0.99}
@@ -140,3 +140,22 @@ def test_an_experiment_on_other_data_is_another_one(project: Path) -> None:
         names.append([Repetition(split, 0, params).folder.name for split in (0, 1)])
     assert names[0][0] != names[1][0]
     assert names[0][1] == names[1][1], "a split's own data follow from its parameters"
+
+
+def test_a_started_experiment_keeps_its_folder_and_machine_settings_change_none(project: Path) -> None:
+    params = load_params()
+    elsewhere = with_overrides(
+        params, {"preprocess.workers": 3, "ingest.workers": 3, "benchmarks.ucf101.data.raw": "there"}
+    )
+    for split in (0, 1):
+        here, there = (Repetition(split, 0, one) for one in (params, elsewhere))
+        assert (here.folder, here.data) == (there.folder, there.data)
+        quality = with_overrides(params, {"preprocess.jpeg_quality": 31})
+        assert Repetition(split, 0, quality).folder != here.folder
+        assert (Repetition(split, 0, quality).data != here.data) == bool(split)
+    stages = {"preprocess@ucf101": {"outs": [{"path": "data/cache/ucf101", "md5": "a"}]}}
+    started = Repetition(0, 0, params)
+    before = started.folder
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    assert started.folder == before
+    assert Repetition(0, 0, params).folder != before
