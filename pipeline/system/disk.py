@@ -27,6 +27,11 @@ class DiskFullError(EverestError, OSError):
             "Cure: free some space there and run the same command again."
         )
         self.errno = errno.ENOSPC
+        self.place = place
+
+    def __reduce__(self) -> tuple[type[DiskFullError], tuple[Path | str]]:
+        # Out of a worker process it comes with its message once.
+        return type(self), (self.place,)
 
 
 def is_full(error: BaseException) -> bool:

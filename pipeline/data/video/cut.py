@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.video.reader import VideoError, first_line
 from pipeline.data.video.stream import best_stream
 from pipeline.data.video.write import BITEXACT, encoder
+from pipeline.system.disk import is_full
 from pipeline.system.files import atomic_path
 
 #: x264's quality: no difference is seen at it.
@@ -30,6 +31,7 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
 
     Raises:
         VideoError: the video does not open, or has no frame for some of the window.
+        DiskFullError: there is no room for it.
     """
     import av
 
@@ -46,6 +48,8 @@ def cut_window(source: Path, target: Path, start_frame: int, end_frame: int, fps
             with av.open(str(temporary)) as check:
                 counted = sum(1 for _ in check.decode(video=0))
         except (av.FFmpegError, OSError) as error:
+            if is_full(error):
+                raise
             raise VideoError("undecodable", f"{source.name} cannot be cut: {first_line(error)}") from None
         if counted != wanted:
             raise VideoError("declared_more_than_decoded", f"{target.name}: wrote {wanted} frames, {counted} decode")

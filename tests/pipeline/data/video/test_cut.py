@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.video import VideoError, cut, open_video, write_video
 from pipeline.data.video.cut import cut_window
+from pipeline.system.disk import DiskFullError
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,12 @@ def test_a_window_beyond_the_end_is_refused(clock: Path, tmp_path: Path) -> None
     with pytest.raises(VideoError, match="110 to 125"):
         cut_window(clock, tmp_path / "window.mp4", 110, 125, 30)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_video(clock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "_copy", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(DiskFullError, match=r"window\.mp4: no space left on the disk"):
+        cut_window(clock, tmp_path / "window.mp4", 5, 25, 30)
 
 
 def test_cutting_twice_gives_the_same_bytes(clock: Path, tmp_path: Path) -> None:
