@@ -37,6 +37,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from pipeline.errors import EverestError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 #: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -108,6 +114,27 @@ def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(how), 0, 0, 0)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), how)
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with this one, side by side; what they have not begun when the block ends is not begun.
+
+    Raises:
+        EverestError: one of them was killed.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    pool = ProcessPoolExecutor(workers, initializer=die_with_parent, initargs=(signal.SIGKILL,))
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise EverestError(
+            "a worker process was killed (for want of memory?). Cure: free memory; starting again continues."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def save_with_parent() -> None:

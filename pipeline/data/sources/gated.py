@@ -6,8 +6,7 @@ import csv
 import logging
 import re
 import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from pipeline.data.video.cut import cut_window
 from pipeline.data.video.listing import video_files
 from pipeline.errors import EverestError, InputError
 from pipeline.system.files import publish_file
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import worker_pool
 from pipeline.system.progress import counter
 
 if TYPE_CHECKING:
@@ -124,7 +123,11 @@ def place_oscc(raw: Path, fetcher: Fetcher, limit: int | None) -> None:
 
 
 def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -> None:
-    """Cut every window that is not there yet; one that cannot be cut is left out and counted as missing."""
+    """Cut every window that is not there yet; one that cannot be cut is left out and counted as missing.
+
+    Raises:
+        EverestError: the disk is full, or a worker was killed; what is cut is kept.
+    """
     _, windows = read_windows(annotations)
     todo = [window for window in windows[:limit] if not (raw / WINDOWS / window.file).exists()]
     (raw / WINDOWS).mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,7 @@ def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -
     ready = [(window, places[window.video_uid]) for window in todo if window.video_uid in places]
     if len(ready) < len(todo):
         log.warning("%d windows lie in videos that are not there", len(todo) - len(ready))
-    with ProcessPoolExecutor(2, initializer=die_with_parent, initargs=(signal.SIGKILL,)) as pool:
+    with worker_pool(2) as pool:
         tasks = {pool.submit(_cut, raw / WINDOWS / window.file, place, window): window for window, place in ready}
         for task in counter("cutting windows")(as_completed(tasks), len(tasks)):
             if problem := task.result():

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from pipeline.layout import fingerprint
 from pipeline.params import GeneratedSource
 from pipeline.params.declared import versions
 from pipeline.system.files import require_space
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import worker_pool
 from pipeline.system.progress import counter
 
 SPLITS = ("train", "val", "test")
@@ -114,7 +112,7 @@ def _write_all(source: GeneratedSource, out_dir: Path, videos: list[GeneratedVid
     if len(videos) < 32:  # starting processes would take longer
         yield from map(write, videos)
         return
-    with ProcessPoolExecutor(os.cpu_count(), initializer=die_with_parent, initargs=(signal.SIGKILL,)) as pool:
+    with worker_pool(os.cpu_count()) as pool:
         yield from pool.map(write, videos, chunksize=16)
 
 

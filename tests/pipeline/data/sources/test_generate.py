@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.data.sources import generate as generating
 from pipeline.data.sources.draw import MOTIONS, draw_motion, draw_state_change
 from pipeline.data.sources.generate import generate, plan
 from pipeline.data.video import open_video
+from pipeline.errors import EverestError
 from pipeline.params import GeneratedSource
 
 
@@ -63,6 +66,16 @@ def test_an_interrupted_generation_is_completed(tmp_path: Path) -> None:
         (tmp_path / video.path).unlink()
     generate(source(), tmp_path)
     assert digests(tmp_path) == whole
+
+
+def test_a_killed_worker_ends_the_drawing_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generating, "_write_one", dies)
+    with pytest.raises(EverestError, match="worker process was killed"):
+        generate(source(train=32), tmp_path)
+
+
+def dies(*_: object) -> None:
+    os._exit(1)
 
 
 def test_another_seed_never_shares_a_folder() -> None:
