@@ -31,9 +31,12 @@ from pipeline.experiments.workspace import (
     result_values,
     training_steps,
 )
-from pipeline.params import SCRATCH, Params, load_params, with_overrides
+from pipeline.params import SCRATCH, Params, with_overrides
 from pipeline.params.benchmarks import PUBLISHED
-from pipeline.params.declared import data_versions, deciding
+from pipeline.params.declared import data_versions, deciding, declared, parse
+from pipeline.params.file import read_text
+from pipeline.params.frozen import PARAMS, check_made
+from pipeline.params.load import params_from_text
 from pipeline.system.processes import run_child
 
 if TYPE_CHECKING:
@@ -104,11 +107,13 @@ def command(
         dry_run: only say what would run.
 
     Raises:
-        InputError: splits of a data set that has none, or lists with repeated or unknown entries.
+        InputError: splits of a data set that has none, lists with repeated or unknown entries, or data of the project
+            that other values made than params.yaml has.
         Interrupted: stopped; the same command continues.
         EverestError: a stage failed.
     """
-    params = load_params()
+    text = read_text(PARAMS)
+    params = params_from_text(text, PARAMS)
     repetitions = plan(params, splits, seeds)
     rows: list[Planned] = [
         {"split": r.split or None, "seed": r.seed, "folder": os.path.relpath(r.folder)} for r in repetitions
@@ -117,6 +122,10 @@ def command(
         return {"repetitions": rows}
     for repetition in repetitions:
         preflight.require(preflight.chain_scope(repetition.params))
+    if not repetitions[0].split:
+        made = [(stage, name) for name in params.benchmarks for stage in ("download", "preprocess")]
+        made += [("corpus", name) for name in _corpora(params)]
+        check_made("everest repeat", [declared(*step) for step in made], parse(text))
     from pipeline.experiments.stage import only_one
     from pipeline.report.repetition import summarise, write_report
     from pipeline.report.sentences import metric_key

@@ -88,18 +88,7 @@ class Frozen:
             InputError: names the stage, each key with both values, and the cure.
         """
         stage = declared.declared(self.stage, self.key)
-        for source in declared.sources(stage, self.content):
-            record = records.read_record(source.name, source.key)
-            if record is None:  # made outside of the chain
-                continue
-            now = declared.values(source.name, source.key, self.content)
-            lines = [f"{key} = {then!r}, now {new!r}" for key, then, new in records.differences(record, now)]
-            if lines:
-                raise InputError(
-                    f"{stage.address} reads {source.outs[0]}, which {source.address} computed with {'; '.join(lines)}. "
-                    f"Cure: `dvc repro {source.address}`; if DVC holds it to be up to date, `dvc repro --force "
-                    f"--single-item {source.address}`."
-                )
+        check_made(stage.address, declared.sources(stage, self.content), self.content)
 
     def _parse(self, text: str) -> dict[str, object]:
         content = declared.parse(text)
@@ -119,6 +108,26 @@ class Frozen:
             "recorded; finished work is kept in .work. Cure: put the old values back and start again, which continues "
             "from there, or start again as it is now, which computes with the new ones."
         )
+
+
+def check_made(reader: str, sources: Iterable[declared.Stage], content: Mapping[str, object]) -> None:
+    """Refuse outputs in this folder that stages computed with other values than a params file's content has.
+
+    Raises:
+        InputError: see :meth:`Frozen.check_sources`.
+    """
+    for source in sources:
+        record = records.read_record(source.name, source.key)
+        if record is None:  # made outside of the chain
+            continue
+        now = declared.values(source.name, source.key, content)
+        lines = [f"{key} = {then!r}, now {new!r}" for key, then, new in records.differences(record, now)]
+        if lines:
+            raise InputError(
+                f"{reader} reads {source.outs[0]}, which {source.address} computed with {'; '.join(lines)}. "
+                f"Cure: `dvc repro {source.address}`; if DVC holds it to be up to date, `dvc repro --force "
+                f"--single-item {source.address}`."
+            )
 
 
 _process: Frozen | None = None

@@ -14,6 +14,7 @@ from pipeline import layout
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.experiments.repeat import Repetition, command
 from pipeline.params import declared, load_params, with_overrides
+from pipeline.params.records import write_record
 
 #: Top-1 of each (split, seed), as the stand-in for the stages will have it.
 SCORES = {(1, 0): 0.90, (1, 1): 0.92, (2, 0): 0.85, (2, 1): 0.85, (3, 0): 0.95, (3, 1): 0.99}
@@ -159,3 +160,19 @@ def test_a_started_experiment_keeps_its_folder_and_machine_settings_change_none(
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
     assert started.folder == before
     assert Repetition(0, 0, params).folder != before
+
+
+def test_the_projects_own_data_that_other_parameters_made_are_refused(project: Path, root: Path) -> None:
+    shutil.copy(root / "recipes/drawn.yaml", "params.yaml")
+    params = load_params()
+    for name in params.benchmarks:
+        for stage in ("download", "preprocess", "corpus"):
+            write_record(stage, name, declared.values(stage, name, yaml.safe_load(Path("params.yaml").read_text())))
+    with pytest.raises(InputError, match="no cached data of motion, state_change"):
+        command(seeds=[0])
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("jpeg_quality: 90", "jpeg_quality: 31"))
+    refused = (
+        r"everest repeat reads data/cache/motion, .* preprocess\.jpeg_quality = 90, now 31\. Cure: `dvc repro preproc"
+    )
+    with pytest.raises(InputError, match=refused):
+        command(seeds=[0])
