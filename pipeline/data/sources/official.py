@@ -108,14 +108,15 @@ class Official:
 
     def _from_folder(self, raw: Path, source: FolderSource) -> Listing:
         folder = folder_of(source)
-        prefix = reach(raw, folder)
         where = Path(source.annotations).expanduser() if source.annotations else folder
         if self._dataset == "oscc":
             from pipeline.data.sources.gated import cut_windows
 
+            if (raw / VIDEOS).is_symlink():
+                (raw / VIDEOS).unlink()  # of before: windows went through it into the user's folder
             cut_windows(raw, where, folder, None)
             return self._list(raw, where, f"{VIDEOS}/", None)
-        return self._list(raw, where, prefix, None)
+        return self._list(raw, where, reach(raw, folder), None)
 
     def _list(self, raw: Path, annotations: Path, prefix: str, limit: int | None) -> Listing:
         """Match annotated videos with files below `prefix`; the others get the path where they should be."""

@@ -423,7 +423,11 @@ def test_oscc_windows_are_cut_out_of_your_own_copy(root: Path, tmp_path: Path) -
         "path": str(tmp_path / "ego4d" / "full_scale"),
         "annotations": str(tmp_path / "ego4d" / "annotations"),
     }
+    # As earlier versions left it: windows were written through this link, into the folder of the long videos.
+    layout.raw_dir("mini").mkdir(parents=True)
+    (layout.raw_dir("mini") / "videos").symlink_to(tmp_path / "ego4d" / "full_scale")
     check_oscc(download.run(params(root, "oscc", 2, source), "mini"))
+    assert [path.name for path in (tmp_path / "ego4d" / "full_scale").iterdir()] == ["long-1.mp4"]
 
 
 @pytest.mark.parametrize("column", ["canonical_s3_location", "s3_path"])
