@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from pipeline.data.archives.rules import (
     TRUST,
@@ -89,7 +89,7 @@ def _untar(parts: list[Path], folder: Path, meter: Meter) -> None:
     try:
         with (
             _Joined(parts) as joined,
-            tarfile.open(fileobj=io.BufferedReader(joined, 1 << 20), mode="r|*") as archive,
+            tarfile.open(fileobj=io.BufferedReader(joined, 1 << 20), mode="r|*", tarinfo=_Entry) as archive,
         ):
             for member in archive:
                 tarfile.data_filter(member, os.fspath(folder))
@@ -135,6 +135,19 @@ def _write(content: IO[bytes], target: Path, meter: Meter) -> int:
     except FileExistsError:
         raise HostileArchive(f"{meter.name}: {target.name!r} occurs twice. Cure: {TRUST}") from None
     return written
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry, where tarfile takes a file that ends within or before a header, or a damaged header, for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # zeros: the end as it should be
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error}, where an entry or the archive's end should be") from None
 
 
 class _Joined(io.RawIOBase):

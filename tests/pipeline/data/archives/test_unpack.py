@@ -52,6 +52,24 @@ def make_zip(path: Path, change: Callable[[zipfile.ZipInfo], None] | None = None
     return path
 
 
+def test_a_tar_cut_anywhere_before_its_end_is_refused(tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "whole.tar", "w").read_bytes()
+    path = tmp_path / "cut.tar"
+    for length in range(512, 2 * (512 + 5120), 128):  # two entries, each a header and padded data
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.tar is (not a whole tar archive|cut off)"):
+            unpack(path, tmp_path / "out")
+
+
+def test_a_damaged_header_within_a_tar_is_not_its_end(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", "w")
+    content = bytearray(path.read_bytes())
+    content[512 + 5120] ^= 1  # the second entry's name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a whole tar archive: bad checksum.* Cure: fetch it again"):
+        unpack(path, tmp_path / "out")
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_a_tar_comes_out_whatever_its_compression(tmp_path: Path, mode: str) -> None:
     archive = make_tar(tmp_path / "wrongly_named.tar.gz", mode)
