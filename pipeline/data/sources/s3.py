@@ -12,7 +12,7 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import unquote, urlsplit
@@ -91,7 +91,7 @@ class S3:
             before = part.size
             why = ""
             try:
-                head = self._head(address.url)
+                head = self._ask(address.url)
                 self._transfer(address.url, head, part)
                 why = self._wrong_bytes(address.url, head, part.path)
                 if not why:
@@ -99,10 +99,13 @@ class S3:
                 part.restart({})
                 before = 0
             except ClientError as error:
-                if _code(error) not in CHANGED:
+                code = _code(error)
+                if code in EXPIRED or code in GONE:
                     raise AddressFailed(_explain(address.url, error)) from None
-                part.restart({})
-                why = "the object changed while it was fetched"
+                why = f"the server answers {code}"  # SlowDown and its like pass by themselves
+                if code in CHANGED:
+                    part.restart({})
+                    why = "the object changed while it was fetched"
             except (BotoCoreError, HTTPClientError, IncompleteReadError, OSError) as error:
                 why = f"{type(error).__name__}: the connection broke"
             failed = 1 if part.size > before else failed + 1
@@ -140,30 +143,40 @@ class S3:
             with path.open("rb") as file:
                 digest_md5 = hashlib.file_digest(file, "md5").hexdigest()
             return "" if digest_md5 == etag else "its MD5 is not the object's ETag"
-        if (match := PARTS_ETAG.fullmatch(etag)) and not encrypted:
-            size = self._part_size(url)
-            if size and _parts_etag(path, size) != match[0]:
+        if (match := PARTS_ETAG.fullmatch(etag)) and not encrypted and (size := self._first_part(url)):
+            count = int(match[2])
+            if _parts_etag(path, [size] * count) == match[0]:
+                return ""
+            sizes = [self._part_size(url, number) for number in range(1, count + 1)]  # they may be unequal
+            # Some servers do not know part numbers: then there is nothing to compare.
+            if sum(sizes) == head["ContentLength"] and _parts_etag(path, sizes) != match[0]:
                 return "the MD5 of its parts is not the object's ETag"
         return ""
 
-    def _part_size(self, url: str) -> int | None:
+    def _first_part(self, url: str) -> int | None:
         from botocore.exceptions import ClientError
 
-        bucket, key = _split(url)
         try:
-            return int(self._client.head_object(Bucket=bucket, Key=key, PartNumber=1)["ContentLength"])
+            return self._part_size(url, 1)
         except ClientError:
             return None  # a server that does not know part numbers
+
+    def _part_size(self, url: str, number: int) -> int:
+        bucket, key = _split(url)
+        return int(self._client.head_object(Bucket=bucket, Key=key, PartNumber=number)["ContentLength"])
 
     def _head(self, url: str) -> Head:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        bucket, key = _split(url)
         try:
-            head: Head = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-            return head
+            return self._ask(url)
         except (ClientError, BotoCoreError) as error:
             raise AddressFailed(_explain(url, error)) from None
+
+    def _ask(self, url: str) -> Head:
+        bucket, key = _split(url)
+        head: Head = self._client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        return head
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -187,11 +200,9 @@ def _explain(url: str, error: Exception) -> str:
     return f"{safe_url(url)}: {code or type(error).__name__}"
 
 
-def _parts_etag(path: Path, part_size: int) -> str:
-    digests = []
+def _parts_etag(path: Path, sizes: Sequence[int]) -> str:
     with path.open("rb") as file:
-        while block := file.read(part_size):
-            digests.append(hashlib.md5(block, usedforsecurity=False).digest())
+        digests = [hashlib.md5(file.read(size), usedforsecurity=False).digest() for size in sizes]
     joined = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
     return f"{joined}-{len(digests)}"
 

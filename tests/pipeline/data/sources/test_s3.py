@@ -7,7 +7,8 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from botocore.exceptions import ClientError
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.server import ThreadedMotoServer
 
 from pipeline.data.sources import s3
@@ -105,6 +106,56 @@ def test_an_object_that_changes_meanwhile_is_never_mixed(
     assert fetch(tmp_path) == other
 
 
+BUSY = [
+    EndpointConnectionError(endpoint_url="http://s3"),
+    ClientError({"Error": {"Code": "SlowDown"}}, "HeadObject"),
+    ClientError({"Error": {"Code": "503"}}, "HeadObject"),
+]
+
+
+@pytest.mark.parametrize("error", BUSY, ids=["no connection", "SlowDown", "503"])
+@pytest.mark.usefixtures("client")
+def test_a_store_that_is_busy_between_two_attempts_costs_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def drop(append: Any, block: bytes) -> None:
+        append(block[:500_000])
+        raise ConnectionResetError
+
+    begun = broken(monkeypatch, drop)
+    refused: list[str] = []
+    call = BaseClient._make_api_call
+
+    def busy(self: Any, name: str, arguments: Any) -> Any:
+        if name == "HeadObject" and begun and not refused:
+            refused.append(name)
+            raise error
+        return call(self, name, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", busy)
+    assert fetch(tmp_path) == CONTENT
+    assert refused
+
+
+def test_an_object_of_unequal_parts_is_verified_by_the_sizes_of_all(
+    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [5 * 2**20, 7 * 2**20, 1000]
+    content = np.random.default_rng(3).bytes(sum(sizes))
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key="unequal.bin")["UploadId"]
+    parts, start = [], 0
+    for number, size in enumerate(sizes, 1):
+        body = content[start : start + size]
+        done = client.upload_part(Bucket=BUCKET, Key="unequal.bin", UploadId=upload, PartNumber=number, Body=body)
+        parts.append({"PartNumber": number, "ETag": done["ETag"]})
+        start += size
+    client.complete_multipart_upload(
+        Bucket=BUCKET, Key="unequal.bin", UploadId=upload, MultipartUpload={"Parts": parts}
+    )
+    broken(monkeypatch, lambda append, block: append(block[:-1] + bytes([block[-1] ^ 1])))
+    assert fetch(tmp_path, "unequal.bin") == content
+
+
 def test_an_object_uploaded_in_parts_is_verified_by_its_parts(
     tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +170,7 @@ def test_an_object_uploaded_in_parts_is_verified_by_its_parts(
     client.complete_multipart_upload(Bucket=BUCKET, Key="parts.bin", UploadId=upload, MultipartUpload={"Parts": parts})
     path = tmp_path / "content"
     path.write_bytes(content)
-    assert s3._parts_etag(path, size) == client.head_object(Bucket=BUCKET, Key="parts.bin")["ETag"].strip('"')
+    assert s3._parts_etag(path, [size] * 3) == client.head_object(Bucket=BUCKET, Key="parts.bin")["ETag"].strip('"')
     broken(monkeypatch, lambda append, block: append(block[:-1] + bytes([block[-1] ^ 1])))
     assert fetch(tmp_path / "raw", "parts.bin") == content
 
