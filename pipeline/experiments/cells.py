@@ -28,7 +28,7 @@ from pipeline.errors import DamagedError, Paused
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values, training_steps
 from pipeline.model_folder import FILES
 from pipeline.params import SCRATCH, Params, load_params
-from pipeline.params.declared import address, values
+from pipeline.params.declared import address, corpus_inputs, values, work_key
 from pipeline.params.records import REST_SECONDS, differences, finished, read_record
 from pipeline.planning.equal import Trial
 from pipeline.system.files import link, read_json, sha256_of
@@ -85,9 +85,10 @@ def run_slice(trial: Trial, share: float, note: str = "", run: Run = run_child) 
 
 
 def pretraining(trial: Trial) -> Path | None:
-    """The work folder of a cell's unfinished pre-training; None where there is none."""
-    folders = [path.parent for path in (cell(trial) / layout.WORK).glob("pretrain/all/*/checkpoints")]
-    return max(folders, key=lambda path: path.stat().st_mtime) if folders else None
+    """The work folder of a cell's unfinished pre-training, as its next start takes it up; None where there is none."""
+    key = work_key("pretrain", None, trial.params, corpus_inputs(trial.params.pretrain.corpus))
+    work = cell(trial) / layout.work_dir("pretrain", None, key)
+    return work if (work / "checkpoints").is_dir() else None
 
 
 def pretrained_share(trial: Trial) -> float:

@@ -18,7 +18,7 @@ from pipeline import layout
 from pipeline.budget.meter import gpus_of
 from pipeline.experiments.cells import cell, cells_root, is_past, pretraining, run_slice
 from pipeline.params import Params
-from pipeline.params.declared import values
+from pipeline.params.declared import values, versions_of
 from pipeline.params.records import finished
 from pipeline.planning.equal import Trial
 from pipeline.system.files import read_json, write_json
@@ -173,6 +173,7 @@ def _saved(arm: str, look: int, slices: int, params: Params, trials: Sequence[Tr
 
 
 def _file(params: Params, racing: Sequence[Trial]) -> Path:
-    compare = params.compare
-    key = layout.fingerprint([PROBE, compare.slices, compare.confidence, [cell(trial).name for trial in racing]])
-    return cells_root() / "verdicts" / f"{key}.json"
+    """Named by everything that decides what the probes see, and what is made of it."""
+    compare, trainings = params.compare, [(cell(trial).name, shared(trial)) for trial in racing]
+    rule = [PROBE, compare.slices, compare.confidence, params.compared_benchmarks()]
+    return cells_root() / "verdicts" / f"{layout.fingerprint([*rule, versions_of('evaluate'), trainings])}.json"

@@ -16,7 +16,7 @@ from typing import TypedDict
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.layout import fingerprint
+from pipeline.layout import cache_dir, corpus_file, fingerprint
 from pipeline.params.keys import flatten, lookup
 from pipeline.params.schema import Params
 from pipeline.system.files import sha256_of
@@ -149,6 +149,12 @@ def work_key(name: str, key: str | None, params: Params, *inputs: object) -> str
     return fingerprint([values(name, key, params), *inputs])
 
 
+def corpus_inputs(corpora: Collection[str]) -> dict[str, str]:
+    """Path -> SHA-256 of what a pre-training reads of its corpora; what is absent is left out."""
+    files = [path for name in corpora for path in (corpus_file(name), cache_dir(name) / "cache.json")]
+    return {str(path): sha256_of(path) for path in files if path.exists()}
+
+
 @functools.cache
 def versions() -> Mapping[str, int]:
     """versions.yaml as the running code found it."""
@@ -163,7 +169,12 @@ def read_versions() -> dict[str, int]:
 
 def data_versions() -> dict[str, int]:
     """The versions that decide what data the stages before the trainings make."""
-    parts = {part for name in ("download", "preprocess", "corpus") for part in declared(name, "any").versions}
+    return versions_of("download", "preprocess", "corpus")
+
+
+def versions_of(*names: str) -> dict[str, int]:
+    """The versions that these stages declare."""
+    parts = {part for name in names for part in declared(name, "any").versions}
     return {part: versions()[part] for part in sorted(parts)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.params import Params
-from pipeline.system.files import sha256_of
+from pipeline.params.declared import corpus_inputs
 from pipeline.training import job
 
 
@@ -21,18 +21,13 @@ def run(params: Params, benchmark: str | None) -> dict[str, float]:
             f"pretrain takes no benchmark, got {benchmark!r}: it trains once, on pretrain.corpus of params.yaml. Cure: "
             "`everest pretrain`."
         )
-    inputs = {}
     for name in params.pretrain.corpus:
         path = layout.corpus_file(name)
         if not path.exists():
             raise InputError(f"{path} does not exist. Cure: `everest corpus {name}`, or `dvc repro corpus@{name}`.")
-        inputs[str(path)] = sha256_of(path)
-        cache = layout.cache_dir(name) / "cache.json"
-        if cache.exists():
-            inputs[str(cache)] = sha256_of(cache)
     values = {
         "seed": params.seed,
         "clip": params.clip.model_dump(mode="json"),
         "pretrain": params.pretrain.model_dump(mode="json"),
     }
-    return job.train("pretrain", None, params, values, inputs)
+    return job.train("pretrain", None, params, values, corpus_inputs(params.pretrain.corpus))

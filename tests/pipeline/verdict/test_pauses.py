@@ -19,6 +19,7 @@ from pipeline.distributed.heartbeat import Pulse
 from pipeline.distributed.launch import raise_end
 from pipeline.errors import Interrupted, Paused
 from pipeline.params import Params
+from pipeline.params.declared import corpus_inputs, work_key
 from pipeline.params.write import write_params
 from pipeline.system.processes import PAUSE_AT, StopRequest
 from pipeline.training import worker
@@ -85,4 +86,5 @@ def test_a_stage_that_is_paused_ends_with_a_code_of_its_own(
     done = subprocess.run(command, env=environment, check=False, timeout=900, capture_output=True, text=True)
     assert done.returncode == 4, done.stderr
     (work,) = tmp_path.glob(".work/pretrain/all/*/")
+    assert work.name == work_key("pretrain", None, params, corpus_inputs(params.pretrain.corpus)), "where slices look"
     assert layout.checkpoint_steps(work / "checkpoints") == [STEPS // 2]

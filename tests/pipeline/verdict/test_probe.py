@@ -25,6 +25,7 @@ from pipeline.monitor.clips import monitored_clips
 from pipeline.monitor.look import take_look
 from pipeline.monitor.twin import Twin
 from pipeline.params import Params
+from pipeline.params.declared import corpus_inputs, work_key
 from pipeline.planning.equal import Trial, plan
 from pipeline.stages import corpus, preprocess
 from pipeline.tracking import names
@@ -108,7 +109,8 @@ def test_a_strategy_whose_features_are_broken_is_stopped_at_the_second_look(
     def run_slice(trial: Trial, share: float, **_: object) -> bool:
         """The slice of a training that learns nothing; of `tube` one that has lost everything."""
         ran.append((trial.arm, share))
-        work = cells.cell(trial) / layout.WORK / "pretrain/all/key"
+        key = work_key("pretrain", None, trial.params, corpus_inputs(trial.params.pretrain.corpus))
+        work = cells.cell(trial) / layout.work_dir("pretrain", None, key)
         tensors = weights(trial.params, broken=trial.arm == "tube")
         Checkpoints(work / "checkpoints").write(round(100 * share), {"model": tensors}, {})
         return False

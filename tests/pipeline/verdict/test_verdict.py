@@ -12,7 +12,7 @@ import small_benchmark
 
 from pipeline import layout
 from pipeline.experiments import cells, compare, slices
-from pipeline.params import Params, with_overrides
+from pipeline.params import Params, declared, with_overrides
 from pipeline.params.write import write_params
 from pipeline.planning.equal import Trial, plan
 from pipeline.report import comparison
@@ -117,13 +117,17 @@ def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, list[
     return params, trials
 
 
+def work_of(trial: Trial) -> Path:
+    return cells.cell(trial) / layout.work_dir("pretrain", None, declared.work_key("pretrain", None, trial.params, {}))
+
+
 def _pretend(monkeypatch: pytest.MonkeyPatch, shares: dict[str, float]) -> list[tuple[str, float]]:
     """Slices leave a work folder with a history; probes hit by the strategy's share."""
     ran: list[tuple[str, float]] = []
 
     def run_slice(trial: Trial, share: float, note: str = "", **_: object) -> bool:
         ran.append((trial.name, share))
-        work = cells.cell(trial) / layout.WORK / "pretrain/all/key"
+        work = work_of(trial)
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
         (work / "length.json").write_text('{"steps": 1000}')
         (work / "history.csv").write_text("step,epoch,loss,seconds\n" + "".join(f"{n},0,1,3.6\n" for n in range(1, 9)))
@@ -269,7 +273,7 @@ def test_pre_trainings_of_unequal_lengths_are_not_held_against_each_other(
     params, trials = race
     saved = {"everest": 200, "tube": 800, "random": 150}
     for trial in trials[:6]:
-        work = cells.cell(trial) / layout.WORK / "pretrain/all/key"
+        work = work_of(trial)
         checkpoint = layout.checkpoint_dir(work / "checkpoints", saved[trial.arm])
         checkpoint.mkdir(parents=True)
         (checkpoint / "manifest.json").write_text("{}")
@@ -309,3 +313,41 @@ def test_a_strategy_that_got_ahead_during_a_race_leaves_it_and_its_decisions_sta
     assert {trial.arm for trial in left} == {"everest", "tube", "block"}
     assert max(share for name, share in ran if name.startswith("tube-seed")) == 0.4
     assert max(share for name, share in ran if name.startswith("block")) == 0.8
+
+
+def test_another_benchmark_or_version_is_looked_at_anew(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, _ = race
+    params = with_overrides(
+        params, {"benchmarks.other": params.benchmark("small").model_dump(), "pretrain.corpus": ["small", "other"]}
+    )
+    _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    for benchmarks in (["small"], ["other"], ["small", "other"]):
+        compared = with_overrides(params, {"compare.benchmarks": benchmarks})
+        for row in slices.early_verdict(compared, plan(compared))[1]["judgements"]:
+            assert row["benchmark"] in benchmarks
+    ran = _pretend(monkeypatch, {"everest": 0.6, "tube": 0.58, "random": 0.2})
+    slices.early_verdict(compared, plan(compared))
+    assert not ran, "decided before"
+    for part in ("optimisation", "views"):
+        raised = {**declared.versions(), part: 99}
+        monkeypatch.setattr(declared, "versions", lambda raised=raised: raised)
+        ran.clear()
+        slices.early_verdict(compared, plan(compared))
+        assert ran, part
+
+
+def test_what_a_former_version_had_begun_is_not_looked_at(
+    race: tuple[Params, list[Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (trial, *_) = race
+    work = work_of(trial)
+    (layout.checkpoint_dir(work / "checkpoints", 750)).mkdir(parents=True)
+    (layout.checkpoint_dir(work / "checkpoints", 750) / "manifest.json").write_text("{}")
+    (work / "length.json").write_text('{"steps": 1000}')
+    assert cells.pretrained_share(trial) == pytest.approx(0.7505)
+    raised = {**declared.versions(), "optimisation": 99}
+    monkeypatch.setattr(declared, "versions", lambda: raised)
+    assert cells.pretraining(trial) is None
+    assert cells.pretrained_share(trial) == 0
