@@ -17,7 +17,7 @@ from pipeline.data.archives.rules import kind_of
 from pipeline.data.archives.unpack import unpack
 from pipeline.data.sources import catalogue
 from pipeline.data.sources.catalogue import Item
-from pipeline.data.sources.part import Address
+from pipeline.data.sources.part import Address, NotThere
 from pipeline.data.video import VideoError
 from pipeline.data.video.cut import cut_window
 from pipeline.data.video.listing import video_files
@@ -204,9 +204,10 @@ def _fetch_parts(fetcher: Fetcher, parts: list[Item]) -> None:
     for part in parts:
         try:
             fetcher.bring([part])
-        except EverestError:
+        except NotThere:
             if part is parts[0]:
                 raise
+            log.info("%s is not on the mirrors: the parts before it are taken for all", part.key)
             return
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, Version, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, NotThere, Part, Patience, Version, safe_url
 from pipeline.errors import InputError
 
 #: Statuses that pass by themselves.
@@ -73,7 +73,7 @@ class Http:
         except httpx.HTTPError as error:
             raise AddressFailed(_explain(url, error)) from None
         if answer.status_code in CURES:
-            raise AddressFailed(f"{safe_url(url)}: {CURES[answer.status_code]}")
+            raise _refused(url, answer.status_code)
         length = answer.headers.get("content-length", "")
         known = answer.is_success and length.isdigit() and "content-encoding" not in answer.headers
         return int(length) if known else None
@@ -108,8 +108,7 @@ class Http:
             if answer.status_code in PASSING:
                 raise _TryAgain(f"status {answer.status_code}", _retry_after(answer))
             if not answer.is_success:
-                cure = CURES.get(answer.status_code, f"status {answer.status_code}.")
-                raise AddressFailed(f"{safe_url(address.url)}: {cure}")
+                raise _refused(address.url, answer.status_code)
             self._begin(answer, address, part)
             for block in self._watched(answer):
                 part.append(block)
@@ -176,6 +175,11 @@ class Http:
     def _pause(self, failed: int, after: float | None, part: Part) -> None:
         usual = self._patience.backoff_seconds * 2 ** (failed - 1) * random.uniform(0.5, 1.0)
         part.stop.wait(min(self._patience.max_wait_seconds, usual if after is None else after))
+
+
+def _refused(url: str, status: int) -> AddressFailed:
+    kind = NotThere if status in (404, 410) else AddressFailed
+    return kind(f"{safe_url(url)}: {CURES.get(status, f'status {status}.')}")
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

@@ -49,6 +49,10 @@ class AddressFailed(EverestError):
     """This address gives the file now in no way; the next one may."""
 
 
+class NotThere(AddressFailed):
+    """The address answers that it has no such file."""
+
+
 class Throttle:
     """A bandwidth cap shared by threads. 0 or None: no cap."""
 

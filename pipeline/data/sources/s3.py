@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import unquote, urlsplit
 
-from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, Version, safe_url
+from pipeline.data.sources.part import Address, AddressFailed, NotThere, Part, Patience, Version, safe_url
 from pipeline.errors import EverestError
 from pipeline.system.redact import redact
 
@@ -101,7 +101,7 @@ class S3:
             except ClientError as error:
                 code = _code(error)
                 if code in EXPIRED or code in GONE:
-                    raise AddressFailed(_explain(address.url, error)) from None
+                    raise _refused(address.url, error) from None
                 why = f"the server answers {code}"  # SlowDown and its like pass by themselves
                 if code in CHANGED:
                     part.restart({})
@@ -171,7 +171,7 @@ class S3:
         try:
             return self._ask(url)
         except (ClientError, BotoCoreError) as error:
-            raise AddressFailed(_explain(url, error)) from None
+            raise _refused(url, error) from None
 
     def _ask(self, url: str) -> Head:
         bucket, key = _split(url)
@@ -188,16 +188,16 @@ def _code(error: Exception) -> str:
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
 
 
-def _explain(url: str, error: Exception) -> str:
+def _refused(url: str, error: Exception) -> AddressFailed:
     code = _code(error)
     if code in EXPIRED:
-        return (
+        return AddressFailed(
             f"{safe_url(url)}: access is refused ({code}). Keys of licensed sets expire (Ego4D's after 14 days). Cure: "
             "renew the licence's keys, put them into ~/.aws/credentials and name their profile in source.profile."
         )
     if code in GONE:
-        return f"{safe_url(url)}: there is no such object ({code})."
-    return f"{safe_url(url)}: {code or type(error).__name__}"
+        return NotThere(f"{safe_url(url)}: there is no such object ({code}).")
+    return AddressFailed(f"{safe_url(url)}: {code or type(error).__name__}")
 
 
 def _parts_etag(path: Path, sizes: Sequence[int]) -> str:

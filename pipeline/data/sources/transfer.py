@@ -18,7 +18,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.data.sources.base import PlannedFile
-from pipeline.data.sources.part import Address, AddressFailed, Part, Patience, RemoteFile, Throttle, Transport, safe_url
+from pipeline.data.sources.part import (
+    Address,
+    AddressFailed,
+    NotThere,
+    Part,
+    Patience,
+    RemoteFile,
+    Throttle,
+    Transport,
+    safe_url,
+)
 from pipeline.errors import EverestError, InputError
 from pipeline.system.files import publish_file, require_space, write_text
 from pipeline.system.locks import locked
@@ -73,6 +83,7 @@ class Downloader:
 
         Raises:
             InputError: not enough free space, or no address accepts the user's credentials.
+            NotThere: every address of a file answers that it has none.
             EverestError: a file cannot be had whole from any address. The others' bytes are kept.
         """
         missing = [file for file in files if not (self._folder / file.name).exists()]
@@ -109,7 +120,7 @@ class Downloader:
         with locked(notes / f"{key}.lock", file.name, wait=True):
             if target.exists():  # another process was faster
                 return
-            failures = []
+            failures: list[AddressFailed] = []
             for address in file.addresses:
                 part = Part(
                     notes / f"{key}.part",
@@ -124,14 +135,14 @@ class Downloader:
                 try:
                     self._complete(file, address, part)
                 except AddressFailed as error:
-                    failures.append(str(error))
+                    failures.append(error)
                     continue
                 self._publish(part, target, address)
                 return
-            raise EverestError(
-                f"{file.name} cannot be fetched:\n  " + "\n  ".join(failures) + "\nStarting again continues "
-                "where it "
-                f"stopped; a file put at {target} by hand is taken as it is."
+            kind = NotThere if all(isinstance(error, NotThere) for error in failures) else EverestError
+            raise kind(
+                f"{file.name} cannot be fetched:\n  " + "\n  ".join(map(str, failures)) + "\nStarting again continues "
+                f"where it stopped; a file put at {target} by hand is taken as it is."
             )
 
     def _complete(self, file: RemoteFile, address: Address, part: Part) -> None:
@@ -216,7 +227,7 @@ class LocalCopy:
     def _path(url: str) -> Path:
         path = Path(unquote(urlsplit(url).path))
         if not path.is_file():
-            raise AddressFailed(f"{safe_url(url)}: no such file")
+            raise NotThere(f"{safe_url(url)}: no such file")
         return path
 
 

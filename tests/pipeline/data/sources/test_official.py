@@ -353,6 +353,21 @@ def test_something_something_from_a_mirror(site: Site, root: Path, clip: bytes) 
     assert (metrics["videos_ok"], metrics["videos_total"]) == (7, 7)
 
 
+def test_a_part_that_a_mirror_cannot_give_now_is_not_taken_for_one_beyond_the_last(
+    site: Site, root: Path, clip: bytes
+) -> None:
+    for name, content in ssv2_lists().items():
+        put(site, name, content)
+    whole = tarred({f"20bn-something-something-v2/{n}.webm": unique(clip, n) for n in range(7)})
+    third = len(whole) // 3 + 1
+    for number in range(3):
+        put(site, f"20bn-something-something-v2-{number:02d}", whole[number * third : (number + 1) * third])
+    site.faults["/20bn-something-something-v2-02"].extend([{"status": 503, "headers": {"Retry-After": "0"}}] * 2)
+    with pytest.raises(EverestError, match=r"v2-02 cannot be fetched:\n.*status 503 \(2 attempts\)"):
+        download.run(params(root, "ssv2", 174, official(site)), "mini")
+    assert download.run(params(root, "ssv2", 174, official(site)), "mini")["videos_ok"] == 7
+
+
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_something_something_in_its_newer_form(root: Path, clip: bytes, as_zip: bool) -> None:
     """Each part of the cut archive in a zip of its own; the lists below `labels/` without a prefix, loose or zipped."""
