@@ -102,6 +102,10 @@ def member(
     ] = None,
 ) -> None:
     """Let a user read or edit what the MLflow server at MLFLOW_TRACKING_URI has; who has no role sees nothing."""
+    import warnings
+
+    # Of what MLflow's server uses itself; nobody here can do anything about it.
+    warnings.filterwarnings("ignore", message="starlette", module="mlflow")
     from pipeline.system.terminal import echo
     from pipeline.tracking.store.members import Role, admit
 
