@@ -16,6 +16,7 @@ from pipeline.data.annotations.ssv2 import OLD_PREFIX
 from pipeline.data.archives.rules import kind_of
 from pipeline.data.archives.unpack import unpack
 from pipeline.data.sources import catalogue
+from pipeline.data.sources.base import PlannedFile
 from pipeline.data.sources.catalogue import Item
 from pipeline.data.sources.part import Address, NotThere
 from pipeline.data.video import VideoError
@@ -37,6 +38,7 @@ SSV2_VIDEOS = "videos/ssv2"
 UNWRAPPED = ".unpacked"
 WINDOWS = "videos/oscc"
 FULL_SCALE = "full_scale"
+MANIFEST = f".everest/ego4d_{FULL_SCALE}.csv"
 
 
 def items_of(dataset: str, fetcher: Fetcher) -> list[Item]:
@@ -107,10 +109,7 @@ def place_oscc(raw: Path, fetcher: Fetcher, limit: int | None) -> None:
     try:
         fetcher.bring(items_of("oscc", fetcher)[:2])
         _bring_test_list(fetcher)
-        _, windows = read_windows(raw / "annotations")
-        chosen = windows if limit is None else windows[:limit]
-        wanted = {window.video_uid for window in chosen if not (raw / WINDOWS / window.file).exists()}
-        fetcher.bring(_long_videos(fetcher, wanted))
+        fetcher.bring(_long_videos(fetcher, _missing_videos(raw, limit)))
     except EverestError as error:
         names = ", ".join(oscc.FILES.values())
         raise InputError(
@@ -120,6 +119,17 @@ def place_oscc(raw: Path, fetcher: Fetcher, limit: int | None) -> None:
             f"{raw / FULL_SCALE}."
         ) from None
     cut_windows(raw, raw / "annotations", raw / FULL_SCALE, limit)
+
+
+def plan_oscc(fetcher: Fetcher, limit: int | None) -> list[PlannedFile]:
+    """The long videos that a download would fetch: those that the lists name, or one entry until these are here."""
+    if not all(fetcher.is_done(item) for item in items_of("oscc", fetcher)[:2]):
+        return [PlannedFile(f"{FULL_SCALE}/*.mp4", "named by the lists, which are not here yet", None, present=False)]
+    missing = _missing_videos(fetcher.raw, limit)
+    if fetcher.source.mirrors or (fetcher.raw / MANIFEST).exists():
+        return [file for item in _long_videos(fetcher, missing) for file in fetcher.plan(item)]
+    where = "named by the bucket's manifest, which is not here yet"
+    return [PlannedFile(f"{FULL_SCALE}/{uid}.mp4", where, None, present=False) for uid in missing]
 
 
 def cut_windows(raw: Path, annotations: Path, videos: Path, limit: int | None) -> None:
@@ -158,14 +168,16 @@ def _bring_test_list(fetcher: Fetcher) -> None:
         log.warning("no test list: %s", error)
 
 
-def _long_videos(fetcher: Fetcher, wanted: set[str]) -> list[Item]:
+def _missing_videos(raw: Path, limit: int | None) -> list[str]:
+    """The long videos that are not here and that windows lie in which are not cut yet."""
+    _, windows = read_windows(raw / "annotations")
+    wanted = {window.video_uid for window in windows[:limit] if not (raw / WINDOWS / window.file).exists()}
+    videos = raw / FULL_SCALE
+    return sorted(wanted - ({Path(path).stem for path in video_files(videos)[0]} if videos.is_dir() else set()))
+
+
+def _long_videos(fetcher: Fetcher, missing: list[str]) -> list[Item]:
     """Addresses of the long videos: from the bucket's own manifest, or by name on a mirror."""
-    here = (
-        {Path(path).stem for path in video_files(fetcher.raw / FULL_SCALE)[0]}
-        if (fetcher.raw / FULL_SCALE).is_dir()
-        else set()
-    )
-    missing = sorted(wanted - here)
     places = {} if fetcher.source.mirrors or not missing else _bucket_manifest(fetcher)
     return [
         Item(
@@ -180,10 +192,9 @@ def _long_videos(fetcher: Fetcher, wanted: set[str]) -> list[Item]:
 
 def _bucket_manifest(fetcher: Fetcher) -> dict[str, str]:
     """video_uid -> s3:// address. The column's name differs between releases."""
-    place = f".everest/ego4d_{FULL_SCALE}.csv"
     address = Address(f"{catalogue.OSCC_BUCKET}/{catalogue.OSCC_VIDEOS}/manifest.csv")
-    fetcher.bring([Item(key="manifest.csv", place=place, addresses=(address,))])
-    with (fetcher.raw / place).open(encoding="utf-8-sig", newline="") as file:
+    fetcher.bring([Item(key="manifest.csv", place=MANIFEST, addresses=(address,))])
+    with (fetcher.raw / MANIFEST).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     places: dict[str, str] = {}
     for row in rows:
@@ -193,8 +204,8 @@ def _bucket_manifest(fetcher: Fetcher) -> dict[str, str]:
             places[uid] = where
     if not places:
         raise InputError(
-            f"{fetcher.raw / place} names no s3:// address in canonical_s3_location or s3_path. Cure: remove the file "
-            "and start again."
+            f"{fetcher.raw / MANIFEST} names no s3:// address in canonical_s3_location or s3_path. Cure: remove the "
+            "file and start again."
         )
     return places
 

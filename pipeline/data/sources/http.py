@@ -196,7 +196,7 @@ def _explain(url: str, error: Exception) -> str:
     text = str(error).replace(url, safe_url(url)) or type(error).__name__
     if "certificate" in text.lower():
         return (
-            f"{safe_url(url)}: its certificate cannot be verified ({text}). Cure: fetch the file by hand and put it in "
-            "the raw folder (its checksum is verified), or name a mirror; verification is never switched off."
+            f"{safe_url(url)}: its certificate cannot be verified ({text}). Cure: fetch the file by hand, verify it "
+            "and put it in the raw folder, or name a mirror; certificates are always verified."
         )
     return f"{safe_url(url)}: {text}"

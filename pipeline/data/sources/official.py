@@ -58,6 +58,14 @@ class Official:
                 planned.append(PlannedFile(item.key, "", None, present=True))
             else:
                 planned += fetcher.plan(item)
+        if self._dataset == "oscc":
+            from pipeline.data.sources.gated import plan_oscc
+
+            planned += plan_oscc(fetcher, self._source.limit)
+        if self._dataset == "k400":
+            where = "named by its list, which is not here yet"
+            absent = [split for split, item in catalogue.K400_LISTS.items() if not fetcher.is_done(item)]
+            planned += [PlannedFile(f"archives of {split}", where, None, present=False) for split in absent]
         return planned
 
     def prepare(self, raw: Path) -> Listing:

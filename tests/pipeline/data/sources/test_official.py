@@ -299,6 +299,17 @@ def test_kinetics_from_address_to_manifest(site: Site, root: Path, clip: bytes) 
     assert not [path for path in archives.rglob("*") if path.is_file()]  # unpacked archives are removed
 
 
+def test_a_dry_run_of_kinetics_says_that_more_follows_where_its_lists_are_not_here(
+    site: Site, root: Path, clip: bytes
+) -> None:
+    make_k400(site, clip, missing=8)
+    planned = download.plan(params(root, "k400", 400, official(site)), "mini")
+    assert [file["name"] for file in planned["files"] if file["bytes"] is None] == [
+        f"archives of {split}" for split in ("train", "val", "test")
+    ]
+    assert planned["sizes_unknown"] == 3
+
+
 @pytest.mark.slow
 def test_too_many_missing_files_stop_the_stage_with_a_list(site: Site, root: Path, clip: bytes) -> None:
     names = make_k400(site, clip, missing=30)
@@ -429,6 +440,19 @@ def test_oscc_windows_are_cut_out_of_a_mirrors_videos(site: Site, root: Path) ->
     for path in (site.folder / "annotations").iterdir():
         path.rename(site.folder / path.name)
     check_oscc(download.run(params(root, "oscc", 2, official(site)), "mini"))
+
+
+def test_a_dry_run_names_the_long_videos_or_says_that_lists_will(site: Site, root: Path) -> None:
+    make_oscc(site.folder)
+    settings = params(root, "oscc", 2, official(site))
+    before = download.plan(settings, "mini")
+    assert (before["files_missing"], before["files"][-1]["name"]) == (4, "full_scale/*.mp4")
+    shutil.copytree(site.folder / "annotations", layout.raw_dir("mini") / "annotations")
+    planned = download.plan(settings, "mini")
+    size = (site.folder / "full_scale/long-1.mp4").stat().st_size
+    assert [(file["name"], file["bytes"]) for file in planned["files"]] == [("full_scale/long-1.mp4", size)]
+    bucket = download.plan(params(root, "oscc", 2, {"kind": "official"}), "mini")
+    assert (bucket["files"][0]["name"], bucket["sizes_unknown"]) == ("full_scale/long-1.mp4", 1)
 
 
 def test_oscc_windows_are_cut_out_of_your_own_copy(root: Path, tmp_path: Path) -> None:
