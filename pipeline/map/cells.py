@@ -21,7 +21,7 @@ from pipeline.errors import EverestError
 from pipeline.experiments.workspace import Report, Run, Step, Workspace, environment, result_values
 from pipeline.map.plan import Cell
 from pipeline.params import SCRATCH, Params
-from pipeline.params.declared import data_versions
+from pipeline.params.declared import versions
 from pipeline.system.files import read_json, write_text
 from pipeline.system.processes import run_child
 
@@ -40,7 +40,7 @@ def key(cell: Cell) -> str:
         ]
         for equal, params in cell.params.items()
     ]
-    return layout.fingerprint([values, data_versions()])
+    return layout.fingerprint([values, dict(versions())])
 
 
 def folder(cell: Cell) -> Path:

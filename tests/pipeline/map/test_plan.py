@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
+from pipeline.map.cells import key
 from pipeline.map.plan import MapPlan, cells, load_plan, places
+from pipeline.params import declared
 
 PLAN = {
     "recipe": "scenes",
@@ -85,3 +87,15 @@ def test_the_committed_plans_fit_their_recipes(root: Path) -> None:
         plan = load_plan(path)
         assert isinstance(plan, MapPlan)
         assert len(cells(plan, root / "recipes")) == len(places(plan))
+
+
+def test_a_cell_is_made_anew_where_any_part_of_the_code_gives_other_results(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cells(load_plan(written(tmp_path)), root / "recipes")[0]
+    names = [key(cell)]
+    for part in ("drawing", "networks", "optimisation", "scoring", "baselines"):
+        raised = {**declared.versions(), part: 99}
+        monkeypatch.setattr("pipeline.map.cells.versions", lambda raised=raised: raised)
+        names.append(key(cell))
+    assert len(set(names)) == len(names)
