@@ -170,8 +170,7 @@ def _take_over(trial: Trial, folder: Path, others: Sequence[Trial], stage: str, 
 
 def _made(source: Path, stage: str, benchmark: str | None) -> bool:
     """Whether a folder holds a stage's finished result."""
-    metrics, output = layout.metrics_file(stage, benchmark), layout.output_dir(stage, benchmark)
-    return (source / metrics).exists() and (source / output).is_dir() and finished(stage, benchmark, source)
+    return (source / layout.metrics_file(stage, benchmark)).exists() and finished(stage, benchmark, source)
 
 
 def _same_model(source: Path, folder: Path, stage: str, benchmark: str | None) -> bool:

@@ -62,13 +62,16 @@ def read_record(name: str, key: str | None, folder: Path = Path()) -> dict[str, 
 
 
 def finished(name: str, key: str | None, folder: Path) -> bool:
-    """Whether a stage ran to its end in `folder`, with the versions of the running code.
+    """Whether a stage ran to its end in `folder`, with the versions of the running code, and its outputs are there.
 
     DVC asks this for the chain; for the trainings of a comparison or a repetition it is asked here.
     """
-    record = read_record(name, key, folder)
-    parts = declared.declared(name, key).versions
-    return record is not None and all(record.get(f"versions.{part}") == declared.versions()[part] for part in parts)
+    record, stage = read_record(name, key, folder), declared.declared(name, key)
+    return (
+        record is not None
+        and all(record.get(f"versions.{part}") == declared.versions()[part] for part in stage.versions)
+        and all((folder / out).exists() for out in stage.outs)
+    )
 
 
 def noted(lock: Path, stage: str) -> dict[str, object] | None:

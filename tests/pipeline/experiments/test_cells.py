@@ -77,6 +77,7 @@ def finish(folder: Path, stage: str, benchmark: str | None = None) -> None:
     record = folder / layout.record_file(stage, benchmark)
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(declared.values(stage, benchmark, load_params(folder / "params.yaml"))))
+    (folder / layout.output_dir(stage, benchmark)).mkdir(parents=True, exist_ok=True)
 
 
 def test_a_part_whose_version_was_raised_is_trained_again_with_what_reads_it(
@@ -226,7 +227,6 @@ def with_models(stages: Stages) -> Stages:
             return code
         stage, *benchmark = command[3:]
         output = folder / layout.output_dir(stage, *benchmark)
-        output.mkdir(parents=True)
         params, pretrained = load_params(folder / "params.yaml"), folder / "outputs/pretrain/model.safetensors"
         weights = params.pretrain.strategy + params.finetune.strategy * (stage != "pretrain")
         weights += pretrained.read_text() if stage == "finetune" and pretrained.exists() else ""

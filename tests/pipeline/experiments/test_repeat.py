@@ -48,8 +48,8 @@ class Stages:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             return 0
-        if stage == "preprocess":
-            (folder / layout.cache_dir(str(name))).mkdir(parents=True)
+        for out in declared.declared(stage, name).outs[:-1]:
+            (folder / out).mkdir(parents=True, exist_ok=True)
         for path in (folder / layout.metrics_file(stage, name), folder / layout.results_file(stage, name)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(metrics))

@@ -36,6 +36,7 @@ class Stages:
         record = folder / layout.record_file(stage, key[0] if key else None)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(declared.values(stage, key[0] if key else None, load_params("params.yaml"))))
+        (folder / layout.output_dir(stage, *key)).mkdir(parents=True, exist_ok=True)
         return 0
 
 
@@ -73,6 +74,14 @@ def test_finished_stages_are_skipped_and_what_reads_a_new_result_is_made_again(
     place.run(STEPS, params, REPORT, run=stages)
     assert stages.ran == ["pretrain", "finetune", "evaluate"]
     (place.folder / layout.record_file("finetune", "motion")).unlink()
+    place.run(STEPS, params, REPORT, run=stages)
+    assert stages.ran[3:] == ["finetune", "evaluate"]
+
+
+def test_a_stage_whose_output_is_gone_is_run_again_with_what_reads_it(place: Workspace, params: Params) -> None:
+    stages = Stages()
+    place.run(STEPS, params, REPORT, run=stages)
+    shutil.rmtree(place.folder / "outputs/finetune/motion")
     place.run(STEPS, params, REPORT, run=stages)
     assert stages.ran[3:] == ["finetune", "evaluate"]
 
