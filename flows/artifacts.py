@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -64,10 +65,10 @@ def publish_sweep(rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def mlflow_page(tracking_uri: str) -> str:
-    """The address of MLflow's page: the server's own, or where `everest ui` serves a store that is a file."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri.rstrip("/")
-    return os.environ.get("EVEREST_MLFLOW_PAGE", LOCAL_PAGE).rstrip("/")
+    """The address of MLflow's page: the server's own, or where `everest ui` serves a store that is a file; no login."""
+    served = tracking_uri.startswith(("http://", "https://"))
+    page = urlsplit(tracking_uri if served else os.environ.get("EVEREST_MLFLOW_PAGE", LOCAL_PAGE))
+    return page._replace(netloc=page.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 def tracked_run(runs: Path, flow_run: str) -> str | None:

@@ -28,3 +28,9 @@ def test_the_page_is_the_servers_or_the_local_one(monkeypatch: pytest.MonkeyPatc
     assert mlflow_page("http://host:5000/") == "http://host:5000"
     assert mlflow_page("sqlite:///mlflow.db") == "http://127.0.0.1:5000"
     assert rounded({"a": 1.23456, "b": "x"}) == {"a": 1.235, "b": "x"}
+
+
+def test_a_login_in_the_trackings_address_stays_off_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_page("https://everest:s3cr@t@host:5000/mlflow/") == "https://host:5000/mlflow"
+    monkeypatch.setenv("EVEREST_MLFLOW_PAGE", "https://everest:secret@page/")
+    assert mlflow_page("sqlite:///mlflow.db") == "https://page"
