@@ -6,7 +6,6 @@ What is compared stands in params.yaml, group `compare`. Each training runs in a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.params.declared import work_key
 from pipeline.params.frozen import check_unchanged, frozen
 from pipeline.planning.equal import Trial, arms_of, plan, training_rate
 from pipeline.preflight import services
-from pipeline.system.files import atomic_folder
+from pipeline.system.files import atomic_folder, read_json, write_json
 from pipeline.system.processes import save_with_parent
 from pipeline.verdict.record import CAUTION
 from pipeline.verdict.record import sentences as early_sentences
@@ -142,19 +141,22 @@ def numbers(summary: Summary) -> dict[str, float]:
 
 
 def _rates(params: Params) -> dict[str, float] | None:
-    """[clips/s] of each strategy, measured once: a second start must plan the same trainings."""
+    """[clips/s] of each strategy, measured once a device: a second start must plan the same trainings."""
     if params.compare.equal != "wall-time":
         return None
+    from pipeline.distributed.groups import choose_device
+    from pipeline.efficiency.meters import device_name
+
+    device = device_name(choose_device(params.compute.device))
     rates: dict[str, float] = {}
     for arm, trained in arms_of(params).items():
         if trained.finetune.init == SCRATCH:
             continue
         values = [trained.pretrain.model_dump(mode="json", exclude={"epochs", "monitor"}), trained.clip.model_dump()]
-        path = cells_root() / "rates" / f"{layout.fingerprint([*values, trained.compute.device])}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"clips_per_second": training_rate(trained), "measured": time.time()}))
-        rates[arm] = json.loads(path.read_text())["clips_per_second"]
+        path = cells_root() / "rates" / f"{layout.fingerprint([*values, device])}.json"
+        if "clips_per_second" not in read_json(path):
+            write_json(path, {"clips_per_second": training_rate(trained), "measured": time.time(), "device": device})
+        rates[arm] = read_json(path)["clips_per_second"]
     return rates
 
 

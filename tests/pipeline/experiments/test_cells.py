@@ -219,6 +219,23 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(project: Path) -> None
     assert not (project / ".work").exists()
 
 
+def test_a_rate_is_measured_once_a_device_and_anew_where_its_file_is_torn(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.efficiency import meters
+    from pipeline.experiments import compare
+
+    params = with_overrides(load_params(), {"compare.equal": "wall-time", "compare.strategies": ["everest", "scratch"]})
+    measured = iter([5.0, 6.0, 7.0])
+    monkeypatch.setattr(compare, "training_rate", lambda trained: next(measured))
+    assert compare._rates(params) == compare._rates(params) == {"everest": 5.0}
+    (file,) = (project / ".work/compare/rates").iterdir()
+    file.write_text("")
+    assert compare._rates(params) == compare._rates(params) == {"everest": 6.0}
+    monkeypatch.setattr(meters, "device_name", lambda device: "another GPU")
+    assert compare._rates(params) == compare._rates(params) == {"everest": 7.0}
+
+
 def with_models(stages: Stages) -> Stages:
     """Stages that write weights too: a pre-training's are told by its strategy, a fine-tuning's by what it reads."""
 
