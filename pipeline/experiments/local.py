@@ -64,8 +64,8 @@ def run_experiment(compare: bool = False) -> Results:
 
     for warning in warnings:
         say(f"warning: {warning}")
-    dvc_locks.wait_until_free(say)
-    with only_one("experiment"):
+    with only_one("experiment"):  # before the wait: a second start would wait for the first one's stage, then fail
+        dvc_locks.wait_until_free(say)
         started = time.monotonic()
         say(
             f"Recipe {params.recipe}: {', '.join(params.benchmarks)}. "
