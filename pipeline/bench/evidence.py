@@ -80,7 +80,7 @@ def decoding_saved(frames: int, oversample: float) -> float:
 
 
 def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: int = 224) -> Figures:
-    """Correlations for every video (those that are long enough) and their means.
+    """Correlations for every video (those that are long enough and change), their means, and how many stand still.
 
     Args:
         videos: video files, and folders of them.
@@ -88,7 +88,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
         step, resolution: of the clips.
 
     Raises:
-        InputError: the folder holds no model, or no video is long enough.
+        InputError: the folder holds no model, or no video is long enough and changes.
     """
     from models.weights import load_model
     from pipeline.data.video import VideoError, open_video
@@ -96,7 +96,7 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
     if not (model_dir / "model.json").is_file():
         raise InputError(f"{model_dir} holds no model.json. Cure: train first, or name another folder.")
     model = cast("EverestAutoencoder | EverestClassifier", load_model(model_dir)).eval()
-    rows = {}
+    rows, still = {}, 0
     for path in find_videos(videos):
         try:
             with open_video(path) as reader:
@@ -105,11 +105,16 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
         except VideoError:
             continue
         if len(frames) >= 16:
-            rows[str(path)] = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
+            row = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
+            if np.isfinite(list(row.values())).all():
+                rows[str(path)] = row
+            else:  # equal distances rank nothing
+                still += 1
     if not rows:
-        raise InputError("no video is long enough to compare. Cure: name longer videos.")
+        raise InputError(f"no video is long enough to compare and changes ({still} stand still). Cure: name others.")
     return {
         "videos": rows,
+        "videos_still": still,
         "tokens": float(np.mean([row["tokens"] for row in rows.values()])),
         "slots": float(np.mean([row["slots"] for row in rows.values()])),
         "decoding_saved": decoding_saved(16, 1.5),

@@ -13,6 +13,7 @@ import models  # noqa: F401 - registers the names with timm
 from models.weights import save_model
 from pipeline.bench.evidence import agreement, command, decoding_saved, embed_slots, spearman
 from pipeline.data.video import write_video
+from pipeline.errors import InputError
 
 
 def test_the_correlation_is_spearmans_also_with_ties() -> None:
@@ -26,7 +27,7 @@ def test_choosing_before_decoding_saves_a_third() -> None:
     assert decoding_saved(16, 1.5) == pytest.approx(1 / 3)
 
 
-def test_a_random_embedding_ranks_moving_places_as_pixels_do(tmp_path: Path) -> None:
+def test_a_random_embedding_ranks_moving_places_as_pixels_do_and_still_videos_are_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     clip = np.repeat(rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), 16, axis=0)
     for time in range(16):
@@ -38,6 +39,10 @@ def test_a_random_embedding_ranks_moving_places_as_pixels_do(tmp_path: Path) -> 
     videos = [tmp_path / "one" / "a.mp4", tmp_path / "two" / "a.mp4"]
     for video in videos:
         write_video(video, clip)
+    write_video(tmp_path / "still.mp4", np.full_like(clip, 128))
     result = command([tmp_path], tmp_path / "model", step=1, resolution=64)
     assert result["tokens"] > 0.9
     assert set(result["videos"]) == {str(video) for video in videos}
+    assert result["videos_still"] == 1
+    with pytest.raises(InputError, match=r"no video is long enough to compare and changes \(1 stand still\)"):
+        command([tmp_path / "still.mp4"], tmp_path / "model", step=1, resolution=64)
