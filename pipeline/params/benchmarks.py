@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -136,6 +137,15 @@ class FolderSource(Group):
     annotations: Place | None = None
 
 
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) if parts.scheme in ("http", "https", "s3") else parts.scheme == "file"
+
+
 class OfficialSource(Group):
     """The publisher's own addresses (or `mirrors`, tried first); `limit` fetches that many videos only."""
 
@@ -146,12 +156,16 @@ class OfficialSource(Group):
 
     @field_validator("mirrors")
     @classmethod
-    def _no_logins(cls, mirrors: list[str]) -> list[str]:
+    def _addresses_without_logins(cls, mirrors: list[str]) -> list[str]:
         for number, mirror in enumerate(mirrors):
             if "@" in mirror.partition("://")[2].partition("/")[0]:
                 raise ValueError(
                     f"address {number} holds a login, which git, dvc.lock and every tracked run would keep. "
                     "Cure: put it into ~/.netrc, and only the host here."
+                )
+            if not _is_address(mirror):
+                raise ValueError(
+                    f"address {number} is none. Cure: https://HOST/FOLDER, s3://BUCKET/FOLDER or file:///FOLDER."
                 )
         return mirrors
 

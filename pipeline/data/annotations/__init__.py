@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
-from pipeline.data.annotations.base import ListedVideo, Listing
+from pipeline.data.annotations.base import ListedVideo, Listing, understood
 from pipeline.errors import InputError
 from pipeline.params.benchmarks import PUBLISHED
 
@@ -21,8 +22,8 @@ def read(benchmark: str, root: Path) -> Listing:
     """
     if benchmark not in PUBLISHED:
         raise InputError(f"no annotations are known for {benchmark!r}. Cure: one of {', '.join(PUBLISHED)}, folder.")
-    listing: Listing = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read(root)
-    return listing
+    parse: Callable[[Path], Listing] = importlib.import_module(f"pipeline.data.annotations.{benchmark}").read
+    return understood(parse)(root)
 
 
 class Summary(TypedDict):

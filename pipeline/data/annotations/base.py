@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import InputError
+
+Content = TypeVar("Content")
 
 #: How deep annotation files may lie below the folder that was named.
 SEARCH_DEPTH = 3
@@ -73,6 +78,24 @@ class Listing:
         }
 
 
+def understood(parse: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """A parser of a file or folder whose errors name it where its content has another form than the publisher's."""
+
+    @functools.wraps(parse)
+    def parsed(place: Path) -> Content:
+        try:
+            return parse(place)
+        except InputError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
+            raise InputError(
+                f"{place} is not of the publisher's form ({type(error).__name__}: {error}). "
+                "Cure: fetch it again; its text has to be UTF-8."
+            ) from error
+
+    return parsed
+
+
 def find_folder(root: Path, wanted: Callable[[list[str]], bool], what: str, cure: str) -> Path:
     """The nearest folder at or below `root` whose file names satisfy `wanted`.
 
@@ -93,12 +116,10 @@ def find_folder(root: Path, wanted: Callable[[list[str]], bool], what: str, cure
     raise InputError(f"{root} holds no {what}. Cure: {cure}")
 
 
+@understood
 def lines_of(path: Path) -> list[str]:
     """Lines of a text file without line ends (LF or CRLF), outer blanks and empty lines."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text. Cure: fetch it again.") from None
+    text = path.read_text(encoding="utf-8-sig")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from pipeline.data.annotations.base import ListedVideo, Listing, find_folder
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, understood
 from pipeline.errors import InputError
 from pipeline.params.benchmarks import PUBLISHED
 
@@ -71,6 +71,7 @@ def _missing_by_design(splits: set[str]) -> float:
     return 1 - sum(PUBLISHED_FILES[split] for split in splits) / rows if rows else 0.0
 
 
+@understood
 def _rows(path: Path) -> list[tuple[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -81,7 +82,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
         for row in reader:
             try:
                 name = file_name(row["youtube_id"], float(row["time_start"]), float(row["time_end"]))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise InputError(
                     f"{path}, line {reader.line_num}: times {row['time_start']!r}, {row['time_end']!r} are no numbers. "
                     "Cure: fetch it again."

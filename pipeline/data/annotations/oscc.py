@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, read_json
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, read_json, understood
 from pipeline.errors import InputError
 
 CURE = "name the folder with fho_oscc-pnr_train.json, fho_oscc-pnr_val.json (and ..._test_unannotated.json)."
@@ -58,6 +58,7 @@ def read(root: Path) -> Listing:
     return read_windows(root)[0]
 
 
+@understood
 def read_windows(root: Path) -> tuple[Listing, list[Window]]:
     """The annotations, and the window of each video in the same order.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, lines_of
+from pipeline.data.annotations.base import ListedVideo, Listing, find_folder, lines_of, understood
 from pipeline.errors import InputError
 
 CURE = "name the folder with classInd.txt, trainlist01.txt and testlist01.txt (ucfTrainTestlist)."
@@ -50,6 +50,7 @@ def read(root: Path) -> Listing:
     return Listing(classes, videos, problems)
 
 
+@understood
 def _classes(path: Path) -> list[str]:
     numbered = dict(line.split(None, 1)[::-1] for line in lines_of(path))
     names = sorted(numbered, key=lambda name: int(numbered[name]))

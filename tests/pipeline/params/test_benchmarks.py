@@ -9,7 +9,7 @@ import pytest
 import small_benchmark
 
 from pipeline.errors import InputError
-from pipeline.params.benchmarks import PUBLISHED, Dataset
+from pipeline.params.benchmarks import PUBLISHED, Dataset, OfficialSource
 
 
 def test_every_data_set_that_params_may_name_is_ours_or_published() -> None:
@@ -43,3 +43,14 @@ def test_a_frame_step_is_a_number_or_the_seconds_of_a_clip_and_nothing_else(valu
     assert said in str(error.value)
     assert "by number" not in str(error.value)
     assert "by time" not in str(error.value)
+
+
+@pytest.mark.parametrize("mirror", ["http://nas:80a/x", "https://[bad/x", "nas/share", "https:///x", "ftp://nas/x"])
+def test_a_mirror_that_is_no_address_is_refused_before_anything_is_fetched(mirror: str) -> None:
+    with pytest.raises(ValueError, match=r"address 1 is none\. Cure: https://HOST/FOLDER, s3://BUCKET/FOLDER or file:"):
+        OfficialSource(kind="official", mirrors=["file:///mnt/mirror", mirror])
+
+
+def test_mirrors_are_addresses_of_servers_buckets_and_folders() -> None:
+    mirrors = ["http://nas:8080/x", "https://[::1]/x", "s3://my_bucket/a b", "file:///mnt/mirror"]
+    assert OfficialSource(kind="official", mirrors=mirrors).mirrors == mirrors

@@ -228,6 +228,31 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
         read("oscc", tmp_path)
 
 
+WRONG: list[tuple[str, dict[str, bytes], str]] = [
+    ("k400", {"train.csv": "label,youtube_id,time_start,time_end\ndéjà,abc,0,10\n".encode("latin-1")}, "train.csv is"),
+    ("k400", {"train.csv": "label,youtube_id,time_start,time_end\nrun,abc,0,10\n".encode("utf-16")}, "train.csv is"),
+    ("k400", {"train.csv": b"label,youtube_id,time_start,time_end\nrun,abc,0,inf\n"}, "line 2: times '0', 'inf'"),
+    ("ssv2", {"labels.json": b'["a", "b"]'}, "is not of the publisher's form"),
+    ("ssv2", {"labels.json": b'{"a": "x"}'}, "is not of the publisher's form"),
+    ("ssv2", {"labels.json": b'{"a": "0"}', "train.json": b'{"a": 1}'}, "is not of the publisher's form"),
+    ("ssv2", {"labels.json": b'{"a": "0"}', "train.json": b'[{"template": "[a]"}]'}, "KeyError: 'id'"),
+    ("ucf101", {"classInd.txt": b"Archery\nBowling\n"}, "classInd.txt is"),
+    ("ucf101", {"classInd.txt": b"Archery 1\n"}, "classInd.txt is"),
+    ("ucf101", {"classInd.txt": b"1 Archery\n", "trainlist01.txt": b"\xe9/v.avi 1\n"}, "trainlist01.txt is"),
+    ("oscc", {"fho_oscc-pnr_train.json": b'{"clips": ["a"]}'}, "is not of the publisher's form"),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "files", "message"), WRONG)
+def test_annotations_of_another_form_are_named_with_a_cure(
+    tmp_path: Path, benchmark: str, files: dict[str, bytes], message: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{tmp_path}.*{message}.* Cure: "):
+        read(benchmark, tmp_path)
+
+
 def touch(folder: Path, *paths: str) -> Path:
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
