@@ -210,6 +210,11 @@ class FinetuneParams(TrainingParams):
     select: Literal["last", "best"]
     patience: Count | None = None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
 
 class EvaluateParams(Group):
     """`split` is `val` where a test split has no public labels (Something-Something v2, OSCC).

@@ -192,9 +192,10 @@ class Planner:
     def row(self, cost: StageCost, counts: Mapping[str, Counts]) -> StageRow:
         """One stage's prediction."""
         stage, videos = cost.stage, cost.videos(counts)
-        if stage.batch % self.devices:
+        if stage.batch % (self.devices * cost.fewest):
+            pairs = " in pairs of videos, which mixup and cutmix mix" if cost.fewest > 1 else ""
             raise InputError(
-                f"{cost.name}: a global batch of {stage.batch} does not divide among {self.devices} devices. "
+                f"{cost.name}: a global batch of {stage.batch} does not divide among {self.devices} devices{pairs}. "
                 "Cure: another --gpus, or compute.gpus for this stage."
             )
         if videos is not None and videos < stage.batch:
@@ -234,7 +235,8 @@ class Planner:
             "clips_per_second_needed": round(cost.clips / step, 1),
             "cure": None
             if micro
-            else "one clip does not fit: set compute.activation_checkpointing, or data_parallel: fsdp",
+            else f"{'two videos do' if cost.fewest > 1 else 'one clip does'} not fit: set "
+            "compute.activation_checkpointing, or data_parallel: fsdp",
         }
 
     def _share(self, cost: StageCost, micro: int) -> Share:

@@ -178,15 +178,21 @@ class StageCost:
         few_fixed = max(result.few_fixed, states)
         return dataclasses.replace(result, fixed=result.fixed / shared, few_fixed=few_fixed / shared)
 
+    @property
+    def fewest(self) -> int:
+        """Videos that go through a device together: those that mixup and cutmix mix, else one."""
+        return 2 if self.benchmark and self.params.finetune_of(self.benchmark).mixes else 1
+
     def micro_batch(self, devices: int, memory: Footprint, device: Device) -> tuple[int, int]:
         """(micro-batch, accumulation) with the largest micro-batch that fits; (0, 0) where none does.
 
-        Their product is the device's share of the global batch, so that the learning rate's rule holds.
+        Their product is the device's share of the global batch, so that the learning rate's rule holds. A micro-batch
+        is a multiple of `fewest`.
         """
         each = self.stage.batch // devices
         room = device.memory_gib * GIB * USABLE_MEMORY
-        for accumulate in range(1, each + 1):
+        for accumulate in range(1, each // self.fewest + 1):
             micro = each // accumulate
-            if each % accumulate == 0 and memory.at(micro * self.stage.repeated_augmentation) <= room:
+            if each % (accumulate * self.fewest) == 0 and memory.at(micro * self.stage.repeated_augmentation) <= room:
                 return micro, accumulate
         return 0, 0

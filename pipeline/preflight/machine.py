@@ -29,7 +29,7 @@ def ranks(scope: Scope) -> Iterator[Problem]:
         where = f"benchmarks.{key}.finetune" if "batch" in overrides else "finetune"
         undivided = list(_shares(where, stage, world))
         yield from undivided
-        micro = stage.batch // (world * stage.accumulate) * stage.repeated_augmentation
+        micro = stage.batch // (world * stage.accumulate)
         mixed = [name for name in ("mixup", "cutmix") if getattr(stage, name) > 0]
         if mixed and micro % 2 and not undivided:
             value = getattr(stage, mixed[0])
@@ -37,8 +37,8 @@ def ranks(scope: Scope) -> Iterator[Problem]:
             even = 2 * world * stage.accumulate
             yield Problem(
                 named,
-                f"= {value:g} mixes pairs of clips, and {where}.batch = {stage.batch} over {world} ranks x "
-                f"{stage.accumulate} accumulation steps is {micro} clips, an odd number",
+                f"= {value:g} mixes pairs of clips of two videos, and {where}.batch = {stage.batch} over {world} ranks "
+                f"x {stage.accumulate} accumulation steps is {micro} at a time, an odd number",
                 f"a batch that is a multiple of {even} ({max(even, stage.batch // even * even)}), or {named}: 0.0.",
             )
     alone = [s for s in ("pretrain", "finetune") if scope.has(s) and params.compute.ranks_of(s) * machines == 1]

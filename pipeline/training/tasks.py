@@ -295,6 +295,7 @@ def _loader(
         world=ranks.world,
         accumulate=stage.accumulate,
         repeated=stage.repeated_augmentation if shuffle else 1,
+        pairs=shuffle and isinstance(stage, FinetuneParams) and stage.mixes,
         shuffle=shuffle,
         workers=params.compute.loader_workers,
         drop_last=shuffle,

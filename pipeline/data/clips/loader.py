@@ -52,6 +52,7 @@ class ClipLoader:
         rank, world: this process of how many.
         accumulate: micro-batches of one optimizer step.
         repeated: clips of each video in a batch (repeated augmentation).
+        pairs: clips are mixed with their neighbours, so that videos are read in pairs.
         shuffle: a new order every epoch; otherwise the data set's.
         workers: threads that read ahead; 0 reads when asked.
         drop_last: leave out the last, smaller step. If kept, its rows are shared out as evenly as they go, each
@@ -61,7 +62,7 @@ class ClipLoader:
         balanced: an epoch draws as many clips of each class instead of each video once.
 
     Raises:
-        InputError: the batch does not divide, or the data set is smaller than one batch.
+        InputError: the batch does not divide, into pairs where they are asked for, or the data set is smaller than it.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ClipLoader:
         world: int = 1,
         accumulate: int = 1,
         repeated: int = 1,
+        pairs: bool = False,
         shuffle: bool = True,
         workers: int = 0,
         drop_last: bool = True,
@@ -85,6 +87,13 @@ class ClipLoader:
             raise InputError(
                 f"a global batch of {global_batch} does not divide into {world} ranks x {accumulate} accumulation "
                 "steps. Cure: change compute.ranks, accumulate or batch."
+            )
+        if pairs and global_batch // (world * accumulate) % 2:
+            # Repetitions would be mixed with each other, and who is whose partner would depend on the ranks.
+            raise InputError(
+                f"mixup and cutmix mix pairs of clips of two videos, and a global batch of {global_batch} over {world} "
+                f"ranks x {accumulate} accumulation steps is {global_batch // (world * accumulate)} at a time, an odd "
+                f"number. Cure: a batch that is a multiple of {2 * world * accumulate}, or both 0.0."
             )
         if drop_last and len(dataset) < global_batch:
             raise InputError(

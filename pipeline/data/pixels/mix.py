@@ -1,8 +1,8 @@
 """Random erasing of boxes; soft targets, mixup and cutmix within pairs of neighbouring clips.
 
-Clips 2i and 2i+1 of a batch are partners. A micro-batch of even size therefore holds both, whatever the
-number of ranks, so mixing does not depend on the rank layout. Each clip of a pair has the same share of
-itself.
+Clips 2i and 2i+1 of a batch are partners. A micro-batch of an even number of videos therefore holds both, of two
+videos and whatever the number of ranks, so mixing does not depend on the rank layout. Each clip of a pair has the
+same share of itself.
 """
 
 from __future__ import annotations

@@ -137,6 +137,14 @@ def test_a_proposed_batch_keeps_the_global_batch_and_fits(root: Path) -> None:
     assert proposed(8, 0, 30) == (0, 0)
 
 
+def test_a_proposed_batch_holds_pairs_of_videos_where_clips_are_mixed(root: Path) -> None:
+    def proposed(room: int) -> tuple[int, int]:
+        memory = Footprint(0, 0, DEVICES["4090"].memory_gib * 0.88 * GIB / (room + 0.5))
+        return StageCost(load_params(root / "recipes" / "ssv2.yaml"), "ssv2").micro_batch(8, memory, DEVICES["4090"])
+
+    assert [proposed(clips) for clips in (30, 4, 2)] == [(12, 4), (2, 24), (0, 0)]
+
+
 def test_more_devices_take_less_time_down_to_a_bound() -> None:
     one, eight = (plan("hmdb51", "a100-80", n, memory=False) for n in (1, 8))
     assert one["hours_total"] > 4 * eight["hours_total"]
@@ -155,6 +163,8 @@ def test_the_demo_can_be_planned_on_this_cpu_with_its_memory() -> None:
 def test_unknown_devices_and_impossible_counts_are_refused() -> None:
     with pytest.raises(InputError, match=r"gpu = 'h1000'.*h100"):
         plan("ucf101", "h1000", 8)
+    with pytest.raises(InputError, match=r"384 does not divide among 128 devices in pairs of videos"):
+        plan("ssv2", "h100", 128, memory=False)
     with pytest.raises(InputError, match=r"mfu = 30.*at most 1"):
         plan("ucf101", "h100", 8, mfu=30)
     with pytest.raises(InputError, match="at least 1"):

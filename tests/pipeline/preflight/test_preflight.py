@@ -76,9 +76,12 @@ def test_the_committed_recipes_have_nothing_in_their_way_on_their_machine(
     [
         (
             {"finetune__mixup": 0.8, "finetune__batch": 6},
-            ["finetune.mixup = 0.8 mixes pairs", "3 clips", "multiple of 4"],
+            ["finetune.mixup = 0.8 mixes pairs", "3 at a time", "multiple of 4"],
         ),
-        ({"finetune__cutmix": 1.0, "finetune__batch": 2}, ["finetune.cutmix = 1", "1 clips, an odd number"]),
+        (
+            {"finetune__cutmix": 1.0, "finetune__batch": 2, "finetune__repeated_augmentation": 2},
+            ["finetune.cutmix = 1", "1 at a time, an odd number"],
+        ),
         ({"pretrain__batch": 63}, ["pretrain.batch = 63 does not divide into 2 ranks x 1", "62"]),
         ({"compute__ranks": 1, "compute__data_parallel": "fsdp"}, ["compute.data_parallel", "several ranks"]),
         ({"compute__device": "cuda"}, ["compute.device = 'cuda', and no GPU is visible"]),

@@ -111,6 +111,12 @@ def test_weights_of_another_size_are_refused(here: Path) -> None:
         tasks.FinetuneTask(params, "small", RANKS)
 
 
+def test_mixing_an_odd_number_of_videos_is_refused_before_the_first_step(here: Path) -> None:
+    params = ready(finetune__init="scratch", finetune__cutmix=1.0, finetune__batch=1, finetune__repeated_augmentation=2)
+    with pytest.raises(InputError, match=r"pairs of clips.* is 1 at a time.*Cure: a batch that is a multiple of 2"):
+        tasks.FinetuneTask(params, "small", RANKS)
+
+
 def test_validation_counts_every_video_once(here: Path) -> None:
     params = ready(finetune__init="scratch", finetune__batch=4)
     task = tasks.FinetuneTask(params, "small", RANKS)

@@ -316,6 +316,8 @@ def test_a_batch_that_does_not_divide_or_is_not_filled_is_refused() -> None:
     dataset = broken(set())
     with pytest.raises(InputError, match="8 does not divide into 3 ranks"):
         ClipLoader(dataset, seed=0, global_batch=8, world=3)
+    with pytest.raises(InputError, match=r"12 over 2 ranks x 2 accumulation steps is 3 at a time.*multiple of 8"):
+        ClipLoader(dataset, seed=0, global_batch=12, world=2, accumulate=2, repeated=2, pairs=True)
     with pytest.raises(InputError, match="24 videos do not fill"):
         ClipLoader(dataset, seed=0, global_batch=32)
 
