@@ -10,7 +10,7 @@ line:
     {"k": "r", "path": "...", "name": "...", "tags": {...}}            a model folder for the registry
 
 A line is written by one `write` to a file opened with O_APPEND, so several processes may share a spool; a
-line torn by a crash is closed by the next writer and skipped by readers.
+line torn by a crash or a full disk is closed by the next writer and skipped by readers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
+from pipeline.system.disk import DiskFullError
 from pipeline.system.files import flush, link
 from pipeline.system.redact import redact, redact_value
 from pipeline.system.text import storable
@@ -79,6 +80,7 @@ class Spool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b", buffering=0)
         self._synced = time.monotonic()
+        self._torn = b""
         end = self._file.seek(0, os.SEEK_END)
         if end and os.pread(self._file.fileno(), 1, end - 1) != b"\n":
             self._file.write(b"\n")
@@ -150,7 +152,11 @@ class Spool:
         self.close()
 
     def _append(self, record: Record) -> None:
-        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        line = self._torn + json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        written = self._file.write(line)
+        self._torn = b"" if written == len(line) else b"\n"
+        if self._torn:
+            raise DiskFullError(self.path)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 

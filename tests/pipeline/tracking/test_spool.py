@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 
+from pipeline.system.disk import DiskFullError
 from pipeline.system.redact import redact, redact_value
 from pipeline.tracking.folder import RunFolder
 from pipeline.tracking.spool import Spool, read_records
@@ -44,6 +47,23 @@ def test_a_line_torn_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
         spool.metrics({"a": 2.0}, 2)
     later, _ = read_records(path, offset)
     assert [r["v"] for r in later if r] == [{"a": 2.0}]
+
+
+def test_a_record_that_a_full_disk_cuts_is_an_error_and_spoils_no_other(tmp_path: Path) -> None:
+    path, before = tmp_path / "spool.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Spool(path) as spool:
+        spool.metrics({"a": 1.0}, 1)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+        try:
+            with pytest.raises(DiskFullError, match=r"spool\.jsonl"):
+                spool.metrics({"a": 2.0}, 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        spool.metrics({"a": 3.0}, 3)
+        spool.metrics({"a": 4.0}, 4)
+    assert [record["s"] for record in read_records(path)[0]] == [1, 3, 4]
 
 
 def test_processes_that_share_a_spool_lose_nothing(tmp_path: Path) -> None:
