@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import layout
+from pipeline.errors import EverestError
 from pipeline.system.files import sha256_of
 from pipeline.tracking.folder import Remote, RunFolder, RunRecord, all_runs, is_alive, runs_dir
 from pipeline.tracking.notes import NOTE, description
@@ -196,7 +197,7 @@ class Uploader(threading.Thread):
         self._gave_up = threading.Event()
 
     def run(self) -> None:
-        from pipeline.tracking.store import Store, StoreError
+        from pipeline.tracking.store import Store
 
         # This thread alone (Linux counts priorities by thread): where no core is free, the training goes first.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
@@ -213,7 +214,8 @@ class Uploader(threading.Thread):
                 if not closing:
                     self._send_left_behind(store)
                 self.failure, pause = None, PERIOD
-            except StoreError as error:
+            # A full disk or a stale file handle passes, as a dead server does.
+            except (EverestError, OSError) as error:
                 if self.failure is None:
                     log.warning("tracking: %s; records are kept and sent later", error)
                 self.failure = str(error)

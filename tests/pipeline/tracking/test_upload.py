@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.tracking.folder import RunFolder, RunRecord
+from pipeline.tracking.folder import Remote, RunFolder, RunRecord
 from pipeline.tracking.store import StoreError
-from pipeline.tracking.upload import drain, tidy, unsent
+from pipeline.tracking.upload import Uploader, drain, tidy, unsent
 
 ABOUT: RunRecord = {"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}}
 
@@ -123,6 +125,29 @@ def test_a_server_that_dies_keeps_what_it_has_and_the_rest_waits(folder: RunFold
     store.failing.clear()
     drain(folder, store)
     assert unsent([folder]) == 0
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_the_sending(
+    folder: RunFolder, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, write = [True], RunFolder.write_remote
+
+    def write_remote(self: RunFolder, values: Remote) -> None:
+        if full and full.pop():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, values)
+
+    monkeypatch.setattr(RunFolder, "write_remote", write_remote)
+    monkeypatch.setattr("pipeline.tracking.store.Store", lambda: store)
+    monkeypatch.setattr("pipeline.tracking.upload.PERIOD", 0.02)
+    with folder.records() as records:
+        records.metrics({"a": 1.0}, 1)
+    uploader = Uploader([folder])
+    uploader.start()
+    until = time.monotonic() + 20
+    while not folder.sent() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (folder.sent(), uploader.finish(20), uploader.failure) == (True, True, None)
 
 
 def test_another_server_gets_a_run_of_its_own_from_the_beginning(folder: RunFolder, store: Any) -> None:
