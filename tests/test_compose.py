@@ -69,6 +69,11 @@ def test_every_service_waits_for_others_that_exist_and_have_a_health_check(compo
             assert service["restart"] == "on-failure", name
 
 
+def test_each_worker_keeps_a_name_of_its_own_by_which_the_next_one_closes_what_it_left(compose: dict[str, Any]) -> None:
+    names = [service.get("hostname") for name, service in compose["services"].items() if name.startswith("worker")]
+    assert names == ["worker", "worker-gpu"]
+
+
 def test_every_service_is_hardened_and_bounded(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert service["user"] == "1000:1000", name

@@ -181,9 +181,14 @@ def process_identity(pid: int) -> ProcessIdentity:
     return {"pid": pid, "start": _start_ticks(pid), "boot": _boot_id(), "host": socket.gethostname()}
 
 
+def is_here(owner: ProcessIdentity | None) -> bool:
+    """Whether a process is one of this machine, by the machine's name."""
+    return owner is not None and owner["host"] == socket.gethostname()
+
+
 def is_alive(owner: ProcessIdentity) -> bool:
     """Whether the process lives. One of another machine is taken to live: it cannot be asked from here."""
-    if owner["host"] != socket.gethostname():
+    if not is_here(owner):
         return True
     if owner["boot"] != _boot_id():
         return False

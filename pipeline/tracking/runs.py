@@ -25,6 +25,7 @@ from pipeline.tracking.folder import (
     RunFolder,
     all_runs,
     is_alive,
+    is_here,
     now_ms,
     process_identity,
     runs_dir,
@@ -126,11 +127,14 @@ def sweep() -> list[str]:
             owner = about.get("owner")
             if about.get("status") != "RUNNING" or not owner or is_alive(owner):
                 continue
-            folder.update(status="KILLED", ended=_last_sign_of_life(folder))
+            _mark_killed(folder)
             swept.append(folder.id)
-            parent = RunFolder(runs_dir() / str(about.get("parent")))
-            settle(parent, "KILLED")
         return swept
+
+
+def _mark_killed(folder: RunFolder) -> None:
+    folder.update(status="KILLED", ended=_last_sign_of_life(folder))
+    settle(RunFolder(runs_dir() / str(folder.about().get("parent"))), "KILLED")
 
 
 def _last_sign_of_life(folder: RunFolder) -> int:
@@ -147,6 +151,9 @@ def _open(
     surroundings = {**context.code_tags(), **tags}
     with runs_lock():
         parent_id, parent = parent_run()
+        if earlier.about().get("status") == "RUNNING" and not is_here(earlier.about().get("owner")):
+            # A container that was killed, say, under the name that it had: who works in the folder now holds it.
+            _mark_killed(earlier)
         stopped = earlier.about().get("status") in ("FAILED", "KILLED")
         if stopped and earlier.about().get("parent") == parent_id:
             earlier.update(status="RUNNING", owner=process_identity(os.getpid()), ended=None)

@@ -22,7 +22,7 @@ from pipeline.system.files import write_json
 from pipeline.tracking import close_parent, open_parent, stage_run
 from pipeline.tracking import sync as sync_module
 from pipeline.tracking.context import STAGE_INPUTS, registered_name, stage_inputs
-from pipeline.tracking.folder import RunFolder, all_runs, runs_dir
+from pipeline.tracking.folder import RunFolder, all_runs, process_identity, runs_dir
 from pipeline.tracking.store import Store
 from pipeline.tracking.upload import drain
 
@@ -220,6 +220,21 @@ def test_a_run_whose_process_was_killed_is_closed_by_the_next_and_then_continued
     runs = by_stage(store)
     assert runs["finetune@motion"]["status"] == "FINISHED"
     assert store.history(runs["finetune@motion"]["id"], "train/loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_run_of_a_container_that_was_killed_is_continued_by_the_next_container(store: Store, project: Path) -> None:
+    """The second has another name, and cannot ask whether the first one lives; the work folder's lock has told."""
+    with pytest.raises(Interrupted):
+        interrupted_after_five_steps()
+    for folder in all_runs():
+        if folder.about()["kind"] == "stage":
+            elsewhere = {**process_identity(os.getpid()), "host": "container-1"}
+            folder.update(status="RUNNING", ended=None, owner=elsewhere)
+    with stage_run("finetune", "motion", {"a": 1}, WORK) as run:
+        run.metrics({"train/loss": 5.0}, 5)
+    (tuned,) = (run for run in store.search() if run["tags"].get("everest.stage") == "finetune")
+    assert tuned["status"] == "FINISHED"
+    assert store.history(tuned["id"], "train/loss") == [(s, float(s)) for s in range(6)]
 
 
 def test_a_parent_that_a_flow_owns_keeps_its_status_until_the_flow_closes_it(
