@@ -159,16 +159,19 @@ def rate_of(times: Sequence[int | None], stream: VideoStream) -> float:
 
 
 def rate_by_packets(path: str) -> float:
-    """The rate of a file of moderate size by its packets' times, without decoding; of a larger one the header's.
+    """The rate of a file of moderate size by its packets' times, without decoding; of other ones the header's.
 
     Raises:
-        VideoError: it cannot be opened, or not read to its end.
+        VideoError: it cannot be opened.
     """
     container, stream = open_stream(path)
     with container:
         if container.size > COUNTED:
             return rate(stream)
-        stored = [one.pts for one in packets(container, stream, path) if one.size and not one.is_discard]
+        try:
+            stored = [one.pts for one in packets(container, stream, path) if one.size and not one.is_discard]
+        except VideoError:
+            return rate(stream)  # decoding will say why, and give what can be read
         return rate_of(in_order(stored), stream)
 
 

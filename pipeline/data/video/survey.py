@@ -15,7 +15,7 @@ from pipeline.data.arrays import U8
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.reader import VideoError, first_line
 from pipeline.data.video.shrink import shrunk_size
-from pipeline.data.video.stream import open_stream, packets, pictures, plane_rows, rate, rate_of, rgb_rows
+from pipeline.data.video.stream import open_stream, packets, pictures, plane_rows, rate_by_packets, rate_of, rgb_rows
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -120,7 +120,7 @@ class Watcher(Protocol):
     short_side: int | None
 
     def begin(self, rate: float, expected: int) -> None:
-        """Told first: frames per second and number of frames as the header says, 0 where it does not."""
+        """Told first: frames per second, and number of frames as the header says; 0 where nothing tells."""
 
     def wants(self, number: int) -> bool:
         """Whether the frame of this number is to be shown."""
@@ -147,7 +147,7 @@ def survey(path: str, watcher: Watcher | None = None) -> Survey:
         progressive, damaged = True, 0
         digest, tally, as_read = PictureDigest(), PacketTally(), VideoReformatter()
         if watcher is not None:
-            watcher.begin(rate(stream), _declared(container, stream))
+            watcher.begin(rate_by_packets(path), _declared(container, stream))
         try:
             for picture in pictures(tally.count(packets(container, stream, path)), path):
                 if asked:

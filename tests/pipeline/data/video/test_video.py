@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ import varying_rates
 
 from pipeline.data.ingest.measure import measure
 from pipeline.data.ingest.taking import expect
-from pipeline.data.video import VideoError, open_video, write_video
+from pipeline.data.video import VideoError, open_video, stream, write_video
 from pipeline.data.video.survey import survey
 from pipeline.errors import EverestError
 
@@ -143,10 +145,25 @@ def test_a_rate_is_that_of_the_pictures_where_the_header_claims_another(tmp_path
     assert survey(str(path)).fps == pytest.approx(varying_rates.TRUE_RATE, rel=0.005)
     slow = varying_rates.write(tmp_path / f"slow{suffix}", [200 * number for number in range(50)])
     assert survey(str(slow)).fps == pytest.approx(5, rel=0.03)
-    # What predict chooses frames by before it has decoded them, and what is read in one pass.
+    # What predict chooses frames by before it has decoded them, what is read in one pass, and what an audit is told.
     for file in (path, slow):
+        watcher = Mock(short_side=None, wants=Mock(return_value=False))
         with open_video(file) as video:
-            assert video.fps == expect(str(file)).fps == survey(str(file)).fps
+            assert video.fps == expect(str(file)).fps == survey(str(file), watcher).fps
+        assert watcher.begin.call_args.args[0] == video.fps
+
+
+def test_a_file_that_cannot_be_read_to_its_end_has_the_rate_of_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[object]:
+        raise VideoError("undecodable", "it breaks off")
+        yield
+
+    path = varying_rates.write(tmp_path / "varying.mkv")
+    with open_video(path) as video:
+        monkeypatch.setattr(stream, "packets", broken)
+        assert video.fps == 30
 
 
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(30), Fraction(60)])
