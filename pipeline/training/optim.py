@@ -16,6 +16,8 @@ from pipeline.distributed.groups import like, whole
 
 #: Learning rates in params.yaml are per this many clips (METHOD section 7: lr = base_lr * global_batch / 256).
 REFERENCE_BATCH = 256
+#: What a loss is scaled by at least, and where nothing is scaled: a gradient that overflows here will at every step.
+LOWEST_SCALE = 1.0
 
 
 class ParameterGroup(TypedDict):
@@ -110,7 +112,7 @@ class LossScaler:
         self.clean = torch.where(bad, torch.zeros_like(self.clean), self.clean + 1)
         grow = self.clean >= self.interval
         factor = torch.where(bad, 0.5, torch.where(grow, 2.0, 1.0))
-        self.scale = (self.scale * factor).clamp(min=1.0)
+        self.scale = (self.scale * factor).clamp(min=LOWEST_SCALE)
         self.clean = torch.where(grow, torch.zeros_like(self.clean), self.clean)
 
     def state(self) -> ScalerRecord:

@@ -30,6 +30,7 @@ from pipeline.training.engine.interface import Batch, Task
 from pipeline.training.engine.state import Spent, TrainingState, Watched
 from pipeline.training.engine.step import Outcome, Pending, TrainStep
 from pipeline.training.journal import Journal, Progress
+from pipeline.training.optim import LOWEST_SCALE
 from pipeline.training.settings import Settings
 from pipeline.training.timing import Clock, clock_of
 
@@ -180,8 +181,8 @@ class Engine:
             self._act(outcome, epoch, seconds, parts)
 
     def _act(self, outcome: Outcome, epoch: int, seconds: float, parts: dict[str, float]) -> None:
-        # With fp16 an overflowing gradient is the scaler's daily work; a non-finite loss is not.
-        if outcome.bad_ranks or (self.settings.precision != "fp16" and not math.isfinite(outcome.grad_norm)):
+        # An overflowing gradient is the scaler's daily work while it can scale less; a non-finite loss is not.
+        if outcome.bad_ranks or (outcome.scale <= LOWEST_SCALE and not math.isfinite(outcome.grad_norm)):
             self._on_nonfinite(outcome)
         else:
             self.last_loss = outcome.loss

@@ -20,13 +20,14 @@ from pipeline.training.timing import Clock, Marks
 
 @dataclass
 class Outcome:
-    """What all ranks agreed on about one step, read from the device."""
+    """What all ranks agreed on about one step, read from the device; `scale` is what its loss was scaled by."""
 
     step: int
     bad_ranks: float
     stop: float
     loss: float
     grad_norm: float
+    scale: float
     indices: list[torch.Tensor]
 
 
@@ -44,8 +45,8 @@ class Pending:
         """Wait for the device and read what the step came to."""
         if self.event is not None:
             self.event.synchronize()
-        bad, stop, loss, norm = self.report.tolist()
-        return Outcome(self.step, bad, stop, loss / world, norm, self.indices)
+        bad, stop, loss, norm, scale = self.report.tolist()
+        return Outcome(self.step, bad, stop, loss / world, norm, scale, self.indices)
 
     @property
     def clips(self) -> int:
@@ -111,11 +112,12 @@ class TrainStep:
         # After the exchange every rank holds the same gradients and the same report: all refuse, or none.
         refused = (report[0] > 0) | ~norm.isfinite()
         step_unless(self.optimizer, refused)
+        report = torch.cat([report, torch.stack([norm, self.scaler.scale])])
         self.scaler.update(refused)
         self.average.update(refused)
         self.optimizer.zero_grad(set_to_none=True)
         marks.begin("updating")  # only ends the step
-        return _pending(step, torch.cat([report, norm.reshape(1)]), indices, marks)
+        return _pending(step, report, indices, marks)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The precision of forward passes."""

@@ -187,6 +187,27 @@ def test_half_precision_learns_as_well(tmp_path: Path, precision: str) -> None:
     assert all(p.dtype == torch.float32 for p in engine.model.parameters())
 
 
+class Infinite(torch.autograd.Function):
+    """A finite value, whose gradient is not."""
+
+    @staticmethod
+    def forward(ctx: object, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient * math.inf
+
+
+def test_gradients_that_no_scale_makes_finite_end_a_training_in_fp16_too(tmp_path: Path) -> None:
+    engine = _engine(tmp_path, precision="fp16", epochs=4)
+    normal = engine.task.loss
+    engine.task.loss = lambda model, batch, epoch: Infinite.apply(normal(model, batch, epoch))  # type: ignore[method-assign]
+    with pytest.raises(NonFinite, match=r"step 16: loss .*gradient norm nan"):
+        engine.run()
+    assert float(engine.scaler.scale) == 1, "lowered from 65536 by 16 steps, and the next one counts"
+
+
 def test_the_average_equals_timms() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 4)
