@@ -1,10 +1,11 @@
 """Files and folders that appear whole or not at all, and stay: the only module that renames and flushes.
 
 What is written lies beside its final name until it is complete; then its bytes are flushed to the disk, one rename puts
-it in its place, and the folder that holds the name is flushed too. A crash at any moment leaves the old or the new one.
+it in its place, and the folder that holds the name is flushed too. A crash at any moment leaves the old or the new one;
+of a folder on a disk that cannot exchange two names (NFS), between two renames, only what :func:`leftovers` names.
 
     a file      atomic_path, write_text, write_json; publish_file for one that was written elsewhere on the same disk
-    a folder    atomic_folder; publish_folder for one that is finished already
+    a folder    atomic_folder; publish_folder for one that is finished already, on another disk too
     a journal   flush after what was appended
 """
 
@@ -31,6 +32,8 @@ from pipeline.system.text import shortened
 
 #: Flag of Linux's sync_file_range(2), from <fcntl.h>.
 _SYNC_FILE_RANGE_WRITE = 2
+#: Of renameat2(2), from <fcntl.h>: paths are from the current folder; both names stay, and change places.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class _Open(Protocol):
@@ -158,21 +161,50 @@ def publish_folder(finished: Path, path: Path, many: bool = False) -> None:
     Args:
         many: flush the file system at once: for thousands of files quicker than one after the other.
     """
+    _flush_tree(finished, many)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building, old = leftovers(path)
+    if finished != building:  # first beside its place: what gives way must never stand under the name it came from
+        shutil.rmtree(building, ignore_errors=True)
+        try:
+            finished.rename(building)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copytree(finished, building)
+            _flush_tree(building, many)
+    if not (path.exists() and _exchange(building, path)):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        building.rename(path)
+    flush_folder(path.parent)
+    for left in (building, old, finished):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _flush_tree(folder: Path, many: bool) -> None:
     if many:
-        flush_file_system(finished)
-    for parent, _, names in () if many else os.walk(finished):
+        flush_file_system(folder)
+        return
+    for parent, _, names in os.walk(folder):
         for name in names:
             with Path(parent, name).open("rb") as file:
                 os.fsync(file.fileno())
         flush_folder(Path(parent))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, old = leftovers(path)
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-    finished.rename(path)
-    flush_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def remove_folder(path: Path) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.commands.looking import show
 from pipeline.errors import EverestError, InputError
+from pipeline.system import files
 from pipeline.system.files import atomic_folder, atomic_path, leftovers, publish_folder, require_space, size_text
 
 
@@ -76,7 +81,7 @@ for number in itertools.count():
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.01, 0.03])
-def test_kill_9_leaves_a_complete_folder_or_both_of_its_halves(tmp_path: Path, root: Path, delay: float) -> None:
+def test_kill_9_leaves_a_complete_folder(tmp_path: Path, root: Path, delay: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PUBLISH, str(tmp_path / "a")], cwd=root, stdout=subprocess.PIPE, text=True
     )
@@ -86,11 +91,58 @@ def test_kill_9_leaves_a_complete_folder_or_both_of_its_halves(tmp_path: Path, r
     process.kill()
     process.wait()
     process.stdout.close()
-    building, old = leftovers(tmp_path / "a")
-    if not (tmp_path / "a").exists():  # between two renames
-        publish_folder(building, tmp_path / "a")
-        assert not old.exists()
     assert len({(tmp_path / "a" / name).read_text() for name in "abc"}) == 1
+
+
+def finished(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder to publish, and its place, which an older one has."""
+    made, place = tmp_path / "work" / "final", tmp_path / "outputs" / "a"
+    for folder, text in ((made, "new"), (place, "old")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+    return made, place
+
+
+def test_a_folders_name_stands_for_the_old_or_the_new_one_after_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, place = finished(tmp_path)
+    seen: list[tuple[str, str]] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = real(*arguments, **options)
+            seen.append(((place / "file").read_text(), (made / "file").read_text() if made.exists() else "-"))
+            return result
+
+        return call
+
+    for owner, name in ((Path, "rename"), (files, "_exchange"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    publish_folder(made, place)
+    # Never the old one where the new one was: it would be published again.
+    assert list(dict.fromkeys(seen)) == [("old", "new"), ("old", "-"), ("new", "-")]
+    assert [path.name for path in (*made.parent.iterdir(), *place.parent.iterdir())] == ["a"]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_folder_is_published_to_another_disk_and_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
+) -> None:
+    made, place = finished(tmp_path)
+    rename = Path.rename
+
+    def on_one_disk(self: Path, target: Path) -> Path:
+        if self == made:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", on_one_disk)
+    if not exchanged:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    publish_folder(made, place)
+    assert (place / "file").read_text() == "new"
+    assert [path.name for path in (*made.parent.iterdir(), *place.parent.iterdir())] == ["a"]
 
 
 def test_space_is_asked_for_before_work_starts(tmp_path: Path) -> None:
