@@ -63,31 +63,32 @@ def train(
         "device": compute.device,
         "everest.inputs": json.dumps(inputs),
     }
-    trained = (work / "final" / "metrics.json").exists()
-    waiting = nullcontext(()) if trained else devices(compute, stage, benchmark)
-    with locked(work) as lock, waiting as gpus, stage_run(stage, benchmark, flatten(values), work, tags) as run:
-        began = time.time()
-        TrainingJob(stage, benchmark, compute.device, params.model_dump(mode="json"), str(run.path)).write(work)
-        if not trained:
-            with alarms_told(work, stage):
-                start(WORKER, [], compute, stage, work, [lock, *gpus])
-        check_unchanged()
-        metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
-        metrics[names.efficiency("stage_seconds")] = round(time.time() - began, 3)
-        run.metrics(metrics)
-        run.summary(names.of_experiment(stage, benchmark, metrics))
-        if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
-            run.summary(names.of_experiment("pretrain", None, NO_PRETRAINING))
-        digest = model_folder.sha256(work / "final")  # before the model in place gives way to a damaged one
-        _publish(work, stage, benchmark, metrics)
-        run.tags({"everest.weights_sha256": digest})
-        run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
-        if (work / "trace").exists():
-            run.artifact(work / "trace")
-            log.warning("traces of this training are in %s, and with its run.", work / "trace")
-        for picture in sorted((layout.output_dir(stage, benchmark) / "pictures").glob("*.png")):
-            run.artifact(picture, "pictures")
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    with locked(work) as lock:
+        trained = (work / "final" / "metrics.json").exists()
+        waiting = nullcontext(()) if trained else devices(compute, stage, benchmark)
+        with waiting as gpus, stage_run(stage, benchmark, flatten(values), work, tags) as run:
+            began = time.time()
+            TrainingJob(stage, benchmark, compute.device, params.model_dump(mode="json"), str(run.path)).write(work)
+            if not trained:
+                with alarms_told(work, stage):
+                    start(WORKER, [], compute, stage, work, [lock, *gpus])
+            check_unchanged()
+            metrics: dict[str, float] = json.loads((work / "final" / "metrics.json").read_text(encoding="utf-8"))
+            metrics[names.efficiency("stage_seconds")] = round(time.time() - began, 3)
+            run.metrics(metrics)
+            run.summary(names.of_experiment(stage, benchmark, metrics))
+            if stage == "finetune" and values["finetune"]["init"] == SCRATCH:
+                run.summary(names.of_experiment("pretrain", None, NO_PRETRAINING))
+            digest = model_folder.sha256(work / "final")  # before the model in place gives way to a damaged one
+            _publish(work, stage, benchmark, metrics)
+            run.tags({"everest.weights_sha256": digest})
+            run.artifact(layout.output_dir(stage, benchmark) / "history.csv")
+            if (work / "trace").exists():
+                run.artifact(work / "trace")
+                log.warning("traces of this training are in %s, and with its run.", work / "trace")
+            for picture in sorted((layout.output_dir(stage, benchmark) / "pictures").glob("*.png")):
+                run.artifact(picture, "pictures")
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return metrics
 
 

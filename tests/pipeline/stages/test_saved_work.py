@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from small_training import ready
 
 from pipeline.data.cache.publish import store_dir
+from pipeline.distributed import launch
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
-from pipeline.errors import Interrupted
+from pipeline.errors import BusyError, Interrupted
 from pipeline.params import Params, check_params
 from pipeline.stages import preprocess, pretrain
 from pipeline.system.locks import locked
@@ -53,14 +55,14 @@ def worktrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
 
 def started(monkeypatch: pytest.MonkeyPatch, params: Params, stops: bool = False) -> list[str]:
     """Start pre-training here; returns the checkpoints that it began with."""
-    launch = Launch(stops)
-    monkeypatch.setattr(job, "start", launch)
+    begun = Launch(stops)
+    monkeypatch.setattr(job, "start", begun)
     if stops:
         with pytest.raises(Interrupted):
             pretrain.run(params, None)
     else:
         pretrain.run(params, None)
-    return launch.met
+    return begun.met
 
 
 def losses() -> list[str]:
@@ -80,6 +82,24 @@ def test_a_training_goes_on_in_another_worktree_where_it_was_stopped(
     monkeypatch.setenv("EVEREST_WORK", str(tmp_path / "nothing saved"))
     assert started(monkeypatch, params) == []
     assert continued == losses()
+
+
+def test_checkpoints_of_a_finished_training_go_before_another_start_can_hold_their_folder(
+    worktrees: tuple[Path, Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove: Callable[..., None] = shutil.rmtree
+    refused: list[str] = []
+
+    def watched(path: Path, **options: bool) -> None:
+        if path.name == "checkpoints":
+            with pytest.raises(BusyError, match="the same training runs already"), launch.locked(path.parent):
+                pass
+            refused.append(path.name)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    started(monkeypatch, worktrees[2])
+    assert refused == ["checkpoints"]
 
 
 def test_shards_that_another_worktree_has_built_are_not_built_again(
