@@ -277,7 +277,9 @@ class EverestAutoencoder(Backbone):
         tokens_BKD = self.encoder.patch_embed.used(tubelets_BNP, embedded_BND, kept_BK)
         return KeptTokens(tokens_BKD + self.encoder.positions(kept_BK, grid.tokens), kept_BK, None, grid)
 
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
+    def forward_head(
+        self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None, kept: KeptTokens | None = None
+    ) -> Tensor:
         """The mean [B, D] of the real tokens of `forward_features`; there are no classes."""
         return mean_pool(x_BKD, valid_BK)
 

@@ -188,11 +188,14 @@ class Backbone(nn.Module, ABC):
         return take
 
     @abstractmethod
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
+    def forward_head(
+        self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None, kept: KeptTokens | None = None
+    ) -> Tensor:
         """What the model makes of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D].
 
         Args:
             valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip; None: all.
+            kept: where the tokens are, for heads that ask for it.
         """
 
     @abstractmethod

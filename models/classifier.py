@@ -28,7 +28,9 @@ from models.vit import (
     trunc_normal_init,
 )
 
-POOLS = ("mean", "attentive")
+POOLS = ("mean", "attentive", "places")
+#: Along each side of the picture so many cells have a mean of their own with the head "places".
+CELLS = 3
 
 
 class AttentivePool(nn.Module):
@@ -57,6 +59,54 @@ class AttentivePool(nn.Module):
         return pooled_BD
 
 
+class PlacePool(nn.Module):
+    """The mean of each slot's normed tokens in 3 x 3 cells of the picture, one after the other.
+
+    Ours, not the paper's: a mean over all tokens forgets where and when something moved, which a large set teaches the
+    encoder to write into every token, and a small one does not. Dropped tokens count as 0. Clips of other sizes and
+    lengths than `grid`'s have the same cells, over their own tokens.
+    """
+
+    def __init__(self, width: int, grid: Grid) -> None:
+        super().__init__()
+        self.grid, self.cells = grid, grid.slots * CELLS**2
+        self.norm = LayerNorm(width)
+
+    def forward(self, x_BKD: Tensor, kept: KeptTokens | None) -> Tensor:
+        """Features [B, cells * D] of tokens and where they are; without that, of every token of the grid."""
+        if kept is None:
+            if x_BKD.shape[1] != self.grid.tokens:
+                raise ValueError(
+                    f"head 'places' got {x_BKD.shape[1]} tokens of {self.grid.tokens}, and not which: expected `kept`. "
+                    "Cure: forward_head(tokens, kept=model.embed_kept(clip)), or call the model itself."
+                )
+            every_BN = torch.arange(self.grid.tokens, device=x_BKD.device).expand(len(x_BKD), -1)
+            kept = KeptTokens(x_BKD, every_BN, None, self.grid)
+        share_BKC = self.shares(kept.grid, x_BKD)[kept.kept_BK]
+        if kept.valid_BK is not None:
+            share_BKC = share_BKC * kept.valid_BK[..., None]
+        pooled_BCD: Tensor = share_BKC.transpose(1, 2) @ kept.padded(self.norm(x_BKD))
+        return pooled_BCD.flatten(1)
+
+    def shares(self, grid: Grid, like: Tensor) -> Tensor:
+        """What each token of a grid counts in each cell [N, C]: 1 / the tokens of its cell, and 0 in all others."""
+        place_N = torch.arange(grid.tokens, device=like.device)
+        slot_N = place_N // (grid.height * grid.width) * self.grid.slots // grid.slots
+        row_N = place_N // grid.width % grid.height * CELLS // grid.height
+        column_N = place_N % grid.width * CELLS // grid.width
+        cell_N = (slot_N * CELLS + row_N) * CELLS + column_N
+        inside_NC = (cell_N[:, None] == torch.arange(self.cells, device=like.device)).to(like.dtype)
+        return inside_NC / inside_NC.sum(dim=0).clamp(min=1)
+
+
+def pooled(pool: AttentivePool | PlacePool | None, x_BKD: Tensor, valid_BK: Real, kept: KeptTokens | None) -> Tensor:
+    """The features of a clip's tokens, by what a classifier pools with; without that their mean."""
+    if isinstance(pool, PlacePool):
+        features_BD: Tensor = pool(x_BKD, kept)
+        return features_BD
+    return (pool or mean_pool)(x_BKD, valid_BK)
+
+
 class Selected(NamedTuple):
     """Kept token indices [B, K].
 
@@ -73,7 +123,7 @@ class Selected(NamedTuple):
 class EverestClassifier(Backbone):
     """ViT classifier over `keep_ratio` of the tokens (`strategy` everest) or all of them (`none`).
 
-    `head` is "mean" (mean-pool, norm, linear; the paper's) or "attentive". `score_share` gives each clip its
+    `head` is "mean" (mean-pool, norm, linear; the paper's), "attentive" or "places". `score_share` gives each clip its
     own number of tokens (`models.unequal`), and computes nothing for padding; with `packed` = False clips are padded,
     at the same results. Clips of other sizes and lengths than `img_size` and `num_frames` work.
     """
@@ -104,6 +154,11 @@ class EverestClassifier(Backbone):
         finetuning_rule(strategy)  # refuses one that only pre-trains
         if head not in POOLS:
             raise ValueError(f"head = {head!r}, expected one of {', '.join(POOLS)}. Cure: 'mean' is the paper's.")
+        if head == "places" and STRATEGIES[strategy].merges:
+            raise ValueError(
+                f"head = 'places' with strategy = {strategy!r}, whose tokens are merged and have no place. Cure: head "
+                "'mean', or strategy 'none'."
+            )
         if not 0 < keep_ratio <= 1:
             raise ValueError(f"keep_ratio = {keep_ratio}, expected above 0 and at most 1. Cure: 0.6 is the paper's.")
         self.patch, self.tubelet, self.channels = patch_size, tubelet_size, in_chans
@@ -118,10 +173,17 @@ class EverestClassifier(Backbone):
         runs = STRATEGIES[strategy].begins is not None
         self.lengths = nn.Parameter(torch.zeros(grid.slots, embed_dim)) if runs else None
         self.norm = nn.Identity()  # as in timm where the norm stands behind the pooling
-        self.pool = AttentivePool(embed_dim, num_heads) if head == "attentive" else None
+        self.pool: AttentivePool | PlacePool | None = None
         self.fc_norm: nn.Module = LayerNorm(embed_dim)
+        #: Features that the last layer sees, by timm's name.
+        self.head_hidden_size = embed_dim
+        if head == "attentive":
+            self.pool = AttentivePool(embed_dim, num_heads)
+        elif head == "places":  # which norms before it pools
+            self.pool, self.fc_norm = PlacePool(embed_dim, grid), nn.Identity()
+            self.head_hidden_size = embed_dim * self.pool.cells
         self.fc_drop = nn.Dropout(fc_drop_rate)
-        head_of_classes = nn.Linear(embed_dim, num_classes)
+        head_of_classes = nn.Linear(self.head_hidden_size, num_classes)
         self.head: nn.Module = head_of_classes
         for module in (self.blocks, self.pool, self.head):
             if module is not None:
@@ -136,17 +198,19 @@ class EverestClassifier(Backbone):
             left = kept_tokens(self.strategy, kept.grid, self.keep_ratio)
             tokens_BKD, stands_for_BK = encode(self.blocks, kept.tokens_BKD, left)
             return self.forward_head(tokens_BKD, valid_BK=stands_for_BK)
-        return self.forward_head(self.blocks(kept.tokens_BKD, kept.real), valid_BK=kept.real)
+        return self.forward_head(self.blocks(kept.tokens_BKD, kept.real), valid_BK=kept.real, kept=kept)
 
-    def forward_head(self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None) -> Tensor:
-        """Logits of the tokens of `forward_features`; with `pre_logits` the pooled features [B, D] (timm's interface).
+    def forward_head(
+        self, x_BKD: Tensor, pre_logits: bool = False, valid_BK: Real = None, kept: KeptTokens | None = None
+    ) -> Tensor:
+        """Logits of the tokens of `forward_features`; with `pre_logits` the pooled features (timm's interface).
 
         Args:
             valid_BK: which tokens are real, or the clips of a packed row, where the budget differs by clip; of merged
                 tokens how many each stands for.
+            kept: where the tokens are, which the head "places" asks for.
         """
-        pooled_BD: Tensor = (self.pool or mean_pool)(x_BKD, valid_BK)
-        features_BD: Tensor = self.fc_drop(self.fc_norm(pooled_BD))
+        features_BD: Tensor = self.fc_drop(self.fc_norm(pooled(self.pool, x_BKD, valid_BK, kept)))
         if pre_logits:
             return features_BD
         logits_BK: Tensor = self.head(features_BD)
@@ -180,7 +244,7 @@ class EverestClassifier(Backbone):
         self.norm = nn.Identity()
 
     def prune_head(self) -> None:
-        self.pool, self.fc_norm = None, nn.Identity()
+        self.pool, self.fc_norm, self.head_hidden_size = None, nn.Identity(), self.num_features
         self.reset_classifier(0)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
@@ -221,7 +285,7 @@ class EverestClassifier(Backbone):
         """A fresh head for another number of classes, 0 for none (timm's interface; the pooling stays)."""
         self.num_classes = num_classes
         weight = self.patch_embed.proj.weight
-        self.head = nn.Linear(self.num_features, num_classes).to(weight) if num_classes else nn.Identity()
+        self.head = nn.Linear(self.head_hidden_size, num_classes).to(weight) if num_classes else nn.Identity()
         self.head.apply(trunc_normal_init)
 
     def compile_parts(self, **options: Unpack[CompileOptions]) -> None:

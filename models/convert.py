@@ -209,7 +209,7 @@ def describe(state: Mapping[str, Tensor], img_size: int = 224, num_frames: int =
         head = state.get("head.weight")
         kwargs["num_classes"] = head.shape[0] if head is not None and head.ndim else 0
         if any(key.startswith("pool.") for key in state):
-            kwargs["head"] = "attentive"
+            kwargs["head"] = "attentive" if "pool.query" in state else "places"
     name = architecture(sizes[0], pretrain)
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs)

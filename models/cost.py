@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypedDict
 
+from models.classifier import CELLS
 from models.registry import SIZES, Size, architecture
 from models.selection import Budget, Grid
 from models.strategies import STRATEGIES, kept_tokens, token_budget
@@ -75,7 +76,7 @@ def multiply_adds(
     if stage != "finetune":
         raise ValueError(f"stage = {stage!r}, expected 'pretrain' or 'finetune'. Cure: choose one of them.")
     kept = kept_tokens(strategy, grid, keep_ratio)
-    cost = _finetune(shape, embed, kept, num_classes, head)
+    cost = _finetune(shape, embed, kept, num_classes, head, grid.slots)
     if blocks := STRATEGIES[strategy].blocks_multiply_adds:
         encoder = blocks(grid.tokens, kept, shape.embed_dim, shape.depth, shape.num_heads)
         return cost._replace(encoder=encoder, encoder_tokens=grid.tokens)
@@ -106,14 +107,17 @@ def cost_of_counts(
         if isinstance(kept, Budget):
             cost = _pretrain(shape, embed, *kept, depth)
         else:
-            cost = _finetune(shape, embed, kept, num_classes, head)
+            cost = _finetune(shape, embed, kept, num_classes, head, frames // 2)
         sums = [total + number * part for total, part in zip(sums, cost, strict=True)]
     return Cost(*(round(total / clips) for total in sums))
 
 
-def _finetune(shape: Size, embed: int, kept: int, num_classes: int, head: str) -> Cost:
-    pool = 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2
-    classify = shape.embed_dim * num_classes + (pool if head == "attentive" else 0)
+def _finetune(shape: Size, embed: int, kept: int, num_classes: int, head: str, slots: int) -> Cost:
+    classify = shape.embed_dim * num_classes
+    if head == "attentive":
+        classify += 2 * kept * shape.embed_dim**2 + 2 * kept * shape.embed_dim + shape.embed_dim**2
+    elif head == "places":
+        classify = slots * CELLS**2 * shape.embed_dim * (kept + num_classes)
     return Cost(embed, _blocks(kept, shape.embed_dim, shape.depth), 0, classify, kept, 0)
 
 

@@ -28,7 +28,7 @@ def features(network: Backbone, clip_BCTHW: Tensor, pool: Pool) -> tuple[Tensor,
     tokens_BKD = network.encoder_norm()(network.encoder_blocks()(kept.tokens_BKD, kept.real))
     mask_BN = kept_mask(kept)
     if pool == "clip":
-        return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.real), mask_BN
+        return network.forward_head(tokens_BKD, pre_logits=True, valid_BK=kept.real, kept=kept), mask_BN
     tokens_BND = dense(kept.padded(tokens_BKD), kept, "NLC")
     if pool == "tokens":
         return tokens_BND, mask_BN

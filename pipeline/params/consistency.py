@@ -161,6 +161,15 @@ def _finetune(params: Params, key: str) -> Iterator[str]:
     yield from _schedule(stage, named)
     yield from _learning(params, stage, named)
     yield from _own_budgets(params, stage, named)
+    for name, strategy in (
+        (named("strategy"), stage.strategy),
+        ("evaluate.strategy", params.evaluate_of(key).strategy),
+    ):
+        if stage.head == "places" and strategy and strategy_facts()[strategy].merges:
+            yield (
+                f"{name} = {strategy!r} with {named('head')} = 'places': tokens that are merged have no place. Cure: "
+                "head: mean, or strategy: none."
+            )
     if stage.select == "best" and stage.validate_split == "test":
         yield (
             f"{named('select')} = 'best' with {named('validate_split')} = 'test': the test videos would choose the "

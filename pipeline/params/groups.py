@@ -188,7 +188,7 @@ class FinetuneParams(TrainingParams):
 
     init: Annotated[Place, AfterValidator(_inside_or_absolute)]
     strategy: FinetuneStrategy
-    head: Literal["mean", "attentive"]
+    head: Literal["mean", "attentive", "places"]
     frozen: bool
     train: Learning = "all"
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -13,9 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from models.backbone import mean_pool
-from models.classifier import EverestClassifier
-from models.vit import Real
+from models.backbone import KeptTokens
+from models.classifier import EverestClassifier, pooled
 from pipeline.training.optim import ParameterGroup, parameter_groups
 
 #: Factors on the base learning rate, one head each.
@@ -35,9 +34,9 @@ class Head(nn.Module):
         """The classifier's, whose names are ours: an attentive pool's query."""
         return self._exempt
 
-    def forward(self, tokens_BKD: Tensor, valid_BK: Real) -> Tensor:
-        pooled_BD = (self.pool or mean_pool)(tokens_BKD, valid_BK)
-        logits: Tensor = self.head(self.fc_drop(self.fc_norm(pooled_BD)))
+    def forward(self, tokens_BKD: Tensor, kept: KeptTokens) -> Tensor:
+        features_BD = self.fc_norm(pooled(self.pool, tokens_BKD, kept.real, kept))
+        logits: Tensor = self.head(self.fc_drop(features_BD))
         return logits
 
 
@@ -52,8 +51,6 @@ class Probes(nn.Module):
         # The classifier's own head is the mould of the others, and learns nothing.
         self.heads = nn.ModuleList(copy.deepcopy(Head(classifier)) for _ in factors)
         Head(classifier).requires_grad_(False)
-        classifier.blocks.register_forward_hook(self._keep)
-        self._encoded: tuple[Tensor, Real]
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
         self.chosen: Tensor
 
@@ -66,12 +63,9 @@ class Probes(nn.Module):
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Logits [heads, B, classes]."""
         with torch.no_grad():
-            self.classifier.forward_features(clip_BCTHW)
-        return torch.stack([head(*self._encoded) for head in self.heads])
-
-    def _keep(self, _blocks: nn.Module, inputs: tuple[Tensor, Real], tokens_BKD: Tensor) -> None:
-        """What the blocks gave, [B, K, D], and which tokens are real where the count differs by clip."""
-        self._encoded = (tokens_BKD, inputs[1])
+            kept = self.classifier.embed_kept(clip_BCTHW)
+            tokens_BKD = self.classifier.blocks(kept.tokens_BKD, kept.real)
+        return torch.stack([head(tokens_BKD, kept) for head in self.heads])
 
     def parameter_groups(self, weight_decay: float) -> list[ParameterGroup]:
         """Groups for AdamW: each head's, with its factor of the learning rate."""

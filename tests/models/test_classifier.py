@@ -9,6 +9,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor
 
 from models import EverestClassifier
+from models.classifier import CELLS, POOLS
 
 NAME = "everest_tiny_patch16_224"
 
@@ -22,7 +23,7 @@ def clip(frames: int = 16, size: int = 64) -> Tensor:
     return torch.randn(3, 3, frames, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("head", ["mean", "attentive"])
+@pytest.mark.parametrize("head", POOLS)
 @pytest.mark.parametrize(("strategy", "kept"), [("everest", 76), ("none", 128)])
 def test_logits_come_from_the_kept_tokens(head: str, strategy: str, kept: int) -> None:
     model = make(head=head, strategy=strategy)
@@ -38,7 +39,7 @@ def test_keeping_all_tokens_is_the_same_as_not_selecting() -> None:
     torch.testing.assert_close(every(clip()), none(clip()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", ["mean", "attentive"])
+@pytest.mark.parametrize("head", POOLS)
 def test_an_adaptive_budget_gives_each_clip_what_it_would_get_alone(head: str) -> None:
     model, x = make(score_share=0.4, head=head), clip()
     x[0] = x[0, :, :1]
@@ -70,6 +71,40 @@ def test_a_frozen_encoder_leaves_only_pool_norm_and_head_to_learn() -> None:
     assert learning == {"pool", "fc_norm", "head"}
 
 
+def test_the_head_places_sees_each_cells_mean_of_the_tokens_that_are_kept() -> None:
+    """By hand: every token at its place, zeros for what is dropped, and the mean of each third by third and slot."""
+    model, x = make(head="places", img_size=96, num_frames=8, keep_ratio=0.5), clip(8, 96)
+    kept = model.embed_kept(x)
+    tokens_BKD = model.blocks(kept.tokens_BKD)
+    maps_BND = torch.zeros(3, 4 * 6 * 6, 96)
+    for number in range(3):
+        maps_BND[number, kept.kept_BK[number]] = model.pool.norm(tokens_BKD)[number].detach()
+    cells = maps_BND.view(3, 4, CELLS, 2, CELLS, 2, 96).mean((3, 5)).flatten(1)
+    seen = model.forward_head(tokens_BKD, pre_logits=True, kept=kept)
+    torch.testing.assert_close(seen, cells, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model(x), model.head(seen))
+
+
+def test_the_head_places_tells_a_clip_from_its_mirrored_and_its_reversed_one() -> None:
+    """Of the same tokens at mirrored places, or in reversed order; a mean over all of them cannot."""
+    told = {}
+    for head in ("mean", "places"):
+        model, x = make(head=head, strategy="none"), clip(16, 64)
+        tokens_BND = model.forward_features(x)
+        grid_BSHWD = tokens_BND.view(3, 8, 4, 4, 96)
+        with torch.no_grad():
+            moved = [model.forward_head(grid_BSHWD.flip(axis).flatten(1, 3)) for axis in (1, 3)]
+            told[head] = [float((other - model.forward_head(tokens_BND)).abs().max()) for other in moved]
+    assert max(told["mean"]) < 1e-5
+    assert min(told["places"]) > 1e-2
+
+
+def test_the_head_places_asks_which_tokens_it_is_given() -> None:
+    model = make(head="places")
+    with pytest.raises(ValueError, match="got 76 tokens of 128, and not which.*Cure"):
+        model.forward_head(model.forward_features(clip()))
+
+
 def test_layers_decay_from_the_head_to_the_embedding() -> None:
     model = make()
     groups = param_groups_layer_decay(
@@ -86,14 +121,16 @@ def test_layers_decay_from_the_head_to_the_embedding() -> None:
     assert decay["head.weight"] == 0.05
 
 
-def test_a_new_number_of_classes_gets_a_fresh_head() -> None:
-    model = make()
+@pytest.mark.parametrize("head", POOLS)
+def test_a_new_number_of_classes_gets_a_fresh_head(head: str) -> None:
+    model = make(head=head)
     model.reset_classifier(11)
     assert model(clip()).shape == (3, 11)
 
 
-def test_the_graph_has_no_break() -> None:
-    model = make(depth=1).train()
+@pytest.mark.parametrize("head", ["mean", "places"])
+def test_the_graph_has_no_break(head: str) -> None:
+    model = make(depth=1, head=head).train()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(clip()), model(clip()))
     torch.compiler.reset()
@@ -103,7 +140,8 @@ def test_the_graph_has_no_break() -> None:
     ("kwargs", "message"),
     [
         ({"strategy": "tube"}, "expected one of everest, none"),
-        ({"head": "cls"}, "expected one of mean, attentive"),
+        ({"head": "cls"}, "expected one of mean, attentive, places"),
+        ({"head": "places", "strategy": "tome"}, "merged and have no place"),
         ({"keep_ratio": 0.0}, "above 0 and at most 1"),
     ],
 )

@@ -35,7 +35,9 @@ def test_every_row_of_the_table_is_what_torch_counts(row: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("strategy", ["everest", "none"])
-@pytest.mark.parametrize(("frames", "resolution", "head"), [(16, 224, "mean"), (24, 160, "attentive")])
+@pytest.mark.parametrize(
+    ("frames", "resolution", "head"), [(16, 224, "mean"), (24, 160, "attentive"), (16, 112, "places")]
+)
 def test_classification_cost_is_what_torch_counts(strategy: str, frames: int, resolution: int, head: str) -> None:
     real = counted("everest_small_patch16_224", frames, resolution, strategy=strategy, keep_ratio=0.6, head=head)
     ours = multiply_adds(

@@ -99,8 +99,8 @@ def convert(
                 f"{source} holds an encoder only, which none of Hugging Face's models here is: they have a decoder or "
                 "a head. Cure: --to ours (to fine-tune from) or official."
             )
-        elif read.kwargs.get("head") == "attentive":
-            raise InputError(f"{source}: an attentive head has no counterpart in {to!r}. Cure: a model with head mean.")
+        elif (head := read.kwargs.get("head", "mean")) != "mean":
+            raise InputError(f"{source}: head {head!r} has no counterpart in {to!r}. Cure: a model with head mean.")
         elif (seen := read.kwargs.get("clip_input", "rgb")) != "rgb":
             raise InputError(
                 f"{source}: clip_input = {seen}, which has no counterpart in {to!r}. Cure: a model of clip.input: rgb, "

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.classifier import POOLS
 from models.cost import multiply_adds
 from models.registry import create_classifier
 from models.tuning.learning import Learning, arrange, passes, with_adapters
@@ -56,7 +57,7 @@ def test_adapters_add_nothing_at_first_and_are_merged_into_the_weights_to_roundi
     assert difference < 1e-4
 
 
-@pytest.mark.parametrize("head", ["mean", "attentive"])
+@pytest.mark.parametrize("head", POOLS)
 @pytest.mark.parametrize(
     "learning",
     [Learning("head"), Learning("last-2"), Learning("norm"), Learning("head", rank=8), Learning("norm", rank=8)],

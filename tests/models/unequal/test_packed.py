@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.autoencoder import EverestAutoencoder
-from models.classifier import EverestClassifier
+from models.classifier import POOLS, EverestClassifier
 from models.cost import cost_of_counts
 from models.registry import create_autoencoder, create_classifier
 from models.selection import Budget
@@ -97,9 +97,10 @@ def both_ways(model: EverestAutoencoder | EverestClassifier, *, half: bool = Fal
         pretraining(),
         classifier(),
         classifier(head="attentive"),
+        classifier(head="places"),
         classifier(drop_path_rate=0.3),
     ],
-    ids=["pretraining", "mean", "attentive", "drop-path"],
+    ids=["pretraining", "mean", "attentive", "places", "drop-path"],
 )
 def test_results_and_gradients_are_those_of_padded_clips(model: EverestAutoencoder | EverestClassifier) -> None:
     for packed, padded in both_ways(model):
@@ -152,7 +153,7 @@ def test_padding_costs_nothing_and_the_cost_of_counts_is_what_torch_counts() -> 
     assert predicted == pytest.approx(counter.get_total_flops() / 2, rel=5e-3)
 
 
-@pytest.mark.parametrize("head", ["mean", "attentive"])
+@pytest.mark.parametrize("head", POOLS)
 def test_the_cost_of_a_classifiers_counts_is_what_torch_counts(head: str) -> None:
     model = classifier(head=head).eval()
     with torch.no_grad():

@@ -383,11 +383,12 @@ def test_a_model_of_differences_stays_ours(tmp_path: Path, name: str) -> None:
             convert(tmp_path / "m", tmp_path / other, other)
 
 
-def test_an_attentive_head_stays_ours(tmp_path: Path) -> None:
-    save_model(timm.create_model(CLASSIFIER, num_classes=3, head="attentive"), tmp_path / "m")
+@pytest.mark.parametrize("head", ["attentive", "places"])
+def test_a_head_of_ours_stays_ours(tmp_path: Path, head: str) -> None:
+    save_model(timm.create_model(CLASSIFIER, num_classes=3, head=head), tmp_path / "m")
     convert(tmp_path / "m", tmp_path / "copy")
-    assert load_model(tmp_path / "copy").pool is not None
-    with pytest.raises(InputError, match=r"attentive head has no counterpart.*Cure"):
+    assert load_model(tmp_path / "copy").kwargs["head"] == head
+    with pytest.raises(InputError, match=rf"head '{head}' has no counterpart.*Cure"):
         convert(tmp_path / "m", tmp_path / "hf", "huggingface")
 
 

@@ -76,6 +76,10 @@ def params_file(root: Path, tmp_path: Path) -> Path:
             {"finetune.strategy": "rlt", "compute.compile": True},
             ["finetune.strategy = rlt with compute.compile = true", "the same number for all clips"],
         ),
+        (
+            {"finetune.head": "places", "evaluate.strategy": "tome"},
+            ["evaluate.strategy = 'tome' with finetune.head = 'places'", "have no place"],
+        ),
         ({"finetune.strategy": "tome", "finetune.frozen": True}, ["finetune.strategy = 'tome' with finetune.frozen"]),
         (
             {"benchmarks.motion.finetune.score_share": 0.7, "compute.compile": True},

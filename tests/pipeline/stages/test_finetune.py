@@ -130,8 +130,9 @@ def test_validation_counts_every_video_once(here: Path) -> None:
         assert len(seen) == 2
 
 
-def test_probes_train_several_rates_at_once_over_a_frozen_encoder(here: Path) -> None:
-    params = ready(finetune__frozen=True, finetune__head="attentive", finetune__base_lr=0.1)
+@pytest.mark.parametrize("head", ["attentive", "places"])
+def test_probes_train_several_rates_at_once_over_a_frozen_encoder(here: Path, head: str) -> None:
+    params = ready(finetune__frozen=True, finetune__head=head, finetune__base_lr=0.1)
     _pretrained(params, Path("outputs/pretrain"))
     task = tasks.FinetuneTask(params, "small", RANKS)
     assert isinstance(task.model, Probes)
