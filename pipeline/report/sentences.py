@@ -117,7 +117,7 @@ def metric_entry(several: bool) -> MetricEntry:
 
 def sentences(results: Sequence[BenchmarkResult], params: Params) -> list[str]:
     """One statement for each benchmark, and what it leaves open."""
-    lines = [text for row in results for text in (_one(row), _beside_trivial(row, params.clip.input)) if text]
+    lines = [text for row in results for text in (_one(row), _beside_trivial(row, params)) if text]
     lines.append(
         f"One training with one seed ({params.seed}): the intervals cover the choice of test videos, not the chance in "
         "the training. A comparison over several seeds (everest compare) says whether one strategy is better than "
@@ -146,7 +146,7 @@ def _one(row: BenchmarkResult) -> str:
     )
 
 
-def _beside_trivial(row: BenchmarkResult, clip_input: str) -> str:
+def _beside_trivial(row: BenchmarkResult, params: Params) -> str:
     """Whether the model beats the best trivial one, and what to try where not; nothing where none was scored."""
     trivial = row["trivial"]
     if trivial is None:
@@ -155,8 +155,12 @@ def _beside_trivial(row: BenchmarkResult, clip_input: str) -> str:
     reached = f"{trivial['top1']:.1f} % ({interval}) by {trivial['model']}"
     if row["top1_ci_low"] > trivial["top1_ci_high"]:
         return f"{row['benchmark']}: that is more than the best trivial model reaches, {reached}."
-    moving = trivial["model"].startswith("frame differences") and clip_input == "rgb"
-    advice = " It looks at differences alone: try clip.input: difference (docs/training.md)." if moving else ""
+    advice = ""
+    if trivial["model"].startswith("frame differences"):
+        tried = {"clip.input: difference": params.clip.input != "rgb"}
+        tried["finetune.head: places"] = params.finetune_of(row["benchmark"]).head == "places"
+        if untried := " and ".join(key for key, has in tried.items() if not has):
+            advice = f" It looks at differences alone, each at its place: try {untried} (docs/training.md)."
     if row["top1_ci_high"] < trivial["top1_ci_low"]:
         return f"{row['benchmark']}: a trivial model is better: {reached}. Do not build on this result.{advice}"
     return f"{row['benchmark']}: the intervals do not tell the model from the best trivial one, {reached}.{advice}"
