@@ -23,7 +23,7 @@ from pipeline.tracking import names
 
 if TYPE_CHECKING:
     from pipeline.data.frame_source import FrameSource
-    from pipeline.evaluation.baselines import Clips
+    from pipeline.evaluation.baselines import Baseline, Clips
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +67,23 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
             }
             for result in results
         ]
+        _advise(params, benchmark, results)
         check_unchanged()
         write_text(layout.output_dir("baseline", benchmark) / "baselines.json", json.dumps(rows, indent=1) + "\n")
     return rows
+
+
+def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
+    """Say before anything is trained what helps where frame differences tell the classes and one frame does not."""
+    from pipeline.evaluation.baselines import untried_keys
+
+    best = max(results, key=lambda result: result.top1)
+    still = max((result.interval.high for result in results if result.name.startswith("one frame")), default=1.0)
+    if best.interval.low > still and (untried := untried_keys(best.name, params, benchmark)):
+        log.info(
+            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try %s "
+            "(docs/training.md)", benchmark, 100 * best.top1, 100 * still, untried
+        )  # fmt: skip
 
 
 def _clips(params: Params, benchmark: str, source: FrameSource, split: str, share: float = 1.0) -> Clips:

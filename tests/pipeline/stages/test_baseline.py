@@ -49,3 +49,22 @@ def test_trivial_models_get_the_labels_that_fine_tuning_gets(tmp_path: Path, mon
         baseline.run(with_overrides(params, overrides), "small")
     # Six classes of three videos: of each a half, rounded to two, and a quarter, rounded to one.
     assert given == [18, 12, 6]
+
+
+@pytest.mark.parametrize(("one_frame", "head", "said"), [
+    (0.20, "mean", "with few videos try clip.input: difference and finetune.head: places"),
+    (0.20, "places", "with few videos try clip.input: difference (docs"),
+    (0.45, "mean", ""),
+])  # fmt: skip
+def test_before_training_it_says_what_helps_where_differences_alone_tell_the_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    one_frame: float, head: str, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(baselines, "baselines", lambda *_, **__: [
+        Baseline("one frame, nearest neighbours", one_frame, Interval(one_frame - 0.05, one_frame + 0.05)),
+        Baseline("frame differences, logistic regression", 0.5, Interval(0.45, 0.55)),
+    ])  # fmt: skip
+    with caplog.at_level("INFO"):
+        baseline.run(with_overrides(ready(), {"finetune.head": head}), "small")
+    assert (said in caplog.text) if said else ("few videos" not in caplog.text)
