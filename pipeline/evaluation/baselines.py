@@ -21,7 +21,6 @@ from pipeline.data.arrays import U8
 from pipeline.evaluation.metrics import Interval, share_interval
 from pipeline.multilabel.labels import Truth
 from pipeline.multilabel.precision import mean_average_precision, precision_interval
-from pipeline.params import Params
 
 Pictures = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -124,15 +123,6 @@ def baselines(train: Clips, test: Clips, val: Clips | None, *, draws: int, seed:
         Baseline(name, float((predicted == test.labels).mean()), share_interval(predicted == test.labels, draws, seed))
         for name, predicted in answers
     ]
-
-
-def untried_keys(model: str, params: Params, benchmark: str) -> str:
-    """The keys that let a model see what a trivial model of frame differences sees, but for those that are set."""
-    if not model.startswith(DIFFERENCES):
-        return ""
-    tried = {"clip.input: difference": params.clip.input != "rgb"}
-    tried["finetune.head: places"] = params.finetune_of(benchmark).head == "places"
-    return " and ".join(key for key, has in tried.items() if not has)
 
 
 def _predictions(train: Clips, test: Clips, val: Clips | None, seed: int) -> Iterator[tuple[str, Labels]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from pipeline.evaluation.baselines import untried_keys
+from pipeline.evaluation.baselines import DIFFERENCES
 from pipeline.params import Params
 
 #: Below this many trainings a bootstrap over them understates their spread noticeably.
@@ -157,8 +157,11 @@ def _beside_trivial(row: BenchmarkResult, params: Params) -> str:
     if row["top1_ci_low"] > trivial["top1_ci_high"]:
         return f"{row['benchmark']}: that is more than the best trivial model reaches, {reached}."
     advice = ""
-    if untried := untried_keys(trivial["model"], params, row["benchmark"]):
-        advice = f" It looks at differences alone, each at its place: try {untried} (docs/training.md)."
+    if trivial["model"].startswith(DIFFERENCES):
+        tried = {"clip.input: difference": params.clip.input != "rgb"}
+        tried["finetune.head: places"] = params.finetune_of(row["benchmark"]).head == "places"
+        if untried := " and ".join(key for key, has in tried.items() if not has):
+            advice = f" It looks at differences alone, each at its place: try {untried} (docs/training.md)."
     if row["top1_ci_high"] < trivial["top1_ci_low"]:
         return f"{row['benchmark']}: a trivial model is better: {reached}. Do not build on this result.{advice}"
     return f"{row['benchmark']}: the intervals do not tell the model from the best trivial one, {reached}.{advice}"

@@ -75,15 +75,18 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
 
 def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
     """Say before anything is trained what helps where frame differences tell the classes and one frame does not."""
-    from pipeline.evaluation.baselines import untried_keys
+    from pipeline.evaluation.baselines import DIFFERENCES
 
     best = max(results, key=lambda result: result.top1)
     still = max((result.interval.high for result in results if result.name.startswith("one frame")), default=1.0)
-    if best.interval.low > still and (untried := untried_keys(best.name, params, benchmark)):
+    if best.name.startswith(DIFFERENCES) and best.interval.low > still and params.clip.input == "rgb":
         log.info(
-            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try %s "
-            "(docs/training.md)", benchmark, 100 * best.top1, 100 * still, untried
-        )  # fmt: skip
+            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try "
+            "clip.input: difference (docs/training.md)",
+            benchmark,
+            100 * best.top1,
+            100 * still,
+        )
 
 
 def _clips(params: Params, benchmark: str, source: FrameSource, split: str, share: float = 1.0) -> Clips:

@@ -51,14 +51,14 @@ def test_trivial_models_get_the_labels_that_fine_tuning_gets(tmp_path: Path, mon
     assert given == [18, 12, 6]
 
 
-@pytest.mark.parametrize(("one_frame", "head", "said"), [
-    (0.20, "mean", "with few videos try clip.input: difference and finetune.head: places"),
-    (0.20, "places", "with few videos try clip.input: difference (docs"),
-    (0.45, "mean", ""),
+@pytest.mark.parametrize(("one_frame", "clip_input", "said"), [
+    (0.20, "rgb", True),
+    (0.20, "difference", False),
+    (0.45, "rgb", False),
 ])  # fmt: skip
-def test_before_training_it_says_what_helps_where_differences_alone_tell_the_classes(
+def test_before_training_it_says_that_differences_alone_tell_the_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    one_frame: float, head: str, said: str,
+    one_frame: float, clip_input: str, said: bool,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(baselines, "baselines", lambda *_, **__: [
@@ -66,5 +66,5 @@ def test_before_training_it_says_what_helps_where_differences_alone_tell_the_cla
         Baseline("frame differences, logistic regression", 0.5, Interval(0.45, 0.55)),
     ])  # fmt: skip
     with caplog.at_level("INFO"):
-        baseline.run(with_overrides(ready(), {"finetune.head": head}), "small")
-    assert (said in caplog.text) if said else ("few videos" not in caplog.text)
+        baseline.run(with_overrides(ready(), {"clip.input": clip_input}), "small")
+    assert ("one frame 25.0 % at most): with few videos try clip.input: difference" in caplog.text) is said
