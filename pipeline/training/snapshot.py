@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from models.backbone import Backbone
+from models.selection import Budget
 from pipeline.distributed.groups import Ranks, like, whole
 from pipeline.errors import EverestError
 
@@ -53,6 +56,19 @@ def load_model(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(like(tensors[name], value))
+
+
+def seen_budgets(model: nn.Module) -> list[list[int]]:
+    """What the clips of this rank had as budgets of their own, one number or two, and behind it how many clips."""
+    counts = [network.seen for network in model.modules() if isinstance(network, Backbone)]
+    return [[*(key if isinstance(key, Budget) else (key,)), count] for seen in counts for key, count in seen.items()]
+
+
+def load_seen(model: nn.Module, rows: list[list[int]]) -> None:
+    """Let a model go on counting from there."""
+    for network in model.modules():
+        if isinstance(network, Backbone):
+            network.seen = Counter({Budget(*key) if len(key) > 1 else key[0]: count for *key, count in rows})
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -242,6 +242,7 @@ class Engine:
                 last_loss=self.last_loss if math.isfinite(self.last_loss) else None,
                 spent=self.spent,
                 watched=self.watched,
+                seen=snapshot.seen_budgets(self.model),
             )
             self.journal.flush()
             self.monitor.flush(self.spent.first + self.spent.train)
@@ -278,13 +279,12 @@ class Engine:
         self.average.load(tensors.get("average", {}))
         self.scaler.load(state.scaler)
         snapshot.restore_rng(tensors["rng"], self.ranks, self.settings.seed + checkpoint.step)
-        self.step = checkpoint.step
+        snapshot.load_seen(self.model, state.seen)
+        self.step, self.nonfinite = checkpoint.step, state.nonfinite
         self.passed_over |= set(state.passed_over)
-        self.nonfinite = state.nonfinite
         self.last_loss = math.nan if state.last_loss is None else state.last_loss
         self.spent = state.spent.on_ranks(state.world, self.ranks.world, self.ranks.device.type == "cuda")
-        self.watched = state.watched
-        self.journal.scores = self.watched.scores
+        self.watched, self.journal.scores = state.watched, state.watched.scores
 
     # -- what looks at it ---------------------------------------------------------------------------
 

@@ -98,6 +98,7 @@ class TrainingState:
         passed_over: steps that a rollback leaves out.
         nonfinite: refused steps so far.
         last_loss: None before the first finite one.
+        seen: budgets that clips had, where each has its own, each with the number of such clips of the main rank.
     """
 
     step: int
@@ -111,9 +112,13 @@ class TrainingState:
     last_loss: float | None
     spent: Spent
     watched: Watched
+    seen: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrainingState:
-        """From the file's JSON. One of before validations were counted is taken as one after its validation."""
+        """From the file's JSON. One of before validations were counted is taken as one after its validation.
+
+        One of before budgets were counted goes on with those of the clips to come.
+        """
         watched = Watched(**record.get("watched", {"step": record["step"]}))
         return cls(**{**record, "spent": Spent(**record["spent"]), "watched": watched})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from small_training import ready
 
 from models.cost import cost_of_counts
+from models.selection import Budget
 from models.weights import load_model
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
+from pipeline.errors import Interrupted
 from pipeline.planning.stage_cost import StageCost
 from pipeline.system.processes import StopRequest
 from pipeline.tracking import names
@@ -28,6 +31,28 @@ def _engine(task: tasks.TrainingTask, work: Path) -> Engine:
     journal = Journal(work / "history.csv", NoSink())
     return Engine(task, task.settings, ONE, work, journal=journal, pulse=Pulse(None), stop=StopRequest(),
                   progress=Progress("", False))  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_what_clips_cost_does_not_depend_on_where_a_training_was_stopped(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = ready(**{f"{stage}__epochs": 2, f"{stage}__score_share": 0.6, "finetune__init": "scratch"})
+
+    def trained(work: Path, stop_at: int | None = None) -> dict[int | Budget, int]:
+        """The budgets that were counted, by a process that ends at a step or with the training."""
+        task = tasks.build(stage, "small" if stage == "finetune" else None, params, ONE)
+        engine = _engine(task, work)
+        engine.after_step = lambda: setattr(engine.stop, "signal", "SIGTERM") if engine.step == stop_at else None
+        with contextlib.suppress(Interrupted):
+            engine.run()
+        return dict(task.model.seen)
+
+    whole = trained(tmp_path / "whole")
+    before = trained(tmp_path / "stopped", stop_at=1)
+    assert sum(before.values()) < sum(whole.values())
+    assert trained(tmp_path / "stopped") == whole
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
