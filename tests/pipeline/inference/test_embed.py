@@ -89,6 +89,16 @@ def by_hand(folder: Path, video: Path, clips: int) -> torch.Tensor:
     return model_pixels(torch.from_numpy(frames), 32, "cpu")
 
 
+def test_features_of_a_head_that_keeps_places_have_its_width(videos: Path, tmp_path: Path) -> None:
+    folder = save(tmp_path / "places", "everest_tiny_patch16_224", "finetune", num_classes=3, head="places")
+    features = api.embed([videos], str(folder), out="f.parquet", device="cpu").features()
+    assert features.values.shape == (8, 4 * 9 * 96)
+    network: Any = load_model(folder).eval()
+    with torch.no_grad():
+        expected = network(by_hand(folder, videos / "2.mp4", 2))
+        assert torch.allclose(network.head(torch.from_numpy(features.values[4:6].copy())), expected, atol=1e-5)
+
+
 def test_a_row_holds_what_the_classifiers_head_sees_and_the_clips_place(videos: Path, classifier: Path) -> None:
     embedding = api.embed([videos], str(classifier), out="f.parquet", device="cpu")
     assert (embedding.videos_ok, embedding.videos_total, embedding.clips, embedding.computed) == (4, 5, 8, 4)
