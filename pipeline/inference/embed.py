@@ -253,8 +253,8 @@ def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Poo
 
     width = SIZES[info.architecture.split("_")[-3]].embed_dim
     slots, side = info.frames // 2, info.pixels.resolution // 16
-    cells = slots * CELLS**2 if info.kwargs.get("head") == "places" else 1
-    shapes = {"clip": [cells * width], "slots": [slots, width], "tokens": [slots * side * side, width]}
+    pooled = width * slots * CELLS**2 if info.kwargs.get("head") == "places" else width
+    shapes = {"clip": [pooled], "slots": [slots, width], "tokens": [slots * side * side, width]}
     return {
         "model": str(folder),
         "model_sha256": digest,
