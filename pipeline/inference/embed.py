@@ -247,8 +247,7 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
 
 def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:
     """What decides the features, and the folder of the model."""
-    from models.classifier import CELLS
-    from models.registry import SIZES
+    from models.cost import CELLS, SIZES
     from pipeline.params.declared import versions
 
     width = SIZES[info.architecture.split("_")[-3]].embed_dim
