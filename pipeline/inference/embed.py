@@ -247,13 +247,13 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
 
 def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:
     """What decides the features, and the folder of the model."""
-    from models.cost import CELLS, SIZES
+    from models.classifier import CELLS
+    from models.registry import SIZES
     from pipeline.params.declared import versions
 
-    width = SIZES[info.architecture.split("_")[-3]].embed_dim
-    slots, side = info.frames // 2, info.pixels.resolution // 16
-    pooled = width * slots * CELLS**2 if info.kwargs.get("head") == "places" else width
-    shapes = {"clip": [pooled], "slots": [slots, width], "tokens": [slots * side * side, width]}
+    size, slots, side = info.architecture.split("_")[-3], info.frames // 2, info.pixels.resolution // 16
+    width, cells = SIZES[size].embed_dim, slots * CELLS**2 if info.kwargs.get("head") == "places" else 1
+    shapes = {"clip": [cells * width], "slots": [slots, width], "tokens": [slots * side * side, width]}
     return {
         "model": str(folder),
         "model_sha256": digest,
