@@ -11,6 +11,7 @@ training of the comparison has: strategies that share a pre-training, or differ 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -47,13 +48,18 @@ def cell(trial: Trial) -> Path:
     """The folder of a training: the settled one, else that which everything that makes its result names now."""
     if trial.folder is not None:
         return trial.folder
-    data = data_hashes(trial.benchmarks, trial.corpora)
+    return _named(trial, locked_hashes())
+
+
+def _named(trial: Trial, locked: Mapping[str, str]) -> Path:
+    data = data_hashes(locked, trial.benchmarks, trial.corpora)
     return cells_root() / f"{trial.name}-{layout.fingerprint([_result_values(trial, trial.params), data])}"
 
 
 def settled(trials: Iterable[Trial]) -> list[Trial]:
     """The same trainings, in the folders that they have now, whatever DVC makes in the project while they run."""
-    return [replace(trial, folder=cell(trial)) for trial in trials]
+    locked = locked_hashes()
+    return [replace(trial, folder=trial.folder or _named(trial, locked)) for trial in trials]
 
 
 def run_cell(trial: Trial, note: str = "", run: Run = run_child, others: Sequence[Trial] = ()) -> Path:
@@ -202,28 +208,30 @@ def _result_values(trial: Trial, params: Params) -> dict[str, object]:
     return result_values(params, {*trial.benchmarks, *trial.corpora})
 
 
-def data_hashes(benchmarks: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
-    """What DVC says that the project's data of these are, by their paths; nothing where it has made none.
+def locked_hashes() -> dict[str, str]:
+    """What DVC says that the project's outputs are, by their paths; nothing where it has made none.
 
     Raises:
         DamagedError: dvc.lock is no YAML, and does not become any.
     """
-    from pipeline.tracking.context import dvc_hashes
+    from pipeline.tracking.context import output_hashes
 
-    lock, text = Path("dvc.lock"), None
-    while lock.is_file() and not _is_whole(now := lock.read_text(encoding="utf-8")):
-        if now == text:
+    lock, before = Path("dvc.lock"), None
+    while lock.is_file():
+        text = lock.read_text(encoding="utf-8")
+        with contextlib.suppress(yaml.YAMLError):
+            if isinstance(content := yaml.safe_load(text), dict):
+                return output_hashes(content.get("stages", {}))
+        if text == before:
             raise DamagedError(f"{lock} is damaged: it is not what DVC writes. Cure: `git checkout {lock}`.")
-        text = now
+        before = text
         time.sleep(REST_SECONDS)  # DVC writes it in place
+    return {}
+
+
+def data_hashes(locked: Mapping[str, str], benchmarks: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
+    """What :func:`locked_hashes` says of the data of these."""
     corpora = list(corpora)
     used = {str(folder(name)) for name in [*benchmarks, *corpora] for folder in (layout.cache_dir, layout.manifest_dir)}
     used |= {str(layout.corpus_file(name)) for name in corpora}
-    return {path: value for path, value in sorted(dvc_hashes(lock).items()) if path in used}
-
-
-def _is_whole(lock: str) -> bool:
-    try:
-        return isinstance(yaml.safe_load(lock), dict)
-    except yaml.YAMLError:
-        return False
+    return {path: value for path, value in sorted(locked.items()) if path in used}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from pipeline import layout, preflight
 from pipeline.budget.ledger import one_ledger
 from pipeline.errors import InputError
-from pipeline.experiments.cells import data_hashes
+from pipeline.experiments.cells import data_hashes, locked_hashes
 from pipeline.experiments.workspace import (
     Report,
     Run,
@@ -223,7 +223,7 @@ def run_repetition(repetition: Repetition, note: str, run: Run = run_child) -> N
 def _key(params: Params, split: int) -> str:
     """What makes an experiment's result: an official split's data follow from the parameters, other data may change."""
     weights = [] if params.finetune.init == SCRATCH or _corpora(params) else [_weights(params.finetune.init)]
-    data = {} if split else data_hashes(params.benchmarks, _corpora(params))
+    data = {} if split else data_hashes(locked_hashes(), params.benchmarks, _corpora(params))
     return layout.fingerprint([result_values(params, params.benchmarks), data_versions(), data, *weights])
 
 

@@ -103,7 +103,12 @@ def dvc_stages(lock: Path = Path("dvc.lock")) -> dict[str, LockedStage]:
 
 def dvc_hashes(lock: Path = Path("dvc.lock")) -> dict[str, str]:
     """Path -> content hash of every output in dvc.lock."""
-    outs = [out for stage in dvc_stages(lock).values() for out in stage.get("outs", [])]
+    return output_hashes(dvc_stages(lock))
+
+
+def output_hashes(stages: Mapping[str, LockedStage]) -> dict[str, str]:
+    """Path -> content hash of every output of stages in dvc.lock."""
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
     return {out["path"]: out.get("md5") or out.get("hash_value", "") for out in outs if "path" in out}
 
 
