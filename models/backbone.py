@@ -111,6 +111,11 @@ class Backbone(nn.Module, ABC):
         return rero_scores(embedded_BND, slots)
 
     @property
+    def head_hidden_size(self) -> int:
+        """How many numbers the pooled features of a clip are (timm's name)."""
+        return self.num_features
+
+    @property
     def feature_info(self) -> list[BlockInfo]:
         """Name, channels and reduction of each block, as `timm.create_model(features_only=True)` reads them."""
         prefix = next(name for name, module in self.named_modules() if module is self.encoder_blocks())

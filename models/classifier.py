@@ -175,13 +175,10 @@ class EverestClassifier(Backbone):
         self.norm = nn.Identity()  # as in timm where the norm stands behind the pooling
         self.pool: AttentivePool | PlacePool | None = None
         self.fc_norm: nn.Module = LayerNorm(embed_dim)
-        #: Features that the last layer sees, by timm's name.
-        self.head_hidden_size = embed_dim
         if head == "attentive":
             self.pool = AttentivePool(embed_dim, num_heads)
         elif head == "places":  # which norms before it pools
             self.pool, self.fc_norm = PlacePool(embed_dim, grid), nn.Identity()
-            self.head_hidden_size = embed_dim * self.pool.cells
         self.fc_drop = nn.Dropout(fc_drop_rate)
         head_of_classes = nn.Linear(self.head_hidden_size, num_classes)
         self.head: nn.Module = head_of_classes
@@ -244,7 +241,7 @@ class EverestClassifier(Backbone):
         self.norm = nn.Identity()
 
     def prune_head(self) -> None:
-        self.pool, self.fc_norm, self.head_hidden_size = None, nn.Identity(), self.num_features
+        self.pool, self.fc_norm = None, nn.Identity()
         self.reset_classifier(0)
 
     def cut(self, clip_BCTHW: Tensor) -> tuple[Tensor, Grid]:
@@ -277,6 +274,10 @@ class EverestClassifier(Backbone):
             return Selected(kept_BK, rows, run_lengths(begins_BN, grid.slots))
         keep = finetuning_rule(self.strategy)
         return Selected(keep(scores_BN, grid.tokens if strategy.merges else most))
+
+    @property
+    def head_hidden_size(self) -> int:
+        return self.num_features * self.pool.cells if isinstance(self.pool, PlacePool) else self.num_features
 
     def get_classifier(self) -> nn.Module:
         return self.head

@@ -116,7 +116,7 @@ def embed(
     folder, info, network, digest = load_hashed(model)
     rule = _rule(info, folder, clips, frame_step)
     ratio = _set_keep(network, keep)
-    about = _about(folder, digest, info, rule, pool, ratio)
+    about = _about(folder, digest, info, network, rule, pool, ratio)
     benchmark = source.is_benchmark(names)
     called = names[0] if benchmark else source.called(names)
     target = Path(out) if out is not None else Path("outputs/embed") / f"{called}-{digest[:12]}-{pool}.parquet"
@@ -245,15 +245,14 @@ def _rows(videos: Videos, read: Mapping[int, Clips], values: np.ndarray, kept: n
     return rows
 
 
-def _about(folder: Path, digest: str, info: ModelInfo, rule: ClipRule, pool: Pool, ratio: float) -> FeaturesOrigin:
+def _about(
+    folder: Path, digest: str, info: ModelInfo, network: Backbone, rule: ClipRule, pool: Pool, ratio: float
+) -> FeaturesOrigin:
     """What decides the features, and the folder of the model."""
-    from models.classifier import CELLS
-    from models.registry import SIZES
     from pipeline.params.declared import versions
 
-    size, slots, side = info.architecture.split("_")[-3], info.frames // 2, info.pixels.resolution // 16
-    width, cells = SIZES[size].embed_dim, slots * CELLS**2 if info.kwargs.get("head") == "places" else 1
-    shapes = {"clip": [cells * width], "slots": [slots, width], "tokens": [slots * side * side, width]}
+    slots, side, width = info.frames // 2, info.pixels.resolution // 16, network.num_features
+    shapes = {"clip": [network.head_hidden_size], "slots": [slots, width], "tokens": [slots * side * side, width]}
     return {
         "model": str(folder),
         "model_sha256": digest,
