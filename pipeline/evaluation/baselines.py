@@ -26,7 +26,7 @@ Pictures = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
-DIFFERENCES = "frame differences"
+ONE_FRAME, DIFFERENCES = "one frame", "frame differences"
 #: [pixels] of a small picture's side.
 SIDE = 16
 COMPONENTS = 60
@@ -224,7 +224,7 @@ def _both(pictures: Pictures) -> npt.NDArray[np.float32]:
 
 
 FEATURES: dict[str, Callable[[Pictures], npt.NDArray[np.float32]]] = {
-    "one frame": _one_frame,
+    ONE_FRAME: _one_frame,
     DIFFERENCES: _differences,
     "both": _both,
 }

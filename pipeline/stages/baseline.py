@@ -75,10 +75,10 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
 
 def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
     """Say before anything is trained what helps where frame differences tell the classes and one frame does not."""
-    from pipeline.evaluation.baselines import DIFFERENCES
+    from pipeline.evaluation.baselines import DIFFERENCES, ONE_FRAME
 
     best = max(results, key=lambda result: result.top1)
-    still = max((result.interval.high for result in results if result.name.startswith("one frame")), default=1.0)
+    still = max((result.interval.high for result in results if result.name.startswith(ONE_FRAME)), default=1.0)
     if best.name.startswith(DIFFERENCES) and best.interval.low > still and params.clip.input == "rgb":
         log.info(
             "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try "
