@@ -80,7 +80,7 @@ def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
     best = max(results, key=lambda result: result.top1)
     still = max((result.interval.high for result in results if result.name.startswith(ONE_FRAME)), default=1.0)
     if best.name.startswith(DIFFERENCES) and best.interval.low > still and params.clip.input == "rgb":
-        log.info(
+        log.warning(
             "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try "
             "clip.input: difference (docs/training.md)",
             benchmark,

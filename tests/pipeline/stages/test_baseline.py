@@ -65,6 +65,6 @@ def test_before_training_it_says_that_differences_alone_tell_the_classes(
         Baseline("one frame, nearest neighbours", one_frame, Interval(one_frame - 0.05, one_frame + 0.05)),
         Baseline("frame differences, logistic regression", 0.5, Interval(0.45, 0.55)),
     ])  # fmt: skip
-    with caplog.at_level("INFO"):
+    with caplog.at_level("WARNING"):
         baseline.run(with_overrides(ready(), {"clip.input": clip_input}), "small")
     assert ("one frame 25.0 % at most): with few videos try clip.input: difference" in caplog.text) is said
