@@ -25,10 +25,9 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import psutil
-from prefect.client.schemas.objects import StateType
 
 from flows.chain.abandoned import watch
-from flows.chain.orders import PROCESS_RUN, resuming, set_state, state_of
+from flows.chain.orders import PROCESS_RUN, settle_stopped
 from pipeline.errors import EverestError
 from pipeline.layout import POOL
 from pipeline.operations.server import Server
@@ -195,10 +194,8 @@ def _end(worker: subprocess.Popen[bytes] | None, pool: str, grace: float) -> int
         worker.kill()
         worker.wait()
     for process, run in runs.items():
-        state = state_of(run)
-        # Told to stop before its flow had begun, it could not say more than that it was.
-        if process not in left and state is not None and state.type is StateType.CRASHED:
-            set_state(run, resuming())
+        if process not in left:
+            settle_stopped(run)
     if left:
         _say(f"{len(left)} of them did not end within {grace:g} s: process {', '.join(str(p.pid) for p in left)}")
     return 1 if left else 0

@@ -90,7 +90,8 @@ def guard() -> Iterator[Children]:
     """Hand a stop signal on to the children, let them end, then let the signal have its usual effect."""
     children = Children()
     try:
-        with stop_handled(children.stop):
+        # A run that has its end keeps it: Prefect would make a crash of a signal that comes while it tidies up.
+        with stop_handled(children.stop, keep=lambda: children.settled):
             yield children
     finally:
         if children.stopping and not children.settled:

@@ -40,6 +40,8 @@ PROCESS_RUN = "PREFECT__FLOW_RUN_ID"
 LOOK_SECONDS = 2.0
 #: How the automation of `everest ops init` words it that a run's heartbeats fail to come.
 NO_HEARTBEAT = "no heartbeat: its machine or worker is gone"
+#: The types of a state in which somebody has cancelled the run.
+CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def _look(run: UUID, over: threading.Event) -> None:
         state = state_of(run)
         if state is None:
             continue
-        if state.type in (StateType.CANCELLING, StateType.CANCELLED):
+        if state.type in CANCELLED:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         if state.type is StateType.CRASHED and state.message == NO_HEARTBEAT:
@@ -84,8 +86,8 @@ def _settle(run: UUID, children: Children) -> None:
     if state is None:
         return
     new: State[object] | None = None
-    if state.type in (StateType.CANCELLING, StateType.CANCELLED):
-        new = Cancelled(message="saved, then ended: an equal submission goes on from there")
+    if state.type in CANCELLED:
+        new = cancelled()
     elif children.stopping is signal.SIGTERM and state.type is StateType.RUNNING:
         new = resuming()
     if new is None or not set_state(run, new):
@@ -135,6 +137,26 @@ def state_of(run: UUID) -> State[object] | None:
 def resuming() -> State[object]:
     """The state of a run that the next worker takes up."""
     return Scheduled(name="Resuming", message="saved; goes on from there when a worker is there again")
+
+
+def cancelled() -> State[object]:
+    """The state of a run that somebody cancelled."""
+    return Cancelled(message="saved, then ended: an equal submission goes on from there")
+
+
+def settle_stopped(run: UUID) -> None:
+    """Give a run that its worker has stopped the state that fits, where Prefect could only say that it crashed.
+
+    So it is with one that was told to stop before its flow had begun, or while it was told something else.
+    """
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        states = sorted(client.read_flow_run_states(run), key=lambda state: state.timestamp)
+        if not states or states[-1].type is not StateType.CRASHED:
+            return
+        before = next((state for state in reversed(states) if state.type is not StateType.CRASHED), resuming())
+        if before.type in CANCELLED:
+            before = cancelled()
+        client.set_flow_run_state(run, before if before.is_final() else resuming(), force=True)
 
 
 def set_state(run: UUID, state: State[object]) -> bool:

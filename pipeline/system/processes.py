@@ -92,8 +92,12 @@ def on_stop(handler: Handler) -> dict[signal.Signals, Handler]:
 
 
 @contextlib.contextmanager
-def stop_handled(handler: Handler) -> Iterator[None]:
-    """Let `handler` have the stop signals within the block. Python gives them to the main thread alone."""
+def stop_handled(handler: Handler, keep: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Let `handler` have the stop signals within the block. Python gives them to the main thread alone.
+
+    Args:
+        keep: asked at the block's end: whether the handler stays.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -101,8 +105,9 @@ def stop_handled(handler: Handler) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+        if not keep():
+            for number, before in previous.items():
+                signal.signal(number, before)
 
 
 def die_with_parent(how: signal.Signals, parent: int | None = None) -> None:

@@ -53,7 +53,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, value in (("FLOW", FLOW), ("NAME", PROCESS_RUN), ("RUN", RUN), ("OF_TEST", str(tmp_path))):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(Server, "found", lambda: None)
-    monkeypatch.setattr(worker, "state_of", lambda run: None)
+    monkeypatch.setattr(worker, "settle_stopped", lambda run: None)
     yield tmp_path / "stage"
     for process in psutil.process_iter():
         try:

@@ -139,6 +139,12 @@ class Site:
                 return process
         raise LookupError(f"no process runs {run}")
 
+    def has_process(self, run: str) -> bool:
+        try:
+            return self.flow_process(run).is_running()
+        except LookupError:
+            return False
+
     def leftovers(self) -> list[str]:
         """Commands of this project's processes other than servers and workers."""
         found = []

@@ -30,7 +30,8 @@ step = int(saved.read_text()) if saved.exists() else 0
 while step < steps and not stop:
     time.sleep(0.1)
     step += 1
-    note.write_text(f"pretrain {step}/{steps}")
+    note.with_suffix(".new").write_text(f"pretrain {step}/{steps}")
+    note.with_suffix(".new").replace(note)
 saved.write_text(str(step))
 if stop:
     sys.exit(130)

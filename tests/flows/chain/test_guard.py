@@ -57,6 +57,22 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def test_a_run_that_has_its_end_keeps_it_when_a_signal_comes_while_it_tidies_up(root: Path) -> None:
+    program = """
+import os, signal
+from flows.chain.guard import guard
+with guard() as children:
+    os.kill(os.getpid(), signal.SIGTERM)
+    children.settled = True
+os.kill(os.getpid(), signal.SIGTERM)
+print("tidied up")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "tidied up\n")
+
+
 @pytest.mark.parametrize("number", STOP)
 def test_a_signal_lets_the_child_save_and_then_ends_the_flow(
     flow: subprocess.Popen[bytes], tmp_path: Path, number: signal.Signals
