@@ -42,6 +42,8 @@ LOOK_SECONDS = 2.0
 NO_HEARTBEAT = "no heartbeat: its machine or worker is gone"
 #: The types of a state in which somebody has cancelled the run.
 CANCELLED = (StateType.CANCELLING, StateType.CANCELLED)
+#: The types in which a stopped run is left that could not say how it ended.
+UNSETTLED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED)
 
 
 @contextmanager
@@ -145,13 +147,14 @@ def cancelled() -> State[object]:
 
 
 def settle_stopped(run: UUID) -> None:
-    """Give a run that its worker has stopped the state that fits, where Prefect could only say that it crashed.
+    """Give a run that its worker has stopped, and whose process is gone, the state that fits where it could not itself.
 
-    So it is with one that was told to stop before its flow had begun, or while it was told something else.
+    So it is with one that was told to stop before its flow had begun, or while it was told something else: Prefect
+    says then that it crashed, or nothing.
     """
     with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
         states = sorted(client.read_flow_run_states(run), key=lambda state: state.timestamp)
-        if not states or states[-1].type is not StateType.CRASHED:
+        if not states or states[-1].type not in UNSETTLED:
             return
         before = next((state for state in reversed(states) if state.type is not StateType.CRASHED), resuming())
         if before.type in CANCELLED:
