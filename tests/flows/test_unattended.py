@@ -161,11 +161,13 @@ def test_a_run_that_is_cancelled_as_its_worker_stops_stays_cancelled(toy: Toy, b
     toy.cancel(run)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
-    assert toy.state(run) == "Cancelled"
+    # Prefect's worker may have been stopped between the end of the run's process and its word about that.
+    assert toy.state(run) in ("Cancelled", "Cancelling")
     toy.start_worker()
     following = toy.submit(5)
     until(lambda: toy.state(following) == "Completed", 60, "the next worker works")
-    assert toy.state(run) == "Cancelled", "and leaves it"
+    until(lambda: toy.state(run) == "Cancelled", 120, "it is Cancelled, if it was not yet")
+    assert len(toy.began()) == (2 if begun else 1), "and was not taken up"
 
 
 def test_a_run_whose_heartbeats_came_late_is_running_again(toy: Toy) -> None:
