@@ -28,8 +28,8 @@ from pipeline.system.text import visible
 
 #: Where torch's rendezvous listens on the first node: an own port for each job of a machine that nodes share.
 PORT = 29400
-#: [s] between two looks at the ranks.
-POLL_SECONDS = 0.2
+#: [s] between two looks at the ranks; between two attempts to pass a signal on to them.
+POLL_SECONDS, AGAIN_SECONDS = 0.2, 1.0
 
 
 def main() -> int:
@@ -47,16 +47,16 @@ def main() -> int:
         before = newest_state(arguments.work)
         command = ["srun", "--kill-on-bad-exit=0", "--export=ALL", "--unbuffered", *arguments.command]
         child = subprocess.Popen(command, env=_environment(job, nodes), start_new_session=True)
-        passed_on = False
+        notice = client.Notice(job, "USR1")
         while child.poll() is None:
-            time.sleep(POLL_SECONDS)
-            if stop.signal in ("SIGUSR1", "SIGINT") and not passed_on:
-                passed_on = True
-                client.tell(job, "USR1")
+            time.sleep(AGAIN_SECONDS if stop.signal else POLL_SECONDS)
+            if stop.signal in ("SIGUSR1", "SIGINT"):
+                notice.send(_say)
     if child.returncode == 0:
         return 0
     if stop.signal == "SIGUSR1" and newest_state(arguments.work) == before:
-        _say("the turn's time was up before a step was done: compute.slurm.hours is too short")
+        if notice.taken:
+            _say("the turn's time was up before a step was done: compute.slurm.hours is too short")
     elif stop.signal == "SIGUSR1":
         refused = client.requeue(job)
         if refused is None:

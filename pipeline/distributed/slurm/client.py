@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import EverestError, InputError
@@ -83,9 +83,27 @@ def find(name: str, comment: str) -> Job | None:
     return next((job for job in _jobs(done) if job.comment == comment and job.alive), None)
 
 
-def tell(number: int, signal: str, *where: str) -> None:
-    """Send a signal to the processes of a job's steps, or with `--batch` to its batch script alone."""
-    _run(["scancel", f"--signal={signal}", *where, str(number)])
+class Notice:
+    """A signal to the processes of a job's steps, or with `--batch` to its batch script alone.
+
+    Attributes:
+        taken: whether SLURM took it. Once is enough: torchrun takes a second one as 'now'.
+    """
+
+    def __init__(self, number: int, signal: str, *where: str) -> None:
+        self.taken = False
+        self._command = ["scancel", f"--signal={signal}", *where, str(number)]
+        self._refused = False
+
+    def send(self, say: Callable[[str], object]) -> None:
+        """Try it, if it was not taken yet; the first refusal is said."""
+        if self.taken:
+            return
+        done = _run(self._command)
+        self.taken = done.returncode == 0
+        if not self.taken and not self._refused:
+            self._refused = True
+            say(f"`{' '.join(self._command)}` failed and is tried until it works: {_words(done)}")
 
 
 def cancel(number: int) -> None:

@@ -112,14 +112,15 @@ def _watch(
     request: Request, number: int, stop: StopRequest, tail: _Tail, said: str | None, held: contextlib.ExitStack
 ) -> End:
     names = [f"job {number}, GPU {place}" for place in range(request.nodes * request.gpus)]
+    order = _StopOrder(number)
     holds = False
-    looked = asked = -LOOK_SECONDS
+    looked = -LOOK_SECONDS
     silent = False
     job: Job | None = None
     while True:
         tail.print()
         now = time.monotonic()
-        if now - looked >= LOOK_SECONDS or (stop.signal and asked < 0):
+        if now - looked >= LOOK_SECONDS or (stop.signal and order.since is None):
             looked = now
             try:
                 job = client.look(number)
@@ -140,19 +141,26 @@ def _watch(
                 said = str(job)
                 log.warning("ranks: %s.", said)
             if stop.signal:
-                asked = _stop(job, asked)
+                order.give(job)
         time.sleep(POLL_SECONDS)
 
 
-def _stop(job: Job, asked: float) -> float:
-    """Let a running job save and end, a waiting one end; returns when it was first asked to."""
-    now = time.monotonic()
-    if job.state in client.WAITING or (asked > 0 and now - asked > PATIENCE_SECONDS):
-        client.cancel(job.number)
-    elif asked < 0:
-        log.warning("ranks: SLURM job %d is told to save and end.", job.number)
-        client.tell(job.number, "INT", "--batch")
-    return asked if asked > 0 else now
+class _StopOrder:
+    """Lets a running job save and end, a waiting one end; `since` is when it was first given."""
+
+    def __init__(self, number: int) -> None:
+        self.since: float | None = None
+        self._notice = client.Notice(number, "INT", "--batch")
+
+    def give(self, job: Job) -> None:
+        now = time.monotonic()
+        if job.state in client.WAITING or (self.since is not None and now - self.since > PATIENCE_SECONDS):
+            client.cancel(job.number)
+        elif not self._notice.taken:
+            if self.since is None:
+                log.warning("ranks: SLURM job %d is told to save and end.", job.number)
+            self._notice.send(lambda text: log.warning("ranks: %s", text))
+        self.since = now if self.since is None else self.since
 
 
 class _Tail:

@@ -1,0 +1,79 @@
+"""What becomes of a training where SLURM answers late, wrongly or not at all: scripts stand for its commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.distributed.slurm import follow
+from pipeline.distributed.slurm.client import Job
+
+#: What `scancel` does while the controller is away, and one that works at the second attempt and leaves a mark.
+AWAY = "echo 'scancel: error: Unable to contact slurm controller' >&2; touch asked; exit 1"
+LATE = f"[ -e asked ] && touch told && exit 0\n{AWAY}"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, whose scripts are found before the machine's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    return tmp_path
+
+
+def command(name: str, text: str) -> None:
+    Path(name).write_text(f"#!/bin/sh\n{text}\n")
+    Path(name).chmod(0o755)
+
+
+def supervisor() -> subprocess.Popen[str]:
+    """The batch script of job 7, once its ranks run."""
+    variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURMD_NODENAME": "n1"}
+    words = [sys.executable, "-m", "pipeline.distributed.slurm.batch", "--work", ".", "--", "ranks"]
+    child = subprocess.Popen(words, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not Path("running").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return child
+
+
+def test_the_notice_of_a_turns_end_is_passed_on_until_slurm_takes_it() -> None:
+    command("scontrol", "echo NodeAddr=127.0.0.1")
+    command("scancel", LATE)
+    command("srun", "touch running; while [ ! -e told ]; do sleep 0.1; done; exit 1")
+    batch = supervisor()
+    batch.send_signal(signal.SIGUSR1)
+    said = batch.communicate(timeout=60)[1]
+    assert said.count("failed and is tried until it works: scancel: error: Unable to contact slurm controller") == 1
+    assert "compute.slurm.hours is too short" in said
+
+
+def test_ranks_that_never_heard_of_their_turns_end_are_not_said_to_have_too_few_hours() -> None:
+    command("scontrol", "echo NodeAddr=127.0.0.1")
+    command("scancel", AWAY)
+    command("srun", "touch running; while [ ! -e asked ]; do sleep 0.1; done; exit 1")
+    batch = supervisor()
+    batch.send_signal(signal.SIGUSR1)
+    said = batch.communicate(timeout=60)[1]
+    assert "is tried until it works" in said
+    assert "compute.slurm.hours" not in said
+
+
+def test_a_stage_tells_its_job_to_save_until_slurm_takes_it_and_once_only() -> None:
+    command("scancel", LATE)
+    job, order = Job(7, "RUNNING", "", "n1"), follow._StopOrder(7)
+    order.give(job)
+    assert not Path("told").exists()
+    order.give(job)
+    assert Path("told").exists()
+    Path("told").unlink()
+    order.give(job)
+    assert not Path("told").exists(), "a second one would end the ranks at once"
