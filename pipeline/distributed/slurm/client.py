@@ -64,8 +64,11 @@ def submit(options: Sequence[str], script: str, environment: Mapping[str, str]) 
     return int(done.stdout.strip().partition(";")[0])
 
 
-def look(number: int) -> Job | None:
+def look(number: int, comment: str | None = None) -> Job | None:
     """The job's state; None where SLURM has forgotten it, minutes after its end.
+
+    Args:
+        comment: a job with another one is not this job: each cluster counts for itself, after a reset anew.
 
     Raises:
         SlurmSilentError: the controller does not answer.
@@ -73,8 +76,7 @@ def look(number: int) -> Job | None:
     done = _run(["squeue", "--noheader", "--states=all", f"--jobs={number}", f"--format={_FORMAT}"])
     if done.returncode and "Invalid job id" in done.stderr:
         return None
-    jobs = _jobs(done)
-    return jobs[0] if jobs else None
+    return next((job for job in _jobs(done) if comment is None or job.comment == comment), None)
 
 
 def find(name: str, comment: str) -> Job | None:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.client import Job, SlurmSilentError
-from pipeline.distributed.slurm.request import Request, exported
+from pipeline.distributed.slurm.request import Request, exported, job_name
 from pipeline.efficiency.gpus import holding
-from pipeline.errors import BusyError, EverestError
+from pipeline.errors import BusyError, EverestError, InputError
 from pipeline.system.files import read_json, write_json
 from pipeline.system.processes import StopRequest, stop_handled
 from pipeline.system.text import visible
@@ -55,10 +55,11 @@ def follow(request: Request, command: Sequence[str]) -> End:
     """
     stop = StopRequest()
     with stop_handled(stop.note):
-        job = living(request)
+        job = living(request.work)
         number = _submit(request, command) if job is None else job.number
         tail = _Tail(request.log, from_end=job is not None)
         if job is not None:
+            _note(request, job.number)
             log.warning("ranks: %s: found again, nothing was submitted.", job)
         try:
             with contextlib.ExitStack() as held:
@@ -67,32 +68,36 @@ def follow(request: Request, command: Sequence[str]) -> End:
             tail.print()
 
 
-def living(request: Request) -> Job | None:
+def living(work: Path) -> Job | None:
     """The job of this work folder that waits or runs already."""
-    record = request.work / RECORD
-    if record.exists():
-        job = client.look(int(read_json(record)["job"]))
-        if job is not None and job.alive:
-            return job
+    number = read_json(work / RECORD).get("job")
+    job = client.look(number, str(work)) if isinstance(number, int) else None
+    if job is not None and job.alive:
+        return job
     # Its number is not known where the submitter died between SLURM's answer and its own note.
-    job = client.find(request.name, str(request.work))
-    if job is not None:
-        _note(request, job.number)
-    return job
+    return client.find(job_name(work), str(work))
 
 
 def refuse_beside(work: Path) -> None:
     """Refuse to train on this machine what a job trains, or will.
 
     Raises:
-        BusyError: names the job.
+        BusyError: names the job, or the record that is left where SLURM cannot be asked.
     """
     if not (record := work / RECORD).exists():
         return
-    number = int(read_json(record)["job"])
-    job = client.look(number)
-    if job is not None and job.alive:
-        raise BusyError(f"{job} with this training. Cure: `scancel {number}`, or compute.launcher: slurm to follow it.")
+    try:
+        job = living(work)
+    except (InputError, SlurmSilentError) as error:
+        why = "it is not installed here." if isinstance(error, InputError) else str(error).partition(" Cure: ")[0]
+        raise BusyError(
+            f"{record} names a job of SLURM with this training, and SLURM cannot be asked whether it lives: {why} "
+            f"Cure: where SLURM's commands are, `squeue --name={job_name(work)}`; if it lists none, remove {record}."
+        ) from None
+    if job is not None:
+        raise BusyError(
+            f"{job} with this training. Cure: `scancel {job.number}`, or compute.launcher: slurm to follow it."
+        )
     record.unlink()
 
 
@@ -123,7 +128,7 @@ def _watch(
         if now - looked >= LOOK_SECONDS or (stop.signal and order.since is None):
             looked = now
             try:
-                job = client.look(number)
+                job = client.look(number, str(request.work))
                 silent = False
             except SlurmSilentError as error:
                 if not silent:

@@ -24,6 +24,11 @@ _OWN = re.compile(r"(SLURM(?!_CONF$)|PET_|PMI|PREFECT_|MLFLOW_(?!DISABLE))|TORCH
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def job_name(work: Path) -> str:
+    """The name of a work folder's job: stage, benchmark, fingerprint."""
+    return "-".join(("everest", *work.parts[-3:]))
+
+
 @dataclass(frozen=True)
 class Request:
     """What one training asks for.
@@ -48,8 +53,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The job's name: stage, benchmark, fingerprint."""
-        return "-".join(("everest", *self.work.parts[-3:]))
+        return job_name(self.work)
 
     @property
     def log(self) -> Path:

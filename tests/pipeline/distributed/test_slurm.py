@@ -251,7 +251,8 @@ def test_what_slurm_refuses_is_said_with_its_own_words(empty: Cluster, tmp_path:
 
 @needs_slurm
 def test_what_a_job_trains_is_not_trained_here_as_well(empty: Cluster, tmp_path: Path) -> None:
-    job = empty.ask("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 600").strip()
+    comment = f"--comment={tmp_path}"
+    job = empty.ask("sbatch", "--parsable", comment, "--output=/dev/null", "--wrap=sleep 600").strip()
     write_json(tmp_path / follow.RECORD, {"job": int(job)})
     local = _compute().model_copy(update={"launcher": "local"})
     with pytest.raises(BusyError, match=rf"SLURM job {job} is .* Cure: `scancel {job}`"), locked(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,10 @@ import pytest
 
 from pipeline.distributed.slurm import follow
 from pipeline.distributed.slurm.client import Job
+from pipeline.distributed.slurm.request import Request
+from pipeline.errors import BusyError
+from pipeline.system.files import write_json
+from pipeline.system.processes import StopRequest
 
 #: What `scancel` does while the controller is away, and one that works at the second attempt and leaves a mark.
 AWAY = "echo 'scancel: error: Unable to contact slurm controller' >&2; touch asked; exit 1"
@@ -77,3 +82,38 @@ def test_a_stage_tells_its_job_to_save_until_slurm_takes_it_and_once_only() -> N
     Path("told").unlink()
     order.give(job)
     assert not Path("told").exists(), "a second one would end the ranks at once"
+
+
+def test_a_job_of_the_same_number_that_is_not_this_trainings_is_neither_followed_nor_in_the_way(here: Path) -> None:
+    command("squeue", "echo '7|RUNNING|None|n7|/of/somebody/else'")
+    write_json(here / follow.RECORD, {"job": 7})
+    assert follow.living(here) is None
+    follow.refuse_beside(here)
+    assert not (here / follow.RECORD).exists()
+    request = Request(here, 1, 1, 0, 1.0)
+    with contextlib.ExitStack() as held:
+        end = follow._watch(request, 7, StopRequest(), follow._Tail(request.log, from_end=False), None, held)
+    assert end == follow.End(7, "GONE", "", None)
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"job": "seven"}', '{"job": 7}'])
+def test_a_job_of_this_training_is_found_whether_its_record_can_be_read_or_not(here: Path, record: str) -> None:
+    command("squeue", f"echo '7|RUNNING|None|n7|{here}'")
+    (here / follow.RECORD).write_text(record)
+    assert follow.living(here) == Job(7, "RUNNING", "None", "n7", str(here))
+    with pytest.raises(BusyError, match="SLURM job 7 is RUNNING on n7 with this training. Cure: `scancel 7`"):
+        follow.refuse_beside(here)
+
+
+def test_where_slurm_cannot_be_asked_a_local_start_names_the_record_that_is_in_its_way(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(here / follow.RECORD, {"job": 7})
+    command("squeue", AWAY)
+    with pytest.raises(
+        BusyError, match=r"cannot be asked whether it lives: squeue: .*Unable to contact.*remove /.*json"
+    ):
+        follow.refuse_beside(here)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(BusyError, match=r"cannot be asked whether it lives: it is not installed here\. Cure: where"):
+        follow.refuse_beside(here)
