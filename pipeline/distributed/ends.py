@@ -131,6 +131,12 @@ def of_nodes(work: Path) -> RankEnd | None:
     return others[0] if others else stated[0]
 
 
+def forget_stated(work: Path) -> None:
+    """Remove what the launchers of all nodes stated of an earlier start."""
+    for path in work.glob("status*.json"):
+        path.unlink(missing_ok=True)
+
+
 def read_all(work: Path) -> list[RankEnd]:
     """The records that there are, the earliest first."""
     ends = []

@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.distributed import ends
 from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.follow import newest_state
 from pipeline.errors import EverestError, Interrupted
@@ -42,8 +43,7 @@ def main() -> int:
     stop = StopRequest()
     with stop_handled(stop.note):
         _say(f"turn {int(os.environ.get('SLURM_RESTART_COUNT', '0')) + 1} of job {job}, {nodes} node(s)")
-        for old in arguments.work.glob("status*.json"):
-            old.unlink()
+        ends.forget_stated(arguments.work)
         before = newest_state(arguments.work)
         command = ["srun", "--kill-on-bad-exit=0", "--export=ALL", "--unbuffered", *arguments.command]
         child = subprocess.Popen(command, env=_environment(job, nodes), start_new_session=True)

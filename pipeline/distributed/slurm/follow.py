@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.distributed import ends
 from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.client import Job, SlurmSilentError
 from pipeline.distributed.slurm.request import Request, exported, job_name
@@ -103,6 +104,7 @@ def refuse_beside(work: Path) -> None:
 
 def _submit(request: Request, command: Sequence[str]) -> int:
     request.work.mkdir(parents=True, exist_ok=True)
+    ends.forget_stated(request.work)  # a job that ends before its script begins would seem to have ended so
     number = client.submit(request.options(), request.script(command), exported())
     _note(request, number)
     log.warning("ranks: SLURM job %d was submitted: %s", number, " ".join(request.options()[2:]))

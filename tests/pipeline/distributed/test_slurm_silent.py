@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.slurm import follow
 from pipeline.distributed.slurm.client import Job
 from pipeline.distributed.slurm.request import Request
-from pipeline.errors import BusyError
+from pipeline.distributed.start import start
+from pipeline.errors import BusyError, EverestError
+from pipeline.params import load_params
 from pipeline.system.files import write_json
 from pipeline.system.processes import StopRequest
 
@@ -117,3 +120,12 @@ def test_where_slurm_cannot_be_asked_a_local_start_names_the_record_that_is_in_i
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(BusyError, match=r"cannot be asked whether it lives: it is not installed here\. Cure: where"):
         follow.refuse_beside(here)
+
+
+def test_a_job_that_is_cancelled_while_it_waits_does_not_end_as_an_earlier_start_did(here: Path) -> None:
+    write_json(here / "status.json", RankEnd("failed", 3, 40, 1.0, "bug", "IndexError", "last week").as_dict())
+    command("sbatch", "echo 7")
+    command("squeue", f"echo '7|CANCELLED|None||{here}'")
+    values = load_params(Path(__file__).parents[3] / "params.yaml").compute
+    with pytest.raises(EverestError, match="SLURM job 7 was cancelled by somebody else"):
+        start("ranks", [], values.model_copy(update={"launcher": "slurm"}), "pretrain", here)
