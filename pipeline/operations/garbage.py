@@ -165,7 +165,7 @@ def _deleted(policy: Policy, now: float) -> Iterator[Item]:
     for run in runs:
         name = f"{run.name} ({run.id})"
         act = partial(purge, store, run.id)
-        yield Item("deleted run", name, (now - run.ended) / DAY, 0, "deleted in MLflow", remove=act)
+        yield Item("deleted run", name, (now - run.deleted) / DAY, 0, "deleted in MLflow", remove=act)
 
 
 def _dvc(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:

@@ -1,50 +1,79 @@
-"""Runs that were deleted on MLflow's page: it keeps them, with their artifacts, until they are purged."""
+"""Runs that were deleted on MLflow's page: it keeps them, with their artifacts, until they are purged.
+
+Not by `mlflow gc`: told of one run, it also purges every deleted experiment with its runs, and every deleted model, of
+whatever age.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pipeline.system.redact import redact
 from pipeline.tracking.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 
 @dataclass(frozen=True)
 class DeletedRun:
-    """`ended`: seconds since 1970."""
+    """`deleted`: when, in seconds since 1970."""
 
     id: str
     name: str
-    ended: float
+    deleted: float
 
 
 def deleted_runs(store: Store, before: float) -> list[DeletedRun]:
-    """The deleted runs that ended before a time, in seconds since 1970."""
-    from mlflow.entities import ViewType
+    """The runs that were deleted before a time, in seconds since 1970, the first one first.
 
-    every = store._call(lambda: store.client.search_experiments(view_type=ViewType.ALL))
-    ids = [experiment.experiment_id for experiment in every]
-    deleted = store._call(lambda: store.client.search_runs(ids, run_view_type=ViewType.DELETED_ONLY, max_results=1000))
-    runs = [(run, (run.info.end_time or run.info.start_time) / 1000) for run in deleted]
-    return [DeletedRun(run.info.run_id, str(run.info.run_name), ended) for run, ended in runs if ended < before]
+    Raises:
+        StoreError: the store is a server's, which does not tell when a run was deleted, or does not answer.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlRun
+
+    database = _database(store)
+
+    def ask() -> list[DeletedRun]:
+        with database.ManagedSessionMaker() as session:
+            old = session.query(SqlRun.run_uuid, SqlRun.name, SqlRun.deleted_time).filter(
+                SqlRun.lifecycle_stage == "deleted", SqlRun.deleted_time < before * 1000
+            )
+            return [DeletedRun(run, name, at / 1000) for run, name, at in old.order_by(SqlRun.deleted_time)]
+
+    return store._call(ask)
 
 
 def purge(store: Store, run: str) -> None:
-    """Remove a deleted run for good, and its artifacts.
+    """Remove a deleted run for good, and its artifacts: nothing else.
 
     Raises:
-        StoreError: MLflow refuses, or the store is a server's: only whoever has its database can.
+        StoreError: it is no longer deleted, its artifacts cannot be removed, or the store is a server's.
     """
-    if store.uri.startswith("http"):
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    database = _database(store)
+    info = store._call(lambda: store.client.get_run(run)).info
+    if info.lifecycle_stage != "deleted":
+        raise StoreError(f"{run} is not deleted any more. Cure: none is needed.")
+    try:
+        get_artifact_repository(info.artifact_uri, store.uri).delete_artifacts()
+    except Exception as error:  # whatever the library of the store that holds them raises
         raise StoreError(
-            f"{store.uri} is a server: it is purged where its database is. Cure: there, `mlflow gc --run-ids {run} "
-            "--backend-store-uri ...`, or `everest ops gc` with MLFLOW_TRACKING_URI set to the database."
+            f"the artifacts of {run} at {redact(info.artifact_uri)} cannot be removed ({redact(str(error))[:300]}), so "
+            "that it stays. Cure: mend what it names."
+        ) from error
+    store._call(lambda: database._hard_delete_run(run))
+
+
+def _database(store: Store) -> SqlAlchemyStore:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database = store.client._tracking_client.store
+    if not isinstance(database, SqlAlchemyStore):
+        raise StoreError(
+            f"{redact(store.uri)} is a server: deleted runs are purged where its database is. Cure: there, "
+            "`everest ops gc` with MLFLOW_TRACKING_URI set to the database."
         )
-    command = [str(Path(sys.executable).with_name("mlflow")), "gc", "--backend-store-uri", store.uri, "--run-ids", run]
-    done = subprocess.run(
-        command, env={**os.environ, "MLFLOW_TRACKING_URI": store.uri}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise StoreError(f"mlflow gc failed: {done.stderr.strip()[-400:]}. Cure: see what it names.")
+    return database
