@@ -10,7 +10,6 @@ Whether ranks are started again is decided by these records alone, never by the 
 from __future__ import annotations
 
 import json
-import re
 import signal
 import time
 import traceback
@@ -102,19 +101,19 @@ def find(work: Path, rank: int) -> Path:
 
 
 def forget(work: Path, node: Node) -> None:
-    """Remove what the ranks of a node left in an earlier start."""
-    for path in _of_node(work, node.rank):
-        path.unlink(missing_ok=True)
+    """Remove what the ranks of a node left in an earlier start; the first node does so for those that are no more."""
+    for path in (work / FOLDER).glob("rank-*.json"):
+        if (number := _node_of(path)) == node.rank or (node.main and number >= node.count):
+            path.unlink(missing_ok=True)
 
 
 def count(work: Path, node: int) -> int:
     """How many ranks of a node have ended."""
-    return len(_of_node(work, node))
+    return sum(_node_of(path) == node for path in (work / FOLDER).glob("rank-*.json"))
 
 
-def _of_node(work: Path, node: int) -> list[Path]:
-    pattern = re.compile(rf"rank-\d+-node-{node}\.json" if node else r"rank-\d+\.json")
-    return [path for path in (work / FOLDER).glob("rank-*.json") if pattern.fullmatch(path.name)]
+def _node_of(record: Path) -> int:
+    return int(record.stem.partition("-node-")[2] or 0)
 
 
 def of_nodes(work: Path) -> RankEnd | None:

@@ -16,7 +16,7 @@ from pipeline.distributed import ends
 from pipeline.distributed.ends import PeerLost, RankEnd
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.launch import Watch, launch
-from pipeline.distributed.nodes import TORCHRUN
+from pipeline.distributed.nodes import TORCHRUN, Node
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.system.files import read_json
 from tests.faults import rank_trials
@@ -46,6 +46,15 @@ def test_an_errors_words_do_not_start_ranks_again(words: str) -> None:
 )
 def test_kind_and_exit_status_decide(end: RankEnd, retry: bool) -> None:
     assert end.retry is retry
+
+
+def test_the_first_node_also_forgets_the_ends_on_nodes_that_are_no_more(tmp_path: Path) -> None:
+    for number in range(12):
+        ends.record(tmp_path, RankEnd("failed", number), Node(12, number))
+    ends.forget(tmp_path, Node(2, 1))
+    assert [ends.count(tmp_path, number) for number in range(12)] == [1, 0, *[1] * 10]
+    ends.forget(tmp_path, Node(2, 0))
+    assert ends.read_all(tmp_path) == []
 
 
 def test_of_several_ends_the_one_that_the_others_followed_from_decides() -> None:
