@@ -23,6 +23,18 @@ _TABLES = ("experiments", "runs")
 _PLACES: LiteralString = (
     "select distinct artifact_location from experiments join runs on runs.experiment_id = experiments.experiment_id"
 )
+#: What a newer program has added goes, too: its tables refer to older ones, which then cannot be dropped by themselves.
+_EMPTY = """
+set client_min_messages = warning;
+do $$ begin
+    drop schema public cascade;
+    create schema public;
+    comment on schema public is 'standard public schema';
+    grant usage on schema public to public;
+exception when insufficient_privilege then  -- up to PostgreSQL 14 it belongs to the superuser
+    drop owned by current_user;
+end $$
+"""
 
 
 def is_postgres(address: str) -> bool:
@@ -63,13 +75,13 @@ def put_back(copied: Path, address: str) -> None:
     """Replace a database by a copy of it.
 
     Raises:
-        EverestError: it cannot be written, or is in use.
+        EverestError: it cannot be written, or is in use; it is as it was then.
     """
     if is_postgres(address):
         if copied.suffix != ".dump":
             raise InputError(f"{copied} is no copy of PostgreSQL. Cure: restore to sqlite:///FILE.")
         refuse_sessions(address)
-        _run("pg_restore", address, "--clean", "--if-exists", "--no-owner", "--exit-on-error", str(copied))
+        _replace(address, copied)
         return
     if copied.suffix != ".db":
         raise InputError(f"{copied} is a copy of PostgreSQL. Cure: restore to postgresql://...")
@@ -163,21 +175,57 @@ def sqlite_path(address: str) -> Path:
 
 
 def _run(program: str, address: str, *words: str) -> None:
-    """Run PostgreSQL's own program; the password goes by its environment, which no list of processes shows."""
-    if not shutil.which(program):
-        raise EverestError(f"{program} is not installed. Cure: apt-get install postgresql-client")
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    login = f"{parts.username}@" if parts.username else ""
-    plain = urlunsplit(("postgresql", login + host, parts.path, parts.query, ""))
-    secret = {"PGPASSWORD": unquote(parts.password)} if parts.password else {}
+    """Run PostgreSQL's own program on a database."""
     done = subprocess.run(
-        [program, f"--dbname={plain}", *words],
-        env={**os.environ, **secret},
+        [*_program(program), f"--dbname={_plain(address)}", *words],
+        env=_environment(address),
         capture_output=True,
-        text=True,
         timeout=SECONDS,
         check=False,
     )
     if done.returncode:
-        raise EverestError(redact(f"{program} failed: {done.stderr.strip()[-500:]}. Cure: see what it names."))
+        raise _failed(program, done.stderr)
+
+
+def _replace(address: str, copied: Path) -> None:
+    """Replace all of a PostgreSQL database in one transaction: what fails halfway has changed nothing."""
+    script = [*_program("pg_restore"), "--no-owner", "--file=-", str(copied)]
+    words = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command=begin", f"--command={_EMPTY}", "--file=-"]
+    with subprocess.Popen(
+        [*_program("psql"), f"--dbname={_plain(address)}", *words],
+        env=_environment(address),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as psql:
+        made = subprocess.run(script, stdout=psql.stdin, stderr=subprocess.PIPE, timeout=SECONDS, check=False)
+        # Where the script ends without a commit, all of it is taken back: half of one is never kept.
+        _, said = psql.communicate(b"" if made.returncode else b"\ncommit;\n", timeout=SECONDS)
+    if psql.returncode:
+        raise _failed("psql", said)
+    if made.returncode:
+        raise _failed("pg_restore", made.stderr)
+
+
+def _program(name: str) -> list[str]:
+    if not shutil.which(name):
+        raise EverestError(f"{name} is not installed. Cure: apt-get install postgresql-client")
+    return [name]
+
+
+def _plain(address: str) -> str:
+    """An address for PostgreSQL's own programs; the password goes by the environment: no list of processes shows it."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    login = f"{parts.username}@" if parts.username else ""
+    return urlunsplit(("postgresql", login + host, parts.path, parts.query, ""))
+
+
+def _environment(address: str) -> dict[str, str]:
+    password = urlsplit(address).password
+    return {**os.environ, "PGPASSWORD": unquote(password)} if password else dict(os.environ)
+
+
+def _failed(program: str, said: bytes) -> EverestError:
+    words = said.decode(errors="replace").strip()[-500:]
+    return EverestError(redact(f"{program} failed: {words}. Cure: see what it names."))

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from postgres_cluster import postgres
+from postgres_cluster import PASSWORD, postgres
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.errors import EverestError, InputError
 from pipeline.operations import databases as databases_module
-from pipeline.operations.addresses import Databases, databases, on_postgres
+from pipeline.operations.addresses import PREFECT, Databases, databases, on_postgres
 from pipeline.operations.backup import backup, check, left_out, restore
 from pipeline.operations.postgres import prepare
 from pipeline.tracking.store import Store
@@ -309,6 +309,36 @@ def test_databases_of_postgresql_with_a_table_are_replaced_with_force_only(proje
         restore(made, project, of)
         with psycopg.connect(of.mlflow) as connection:
             assert connection.execute("select name from runs").fetchall() == [], "nothing was there to be replaced"
+
+
+def test_what_a_newer_program_added_to_postgresql_goes_and_half_a_copy_changes_nothing(tmp_path: Path) -> None:
+    with postgres() as server:
+        prepare(server)
+        of = on_postgres(server)
+        with psycopg.connect(of.prefect) as connection:  # as up to version 14: the schema is another one's
+            connection.execute(f"create role plain login password '{PASSWORD}'")
+            connection.execute(f"alter database {PREFECT} owner to plain")
+            connection.execute("alter schema public owner to everest")
+            connection.execute("grant all on schema public to public")
+        for address in (of.mlflow, of.prefect.replace("everest:", "plain:")):
+            with psycopg.connect(address) as connection:
+                connection.execute("create table runs (id int primary key)")
+                connection.execute("insert into runs select generate_series(1, 1000)")
+            made = databases_module.copy(address, tmp_path, "mlflow")
+            with psycopg.connect(address) as connection:
+                connection.execute("create table labels (run int references runs)")
+                connection.execute("insert into labels values (1)")
+            half = tmp_path / "half.dump"
+            half.write_bytes(made.read_bytes()[:-400])
+            with pytest.raises(EverestError, match="pg_restore failed"):
+                databases_module.put_back(half, address)
+            with psycopg.connect(address) as connection:
+                assert connection.execute("select run from labels").fetchall() == [(1,)]
+            databases_module.put_back(made, address)
+            with psycopg.connect(address) as connection:
+                tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+                assert tables == [("runs",)]
+                assert connection.execute("select count(*) from runs").fetchone() == (1000,)
 
 
 def test_a_damaged_incomplete_foreign_or_newer_backup_is_refused(project: Path, of: Databases, tmp_path: Path) -> None:
