@@ -5,8 +5,8 @@
     queue/<time>.lock    held by a stage that waits, with its wish beside it in queue/<time>.json
 
 Who waits longest is served first; one behind it passes only with GPUs that nobody before it asks for. The kernel lets
-go of the locks however a process ends. CUDA_VISIBLE_DEVICES is set from what was taken. EVEREST_DEVICES=a,b names the
-devices instead of the driver: a share of the machine, or, without GPUs, ranks on the CPU that count as devices.
+go of the locks however a process ends. CUDA_VISIBLE_DEVICES is set from what was taken. EVEREST_DEVICES=0,1 names a
+share of the machine's GPUs, by their numbers or UUIDs, or, without GPUs, ranks on the CPU that count as devices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.efficiency.gpus import holding, visible
+from pipeline.efficiency.gpus import holding, installed, visible
 from pipeline.errors import EverestError, InputError
 from pipeline.layout import RUN_VARIABLE
 from pipeline.system.files import read_json, write_json
@@ -42,10 +42,31 @@ class Taken:
 
 
 def listed() -> list[str]:
-    """The devices that a process started now may use, by names that mean the same to every process; [] without GPUs."""
-    if (setting := os.environ.get(VARIABLE)) is not None:
-        return [name.strip() for name in setting.split(",") if name.strip()]
-    return visible()
+    """The devices that a process started now may use, by names that mean the same to every process; [] without GPUs.
+
+    Raises:
+        InputError: EVEREST_DEVICES names what this machine has not.
+    """
+    if (setting := os.environ.get(VARIABLE)) is None:
+        return visible()
+    gpus = installed()
+    names = [_gpu(name.strip(), gpus) for name in setting.split(",") if name.strip()]
+    return list(dict.fromkeys(names))
+
+
+def _gpu(name: str, gpus: list[str]) -> str:
+    """A GPU's UUID, as its lock is named for all; where this process is shown no GPU, any name stands for a device."""
+    if name.isdigit() and int(name) < len(gpus):
+        return gpus[int(name)]
+    found = [uuid for uuid in gpus if uuid.startswith(name)]  # CUDA takes their beginnings, too
+    if len(found) == 1:
+        return found[0]
+    if name.startswith("MIG-") or not set(visible()) & set(gpus):  # the driver lists no slices (MIG)
+        return name
+    raise InputError(
+        f"{VARIABLE} names {name!r}: expected numbers from 0 to {len(gpus) - 1}, or UUIDs, of this machine's GPUs. "
+        "Cure: see `nvidia-smi -L`."
+    )
 
 
 def holders() -> dict[str, Holder]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from pipeline.distributed.device_table import DeviceTable, device_table
@@ -63,7 +64,7 @@ def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     locks = tmp_path / "locks"
     monkeypatch.setenv("EVEREST_DEVICES", "a,b,c,d")
     monkeypatch.setenv("EVEREST_DEVICE_LOCKS", str(locks))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where there are GPUs, too
     return locks
 
 
@@ -75,7 +76,7 @@ def until(what: Callable[[], object]) -> None:
 
 
 def waiting(locks: Path, count: int) -> None:
-    until(lambda: len(list((locks / "queue").glob("*.lock"))) == count)
+    until(lambda: len(list((locks / "queue").glob("[0-9]*.json"))) == count)
 
 
 def test_two_halves_are_used_side_by_side_and_the_whole_waits_for_both(four: Path) -> None:
@@ -192,11 +193,11 @@ def test_ranks_that_outlive_their_stage_keep_its_devices() -> None:
 
 
 def test_what_was_visible_before_is_visible_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none")
     with taken([1, 3], "pretrain") as got:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "b,d"
         assert got.names == ("b", "d")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "none"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,41 @@ def test_what_was_visible_before_is_visible_again(monkeypatch: pytest.MonkeyPatc
 def test_what_the_machine_has_not_is_refused(wanted: int | list[int], words: str) -> None:
     with pytest.raises(InputError, match=words), taken(wanted, "pretrain"):
         pass
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A driver of three GPUs, as a stage of a colleague sees it."""
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda number: number)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda number: f"GPU-{'abc'[number]}{number}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("EVEREST_DEVICES")
+    return monkeypatch
+
+
+def test_a_gpu_has_one_lock_whether_it_is_named_by_number_by_uuid_or_by_the_driver(
+    driver: pytest.MonkeyPatch, four: Path
+) -> None:
+    assert listed() == ["GPU-a0", "GPU-b1", "GPU-c2"]
+    driver.setenv("EVEREST_DEVICES", "2, GPU-b1,GPU-c,1, MIG-7/1/0")
+    assert listed() == ["GPU-c2", "GPU-b1", "MIG-7/1/0"]
+    with taken(2, "pretrain") as got:
+        assert got.names == ("GPU-c2", "GPU-b1")
+        assert listed() == ["GPU-c2", "GPU-b1", "MIG-7/1/0"]
+        assert sorted(path.name for path in four.glob("*.lock")) == ["GPU-b1.lock", "GPU-c2.lock", "MIG-7_1_0.lock"]
+        driver.delenv("EVEREST_DEVICES")
+        driver.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+        assert list(holders()) == ["GPU-b1", "GPU-c2"]
+
+
+@pytest.mark.parametrize("name", ["3", "a", "GPU-", "GPU-z"])
+def test_a_name_that_no_gpu_of_the_machine_has_is_refused(driver: pytest.MonkeyPatch, name: str) -> None:
+    driver.setenv("EVEREST_DEVICES", f"0,{name}")
+    with pytest.raises(InputError, match=rf"EVEREST_DEVICES names '{name}': expected numbers from 0 to 2.*Cure: see"):
+        listed()
 
 
 def _compute(**values: object) -> ComputeParams:

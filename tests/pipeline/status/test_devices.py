@@ -22,8 +22,8 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVEREST_DEVICES", "GPU-11:aa,GPU-22:bb")
     monkeypatch.setenv("EVEREST_DEVICE_LOCKS", str(tmp_path / "locks"))
-    for name in ("PREFECT_API_URL", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(look, "ours", list)
     monkeypatch.setattr(look, "ask_prefect", lambda roots: None)
 
