@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import cast
 from uuid import UUID
 
 from prefect.blocks.webhook import Webhook
@@ -15,6 +16,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.chain.orders import NO_HEARTBEAT
@@ -56,23 +58,39 @@ def crash_zombies() -> None:
 def notify(url: str) -> None:
     """Tell an address (Slack, Mattermost, or one's own: `{"text": ...}`) of failed runs and of missing workers."""
     # On a machine's own network the address is often a private one.
-    webhook = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True)
+    json_body = SecretDict({"Content-Type": "application/json"})
+    webhook = Webhook(method="POST", url=SecretStr(url), headers=json_body, allow_private_urls=True)
     block = UUID(str(webhook.save(BLOCK, overwrite=True)))
     failed = [f"prefect.flow-run.{name}" for name in ("Failed", "Crashed")]
-    text = "{{ flow.name }}: run {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+    text = "flow.name ~ ': run ' ~ flow_run.name ~ ' is ' ~ flow_run.state.name ~ ': ' ~ flow_run.state.message"
     _make(
         FAILURES,
         "What failed is told; an equal submission goes on with it.",
         _when(failed, RUN),
-        CallWebhook(block_document_id=block, payload=json.dumps({"text": text})),
+        CallWebhook(block_document_id=block, payload=_payload(text)),
     )
-    text = "No worker takes the runs of pool {{ work_pool.name }}: everest ops worker"
+    text = "'No worker takes the runs of pool ' ~ work_pool.name ~ ': everest ops worker'"
     _make(
         HEALTH,
         "Submitted runs wait until a worker is there.",
         _when(["prefect.work-pool.not-ready"], POOL),
-        CallWebhook(block_document_id=block, payload=json.dumps({"text": text})),
+        CallWebhook(block_document_id=block, payload=_payload(text)),
     )
+
+
+def told() -> str | None:
+    """The address that an earlier call has named, where it is still told of failures."""
+    with get_client(sync_client=True) as client:
+        if not any(one.enabled for one in client.read_automations_by_name(FAILURES)):
+            return None
+    with contextlib.suppress(ValueError):  # somebody has removed it
+        return cast(Webhook, Webhook.load(BLOCK)).url.get_secret_value()
+    return None
+
+
+def _payload(text: str) -> str:
+    """The body that the server fills: messages have quotes and new lines, which JSON has in another form."""
+    return f'{{"text": {{{{ ({text}) | tojson }}}}}}'
 
 
 def schedule_canary(cron: str | None) -> None:

@@ -79,9 +79,9 @@ def automate(address: str | None, canary: str | None) -> None:
     from flows import automations
 
     automations.crash_zombies()
-    if address:
-        automations.notify(address)
-        sys.stdout.write("Failures and missing workers are told.\n")
+    if known := address or automations.told():
+        automations.notify(known)
+        sys.stdout.write(f"Failures and missing workers are told{'' if address else ' to the address of before'}.\n")
     else:
         sys.stdout.write("Nobody is told of failures. Cure: everest ops init --notify URL\n")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID, uuid4
@@ -9,6 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import CallWebhook
+from prefect.server.utilities.user_templates import render_user_template_sync
 
 from flows import automations, deploy
 from pipeline.errors import InputError
@@ -50,6 +53,7 @@ def test_an_address_is_taken_from_wherever_prefect_takes_it(
 
 def test_a_time_for_the_canary_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(automations, "crash_zombies", lambda: None)
+    monkeypatch.setattr(automations, "told", lambda: None)
     with pytest.raises(
         InputError, match=r"--canary 'at night' is no cron line .*Cure: for example '0 3 \* \* \*', or off"
     ):
@@ -92,9 +96,32 @@ def test_init_without_a_time_leaves_the_canary_its_own(
 ) -> None:
     server = Deployments()
     monkeypatch.setattr(automations, "crash_zombies", lambda: None)
+    monkeypatch.setattr(automations, "told", lambda: None)
     monkeypatch.setattr(automations, "get_client", lambda sync_client: server)
     for canary in said:
         deploy.automate(None, canary)
     (one,) = server.schedules.values()
     assert isinstance(one.schedule, CronSchedule)
     assert (one.schedule.cron, one.active) == kept
+
+
+@pytest.mark.parametrize("message", [
+    "pretrain failed: CUDA out of memory\nIts log: .work/logs/1/pretrain.log",
+    'recipe = "x" is not in recipes/. Cure: use \'one\' of: <demo> & C:\\demo.',
+])  # fmt: skip
+def test_what_is_told_is_json_whatever_a_failure_says(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, CallWebhook] = {}
+    monkeypatch.setattr(automations.Webhook, "save", lambda *_, **__: uuid4())
+    monkeypatch.setattr(automations, "_make", lambda name, _text, _when, action: made.update({name: action}))
+    automations.notify("http://127.0.0.1:9")
+    state = SimpleNamespace(name="Failed", message=message)
+    about = {
+        "flow": SimpleNamespace(name="experiment"),
+        "flow_run": SimpleNamespace(name='my "demo"', state=state),
+        "work_pool": SimpleNamespace(name="everest"),
+    }
+    told = {name: json.loads(render_user_template_sync(action.payload, about)) for name, action in made.items()}
+    assert told == {
+        automations.FAILURES: {"text": f'experiment: run my "demo" is Failed: {message}'},
+        automations.HEALTH: {"text": "No worker takes the runs of pool everest: everest ops worker"},
+    }

@@ -25,6 +25,7 @@ class Told(http.server.BaseHTTPRequestHandler):
     texts: list[str] = []  # noqa: RUF012 - one server, one list
 
     def do_POST(self) -> None:
+        assert self.headers["Content-Type"] == "application/json"
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.texts.append(str(body["text"]))
         self.send_response(200)
@@ -61,6 +62,7 @@ def test_init_again_makes_everything_once_and_a_failure_is_told(toy: Toy, monkey
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{listener.server_port}/hook?key=sesame"
     told = ("--notify", address)
+    assert "Nobody is told of failures. Cure: everest ops init --notify URL" in init(toy).stdout
     for words in (told, (*told, "--canary", "30 2 * * *"), told):
         done = init(toy, *words)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -80,12 +82,14 @@ def test_init_again_makes_everything_once_and_a_failure_is_told(toy: Toy, monkey
     assert server.slots("gpu") == (0, 1)
     assert toy.ask("admin/settings")["server"]["services"]["db_vacuum"]["retention_period"] in (7776000.0, "P90D")
     run = toy.ask(f"deployments/{canary['id']}/create_flow_run", {"parameters": canary["parameters"]})["id"]
-    failed = {"type": "FAILED", "name": "Failed", "message": "the disk is full"}
+    done = init(toy)
+    assert "Failures and missing workers are told to the address of before.\n" in done.stdout, done.stdout + done.stderr
+    failed = {"type": "FAILED", "name": "Failed", "message": "the 'disk' is \"full\"\nIts log: pretrain.log"}
     toy.ask(f"flow_runs/{run}/set_state", {"state": failed, "force": True})
     until(lambda: [text for text in Told.texts if "Failed" in text], 60, "the address is told of a failed run")
     (text,) = [text for text in Told.texts if "Failed" in text]
     assert text.startswith("experiment: run ")
-    assert text.endswith("is Failed: the disk is full")
+    assert text.endswith("is Failed: the 'disk' is \"full\"\nIts log: pretrain.log")
 
     monkeypatch.chdir(toy.root)
     seen = subprocess.run(
