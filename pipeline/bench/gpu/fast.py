@@ -100,7 +100,9 @@ def step(setting: Setting, stage: str, size: str, compiled: bool, all_tokens: bo
     changes = {"finetune__strategy": "none"} if all_tokens else {}
 
     def measured(batch: int) -> Figures:
-        training = resident(setting, stage, params_of(setting, size, batch, **changes), compiled)
+        params = params_of(setting, size, batch, **changes)
+        strategy = params.pretrain.strategy if stage == "pretrain" else params.finetune.strategy
+        training = resident(setting, stage, params, compiled)
         reset_peak(device)
         began = time.monotonic()
         training.losses(1)
@@ -110,7 +112,8 @@ def step(setting: Setting, stage: str, size: str, compiled: bool, all_tokens: bo
         gmacs = cost.multiply_adds / 1e9
         share = mfu(gmacs, rate, known.half) if known else None
         figures: Figures = {
-            "stage": stage, "size": size, "compiled": compiled, "clips": batch, "tokens": cost.encoder_tokens,
+            "stage": stage, "size": size, "strategy": strategy,
+            "compiled": compiled, "clips": batch, "tokens": cost.encoder_tokens,
             "step_ms": round(1e3 * seconds, 2), "clips_per_second": round(rate, 1), "peak_gib": peak_gib(device),
             "first_step_seconds": round(first, 1), "gmacs_per_clip": round(gmacs, 2),
             "tflops": round(6e-3 * gmacs * rate, 2), "mfu": None if share is None else round(share, 4),

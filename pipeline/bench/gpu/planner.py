@@ -21,6 +21,7 @@ class Step(TypedDict):
 
     stage: str
     size: str
+    strategy: str
     compiled: bool
     clips: int
     tokens: int
@@ -44,22 +45,25 @@ def checks(setting: Setting) -> Iterator[Check]:
 def calibrate(setting: Setting, steps: list[Step]) -> Figures:
     """Write calibration.json: shares of the data sheet's peak by stage, size and way of running, with their origin.
 
-    A rehearsal's shares are of the measured peak of its CPU, and no plan takes them: no GPU has that name.
+    Only those of the recipe's strategy, and where that was measured with several budgets, the recipe's own is first. A
+    rehearsal's shares are of the measured peak of its CPU, and no plan takes them: no GPU has that name.
     """
+    params = params_of(setting, setting.sizes[0], 2)
+    own = {"pretrain": params.pretrain.strategy, "finetune": params.finetune.strategy}
     shares = {
-        key(step["stage"], step["size"], step["compiled"]): step["mfu"] or step["share_of_measured_peak"]
-        for step in reversed(steps)  # where a stage was measured with several budgets, the recipe's own is first
-        if step["mfu"] or step["share_of_measured_peak"]
+        key(step["stage"], step["size"], step["compiled"]): share
+        for step in reversed(steps)
+        if (share := step["mfu"] or step["share_of_measured_peak"]) and step["strategy"] == own[step["stage"]]
     }
-    recipe = params_of(setting, setting.sizes[0], 2).recipe
-    document = {**machine(setting.device.type), "recipe": recipe, "shares": shares}
+    document = {**machine(setting.device.type), "recipe": params.recipe, "shares": shares}
     (setting.out / "calibration.json").write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
     return {"shares": len(shares), "assumed_until_now": ASSUMED_MFU}
 
 
 def compared(setting: Setting, step: Step) -> Figures:
     """Step time at the assumed share and memory, predicted and measured."""
-    params = params_of(setting, step["size"], max(2, step["clips"]))
+    strategy = {f"{step['stage']}__strategy": step["strategy"]}
+    params = params_of(setting, step["size"], max(2, step["clips"]), **strategy)
     benchmark = None if step["stage"] == "pretrain" else "k400"
     figures: Figures = {"clips": step["clips"], "measured_ms": step["step_ms"]}
     if known := setting.known:

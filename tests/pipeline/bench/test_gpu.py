@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.bench.gpu import checks, floor, right, run, timing
+from pipeline.bench.gpu import checks, floor, planner, right, run, timing
 from pipeline.bench.gpu.rows import Row, append, page, read
 from pipeline.bench.gpu.setting import Setting, setting_of
 from pipeline.efficiency.meters import DEVICES
@@ -222,6 +223,23 @@ def test_memory_planned_for_a_gpu_holds_no_scores_of_attention() -> None:
     cpu, gpu = (footprint(name, arguments, clip, "bf16", gpu=on) for on in (False, True))
     scores = 4 * 3 * 196**2 * 2  # blocks, heads, tokens squared, bf16
     assert cpu.per_clip - gpu.per_clip > 0.9 * scores
+
+
+def _step(strategy: str, share: float) -> planner.Step:
+    return {
+        "stage": "finetune", "size": "small", "strategy": strategy, "compiled": False, "clips": 64, "tokens": 1,
+        "step_ms": 1.0, "peak_gib": 9.0, "gmacs_per_clip": 1.0, "mfu": None, "share_of_measured_peak": share,
+    }  # fmt: skip
+
+
+def test_a_step_of_all_tokens_is_planned_as_one_and_is_no_share_of_the_recipes(tmp_path: Path) -> None:
+    setting = replace(setting_of("cpu", tmp_path, 0.0), frames=16, resolution=112, height=128)
+    recipes, every = _step("everest", 0.2), _step("none", 0.4)
+    recipes_gib, every_gib = (planner.compared(setting, step)["predicted_gib"] for step in (recipes, every))
+    assert every_gib > 1.3 * recipes_gib  # type: ignore[operator]
+    for steps, shares in (([recipes, every], {"finetune small eager": 0.2}), ([every], {})):
+        planner.calibrate(setting, steps)
+        assert calibration.read(tmp_path / "calibration.json")["shares"] == shares
 
 
 def _calibration(tmp_path: Path, **changes: object) -> Path:
