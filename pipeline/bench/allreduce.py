@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.bench.harness import Figures, autoencoder, take_turns
+from pipeline.bench.harness import Figures, autoencoder, expect_at_least, expect_resolution, take_turns
 from pipeline.errors import EverestError, InputError
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def command(size: str = "small", clips: int = 1, resolution: int = 224, rounds: 
 
     if size not in MODELS:
         raise InputError(f"size = {size!r}, expected one of {', '.join(MODELS)}. Cure: choose one of them.")
-    if clips < 1 or rounds < 1 or resolution < 32 or resolution % 16:
-        raise InputError(
-            f"clips = {clips}, rounds = {rounds}, resolution = {resolution}: expected at least 1, at least 1, and a "
-            "multiple of 16 from 32. Cure: leave them out."
-        )
+    expect_at_least(1, clips=clips, rounds=rounds)
+    expect_resolution(resolution)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "times.json"
         wish = [size, str(clips), str(resolution), str(rounds), str(out)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.bench.preprocess import STEP
@@ -70,6 +71,9 @@ def command(measured: Path) -> list[Row]:
         raise InputError(f"{measured} cannot be read ({error.strerror}). {cure}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{measured} holds no rates ({type(error).__name__}: {error}). {cure}") from None
+    for name, value in asdict(rates).items():
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{measured}: {name} = {value!r}, expected a number above 0. {cure}")
     return sheet(rates)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench.harness import Figures
+from pipeline.bench.harness import Figures, expect_at_least, expect_resolution
 from pipeline.data import sampling
 from pipeline.data.arrays import TUBELET, U8, Floats
 from pipeline.data.cache.maps import MapBuilder
@@ -88,8 +88,10 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
         step, resolution: of the clips.
 
     Raises:
-        InputError: the folder holds no model, or no video is long enough and changes.
+        InputError: no such step or resolution, the folder holds no model, or no video is long enough and changes.
     """
+    expect_at_least(1, step=step)
+    expect_resolution(resolution)
     from models.weights import load_model
     from pipeline.data.video import VideoError, open_video
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
+from pipeline.errors import InputError
+
 if TYPE_CHECKING:
     from models.autoencoder import EverestAutoencoder
     from models.classifier import EverestClassifier
@@ -55,6 +57,27 @@ def take_turns(
 def median_ratio(baseline: Sequence[float], ours: Sequence[float]) -> float:
     """The median over rounds of the baseline's time over ours."""
     return statistics.median(usual / changed for usual, changed in zip(baseline, ours, strict=True))
+
+
+def expect_at_least(least: int, **options: int) -> None:
+    """Refuse what cannot be measured, before anything is.
+
+    Raises:
+        InputError: names the option.
+    """
+    for name, value in options.items():
+        if value < least:
+            raise InputError(f"{name} = {value}: expected at least {least}. Cure: leave the option out.")
+
+
+def expect_resolution(pixels: int) -> None:
+    """Refuse clips that no tokens cover.
+
+    Raises:
+        InputError: no multiple of 16 from 32.
+    """
+    if pixels < 32 or pixels % 16:
+        raise InputError(f"resolution = {pixels}: expected a multiple of 16 from 32. Cure: 224.")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bench.clips import bench_clips
-from pipeline.bench.harness import Figures, Spent, take_turns, timed
+from pipeline.bench.harness import Figures, Spent, expect_at_least, take_turns, timed
 from pipeline.data import manifest
 from pipeline.data.ingest.ingest import ingest
 from pipeline.data.ingest.memory import NOTES
@@ -45,7 +45,11 @@ def command(clips: Path | None = None, videos: int = 96, rounds: int = 5) -> Fig
 
     Returns:
         Seconds and processor seconds for each way (medians and the best turn), their ratios, and the goals.
+
+    Raises:
+        InputError: less than one video or round, or no such videos.
     """
+    expect_at_least(1, videos=videos, rounds=rounds)
     with tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
         scratch = Path(folder)
         files = bench_clips(clips, scratch)

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.bench.clips import bench_clips, caches_of
-from pipeline.bench.harness import Figures, Spent, median_ratio, process_bytes, take_turns, timed, torch_threads
+from pipeline.bench.harness import (
+    Figures,
+    Spent,
+    expect_at_least,
+    median_ratio,
+    process_bytes,
+    take_turns,
+    timed,
+    torch_threads,
+)
 from pipeline.data.arrays import Ints
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
@@ -59,7 +68,12 @@ def command(
 
     Returns:
         {"ratio": {"cpu_augment": {...}, "device_augment": {...}}, "goals": ..., "milliseconds_per_clip": ..., ...}
+
+    Raises:
+        InputError: less than one round or no sample, or no such videos.
     """
+    expect_at_least(1, rounds=rounds)
+    expect_at_least(0, samples=samples)
     with torch_threads(1), tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
         return _measure(bench_clips(clips, Path(folder)), Path(folder), rounds, samples, workers)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from pipeline.bench.harness import Figures, autoencoder, take_turns, torch_threads
+from pipeline.bench.harness import Figures, autoencoder, expect_at_least, take_turns, torch_threads
 from pipeline.errors import EverestError, InputError
 from pipeline.tracking.names import TRAIN_LOSS
 
@@ -54,8 +54,8 @@ def command(steps: int = 300, batch: int = 8, threads: int = 1, stores: tuple[st
         InputError: too few steps for a turn, or an unknown store.
         EverestError: the process that sends did not start.
     """
-    if steps < TURN or batch < 1 or threads < 1:
-        raise InputError(f"steps = {steps}, batch = {batch}, threads = {threads}: expected at least {TURN}, 1 and 1.")
+    expect_at_least(TURN, steps=steps)
+    expect_at_least(1, batch=batch, threads=threads)
     unknown = set(stores) - set(STORES)
     if unknown:
         raise InputError(f"stores {sorted(unknown)}: expected some of {', '.join(STORES)}. Cure: choose among them.")

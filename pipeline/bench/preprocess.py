@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bench.clips import SHORT_SIDE, bench_clips, units_for
-from pipeline.bench.harness import Figures, Spent, median_ratio, take_turns, timed
+from pipeline.bench.harness import Figures, Spent, expect_at_least, median_ratio, take_turns, timed
 from pipeline.data.cache.build import Unit, build_unit
 from pipeline.data.cache.publish import build
 from pipeline.data.frame_source import VideoFile
@@ -42,7 +42,11 @@ def command(clips: Path | None = None, rounds: int = 5) -> Figures:
     Returns:
         For each way to store: frames per second by the clock and per second of processor time, its shares of the
         decoding rates, bytes; and the speed-up by two processes.
+
+    Raises:
+        InputError: less than one round, or no such videos.
     """
+    expect_at_least(1, rounds=rounds)
     with tempfile.TemporaryDirectory(prefix="everest-bench-") as folder:
         scratch = Path(folder)
         files = bench_clips(clips, scratch)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from pipeline.bench.contestants import YARDSTICKS, Contest, Reply, serve, step_multiply_adds
-from pipeline.bench.harness import Figures, take_turns
+from pipeline.bench.harness import Figures, expect_at_least, take_turns
 from pipeline.errors import EverestError, InputError
 
 CONTESTANTS = ("ours", "huggingface", "plain")
@@ -54,8 +54,8 @@ def command(
     """Measure and return medians, ratios and the share of the matmul rate measured in the same run.
 
     `compiled` compiles ours alone; `same_allocator` lets all contestants keep freed memory on a CPU. Raises
-    InputError for an unknown size or device, EverestError when a contestant fails (out of memory, transformers not
-    installed).
+    InputError for an unknown size or device or a number below 1, EverestError when a contestant fails (out of memory,
+    transformers not installed).
     """
     import torch
 
@@ -65,8 +65,9 @@ def command(
         architecture(size, pretrain=True)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if batch < 1 or steps < 1:
-        raise InputError(f"batch = {batch}, steps = {steps}: both must be at least 1. Cure: 4 and 5.")
+    expect_at_least(1, batch=batch, steps=steps, threads=1 if threads is None else threads)
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device = {device!r}: expected auto, cpu or cuda. Cure: leave the option out.")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch sees no GPU. Cure: device 'cpu', or `everest doctor`.")
@@ -165,7 +166,7 @@ class _Worker:
         try:
             self.connection.send(precision)
             answer: Reply | str = self.connection.recv()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             self.process.join(5)
             raise EverestError(
                 f"bench step: {self.name} died (exit code {self.process.exitcode}), probably out of memory. "

@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.bench.clips import scene
-from pipeline.bench.harness import Figures, take_turns
+from pipeline.bench.harness import Figures, expect_at_least, expect_resolution, take_turns
 from pipeline.bench.serving.server import post, processor, served
 from pipeline.data.video import write_video
 from pipeline.data.video.listing import find_videos
-from pipeline.errors import InputError
 
 #: Seconds and frames per second of the generated videos, and their number: none comes twice in a row.
 LENGTH, RATE, VIDEOS = 10, 30, 6
@@ -51,12 +50,11 @@ def command(
         For each kind the median and the 95th percentile in milliseconds, processor time, the machine's load, the goal.
 
     Raises:
-        InputError: no such model, no video, numbers below 1.
+        InputError: no such model, no video, numbers below 1, pixels that no tokens cover.
         EverestError: the server does not start, or does not answer.
     """
-    for name, value in {"requests": requests, "segments": segments, "crops": crops}.items():
-        if value < 1:
-            raise InputError(f"{name} = {value}: expected at least 1. Cure: leave the option out.")
+    expect_at_least(1, requests=requests, segments=segments, crops=crops)
+    expect_resolution(resolution)
     with tempfile.TemporaryDirectory(prefix="everest-bench-") as scratch:
         videos = Path(scratch) / "videos"
         videos.mkdir()

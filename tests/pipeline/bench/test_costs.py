@@ -35,6 +35,14 @@ def test_the_sheet_is_what_a_hand_works_out(tmp_path: Path) -> None:
     assert (len(table), len({line.count("|") for line in table})) == (7, 1)
 
 
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), "fast", None])
+def test_a_rate_of_nothing_is_refused(rate: object, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text(json.dumps(MEASURED | {"jpeg_bytes_per_pixel": rate}))
+    with pytest.raises(InputError, match=r"jpeg_bytes_per_pixel = .*expected a number above 0. Cure: `everest bench"):
+        command(rates)
+
+
 @pytest.mark.parametrize("content", [None, "not JSON", "{}", '{"ways": 3}'])
 def test_a_file_that_holds_no_rates_is_refused_with_the_cure(content: str | None, tmp_path: Path) -> None:
     rates = tmp_path / "rates.json"

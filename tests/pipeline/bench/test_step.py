@@ -8,10 +8,10 @@ import torch
 
 from models.convert import to_official
 from models.selection import Grid
-from pipeline.bench.contestants import step_multiply_adds
+from pipeline.bench.contestants import Contest, step_multiply_adds
 from pipeline.bench.plain import PlainAutoencoder
-from pipeline.bench.step import command
-from pipeline.errors import InputError
+from pipeline.bench.step import _Worker, command
+from pipeline.errors import EverestError, InputError
 
 
 def test_the_plain_yardstick_computes_our_loss_and_gradients() -> None:
@@ -45,6 +45,8 @@ def test_the_work_of_a_step_is_three_forwards_less_what_is_never_computed() -> N
 
 
 def test_an_unknown_size_and_an_absent_device_are_refused() -> None:
+    with pytest.raises(InputError, match=r"device = 'gpu': expected auto, cpu or cuda.*Cure"):
+        command(device="gpu")
     with pytest.raises(InputError, match="size = 'medium', expected one of"):
         command(size="medium")
     with pytest.raises(InputError, match=r"batch = 0.*Cure"):
@@ -52,6 +54,20 @@ def test_an_unknown_size_and_an_absent_device_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"sees no GPU.*Cure"):
             command(device="cuda")
+
+
+def test_a_contestant_that_dies_is_told_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = _Worker("ours", Contest("tiny", 1, "cpu", None, False, False))
+
+    class Reset:
+        def send(self, _: object) -> None:
+            raise ConnectionResetError
+
+    worker.process.kill()
+    worker.connection.close()
+    monkeypatch.setattr(worker, "connection", Reset())
+    with pytest.raises(EverestError, match=r"ours died \(exit code -9\), probably out of memory.*Cure"):
+        worker.turn("fp32", 0)
 
 
 @pytest.mark.slow
