@@ -41,6 +41,8 @@ PARAMETERS = (
 RESULTS = ("reports", "mlruns", "mlartifacts")
 #: Copied before the databases: what is sent meanwhile is in both, and sending it again changes nothing.
 UNSENT = str(WORK / "runs")
+#: Tells what of a run was sent.
+REMOTE = "remote.json"
 #: Whose schemas a backup depends on.
 PACKAGES = ("mlflow", "prefect")
 
@@ -116,6 +118,9 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     addresses = {"mlflow": to.mlflow, "prefect": to.prefect}
     names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
     equal = {name for name in names if _equal(folder / "files" / name, root / name)}
+    # Records were only added since then; what of them was sent is as the backup has it.
+    grown = {name for name in names if Path(name).is_relative_to(UNSENT) and Path(name).name != REMOTE}
+    equal |= {name for name in grown if (root / name).exists()}
     other = {name for name in names if (root / name).exists()} - equal
     # Those belong to a commit: over another one's they would not fit its code.
     aside = {name for name in other if any(Path(name).is_relative_to(kept) for kept in PARAMETERS)}
@@ -133,6 +138,9 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.made))
     lines = []
     beside = root / WORK / "restored" / folder.name
+    for sent in (root / UNSENT).glob(f"*/{REMOTE}"):
+        if str(sent.relative_to(root)) not in names:
+            sent.unlink(missing_ok=True)  # its run is younger than this database: it is sent again
     # Before the databases: what cannot be written ends it while nothing is half old, half new.
     for name in sorted(set(names) - equal):
         _put_file(folder / "files" / name, (beside if name in aside else root) / name)

@@ -45,7 +45,7 @@ def command() -> Sent:
     folders = [folder for folder in all_runs() if not folder.sent()]
     if not folders:
         return {"runs": [], "killed": killed, "records": 0, "waiting": 0, "busy": 0, "refused": []}
-    from pipeline.tracking.store import Store
+    from pipeline.tracking.store import Store, StoreError
 
     store = Store()
     before = unsent(folders)
@@ -53,8 +53,14 @@ def command() -> Sent:
     refused: list[str] = []
     busy = 0
     for folder in folders:
-        if not _drained(folder, store):
-            busy += 1
+        try:
+            if not _drained(folder, store):
+                busy += 1
+                continue
+        except StoreError as error:
+            if not error.permanent:
+                raise
+            refused.append(f"run {folder.id}: {error}")  # those behind it must not wait for it
             continue
         remote = folder.remote()
         sent.append(remote.get("run_id"))

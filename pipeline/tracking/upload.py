@@ -37,6 +37,10 @@ LONGEST_PAUSE = 30.0
 LOWEST_PRIORITY = 19
 
 
+class RunGone(EverestError):
+    """The server has no such run, or has it no longer."""
+
+
 def drain(folder: RunFolder, store: Store) -> bool:
     """Send what the server has not got yet. False where another process is sending this run now.
 
@@ -49,19 +53,33 @@ def drain(folder: RunFolder, store: Store) -> bool:
         about, remote = folder.about(), folder.remote()
         where = layout.fingerprint(store.uri)
         if remote.get("where") != where:
-            remote = {"where": where, "offset": 0, "steps": {}}
-        if not remote.get("run_id"):
-            remote["run_id"] = _create(folder, about, store)
-            remote["status"] = "RUNNING"
-            folder.write_remote(remote)
-        while _send_chunk(folder, remote, store):
-            folder.write_remote(remote)
-        # `about` was read before the records: where it says that the run ended, all of its records are sent.
-        if remote.get("status") != about.get("status"):
-            store.status(remote["run_id"], about["status"], about.get("ended"))
-            remote["status"] = about["status"]
-            folder.write_remote(remote)
+            remote = _nothing_sent(where)
+        try:
+            _send(folder, about, remote, store)
+        except (
+            RunGone
+        ) as error:  # a restored backup is older, or somebody has purged it: the spool still has everything
+            log.warning("tracking: %s", error)
+            _send(folder, about, _nothing_sent(where), store)
         return True
+
+
+def _nothing_sent(where: str) -> Remote:
+    return {"where": where, "offset": 0, "steps": {}}
+
+
+def _send(folder: RunFolder, about: RunRecord, remote: Remote, store: Store) -> None:
+    if not remote.get("run_id"):
+        remote["run_id"] = _create(folder, about, store)
+        remote["status"] = "RUNNING"
+        folder.write_remote(remote)
+    while _send_chunk(folder, remote, store):
+        folder.write_remote(remote)
+    # `about` was read before the records: where it says that the run ended, all of its records are sent.
+    if remote.get("status") != about.get("status"):
+        _unless_refused(remote, store, lambda: store.status(remote["run_id"], about["status"], about.get("ended")))
+        remote["status"] = about["status"]
+        folder.write_remote(remote)
 
 
 def _create(folder: RunFolder, about: RunRecord, store: Store) -> str:
@@ -108,11 +126,11 @@ def _send_chunk(folder: RunFolder, remote: Remote, store: Store) -> bool:
             tags |= record["v"]
     run = remote["run_id"]
     if points:
-        _unless_refused(remote, lambda: store.metrics(run, points))
+        _unless_refused(remote, store, lambda: store.metrics(run, points))
     if params:
-        _unless_refused(remote, lambda: store.params(run, params))
+        _unless_refused(remote, store, lambda: store.params(run, params))
     if tags:
-        _unless_refused(remote, lambda: store.tags(run, tags))
+        _unless_refused(remote, store, lambda: store.tags(run, tags))
     for record in records:
         if record["k"] == "a" or record["k"] == "r":
             _send_held(folder, remote, record, store)
@@ -148,7 +166,7 @@ def _send_held(folder: RunFolder, remote: Remote, record: Artifact | Model, stor
             _check_held(path, record["tags"].get("sha256"))
             store.models.register(run, key, path, record["name"], record["tags"], record.get("aliases", []))
 
-    _unless_refused(remote, send)
+    _unless_refused(remote, store, send)
 
 
 def _check_held(folder: Path, expected: str | None) -> None:
@@ -163,8 +181,12 @@ def _check_held(folder: Path, expected: str | None) -> None:
         )
 
 
-def _unless_refused(remote: Remote, send: Callable[[], object]) -> None:
-    """A record that the server will never take must not hold up the ones behind it; it is reported instead."""
+def _unless_refused(remote: Remote, store: Store, send: Callable[[], object]) -> None:
+    """A record that the server will never take must not hold up the ones behind it; it is reported instead.
+
+    Raises:
+        RunGone: it takes none of them, since it has no such run.
+    """
     from pipeline.tracking.store import StoreError
 
     try:
@@ -172,6 +194,10 @@ def _unless_refused(remote: Remote, send: Callable[[], object]) -> None:
     except StoreError as error:
         if not error.permanent:
             raise
+        if not store.has_run(remote["run_id"]):
+            raise RunGone(
+                f"the server no longer has run {remote['run_id']}: it is sent anew. Cure: none is needed."
+            ) from error
         log.warning("tracking: the server refused a record: %s", error)
         remote["refused"] = [*remote.get("refused", []), str(error)][-20:]
 
@@ -239,11 +265,18 @@ class Uploader(threading.Thread):
         return all(folder.sent() for folder in self.folders)
 
     def _send_left_behind(self, store: Store) -> None:
+        from pipeline.tracking.store import StoreError
+
         given = {folder.id for folder in self.folders}
         for folder in all_runs():
             owner = folder.about().get("owner")
             if folder.id not in given and not folder.sent() and not (owner and is_alive(owner)):
-                drain(folder, store)
+                try:
+                    drain(folder, store)
+                except StoreError as error:
+                    if not error.permanent:
+                        raise
+                    log.debug("tracking: run %s cannot be sent: %s", folder.id, error)  # `everest sync` says so
                 tidy(folder)
 
 

@@ -173,6 +173,16 @@ class Store:
         """A run as plain values."""
         return tracked_run(self._call(lambda: self.client.get_run(run)))
 
+    def has_run(self, run: str) -> bool:
+        """Whether there is such a run, a deleted one too."""
+        try:
+            self.get_run(run)
+        except StoreError as error:
+            if str(error).startswith("RESOURCE_DOES_NOT_EXIST"):
+                return False
+            raise
+        return True
+
     def run(self, run: str) -> TrackedRun:
         """As :meth:`get_run`, of a run that a user names.
 

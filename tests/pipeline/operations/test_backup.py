@@ -24,7 +24,10 @@ from pipeline.operations import databases as databases_module
 from pipeline.operations.addresses import PREFECT, Databases, databases, on_postgres
 from pipeline.operations.backup import backup, check, left_out, restore
 from pipeline.operations.postgres import prepare
+from pipeline.tracking.folder import RunFolder, RunRecord
 from pipeline.tracking.store import Store
+from pipeline.tracking.sync import command
+from pipeline.tracking.upload import drain
 
 HOLDS = """
 import sqlite3, sys, time
@@ -82,6 +85,34 @@ def test_what_was_lost_comes_back_whole(project: Path, of: Databases, tmp_path: 
     assert (project / "recipes" / "own.yaml").read_text() == "recipe: own\n"
     prefect = sqlite3.connect(project / "prefect" / "prefect.db")
     assert prefect.execute("select name from flow_run").fetchall() == [("demo",)]
+
+
+def test_what_was_tracked_since_the_backup_is_sent_again_and_no_record_is_lost(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    (project / "mlflow.db").unlink()
+
+    def track(folder: RunFolder, *steps: int) -> None:
+        with folder.records() as records:
+            for step in steps:
+                records.metrics({"train/loss": 1.0}, step)
+        drain(folder, Store(of.mlflow))
+
+    about: RunRecord = {"kind": "stage", "experiment": "demo", "parent": None, "tags": {}}
+    before = RunFolder.create({**about, "name": "before"})
+    track(before, 1)
+    made = backup(project, tmp_path / "backups", of)
+    track(before, 2)
+    after = RunFolder.create({**about, "name": "after"})
+    track(after, 1, 2)
+    restore(made, project, of, force=True)
+    command()
+    store = Store(of.mlflow)
+    runs = {run["name"]: run["id"] for run in store.search()}
+    assert {name: [step for step, _ in store.history(run, "train/loss")] for name, run in runs.items()} == {
+        "before": [1, 2],
+        "after": [1, 2],
+    }
 
 
 def test_files_are_put_in_the_place_of_others_and_equal_ones_stay(project: Path, of: Databases, tmp_path: Path) -> None:

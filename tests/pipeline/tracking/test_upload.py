@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.tracking.folder import Remote, RunFolder, RunRecord
 from pipeline.tracking.store import StoreError
+from pipeline.tracking.sync import command
 from pipeline.tracking.upload import Uploader, drain, tidy, unsent
 
 ABOUT: RunRecord = {"kind": "stage", "experiment": "e", "name": "n", "parent": None, "tags": {}}
@@ -157,6 +158,72 @@ def test_another_server_gets_a_run_of_its_own_from_the_beginning(folder: RunFold
     other: Any = Notebook("there")
     drain(folder, other)
     assert len(other.named("create_run")) == len(other.named("metrics")) == 1
+
+
+class Restored(Notebook):
+    """A server that no longer has run-1."""
+
+    def has_run(self, run: str) -> bool:
+        return run != "run-1"
+
+    def metrics(self, run: str, points: object) -> None:
+        self._of(run, "metrics", points)
+
+    def status(self, run: str, status: str, ended: int | None) -> None:
+        self._of(run, "status", status)
+
+    def _of(self, run: str, name: str, value: object) -> None:
+        if not self.has_run(run):
+            raise StoreError(f"RESOURCE_DOES_NOT_EXIST: {run}", permanent=True)
+        self.calls.append((name, (run, value)))
+
+
+@pytest.mark.parametrize("since", ["a record", "only its end"])
+def test_a_run_that_the_server_has_no_longer_is_sent_anew_from_the_beginning(
+    folder: RunFolder, store: Any, since: str
+) -> None:
+    with folder.records() as records:
+        records.metrics({"a": 1.0}, 1)
+    drain(folder, store)
+    if since == "a record":
+        with folder.records() as records:
+            records.metrics({"a": 2.0}, 2)
+    folder.update(status="FAILED", ended=7)
+    other: Any = Restored(run="run-2")
+    drain(folder, other)
+    values = [point[1] for _, points in other.named("metrics") for point in points]
+    assert values == ([1.0, 2.0] if since == "a record" else [1.0])
+    assert other.named("status") == [("run-2", "FAILED")]
+    assert (folder.remote()["run_id"], folder.remote().get("refused"), folder.sent()) == ("run-2", None, True)
+
+
+def test_a_run_that_was_deleted_on_the_page_is_not_asked_to_end_for_ever(folder: RunFolder, store: Any) -> None:
+    store.failing["status"] = StoreError("INVALID_PARAMETER_VALUE: must be in the 'active' state", permanent=True)
+    folder.update(status="FINISHED", ended=7)
+    drain(folder, store)
+    assert folder.sent()
+
+
+def test_a_run_that_can_never_be_sent_does_not_hold_up_those_behind_it(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind, live = RunFolder.create({**ABOUT, "experiment": "other"}), RunFolder.create(ABOUT)
+    for each in (folder, behind):
+        each.update(status="FAILED", ended=7, owner=None)
+
+    class Refuses(Notebook):
+        def create_run(self, experiment: str, *rest: object) -> str:
+            if experiment == "e":
+                raise StoreError("INVALID_STATE: the experiment was deleted", permanent=True)
+            return "run-2"
+
+    monkeypatch.setattr("pipeline.tracking.store.Store", Refuses)
+    Uploader([live])._send_left_behind(Refuses())  # type: ignore[arg-type]
+    assert behind.sent()
+    behind.update(status="KILLED")
+    said = command()
+    assert behind.sent()
+    assert said["refused"] == [f"run {each.id}: INVALID_STATE: the experiment was deleted" for each in (folder, live)]
 
 
 def test_a_child_waits_for_its_parents_id_on_the_server(folder: RunFolder, store: Any) -> None:
