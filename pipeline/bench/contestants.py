@@ -103,7 +103,7 @@ def contestant(name: str, contest: Contest) -> Callable[[str], None]:
 
     torch.manual_seed(0)
     if name in YARDSTICKS:
-        return _products(product_shapes(name, contest.size, contest.batch), contest.device)
+        return _products(product_shapes(name, contest.size, contest.batch, contest.device), contest.device)
     model, forward = _build(name, contest)
     fused = None if name == "plain" else True
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, fused=fused)
@@ -151,7 +151,7 @@ def _build(name: str, contest: Contest) -> tuple[nn.Module, Callable[[], Tensor]
     return other, lambda: other(pixels, bool_masked_pos=masked).loss
 
 
-def step_multiply_adds(name: str, size: str, batch: int) -> int:
+def step_multiply_adds(name: str, size: str, batch: int, device: str = "cpu") -> int:
     """Multiply-adds of one step that the contestant really does.
 
     The gradient of pixels is never taken, and ours takes that of the embedding for visible tokens only.
@@ -159,7 +159,7 @@ def step_multiply_adds(name: str, size: str, batch: int) -> int:
     from models.cost import multiply_adds
 
     if name in YARDSTICKS:
-        return sum(p.m * p.k * p.n * p.layers * p.products for p in product_shapes(name, size, batch))
+        return sum(p.m * p.k * p.n * p.layers * p.products for p in product_shapes(name, size, batch, device))
     cost = multiply_adds(
         size, "pretrain", strategy="tube" if name == "huggingface" else "everest", keep_ratio=KEEP,
         visible_ratio=VISIBLE, frames=FRAMES, resolution=RESOLUTION, decoder_depth=DECODER_DEPTH,
@@ -168,13 +168,14 @@ def step_multiply_adds(name: str, size: str, batch: int) -> int:
     return batch * (3 * (cost.encoder + cost.decoder + cost.head) + cost.embed + embed_back)
 
 
-def product_shapes(name: str, size: str, batch: int) -> list[Product]:
+def product_shapes(name: str, size: str, batch: int, device: str) -> list[Product]:
     """The bare products: "matmul" has the linears of our step, "peak" one large square product."""
     from models.cost import multiply_adds
     from models.registry import SIZES
 
     if name == "peak":
-        return [Product(2048, 2048, 2048, 8, 1)]
+        side = 8192 if device == "cuda" else 2048  # the small one would time how fast a GPU is told of it
+        return [Product(side, side, side, 8, 1)]
     s = SIZES[size]
     cost = multiply_adds(size, "pretrain", keep_ratio=KEEP, visible_ratio=VISIBLE)
     visible, kept = batch * cost.encoder_tokens, batch * cost.decoder_tokens

@@ -30,7 +30,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant in one precision."""
+    """One contestant in one precision, as measured: shares and ratios are of these, what is printed is rounded."""
 
     model: str
     precision: str
@@ -40,6 +40,10 @@ class Row:
     clips_per_second: float
     peak_memory_gib: float
     gmacs_per_step: float
+
+    def printed(self) -> Figures:
+        """To the microsecond: a large GPU has a product done in some tenths of a millisecond."""
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def command(
@@ -81,7 +85,7 @@ def command(
     finally:
         for worker in workers.values():
             worker.close()
-    all_rows = [_row(name, precision, turns, size, batch) for (name, precision), turns in replies.items()]
+    all_rows = [_row(name, precision, turns, contest) for (name, precision), turns in replies.items()]
     rows = [row for row in all_rows if row.model in CONTESTANTS]
     bare = [row for row in all_rows if row.model in YARDSTICKS]
     return {
@@ -94,23 +98,23 @@ def command(
         "same_allocator": same_allocator,
         "load_average": [round(load_before, 2), round(os.getloadavg()[0], 2)],
         "meaning": MEANING,
-        "steps": [asdict(row) | _shares(row, bare) for row in rows],
-        "bare_products": [asdict(row) for row in bare],
+        "steps": [row.printed() | _shares(row, bare) for row in rows],
+        "bare_products": [row.printed() for row in bare],
         "ratios": _ratios(rows),
     }
 
 
-def _row(name: str, precision: str, replies: list[Reply], size: str, batch: int) -> Row:
+def _row(name: str, precision: str, replies: list[Reply], contest: Contest) -> Row:
     wall = statistics.median(reply.wall for reply in replies)
     return Row(
         model=name,
         precision=precision,
-        step_seconds=round(wall, 4),
-        step_seconds_best=round(min(reply.wall for reply in replies), 4),
-        cpu_seconds=round(statistics.median(reply.cpu for reply in replies), 4),
-        clips_per_second=round(batch / wall, 3),
-        peak_memory_gib=round(max(reply.peak_gib for reply in replies), 3),
-        gmacs_per_step=round(step_multiply_adds(name, size, batch) / 1e9, 2),
+        step_seconds=wall,
+        step_seconds_best=min(reply.wall for reply in replies),
+        cpu_seconds=statistics.median(reply.cpu for reply in replies),
+        clips_per_second=contest.batch / wall,
+        peak_memory_gib=max(reply.peak_gib for reply in replies),
+        gmacs_per_step=step_multiply_adds(name, contest.size, contest.batch, contest.device) / 1e9,
     )
 
 

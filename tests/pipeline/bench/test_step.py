@@ -8,9 +8,9 @@ import torch
 
 from models.convert import to_official
 from models.selection import Grid
-from pipeline.bench.contestants import Contest, step_multiply_adds
+from pipeline.bench.contestants import Contest, Reply, step_multiply_adds
 from pipeline.bench.plain import PlainAutoencoder
-from pipeline.bench.step import _Worker, command
+from pipeline.bench.step import _ratios, _row, _shares, _Worker, command
 from pipeline.errors import EverestError, InputError
 
 
@@ -68,6 +68,22 @@ def test_a_contestant_that_dies_is_told_with_its_exit_code(monkeypatch: pytest.M
     monkeypatch.setattr(worker, "connection", Reset())
     with pytest.raises(EverestError, match=r"ours died \(exit code -9\), probably out of memory.*Cure"):
         worker.turn("fp32", 0)
+
+
+def test_shares_and_ratios_are_of_what_was_measured_not_of_what_is_printed() -> None:
+    contest = Contest("base", 4, "cuda", None, False, False)
+    ours = _row("ours", "bf16", [Reply(0.00014, 0.00014, 1.0)], contest)
+    plain = _row("plain", "bf16", [Reply(0.00016, 0.00016, 1.0)], contest)
+    yard = _row("matmul", "bf16", [Reply(0.000151, 0.000151, 1.0)], contest)
+    work = ours.gmacs_per_step / yard.gmacs_per_step
+    assert _shares(ours, [yard])["share_of_matmul"] == pytest.approx(work * 0.151 / 0.14, abs=6e-4)
+    assert _ratios([ours, plain])[0]["times_faster"] == 1.14
+    assert yard.printed()["step_seconds"] == 0.000151
+
+
+def test_the_large_product_takes_a_gpu_longer_than_to_be_told_of_it() -> None:
+    on_cpu, on_gpu = (step_multiply_adds("peak", "base", 4, device) for device in ("cpu", "cuda"))
+    assert on_gpu / 500e12 > 5e-3 > on_cpu / 500e12  # [s] at 1,000 TFLOP/s
 
 
 @pytest.mark.slow
