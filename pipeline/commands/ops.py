@@ -186,13 +186,15 @@ def backup(
     """Copy MLflow's and Prefect's databases, registered models and parameters, while everything goes on."""
     from pipeline.operations.addresses import databases
     from pipeline.operations.backup import backup as make
-    from pipeline.operations.backup import left_out
+    from pipeline.operations.backup import databases_of, left_out
 
     root = Path.cwd()
     of = databases(root, database)
     made = make(root, to, of, artifacts)
-    lines = left_out(root, of) if artifacts else []
-    emit_with_lines({"backup": str(made), "left_out": lines}, as_json, "Backup", lines, "warning: ")
+    lines = left_out(root, of, artifacts)
+    emit_with_lines(
+        {"backup": str(made), **databases_of(made, of), "left_out": lines}, as_json, "Backup", lines, "warning: "
+    )
 
 
 @app.command()

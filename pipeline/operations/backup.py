@@ -2,6 +2,7 @@
 
     <folder>/everest-20260102-030405/
         mlflow.db | mlflow.dump       runs, metrics, registered models
+        login.db                      users and roles, where `everest ops serve mlflow` keeps them beside mlflow.db
         prefect.db | prefect.dump     flow runs, deployments, automations
         files/                        params.yaml, recipes, dvc.lock, reports, unsent records, MLflow's artifacts
         manifest.json                 SHA-256 of each file, versions; written last: a folder without it is no backup
@@ -25,6 +26,7 @@ from pipeline.layout import WORK
 from pipeline.operations import databases as copies
 from pipeline.operations.addresses import Databases
 from pipeline.system.files import atomic_folder, atomic_path, sha256_of, write_json
+from pipeline.system.redact import redact
 
 MANIFEST = "manifest.json"
 #: Relative to the project's root; those that are absent are left out. MLflow's artifacts hold the registered models.
@@ -71,9 +73,9 @@ def backup(root: Path, to: Path, of: Databases, artifacts: bool = True) -> Path:
     with atomic_folder(final) as building:
         if artifacts:
             _copy(root, UNSENT, building)
-        copies.copy(of.mlflow, building, "mlflow")
-        if copies.is_postgres(of.prefect) or copies.sqlite_path(of.prefect).exists():
-            copies.copy(of.prefect, building, "prefect")
+        for name, address in _addresses(of).items():
+            if name == "mlflow" or copies.is_postgres(address) or copies.sqlite_path(address).exists():
+                copies.copy(address, building, name)
         for name in [*PARAMETERS, *(RESULTS if artifacts else ())]:
             _copy(root, name, building)
         hashes = {str(path.relative_to(building)): sha256_of(path) for path in _files(building)}
@@ -82,12 +84,30 @@ def backup(root: Path, to: Path, of: Databases, artifacts: bool = True) -> Path:
     return final
 
 
-def left_out(root: Path, of: Databases) -> list[str]:
-    """What of MLflow's artifacts, the registered models among them, a backup of this project does not hold, in words.
+def databases_of(made: Path, of: Databases) -> dict[str, str]:
+    """Where the databases were that a backup holds, by the names of their copies."""
+    return {name: redact(address) for name, address in _addresses(of).items() if list(made.glob(f"{name}.d*"))}
+
+
+def _addresses(of: Databases) -> dict[str, str]:
+    """The databases by the names of their copies; users and roles are in a file beside MLflow's, if that is one."""
+    found = {"mlflow": of.mlflow, "prefect": of.prefect}
+    if not copies.is_postgres(of.mlflow):
+        found["login"] = f"sqlite:///{copies.sqlite_path(of.mlflow).with_name('login.db')}"
+    return found
+
+
+def left_out(root: Path, of: Databases, artifacts: bool = True) -> list[str]:
+    """What a backup of this project does not hold, in words: Prefect's database, MLflow's artifacts with its models.
 
     Raises:
         EverestError: PostgreSQL does not answer.
     """
+    missing = []
+    if not copies.is_postgres(of.prefect) and not (file := copies.sqlite_path(of.prefect)).exists():
+        missing.append(f"Prefect's database is not in it: there is no {file}")
+    if not artifacts:
+        return missing
     held = [(root / name).resolve() for name in RESULTS]
     elsewhere: dict[str, None] = {}
     for place in copies.artifact_places(of.mlflow):  # one for each experiment
@@ -100,7 +120,7 @@ def left_out(root: Path, of: Databases) -> list[str]:
         elif not any((path := (root / unquote(parts.path)).resolve()).is_relative_to(folder) for folder in held):
             elsewhere[str(path.parent)] = None
     what = "registered models and other artifacts"
-    return [f"{what} at {place} are not in it: copy them where they lie" for place in elsewhere]
+    return missing + [f"{what} at {place} are not in it: copy them where they lie" for place in elsewhere]
 
 
 def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> list[str]:
@@ -110,12 +130,16 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
         force: replace what is there, but never parameters, which are put beside.
 
     Raises:
-        InputError: no whole backup, or one of newer programs, or something would be replaced without `force`.
+        InputError: no whole backup, or one of newer programs or of another kind of database, or something would be
+            replaced without `force`.
         EverestError: a server still uses a database.
     """
     manifest = check(folder)
     root = root.absolute()
-    addresses = {"mlflow": to.mlflow, "prefect": to.prefect}
+    copied = {Path(name).stem: folder / name for name in sorted(manifest.files) if "/" not in name}
+    addresses = {name: address for name, address in _addresses(to).items() if name in copied}
+    for name, address in addresses.items():
+        copies.refuse_other_kind(copied[name], address)
     names = [name.removeprefix("files/") for name in manifest.files if name.startswith("files/")]
     equal = {name for name in names if _equal(folder / "files" / name, root / name)}
     # Records were only added since then; what of them was sent is as the backup has it.
@@ -144,10 +168,9 @@ def restore(folder: Path, root: Path, to: Databases, force: bool = False) -> lis
     # Before the databases: what cannot be written ends it while nothing is half old, half new.
     for name in sorted(set(names) - equal):
         _put_file(folder / "files" / name, (beside if name in aside else root) / name)
-    for name in sorted(manifest.files):
-        if (database := Path(name).stem) in addresses and "/" not in name:
-            copies.put_back(folder / name, addresses[database])
-            lines.append(f"{database}'s database is as it was {made}")
+    for name, address in addresses.items():
+        copies.put_back(copied[name], address)
+        lines.append(f"{name}'s database is as it was {made}: {redact(address)}")
     lines.append(f"{len(names) - len(aside)} files are back in {root}")
     if aside:
         lines.append(f"{len(aside)} files of parameters differ from this commit's, and are in {beside}")

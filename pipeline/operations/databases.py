@@ -8,13 +8,17 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import LiteralString
+from typing import TYPE_CHECKING, LiteralString
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.errors import EverestError, InputError
 from pipeline.system.files import atomic_path
 from pipeline.system.redact import redact
+
+if TYPE_CHECKING:
+    import psutil
 
 #: [s] that a copy may take.
 SECONDS = 3600.0
@@ -77,14 +81,11 @@ def put_back(copied: Path, address: str) -> None:
     Raises:
         EverestError: it cannot be written, or is in use; it is as it was then.
     """
+    refuse_other_kind(copied, address)
     if is_postgres(address):
-        if copied.suffix != ".dump":
-            raise InputError(f"{copied} is no copy of PostgreSQL. Cure: restore to sqlite:///FILE.")
         refuse_sessions(address)
         _replace(address, copied)
         return
-    if copied.suffix != ".db":
-        raise InputError(f"{copied} is a copy of PostgreSQL. Cure: restore to postgresql://...")
     target = sqlite_path(address)
     target.parent.mkdir(parents=True, exist_ok=True)
     refuse_in_use(target)
@@ -94,13 +95,33 @@ def put_back(copied: Path, address: str) -> None:
         target.with_name(target.name + suffix).unlink(missing_ok=True)
 
 
+def refuse_other_kind(copied: Path, address: str) -> None:
+    """Raises InputError where a copy is not of the kind of database that is to be replaced."""
+    if is_postgres(address):
+        if copied.suffix != ".dump":
+            raise InputError(f"{copied} is no copy of PostgreSQL. Cure: restore to sqlite:///FILE.")
+    elif copied.suffix != ".db":
+        raise InputError(f"{copied} is a copy of PostgreSQL. Cure: restore to postgresql://...")
+
+
+def users(file: Path) -> Iterator[psutil.Process]:
+    """The processes that have a file open, as far as this user may look."""
+    import psutil
+
+    place = str(file.resolve())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(each.path == place for each in process.open_files()):
+                yield process
+
+
 def refuse_in_use(file: Path) -> None:
     """Raises EverestError where a process has a SQLite file open: a server would go on with the old one."""
     import psutil
 
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and any(Path(f.path) == file.absolute() for f in process.open_files()):
+    for process in users(file):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if process.pid != os.getpid():
                 raise EverestError(
                     f"{file} is in use by process {process.pid} ({process.name()}). Cure: stop that server first."
                 )

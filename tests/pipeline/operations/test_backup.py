@@ -317,6 +317,53 @@ def test_nothing_is_replaced_without_force_nor_under_a_server_that_runs(
     assert any("1 files of parameters differ" in line for line in lines)
 
 
+def test_a_database_that_is_reached_by_a_link_is_seen_to_be_in_use(project: Path) -> None:
+    link = project.parent / "link"
+    link.symlink_to(project)
+    server = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(project / "prefect/prefect.db")], stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with pytest.raises(EverestError, match=f"is in use by process {server.pid}"):
+            databases_module.refuse_in_use(link / "prefect/prefect.db")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_copy_of_another_kind_is_refused_before_a_file_is_put_back(
+    project: Path, of: Databases, tmp_path: Path
+) -> None:
+    (project / "reports").mkdir()
+    (project / "reports" / "one.html").write_text("as it was")
+    made = backup(project, tmp_path / "backups", of)
+    (project / "reports" / "one.html").write_text("today's")
+    other = on_postgres("postgresql://me:secret@127.0.0.1:9")
+    for to in (other, Databases(of.mlflow, other.prefect)):
+        with pytest.raises(InputError, match="is no copy of PostgreSQL"):
+            restore(made, project, to, force=True)
+    assert (project / "reports" / "one.html").read_text() == "today's"
+
+
+def test_users_and_roles_beside_mlflows_file_come_back_and_what_is_copied_is_said(
+    project: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(project / "mlflow.db", project / "login.db")
+    (project / "prefect" / "prefect.db").unlink()
+    done = CliRunner().invoke(app, ["ops", "backup", str(tmp_path / "backups"), "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["mlflow"], said["login"]) == (f"sqlite:///{project}/mlflow.db", f"sqlite:///{project}/login.db")
+    assert said["left_out"] == [f"Prefect's database is not in it: there is no {project}/prefect/prefect.db"]
+    (project / "login.db").unlink()
+    done = CliRunner().invoke(app, ["ops", "restore", said["backup"], "--force"])
+    assert done.exit_code == 0, done.output
+    assert (project / "login.db").exists()
+    assert not (project / "prefect" / "prefect.db").exists(), "none was in the backup"
+
+
 def test_databases_of_postgresql_with_a_table_are_replaced_with_force_only(project: Path, tmp_path: Path) -> None:
     with postgres() as server:
         prepare(server)
