@@ -23,8 +23,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError
 from pipeline.layout import WORK, WORKTREES, cache_dir
+from pipeline.operations import addresses
+from pipeline.operations.databases import is_postgres, sqlite_path
+from pipeline.operations.postgres import with_driver
 from pipeline.operations.server import Server
 from pipeline.operations.usage import Usage, usage
 from pipeline.system import dvc_locks, worktree
@@ -76,7 +79,7 @@ def collect(root: Path, policy: Policy, server: Server | None, now: float | None
     items = [*_worktrees(root, policy, used, now), *_work(root, policy, used, now), *_caches(root, policy, used, now)]
     if server is not None and used.answers:
         items += _history(server, policy, now)
-    items += _deleted(policy, now)
+    items += _deleted(root, policy, now)
     return [*items, *_dvc(root, policy, used, now)]
 
 
@@ -150,21 +153,23 @@ def _history(server: Server, policy: Policy, now: float) -> Iterator[Item]:
             )
 
 
-def _deleted(policy: Policy, now: float) -> Iterator[Item]:
-    from pipeline.tracking.store import Store, StoreError
+def _deleted(root: Path, policy: Policy, now: float) -> Iterator[Item]:
+    from pipeline.tracking.store import Store, tracking_uri
     from pipeline.tracking.store.deleted import deleted_runs, purge
 
     try:
-        store = Store.existing()
+        # A server does not tell when a run was deleted, and purges none.
+        database = addresses.mlflow(root)
+        if not is_postgres(database) and not sqlite_path(database).exists():
+            return
+        store = Store(with_driver(database, "psycopg"))
         runs = deleted_runs(store, now - policy.deleted * DAY)
-    except InputError:  # there is no store yet
-        return
-    except StoreError as error:
+    except EverestError as error:
         yield Item("deleted run", "MLflow", 0, 0, "", kept=str(error).partition(" Cure:")[0])
         return
     for run in runs:
         name = f"{run.name} ({run.id})"
-        act = partial(purge, store, run.id)
+        act = partial(purge, store, run.id, tracking_uri())
         yield Item("deleted run", name, (now - run.deleted) / DAY, 0, "deleted in MLflow", remove=act)
 
 

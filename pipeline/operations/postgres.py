@@ -42,10 +42,11 @@ def prepare(server: str) -> dict[str, str]:
             f"this user make databases (or make {MLFLOW} and {PREFECT} for it)."
         ) from None
     return {
-        "MLFLOW_BACKEND_STORE_URI": _driver(databases.mlflow, "psycopg"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": _driver(databases.prefect, "asyncpg"),
+        "MLFLOW_BACKEND_STORE_URI": with_driver(databases.mlflow, "psycopg"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": with_driver(databases.prefect, "asyncpg"),
     }
 
 
-def _driver(address: str, name: str) -> str:
+def with_driver(address: str, name: str) -> str:
+    """An address for SQLAlchemy, which knows PostgreSQL by the name of a driver; any other one as it is."""
     return address.replace("postgresql://", f"postgresql+{name}://", 1)

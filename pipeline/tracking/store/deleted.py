@@ -45,8 +45,11 @@ def deleted_runs(store: Store, before: float) -> list[DeletedRun]:
     return store._call(ask)
 
 
-def purge(store: Store, run: str) -> None:
+def purge(store: Store, run: str, server: str) -> None:
     """Remove a deleted run for good, and its artifacts: nothing else.
+
+    Args:
+        server: MLFLOW_TRACKING_URI: artifacts at mlflow-artifacts: are reached by way of that server.
 
     Raises:
         StoreError: it is no longer deleted, its artifacts cannot be removed, or the store is a server's.
@@ -58,11 +61,11 @@ def purge(store: Store, run: str) -> None:
     if info.lifecycle_stage != "deleted":
         raise StoreError(f"{run} is not deleted any more. Cure: none is needed.")
     try:
-        get_artifact_repository(info.artifact_uri, store.uri).delete_artifacts()
+        get_artifact_repository(info.artifact_uri, server).delete_artifacts()
     except Exception as error:  # whatever the library of the store that holds them raises
         raise StoreError(
             f"the artifacts of {run} at {redact(info.artifact_uri)} cannot be removed ({redact(str(error))[:300]}), so "
-            "that it stays. Cure: mend what it names."
+            "that it stays. Cure: mend what it names; mlflow-artifacts: wants its server in MLFLOW_TRACKING_URI."
         ) from error
     store._call(lambda: database._hard_delete_run(run))
 
@@ -73,7 +76,6 @@ def _database(store: Store) -> SqlAlchemyStore:
     database = store.client._tracking_client.store
     if not isinstance(database, SqlAlchemyStore):
         raise StoreError(
-            f"{redact(store.uri)} is a server: deleted runs are purged where its database is. Cure: there, "
-            "`everest ops gc` with MLFLOW_TRACKING_URI set to the database."
+            f"{redact(store.uri)} is a server: its database purges deleted runs. Cure: `everest ops gc` where that is."
         )
     return database

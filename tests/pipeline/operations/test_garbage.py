@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from pipeline.operations import garbage, usage
 from pipeline.operations.garbage import DAY, Policy, collect, remove
 from pipeline.operations.server import Run, Server
 from pipeline.system.git import do
+from pipeline.tracking.store import Store
 from tests.pipeline.system.test_worktree import make_checkout
 
 HOLDS = """
@@ -197,3 +201,41 @@ def test_data_of_a_commit_that_is_no_tip_stay_and_what_no_commit_names_goes(chec
     before, now, nobodys = commit(b"the model of before"), commit(b"today's"), store(b"of a sweep")
     garbage._gc_dvc(checkout)
     assert (before.exists(), now.exists(), nobodys.exists()) == (True, True, False)
+
+
+class Artifacts(http.server.BaseHTTPRequestHandler):
+    """MLflow's server, as far as it removes artifacts."""
+
+    removed: list[str] = []  # noqa: RUF012 - one server, one list
+
+    def do_DELETE(self) -> None:
+        self.removed.append(self.path)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_deleted_runs_of_a_server_here_go_with_the_artifacts_that_it_keeps(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{checkout / 'mlflow.db'}")
+    run = store.create_run("demo", "key", "old", 0, {})
+    store.client.delete_run(run)
+    with sqlite3.connect(checkout / "mlflow.db") as database:
+        database.execute("update runs set deleted_time = 1, artifact_uri = 'mlflow-artifacts:/1/old/artifacts'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab.example:5000")
+    (item,) = (item for item in collect(checkout, Policy(), None) if item.kind == "deleted run")
+    assert item.kept.startswith("MLFLOW_TRACKING_URI = http://lab.example:5000 is a server, which does not tell")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Artifacts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        items = [item for item in collect(checkout, Policy(), None) if item.kind == "deleted run"]
+        assert [item.name for item in items] == [f"old ({run})"]
+        (gone,) = remove(items)
+        server.shutdown()
+    assert gone.kept == ""
+    assert Artifacts.removed == ["/api/2.0/mlflow-artifacts/artifacts/1/old/artifacts/"]
+    with sqlite3.connect(checkout / "mlflow.db") as database:
+        assert database.execute("select * from runs").fetchall() == []

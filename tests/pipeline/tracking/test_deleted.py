@@ -60,7 +60,7 @@ def test_a_purge_takes_the_run_that_was_deleted_long_ago_and_nothing_else(store:
     assert (run.id, run.name) == (old, "old")
     assert time.time() - run.deleted == pytest.approx(31 * DAY, abs=60)
     places = {run: Path(store.client.get_run(run).info.artifact_uri.removeprefix("file://")) for run in (old, lately)}
-    purge(store, old)
+    purge(store, old, store.uri)
     assert {run for (run,) in ask(store, "select run_uuid from runs")} == {lately, kept, of_experiment}
     assert {run: place.exists() for run, place in places.items()} == {old: False, lately: True}
     assert ask(store, "select lifecycle_stage from experiments where name = 'by mistake'") == [("deleted",)]
@@ -78,9 +78,9 @@ def test_more_deleted_runs_than_a_page_holds_are_all_found(store: Store, tmp_pat
 def test_a_run_that_was_restored_or_whose_artifacts_cannot_be_removed_stays(store: Store, tmp_path: Path) -> None:
     run = make(store, "e", "restored", tmp_path)
     with pytest.raises(StoreError, match="is not deleted any more"):
-        purge(store, run)
+        purge(store, run, store.uri)
     delete(store, run, 31)
     ask(store, "update runs set artifact_uri = 'mlflow-artifacts:/1/x/artifacts'")
     with pytest.raises(StoreError, match=r"artifacts of .* at mlflow-artifacts:/1/x/artifacts cannot be removed"):
-        purge(store, run)
+        purge(store, run, store.uri)
     assert [run.name for run in deleted_runs(store, time.time())] == ["restored"]
