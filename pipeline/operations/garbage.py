@@ -13,8 +13,12 @@ Where it cannot be known whether something is used (the Prefect server is away),
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -197,12 +201,17 @@ def _gc_dvc(root: Path) -> None:
 
 
 def _touched(folder: Path) -> float:
-    """The newest time stamp in a folder."""
-    newest = folder.lstat().st_mtime
-    for path in folder.rglob("*"):
-        newest = max(newest, path.lstat().st_mtime)
-    return newest
+    """The newest time stamp in a folder; that of a folder which has vanished meanwhile is never old."""
+    return max((state.st_mtime for state in _states(folder)), default=math.inf)
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(state.st_size for state in _states(folder) if stat.S_ISREG(state.st_mode))
+
+
+def _states(folder: Path) -> Iterator[os.stat_result]:
+    """Of a folder and all in it, without what vanishes while this looks: trainings replace their checkpoints."""
+    for place, folders, files in os.walk(folder):
+        for name in (".", *folders, *files):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                yield os.lstat(Path(place, name))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -149,6 +151,21 @@ def test_what_was_touched_lately_is_not_even_looked_at(checkout: Path) -> None:
     age(checkout / ".work", 1)
     age(checkout / "data", 1)
     assert collect(checkout, Policy(), Answers(run("failed", "Failed", 1))) == []
+
+
+def test_what_vanishes_while_it_looks_is_not_there(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstat = os.lstat
+
+    def vanishes(path: Path, *more: object, **options: object) -> os.stat_result:
+        if Path(path).name in ("weights", "checkpoints") and Path(path).exists():
+            shutil.rmtree(checkout / ".work/pretrain/all/000000000000", ignore_errors=True)
+        return lstat(path, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "lstat", vanishes)
+    items = [item for item in collect(checkout, Policy(), None) if item.kind == "unfinished work"]
+    assert "pretrain/all/111111111111" in [item.name for item in items]
+    assert garbage._touched(checkout / "gone") == math.inf
+    assert garbage._size(checkout / "gone") == 0
 
 
 def test_an_unreadable_params_file_stops_it(checkout: Path) -> None:
