@@ -3,6 +3,7 @@
     worktrees          of flow runs that ended; .work/worktrees/<run>
     unfinished work    checkpoints and shards that no run has touched; .work/<stage>/<benchmark>/<key>
     caches             of benchmarks that neither params.yaml nor a recipe nor a worktree names; data/cache/<benchmark>
+                       with their shards, which are the same bytes; .work/preprocess/<benchmark>/shards
     history            Prefect's flow runs that ended
     deleted runs       that MLflow still keeps, with their artifacts
     dvc                objects that no commit, tag, branch or worktree names; only when asked for, and nothing runs, and
@@ -22,13 +23,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from pipeline.errors import EverestError
-from pipeline.layout import WORK, WORKTREES, cache_dir
+from pipeline.layout import WORK, WORKTREES, cache_dir, saved_dir
 from pipeline.operations import addresses
 from pipeline.operations.databases import is_postgres, sqlite_path
 from pipeline.operations.postgres import with_driver
@@ -38,6 +40,8 @@ from pipeline.system import dvc_locks, worktree
 from pipeline.system.locks import held, is_free
 
 DAY = 86400.0
+#: Preprocess's store of a benchmark; its cache has links to it.
+SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,24 @@ def _locked(folder: Path) -> str:
 
 
 def _caches(root: Path, policy: Policy, used: Usage, now: float) -> Iterator[Item]:
-    for folder in sorted((root / cache_dir("any").parent).glob("*")):
-        days = (now - _touched(folder)) / DAY
-        if folder.name in used.benchmarks or days < policy.caches or not folder.is_dir():
+    stores = root / saved_dir("preprocess", "any", SHARDS).parent.parent
+    caches = root / cache_dir("any").parent
+    names = {folder.name for folder in caches.glob("*")} | {folder.parent.name for folder in stores.glob(f"*/{SHARDS}")}
+    for name in sorted(names - used.benchmarks):
+        # Both are hard links to the same bytes.
+        folders = [folder for folder in (caches / name, stores / name / SHARDS) if folder.is_dir()]
+        days = (now - max(map(_touched, folders), default=math.inf)) / DAY
+        if days < policy.caches:
             continue
         why = "no params.yaml and no recipe names this benchmark"
-        yield Item("cache", folder.name, days, _size(folder), why, used.keeps(folder), partial(shutil.rmtree, folder))
+        kept = "preprocess works on it" if _locked(stores / name) else next(filter(None, map(used.keeps, folders)), "")
+        yield Item("cache", name, days, _size(*folders), why, kept, partial(_remove_cache, folders, stores / name))
+
+
+def _remove_cache(folders: list[Path], store: Path) -> None:
+    with held(store / "lock", f"the preprocess stage of {store.name} runs"):
+        for folder in folders:
+            shutil.rmtree(folder)
 
 
 def _history(server: Server, policy: Policy, now: float) -> Iterator[Item]:
@@ -205,8 +221,15 @@ def _touched(folder: Path) -> float:
     return max((state.st_mtime for state in _states(folder)), default=math.inf)
 
 
-def _size(folder: Path) -> int:
-    return sum(state.st_size for state in _states(folder) if stat.S_ISREG(state.st_mode))
+def _size(*folders: Path) -> int:
+    """What becomes free without these folders: a file that has a name elsewhere stays there."""
+    names: Counter[tuple[int, int]] = Counter()
+    size = 0
+    for state in (state for folder in folders for state in _states(folder) if stat.S_ISREG(state.st_mode)):
+        file = (state.st_dev, state.st_ino)
+        names[file] += 1
+        size += state.st_size if names[file] == state.st_nlink else 0
+    return size
 
 
 def _states(folder: Path) -> Iterator[os.stat_result]:

@@ -168,6 +168,41 @@ def test_what_vanishes_while_it_looks_is_not_there(checkout: Path, monkeypatch: 
     assert garbage._size(checkout / "gone") == 0
 
 
+def test_a_cache_goes_with_the_shards_that_hold_its_bytes_and_only_what_is_freed_is_counted(
+    checkout: Path, root: Path
+) -> None:
+    shards, cache = checkout / ".work/preprocess/gone/shards", checkout / "data/cache/gone"
+    alone = checkout / ".work/preprocess/of-before/shards"
+    for folder in (shards, alone):
+        folder.mkdir(parents=True)
+        (folder / "frames-0.arrow").write_bytes(b"x" * 2**20)
+    (cache / "frames-0.arrow").hardlink_to(shards / "frames-0.arrow")
+    (shards / "maps-0.arrow").write_bytes(b"x" * 2**20)
+    (checkout / "kept").hardlink_to(shards / "maps-0.arrow")
+    age(checkout / ".work", 40)
+    age(checkout / "data", 40)
+
+    def caches() -> list[garbage.Item]:
+        return [item for item in collect(checkout, Policy(), None) if item.kind == "cache"]
+
+    items = caches()
+    assert [(item.name, item.bytes, item.kept) for item in items] == [("gone", 2**20, ""), ("of-before", 2**20, "")]
+    preprocess = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(shards.parent / "lock")], cwd=root, stdout=subprocess.PIPE
+    )
+    try:
+        assert preprocess.stdout is not None
+        preprocess.stdout.readline()
+        assert [item.kept for item in caches()] == ["preprocess works on it", ""]
+        assert f"process {preprocess.pid}" in remove(items[:1])[0].kept, "it began after the look"
+        assert (cache / "frames-0.arrow").exists()
+    finally:
+        preprocess.kill()
+        preprocess.wait()
+    remove(items)
+    assert [folder.exists() for folder in (shards, cache, alone)] == [False, False, False]
+
+
 def test_an_unreadable_params_file_stops_it(checkout: Path) -> None:
     (checkout / "recipes").mkdir(exist_ok=True)
     (checkout / "recipes/broken.yaml").write_text("benchmarks: [")
