@@ -31,8 +31,18 @@ LOOKED_AT = 16
 
 def examine() -> list[Check]:
     """All checks, in the order in which their lack would be met."""
-    checks = [_python(), *_packages(), _devices(), _memory(), _disk(), *_decoders(), *_archive_tools()]
-    return [*checks, _git(), *_beside(), _parameters(), *_obstacles(), *_data()]
+    looks: tuple[Callable[[], Check | list[Check]], ...]
+    looks = (_python, _packages, _devices, _memory, _disk, _decoders, _archive_tools)
+    return [check for look in (*looks, _git, _beside, _parameters, _obstacles, _data) for check in _checks_of(look)]
+
+
+def _checks_of(look: Callable[[], Check | list[Check]]) -> list[Check]:
+    """A look's checks, or the failed one that a package cannot be loaded which it needs."""
+    try:
+        found = look()
+    except ImportError as error:
+        return [_check(look.__name__.strip("_"), "fail", f"{error.name or 'a package'}: {error}", "make install")]
+    return found if isinstance(found, list) else [found]
 
 
 def _check(name: str, status: Status, found: str, cure: str = "") -> Check:
@@ -57,8 +67,10 @@ def _packages() -> list[Check]:
 
 
 def _devices() -> Check:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library that it loads
+        return _check("devices", "fail", f"torch cannot be loaded: {error}", "make install")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return _check("devices", "ok", f"{len(names)} GPU: {', '.join(sorted(set(names)))}")
@@ -98,7 +110,7 @@ def _decoders() -> list[Check]:
                 write_video(path, frames, fps=8)
                 decoded = open_video(path, reader=reader).frames(range(8))
                 checks.append(_check(f"{reader} decodes H.264", "ok", f"{len(decoded)} of 8 frames"))
-            except (EverestError, OSError, RuntimeError) as error:
+            except (EverestError, ImportError, OSError, RuntimeError) as error:
                 checks.append(_check(f"{reader} decodes H.264", "fail", str(error), "make install"))
     return checks
 
