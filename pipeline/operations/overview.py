@@ -103,11 +103,7 @@ def overview(root: Path) -> Overview:
             going = server.runs(orchestrator.GOING)
             queue = [run for run in going if run.in_queue(time.time())]
             later = len(going) - len(queue)
-            canary = max(
-                (run for run in server.runs(("COMPLETED", "FAILED", "CRASHED")) if CANARY in run.tags),
-                key=lambda run: run.ended or 0,
-                default=None,
-            )
+            canary = server.last(CANARY, ("COMPLETED", "FAILED", "CRASHED"))
             slots = server.slots(LIMIT)
             pools = {pool: server.workers(pool) for pool in sorted({POOL, *(run.pool for run in queue if run.pool)})}
             workers = [

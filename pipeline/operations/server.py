@@ -101,6 +101,11 @@ class Server:
         """All flow runs whose state is of one of these types, the oldest first."""
         return list(self._runs({"state": {"type": {"any_": list(types)}}}))
 
+    def last(self, tag: str, types: Collection[str]) -> Run | None:
+        """The flow run with this tag that ended last, in one of these types of states."""
+        which: dict[str, object] = {"tags": {"all_": [tag]}, "state": {"type": {"any_": list(types)}}}
+        return next(self._runs(which, "END_TIME_DESC", limit=1), None)
+
     def wait(
         self,
         path: str,
@@ -130,20 +135,22 @@ class Server:
         known = [identity for identity in identities if _UUID.fullmatch(identity)]
         return list(self._runs({"id": {"any_": known}})) if known else []
 
-    def _runs(self, which: dict[str, object]) -> Iterator[Run]:
+    def _runs(
+        self, which: dict[str, object], sort: str = "EXPECTED_START_TIME_ASC", limit: int = PAGE
+    ) -> Iterator[Run]:
         names: dict[str, str] = {}
         offset = 0
         while True:
-            query = {"flow_runs": which, "sort": "EXPECTED_START_TIME_ASC", "limit": PAGE, "offset": offset}
+            query = {"flow_runs": which, "sort": sort, "limit": limit, "offset": offset}
             page = rows(self.ask("flow_runs/filter", query))
             for row in page:
                 flow = str(row["flow_id"])
                 if flow not in names:
                     names[flow] = str(record(self.ask(f"flows/{flow}"))["name"])
                 yield _run(row, names[flow])
-            if len(page) < PAGE:
+            if len(page) < limit:
                 return
-            offset += PAGE
+            offset += limit
 
     def delete_run(self, identity: str) -> None:
         """Take a flow run, with its task runs and logs, out of the history."""

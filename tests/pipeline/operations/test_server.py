@@ -61,3 +61,19 @@ def test_only_names_of_runs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [], "Prefect refuses a question with such a name, the runs beside it too"
     server.runs_of([f".{run}.old", run])
     assert [query["flow_runs"] for query in asked] == [{"id": {"any_": [run]}}]  # type: ignore[index]
+
+
+def test_the_last_run_of_a_tag_is_one_question_however_long_the_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def ask(_: Server, path: str, query: object = None) -> object:
+        asked.append(query or path)
+        row = {"id": "1", "name": "canary", "flow_id": "f", "tags": ["canary"], "state_type": "COMPLETED"}
+        return [row] if path == "flow_runs/filter" else {"name": "experiment"}
+
+    monkeypatch.setattr(Server, "ask", ask)
+    last = Server("http://127.0.0.1:9/api").last("canary", ["COMPLETED"])
+    assert last is not None
+    assert (last.flow, last.name) == ("experiment", "canary")
+    which = {"tags": {"all_": ["canary"]}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    assert asked == [{"flow_runs": which, "sort": "END_TIME_DESC", "limit": 1, "offset": 0}, "flows/f"]
