@@ -28,8 +28,9 @@ PRETRAIN_BATCH, FINETUNE_BATCH, PRETRAIN_EPOCHS, FINETUNE_EPOCHS, KEPT_CHANGE = 
 LEFT_EPOCHS = tuple(
     f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("epochs", "warmup_epochs", "accumulate")
 )
-#: Steps of an epoch that a batch leaves, where the set is small.
-STEPS = 4
+#: Steps of an epoch that a batch leaves: few videos learn by many small steps (docs/science.md). A device is not given
+#: fewer clips than SHARE for that, but where not even FEWEST_STEPS were left.
+STEPS, SHARE, FEWEST_STEPS = 20, 16, 4
 #: Share of the free disk that raw frames may take.
 RAW_SHARE = 0.25
 #: Validation videos from which the best checkpoint may be chosen by them.
@@ -135,16 +136,16 @@ def _frame_step(dataset: OwnSet) -> Value:
 
 
 def _batch(videos: int, paper: int, devices: int) -> int:
-    """One that leaves STEPS steps to an epoch and divides among the devices; the paper's at most.
+    """One that leaves steps to an epoch and divides among the devices; the paper's at most.
 
     A usual one where that goes; else the largest multiple of the devices.
     """
+    most = min(paper, videos // FEWEST_STEPS, max(videos // STEPS, SHARE * devices))
     for batch in (paper, 128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1):
-        if batch <= min(paper, videos // STEPS) and batch % devices == 0:
+        if batch <= most and batch % devices == 0:
             return batch
-    most = min(paper, videos // STEPS) // devices * devices
-    if most:
-        return most
+    if most // devices:
+        return most // devices * devices
     if videos < devices:
         raise InputError(
             f"{videos} training videos cannot be shared by {devices} devices. Cure: --gpus {max(1, videos)}."

@@ -145,8 +145,7 @@ def test_the_group_comes_up_runs_the_chain_and_goes_on_after_a_stop(group: Group
     note = group.project / ".work/worktrees" / run / ".work/progress/pretrain"
     # Its first words are of its start: what was stopped before a step has nothing to save.
     steps = re.compile(r"\d+/\d+")
-    until(lambda: group.ended(run) or (note.exists() and steps.search(note.read_text())), 600, "steps are done")
-    assert not group.ended(run), group.engine.run("podman", "logs", "everest_worker_1")
+    until(lambda: note.exists() and steps.search(note.read_text()), 600, "the training does steps")
     began = time.monotonic()
     group.engine.run("podman", "stop", "--time=120", "everest_worker_1")
     assert time.monotonic() - began < 120

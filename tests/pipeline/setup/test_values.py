@@ -16,6 +16,14 @@ def test_a_batch_is_shared_by_any_number_of_devices_and_near_the_papers(devices:
     assert 11 <= _batch(80, 192, devices) <= 20
 
 
+def test_a_batch_leaves_twenty_steps_to_an_epoch_but_no_device_fewer_than_sixteen_clips_for_it() -> None:
+    assert _batch(710, 192, 1) == 32
+    assert _batch(2600, 192, 1) == 128
+    assert _batch(710, 192, 4) == 64
+    assert _batch(710, 192, 8) == 128
+    assert _batch(100, 192, 1) == 16
+
+
 def test_a_batch_of_few_videos_leaves_each_device_one() -> None:
     assert _batch(8, 192, 7) == 7
     assert _batch(40, 192, 7) == 7
