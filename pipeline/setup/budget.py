@@ -19,7 +19,8 @@ LADDER = (
     (Shape("base", 224), 2_000),
     (Shape("small", 224), 0),
     (Shape("small", 160), 0),
-    (Shape("tiny", 112), 0),
+    (Shape("mini", 112), 0),
+    (Shape("mini", 96), 0),
     (Shape("tiny", 64), 0),
 )
 #: Passes over the videos below which a smaller model serves better. Ours: a floor, no optimum.

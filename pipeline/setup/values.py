@@ -16,6 +16,8 @@ from pipeline.audit.record import CLIP_FRAMES
 from pipeline.data.video.shrink import shrunk_size
 from pipeline.efficiency.meters import GIB
 from pipeline.errors import InputError
+from pipeline.params import flatten, load_params
+from pipeline.recipes import recipe_path
 from pipeline.setup.look import OwnSet
 from pipeline.setup.machine import Machine, cores
 from pipeline.setup.split import Split
@@ -31,6 +33,18 @@ LEFT_EPOCHS = tuple(
 #: Steps of an epoch that a batch leaves: few videos learn by many small steps (docs/science.md). A device is not given
 #: fewer clips than SHARE for that, but where not even FEWEST_STEPS were left.
 STEPS, SHARE, FEWEST_STEPS = 20, 16, 4
+#: Sizes that the paper has not, by the recipe that was found for them; what is taken from there, and what the paper has.
+SMALL = {"tiny": "drawn", "mini": "demo"}
+TRIED = {
+    "pretrain.decoder_depth": "",
+    "pretrain.base_lr": ": at batch 256 (paper: 1e-3)",
+    "finetune.base_lr": ": at batch 256 (paper: 1e-3)",
+    "finetune.layer_decay": " (paper: 0.75)",
+    "finetune.drop_path": " (paper: 0.1)",
+    "finetune.rand_augment": ", which has few passes to learn in (paper: m7-n4-mstd0.5-inc1)",
+    "finetune.random_erasing": ", which has few passes to learn in (paper: 0.25)",
+    "finetune.crop_scale": ", which has few passes to learn in (paper: 0.08 to 1)",
+}
 #: Share of the free disk that raw frames may take.
 RAW_SHARE = 0.25
 #: Validation videos from which the best checkpoint may be chosen by them.
@@ -156,7 +170,6 @@ def _batch(videos: int, paper: int, devices: int) -> int:
 def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dict[str, Value]:
     """Dotted key -> value and reason, but for epochs and accumulation, which take the planner's prediction."""
     kept, shown, keep_reason = _ratios(dataset, shape)
-    tiny = shape.size == "tiny"
     precision = Value("fp32", "a CPU has no fast half precision") if machine.is_cpu else Value("bf16", "as in ucf101")
     frames_reason = (
         "paper" if dataset.clip_frames == CLIP_FRAMES else "paper: 16, which would lose more than 20 % of these"
@@ -190,10 +203,9 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
         "compare.seeds": Value([0], "of `everest compare`; three tell how much seeds differ"),
         **_splits(facts),
     }  # fmt: skip
-    if tiny:
-        chosen["pretrain.decoder_depth"] = Value(2, "as in the recipe drawn, for this size")
-        chosen["pretrain.base_lr"] = Value(8e-3, "at batch 256; as in the recipe drawn, for this size (paper: 1e-3)")
-        chosen["finetune.base_lr"] = Value(3.2e-2, "at batch 256; as in the recipe drawn, for this size (paper: 1e-3)")
+    if recipe := SMALL.get(shape.size):
+        known = flatten(load_params(recipe_path(recipe)))
+        chosen |= {key: Value(known[key], f"as in the recipe {recipe}, for this size{why}") for key, why in TRIED.items()}
     if flip is not None:
         chosen["finetune.flip"] = flip
     return chosen
