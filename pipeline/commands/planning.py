@@ -131,7 +131,7 @@ def scaling(
         from pipeline.planning.by_strategy import by_strategy, markdown
         from pipeline.system.terminal import echo
 
-        costs = by_strategy(gpu)
+        costs = by_strategy(gpu, store=store or "jpeg")
         if as_json:
             emit(costs, True)
         else:

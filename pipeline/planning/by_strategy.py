@@ -16,7 +16,14 @@ from pipeline.params import Params, with_overrides
 from pipeline.planning.calibration import measured_share
 from pipeline.planning.counts import counts_of
 from pipeline.planning.scaling import NETWORK, fabric_of
-from pipeline.planning.stage_cost import CORES_PER_DEVICE, StageCost, loading_seconds, planned_params
+from pipeline.planning.stage_cost import (
+    CORES_PER_DEVICE,
+    StageCost,
+    check_store,
+    loading_seconds,
+    loading_words,
+    planned_params,
+)
 from pipeline.planning.step_time import GRADIENT_BYTES, UPDATE_BYTES, Work, step_time
 from pipeline.strategies import FINETUNING, PRETRAINING, Overrides, arm_overrides, strategy_facts
 
@@ -38,6 +45,7 @@ class CostRow(TypedDict):
     hours: float
     hours_compiled: float | None
     limit: str
+    limit_compiled: str | None
     gpu_hours: float
     kwh_at_most: float | None
 
@@ -56,27 +64,36 @@ class _Trained(NamedTuple):
     cost: StageCost
 
 
-def by_strategy(gpu: str = "h100", gpus: int = GPUS, recipes: Sequence[str] = RECIPES) -> ByStrategy:
+def by_strategy(
+    gpu: str = "h100", gpus: int = GPUS, recipes: Sequence[str] = RECIPES, store: str = "jpeg"
+) -> ByStrategy:
     """Predict both trainings of each recipe with each strategy.
 
     Args:
         gpu: a key of `pipeline.efficiency.meters.DEVICES`.
         gpus: of one machine, at most 8.
+        store: `jpeg`, as in these recipes, or `raw`.
 
     Raises:
-        InputError: an unknown GPU, more than a machine has, or a batch that does not divide among them.
+        InputError: an unknown GPU or store, more than a machine has, or a batch that does not divide among them.
     """
     if gpu not in NETWORK or not 1 <= gpus <= GPUS:
         raise InputError(f"{gpus} x {gpu!r}: expected 1 to {GPUS} of {', '.join(NETWORK)}. Cure: choose one of them.")
+    check_store(store)
     rows: list[CostRow] = []
     shares: dict[str, None] = {}
     for recipe in recipes:
-        params = planned_params(recipe)
+        params = with_overrides(planned_params(recipe), {"preprocess.store": store})
         for trained in (*_pretrainings(params), *_finetunings(params)):
             row, used = _row(trained, gpu, gpus)
             rows.append(row)
             shares.update(dict.fromkeys(used))
-    return {"device": DEVICES[gpu].name, "gpus": gpus, "rows": rows, "assumptions": _assumptions(gpu, gpus, shares)}
+    return {
+        "device": DEVICES[gpu].name,
+        "gpus": gpus,
+        "rows": rows,
+        "assumptions": _assumptions(gpu, gpus, store, shares),
+    }
 
 
 def _pretrainings(params: Params) -> Iterator[_Trained]:
@@ -111,6 +128,7 @@ def _row(trained: _Trained, gpu: str, gpus: int) -> tuple[CostRow, list[str]]:
     by_clip = strategy_facts()[trained.strategy].planned_as is not None
     compiled = None if by_clip else measured_share(device, cost.name, params.pretrain.size, compiled=True)
     hours, limit = _hours(cost, gpu, gpus, eager.mfu, steps)
+    hours_compiled, limit_compiled = _hours(cost, gpu, gpus, compiled.mfu, steps) if compiled else (None, None)
     power = device.watts
     row: CostRow = {
         "stage": cost.name,
@@ -121,8 +139,9 @@ def _row(trained: _Trained, gpu: str, gpus: int) -> tuple[CostRow, list[str]]:
         "videos": videos,
         "epochs": stage.epochs,
         "hours": round(hours, 2),
-        "hours_compiled": round(_hours(cost, gpu, gpus, compiled.mfu, steps)[0], 2) if compiled else None,
+        "hours_compiled": hours_compiled and round(hours_compiled, 2),
         "limit": limit,
+        "limit_compiled": limit_compiled,
         "gpu_hours": round(gpus * hours, 1),
         "kwh_at_most": round(gpus * hours * power / 1000, 1) if power else None,
     }
@@ -161,15 +180,15 @@ def _parameters(name: str, *arguments: tuple[str, Any]) -> int:
         return sum(value.numel() for value in timm.create_model(name, **dict(arguments)).parameters())
 
 
-def _assumptions(gpu: str, gpus: int, shares: Iterable[str]) -> list[str]:
+def _assumptions(gpu: str, gpus: int, store: str, shares: Iterable[str]) -> list[str]:
     device = DEVICES[gpu]
     return [
         *shares,
         f"the share was measured on one GPU with EVEREST's shapes; that it holds on {gpus}, and for the other "
         "strategies' shapes, is assumed: no run on several GPUs was made",
         f"peak of {device.name}: {device.half / 1e12:.4g} TFLOP/s half ({device.source})",
-        f"the loader keeps up or bounds the step: {CORES_PER_DEVICE} cores for each GPU, a clip takes "
-        f"{1e3 * loading_seconds('jpeg', 16):.2f} ms of a core from the JPEG cache; local disk",
+        f"the loader keeps up or bounds the step: {CORES_PER_DEVICE} cores for each GPU, local disk; "
+        f"{loading_words(store, 16)}",
         "each recipe's batch and epochs, the same for every strategy (so not at equal cost); ratios as published",
         "strategies that decide by clip how much they keep are counted at their upper bound, and cannot be compiled",
         "left out: preprocessing, validation, tests, checkpoints, stragglers, compilation",
@@ -194,7 +213,10 @@ def markdown(found: ByStrategy) -> str:
             own = {row["benchmark"]: row for row in rows if row["strategy"] == strategy}
             some = next(iter(own.values()))
             name = f"{strategy} (at most)" if some["upper_bound"] else strategy
-            limits = "/".join(dict.fromkeys(row["limit"] for row in own.values()))
+            eager, compiled = (
+                "/".join(dict.fromkeys(str(row[kind]) for row in own.values())) for kind in ("limit", "limit_compiled")
+            )
+            limits = eager if compiled in (eager, "None") else f"{eager} / {compiled}"
             cells = [name, f"{some['gmacs_per_clip']:.2f}", *(_shown(own[name]) for name in benchmarks), limits]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")

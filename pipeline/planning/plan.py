@@ -26,6 +26,7 @@ from pipeline.planning.stage_cost import (
     StageCost,
     check_share,
     loading_seconds,
+    loading_words,
     planned_params,
 )
 from pipeline.planning.step_time import GRADIENT_BYTES
@@ -247,7 +248,7 @@ class Planner:
     def _bounds(self, cost: StageCost, learned: int, mfu: float) -> dict[str, float]:
         """[s] that each part alone would take for one optimizer step; they overlap, so the largest counts."""
         cores = len(os.sched_getaffinity(0)) if self.here else CORES_PER_DEVICE * self.devices
-        loading = loading_seconds(cost.params.preprocess.store, cost.params.clip.frames)
+        loading = loading_seconds(cost.params.preprocess.store, cost.params.clip.frames, gpu=not self.here)
         sent = 2 * (self.devices - 1) / self.devices * GRADIENT_BYTES * learned
         return {
             "arithmetic": cost.arithmetic_seconds(self.device, mfu, self.devices),
@@ -289,7 +290,7 @@ def _assumptions(planner: Planner, rows: Sequence[StageRow], params: Params) -> 
         f"share of the peak: {shares}"
         + ("" if planner.here else "; the published K400 epochs on 8 A6000 amount to about 0.04"),
         ("this machine's cores" if planner.here else f"{CORES_PER_DEVICE} cores for each device")
-        + f" load a clip in {1e3 * loading_seconds(store, frames):.2g} ms each ({frames} frames, cached as {store})",
+        + f" load clips; {loading_words(store, frames, gpu=not planner.here)}",
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"
         if device.watts

@@ -18,11 +18,12 @@ from pipeline.params.benchmarks import PUBLISHED
 from pipeline.planning.calibration import Share
 from pipeline.planning.counts import counts_of, given
 from pipeline.planning.stage_cost import (
-    CLIPS_PER_SECOND,
     CORES_PER_DEVICE,
     StageCost,
     check_share,
+    check_store,
     loading_seconds,
+    loading_words,
     planned_params,
 )
 from pipeline.planning.step_time import GRADIENT_BYTES, UPDATE_BYTES, Fabric, StepTime, Work, step_time
@@ -114,8 +115,7 @@ def scaling(
     check_share(mfu)
     params = planned_params(recipe)
     store = store or params.preprocess.store
-    if store not in CLIPS_PER_SECOND:
-        raise InputError(f"store = {store!r}, expected one of {', '.join(CLIPS_PER_SECOND)}. Cure: choose one of them.")
+    check_store(store)
     batch = params.pretrain.batch
     wrong = [n for n in counts if n < 1 or batch % n]
     if wrong or not counts:
@@ -230,8 +230,7 @@ def _assumptions(gpu: str, share: Share, store: str) -> list[str]:
     return [
         f"{share.mfu:.3f} of {device.half / 1e12:.0f} TFLOP/s, whatever the batch of a GPU; {origin}",
         f"AdamW moves {UPDATE_BYTES} bytes a parameter at {device.bandwidth / 1e12:.2f} TB/s",
-        f"a clip takes {1e3 * loading_seconds(store, 16):.2f} ms of one of {CORES_PER_DEVICE} cores for each GPU "
-        f"({store})",
+        f"{CORES_PER_DEVICE} cores for each GPU; {loading_words(store, 16)}",
         f"all-reduce in fp32 under DDP, {fabric.link / 1e9:.0f} GB/s inside a machine of 8, "
         f"{fabric.network / 1e9:.0f} GB/s between machines; a hop takes {1e6 * LINK_LATENCY:.0f} us and "
         f"{1e6 * NETWORK_LATENCY:.0f} us",

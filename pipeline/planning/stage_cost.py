@@ -39,9 +39,11 @@ USABLE_MEMORY = 0.88
 CORES_PER_DEVICE = 12
 #: [byte] for each parameter: its fp32 value; where it learns, gradient and AdamW's two moments as well.
 VALUE_BYTES, STATE_BYTES = 4, 16
-#: Clips of 16 frames that one core reads from a cache in a second, cropped and handed over as uint8: measured
-#: (docs/benchmarks.md, "Loading clips", one worker).
+#: Clips of 16 frames that one core reads from a cache in a second, cropped and handed over as uint8: measured without a
+#: GPU (docs/benchmarks.md, "Loading clips", one worker; AMD EPYC, pictures of 23 KB), and from JPEG beside an H100
+#: (docs/gpu.md, "Fed", 8 threads; pictures of 33 KB). Raw frames kept that H100 busy: their rate there is not known.
 CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
+BESIDE_GPU = CLIPS_PER_SECOND | {"jpeg": 753 / 8}
 #: How much `--gpu cpu` tries out.
 TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
 
@@ -63,14 +65,34 @@ def check_share(mfu: float | None) -> None:
         raise InputError(f"mfu = {mfu:g}, expected above 0 and at most 1. Cure: --mfu 0.3, or leave it out.")
 
 
+def check_store(store: str) -> None:
+    """Refuse a cache whose rate nobody has measured.
+
+    Raises:
+        InputError: it is neither of both.
+    """
+    if store not in CLIPS_PER_SECOND:
+        raise InputError(f"store = {store!r}, expected one of {', '.join(CLIPS_PER_SECOND)}. Cure: choose one of them.")
+
+
 def peak(device: Device, precision: str) -> float:
     """[FLOP/s] of a device in a precision."""
     return device.single if precision == "fp32" else device.half
 
 
-def loading_seconds(store: str, frames: int) -> float:
-    """[s] of one core for a clip of `frames` frames."""
-    return frames / 16 / CLIPS_PER_SECOND[store]
+def loading_seconds(store: str, frames: int, gpu: bool = True) -> float:
+    """[s] of one core for a clip of `frames` frames, beside a GPU or without one."""
+    return frames / 16 / (BESIDE_GPU if gpu else CLIPS_PER_SECOND)[store]
+
+
+def loading_words(store: str, frames: int, gpu: bool = True) -> str:
+    """What a clip takes of a core, and where that is from."""
+    clip = f"a clip of {frames} frames cached as {store} takes"
+    amd = f"{1e3 * loading_seconds(store, frames, gpu=False):.2f} ms of a core of an AMD EPYC (docs/benchmarks.md)"
+    if store != "jpeg" or not gpu:
+        return f"{clip} {amd}"
+    beside = f"{1e3 * loading_seconds(store, frames):.2f} ms of a core, as measured beside an H100 (docs/gpu.md)"
+    return f"{clip} {beside} with pictures of 33 KB; with 23 KB it was {amd}"
 
 
 @dataclass(frozen=True)
