@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -88,6 +89,16 @@ def _cause(error: BaseException) -> Cause:
 def record(work: Path, end: RankEnd, node: Node | None = None) -> None:
     """Write the record of the end of one of a node's ranks."""
     write_json(file(work, end.rank, node), asdict(end))
+
+
+def record_or_say(work: Path, end: RankEnd, node: Node) -> OSError | None:
+    """As :func:`record`; where the disk takes no record, the end is said on stderr. Returns why it took none."""
+    try:
+        record(work, end, node)
+    except OSError as error:
+        sys.stderr.write(f"rank {end.rank} {end.state}: {end.message} ({error}: its end is not recorded)\n")
+        return error
+    return None
 
 
 def file(work: Path, rank: int, node: Node | None = None) -> Path:

@@ -261,7 +261,7 @@ def torchrun(arguments: list[str] | None = None) -> int:
         node = this_node()
         for rank, failure in error.failures.items():
             if not ends.file(work, rank, node).exists():
-                ends.record(work, ends.RankEnd.without_a_word(rank, failure.exitcode), node)
+                ends.record_or_say(work, ends.RankEnd.without_a_word(rank, failure.exitcode), node)
         return 1
     return 0
 

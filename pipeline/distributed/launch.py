@@ -26,6 +26,7 @@ from pipeline.distributed import ends, heartbeat
 from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.nodes import Node, this_node
 from pipeline.errors import EverestError, InputError, Interrupted, Paused
+from pipeline.system.disk import DiskFullError, has_room, writing
 from pipeline.system.files import write_json
 from pipeline.system.locks import held
 from pipeline.system.processes import STOP, StopRequest, follow_parent, stop_handled
@@ -102,7 +103,8 @@ def launch(
     with stop_handled(signals.note):
         for attempt in range(watch.max_restarts + 1):
             end = _attempt(module, arguments, ranks, work, threads, locks, watch, signals, node)
-            write_json(work / node.named(STATUS), end.as_dict() | {"attempt": attempt})
+            with contextlib.suppress(DiskFullError), writing(work / node.named(STATUS)):  # `end` says so below
+                write_json(work / node.named(STATUS), end.as_dict() | {"attempt": attempt})
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
@@ -236,9 +238,10 @@ def _outcome(
 ) -> RankEnd:
     """What the ranks' records say together, and where they say nothing, their launcher's exit code."""
     records = ends.read_all(work)
+    if not records and code and not has_room(work):
+        return RankEnd.of(-1, 0, DiskFullError(work))
     if not records and stopped is None and ranks == 1 and node.count == 1 and code:
-        ends.record(work, RankEnd.without_a_word(0, code), node)
-        records = ends.read_all(work)
+        records = [RankEnd.without_a_word(0, code)]
     decisive = ends.decisive(records)
     if decisive is not None and node.count > 1 and decisive.cause in ("bug", "peer"):
         decisive = _hear_other_nodes(work, node, ranks) or decisive

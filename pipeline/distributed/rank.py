@@ -51,7 +51,8 @@ def live(work: Path, body: Callable[[Ranks, Pulse, StopRequest], None], device: 
             error = caught
             if is_full(caught) and not isinstance(caught, EverestError):
                 error = DiskFullError(getattr(caught, "filename", None) or work)
-        ends.record(work, ends.RankEnd.of(rank, pulse.step, error), node)
+        unrecorded = ends.record_or_say(work, ends.RankEnd.of(rank, pulse.step, error), node)
+        error = error or unrecorded  # nobody could tell that it is done
         pulse.beat("finished", pulse.step)
         faulthandler.unregister(signal.SIGUSR2)
     return _leave(error)

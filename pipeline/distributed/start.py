@@ -16,6 +16,7 @@ from pipeline.distributed.slurm import follow
 from pipeline.distributed.slurm.request import Request
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.params import ComputeParams
+from pipeline.system.disk import DiskFullError, has_room
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ def _as_job(request: Request, plan: Plan) -> None:
             )
         if verdict is not None and verdict.state != "interrupted" and not verdict.retry and verdict.state != "done":
             raise_end(verdict, request.work)
+        if verdict is None and not has_room(request.work):
+            raise DiskFullError(request.work)
         got_on = follow.newest_state(request.work) != before
         idle = 0 if got_on else idle + 1
         error: EverestError = follow.failed(end, request)
