@@ -7,7 +7,8 @@ choosing before decoding saves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from models.classifier import EverestClassifier
 
 
+#: Frames that are held at a time, and that a video has at least.
+WINDOW = 16
+
+
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """Rank correlation of two equally long lists; equal values share their mean rank. NaN where one is constant."""
     x, y = (_ranks(np.asarray(values, dtype=np.float64).ravel()) for values in (a, b))
@@ -43,11 +48,11 @@ def _ranks(values: Floats) -> Floats:
     return mean
 
 
-def agreement(frames_THWC: U8, embed: Callable[[Tensor], Tensor], resolution: int) -> dict[str, float]:
+def agreement(frames: Iterable[U8], embed: Callable[[Tensor], Tensor], resolution: int) -> dict[str, float]:
     """Correlations of one video's pixel maps with an embedding's, over tokens and over slots.
 
     Args:
-        frames_THWC: uint8 frames at the frame step, an even number of at least 4.
+        frames: uint8 [H, W, 3] at the frame step, an even number of at least 4; a window of them is held at a time.
         embed: clip [1, 3, T, R, R], normalised -> tokens [1, S, L, D] before positions are added.
     """
     import torch
@@ -57,21 +62,22 @@ def agreement(frames_THWC: U8, embed: Callable[[Tensor], Tensor], resolution: in
     from pipeline.data.pixels.resize import crop_resize
 
     builder = MapBuilder(resolution)
-    for frame in frames_THWC:
-        builder.add(frame)
-    pixel = builder.maps()[::TUBELET].astype(np.float64)
-    height, width = frames_THWC.shape[1:3]
-    clip = torch.from_numpy(np.ascontiguousarray(frames_THWC))[None]
-    # The whole frame, as the pixel maps see it.
-    resized = crop_resize(clip, np.asarray([[0, 0, height, width]]), resolution, "cpu")
-    with torch.inference_mode():
-        tokens_BSLD = embed(normalise(resized))
-    learned = slot_distances(tokens_BSLD)[0].double().numpy()
+    distances: list[Tensor] = []
+    last: list[Tensor] = []  # slot of the window before
+    coming = iter(frames)
+    while window := list(islice(coming, WINDOW)):
+        for frame in window:
+            builder.add(frame)
+        clip = torch.from_numpy(np.stack(window))[None]
+        # The whole frame, as the pixel maps see it.
+        resized = crop_resize(clip, np.asarray([[0, 0, *clip.shape[2:4]]]), resolution, "cpu")
+        with torch.inference_mode():
+            slots = [*last, *embed(normalise(resized)).split(1, dim=1)]
+            distances.append(slot_distances(torch.cat(slots, dim=1))[0, 1:])
+        last = slots[-1:]
     # Slot 0 has no predecessor in either.
-    return {
-        "tokens": spearman(pixel[1:], learned[1:]),
-        "slots": spearman(pixel[1:].sum(axis=1), learned[1:].sum(axis=1)),
-    }
+    pixel, learned = builder.maps()[TUBELET::TUBELET].astype(np.float64), torch.cat(distances).double().numpy()
+    return {"tokens": spearman(pixel, learned), "slots": spearman(pixel.sum(axis=1), learned.sum(axis=1))}
 
 
 def decoding_saved(frames: int, oversample: float) -> float:
@@ -103,15 +109,16 @@ def command(videos: Sequence[Path], model_dir: Path, step: int = 4, resolution: 
         try:
             with open_video(path) as reader:
                 numbers = list(range(0, reader.num_frames, step))
-                frames = reader.frames(numbers[: len(numbers) // 2 * 2])
+                if len(numbers) < WINDOW:
+                    continue
+                frames = reader.pick(numbers[: len(numbers) // 2 * 2])
+                row = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
         except VideoError:
             continue
-        if len(frames) >= 16:
-            row = agreement(frames, lambda clip: embed_slots(model, clip), resolution)
-            if np.isfinite(list(row.values())).all():
-                rows[str(path)] = row
-            else:  # equal distances rank nothing
-                still += 1
+        if np.isfinite(list(row.values())).all():
+            rows[str(path)] = row
+        else:  # equal distances rank nothing
+            still += 1
     if not rows:
         raise InputError(f"no video is long enough to compare and changes ({still} stand still). Cure: name others.")
     return {
