@@ -33,7 +33,7 @@ LEFT_EPOCHS = tuple(
 #: Steps of an epoch that a batch leaves: few videos learn by many small steps (docs/science.md). A device is not given
 #: fewer clips than SHARE for that, but where not even FEWEST_STEPS were left.
 STEPS, SHARE, FEWEST_STEPS = 20, 16, 4
-#: Sizes that the paper has not, by the recipe that was found for them; what is taken from there, and what the paper has.
+#: Sizes that the paper has not, by the recipe that was found for them; what is taken from there, and the paper's value.
 SMALL = {"tiny": "drawn", "mini": "demo"}
 TRIED = {
     "pretrain.decoder_depth": "",
@@ -205,7 +205,9 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
     }  # fmt: skip
     if recipe := SMALL.get(shape.size):
         known = flatten(load_params(recipe_path(recipe)))
-        chosen |= {key: Value(known[key], f"as in the recipe {recipe}, for this size{why}") for key, why in TRIED.items()}
+        chosen |= {
+            key: Value(known[key], f"as in the recipe {recipe}, for this size{why}") for key, why in TRIED.items()
+        }
     if flip is not None:
         chosen["finetune.flip"] = flip
     return chosen

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.system import files
-from pipeline.system.progress import Line, clock
+from pipeline.system.progress import Line, clock, wanted
 from pipeline.system.text import visible
 from pipeline.tracking import names
 
@@ -131,18 +131,17 @@ def _up_to(text: str, step: int) -> bool:
 class Progress:
     """The line of a training: `label step 120/240  loss 0.532  12.3 steps/s  0:10 left`.
 
-    Only rank 0 has one: where `enabled` is false it is silent.
+    Rank 0's alone: that of the others is silent.
     """
 
-    def __init__(self, label: str, enabled: bool) -> None:
+    def __init__(self, label: str, main: bool) -> None:
         self.label = label
-        self.enabled = enabled
-        self._line = Line(label, enabled)
+        self._line = Line(label) if main else None
         self._began: tuple[float, int] | None = None
         self._note = ""
 
     def step(self, step: int, total: int, loss: float) -> None:
-        if not self.enabled:
+        if self._line is None:
             return
         now = time.monotonic()
         if self._began is None:
@@ -163,12 +162,13 @@ class Progress:
         self._note = f"  {text}"
 
     def say(self, text: str) -> None:
-        """Whole lines, below the bar."""
-        if self.enabled:
+        """Whole lines, below the bar, where somebody looks."""
+        if self._line is not None and wanted():
             self._line.close()
             sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
     def close(self) -> None:
         """Take an unfinished line away."""
-        self._line.close()
+        if self._line is not None:
+            self._line.close()

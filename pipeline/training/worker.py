@@ -78,7 +78,6 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
 
     from pipeline.efficiency.meters import device_name
     from pipeline.params import check_params
-    from pipeline.system.progress import wanted
     from pipeline.tracking.spool import Spool
     from pipeline.training import tasks
     from pipeline.training.allocator import keep_freed_memory
@@ -95,7 +94,7 @@ def train(job: TrainingJob, work: Path, ranks: Ranks, pulse: Pulse, stop: StopRe
     params = check_params(job.params, str(_file(work)))
     task = tasks.build(job.stage, job.benchmark, params, ranks)
     sink = Spool(Path(job.spool)) if ranks.main else NoSink()
-    progress = Progress(task.label, ranks.main and wanted())
+    progress = Progress(task.label, ranks.main)
     if isinstance(sink, Spool):
         sink.tags({"device": device_name(ranks.device)})
     steps = task.settings.epochs * task.loader.steps_per_epoch

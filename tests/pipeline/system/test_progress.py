@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.system import progress
-from pipeline.system.progress import Bar, Line, clock, counter, stage_line, wanted
+from pipeline.system.progress import Bar, Line, clock, counter, noted, stage_line, wanted
+from pipeline.training.journal import Progress
 
 OWNER = """
 import os, subprocess, sys, time
@@ -144,3 +145,18 @@ def test_a_stages_line_lives_as_long_as_the_stage_and_outlives_no_owner(file: Pa
 
 def test_a_clock_reads_as_people_read_it() -> None:
     assert [clock(s) for s in (0.9, 27, 723, 3723)] == ["0:00", "0:27", "12:03", "1:02:03"]
+
+
+def test_a_trainings_step_is_noted_where_nobody_looks_and_by_the_first_rank_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with noted(tmp_path / "progress" / "pretrain"):
+        note = tmp_path / "progress" / "pretrain"
+        Progress("pretrain", main=False).step(2, 10, 0.5)
+        assert note.read_text() == ""
+        line = Progress("pretrain", main=True)
+        line.step(3, 10, 0.5)
+        assert re.search(r"^pretrain .* 3/10  loss 0.5000", note.read_text())
+        line.say("pretrain: it is over")
+        line.close()
+    assert capfd.readouterr().err == ""
