@@ -164,7 +164,7 @@ def init(
         device=devices.device.name,
         devices=devices.count,
         hours=round(best.pretrain.hours + best.finetune.hours, 4),
-        next=["everest plan", "everest run"],
+        next=[f"dvc repro baseline@{name}", "everest plan", "everest run"],
         seconds=round(time.monotonic() - began, 2),
     )
 

@@ -181,7 +181,8 @@ def test_the_command_says_what_is_wrong_first_and_prints_json(videos: Path) -> N
     run = CliRunner().invoke(app, ["init", str(videos), "--device", "a6000"], catch_exceptions=False)
     lines = run.output.splitlines()
     assert lines[0] == "! Videos left out: 2 of 26 (1 duplicate, 1 empty)."
-    assert lines[-1] == "next: everest plan, then everest run"
+    name = load_params(Path("params.yaml")).recipe
+    assert lines[-1] == f"next: dvc repro baseline@{name}, then everest plan, then everest run"
     planned = json.loads(CliRunner().invoke(app, ["plan", "--json"]).stdout)
     assert (planned["device"], planned["devices"]) == ("RTX A6000", 1)
     assert planned["videos"][0]["frames"] is not None, "init has measured them"
