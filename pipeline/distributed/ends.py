@@ -23,6 +23,7 @@ from pipeline.distributed.nodes import Node
 from pipeline.errors import EverestError, InputError, Interrupted
 from pipeline.system.files import read_json, write_json
 from pipeline.system.redact import redact
+from pipeline.system.text import visible
 
 #: `killed`: by a signal, without a word. `silent`: with an exit code of its own, without a word.
 State = Literal["done", "interrupted", "failed", "stalled", "killed", "silent"]
@@ -96,7 +97,8 @@ def record_or_say(work: Path, end: RankEnd, node: Node) -> OSError | None:
     try:
         record(work, end, node)
     except OSError as error:
-        sys.stderr.write(f"rank {end.rank} {end.state}: {end.message} ({error}: its end is not recorded)\n")
+        said = f"rank {end.rank} {end.state}: {end.message} ({error}: its end is not recorded)"
+        sys.stderr.write(f"{visible(said)}\n")
         return error
     return None
 
