@@ -56,9 +56,8 @@ def drain(folder: RunFolder, store: Store) -> bool:
             remote = _nothing_sent(where)
         try:
             _send(folder, about, remote, store)
-        except (
-            RunGone
-        ) as error:  # a restored backup is older, or somebody has purged it: the spool still has everything
+        except RunGone as error:
+            # A restored backup is older, or somebody has purged the run: the spool still has everything.
             log.warning("tracking: %s", error)
             _send(folder, about, _nothing_sent(where), store)
         return True

@@ -41,8 +41,11 @@ def command(name: str, text: str) -> None:
     Path(name).chmod(0o755)
 
 
-def supervisor() -> subprocess.Popen[str]:
-    """The batch script of job 7, once its ranks run."""
+def said_at_a_turns_end(scancel: str, last: str) -> str:
+    """What the batch script of job 7 says when SLURM's notice comes; its ranks end when `last` is there."""
+    command("scontrol", "echo NodeAddr=127.0.0.1")
+    command("scancel", scancel)
+    command("srun", f"touch running; while [ ! -e {last} ]; do sleep 0.1; done; exit 1")
     variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURMD_NODENAME": "n1"}
     words = [sys.executable, "-m", "pipeline.distributed.slurm.batch", "--work", ".", "--", "ranks"]
     child = subprocess.Popen(words, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
@@ -50,27 +53,18 @@ def supervisor() -> subprocess.Popen[str]:
     while not Path("running").exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    return child
+    child.send_signal(signal.SIGUSR1)
+    return child.communicate(timeout=60)[1]
 
 
 def test_the_notice_of_a_turns_end_is_passed_on_until_slurm_takes_it() -> None:
-    command("scontrol", "echo NodeAddr=127.0.0.1")
-    command("scancel", LATE)
-    command("srun", "touch running; while [ ! -e told ]; do sleep 0.1; done; exit 1")
-    batch = supervisor()
-    batch.send_signal(signal.SIGUSR1)
-    said = batch.communicate(timeout=60)[1]
+    said = said_at_a_turns_end(LATE, "told")
     assert said.count("failed and is tried until it works: scancel: error: Unable to contact slurm controller") == 1
     assert "compute.slurm.hours is too short" in said
 
 
 def test_ranks_that_never_heard_of_their_turns_end_are_not_said_to_have_too_few_hours() -> None:
-    command("scontrol", "echo NodeAddr=127.0.0.1")
-    command("scancel", AWAY)
-    command("srun", "touch running; while [ ! -e asked ]; do sleep 0.1; done; exit 1")
-    batch = supervisor()
-    batch.send_signal(signal.SIGUSR1)
-    said = batch.communicate(timeout=60)[1]
+    said = said_at_a_turns_end(AWAY, "asked")
     assert "is tried until it works" in said
     assert "compute.slurm.hours" not in said
 

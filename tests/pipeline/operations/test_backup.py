@@ -62,6 +62,14 @@ def of(project: Path) -> Databases:
     return databases(project)
 
 
+@pytest.fixture
+def report(project: Path) -> Path:
+    (project / "reports").mkdir()
+    file = project / "reports" / "one.html"
+    file.write_text("as it was")
+    return file
+
+
 def test_what_was_lost_comes_back_whole(project: Path, of: Databases, tmp_path: Path) -> None:
     (project / "mlflow.db").unlink()
     store = Store(of.mlflow)
@@ -133,13 +141,11 @@ def test_files_are_put_in_the_place_of_others_and_equal_ones_stay(project: Path,
 
 
 def test_a_file_that_cannot_be_put_back_leaves_the_databases_as_they_are(
-    project: Path, of: Databases, tmp_path: Path
+    project: Path, of: Databases, report: Path, tmp_path: Path
 ) -> None:
-    (project / "reports").mkdir()
-    (project / "reports" / "one.html").write_text("as it was")
     made = backup(project, tmp_path / "backups", of)
-    shutil.rmtree(project / "reports")
-    (project / "reports").write_text("a file where a folder was")
+    shutil.rmtree(report.parent)
+    report.parent.write_text("a file where a folder was")
     (project / "mlflow.db").write_bytes(b"")
     with pytest.raises(EverestError, match="the databases are as they were. Cure"):
         restore(made, project, of, force=True)
@@ -334,17 +340,15 @@ def test_a_database_that_is_reached_by_a_link_is_seen_to_be_in_use(project: Path
 
 
 def test_a_copy_of_another_kind_is_refused_before_a_file_is_put_back(
-    project: Path, of: Databases, tmp_path: Path
+    project: Path, of: Databases, report: Path, tmp_path: Path
 ) -> None:
-    (project / "reports").mkdir()
-    (project / "reports" / "one.html").write_text("as it was")
     made = backup(project, tmp_path / "backups", of)
-    (project / "reports" / "one.html").write_text("today's")
+    report.write_text("today's")
     other = on_postgres("postgresql://me:secret@127.0.0.1:9")
     for to in (other, Databases(of.mlflow, other.prefect)):
         with pytest.raises(InputError, match="is no copy of PostgreSQL"):
             restore(made, project, to, force=True)
-    assert (project / "reports" / "one.html").read_text() == "today's"
+    assert report.read_text() == "today's"
 
 
 def test_users_and_roles_beside_mlflows_file_come_back_and_what_is_copied_is_said(

@@ -15,17 +15,9 @@ from pipeline.tracking.store.deleted import deleted_runs, purge
 DAY = 86400.0
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without a run: its tables take seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    Store(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
-def store(empty: Path, tmp_path: Path) -> Store:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+def store(migrated: Path, tmp_path: Path) -> Store:
+    shutil.copyfile(migrated, tmp_path / "mlflow.db")
     return Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 

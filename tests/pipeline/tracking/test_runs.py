@@ -29,14 +29,6 @@ from pipeline.tracking.upload import drain
 WORK = Path(".work/finetune/motion/abc")
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the tables made once: the migration takes seconds."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def store(project: Path, migrated: Path) -> Store:
     shutil.copy(migrated, project / "mlflow.db")
