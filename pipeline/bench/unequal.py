@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.classifier import EverestClassifier
+from models.classifier import EverestClassifier, Selected
 from models.selection import rero_scores
-from models.unequal.packed import Rows, rows_of
+from models.unequal.packed import rows_of
 from pipeline.bench.gpu.checks import Check, expect
-from pipeline.bench.gpu.float64 import clip_of, gradients_of, small_classifier
+from pipeline.bench.gpu.float64 import clip_of, gradients_of, in_precision, small_classifier
 from pipeline.bench.gpu.setting import Setting
 from pipeline.bench.gpu.timing import median_seconds, peak_gib, reset_peak
 from pipeline.bench.harness import Figures, classifier, median_ratio, take_turns
@@ -42,9 +42,9 @@ def packed(setting: Setting, precision: str) -> Figures:
     for without in (True, False):
         model = small_classifier(setting, score_share=0.5).to(setting.device)
         model.packed = without
-        with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with in_precision(setting.device, precision):
             logits = model(clip)
-        logits.float().square().mean().backward()
+            logits.float().square().mean().backward()
         outputs[without] = logits.detach().float(), gradients_of(model)
     errors = [float((one - other).norm() / other.norm()) for one, other in zip(*outputs.values(), strict=True)]
     bound = PACKED[precision]
@@ -115,8 +115,8 @@ def fast(setting: Setting, size: str) -> Figures:
     kept = (share * grid.tokens).long().clamp(min=1).view(2, -1).T.flatten()
     ranked = scores.argsort(dim=1, descending=True)
 
-    def select(*_: object) -> tuple[Tensor, Rows]:
-        return ranked, rows_of(kept)
+    def select(*_: object) -> Selected:
+        return Selected(ranked, rows_of(kept))
 
     adaptive.select = select  # type: ignore[method-assign,assignment]
 

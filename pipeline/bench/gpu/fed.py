@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 try:
@@ -19,7 +20,7 @@ except ImportError:  # a bare machine
     simplejpeg = None
 
 from pipeline.bench.gpu.checks import Check, expect
-from pipeline.bench.gpu.setting import MemoryVideos, Setting, Training, params_of, task_of, texture
+from pipeline.bench.gpu.setting import MemoryVideos, Setting, Training, compile_parts, params_of, task_of, texture
 from pipeline.bench.gpu.timing import median_seconds
 from pipeline.bench.harness import Figures
 from pipeline.data.arrays import U8
@@ -35,6 +36,8 @@ DECODER = "torchvision" if simplejpeg is None else "simplejpeg"
 def checks(setting: Setting) -> Iterator[Check]:
     """Shards first, then each store with each number of threads, then the device's own decoder."""
     yield Check("write shards", 5, write)
+    # What a training of one's own would do, and the loader's hardest.
+    yield Check("raw, 8 threads, compiled", 15, partial(loading, store="raw", threads=8, compiled=True))
     for threads in THREADS if setting.cuda else (2,):
         for store in ("raw", "jpeg"):
             yield Check(f"{store}, {threads} threads", 8, partial(loading, store=store, threads=threads))
@@ -95,8 +98,10 @@ class JpegVideos(MemoryVideos):
         data: U8 = self._data[self._offsets[place] : self._offsets[place + 1]]
         return data
 
-    def picture(self, row: int, frame: int) -> U8:
-        return decode(self.encoded(row, frame))
+    def fill(self, row: int, frame_indices: npt.ArrayLike, target_THWC: U8) -> None:
+        height, width = self.size(row)
+        for frame, target_HWC in zip(np.asarray(frame_indices), target_THWC, strict=True):
+            target_HWC[:height, :width] = decode(self.encoded(row, int(frame)))
 
 
 def _raw(setting: Setting) -> MemoryVideos:
@@ -105,13 +110,16 @@ def _raw(setting: Setting) -> MemoryVideos:
     return MemoryVideos(frames, np.arange(len(frames)) % 2, setting.height)
 
 
-def loading(setting: Setting, store: str, threads: int) -> Figures:
+def loading(setting: Setting, store: str, threads: int, compiled: bool = False) -> Figures:
     """The real loader and engine for some steps of base: the share of the step for which the device waited."""
     size, batch = ("base", 256) if setting.cuda else ("tiny", 4)
     params = params_of(setting, size, batch, compute__loader_workers=threads)
     raw = _raw(setting)
     source = raw if store == "raw" else JpegVideos(setting.work, raw)
-    training = Training(setting, task_of(setting, "pretrain", params, source, times=-(-batch * 12 // len(source))))
+    task = task_of(setting, "pretrain", params, source, times=-(-batch * 12 // len(source)))
+    if compiled:
+        compile_parts(setting, task)
+    training = Training(setting, task)
     engine = training.engine
     training.losses(2)
     engine.spent = type(engine.spent)()
@@ -126,7 +134,7 @@ def loading(setting: Setting, store: str, threads: int) -> Figures:
     wait = spent.loader / max(spent.train, 1e-9)
     read = batch * setting.frames * setting.height * setting.width * 3
     values: Figures = {
-        "store": store, "threads": threads, "clips": batch, "steps": steps,
+        "store": store, "threads": threads, "compiled": compiled, "clips": batch, "steps": steps,
         "clips_per_second": round(steps * batch / spent.train, 1), "wait_percent": round(100 * wait, 2),
         "upload_gb_per_s": round(steps * read / spent.train / 1e9, 3),
         "pinned": setting.cuda, "decoder": DECODER if store == "jpeg" else "none",

@@ -1,33 +1,55 @@
-"""Learns: the drawn benchmark, pre-trained by everest and by tube for the same time, against fresh weights."""
+"""Learns: the demo's drawn scenes, pre-trained by everest and by tube for the same time, against fresh weights."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.bench.gpu.checks import Check
-from pipeline.bench.gpu.setting import BENCHMARK, MemoryVideos, Setting, Training, dataset_of, params_of
+from pipeline.bench.gpu.setting import RECIPES, MemoryVideos, Setting, Training, dataset_of, dotted
 from pipeline.bench.harness import Figures
 from pipeline.data.arrays import U8
-from pipeline.data.sources.draw import MOTIONS, draw_motion
+from pipeline.data.sources.draw import MOTIONS
+from pipeline.data.sources.scene import draw_motion
+from pipeline.params import Params, SceneParams, load_params
 from pipeline.tracking.names import VAL_TOP1
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask
 
 #: [s] of each contestant at most, and shares of them: pre-training, probe of the frozen encoder, fine-tuning.
 SECONDS = 90.0
-PRETRAIN, PROBE = 0.6, 0.2
+PRETRAIN, PROBE = 0.6, 0.1
 CONTESTANTS = ("everest", "tube", "scratch")
-#: Fine-tuning without what only pays in long trainings.
-PLAIN: dict[str, object] = {
-    "finetune__mixup": 0.0, "finetune__cutmix": 0.0, "finetune__rand_augment": None, "finetune__flip": 0.0,
-    "finetune__random_erasing": 0.0, "finetune__crop_scale": [0.7, 1.0], "finetune__layer_decay": 1.0,
-    "finetune__strategy": "none", "finetune__drop_path": 0.0,
-}  # fmt: skip
+BENCHMARK = "motion"
+#: Rates of single steps, whatever their batch: the recipe's of pre-training, and for fine-tuning half of its own, since
+#: the model is twice as wide as the recipe's.
+PRETRAIN_LR, FINETUNE_LR, PROBE_LR = 1e-3, 2e-3, 2e-2
+#: Share of a training's steps in which its rate rises.
+WARMUP = 0.1
+
+
+class Scale(NamedTuple):
+    """Sizes of the part: pixels, videos without labels, with one, for the test; the model; clips of a step."""
+
+    side: int
+    unlabelled: int
+    labelled: int
+    test: int
+    size: str
+    batch: int
+    labelled_batch: int
+
+
+def scale_of(setting: Setting) -> Scale:
+    """As the demo's benchmark, wider and larger on a GPU; as small as it gets for the rehearsal."""
+    return Scale(112, 2048, 128, 512, "small", 256, 32) if setting.cuda else Scale(32, 32, 16, 16, "tiny", 8, 4)
 
 
 def checks(setting: Setting) -> Iterator[Check]:
@@ -37,60 +59,68 @@ def checks(setting: Setting) -> Iterator[Check]:
         yield Check(name, 15, partial(contestant, name=name, turns=len(CONTESTANTS) - number))
 
 
-def _sides(setting: Setting) -> tuple[int, int, int, int]:
-    """Frames, pixels, training videos, test videos."""
-    return (16, 112, 2048, 512) if setting.cuda else (setting.frames, setting.resolution, 32, 16)
+def params_of(setting: Setting, **changes: object) -> Params:
+    """The demo's recipe for this device, with changes (`pretrain__epochs=3`)."""
+    side = scale_of(setting).side
+    overrides: dict[str, object] = {
+        "clip.resolution": side, "preprocess.short_side": side, "pretrain.size": scale_of(setting).size,
+        "pretrain.on_nonfinite": "skip", "finetune.on_nonfinite": "skip", "pretrain.max_nonfinite": 1000,
+        "compute.ranks": 1, "compute.device": setting.device.type, "compute.loader_workers": 4 if setting.cuda else 0,
+    }  # fmt: skip
+    if setting.cuda:
+        overrides |= {"pretrain.precision": "bf16", "finetune.precision": "bf16"}
+    else:  # 8 frames of 32 pixels have 16 tokens
+        overrides |= {"pretrain.keep_ratio": 0.5, "pretrain.visible_ratio": 0.2}
+    return load_params(RECIPES / "demo.yaml", overrides | dotted(changes))
 
 
-def _one(seed: int, frames: int, side: int) -> U8:
-    return draw_motion(np.random.default_rng(seed), seed % len(MOTIONS), frames, side)
+def _one(number: int, seed: int, frames: int, side: int, scene: SceneParams) -> U8:
+    return draw_motion(np.random.default_rng([seed, number]), number % len(MOTIONS), frames, side, scene)
 
 
 def draw(setting: Setting) -> Figures:
-    """Videos of the generated benchmark `motion`, in an array on the disk."""
+    """Videos as those of the demo's benchmark, in an array on the disk."""
     began = time.perf_counter()
-    frames, side, training, test = _sides(setting)
-    one, seeds = partial(_one, frames=frames, side=side), range(training + test)
+    scale, source = scale_of(setting), params_of(setting).benchmarks[BENCHMARK].data.source
+    assert source.kind == "generated", "the demo's videos are drawn"
+    assert source.scene is not None, "the demo draws scenes"
+    # A seed of its own: the recipe was chosen on others.
+    one = partial(_one, seed=31, frames=source.frames, side=scale.side, scene=source.scene)
+    numbers = range(scale.unlabelled + scale.test)
     if setting.cuda:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-            clips = list(pool.map(one, seeds, chunksize=64))
+            clips = list(pool.map(one, numbers, chunksize=64))
     else:
-        clips = list(map(one, seeds))
+        clips = list(map(one, numbers))
     np.save(setting.work / "motion.npy", np.stack(clips))
-    return {"videos": len(clips), "pixels": side, "seconds": round(time.perf_counter() - began, 1)}
+    return {
+        "videos": len(clips), "pixels": scale.side, "labelled": scale.labelled, "test": scale.test,
+        "scene": str(source.scene.model_dump()), "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
 
 
 def contestant(setting: Setting, name: str, turns: int) -> Figures:
     """Losses, top-1 of a probe and of fine-tuning, and the clips that each saw; `turns` contestants share the time."""
-    seconds = min(SECONDS if setting.cuda else 4.0, 0.9 * setting.left() / turns)
-    frames, side, training, _ = _sides(setting)
-    videos = np.load(setting.work / "motion.npy", mmap_mode="r")
+    seconds = min(SECONDS if setting.cuda else 4.0, 0.95 * setting.left() / turns)
+    scale, videos = scale_of(setting), np.load(setting.work / "motion.npy", mmap_mode="r")
     labels = np.arange(len(videos)) % len(MOTIONS)
-    learn = MemoryVideos(np.array(videos[:training]), labels[:training], side)
-    test = MemoryVideos(np.array(videos[training:]), labels[training:], side)
-    small = {"clip__frames": frames, "clip__resolution": side, "preprocess__short_side": side}
-    figures: Figures = {"contestant": name, "seconds": round(seconds, 1), "chance": round(1 / len(MOTIONS), 3)}
+
+    def some(rows: slice) -> MemoryVideos:
+        return MemoryVideos(np.array(videos[rows]), labels[rows], scale.side)
+
+    labelled, test = some(slice(scale.labelled)), some(slice(scale.unlabelled, None))
+    figures: Figures = {"size": scale.size, "seconds": round(seconds, 1), "chance": round(1 / len(MOTIONS), 3)}
     folder, rest = "scratch", seconds
     if name != "scratch":
-        ratios = {"pretrain__visible_ratio": 0.1}
-        if name == "everest":
-            ratios = {"pretrain__keep_ratio": 0.5, "pretrain__visible_ratio": 0.2}
-        changes: dict[str, object] = {"pretrain__base_lr": 6e-4, "pretrain__weight_decay": 0.05, **ratios, **small}
-        figures |= _pretrained(setting, learn, name, PRETRAIN * seconds, changes)
+        figures |= _pretrained(setting, some(slice(scale.unlabelled)), name, PRETRAIN * seconds)
         folder, rest = str(setting.work / name), seconds - PRETRAIN * seconds
-    probe: dict[str, object] = {"finetune__frozen": True, "finetune__base_lr": 0.02}
-    for kind, share, more in (
-        ("probe", PROBE * seconds, probe),
-        ("finetune", rest - PROBE * seconds, {"finetune__base_lr": 2e-3}),
+    for kind, share, rate, frozen in (
+        ("probe", PROBE * seconds, PROBE_LR, True),
+        ("finetune", rest - PROBE * seconds, FINETUNE_LR, False),
     ):
-        changes = {**PLAIN, "finetune__init": folder, **more, **small}
-        figures |= _classified(setting, learn, test, kind, share, changes)
+        changes: dict[str, object] = {"finetune__init": folder, "finetune__frozen": frozen}
+        figures |= _classified(setting, labelled, test, kind, share, rate, **changes)
     return figures
-
-
-def _size(setting: Setting) -> tuple[str, int]:
-    """The model, and clips of a step of its pre-training."""
-    return ("small", 256) if setting.cuda else ("tiny", 8)
 
 
 def _trained(
@@ -101,53 +131,69 @@ def _trained(
     Its schedule ends then: steps are timed on some beforehand. `build` makes a task for a number of epochs.
     """
     until = time.monotonic() + seconds
-    trial = Training(setting, build(10**5))
-    trial.losses(1)
-    began = time.monotonic()
-    trial.losses(2)
-    each = (time.monotonic() - began) / 2
+    trial = Training(setting, build(10**4))
+    _losses(trial, 3)
+    began, timed = time.monotonic(), 8 if setting.cuda else 2
+    _losses(trial, timed)
+    each = (time.monotonic() - began) / timed
     per_epoch = trial.task.loader.steps_per_epoch
     epochs = max(1, int((until - time.monotonic()) * 0.9 / (each * per_epoch)))
     training = Training(setting, build(epochs))
-    losses: list[float] = []
     began = time.monotonic()
-    for epoch in range(epochs):
-        training.begin(epoch)
-        losses += training.losses(per_epoch)
-        if time.monotonic() > until:
-            break
+    losses = _losses(training, epochs * per_epoch, until + 0.1 * seconds)
     return training, losses, len(losses) / (time.monotonic() - began)
 
 
-def _pretrained(
-    setting: Setting, learn: MemoryVideos, name: str, seconds: float, changes: dict[str, object]
-) -> Figures:
+def _losses(training: Training, steps: int, until: float = math.inf) -> list[float]:
+    """The losses of so many steps, epoch by epoch; none is begun after `until`."""
+    losses: list[float] = []
+    for epoch in itertools.count():
+        training.begin(epoch)
+        losses += training.losses(min(training.task.loader.steps_per_epoch, steps - len(losses)))
+        if len(losses) == steps or time.monotonic() > until:
+            return losses
+    raise AssertionError("epochs are endless")
+
+
+def _pretrained(setting: Setting, videos: MemoryVideos, name: str, seconds: float) -> Figures:
     from models.weights import save_model
 
-    size, batch = _size(setting)
+    batch = scale_of(setting).batch
 
     def build(epochs: int) -> PretrainTask:
-        params = params_of(setting, size, batch, pretrain__strategy=name, pretrain__epochs=epochs, **changes)
-        return PretrainTask(params, setting.ranks, dataset_of(learn, params.clip.frames))
+        params = params_of(
+            setting, pretrain__strategy=name, pretrain__batch=batch, pretrain__base_lr=PRETRAIN_LR * 256 / batch,
+            pretrain__epochs=epochs, pretrain__warmup_epochs=WARMUP * epochs,
+        )  # fmt: skip
+        return PretrainTask(params, setting.ranks, dataset_of(videos, params.clip.frames))
 
     training, losses, rate = _trained(setting, build, seconds)
     save_model(training.engine.model, setting.work / name, training.task.info.as_dict())
     return {
-        "pretrain_first_loss": losses[0], "pretrain_last_loss": losses[-1], "pretrain_clips": len(losses) * batch,
+        "pretrain_first_loss": losses[0], "pretrain_last_loss": _last(losses), "pretrain_clips": len(losses) * batch,
         "pretrain_clips_per_second": round(rate * batch, 1),
     }  # fmt: skip
 
 
 def _classified(
-    setting: Setting, learn: MemoryVideos, test: MemoryVideos, name: str, seconds: float, changes: dict[str, object]
+    setting: Setting,
+    labelled: MemoryVideos,
+    test: MemoryVideos,
+    name: str,
+    seconds: float,
+    rate: float,
+    **changes: object,
 ) -> Figures:
     import torch
 
-    size, batch = _size(setting)[0], _size(setting)[1] // 4
+    batch = scale_of(setting).labelled_batch
 
     def build(epochs: int) -> FinetuneTask:
-        params = params_of(setting, size, batch, finetune__epochs=epochs, **changes)
-        clips = dataset_of(learn, params.clip.frames)
+        params = params_of(
+            setting, finetune__batch=batch, finetune__base_lr=rate * 256 / batch, finetune__epochs=epochs,
+            finetune__warmup_epochs=WARMUP * epochs, finetune__label_fraction=1.0, **changes,
+        )  # fmt: skip
+        clips = dataset_of(labelled, params.clip.frames)
         return FinetuneTask(params, BENCHMARK, setting.ranks, clips, dataset_of(test, params.clip.frames, False))
 
     training, losses, _ = _trained(setting, build, seconds)
@@ -155,6 +201,11 @@ def _classified(
     with torch.no_grad():
         scores = training.task.validate(0, True, lambda: None)
     return {
-        f"{name}_first_loss": losses[0], f"{name}_last_loss": losses[-1], f"{name}_clips": len(losses) * batch,
+        f"{name}_first_loss": losses[0], f"{name}_last_loss": _last(losses), f"{name}_clips": len(losses) * batch,
         f"{name}_top1": round(scores[VAL_TOP1], 4),
     }  # fmt: skip
+
+
+def _last(losses: list[float]) -> float:
+    """The mean of the last losses: a single step's is of its own clips."""
+    return float(np.mean(losses[-10:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pipeline.training.engine import Engine
 from pipeline.training.journal import Journal, NoSink, Progress
 from pipeline.training.tasks import FinetuneTask, PretrainTask, TrainingTask
 
-RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "k400.yaml"
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 BENCHMARK = "k400"
 #: Learning rate of the steps, whatever their batch.
 PEAK_LR = 2e-4
@@ -109,7 +109,12 @@ def params_of(setting: Setting, size: str, batch: int, **changes: object) -> Par
     }  # fmt: skip
     if not setting.cuda:
         overrides |= {"pretrain.keep_ratio": 0.5, "pretrain.visible_ratio": 0.2, "pretrain.decoder_depth": 2}
-    return load_params(RECIPE, overrides | {key.replace("__", "."): value for key, value in changes.items()})
+    return load_params(RECIPES / "k400.yaml", overrides | dotted(changes))
+
+
+def dotted(changes: Mapping[str, object]) -> dict[str, object]:
+    """Overrides of parameters, from keywords (`pretrain__epochs`)."""
+    return {key.replace("__", "."): value for key, value in changes.items()}
 
 
 class MemoryVideos(FrameSource):
@@ -124,15 +129,9 @@ class MemoryVideos(FrameSource):
     def size(self, row: int) -> tuple[int, int]:
         return int(self.array.shape[2]), int(self.array.shape[3])
 
-    def picture(self, row: int, frame: int) -> U8:
-        """One frame [H, W, 3]."""
-        frame_HWC: U8 = self.array[row, frame]
-        return frame_HWC
-
     def fill(self, row: int, frame_indices: npt.ArrayLike, target_THWC: U8) -> None:
         height, width = self.size(row)
-        for frame, target_HWC in zip(np.asarray(frame_indices), target_THWC, strict=True):
-            target_HWC[:height, :width] = self.picture(row, int(frame))
+        target_THWC[:, :height, :width] = self.array[row, np.asarray(frame_indices)]
 
 
 def texture(seed: int, length: int, height: int, width: int) -> U8:
@@ -226,7 +225,11 @@ def resident(setting: Setting, stage: str, params: Params, compiled: bool = Fals
     task = task_of(setting, stage, params, textures(setting, 2))
     task.loader = Resident(setting, params.pretrain.batch if stage == "pretrain" else params.finetune.batch)  # type: ignore[assignment]
     if compiled:
-        # The rehearsal traces as a GPU's run does, and leaves out a C++ compiler's minutes.
-        backend = {} if setting.cuda else {"backend": "eager"}
-        task.model.compile_parts(fullgraph=True, dynamic=False, **backend)  # type: ignore[operator]
+        compile_parts(setting, task)
     return Training(setting, task)
+
+
+def compile_parts(setting: Setting, task: TrainingTask) -> None:
+    """Compile a task's model as a training does; the rehearsal traces, and leaves out a C++ compiler's minutes."""
+    backend = {} if setting.cuda else {"backend": "eager"}
+    task.model.compile_parts(fullgraph=True, dynamic=False, **backend)  # type: ignore[operator]

@@ -59,10 +59,10 @@ def resize_fused(clips_BTHWC: Tensor, boxes_B4: Tensor, side: int, flips_B: Tens
 if triton is not None:
 
     @triton.jit
-    def _weight(place, centre, support, start, full):  # type: ignore[no-untyped-def]
+    def _weight(place, centre, narrowness, start, full):  # type: ignore[no-untyped-def]
         """A triangle around the centre, within the box."""
         inside = (place >= start) & (place < start + full)
-        return tl.where(inside, tl.maximum(1 - tl.abs(place + 0.5 - centre) / support, 0.0), 0.0)
+        return tl.where(inside, tl.maximum(1 - tl.abs(place + 0.5 - centre) * narrowness, 0.0), 0.0)
 
     @triton.jit
     def _resize(  # type: ignore[no-untyped-def]
@@ -85,26 +85,35 @@ if triton is not None:
         first_y = tl.floor(centre_y - support_y - 0.5).to(tl.int32) + 1
         first_x = tl.floor(centre_x - support_x - 0.5).to(tl.int32) + 1
         count_y, count_x = tl.ceil(2 * support_y).to(tl.int32), tl.ceil(2 * support_x).to(tl.int32)
-        total_x = tl.zeros([columns], tl.float32)
-        for j in range(0, count_x):
-            total_x += _weight(first_x + j, centre_x, support_x, left, wide)
+        narrow_y, narrow_x = 1 / support_y, 1 / support_x
         total_y = tl.zeros([rows], tl.float32)
+        for i in range(0, count_y):
+            total_y += _weight(first_y + i, centre_y, narrow_y, top, tall)
+        total_x = tl.zeros([columns], tl.float32)
         red = tl.zeros([rows, columns], tl.float32)
         green = tl.zeros([rows, columns], tl.float32)
         blue = tl.zeros([rows, columns], tl.float32)
         start = clips + frame.to(tl.int64) * height * width * 3
-        for i in range(0, count_y):
-            y = first_y + i
-            weight_y = _weight(y, centre_y, support_y, top, tall)
-            total_y += weight_y
-            for j in range(0, count_x):
-                x = first_x + j
-                weight = weight_y[:, None] * _weight(x, centre_x, support_x, left, wide)[None, :]
-                pixel = start + (y[:, None] * width + x[None, :]) * 3
-                used = weight > 0
-                red += weight * tl.load(pixel, used, 0).to(tl.float32)
-                green += weight * tl.load(pixel + 1, used, 0).to(tl.float32)
-                blue += weight * tl.load(pixel + 2, used, 0).to(tl.float32)
+        # Columns without, rows within: a thread has several columns of one row, whose weight it then works out once.
+        for j in range(0, count_x):
+            x = first_x + j
+            weight_x = _weight(x, centre_x, narrow_x, left, wide)
+            total_x += weight_x
+            across_x = 3 * tl.minimum(tl.maximum(x, left), left + wide - 1)  # of weight 0 outside the box
+            red_j = tl.zeros([rows, columns], tl.float32)
+            green_j = tl.zeros([rows, columns], tl.float32)
+            blue_j = tl.zeros([rows, columns], tl.float32)
+            for i in range(0, count_y):
+                y = first_y + i
+                weight_y = _weight(y, centre_y, narrow_y, top, tall)[:, None]
+                down_y = 3 * width * tl.minimum(tl.maximum(y, top), top + tall - 1)
+                pixel = start + (down_y[:, None] + across_x[None, :])
+                red_j += weight_y * tl.load(pixel).to(tl.float32)
+                green_j += weight_y * tl.load(pixel + 1).to(tl.float32)
+                blue_j += weight_y * tl.load(pixel + 2).to(tl.float32)
+            red += weight_x[None, :] * red_j
+            green += weight_x[None, :] * green_j
+            blue += weight_x[None, :] * blue_j
         total = total_y[:, None] * total_x[None, :]
         target = planes + frame.to(tl.int64) * 3 * side * side + row[:, None] * side + column[None, :]
         within = (row < side)[:, None] & (column < side)[None, :]

@@ -61,7 +61,7 @@ def test_a_part_runs_without_the_tools_around_training(bare: dict[str, str], tmp
     done = subprocess.run(command, env=bare, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row.name: row for row in read(out / "results.jsonl") if row.status != "left out"}
-    assert len(rows) == 14
+    assert len(rows) == 16
     assert not {name: row.error for name, row in rows.items() if row.status != "ok"}
 
 
