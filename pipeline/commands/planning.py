@@ -15,7 +15,7 @@ Videos = Annotated[
     typer.Option(help="NAME=TRAINING_VIDEOS or NAME=VIDEOSxFRAMES, where nothing here tells; may be repeated."),
 ]
 Calibration = Annotated[
-    Path | None, typer.Option(help="calibration.json of `everest bench gpu`; the tracked one if left out.")
+    Path | None, typer.Option(help="calibration.json of `everest bench gpu`; those of this version if left out.")
 ]
 Recipe = Annotated[str | None, typer.Option(help="A recipe; params.yaml if left out.")]
 Mfu = Annotated[float | None, typer.Option(help="Share of the peak to assume.")]

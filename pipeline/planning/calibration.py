@@ -9,8 +9,8 @@ from typing import NamedTuple, TypedDict
 from pipeline.efficiency.meters import Device, known_device
 from pipeline.errors import InputError
 
-#: What came with this version. Absent until the benchmark has run on a GPU and its file was put here.
-TRACKED = Path(__file__).with_name("calibration.json")
+#: What came with this version: a file for each kind of device that the benchmark has run on.
+TRACKED = Path(__file__).with_name("calibrations")
 
 
 class Calibration(TypedDict):
@@ -32,18 +32,17 @@ class Share(NamedTuple):
 def measured_share(device: Device, stage: str, size: str, compiled: bool, path: Path | None = None) -> Share | None:
     """The share for just this device, stage, size and way of running; None where none was measured.
 
+    Args:
+        path: a file to look in; None for those of this version.
+
     Raises:
         InputError: a file was named and is none of these.
     """
-    if path is None and not TRACKED.exists():
-        return None
-    known = read(path or TRACKED)
-    if known_device(known["device"]) != device:
-        return None
-    share = known["shares"].get(key(stage, size, compiled))
-    if share is None:
-        return None
-    return Share(float(share), f"measured on {known['device']}, {known['date']}, torch {known['torch']}")
+    for known in map(read, [path] if path else sorted(TRACKED.glob("*.json"))):
+        share = known["shares"].get(key(stage, size, compiled))
+        if share is not None and known_device(known["device"]) == device:
+            return Share(float(share), f"measured on {known['device']}, {known['date']}, torch {known['torch']}")
+    return None
 
 
 def key(stage: str, size: str, compiled: bool) -> str:

@@ -265,8 +265,16 @@ def test_a_plan_takes_a_measured_share_and_says_where_it_is_from(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("name", ["h100", "h200"])
+def test_each_kind_of_gpu_that_was_measured_has_its_own_shares(name: str) -> None:
+    share = calibration.measured_share(DEVICES[name], "pretrain", "base", True)
+    assert share is not None
+    assert 0.2 < share.mfu < 0.6
+    assert f"measured on NVIDIA {name.upper()}" in share.origin
+
+
 def test_without_a_calibration_a_plan_assumes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(calibration, "TRACKED", tmp_path / "none.json")
+    monkeypatch.setattr(calibration, "TRACKED", tmp_path)
     assert calibration.measured_share(DEVICES["h100"], "pretrain", "base", False) is None
 
 
