@@ -35,6 +35,8 @@ from pipeline.bench.harness import Figures
 from pipeline.data.arrays import U8
 
 THREADS = (8, 16, 4, 2)
+#: Steps at most, and [s] in which they are timed: so many that the first one's launches, which nothing hides, are few.
+STEPS, SECONDS = 40, 5.0
 #: Share of the clips a second that 8 threads may lose against clips that lie on the device.
 LOST = 0.05
 QUALITY = 90
@@ -142,16 +144,16 @@ def loading(setting: Setting, store: str, threads: int, compiled: bool = False) 
     params = params_of(setting, size, batch, compute__loader_workers=threads)
     raw = _raw(setting)
     source = raw if store == "raw" else JpegVideos(setting.work, raw)
-    task = task_of(setting, "pretrain", params, source, times=-(-batch * 12 // len(source)))
+    task = task_of(setting, "pretrain", params, source, times=-(-batch * (STEPS + 8) // len(source)))
     if compiled:
         compile_parts(setting, task)
     training = Training(setting, task)
     engine = training.engine
-    training.losses(2)
+    training.losses(4)
     engine.spent = type(engine.spent)()
     engine._since = time.perf_counter()
-    until, steps = time.monotonic() + (5.0 if setting.cuda else 0.3), 0
-    while steps < 8 and (time.monotonic() < until or steps < 2):
+    until, steps = time.monotonic() + (SECONDS if setting.cuda else 0.3), 0
+    while steps < STEPS and (time.monotonic() < until or steps < 2):
         engine.advance(training.batches, 0)
         steps += 1
     engine._settle(0, at_once=True)
