@@ -41,8 +41,8 @@ CORES_PER_DEVICE = 12
 VALUE_BYTES, STATE_BYTES = 4, 16
 #: Clips of 16 frames that one core reads from a cache in a second, cropped and handed over as uint8: measured without a
 #: GPU (docs/benchmarks.md, "Loading clips", one worker; AMD EPYC, pictures of 23 KB), and from JPEG beside an H100
-#: (docs/gpu.md, "The sittings before", 8 threads; pictures of 33 KB). Raw frames kept that H100 busy: their rate there is
-#: not known.
+#: (docs/gpu.md, "The sittings before", 8 threads; pictures of 33 KB). Raw frames kept that H100 busy: their rate there
+#: is not known.
 CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
 BESIDE_GPU = CLIPS_PER_SECOND | {"jpeg": 753 / 8}
 #: How much `--gpu cpu` tries out.
