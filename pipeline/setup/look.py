@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.audit.measuring import audited
 from pipeline.audit.record import CLIP_FRAMES, Audited
 from pipeline.audit.summary import Findings, findings
-from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
+from pipeline.data.annotations.base import ListedVideo, Listing, classes_of, text_of
 from pipeline.data.annotations.classes import NAMED
 from pipeline.data.annotations.own import SPLIT_NAMES, from_folders, from_table, has_split_folders, read_rows
 from pipeline.data.ingest.verdicts import REASONS, verdict
@@ -195,8 +195,8 @@ def _given(listing: Listing, table: Path | None) -> _Given:
         return _Given({video.path: video.splits[0] for video in listing.videos if split}, {}, False)
     rows = dict(zip(paths, (row for _, row in read_rows(table)), strict=True))
     return _Given(
-        {path: SPLIT_NAMES[str(row["split"]).lower()] for path, row in rows.items() if row.get("split")},
-        {path: text for path, row in rows.items() if (text := str(row.get("group") or "").strip())},
+        {path: SPLIT_NAMES[text.lower()] for path, row in rows.items() if (text := text_of(row, "split"))},
+        {path: text for path, row in rows.items() if (text := text_of(row, "group").strip())},
         all(
             part.strip().isdigit()
             for row in rows.values()

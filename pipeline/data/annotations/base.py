@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -134,3 +134,9 @@ def read_json(path: Path) -> object:
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}. Cure: fetch it again.") from None
     return content
+
+
+def text_of(row: Mapping[str, object], column: str) -> str:
+    """A cell as text; "" where the table has no such column, or the row nothing in it: a 0 of Parquet is something."""
+    cell = row.get(column)
+    return "" if cell is None else str(cell)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.annotations.base import ListedVideo, Listing, classes_of
+from pipeline.data.annotations.base import ListedVideo, Listing, classes_of, text_of
 from pipeline.data.annotations.classes import NAMED, alike_fault, counted_from_one
 from pipeline.data.annotations.several import labels_of, names_of, separator_fault
 from pipeline.data.video.listing import video_files
@@ -136,18 +136,18 @@ def from_table(table: Path, folder: Path) -> Listing:
                     f"{table}, row {line}: label {label} has label_name {name!r}, an earlier row has {names[label]!r}. "
                     "Cure: one name for each number, in every row."
                 )
-        split = str(row.get("split") or "").lower()
+        split = text_of(row, "split").lower()
         if split and split not in SPLIT_NAMES:
             raise InputError(f"{table}, row {line}: split = {split!r}. Cure: train, val, test or unused.")
         videos.append(
             ListedVideo(
-                video_id=str(row.get("video_id") or ids[path]),
+                video_id=text_of(row, "video_id") or ids[path],
                 path=path,
                 splits=(SPLIT_NAMES[split] if split else split_by_hash(path),),
                 label=min(labels, default=-1),
                 label_name=SEPARATOR.join(names[label] for label in sorted(labels)),
                 source="folder",
-                sha256=str(row["sha256"]) if row.get("sha256") else None,
+                sha256=text_of(row, "sha256") or None,
                 labels=tuple(sorted(labels)) if several else (),
             )
         )

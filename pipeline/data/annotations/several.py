@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.data.annotations.base import text_of
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import SEPARATOR, class_parts
 from pipeline.system.text import printable
@@ -45,7 +46,7 @@ def names_of(row: Mapping[str, object], labels: Sequence[int], several: bool, li
     Raises:
         InputError: other than as many names as numbers.
     """
-    text = str(row.get("label_name") or "")
+    text = text_of(row, "label_name")
     if not text:
         return [str(label) for label in labels]
     names = [part.strip() for part in class_parts(text)] if several else [text]

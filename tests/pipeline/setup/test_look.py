@@ -8,6 +8,7 @@ import pytest
 import sample_videos
 
 from pipeline.audit.changes import frame_step
+from pipeline.data.annotations.own import from_table
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
 from pipeline.setup.files import write
@@ -64,6 +65,19 @@ def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path:
     table.write_text("path,label\n0.mp4,a\n../1.mp4,b\n")
     with pytest.raises(InputError, match="row 3: path = '../1.mp4'"):
         look(table, sample_videos.RULES)
+
+
+def test_group_and_video_0_of_a_parquet_table_are_ones_like_any_other(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"path": f"{n}.mp4", "label": "ab"[n % 2], "group": n // 2, "video_id": n} for n in range(4)]
+    for row in rows:
+        sample_videos.write(tmp_path / "set" / str(row["path"]), 20, seed=int(str(row["video_id"])))
+    table = tmp_path / "set" / "list.parquet"
+    pq.write_table(pa.Table.from_pylist([*rows[:3], rows[3] | {"group": None}]), table)
+    assert [video.group for video in look(table, sample_videos.RULES).videos] == ["0", "0", "1", ""]
+    assert [video.video_id for video in from_table(table, table.parent).videos] == ["0", "1", "2", "3"]
 
 
 def test_videos_are_looked_for_beside_a_link_to_a_table_and_left_out_ones_are_listed_for_the_last_call_alone(
