@@ -42,13 +42,14 @@ def split(videos: Sequence[OwnVideo], groups: Groups) -> Split:
     """
     members: dict[int, list[OwnVideo]] = defaultdict(list)
     for video in videos:
-        members[groups.of[video.path]].append(video)
+        if video.split != "unused":  # a clip that is marked so says nothing of where the rest of its group belongs
+            members[groups.of[video.path]].append(video)
     chosen: dict[int, str] = {}
     remarks = []
     straddling = 0
     for number, group in members.items():
         given = Counter(video.split for video in group if video.split)
-        straddling += len(given.keys() - {"unused"}) > 1
+        straddling += len(given) > 1
         if given:
             chosen[number] = min(given, key=lambda name: (-given[name], name))
         elif not any(video.label for video in group):
@@ -73,7 +74,7 @@ def _hand_out(members: Mapping[int, list[OwnVideo]], chosen: dict[int, str]) -> 
 
     def take(number: int, name: str) -> None:
         for video in members[number]:
-            for label in video.classes if name in lacking else ():
+            for label in video.classes:
                 lacking[name][label] -= 1
 
     for number, name in chosen.items():
@@ -121,8 +122,8 @@ def _can_leave(
 ) -> bool:  # fmt: skip
     """Whether each class of a group keeps another one where it is now; training comes before all."""
     now = chosen[number]
-    if now == "unused" or (name == "train" and now != "train"):
-        return now != "unused"
+    if name == "train" and now != "train":
+        return True
     labels = {label for video in members[number] for label in video.classes}
     return all(sum(chosen[other] == now for other in by_class[label]) > 1 for label in labels)
 

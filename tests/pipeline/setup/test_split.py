@@ -99,6 +99,21 @@ def test_a_given_split_is_kept_and_one_without_training_videos_refused() -> None
         split(absent, group(absent, []))
 
 
+def test_one_unused_clip_takes_nothing_else_of_its_group_out_and_no_part_in_the_shares() -> None:
+    videos = [
+        video(f"{label}/{source}_{n}.mp4", label, "unused" if n == 0 and source < 6 else "", f"{label}{source}")
+        for label in "ab"
+        for source in range(10)
+        for n in range(5)
+    ]
+    result = split(videos, group(videos, []))
+    assert {v.path for v in videos if result.of[v.path] == "unused"} == {v.path for v in videos if v.split}
+    sides = {(v.group, result.of[v.path]) for v in videos if not v.split}
+    assert len(sides) == 20
+    whole = split([v for v in videos if not v.split], group([v for v in videos if not v.split], []))
+    assert whole.of == {v.path: result.of[v.path] for v in videos if not v.split}
+
+
 def test_one_video_of_each_class_leaves_nothing_to_test_on() -> None:
     videos = [video("a/1.mp4"), video("b/1.mp4", "b")]
     with pytest.raises(InputError, match="nothing is left to test on"):
