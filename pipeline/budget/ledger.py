@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import layout
+from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.system.files import read_json, write_json
 
@@ -91,9 +92,19 @@ def write_execution(path: Path, execution: Execution) -> None:
     write_json(path, asdict(execution))
 
 
-def read_executions(folder: Path) -> list[Execution]:
-    """All records of an experiment, the oldest first."""
-    contents = [read_json(path) for path in sorted(folder.glob("[0-9]*.json"))]
+def read_executions(folder: Path, but: Path | None = None) -> list[Execution]:
+    """All records of an experiment but one, the oldest first.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    try:
+        contents = [read_json(path) for path in sorted(folder.glob("[0-9]*.json")) if path != but]
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror}; it says what a stage has taken of the budget. "
+            "Cure: make it readable; removed, it counts no longer."
+        ) from None
     return [Execution(**content) for content in contents if content]
 
 

@@ -41,6 +41,7 @@ class Meter(threading.Thread):
         self.gpus = gpus_of(params.compute, stage)
         self.held = Held(self.gpus)
         self.before = read_executions(self.folder)
+        self._unread = False
         #: Why the run was stopped; empty while it may go on.
         self.reason = ""
         self._closing = threading.Event()
@@ -52,13 +53,21 @@ class Meter(threading.Thread):
             if time.time() - written > WRITE_SECONDS:
                 written = time.time()
                 self.write()
-                # Another stage of the run may count at the same time.
-                self.before = [one for one in read_executions(self.folder) if one.began != self.began]
+                self._look()
             if not self.reason and reached(self.compute, self.spent()):
                 self.compute = _as_it_is_now(self.compute)
                 self.reason = reached(self.compute, self.spent())
                 if self.reason:
                     os.kill(os.getpid(), signal.SIGINT)
+
+    def _look(self) -> None:
+        """Read what others have taken: another stage of the run may count at the same time."""
+        try:
+            self.before = read_executions(self.folder, but=self.record)
+        except InputError as error:  # of a file server that is away for a moment: this one's own time counts on
+            if not self._unread:
+                log.warning("the budget counts on with what was read before: %s", error)
+            self._unread = True
 
     def execution(self) -> Execution:
         """This one until now."""

@@ -83,7 +83,10 @@ def read_checkout(root: Path, processes: Sequence[Process], cards: Sequence[Gpu]
 
 def _spent(root: Path, params: Params) -> str:
     """What the chain has taken of its budget until the last record, at most 5 s ago."""
-    return share_of(params.compute, total(read_executions(named_ledger(params, work=root / layout.WORK))))
+    try:
+        return share_of(params.compute, total(read_executions(named_ledger(params, work=root / layout.WORK))))
+    except InputError as error:
+        return f"an unknown part ({str(error).partition(';')[0]})"
 
 
 def _params(folder: Path) -> Params | str:

@@ -121,6 +121,27 @@ def test_a_clock_that_is_set_takes_nothing_of_the_budget(here: Path, monkeypatch
         assert 0 <= counting.spent().hours < 0.1
 
 
+def test_a_record_that_cannot_be_read_for_a_while_stops_no_count_and_is_named_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(meter, "WRITE_SECONDS", 0.0)
+    settings = params(budget={"hours": 2.5 / 3600}, device="cpu")
+
+    def work() -> None:
+        (ledger.ledger(settings) / "1.json").mkdir(parents=True)
+        time.sleep(30)
+
+    with pytest.raises(BudgetSpentError, match="was stopped"), meter.metered(settings, "preprocess", "small"):
+        work()
+    (said,) = [record.getMessage() for record in caplog.records if "1.json" in record.getMessage()]
+    assert said.startswith("the budget counts on with what was read before: ")
+    with (
+        pytest.raises(InputError, match=r"1\.json: Is a directory; it says what .* Cure: make it readable"),
+        meter.metered(settings, "preprocess", "small"),
+    ):
+        pytest.fail("begun without its count")
+
+
 def test_a_budget_that_is_raised_while_it_runs_counts(here: Path) -> None:
     write_params(here / "params.yaml", params(budget={"hours": 1.0}, device="cpu"))
     with meter.metered(params(budget={"hours": 0.6 / 3600}, device="cpu"), "preprocess", "small"):
