@@ -36,22 +36,23 @@ class Meter(threading.Thread):
     def __init__(self, params: Params, stage: str, name: str) -> None:
         super().__init__(name="budget", daemon=True)
         self.folder, self.compute, self.name_of_stage = ledger(params), params.compute, name
-        self.began, self._since = time.time(), time.monotonic()
+        self.before = read_executions(self.folder)
+        # A clock that was set back would lay this execution over earlier ones, and take their hours from the sum.
+        self.began, self._since = max([time.time(), *(one.ended for one in self.before)]), time.monotonic()
         self.record = self.folder / f"{self.began:.3f}-{os.getpid()}.json"
         self.gpus = gpus_of(params.compute, stage)
         self.held = Held(self.gpus)
-        self.before = read_executions(self.folder)
         self._unread = False
         #: Why the run was stopped; empty while it may go on.
         self.reason = ""
         self._closing = threading.Event()
 
     def run(self) -> None:
-        written = 0.0
+        written = -WRITE_SECONDS
         while not self._closing.wait(TICK_SECONDS):
             self.held.count()
-            if time.time() - written > WRITE_SECONDS:
-                written = time.time()
+            if time.monotonic() - written > WRITE_SECONDS:  # a clock that is set back would write nothing for hours
+                written = time.monotonic()
                 self.write()
                 self._look()
             if not self.reason and reached(self.compute, self.spent()):

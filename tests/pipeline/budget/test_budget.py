@@ -121,6 +121,25 @@ def test_a_clock_that_is_set_takes_nothing_of_the_budget(here: Path, monkeypatch
         assert 0 <= counting.spent().hours < 0.1
 
 
+def test_a_clock_that_is_set_back_takes_no_hours_from_the_sum_and_no_record_from_the_disk(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(meter, "WRITE_SECONDS", 0.1)
+    settings, now, real = params(device="cpu"), time.time(), time.time
+    folder = ledger.ledger(settings)
+    before = Execution("pretrain", now - 7200, now - 3600, 0, None)
+    ledger.write_execution(folder / f"{before.began:.3f}-1.json", before)
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    with meter.metered(settings, "preprocess", "small"):
+        time.sleep(0.3)
+        monkeypatch.setattr(time, "time", lambda: real() - 9 * 3600)
+        time.sleep(0.7)
+        executions = ledger.read_executions(folder)  # as a kill would leave it
+        assert 3600.7 <= 3600 * ledger.total(executions).hours <= 3660
+    assert len(executions) == 2
+
+
 def test_a_record_that_cannot_be_read_for_a_while_stops_no_count_and_is_named_once(
     here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
