@@ -177,15 +177,21 @@ def show_recipe(name: str) -> str:
     return recipe_path(name).read_text(encoding="utf-8")
 
 
-def holds_edits() -> bool:
-    """Whether there is a params.yaml that is no recipe's own text, or no text at all.
+def edits() -> str:
+    """What speaks for edits in params.yaml: no recipe's own text, no text at all, or unreadable; else empty.
 
     Raises:
         InputError: a folder is in its place.
     """
     if PARAMS.is_dir():
         raise InputError(f"{PARAMS} is a folder, expected a file. Cure: move it away.")
-    return PARAMS.exists() and PARAMS.read_bytes() not in {show_recipe(name).encode() for name in names()}
+    try:
+        own = PARAMS.read_bytes() in {show_recipe(name).encode() for name in names()}
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{PARAMS} cannot be read ({error.strerror}): it may hold values of yours"
+    return "" if own else f"{PARAMS} differs from every recipe: it holds values of yours"
 
 
 def use_recipe(name: str, force: bool = False) -> str:
@@ -195,14 +201,11 @@ def use_recipe(name: str, force: bool = False) -> str:
         InputError: params.yaml holds edits of one's own and `force` is not set.
     """
     text = show_recipe(name)
-    edited = holds_edits()
-    if PARAMS.exists() and PARAMS.read_bytes() == text.encode():
+    edited = edits()
+    if not edited and PARAMS.exists() and PARAMS.read_bytes() == text.encode():
         return f"params.yaml holds recipe {name} already."
     if edited and not force:
-        raise InputError(
-            "params.yaml differs from every recipe: it holds edits of yours, which would be lost. "
-            f"Cure: keep a copy, then `everest recipe use {name} --force`."
-        )
+        raise InputError(f"{edited}, which would be lost. Cure: keep a copy, then `everest recipe use {name} --force`.")
     write_text(PARAMS, text)
     return f"params.yaml now holds recipe {name}. `everest recipe diff` names its deviations."
 

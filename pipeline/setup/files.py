@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.data.annotations.own import from_table, is_name
 from pipeline.errors import InputError
 from pipeline.multilabel.labels import SEPARATOR
-from pipeline.recipes import PARAMS, holds_edits
+from pipeline.recipes import PARAMS, edits
 from pipeline.setup.groups import Groups
 from pipeline.setup.look import OwnSet, OwnVideo
 from pipeline.setup.split import Split
@@ -28,11 +28,8 @@ def check_target(force: bool) -> None:
     here = Path.cwd()
     if not os.access(here, os.W_OK) or (LISTS.exists() and not os.access(LISTS, os.W_OK)):
         raise InputError(f"{here} cannot be written to. Cure: call this in your checkout of the project.")
-    if holds_edits() and not force:
-        raise InputError(
-            f"{PARAMS} differs from every recipe: it holds values of yours, which would be lost. "
-            "Cure: keep a copy, then call this with --force."
-        )
+    if (edited := edits()) and not force:
+        raise InputError(f"{edited}, which would be lost. Cure: keep a copy, then call this with --force.")
 
 
 def split_table(dataset: OwnSet, parted: Split, groups: Groups, name: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from pipeline import recipes
 from pipeline.cli import app
 from pipeline.errors import InputError
 from pipeline.params import load_params
+from pipeline.setup.files import check_target
 
 ALL = [
     "demo", "drawn", "hmdb51", "k400", "oscc", "scenes", "ssv2", "ucf101",
@@ -74,7 +75,7 @@ def test_using_a_recipe_writes_it_and_keeps_own_edits(tmp_path: Path, monkeypatc
     recipes.use_recipe("demo")
     params = tmp_path / "params.yaml"
     params.write_text(params.read_text() + "# mine\n")
-    with pytest.raises(InputError, match=r"edits of yours.*--force"):
+    with pytest.raises(InputError, match=r"values of yours.*--force"):
         recipes.use_recipe("ucf101")
     recipes.use_recipe("ucf101", force=True)
     assert load_params().recipe == "ucf101"
@@ -86,7 +87,7 @@ def test_a_shown_recipe_is_no_edit_and_what_is_no_text_is_one(tmp_path: Path, mo
     params.write_text(CliRunner().invoke(app, ["recipe", "show", "demo"], catch_exceptions=False).stdout)
     recipes.use_recipe("ucf101")
     params.write_bytes("# für Größe\n".encode("latin-1"))
-    with pytest.raises(InputError, match="edits of yours"):
+    with pytest.raises(InputError, match="values of yours"):
         recipes.use_recipe("demo")
     recipes.use_recipe("demo", force=True)
     assert load_params().recipe == "demo"
@@ -94,6 +95,21 @@ def test_a_shown_recipe_is_no_edit_and_what_is_no_text_is_one(tmp_path: Path, mo
     params.mkdir()
     with pytest.raises(InputError, match="is a folder"):
         recipes.use_recipe("demo", force=True)
+
+
+def test_a_params_file_that_cannot_be_read_is_written_over_with_force_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").symlink_to("/proc/self/mem")  # no user may read its first byte
+    told = r"cannot be read \(Input/output error\): it may hold values of yours, .*--force"
+    with pytest.raises(InputError, match=told):
+        recipes.use_recipe("demo")
+    with pytest.raises(InputError, match=told):
+        check_target(force=False)
+    check_target(force=True)
+    recipes.use_recipe("demo", force=True)
+    assert load_params().recipe == "demo"
 
 
 def test_an_unknown_recipe_has_a_suggestion() -> None:
