@@ -254,10 +254,18 @@ def _memory(training: Training, devices: Machine) -> str:
 def _too_short(best: Fit, hours: float) -> list[str]:
     if best.enough:
         return []
+    trainings = {"pre-training": best.pretrain, "fine-tuning": best.finetune}
+    once = " and ".join(
+        f"one of {name} takes {shown_hours(training.hours)}"
+        for name, training in trainings.items()
+        if not training.possible
+    )
     return [
-        f"{hours:g} h are little for these videos: they are enough for {best.pretrain.epochs} epochs of pre-training "
-        f"and {best.finetune.epochs} of fine-tuning with the smallest model, and below {LEAST_PRETRAIN} and "
-        f"{LEAST_FINETUNE} little is learnt. Cure: --hours with more, or another --device."
+        f"{hours:g} h are little for these videos: they are enough for {counted(best.pretrain.possible, 'epoch')} of "
+        f"pre-training and {best.finetune.possible} of fine-tuning with the smallest model"
+        + (f" ({once}, and is planned all the same)" if once else "")
+        + f", and below {LEAST_PRETRAIN} and {LEAST_FINETUNE} little is learnt. "
+        "Cure: --hours with more, or another --device."
     ]
 
 

@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.multilabel.labels import class_parts
 from pipeline.params import IngestParams
 from pipeline.system.csv_files import guarded
-from pipeline.system.text import counted
+from pipeline.system.text import counted, printable, storable
 
 #: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
 FEWER_FRAMES, SHORT_SHARE = 8, 0.2
@@ -228,6 +228,10 @@ def _check_numbers(place: Path, listing: Listing) -> None:
 
 def _check_names(listing: Listing) -> None:
     for name in listing.classes:
+        if storable(name) != name:
+            raise InputError(
+                f"class {printable(name)} has a name that is no UTF-8 text, which no table can hold. Cure: rename it."
+            )
         if guarded(name) != name:
             raise InputError(
                 f"class {name!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."

@@ -137,6 +137,11 @@ def _check(result: Split, videos: Sequence[OwnVideo]) -> None:
             f"{_shown(absent)}. Cure: move some of their videos to train, or leave the classes out."
         )
     if not counts["test"] and not counts["val"]:
+        if all(video.split for video in videos if video.classes):
+            raise InputError(
+                "the split that is given has neither test nor val videos: nothing is left to test on. Cure: mark some "
+                "of them test, or take the column split (or the folder above the classes) away: this command makes one."
+            )
         raise InputError(
             f"{len(videos)} videos, and no class has a second group of them: nothing is left to test on. "
             "Cure: more videos of each class, or a table with the columns path,label,group that says what belongs "

@@ -268,6 +268,11 @@ def _splits(facts: Facts) -> dict[str, Value]:
     test = "test" if facts.test else "val"
     validate = "val" if facts.val else "test"
     best = validate == "val" and test == "test" and facts.val >= CHOOSING
+    last = (
+        f"{counted(facts.val, 'validation video')}: too few to choose by"
+        if facts.test
+        else "the test reads val too, for want of test videos: the best of it would be chosen by the test"
+    )
     return {
         "evaluate.split": Value(test, counted(facts.test or facts.val, "video")),
         "finetune.validate_split": Value(
@@ -276,8 +281,6 @@ def _splits(facts: Facts) -> dict[str, Value]:
         ),
         "finetune.select": Value(
             "best" if best else "last",
-            f"the best of {facts.val} validation videos"
-            if best
-            else f"{counted(facts.val, 'validation video')}: too few to choose by",
+            f"the best of {facts.val} validation videos" if best else last,
         ),
     }  # fmt: skip

@@ -130,6 +130,14 @@ def test_more_hours_give_more_epochs_or_a_larger_model(videos: Path) -> None:
     assert epochs[0] < epochs[1]
 
 
+def test_hours_that_are_not_enough_for_one_epoch_are_said_to_be_enough_for_none(videos: Path) -> None:
+    made = init(videos, device="a6000", hours=1e-9)
+    (said,) = [line for line in made.warnings if "h are little" in line]
+    assert re.search(
+        r"enough for 0 epochs of pre-training and 0 of fine-tuning .* \(one of pre-training takes \d", said
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,15 @@ def test_class_numbers_with_a_gap_are_refused_before_anything_is_decoded(tmp_pat
     table.write_text("path,label\n0.mp4,0\n1.mp4,1\n2.mp4,2\n")
     with pytest.raises(InputError, match="none of the 3 videos"):
         look(table, sample_videos.RULES)
+
+
+def test_a_class_whose_name_is_no_text_is_told_from_a_formula(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"run"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        folder.mkdir()
+        (folder / "a.mp4").touch()
+    with pytest.raises(InputError, match=r"class caf\\xe9 has a name that is no UTF-8 text.* Cure: rename it"):
+        look(tmp_path, sample_videos.RULES)
 
 
 def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> None:

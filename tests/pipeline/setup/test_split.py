@@ -120,6 +120,12 @@ def test_one_video_of_each_class_leaves_nothing_to_test_on() -> None:
         split(videos, group(videos, []))
 
 
+def test_a_given_split_of_training_alone_is_said_to_have_no_test() -> None:
+    videos = [video(f"{label}/{n}.mp4", label, "train") for label in "ab" for n in range(5)]
+    with pytest.raises(InputError, match="the split that is given has neither test nor val videos.* Cure: mark some"):
+        split(videos, group(videos, []))
+
+
 def test_videos_without_a_class_are_trained_on() -> None:
     videos = [*ucf(2, 3, 1), video("plain.mp4", "")]
     assert split(videos, group(videos, [])).of["plain.mp4"] == "train"

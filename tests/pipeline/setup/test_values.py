@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.setup.values import _batch, names_a_side
+from pipeline.setup.values import Facts, Value, _batch, _splits, names_a_side
 
 
 @pytest.mark.parametrize("devices", range(1, 17))
@@ -37,3 +37,17 @@ def test_a_class_names_a_side_where_one_of_its_words_does_however_they_are_joine
     assert [name for name in sided if not names_a_side(name)] == []
     plain = ["cleft", "bright", "rightful", "LeftoverFood", "uplinks", "Turn", "copyright"]
     assert [name for name in plain if names_a_side(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "select", "why"),
+    [
+        (60, 0, "last", "the test reads val too"),
+        (60, 90, "best", "the best of 60 validation videos"),
+        (6, 90, "last", "6 validation videos: too few to choose by"),
+    ],
+)
+def test_the_best_is_chosen_by_videos_that_are_not_the_tests(val: int, test: int, select: str, why: str) -> None:
+    chosen = _splits(Facts(200, 200, val, test, 30.0, 100, 128, Value(4, ""), 8, 8))["finetune.select"]
+    assert chosen.value == select
+    assert why in chosen.reason
