@@ -105,9 +105,10 @@ class OwnSet:
         return any(video.numbers for video in self.videos)
 
     def similar(self) -> list[list[str]]:
-        """Groups of usable videos that show nearly the same pictures."""
-        usable = {video.path for video in self.videos}
-        kept = ([path for path in group if path in usable] for group in self.findings.similar)
+        """Groups of usable videos that show nearly the same pictures; of copies the one that is used stands for all."""
+        used = {video.sha256: video.path for video in self.videos}
+        hashes = ([self.records[path].measurement.sha256 for path in group] for group in self.findings.similar)
+        kept = ([used[sha256] for sha256 in group if sha256 in used] for group in hashes)
         return [group for group in kept if len(group) > 1]
 
 

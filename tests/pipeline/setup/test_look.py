@@ -120,6 +120,18 @@ def test_sets_that_nothing_can_be_learnt_from_are_refused_in_one_line(tmp_path: 
         look(folder, sample_videos.RULES)
 
 
+def test_a_video_that_stands_for_its_copy_without_a_class_keeps_the_copys_near_duplicates(tmp_path: Path) -> None:
+    first = sample_videos.write(tmp_path / "all-0.mp4", 40, seed=0)
+    (tmp_path / "run-0.mp4").write_bytes(first.read_bytes())
+    sample_videos.write(tmp_path / "run-0 again.mp4", 40, seed=0, crf=23)
+    sample_videos.write(tmp_path / "walk-1.mp4", 40, seed=1)
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\nall-0.mp4,\nrun-0.mp4,run\nrun-0 again.mp4,run\nwalk-1.mp4,walk\n")
+    videos = look(table, sample_videos.RULES)
+    assert [video.path for video in videos.left_out] == ["all-0.mp4"]
+    assert [sorted(paths) for paths in videos.similar()] == [["run-0 again.mp4", "run-0.mp4"]]
+
+
 def test_class_numbers_with_a_gap_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
