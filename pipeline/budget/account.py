@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pipeline.budget.ledger import ledger, named_ledger, read_executions, total
 from pipeline.budget.limit import UNITS, BudgetRow, rows
@@ -15,13 +15,14 @@ PLAN = "plan.json"
 
 
 class AccountRow(TypedDict):
-    """One quantity of a run; None where there is no such figure."""
+    """One quantity of a run; None where there is no such figure. `partly`: why `spent` is a part, if it is."""
 
     what: str
     unit: str
     planned: float | None
     budget: float | None
     spent: float | None
+    partly: NotRequired[str]
 
 
 def planned(
@@ -75,6 +76,7 @@ def account(params: Params) -> list[AccountRow]:
             "planned": plan.get(row["what"]),
             "budget": row["budget"],
             "spent": row["amount"],
+            "partly": spent.partly if row["what"] in ("kwh", "g_co2") else "",
         }
         for row in rows(params.compute, spent.hours, spent.gpu_hours, spent.kwh)
     ]

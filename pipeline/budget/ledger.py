@@ -49,11 +49,25 @@ class Execution:
 
 @dataclass(frozen=True)
 class Spent:
-    """The sum over executions; two that ran at once count as one in `hours`. `kwh` None: not measured."""
+    """The sum over executions; two that ran at once count as one in `hours`.
+
+    Attributes:
+        kwh: of those whose energy was measured; None where no one's was.
+        executions, measured: how many there are, and of how many the energy was measured.
+    """
 
     hours: float
     gpu_hours: float
     kwh: float | None
+    executions: int = 0
+    measured: int = 0
+
+    @property
+    def partly(self) -> str:
+        """How many executions `kwh` is of, in words, where it is not of all: the run has taken more; else empty."""
+        if self.kwh is None or self.measured == self.executions:
+            return ""
+        return f"{self.measured} of {self.executions} executions measured"
 
 
 def ledger(params: Params) -> Path:
@@ -120,4 +134,6 @@ def total(executions: Iterable[Execution]) -> Spent:
         hours=seconds / 3600,
         gpu_hours=sum(one.gpu_time for one in all_of_them) / 3600,
         kwh=sum(measured) / 1000 if measured else None,
+        executions=len(all_of_them),
+        measured=len(measured),
     )

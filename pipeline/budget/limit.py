@@ -49,7 +49,9 @@ def share_of(compute: ComputeParams, spent: Spent) -> str:
     for row in rows(compute, spent.hours, spent.gpu_hours, spent.kwh):
         if row["budget"] is not None:
             amount = "unknown" if row["amount"] is None else f"{row['amount']:.3g}"
-            parts.append(f"{amount} of {row['budget']:g} {UNITS[row['what']]}")
+            of = f"{row['budget']:g} {UNITS[row['what']]}"
+            partly = spent.partly if row["what"] == "kwh" else ""
+            parts.append(f"at least {amount} of {of} ({partly})" if partly else f"{amount} of {of}")
     return ", ".join(parts)
 
 

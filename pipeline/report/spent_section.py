@@ -17,7 +17,7 @@ def spent_section(rows: Sequence[AccountRow]) -> Section:
         "what": lambda row: WORDS[row["what"]],
         "planned": lambda row: _with_unit(row, row["planned"]),
         "budget": lambda row: _with_unit(row, row["budget"]),
-        "spent": lambda row: _with_unit(row, row["spent"]),
+        "spent": _spent,
         "of the budget": lambda row: number(_share(row), 0, percent=True),
     }
     note = (
@@ -25,6 +25,11 @@ def spent_section(rows: Sequence[AccountRow]) -> Section:
         "Planned: the trainings alone, as `everest plan` last said; a dash where it was not asked."
     )
     return Section("Spent", note, [Table.of(rows, columns)] if rows else [])
+
+
+def _spent(row: AccountRow) -> str:
+    spent, partly = _with_unit(row, row["spent"]), row.get("partly")
+    return f"at least {spent} ({partly})" if partly else spent
 
 
 def _with_unit(row: AccountRow, value: float | None) -> str:

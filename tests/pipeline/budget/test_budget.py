@@ -46,7 +46,22 @@ def test_stages_that_run_at_once_take_their_hour_once_and_their_gpus_twice() -> 
             Execution("finetune@a", 10 * hour, 11 * hour, gpus=4, wh=700.0),
         ]
     )
-    assert spent == Spent(hours=2.5, gpu_hours=9.0, kwh=1.2)
+    assert spent == Spent(hours=2.5, gpu_hours=9.0, kwh=1.2, executions=3, measured=2)
+
+
+def test_energy_that_was_measured_of_some_executions_is_said_to_be_a_part(here: Path) -> None:
+    settings = params(budget={"kwh": 2.0}, g_co2_per_kwh=400.0)
+    for number, wh in enumerate((None, 1500.0, 900.0)):
+        one = Execution("pretrain", 10.0 * number, 10.0 * number + 5, 1, wh)
+        ledger.write_execution(ledger.ledger(settings) / f"{number}.json", one)
+    spent = ledger.total(ledger.read_executions(ledger.ledger(settings)))
+    assert limit.share_of(settings.compute, spent) == "at least 2.4 of 2 kWh (2 of 3 executions measured)"
+    assert limit.reached(settings.compute, spent).startswith("compute.budget.kwh = 2 kWh, and")
+    page = html("t", "s", [], [spent_section(account.account(settings))])
+    assert "at least 2.40 kWh (2 of 3 executions measured)" in page
+    assert "at least 960.00 g CO2 (2 of 3 executions measured)" in page
+    assert "at least 0.004" not in page
+    assert limit.share_of(settings.compute, Spent(1.0, 1.0, 2.4, 3, 3)) == "2.4 of 2 kWh"
 
 
 def test_money_and_carbon_follow_from_price_and_grid() -> None:
