@@ -8,6 +8,7 @@ at a process's first read of each and at every RECHECK-th after it. Bytes that a
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Collection, Sequence
@@ -110,6 +111,14 @@ class Cache(FrameSource):
         stored = self._frame_rows(row)
         height, width = self.size(row)
         due, begin = self._due(row, wanted), int(self._begin[row])
+        if not due and target_THWC.flags.c_contiguous and target_THWC.shape[1:3] == (height, width):
+            # One call for the clip: each that returns takes the interpreter from the thread that launches kernels.
+            frames = stored.alike((height, width, 3))
+            if frames is not None:
+                for place in set(wanted):
+                    self._reads[begin + place] = (self._reads[begin + place] + 1) & 255
+                np.take(frames, wanted, axis=0, out=target_THWC, mode="clip")
+                return
         done: dict[int, U8] = {}
         for place, frame in zip(wanted, target_THWC, strict=True):
             corner = frame[:height, :width]
@@ -240,6 +249,13 @@ class Rows(NamedTuple):
             np.frombuffer(offsets, np.int64)[: len(column) + 1],
             np.frombuffer(checksums.buffers()[1], np.uint64)[: len(checksums)],
         )
+
+    def alike(self, shape: tuple[int, ...]) -> U8 | None:
+        """All rows, of this shape each, one after the other [rows, *shape]; None where their bytes are not that."""
+        count, size = len(self.offsets) - 1, math.prod(shape)
+        begin = int(self.offsets[0])
+        data = self.data[begin : begin + count * size]
+        return data.reshape(count, *shape) if begin >= 0 and len(data) == count * size else None
 
     def row(self, place: int) -> U8:
         """The bytes of one row; too few where the offsets lead out of the data."""

@@ -30,7 +30,7 @@ from pipeline.data.cache import admin as cache_admin
 from pipeline.data.cache import build as cache_build
 from pipeline.data.cache import write as cache_write
 from pipeline.data.cache.publish import build, publish, store_dir, units_of
-from pipeline.data.cache.read import Cache
+from pipeline.data.cache.read import Cache, Rows
 from pipeline.data.cache.records import VERSION
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.clips.videos import VideoSource
@@ -85,6 +85,23 @@ def test_raw_frames_come_back_exactly_and_in_any_order(here: Path) -> None:
         assert maps.shape == (20, 4)
     assert cache.label(3) == 3
     assert cache.rows("test") == [3, 7, 11]
+
+
+def test_raw_frames_that_were_checked_are_copied_in_one_piece(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(6)
+    preprocess.run(params(), "small")
+    cache = Cache.open(layout.cache_dir("small"))
+    height, width = cache.size(2)
+    wanted = [5, 0, 3, 3]
+    checked, again = (np.zeros((4, height, width, 3), np.uint8) for _ in range(2))
+    wider = np.zeros((4, height + 2, width + 3, 3), np.uint8)
+    cache.fill(2, wanted, checked)
+    cache.fill(2, wanted, wider)
+    with monkeypatch.context() as patched:
+        patched.setattr(Rows, "row", lambda *_: pytest.fail("a frame for itself"))
+        cache.fill(2, wanted, again)
+    assert np.array_equal(again, checked)
+    assert np.array_equal(wider[:, :height, :width], checked)
 
 
 def test_jpeg_frames_are_close_and_much_smaller(here: Path) -> None:
