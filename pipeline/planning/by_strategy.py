@@ -20,6 +20,7 @@ from pipeline.planning.stage_cost import (
     CORES_PER_DEVICE,
     StageCost,
     check_store,
+    launch_words,
     loading_seconds,
     loading_words,
     planned_params,
@@ -163,6 +164,7 @@ def _hours(cost: StageCost, gpu: str, gpus: int, mfu: float, steps: int) -> tupl
         loader=cost.clips / gpus * loading / CORES_PER_DEVICE,
         gradients=GRADIENT_BYTES * parameters,
         accumulate=1,
+        launches=cost.launch_seconds(1),
     )
     time = step_time(work, fabric_of(gpu), gpus)
     return steps * time.total / 3600, time.limit
@@ -189,6 +191,7 @@ def _assumptions(gpu: str, gpus: int, store: str, shares: Iterable[str]) -> list
         f"peak of {device.name}: {device.half / 1e12:.4g} TFLOP/s half ({device.source})",
         f"the loader keeps up or bounds the step: {CORES_PER_DEVICE} cores for each GPU, local disk; "
         f"{loading_words(store, 16)}",
+        launch_words(),
         "each recipe's batch and epochs, the same for every strategy (so not at equal cost); ratios as published",
         "strategies that decide by clip how much they keep are counted at their upper bound, and cannot be compiled",
         "left out: preprocessing, validation, tests, checkpoints, stragglers, compilation",

@@ -1,8 +1,8 @@
 """`everest plan`: what a recipe takes on given devices, before anything runs.
 
-Multiply-adds and memory are computed; step time is the largest of three bounds: arithmetic at an assumed
-share of the device's peak, decoding at a measured rate, and the exchange of gradients. Every assumption is in
-the result.
+Multiply-adds and memory are computed; step time is the largest of four bounds: arithmetic at a measured or assumed
+share of the device's peak, the launches of a GPU's kernels and decoding at measured rates, and the exchange of
+gradients. Every assumption is in the result.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.planning.stage_cost import (
     USABLE_MEMORY,
     StageCost,
     check_share,
+    launch_words,
     loading_seconds,
     loading_words,
     planned_params,
@@ -210,7 +211,7 @@ class Planner:
             micro, accumulate = cost.micro_batch(self.devices, memory, self.device)
         parameters = memory.parameters if memory else 0
         share = self._share(cost, micro)
-        bounds = self._bounds(cost, parameters - (memory.frozen if memory else 0), share.mfu)
+        bounds = self._bounds(cost, parameters - (memory.frozen if memory else 0), share.mfu, accumulate)
         step = max(bounds.values())
         steps = None if videos is None else stage.epochs * (videos // stage.batch)
         taken = memory.at(micro * stage.repeated_augmentation) if memory else 0.0
@@ -245,13 +246,14 @@ class Planner:
             return cost.share_here(micro, self.device, self.devices)
         return cost.share(self.device, self.mfu, self.calibration)
 
-    def _bounds(self, cost: StageCost, learned: int, mfu: float) -> dict[str, float]:
+    def _bounds(self, cost: StageCost, learned: int, mfu: float, accumulate: int) -> dict[str, float]:
         """[s] that each part alone would take for one optimizer step; they overlap, so the largest counts."""
         cores = len(os.sched_getaffinity(0)) if self.here else CORES_PER_DEVICE * self.devices
         loading = loading_seconds(cost.params.preprocess.store, cost.params.clip.frames, gpu=not self.here)
         sent = 2 * (self.devices - 1) / self.devices * GRADIENT_BYTES * learned
         return {
             "arithmetic": cost.arithmetic_seconds(self.device, mfu, self.devices),
+            "launches": 0.0 if self.here else cost.launch_seconds(accumulate),
             "decoding": cost.clips * loading / cores,
             "exchange": sent / self.device.link,
         }
@@ -291,6 +293,7 @@ def _assumptions(planner: Planner, rows: Sequence[StageRow], params: Params) -> 
         + ("" if planner.here else "; the published K400 epochs on 8 A6000 amount to about 0.04"),
         ("this machine's cores" if planner.here else f"{CORES_PER_DEVICE} cores for each device")
         + f" load clips; {loading_words(store, frames, gpu=not planner.here)}",
+        *([] if planner.here else [launch_words()]),
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"
         if device.watts

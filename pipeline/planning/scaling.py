@@ -22,6 +22,7 @@ from pipeline.planning.stage_cost import (
     StageCost,
     check_share,
     check_store,
+    launch_words,
     loading_seconds,
     loading_words,
     planned_params,
@@ -149,12 +150,14 @@ class _Step:
 
     def time(self, gpus: int, mfu: float) -> StepTime:
         loading = loading_seconds(self.store, self.cost.params.clip.frames)
+        _, accumulate = self.micro(gpus)
         work = Work(
             arithmetic=self.cost.arithmetic_seconds(self.device, mfu, gpus),
             update=UPDATE_BYTES * self.memory.parameters / self.device.bandwidth,
             loader=self.cost.clips / gpus * loading / CORES_PER_DEVICE,
             gradients=GRADIENT_BYTES * self.memory.parameters,
-            accumulate=self.micro(gpus)[1],
+            accumulate=accumulate,
+            launches=self.cost.launch_seconds(accumulate),
         )
         return step_time(work, self.fabric, gpus)
 
@@ -231,6 +234,7 @@ def _assumptions(gpu: str, share: Share, store: str) -> list[str]:
         f"{share.mfu:.3f} of {device.half / 1e12:.0f} TFLOP/s, whatever the batch of a GPU; {origin}",
         f"AdamW moves {UPDATE_BYTES} bytes a parameter at {device.bandwidth / 1e12:.2f} TB/s",
         f"{CORES_PER_DEVICE} cores for each GPU; {loading_words(store, 16)}",
+        launch_words(),
         f"all-reduce in fp32 under DDP, {fabric.link / 1e9:.0f} GB/s inside a machine of 8, "
         f"{fabric.network / 1e9:.0f} GB/s between machines; a hop takes {1e6 * LINK_LATENCY:.0f} us and "
         f"{1e6 * NETWORK_LATENCY:.0f} us",

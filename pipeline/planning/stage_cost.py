@@ -21,6 +21,7 @@ from pipeline.efficiency.meters import GIB, Device
 from pipeline.efficiency.meters import mfu as utilisation
 from pipeline.errors import InputError
 from pipeline.params import Params, TrainingParams, load_params
+from pipeline.params.consistency import SHAPES
 from pipeline.planning.calibration import Share, measured_share
 from pipeline.planning.counts import Counts
 from pipeline.strategies import strategy_facts
@@ -45,6 +46,10 @@ VALUE_BYTES, STATE_BYTES = 4, 16
 #: is not known.
 CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
 BESIDE_GPU = CLIPS_PER_SECOND | {"jpeg": 753 / 8}
+#: [s] for each block of a model, encoder's and decoder's, of launching what a GPU does in forward, backward and update:
+#: a step of few clips takes no less, whatever the model's width. Measured for two clips of base, 16 blocks, eager as
+#: compiled, 37 to 48 ms by the host's processor (docs/gpu.md).
+LAUNCH_SECONDS = 45e-3 / 16
 #: How much `--gpu cpu` tries out.
 TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
 
@@ -74,6 +79,14 @@ def check_store(store: str) -> None:
     """
     if store not in CLIPS_PER_SECOND:
         raise InputError(f"store = {store!r}, expected one of {', '.join(CLIPS_PER_SECOND)}. Cure: choose one of them.")
+
+
+def launch_words() -> str:
+    """What a step's launches take, and where that is from."""
+    return (
+        f"a step of few clips takes {1e3 * LAUNCH_SECONDS:.1f} ms for each block of its model to launch, as measured "
+        "for two clips of base (docs/gpu.md)"
+    )
 
 
 def peak(device: Device, precision: str) -> float:
@@ -189,6 +202,11 @@ class StageCost:
         """[s] of forward and backward of a global step, shared by `devices`."""
         flops = self.passes * 2 * self.cost.multiply_adds * self.clips
         return flops / (peak(device, self.stage.precision) * mfu * devices)
+
+    def launch_seconds(self, accumulate: int) -> float:
+        """[s] that a host takes to launch a step's kernels on its GPU: a part of the forwards, as with arithmetic."""
+        blocks = SHAPES[self.params.pretrain.size][1] + (0 if self.benchmark else self.params.pretrain.decoder_depth)
+        return LAUNCH_SECONDS * blocks * self.passes / 3 * accumulate
 
     def memory(self, devices: int, gpu: bool = True) -> Footprint:
         """Of one device: replicated under DDP, states shared out under FSDP."""

@@ -1,8 +1,8 @@
 """The time of a data-parallel training step from its pieces: arithmetic, update, loading and the exchange of gradients.
 
-`step = max(loader, arithmetic + update) + exposed exchange`. The exchange is an all-reduce, by a ring inside a
-machine (Patarasu and Yuan 2009: each rank sends 2 (n-1)/n of the data), of buckets that leave as the backward pass
-fills them (DDP, Li et al. 2020).
+`step = max(loader, max(arithmetic, launches) + update) + exposed exchange`. The exchange is an all-reduce, by a ring
+inside a machine (Patarasu and Yuan 2009: each rank sends 2 (n-1)/n of the data), of buckets that leave as the
+backward pass fills them (DDP, Li et al. 2020).
 Pure functions of numbers; where the numbers come from is said in `pipeline/planning/scaling.py`.
 """
 
@@ -63,6 +63,7 @@ class Work:
 
     Attributes:
         arithmetic: [s] of forward and backward over all micro-steps.
+        launches: [s] that the host takes to launch them, while the device works.
         update: [s] of the optimizer.
         loader: [s] to load the step's clips.
         gradients: [byte] to exchange.
@@ -74,16 +75,21 @@ class Work:
     loader: float
     gradients: float
     accumulate: int = 1
+    launches: float = 0.0
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """[s] of a step and its parts; `exchange` is all of the all-reduce, `exposed` what backward does not hide."""
+    """[s] of a step and its parts; `exchange` is all of the all-reduce, `exposed` what backward does not hide.
+
+    `launched`: whether `compute` is the host's launches, longer than the device's arithmetic.
+    """
 
     compute: float
     loader: float
     exchange: float
     exposed: float
+    launched: bool = False
 
     @property
     def total(self) -> float:
@@ -92,24 +98,33 @@ class StepTime:
     @property
     def limit(self) -> str:
         """The part that takes most of the step."""
-        parts = {"compute": self.compute, "loader": self.loader, "communication": self.exposed}
+        parts = {
+            "launches" if self.launched else "compute": self.compute,
+            "loader": self.loader,
+            "communication": self.exposed,
+        }
         return max(parts, key=lambda name: parts[name])
 
 
 def step_time(work: Work, fabric: Fabric, ranks: int) -> StepTime:
     """The parts of a step on `ranks` ranks; one rank exchanges nothing."""
-    compute = work.arithmetic + work.update
+    passes, launched = max(work.arithmetic, work.launches), work.launches > work.arithmetic
+    compute = passes + work.update
     if ranks == 1:
-        return StepTime(compute, work.loader, 0.0, 0.0)
+        return StepTime(compute, work.loader, 0.0, 0.0, launched)
 
     def of(size: float) -> float:
         return fabric.all_reduce(size, ranks)
 
     sizes = buckets(work.gradients)
-    hidden_behind = BACKWARD * work.arithmetic / work.accumulate
+    hidden_behind = BACKWARD * passes / work.accumulate
     verdict = of(VERDICT_BYTES)
     return StepTime(
-        compute, work.loader, sum(map(of, sizes)) + verdict, exposed_seconds(sizes, hidden_behind, of) + verdict
+        compute,
+        work.loader,
+        sum(map(of, sizes)) + verdict,
+        exposed_seconds(sizes, hidden_behind, of) + verdict,
+        launched,
     )
 
 

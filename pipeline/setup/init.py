@@ -228,6 +228,8 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
         ("pretrain", best.pretrain, "3200", 40.0), ("finetune", best.finetune, "100", 5.0),
     ):  # fmt: skip
         count = training.epochs * steps[stage]
+        every = max(10, min(1000, round(count / max(training.hours * 6, 1e-6))))
+        apart = f"about every {shown_hours(every * training.hours / count)}"
         fitted |= {
             f"{stage}.epochs": Value(
                 training.epochs,
@@ -238,9 +240,7 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
                 min(warmup, round(training.epochs / 10, 1)), f"a tenth of the epochs, at most the paper's {warmup:g}"
             ),
             f"{stage}.accumulate": Value(training.accumulate, _memory(training, devices)),
-            f"{stage}.checkpoint_every_steps": Value(
-                max(10, min(1000, round(count / max(training.hours * 6, 1e-6)))), "about every ten minutes"
-            ),
+            f"{stage}.checkpoint_every_steps": Value(every, apart if every < count else "more than it has: at its end"),
         }
     every = max(1, best.finetune.epochs // 10)
     fitted["finetune.validate_every_epochs"] = Value(every, f"{counted(best.finetune.epochs // every, 'time')} in all")

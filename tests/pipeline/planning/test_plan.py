@@ -20,7 +20,7 @@ from pipeline.params import Params, check_params, load_params
 from pipeline.params.schema import PlannedDevice
 from pipeline.planning.counts import counts_of, given
 from pipeline.planning.memory import Footprint, footprint, peak_bytes
-from pipeline.planning.plan import plan
+from pipeline.planning.plan import StageRow, plan
 from pipeline.planning.scaling import scaling
 from pipeline.planning.stage_cost import BESIDE_GPU, CLIPS_PER_SECOND, StageCost
 from pipeline.recipes import recipe_path
@@ -153,7 +153,7 @@ def test_a_proposed_batch_holds_pairs_of_videos_where_clips_are_mixed(root: Path
 def test_more_devices_take_less_time_down_to_a_bound() -> None:
     one, eight = (plan("hmdb51", "a100-80", n, memory=False) for n in (1, 8))
     assert one["hours_total"] > 4 * eight["hours_total"]
-    assert eight["stages"][0]["bound_by"] in ("arithmetic", "decoding", "exchange")
+    assert eight["stages"][0]["bound_by"] in ("arithmetic", "launches", "decoding", "exchange")
     assert math.isfinite(eight["disk_gib"]["cache"])
 
 
@@ -276,6 +276,23 @@ def test_published_counts_follow_the_split_and_the_limit(own: Callable[..., Para
         small_benchmark.ROOT / "recipes" / "ucf101.yaml", {"benchmarks.ucf101.data.source.limit": 1332}
     )
     assert (counts_of(limited, "ucf101").train, counts_of(limited, "ucf101").total) == (954, 1332)
+
+
+def test_a_step_of_few_clips_takes_the_time_to_launch_it_whatever_the_models_width(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    def rows(**changed: object) -> list[StageRow]:
+        few = {"pretrain.batch": 2, "finetune.batch": 2, "preprocess.store": "raw"}
+        params = load_params(root / "recipes" / "ucf101.yaml", few | {f"pretrain.{k}": v for k, v in changed.items()})
+        monkeypatch.setattr("pipeline.planning.plan.planned_params", lambda _: params)
+        return plan("ucf101", "h100", gpus=1, memory=False)["stages"]
+
+    base = rows()
+    assert [row["bound_by"] for row in base] == ["launches", "launches"]
+    assert [row["step_seconds"] for row in base] == [0.045, pytest.approx(0.045 * 12 / 16, abs=1e-4)]
+    assert rows(size="small")[0]["step_seconds"] == 0.045
+    assert rows(batch=256)[0]["bound_by"] == "arithmetic"
+    assert StageCost(load_params(root / "recipes" / "ucf101.yaml")).launch_seconds(3) == pytest.approx(0.135)
 
 
 def test_the_documents_say_what_the_planner_computes_with() -> None:

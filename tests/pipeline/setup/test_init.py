@@ -87,6 +87,8 @@ def test_every_value_has_its_reason_behind_it_or_above_it(videos: Path) -> None:
     assert max(len(line) for line in lines if "source:" not in line) <= 126
     text = "\n".join(lines)
     assert "# [frames] a clip spans 1.3 s at 25 frames a second, since the median video has 1.6 s" in text
+    often = re.findall(r"checkpoint_every_steps: 1000 +# (.*?)(?: \d+ s)?$", text, re.M)
+    assert often == ["about every", "more than it has: at its end"], "not every ten minutes"
     assert re.search(r"flip: 0\.0 +# a mirror turns classes such as 'turn left' into others", text)
 
 
