@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Shape:
 
 #: Ratio of the highest to the lowest rate above which frames are taken by time: 29.97 and 30 count as one.
 VARIED_RATES = 1.1
+#: [s] The most that params.yaml takes for a clip.
+LONGEST = 3600.0
 
 
 @dataclass(frozen=True)
@@ -121,23 +124,30 @@ def facts_of(dataset: OwnSet, split: Split, devices: int) -> Facts:
 
 
 def clip_seconds(own: OwnSet) -> float | None:
-    """Seconds that a clip spans, where frames are to be taken by time since rates vary; else None."""
+    """Seconds that a clip spans, where frames are to be taken by time since rates vary; else None.
+
+    Long enough for the median rate to have a clip's frames in it, but no longer than the median video.
+    """
     rates = np.array([video.fps for video in own.videos])
     if rates.max() <= VARIED_RATES * rates.min():
         return None
     median = float(np.median([video.frames / video.fps for video in own.videos]))
-    return CLIP_SECONDS if median >= CLIP_SECONDS else max(0.1, round(median, 1))
+    wanted = max(CLIP_SECONDS, float(math.ceil(own.clip_frames / float(np.median(rates)))))
+    return min(wanted, LONGEST) if median >= wanted else max(0.1, min(round(median, 1), LONGEST))
 
 
 def _frame_step(dataset: OwnSet) -> Value:
     seconds = clip_seconds(dataset)
     if seconds is not None:
         rates = [video.fps for video in dataset.videos]
-        short = "" if seconds == CLIP_SECONDS else ", since the median video is no longer"
+        enough = seconds * float(np.median(rates)) >= dataset.clip_frames
+        longer = f", so that the median rate has {dataset.clip_frames} frames in it"
+        short = ", since the median video is no longer"
+        why = "" if seconds == CLIP_SECONDS else longer if enough and seconds > CLIP_SECONDS else short
         return Value(
             {"clip_seconds": seconds},
             f"frames by time, since rates vary from {min(rates):.3g} to {max(rates):.3g} a second: each clip spans "
-            f"{seconds:g} s{short} (the paper counts frames, in videos of one rate)",
+            f"{seconds:g} s{why} (the paper counts frames, in videos of one rate)",
         )
     fps = float(np.median([video.fps for video in dataset.videos]))
     frames = int(np.median([video.frames for video in dataset.videos]))

@@ -103,9 +103,10 @@ def _rates_and_sizes(dataset: OwnSet, clip_seconds: float | None) -> Iterator[st
     rates = np.array([video.fps for video in dataset.videos])
     if clip_seconds is not None:
         slow = int((rates * clip_seconds < dataset.clip_frames).sum())
-        again = f" Videos with fewer than {dataset.clip_frames} frames in that time, which repeat some: {slow}." * (
-            slow > 0
-        )
+        again = (
+            f" Videos with fewer than {dataset.clip_frames} frames in that time, which repeat some: {slow}. Cure: "
+            "leave them out, or raise frame_step's clip_seconds."
+        ) * (slow > 0)
         yield (
             f"Frame rates are mixed ({rates.min():.3g} to {rates.max():.3g} a second, median {np.median(rates):.3g}): "
             f"frames are taken by time, so that each clip spans {clip_seconds:g} s.{again}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.setup.values import Facts, Value, _batch, _splits, names_a_side
+from pipeline.setup.look import OwnSet, OwnVideo
+from pipeline.setup.values import Facts, Value, _batch, _frame_step, _splits, clip_seconds, names_a_side
 
 
 @pytest.mark.parametrize("devices", range(1, 17))
@@ -51,3 +54,21 @@ def test_the_best_is_chosen_by_videos_that_are_not_the_tests(val: int, test: int
     chosen = _splits(Facts(200, 200, val, test, 30.0, 100, 128, Value(4, ""), 8, 8))["finetune.select"]
     assert chosen.value == select
     assert why in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("rates", "seconds", "expected", "why"),
+    [
+        ((1.0, 2.0, 2.0), 60, 8.0, "8 s, so that the median rate has 16 frames in it"),
+        ((1.0, 2.0, 2.0), 5, 5.0, "5 s, since the median video is no longer"),
+        ((15.0, 25.0, 60.0), 60, 2.0, "2 s (the paper"),
+        ((15.0, 25.0, 60.0), 1, 1.0, "1 s, since the median video is no longer"),
+    ],
+)
+def test_a_clip_by_time_is_long_enough_for_its_frames_and_no_longer_than_the_median_video(
+    rates: tuple[float, ...], seconds: int, expected: float, why: str
+) -> None:
+    videos = [OwnVideo(f"{r}.mp4", 0, "a", "", "", int(seconds * r), r, 240, str(n)) for n, r in enumerate(rates)]
+    own = OwnSet(Path(), None, False, False, videos, [], 16, [], {}, None)  # type: ignore[arg-type]
+    assert clip_seconds(own) == expected
+    assert f"each clip spans {why}" in _frame_step(own).reason
