@@ -116,7 +116,7 @@ class Cache(FrameSource):
             frames = stored.alike((height, width, 3))
             if frames is not None:
                 for place in set(wanted):
-                    self._reads[begin + place] = (self._reads[begin + place] + 1) & 255
+                    self._count_read(begin + place)
                 np.take(frames, wanted, axis=0, out=target_THWC, mode="clip")
                 return
         done: dict[int, U8] = {}
@@ -128,7 +128,7 @@ class Cache(FrameSource):
             content = stored.row(place)
             if place in due:
                 self._check(content, stored, row, place, place)
-            self._reads[begin + place] = (self._reads[begin + place] + 1) & 255  # only after a check that passed
+            self._count_read(begin + place)  # only after a check that passed
             if self.store == "raw":
                 corner[...] = content.reshape(height, width, 3)
             else:
@@ -168,6 +168,10 @@ class Cache(FrameSource):
             return places
         reads, begin = self._reads, int(self._begin[row])
         return [place for place in places if not reads[begin + place] % RECHECK]
+
+    def _count_read(self, frame: int) -> None:
+        """Count a read of a frame, by its number among all."""
+        self._reads[frame] = (self._reads[frame] + 1) & 255
 
     def _check(self, content: U8, rows: Rows, row: int, place: int, number: int) -> None:
         """Compare one stored row with its checksum."""
@@ -251,11 +255,9 @@ class Rows(NamedTuple):
         )
 
     def alike(self, shape: tuple[int, ...]) -> U8 | None:
-        """All rows, of this shape each, one after the other [rows, *shape]; None where their bytes are not that."""
-        count, size = len(self.offsets) - 1, math.prod(shape)
-        begin = int(self.offsets[0])
-        data = self.data[begin : begin + count * size]
-        return data.reshape(count, *shape) if begin >= 0 and len(data) == count * size else None
+        """All rows, of this shape each [rows, *shape], whatever the offsets say; None where there are other bytes."""
+        count = len(self.offsets) - 1
+        return self.data.reshape(count, *shape) if len(self.data) == count * math.prod(shape) else None
 
     def row(self, place: int) -> U8:
         """The bytes of one row; too few where the offsets lead out of the data."""

@@ -177,6 +177,15 @@ def test_a_damaged_corpus_is_refused_with_its_cure() -> None:
         pretraining_clips(settings)
 
 
+def test_rows_that_are_read_in_one_piece_lie_where_they_were_written_whatever_an_offset_says() -> None:
+    data, checksums = np.arange(24, dtype=np.uint8), np.zeros(3, np.uint64)
+    for offsets in ([0, 8, 16, 24], [5, 8, 16, 24], [0, 99, -7, 24]):
+        rows = caches.Rows(data, np.asarray(offsets, dtype=np.int64), checksums).alike((2, 4))
+        assert rows is not None
+        assert np.array_equal(rows, data.reshape(3, 2, 4))
+    assert caches.Rows(data[:-1], np.asarray([0, 8, 16, 24]), checksums).alike((2, 4)) is None
+
+
 def test_a_table_of_another_program_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
