@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import multiprocessing
 import time
@@ -145,14 +144,12 @@ def _trained(
 
 
 def _losses(training: Training, steps: int, until: float = math.inf) -> list[float]:
-    """The losses of so many steps, epoch by epoch; none is begun after `until`."""
-    losses: list[float] = []
-    for epoch in itertools.count():
-        training.begin(epoch)
-        losses += training.losses(min(training.task.loader.steps_per_epoch, steps - len(losses)))
-        if len(losses) == steps or time.monotonic() > until:
-            return losses
-    raise AssertionError("epochs are endless")
+    """The losses of so many steps, epoch by epoch; but for the first none is begun after `until`."""
+    per_epoch, losses = training.task.loader.steps_per_epoch, list[float]()
+    while not losses or (len(losses) < steps and time.monotonic() <= until):
+        training.begin(len(losses) // per_epoch)
+        losses += training.losses(min(per_epoch, steps - len(losses)))
+    return losses
 
 
 def _pretrained(setting: Setting, videos: MemoryVideos, name: str, seconds: float) -> Figures:
