@@ -21,6 +21,8 @@ MULTI_LABEL = "multi_label"
 #: Note of a model whose clips are cut by time: seconds from one frame to the next, by benchmark for a pre-training.
 #: `frame_step` is then None, or has the other benchmarks only.
 FRAME_SECONDS = "frame_seconds"
+#: The same as a share of the video, where each has a number of its own by its length.
+FRAME_SHARE = "frame_share"
 #: How frames are resized, the only way there is.
 RESIZE = "bilinear, antialiased, 8 bits"
 #: What says how a model is used, in the words of model.json.
@@ -255,10 +257,11 @@ class ModelInfo:
             faults.append(f"frame_step = {step!r}, expected a whole number from 1 on")
         if not isinstance(self.notes.get(MULTI_LABEL, False), bool):
             faults.append(f"{MULTI_LABEL} = {self.notes[MULTI_LABEL]!r}, expected true or false")
-        seconds = self.notes.get(FRAME_SECONDS)
-        several = isinstance(seconds, Mapping) and self.stage == "pretrain"
-        if seconds is not None and not all(map(_positive, seconds.values() if several else [seconds])):  # type: ignore[attr-defined]
-            faults.append(f"{FRAME_SECONDS} = {seconds!r}, expected seconds above 0")
+        for name, unit in ((FRAME_SECONDS, "seconds"), (FRAME_SHARE, "a share")):
+            own = self.notes.get(name)
+            several = isinstance(own, Mapping) and self.stage == "pretrain"
+            if own is not None and not all(map(_positive, own.values() if several else [own])):  # type: ignore[attr-defined]
+                faults.append(f"{name} = {own!r}, expected {unit} above 0")
         for name, value in vars(self.views).items():
             if not _count(value):
                 faults.append(f"views.{name} = {value!r}, expected a whole number from 1 on")

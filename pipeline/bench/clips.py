@@ -11,6 +11,7 @@ from pipeline.data.cache.build import FrameRule, MapRule, Unit, plan
 from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
 from pipeline.data.frame_source import VideoFile
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.measure import measure
 from pipeline.data.ingest.verdicts import Measurement
 from pipeline.data.video import VideoError, plain_frames, write_video
@@ -104,7 +105,7 @@ def units_for(files: list[VideoFile], store: str, step: int, resolution: int, ke
     """These files as one shard unit, as a large benchmark's units are: some thousand frames, not one video each."""
     frames = FrameRule(store, 90, SHORT_SIDE, keep_every)
     # Planned together, but not cut into the many small units that a small benchmark gets for its workers.
-    cut = plan(files, frames, MapRule("pixels", step, resolution, SHORT_SIDE), 512 << 20)
+    cut = plan(files, frames, MapRule("pixels", Step(step), resolution, SHORT_SIDE), 512 << 20)
     return [replace(cut[0], videos=tuple(files))]
 
 

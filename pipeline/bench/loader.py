@@ -35,6 +35,7 @@ from pipeline.data.arrays import Ints
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import FrameSource, VideoFile
+from pipeline.data.frame_step import Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +128,7 @@ def _clips_of(source: FrameSource) -> ClipDataset:
     from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 
     rows = np.resize(np.arange(len(source), dtype=np.int64), max(BATCH, len(source)))
-    return ClipDataset([Member(source, rows, STEP)], ClipRule(FRAMES))
+    return ClipDataset([Member(source, rows, Step(STEP))], ClipRule(FRAMES))
 
 
 def _variants(sets: dict[str, ClipDataset], files: list[VideoFile], folder: Path) -> dict[str, Callable[[int], Spent]]:

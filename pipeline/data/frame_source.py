@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.data import manifest
 from pipeline.data.arrays import U8, Halves, Ints
+from pipeline.data.frame_step import Step
 from pipeline.data.video import VideoReader, open_video
 from pipeline.errors import EverestError, InputError
 
@@ -93,7 +94,7 @@ class FrameSource(ABC):
         short_side: [pixels] larger frames are shrunk to it.
         rates: frames per second by row; None where nobody needs them, since frames are taken by number.
         cure: what to do where videos cannot be read.
-        map_step: frame step of the distance maps (`pipeline.data.by_time.Step.entry`), 0 where there are none.
+        map_step: frame step of the distance maps (`pipeline.data.frame_step.Step.entry`), 0 where there are none.
     """
 
     ids: Sequence[str]
@@ -122,6 +123,10 @@ class FrameSource(ABC):
 
     def num_frames(self, row: int) -> int:
         return int(self.lengths[row])
+
+    def step_in(self, row: int, step: Step) -> int | float:
+        """From one frame of a clip to the next in one video, as `pipeline.data.sampling` takes it."""
+        return step.of(self.num_frames(row), 0.0 if step.seconds is None else self.rate(row))
 
     def rate(self, row: int) -> float:
         """A video's frames per second.

@@ -4,7 +4,7 @@ Randomness is a counter, not a state: `uniforms(seed, epoch, sample, stream, k)`
 sample draws the same numbers on any rank, in any worker, before and after a resume. Order, crops, flips,
 chosen frames and mask noise all come from here under different stream names.
 
-A step is a whole number of frames, or a float: one by time, as :mod:`pipeline.data.by_time` has it.
+A step is a whole number of frames, or a float: one of the video's own, as :mod:`pipeline.data.frame_step` has it.
 
 Legend: B samples, K numbers a sample, T frames of a clip, C candidate slots, S slots of a clip (a slot is a
 tubelet of 2 frames). Frame numbers are those of the video.
@@ -21,7 +21,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import by_time
+from pipeline.data import frame_step
 from pipeline.data.arrays import TUBELET, Floats, Ints
 
 
@@ -93,7 +93,7 @@ def spread(num_frames: int, frames: int, step: int, start: int, grid: int = 1) -
 def uniform_clip(num_frames: int, frames: int, step: int | float, u: float, grid: int = 1) -> Ints:
     """A training clip at a uniformly drawn place: [T] frame numbers. `u` in [0, 1)."""
     if isinstance(step, float):
-        return by_time.clip_at(num_frames, frames, step, u)
+        return frame_step.clip_at(num_frames, frames, step, u)
     return spread(num_frames, frames, step, clip_start(num_frames, frames, step, grid, u), grid)
 
 
@@ -116,7 +116,7 @@ def candidate_clip(
     if window == "grow":
         return uniform_clip(num_frames, wanted, step, u, grid)
     if isinstance(step, float):
-        return by_time.squeezed(num_frames, frames, wanted, step, u)
+        return frame_step.squeezed(num_frames, frames, wanted, step, u)
     plain = uniform_clip(num_frames, frames, step, u, grid)
     first, last = int(plain[0]) // grid, int(plain[-1]) // grid
     pair = step // grid if last - first >= frames - 1 else 1
@@ -137,7 +137,7 @@ def view_starts(num_frames: int, frames: int, step: int, segments: int, grid: in
 def view_clips(num_frames: int, frames: int, step: int | float, segments: int, grid: int = 1) -> Ints:
     """The frame numbers of every test view, [segments, T]."""
     if isinstance(step, float):
-        return by_time.views_at(num_frames, frames, step, segments)
+        return frame_step.views_at(num_frames, frames, step, segments)
     starts = view_starts(num_frames, frames, step, segments, grid)
     return np.stack([spread(num_frames, frames, step, int(start), grid) for start in starts])
 

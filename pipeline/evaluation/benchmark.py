@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.arrays import U8
-from pipeline.data.by_time import Step, step_of, trained_step
+from pipeline.data.frame_step import Step, step_of, trained_step
 from pipeline.errors import EverestError, InputError
 from pipeline.evaluation.inference import Answer, gather, infer, names_once
 from pipeline.evaluation.metrics import scores, several_scores
@@ -194,7 +194,7 @@ def reader(params: Params, benchmark: str, tests: TestSet) -> Callable[[int], U8
             lambda numbers: source.frames(row, numbers),
             source.num_frames(row),
             frames=params.clip.frames,
-            step=step.frames if step.seconds is None else step.of(source.rate(row)),
+            step=source.step_in(row, step),
             segments=how.segments,
             crops=how.crops,
             grid=source.grid,

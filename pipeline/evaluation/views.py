@@ -34,7 +34,7 @@ def video_views(
     Args:
         read: :func:`view_frames` -> these frames [n, h, w, 3]; called once.
         num_frames: frames of the video.
-        frames, step: length of a clip and distance of its frames; a float: by time (`pipeline.data.by_time`).
+        frames, step: length of a clip and distance of its frames; a float: its own (`pipeline.data.frame_step`).
         grid: only multiples of this frame number can be read.
     """
     wanted_GT = view_clips(num_frames, frames, step, segments, grid)

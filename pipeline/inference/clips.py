@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.data.arrays import U8, Ints
-from pipeline.data.by_time import Step
+from pipeline.data.frame_step import Step
 from pipeline.data.sampling import view_clips
 from pipeline.errors import InputError
 from pipeline.evaluation.views import video_views
@@ -46,7 +46,7 @@ class ClipRule:
 
     def numbers(self, num_frames: int, fps: float) -> Ints:
         """Frame numbers [G, T] of a video's clips."""
-        return view_clips(num_frames, self.frames, self.step.of(fps), self.clips, self.grid)
+        return view_clips(num_frames, self.frames, self.step.of(num_frames, fps), self.clips, self.grid)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def of_benchmark(name: str, rule: ClipRule) -> Iterator[Videos]:
 
     def read(number: int) -> Clips:
         row = place[rows[number]["video_id"]]
-        step = rule.step.of(rows[number]["fps"])
+        step = rule.step.of(source.num_frames(row), rows[number]["fps"])
         numbers_GT = view_clips(source.num_frames(row), rule.frames, step, rule.clips, source.grid)
         pixels = video_views(
             lambda numbers: source.frames(row, numbers),
@@ -194,7 +194,7 @@ def read_clips(reader: IsolatedFrames, file: Path, rule: ClipRule) -> Clips:
         lambda _: pictures,
         video.frames,
         frames=rule.frames,
-        step=rule.step.of(video.fps),
+        step=rule.step.of(video.frames, video.fps),
         segments=rule.clips,
         crops=1,
         grid=rule.grid,

@@ -273,7 +273,7 @@ def _about(
 
 
 def _rule(info: ModelInfo, folder: Path, clips: int | None, frame_step: int | None) -> ClipRule:
-    from pipeline.data.by_time import trained_step
+    from pipeline.data.frame_step import trained_step
     from pipeline.inference.clips import ClipRule
 
     step = trained_step(info, frame_step)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.data.arrays import U8
-from pipeline.data.by_time import Step
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.ingest.reading import Accepted
 from pipeline.evaluation.views import video_views, view_frames
@@ -19,9 +19,9 @@ class IsolatedViews(IsolatedFrames):
         self,
         file: Path,
         how: dict[str, int],
+        step: Step,
         short_side: int | None = None,
         check: Callable[[Accepted], None] | None = None,
-        seconds: float | None = None,
     ) -> U8:
         """The views of one video, as :func:`pipeline.evaluation.views.video_views` gives them for `how`.
 
@@ -29,18 +29,16 @@ class IsolatedViews(IsolatedFrames):
             short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
             check: told what is known of the video before its frames are read; a VideoError that it raises refuses it.
 
-            seconds: from one frame of a clip to the next, in place of `how["step"]` frames.
-
         Raises:
             VideoError: it cannot be read, or its process was ended; asked again, the answer is the same at once.
         """
-        step = Step(how["step"], seconds)
 
         def choose(video: Accepted) -> list[int]:
             if check is not None:
                 check(video)
-            return view_frames(video.frames, how["frames"], step.of(video.fps), how["segments"], how["grid"])
+            own = step.of(video.frames, video.fps)
+            return view_frames(video.frames, how["frames"], own, how["segments"], how["grid"])
 
         video, pictures = self.frames(file, choose, short_side)
         cut = {name: how[name] for name in ("frames", "segments", "crops", "grid")}
-        return video_views(lambda _: pictures, video.frames, step=step.of(video.fps), **cut)
+        return video_views(lambda _: pictures, video.frames, step=step.of(video.frames, video.fps), **cut)

@@ -162,7 +162,7 @@ def _predict(
     device: str,
     temperature: bool,
 ) -> Predictions:
-    from pipeline.data.by_time import trained_step
+    from pipeline.data.frame_step import trained_step
     from pipeline.distributed.groups import choose_device
     from pipeline.evaluation.inference import infer
     from pipeline.inference.models import load
@@ -176,7 +176,6 @@ def _predict(
         raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
     how = {
         "frames": info.frames,
-        "step": step.frames,
         "segments": segments or info.views.segments,
         "crops": crops or info.views.crops,
         "grid": info.views.grid,
@@ -185,7 +184,7 @@ def _predict(
     began = time.perf_counter()
     answers = infer(
         network,
-        lambda number: reader.read(files[number], how, short_side, seconds=step.seconds),
+        lambda number: reader.read(files[number], how, step, short_side),
         len(files),
         views=how["segments"] * how["crops"],
         resolution=resolution,
@@ -210,7 +209,7 @@ def _predict(
         target = Path(str(pictures)) / f"{number:05d}-{shortened(file.stem, 200)}.png"
         try:
             if answers[number].probability is not None:
-                view = reader.read(file, {**how, "segments": 1, "crops": 1}, short_side, seconds=step.seconds)[0]
+                view = reader.read(file, {**how, "segments": 1, "crops": 1}, step, short_side)[0]
                 draw_kept(view, kept_tokens(network, view, resolution), target)
         except VideoError as error:
             log.warning("no picture of %s: %s", file, error)

@@ -176,30 +176,39 @@ class ByTime(Group):
     clip_seconds: Annotated[float, Field(ge=0.01, le=3600)]
 
 
+class ByShare(Group):
+    """Frames of a clip over a share of its video, however long: 1 is the whole of it (uniform sampling)."""
+
+    clip_share: Annotated[float, Field(ge=0.01, le=1)]
+
+
 #: Kinds of a frame step: in pydantic's place of a fault, and no key.
-STEP_KINDS = ("by number", "by time")
+STEP_KINDS = ("by number", "by time", "by share")
 
 
 def _kind_of_step(value: object) -> str:
-    return STEP_KINDS[isinstance(value, dict | ByTime)]
+    by_share = isinstance(value, ByShare) or (isinstance(value, dict) and "clip_share" in value)
+    return STEP_KINDS[2 if by_share else isinstance(value, dict | ByTime)]
 
 
 FrameStep = Annotated[int, Field(ge=1, le=10_000), Tag("by number")]
 SecondsStep = Annotated[ByTime, Tag("by time")]
+ShareStep = Annotated[ByShare, Tag("by share")]
 
 
 class DataParams(Group):
     """What one benchmark's videos are and how a clip is cut from them.
 
     Attributes:
-        frame_step: frames from one of a clip to the next; or `{clip_seconds: 2.0}`, by time.
+        frame_step: frames from one of a clip to the next; or `{clip_seconds: 2.0}`, by time; or
+            `{clip_share: 1.0}`, over the whole of each video.
     """
 
     dataset: Dataset
     raw: Annotated[str, AfterValidator(names.folder_below)] | None = None
     split: Annotated[int, Field(ge=1, le=3)]
     classes: Annotated[int, Field(ge=2, le=100_000)]
-    frame_step: Annotated[FrameStep | SecondsStep, Discriminator(_kind_of_step)]
+    frame_step: Annotated[FrameStep | SecondsStep | ShareStep, Discriminator(_kind_of_step)]
     source: Annotated[GeneratedSource | FolderSource | OfficialSource, Field(discriminator="kind")]
 
     @model_validator(mode="after")

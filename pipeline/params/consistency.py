@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.params import names
+from pipeline.params.benchmarks import ByShare
 from pipeline.params.groups import LAST_BLOCKS
 from pipeline.strategies import strategy_facts
 
@@ -77,7 +78,9 @@ def _clips(params: Params) -> Iterator[str]:
             f"preprocess.short_side = {preprocess.short_side} is smaller than clip.resolution = {clip.resolution}: "
             "cached frames would be enlarged. Cure: raise short_side."
         )
-    if clip.frames > params.ingest.min_frames:
+    # Frames of a clip over a share of its video may repeat: that is what the share of a short one is.
+    counted = [key for key, one in params.benchmarks.items() if not isinstance(one.data.frame_step, ByShare)]
+    if counted and clip.frames > params.ingest.min_frames:
         yield (
             f"clip.frames = {clip.frames} is more than ingest.min_frames = {params.ingest.min_frames}: shorter videos "
             f"would fill a clip with repeated frames. Cure: set ingest.min_frames to {clip.frames} or more."
@@ -90,7 +93,7 @@ def _clips(params: Params) -> Iterator[str]:
     for key, benchmark in params.benchmarks.items():
         step = benchmark.data.frame_step
         if not isinstance(step, int):
-            yield from _by_time(params, key)
+            yield from _own_steps(params, key)
             continue
         if preprocess.frames == "every" and step % preprocess.keep_every:
             yield (
@@ -109,13 +112,23 @@ def _budget(params: Params) -> Iterator[str]:
         )
 
 
-def _by_time(params: Params, key: str) -> Iterator[str]:
-    """What frames by time need of the cache."""
-    preprocess = params.preprocess
+def _own_steps(params: Params, key: str) -> Iterator[str]:
+    """What frames by time, or by a share of the video, need of the cache and of frame selection."""
+    preprocess, selection = params.preprocess, params.pretrain.frame_selection
+    step = params.benchmark(key).data.frame_step
     if preprocess.frames == "informative" or (preprocess.frames == "every" and preprocess.keep_every > 1):
         yield (
-            f"preprocess.frames = {preprocess.frames!r} with benchmarks.{key}.data.frame_step by time: clips need "
-            "frames that differ from video to video. Cure: preprocess.frames: all."
+            f"preprocess.frames = {preprocess.frames!r} with benchmarks.{key}.data.frame_step by "
+            f"{'share' if isinstance(step, ByShare) else 'time'}: clips need frames that differ from video to video. "
+            "Cure: preprocess.frames: all."
+        )
+    if key not in params.pretrain.corpus or selection.mode == "none" or selection.window == "fixed":
+        return
+    if isinstance(step, ByShare) and step.clip_share * selection.oversample > 1:
+        yield (
+            f"pretrain.frame_selection.window = 'grow' with benchmarks.{key}.data.frame_step.clip_share = "
+            f"{step.clip_share:g}: a window {selection.oversample:g} times as long is longer than the video. "
+            "Cure: window: fixed, or a smaller clip_share."
         )
 
 

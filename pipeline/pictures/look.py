@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.data.by_time import Step, trained_step
+from pipeline.data.frame_step import Step, trained_step
 from pipeline.errors import InputError
 from pipeline.pictures.draw import Look
 from pipeline.system.text import printable, shortened
@@ -86,9 +86,7 @@ def show(
         step = Step(frame_step or FRAME_STEP) if info is None else _trained_step(info, model_dir, frame_step)
         short_side = None if info is None else info.pixels.short_side
         with IsolatedFrames.by_params(workers=1) as reader:
-            clip, times = read_window(
-                reader, video, candidates * TUBELET, step.frames, start, size, short_side, step.seconds
-            )
+            clip, times = read_window(reader, video, candidates * TUBELET, step, start, size, short_side)
         generator = torch.Generator().manual_seed(seed)
         picture = look(model, clip, num_slots, generator, keep_ratio=keep_ratio, visible_ratio=visible_ratio)
     except VideoError as error:
@@ -134,11 +132,10 @@ def read_window(
     reader: IsolatedFrames,
     video: Path,
     count: int,
-    frame_step: int,
+    step: Step,
     start: float | None,
     size: int,
     short_side: int | None = None,
-    seconds: float | None = None,
 ) -> tuple[Tensor, list[float]]:
     """`count` frames of a video as a model is tested on them, and their times in seconds.
 
@@ -147,14 +144,13 @@ def read_window(
 
     Args:
         short_side: [pixels] larger frames are shrunk to it first, as the cache's were.
-        seconds: from one frame to the next, in place of `frame_step`.
     """
     import torch
 
     from pipeline.data.pixels.normalise import model_pixels
 
     def window(accepted: Accepted) -> list[int]:
-        length = min((count - 1) * Step(frame_step, seconds).of(accepted.fps), accepted.frames - 1)
+        length = min((count - 1) * step.of(accepted.frames, accepted.fps), accepted.frames - 1)
         if start is not None and not 0 <= start * accepted.fps < accepted.frames:
             raise InputError(
                 f"start = {start} s lies outside {video.name}, which lasts {accepted.frames / accepted.fps:.1f} s. "

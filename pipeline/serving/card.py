@@ -74,7 +74,7 @@ def _head(info: ModelInfo, licence: str, loads: bool) -> Iterator[str]:
 
 
 def _model(info: ModelInfo, origins: Origins, title: str) -> Iterator[str]:
-    from pipeline.data.by_time import trained_step
+    from pipeline.data.frame_step import trained_step
 
     kwargs, step = info.kwargs, trained_step(info)
     yield f"# {title}"

@@ -64,7 +64,7 @@ class Service:
     """
 
     def __init__(self, model: str, limits: ServingLimits) -> None:
-        from pipeline.data.by_time import trained_step
+        from pipeline.data.frame_step import trained_step
         from pipeline.data.ingest.isolated import ingest_params
         from pipeline.distributed.groups import choose_device
         from pipeline.inference.isolated import IsolatedViews
@@ -82,12 +82,11 @@ class Service:
             raise InputError(f"{folder}/model.json names no frame_step. Cure: `everest convert-checkpoint` with it.")
         self._how = {
             "frames": info.frames,
-            "step": step.frames,
             "segments": info.views.segments,
             "crops": info.views.crops,
             "grid": info.views.grid,
         }
-        self._seconds = step.seconds
+        self._step = step
         self._device = choose_device("auto")
         self._network: nn.Module = network.to(self._device).eval()
         self._reader: IsolatedViews = IsolatedViews(cost, 2, Rule(rules.min_frames, rules.max_repeated_run))
@@ -191,7 +190,7 @@ class Service:
 
     def _views(self, file: Path, asked: Asked) -> U8:
         try:
-            return self._reader.read(file, self._how, self._info.pixels.short_side, self._check_length, self._seconds)
+            return self._reader.read(file, self._how, self._step, self._info.pixels.short_side, self._check_length)
         except VideoError as error:
             # The server's own paths are nobody else's business.
             name = visible(asked.path) if asked.path is not None else "the video"

@@ -132,10 +132,11 @@ def _training(row: StageRow, videos: int, batch: int, hours: float, most: int) -
 
 def _views(facts: Facts, clip_seconds: float, hours: float) -> tuple[int, int]:
     videos = facts.test or facts.val
-    for segments, crops in VIEWS:
+    views = [(1 if facts.whole else segments, crops) for segments, crops in VIEWS]
+    for segments, crops in views:
         if videos * segments * crops * clip_seconds <= hours * 3600:
             return segments, crops
-    return VIEWS[-1]
+    return views[-1]
 
 
 def shown_hours(hours: float) -> str:

@@ -221,7 +221,10 @@ def _fitted(facts: Facts, best: Fit, devices: Machine, hours: float) -> dict[str
     fitted = {
         "pretrain.size": Value(best.shape.size, size if best.enough else f"the smallest: {hours:g} h are little"),
         "clip.resolution": Value(pixels, f"[px] {cause}"),
-        "evaluate.segments": Value(best.views[0], "clips over time of a test video (paper: 5)"),
+        "evaluate.segments": Value(
+            best.views[0],
+            ("the clip is the whole video" if facts.whole else "clips over time of a test video") + " (paper: 5)",
+        ),
         "evaluate.crops": Value(best.views[1], "of each clip (paper: 3)"),
     }
     for stage, training, paper, warmup in (

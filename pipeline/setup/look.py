@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.audit.measuring import audited
 from pipeline.audit.record import CLIP_FRAMES, Audited
 from pipeline.audit.summary import Findings, findings
@@ -26,6 +28,8 @@ from pipeline.system.text import counted, printable, storable
 
 #: Frames of a clip where more than SHORT_SHARE of the videos have so many and fewer than the paper's 16.
 FEWER_FRAMES, SHORT_SHARE = 8, 0.2
+#: [s] Median length below which a video is taken for one action that was cut out, as Something-Something's of 4 s are.
+CUT_OUT = 4.0
 #: Reason of a video that lies, with the same bytes, in two classes: nobody can say which is right.
 CONTRADICTION = "two_classes"
 
@@ -80,6 +84,7 @@ class OwnSet:
         numbered: whether the table gives classes by number.
         named: whether the numbers have names beside them.
         clip_frames: frames of a clip that fits these videos.
+        whole: whether a clip is the whole of its video, since they are short; it may then repeat frames.
         problems: what listing them showed.
         records, findings: what the audit knows of each, and of all.
     """
@@ -91,9 +96,15 @@ class OwnSet:
     videos: list[OwnVideo]
     left_out: list[LeftOut]
     clip_frames: int
+    whole: bool
     problems: list[str]
     records: Mapping[str, Audited]
     findings: Findings
+
+    @property
+    def min_frames(self) -> int:
+        """Frames that a video needs."""
+        return _min_frames(self.clip_frames, self.whole)
 
     def classes(self) -> dict[str, int]:
         """Usable videos of each class."""
@@ -133,8 +144,8 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
     _check_numbers(place, listing)
     _check_names(listing)
     records = audited(folder, [video.path for video in listing.videos], rules)
-    frames = _clip_frames(records)
-    rules = rules.model_copy(update={"min_frames": frames})
+    frames, whole = _clip_frames(records), _cut_out(records)
+    rules = rules.model_copy(update={"min_frames": _min_frames(frames, whole)})
     summary = findings(records, rules)
     videos, left_out = _sorted_out(listing, records, rules, given)
     if summary is None or not videos:
@@ -151,6 +162,7 @@ def look(place: Path, rules: IngestParams) -> OwnSet:
         videos=videos,
         left_out=left_out,
         clip_frames=frames,
+        whole=whole,
         problems=[problem for problem in listing.problems if "passed over" in problem or "no video at all" in problem],
         records=records,
         findings=summary,
@@ -237,6 +249,17 @@ def _check_names(listing: Listing) -> None:
             raise InputError(
                 f"class {name!r} begins with a sign that a spreadsheet runs as a formula. Cure: another name for it."
             )
+
+
+def _min_frames(clip_frames: int, whole: bool) -> int:
+    return clip_frames // 2 if whole else clip_frames
+
+
+def _cut_out(records: Mapping[str, Audited]) -> bool:
+    """Whether these videos are short ones, each cut out around what it shows."""
+    read = [record.measurement for record in records.values()]
+    seconds = [one.frames_decoded / one.fps for one in read if one.frames_decoded and one.fps]
+    return bool(seconds) and float(np.median(seconds)) < CUT_OUT
 
 
 def _clip_frames(records: Mapping[str, Audited]) -> int:

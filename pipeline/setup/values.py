@@ -85,7 +85,9 @@ class Facts:
     Attributes:
         train, labelled: training videos of pre-training, and of fine-tuning; `val`, `test`: labelled ones.
         fps, frames, short_side: medians.
-        frame_step: frames from one of a clip to the next, or `{clip_seconds: ...}` where rates vary, with its reason.
+        frame_step: frames from one of a clip to the next, `{clip_share: 1.0}` of short videos or
+            `{clip_seconds: ...}` where rates vary, with its reason.
+        whole: whether each clip is the whole of its video.
         batch, finetune_batch: that leave some steps to an epoch.
     """
 
@@ -97,6 +99,7 @@ class Facts:
     frames: int
     short_side: int
     frame_step: Value
+    whole: bool
     batch: int
     finetune_batch: int
 
@@ -118,6 +121,7 @@ def facts_of(dataset: OwnSet, split: Split, devices: int) -> Facts:
         frames=int(np.median([video.frames for video in dataset.videos])),
         short_side=int(np.median([video.short_side for video in dataset.videos])),
         frame_step=_frame_step(dataset),
+        whole=dataset.whole,
         batch=_batch(train, PRETRAIN_BATCH, devices),
         finetune_batch=_batch(counts["train"], FINETUNE_BATCH, devices),
     )
@@ -129,7 +133,7 @@ def clip_seconds(own: OwnSet) -> float | None:
     Long enough for the median rate to have a clip's frames in it, but no longer than the median video.
     """
     rates = np.array([video.fps for video in own.videos])
-    if rates.max() <= VARIED_RATES * rates.min():
+    if own.whole or rates.max() <= VARIED_RATES * rates.min():
         return None
     median = float(np.median([video.frames / video.fps for video in own.videos]))
     wanted = max(CLIP_SECONDS, float(math.ceil(own.clip_frames / float(np.median(rates)))))
@@ -137,6 +141,13 @@ def clip_seconds(own: OwnSet) -> float | None:
 
 
 def _frame_step(dataset: OwnSet) -> Value:
+    if dataset.whole:
+        median = float(np.median([video.frames / video.fps for video in dataset.videos]))
+        return Value(
+            {"clip_share": 1.0},
+            f"each clip is the whole of its video: the median has {median:.1f} s, so that each seems one action, cut "
+            "out (the paper: a frame step)",
+        )
     seconds = clip_seconds(dataset)
     if seconds is not None:
         rates = [video.fps for video in dataset.videos]
@@ -188,7 +199,10 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
     flip = Value(0.0, f"a mirror turns classes such as {mirrored[0]!r} into others") if mirrored else None
     chosen = {
         "clip.frames": Value(dataset.clip_frames, f"[frames] {frames_reason}"),
-        "ingest.min_frames": Value(dataset.clip_frames, "as clip.frames"),
+        "ingest.min_frames": Value(
+            dataset.min_frames,
+            "as clip.frames" if dataset.min_frames == dataset.clip_frames else "half a clip, which shows each twice",
+        ),
         "ingest.workers": Value(cores(), "cores of this machine"),
         **_storage(dataset, shape),
         "preprocess.workers": Value(cores(), "cores of this machine"),
@@ -220,6 +234,8 @@ def values(dataset: OwnSet, facts: Facts, machine: Machine, shape: Shape) -> dic
         }
     if flip is not None:
         chosen["finetune.flip"] = flip
+    if dataset.whole:
+        chosen["pretrain.frame_selection.window"] = Value("fixed", "clips of the whole video have no room to grow")
     return chosen
 
 

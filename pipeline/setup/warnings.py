@@ -81,6 +81,13 @@ def _classes(dataset: OwnSet) -> Iterator[str]:
 
 
 def _lengths(dataset: OwnSet, frame_step: int, clip_seconds: float | None) -> Iterator[str]:
+    if dataset.whole:
+        if short := sum(video.frames < dataset.clip_frames for video in dataset.videos):
+            yield (
+                f"Videos of fewer frames than the {dataset.clip_frames} of a clip: {short} of {len(dataset.videos)}. "
+                "They repeat some in it."
+            )
+        return
     if clip_seconds is not None:
         short = sum(video.frames / video.fps < clip_seconds - 0.5 / video.fps for video in dataset.videos)
         if short:
@@ -111,7 +118,7 @@ def _rates_and_sizes(dataset: OwnSet, clip_seconds: float | None) -> Iterator[st
             f"Frame rates are mixed ({rates.min():.3g} to {rates.max():.3g} a second, median {np.median(rates):.3g}): "
             f"frames are taken by time, so that each clip spans {clip_seconds:g} s.{again}"
         )
-    elif rates.max() > MIXED_RATES * rates.min():
+    elif not dataset.whole and rates.max() > MIXED_RATES * rates.min():
         middle = float(np.median(rates))
         off = int(((rates > 1.25 * middle) | (rates < 0.8 * middle)).sum())
         yield (

@@ -91,9 +91,9 @@ def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
 
 def _clips(params: Params, benchmark: str, source: FrameSource, split: str, share: float = 1.0) -> Clips:
     """Small clips of a share of the labelled videos of one split; at most so many, spread over the classes."""
-    from pipeline.data.by_time import step_of
     from pipeline.data.clips.dataset import labelled_rows, share_of_each_class
     from pipeline.data.frame_source import ClipError
+    from pipeline.data.frame_step import step_of
     from pipeline.evaluation.baselines import MOST, Clips, middle_clip
     from pipeline.system.progress import Bar
 
@@ -108,7 +108,7 @@ def _clips(params: Params, benchmark: str, source: FrameSource, split: str, shar
                 functools.partial(source.frames, row),
                 source.num_frames(row),
                 params.clip.frames,
-                step.frames if step.seconds is None else step.of(source.rate(row)),
+                source.step_in(row, step),
                 source.grid,
             )
         except ClipError as error:

@@ -11,9 +11,9 @@ import hashlib
 from typing import TypedDict
 
 from pipeline import layout
-from pipeline.data.by_time import Step, step_of
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import FRAME_STEP
+from pipeline.data.frame_step import Step, step_of
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.params.declared import work_key

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline import layout
-from pipeline.data.by_time import step_of
 from pipeline.data.cache.publish import (
     build,
     check_failures,
@@ -26,6 +25,7 @@ from pipeline.data.cache.publish import (
     store_dir,
     units_of,
 )
+from pipeline.data.frame_step import step_of
 from pipeline.data.ingest import cluster
 from pipeline.errors import BusyError, InputError
 from pipeline.params import Params, flatten

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.data.arrays import U8
-from pipeline.data.by_time import Step, ticks
+from pipeline.data.frame_step import Step, ticks
 from pipeline.data.video.listing import find_videos
 from pipeline.errors import InputError
 from pipeline.inference.predict import Failed, class_names
@@ -128,7 +128,7 @@ def timeline(
     files = find_videos([str(video) for video in videos])
     _check(stride, threshold, shortest, batch)
     make_folder(Path(out))
-    from pipeline.data.by_time import trained_step
+    from pipeline.data.frame_step import trained_step
     from pipeline.data.ingest.streaming import IsolatedPass
     from pipeline.distributed.groups import choose_device
     from pipeline.inference.models import load
@@ -140,6 +140,11 @@ def timeline(
         step = trained_step(info, frame_step)
         if step is None:
             raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
+        if step.share is not None:
+            raise InputError(
+                f"{folder}/model.json: clips span a share of their video ({step}), a timeline's windows are equally "
+                "long in all. Cure: say how far apart frames are with --frame-step."
+            )
         fitted = info.temperature if temperature else None
         how = Options(step, crops or info.views.crops, stride, threshold, shortest, batch, fitted)
         place = choose_device(device)
@@ -254,7 +259,7 @@ def _sliding(reader: IsolatedPass, file: Path, info: ModelInfo, how: Options) ->
     for portion in reader.portions(file, how.step.frames, short_side, how.step.seconds):
         if slider is None:
             rate = reader.fps or 25.0
-            period, step = 1 / rate, how.step.of(rate)
+            period, step = 1 / rate, how.step.of(0, rate)
             slider = Slider(info.frames, stride_of(how.stride, rate, info.frames, step), period)
         passed, until = portion.passed, portion.until
         if portion.numbers:
@@ -278,7 +283,7 @@ def _short(reader: IsolatedPass, file: Path, passed: int, end: float, info: Mode
     """The only window of a video of `passed` frames, fewer than a window spans."""
     from pipeline.data.sampling import view_clips
 
-    numbers = view_clips(passed, info.frames, how.step.of(reader.fps or 25.0), 1)[0]
+    numbers = view_clips(passed, info.frames, how.step.of(passed, reader.fps or 25.0), 1)[0]
     squares: list[U8] = []
     for portion in reader.portions(file, 1, info.pixels.short_side):
         if portion.numbers:

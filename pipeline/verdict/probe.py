@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.registry import architecture
-from pipeline.data.by_time import step_of
 from pipeline.data.clips.dataset import Member, labelled_rows, open_source
+from pipeline.data.frame_step import step_of
 from pipeline.distributed.groups import Ranks, choose_device
 from pipeline.efficiency.clip_cost import autoencoder_arguments
 from pipeline.errors import EverestError, InputError
@@ -58,7 +58,7 @@ def probe_scores(params: Params, checkpoints: Path, benchmark: str) -> npt.NDArr
 
 def _clips(params: Params, benchmark: str) -> FeatureSet:
     source, step = open_source(params, benchmark), step_of(params, benchmark)
-    member = Member(source, labelled_rows(source, benchmark, "train"), step.frames, step.seconds)
+    member = Member(source, labelled_rows(source, benchmark, "train"), step)
     # Which unreadable clip gives way to which other must not depend on a trial's seed.
     clips = feature_set(benchmark, member, MOST_CLIPS, params.clip.frames, seed=0)
     if not clips.labelled:

@@ -21,6 +21,7 @@ from pipeline.data.cache.publish import build, publish
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import FrameSource, VideoFile
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.ingest.measure import measure
 from pipeline.data.ingest.process import Limits
@@ -93,7 +94,7 @@ class Matrix:
         units = plan(
             list(self.files.values()),
             FrameRule("raw", 90, 1024, keep_every),
-            MapRule("pixels", STEP, 64, 1024),
+            MapRule("pixels", Step(STEP), 64, 1024),
             64 << 20,
         )
         build(units, scratch / "store", 1)
@@ -105,7 +106,7 @@ class Matrix:
         how = {"frames": 8, "step": 3, "segments": 3, "crops": 3, "grid": 1}
         with closing(IsolatedViews(Limits(120, 4 << 30), workers=1, rule=(16, 64))) as isolated:
             return {
-                name: _clips_that_differ(isolated.read(file.path, how), self._views(name, how))
+                name: _clips_that_differ(isolated.read(file.path, how, Step(how["step"])), self._views(name, how))
                 for name, file in self.files.items()
             }
 
@@ -185,7 +186,7 @@ class Matrix:
 
     def _window_differs(self, isolated: IsolatedFrames, name: str, start: float | None) -> bool:
         truth, count, step, size = self.pictures[name], 24, 2, 64
-        result, _ = read_window(isolated, self.files[name].path, count, step, start, size)
+        result, _ = read_window(isolated, self.files[name].path, count, Step(step), start, size)
         length = min((count - 1) * step, len(truth) - 1)
         last = len(truth) - 1 - length
         first = last // 2 if start is None else min(round(start * self.rates[name]), last)

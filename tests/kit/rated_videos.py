@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,25 +34,26 @@ def shown_at(pictures: np.ndarray) -> np.ndarray:
     return (quarter.mean(axis=(-3, -2, -1)) - 20) / 50
 
 
-def write_set(folder: Path, copies: int = 1, splits: tuple[str, ...] = ("train", "test")) -> None:
-    """A file for each rate, split and copy, in two classes, and their table."""
+def write_set(
+    folder: Path, copies: int = 1, splits: tuple[str, ...] = ("train", "test"), seconds: tuple[float, ...] = (4, 4, 4)
+) -> None:
+    """A file for each rate, split and copy, in two classes, and their table; each rate lasts its own `seconds`."""
     rows = ["path,label,split"]
     for split in splits:
         for copy in range(copies):
             for number, rate in enumerate(RATES):
                 name = f"{split}-{copy}-{rate:02d}.mp4"
-                clip = frames(rate)
+                clip = frames(rate, seconds[number])
                 clip[:, -8:] = 37 * len(rows) % 256  # no two files are equal
                 write_video(folder / name, clip, fps=rate, crf=4)
                 rows.append(f"{name},{'ab'[number % 2]},{split}")
     (folder / "videos.csv").write_text("\n".join(rows) + "\n")
 
 
-def params(folder: Path, clip_seconds: float, **overrides: object) -> Params:
-    """Parameters of the set, with clips of 8 frames by time."""
+def params(folder: Path, step: Mapping[str, float], **overrides: object) -> Params:
+    """Parameters of the set, with clips of 8 frames by time or by a share of the video, as `frame_step` has them."""
     source = {"kind": "folder", "path": str(folder), "annotations": "videos.csv"}
-    step = {"clip_seconds": clip_seconds}
-    data = {"dataset": "folder", "split": 1, "classes": 2, "frame_step": step, "source": source}
+    data = {"dataset": "folder", "split": 1, "classes": 2, "frame_step": dict(step), "source": source}
     values = {
         "benchmarks": {"small": {"data": data, "finetune": {}, "evaluate": {}}},
         "ingest__min_frames": 8, "ingest__workers": 1, "preprocess__store": "raw", "finetune__validate_split": "test",
@@ -60,9 +62,9 @@ def params(folder: Path, clip_seconds: float, **overrides: object) -> Params:
     return small_benchmark.params(**(values | overrides))
 
 
-def ready(folder: Path, clip_seconds: float, **overrides: object) -> Params:
+def ready(folder: Path, step: Mapping[str, float], **overrides: object) -> Params:
     """The set in the current folder's manifest, cache and corpus."""
-    made = params(folder, clip_seconds, **overrides)
+    made = params(folder, step, **overrides)
     download.run(made, "small")
     preprocess.run(made, "small")
     corpus.run(made, "small")

@@ -16,6 +16,7 @@ from pipeline.data.arrays import U8, Ints
 from pipeline.data.batch import Batch
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.frame_source import FrameSource
+from pipeline.data.frame_step import Step
 from pipeline.distributed.groups import Ranks
 from pipeline.distributed.heartbeat import Pulse
 from pipeline.efficiency.meters import Device, known_device
@@ -155,7 +156,7 @@ def textures(setting: Setting, count: int, seed: int = 0) -> MemoryVideos:
 def dataset_of(source: FrameSource, frames: int, random: bool = True, times: int = 1) -> ClipDataset:
     """All videos of a source, each so often in an epoch."""
     rows = np.tile(np.arange(len(source), dtype=np.int64), times)
-    return ClipDataset([Member(source, rows, 1)], ClipRule(frames, random=random))
+    return ClipDataset([Member(source, rows, Step(1))], ClipRule(frames, random=random))
 
 
 class Resident:

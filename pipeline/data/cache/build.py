@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.data.arrays import U8, Halves
-from pipeline.data.by_time import Step, tick_frames
 from pipeline.data.cache.maps import MapBuilder
 from pipeline.data.cache.records import (
     MAPS,
@@ -34,6 +33,7 @@ from pipeline.data.cache.records import (
 )
 from pipeline.data.cache.write import Rows, ShardWriter, disk_full_error, jpeg
 from pipeline.data.frame_source import VideoFile
+from pipeline.data.frame_step import Step, tick_frames
 from pipeline.data.video import VideoError
 from pipeline.data.video.shrink import shrink
 from pipeline.errors import DamagedError
@@ -73,18 +73,12 @@ class MapRule:
     """How distance maps are computed. They are taken on frames at the cached size."""
 
     source: str
-    frame_step: int
+    step: Step
     resolution: int
     short_side: int
     #: A model folder whose tubelet embedding compares the frames, and the SHA-256 of its weights.
     weights: str | None = None
     weights_sha256: str | None = None
-    #: From one frame to the next, where frames are taken by time; `frame_step` is then nothing.
-    seconds: float | None = None
-
-    @property
-    def step(self) -> Step:
-        return Step(self.frame_step, self.seconds)
 
     def key(self) -> MapKey:
         values: MapKey = {
@@ -299,9 +293,9 @@ def _check_bytes(video: VideoFile) -> None:
 
 def _mapped(video: VideoFile, step: Step) -> Sequence[int]:
     """The frames that a video's distance maps are computed on, in order."""
-    if step.seconds is None:
+    if not step.own:
         return range(0, video.frames, step.frames)
-    numbers: list[int] = tick_frames(video.frames, step.of(video.fps)).tolist()
+    numbers: list[int] = tick_frames(video.frames, step.of(video.frames, video.fps)).tolist()
     return numbers
 
 

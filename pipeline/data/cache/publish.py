@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout, model_folder
-from pipeline.data.by_time import step_of
 from pipeline.data.cache.build import FrameRule, MapRule, Unit, build_unit, plan, read_unit
 from pipeline.data.cache.maps import trained_embedding
 from pipeline.data.cache.records import (
@@ -33,6 +32,7 @@ from pipeline.data.cache.records import (
 )
 from pipeline.data.cache.write import disk_full_error
 from pipeline.data.frame_source import usable_videos
+from pipeline.data.frame_step import step_of
 from pipeline.errors import EverestError, InputError
 from pipeline.params import Params
 from pipeline.system.files import atomic_folder, checksum_of, link
@@ -62,7 +62,7 @@ def rules(params: Params, benchmark: str) -> tuple[FrameRule, MapRule]:
         trained_embedding(Path(chosen.map_weights))  # refused here, before any video is decoded
         weights, digest = str(Path(chosen.map_weights).resolve()), model_folder.sha256(Path(chosen.map_weights))
     pixels = params.clip.resolution, chosen.short_side
-    return frames, MapRule(chosen.map_source, step.frames, *pixels, weights, digest, step.seconds)
+    return frames, MapRule(chosen.map_source, step, *pixels, weights, digest)
 
 
 def units_of(params: Params, benchmark: str) -> list[Unit]:
@@ -237,7 +237,7 @@ def publish(benchmark: str, units: Sequence[Unit], store: Path, final: Path) -> 
         )
         if video.labels is not None:
             index[-1]["labels"] = list(video.labels)
-        if units[0].map_rule.seconds is not None:
+        if units[0].map_rule.step.seconds is not None:
             index[-1]["fps"] = video.fps
     parts = _part(units[0].frame_rule.key(), frames), _part(units[0].map_rule.key(), maps)
     with disk_full_error(final), atomic_folder(final) as building:

@@ -20,11 +20,11 @@ import numpy as np
 from pipeline import layout
 from pipeline.data import sampling
 from pipeline.data.arrays import TUBELET, U8, Ints
-from pipeline.data.by_time import Step, step_of, tick_frames
 from pipeline.data.cache.maps import window_maps
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import FrameSource, usable_videos
+from pipeline.data.frame_step import Step, step_of, tick_frames
 from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.system.sealed import read_table
@@ -56,21 +56,11 @@ class ClipRule:
 
 @dataclass(frozen=True)
 class Member:
-    """Some rows of one source, at its frame step; with `seconds` frames are taken by time, so far apart."""
+    """Some rows of one source, and what lies between the frames of a clip of it."""
 
     source: FrameSource
     rows: Ints
-    step: int
-    seconds: float | None = None
-
-    @property
-    def pace(self) -> Step:
-        """From one frame of a clip to the next."""
-        return Step(self.step, self.seconds)
-
-    def step_in(self, row: int) -> int | float:
-        """As `pipeline.data.sampling` takes it for a video of the source, by its row."""
-        return self.step if self.seconds is None else self.pace.of(self.source.rate(row))
+    step: Step
 
 
 class ClipDataset:
@@ -128,7 +118,7 @@ class ClipDataset:
         clips = []
         for row, u in zip(rows, places_B.tolist(), strict=True):
             member, place = self.locate(int(row))
-            count, step = member.source.num_frames(place), member.step_in(place)
+            count, step = member.source.num_frames(place), member.source.step_in(place, member.step)
             if rule.selection == "none":
                 clips.append(sampling.uniform_clip(count, rule.frames, step, u, member.source.grid))
             elif rule.selection == "cached" and isinstance(step, float):
@@ -168,10 +158,10 @@ class ClipDataset:
             if stored is None:
                 raise InputError("frame selection needs distance maps. Cure: read from a cache, or mode: online.")
             starts = numbers[::TUBELET]
-            if member.seconds is None:
-                maps.append(window_maps(stored, starts, member.step))
+            if not member.step.own:
+                maps.append(window_maps(stored, starts, member.step.frames))
             else:
-                places = tick_frames(member.source.num_frames(place), member.step_in(place))
+                places = tick_frames(member.source.num_frames(place), member.source.step_in(place, member.step))
                 maps.append(window_maps(stored, np.searchsorted(places, starts), 1))
         slots = candidates_BN.shape[1] // TUBELET
         noise_BA = torch.from_numpy(sampling.uniforms(seed, epoch, samples, "slots", slots))
@@ -181,24 +171,24 @@ class ClipDataset:
 
     def _grid(self, member: Member) -> int:
         # Maps exist for slots that start on multiples of the frame step.
-        return member.step if self.rule.selection == "cached" else member.source.grid
+        return member.step.frames if self.rule.selection == "cached" else member.source.grid
 
     def _check(self, member: Member) -> None:
         source = member.source
-        if member.seconds is not None and source.grid > 1:
+        if member.step.own and source.grid > 1:
             raise InputError(
-                f"frames by time need all frames of a video, the cache holds every {source.grid}. "
+                f"a frame step of {member.step} needs all frames of a video, the cache holds every {source.grid}. "
                 "Cure: preprocess.frames: all."
             )
-        if member.step % source.grid:
+        if member.step.frames % source.grid:
             raise InputError(
                 f"a frame step of {member.step} needs frames that the cache does not hold (it holds every "
                 f"{source.grid}.). Cure: preprocess with a keep_every that divides the frame step."
             )
-        if self.rule.selection == "cached" and source.map_step != member.pace.entry:
+        if self.rule.selection == "cached" and source.map_step != member.step.entry:
             made_for = source.map_step or "none"
             raise InputError(
-                f"the distance maps were made for frame step {made_for}, the clips have {member.pace}. "
+                f"the distance maps were made for frame step {made_for}, the clips have {member.step}. "
                 "Cure: `everest preprocess` again; for clip.source: videos, frame_selection.mode: none or online."
             )
 
@@ -225,8 +215,7 @@ def pretraining_clips(params: Params) -> ClipDataset:
                 f"{missing[0]}. Cure: `everest corpus {name}`."
             )
         rows = np.asarray([row_of[video] for video in wanted], dtype=np.int64)
-        step = _frame_step(table.schema.metadata, path, name)
-        members.append(Member(source, rows, step.frames, step.seconds))
+        members.append(Member(source, rows, _frame_step(table.schema.metadata, path, name)))
     choice = params.pretrain.frame_selection
     rule = ClipRule(params.clip.frames, choice.mode, choice.oversample, choice.window, params.pretrain.keep_ratio)
     return ClipDataset(members, rule)
@@ -261,9 +250,9 @@ def labelled_clips(params: Params, benchmark: str, split: str, *, random: bool, 
     Raises:
         InputError: no cache, or no labelled video in the split.
     """
-    source, step = open_source(params, benchmark), step_of(params, benchmark)
+    source = open_source(params, benchmark)
     rows = share_of_each_class(labelled_rows(source, benchmark, split), source, fraction)
-    member = Member(source, rows, step.frames, step.seconds)
+    member = Member(source, rows, step_of(params, benchmark))
     return ClipDataset([member], ClipRule(params.clip.frames, random=random))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.info import FRAME_SECONDS, ModelArguments, ModelInfo, Pixels, Views
+from models.info import FRAME_SECONDS, FRAME_SHARE, ModelArguments, ModelInfo, Pixels, Views
 from pipeline.data.clips.dataset import ClipDataset
 from pipeline.errors import InputError
 from pipeline.params import Params
@@ -23,11 +23,13 @@ def record_of(
     """
     datasets = [dataset] if isinstance(dataset, str) else dataset
     members = dict(zip(datasets, clips.members, strict=True))
-    steps = {name: member.step for name, member in members.items() if member.seconds is None}
-    seconds = {name: member.seconds for name, member in members.items() if member.seconds is not None}
+    steps = {name: member.step.frames for name, member in members.items() if not member.step.own}
+    seconds = {name: member.step.seconds for name, member in members.items() if member.step.seconds is not None}
+    shares = {name: member.step.share for name, member in members.items() if member.step.share is not None}
     notes: dict[str, object] = {"created_by": "everest-pipeline"}
-    if seconds:
-        notes[FRAME_SECONDS] = seconds[dataset] if isinstance(dataset, str) else seconds
+    for note, own in ((FRAME_SECONDS, seconds), (FRAME_SHARE, shares)):
+        if own:
+            notes[note] = own[dataset] if isinstance(dataset, str) else own
     sides = {member.source.short_side for member in clips.members}
     if len(sides) > 1:
         raise InputError(

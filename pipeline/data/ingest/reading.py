@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.by_time import Step
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.measure import accept
 from pipeline.data.ingest.verdicts import Rule
 from pipeline.data.video import VideoError, VideoReader, open_video
@@ -114,7 +114,7 @@ def start_pass(file: str, reader: str, step: int, interval: float | None = None)
     _close()
     _video = open_video(file, reader)
     fps = _video.fps
-    _pass = _video.every(Step(step, interval).of(fps or 25.0))
+    _pass = _video.every(Step(step, interval).of(0, fps or 25.0))
     return fps
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipeline.data.arrays import U8
-from pipeline.data.by_time import ticks
+from pipeline.data.frame_step import ticks
 from pipeline.data.video.display import UPRIGHT, display_matrix, orientation
 from pipeline.data.video.jumps import Jumps
 from pipeline.data.video.reader import Timed, VideoError, VideoReader, first_line, missing_frame, picked

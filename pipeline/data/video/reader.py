@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from pipeline.data.arrays import U8
-from pipeline.data.by_time import ticks
+from pipeline.data.frame_step import ticks
 from pipeline.errors import EverestError
 
 ReaderName = Literal["pyav", "decord"]

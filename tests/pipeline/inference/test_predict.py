@@ -33,6 +33,7 @@ from models.weights import save_model, write_info
 from pipeline import layout
 from pipeline.cli import app
 from pipeline.data.cache.read import Cache
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest import ingest
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.reading import PORTION
@@ -125,10 +126,10 @@ def test_views_of_a_file_are_those_of_the_cache_to_the_bit(nowhere: Path) -> Non
     with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
         for row, name in enumerate(cache.ids):
             cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
-            result = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64)
+            result = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, Step(how["step"]), short_side=64)
             assert result.shape == (6, 8, 64, 64, 3)
             assert np.array_equal(result, cached)
-            whole = reader.read(layout.raw_dir("small") / f"{name}.mp4", how)
+            whole = reader.read(layout.raw_dir("small") / f"{name}.mp4", how, Step(how["step"]))
             assert whole.shape == (6, 8, 96, 96, 3)
 
 
@@ -177,12 +178,12 @@ def test_frames_are_shrunk_as_they_come(tmp_path: Path) -> None:
     how = {"frames": 8, "step": 1, "segments": 8, "crops": 1, "grid": 1}
     limits = Limits(120, 700 << 20)
     with closing(IsolatedViews(limits, workers=1)) as reader:
-        views = reader.read(video, how, short_side=64)
+        views = reader.read(video, how, Step(how["step"]), short_side=64)
         assert views.shape == (8, 8, 64, 64, 3)
         assert os.fstat(reader._decoders._all[0].memory.fileno()).st_size <= PORTION
-        again = reader.read(video, {**how, "segments": 1}, short_side=64)
+        again = reader.read(video, {**how, "segments": 1}, Step(how["step"]), short_side=64)
     with closing(IsolatedViews(Limits(120, 160 << 20), workers=1)) as reader, pytest.raises(EverestError):
-        reader.read(video, how)  # unshrunk they are more than the limit, wherever they lie
+        reader.read(video, how, Step(how["step"]))  # unshrunk they are more than the limit, wherever they lie
     with open_video(video) as whole:
         expected = shrink(whole.frames(range(64)), 64)
     assert np.array_equal(again[0], expected[28:36, :, 25:89])
@@ -316,7 +317,9 @@ def test_views_begin_where_the_evaluations_did_on_a_cache_of_every_few_frames(no
     with closing(IsolatedViews(Limits(60, 4 << 30), workers=1)) as reader:
         for row, name in enumerate(cache.ids):
             cached = video_views(partial(cache.frames, row), cache.num_frames(row), **how)
-            assert np.array_equal(reader.read(layout.raw_dir("small") / f"{name}.mp4", how, short_side=64), cached)
+            assert np.array_equal(
+                reader.read(layout.raw_dir("small") / f"{name}.mp4", how, Step(how["step"]), short_side=64), cached
+            )
 
 
 def test_broken_weights_or_descriptions_are_named(videos: Path, model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from models.info import Views
 from models.weights import write_info
 from pipeline import api
+from pipeline.data.frame_step import Step
 from pipeline.data.video import write_video
 from pipeline.evaluation.metrics import sigmoid
 from pipeline.inference.convert import convert
@@ -49,7 +50,7 @@ def test_probabilities_are_the_mean_over_views_of_sigmoids_of_the_logits(model: 
     with IsolatedViews.by_params() as reader:
         for video, given in zip(videos, found.probabilities, strict=True):
             with torch.inference_mode():
-                logits = loaded.network(loaded.pixels(reader.read(video, how))).numpy()
+                logits = loaded.network(loaded.pixels(reader.read(video, how, Step(how["step"])))).numpy()
             assert given == pytest.approx(sigmoid(logits).mean(axis=0), abs=1e-5)
     assert found.several
     for one, given in zip(found.predictions, found.probabilities, strict=True):

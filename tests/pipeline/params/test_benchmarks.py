@@ -34,15 +34,18 @@ def test_a_published_benchmark_has_a_parser_and_counts_that_fit(name: str) -> No
         (2.5, "data.frame_step = 2.5: expected a valid integer"),
         ({"clip_seconds": 0}, "data.frame_step.clip_seconds = 0: expected greater than or equal to 0.01"),
         ({"seconds": 2}, "data.frame_step.clip_seconds: missing"),
+        ({"clip_share": 1.5}, "data.frame_step.clip_share = 1.5: expected less than or equal to 1"),
+        ({"clip_share": 0.5, "rate": 25}, "data.frame_step.rate: unknown key"),
         ({"clip_seconds": 2.0, "rate": 25}, "data.frame_step.rate: unknown key"),
     ],
 )
-def test_a_frame_step_is_a_number_or_the_seconds_of_a_clip_and_nothing_else(value: object, said: str) -> None:
+def test_a_frame_step_is_a_number_the_seconds_of_a_clip_or_its_share_of_the_video(value: object, said: str) -> None:
     with pytest.raises(InputError) as error:
         small_benchmark.params(benchmarks__small__data__frame_step=value)
     assert said in str(error.value)
     assert "by number" not in str(error.value)
     assert "by time" not in str(error.value)
+    assert "by share" not in str(error.value)
 
 
 @pytest.mark.parametrize("mirror", ["http://nas:80a/x", "https://[bad/x", "nas/share", "https:///x", "ftp://nas/x"])

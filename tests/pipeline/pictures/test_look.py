@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 
 from models.info import ModelInfo, Pixels, Views
 from models.weights import save_model
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
@@ -71,7 +72,7 @@ def test_a_pretrained_model_adds_the_reconstruction_and_a_classifier_only_what_i
 
 def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
     with IsolatedFrames.by_params() as reader:
-        clip, times = read_window(reader, video, 24, 2, 0.0, 64)
+        clip, times = read_window(reader, video, 24, Step(2), 0.0, 64)
     assert times == pytest.approx([2 * i / 25 for i in range(24)])
     result = look(None, clip, 8, torch.Generator().manual_seed(0))
     assert result.counts_A is not None
@@ -87,7 +88,7 @@ def test_moving_slots_and_tokens_are_the_ones_kept(video: Path) -> None:
 
 def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
     with IsolatedFrames.by_params() as reader:
-        clip, _ = read_window(reader, video, 16, 1, 0.0, 64)
+        clip, _ = read_window(reader, video, 16, Step(1), 0.0, 64)
     result = look(None, clip, None, torch.Generator().manual_seed(0))
     assert result.pixels_TCHW.shape == (16, 3, 64, 64)
     assert result.pixels_TCHW[0, :, 28:40, 10:22].mean() == pytest.approx(230 / 255, abs=0.05)
@@ -95,7 +96,7 @@ def test_pixels_survive_the_way_into_a_look(video: Path) -> None:
 
 def test_a_video_shorter_than_the_window_shrinks_the_step(video: Path) -> None:
     with IsolatedFrames.by_params() as reader:
-        _, times = read_window(reader, video, 24, 30, None, 64)
+        _, times = read_window(reader, video, 24, Step(30), None, 64)
     assert times[0] == 0
     assert times[-1] == pytest.approx(59 / 25)
 

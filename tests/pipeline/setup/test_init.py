@@ -23,6 +23,7 @@ from pipeline.data.annotations.own import from_table
 from pipeline.data.video import write_video
 from pipeline.errors import InputError
 from pipeline.params import load_params
+from pipeline.params.benchmarks import ByShare, ByTime
 from pipeline.planning.counts import counts_of
 from pipeline.planning.plan import plan
 from pipeline.preflight import chain_scope, problems
@@ -86,7 +87,12 @@ def test_every_value_has_its_reason_behind_it_or_above_it(videos: Path) -> None:
             assert " # " in line or lines[number - 1].strip().startswith("#"), line
     assert max(len(line) for line in lines if "source:" not in line) <= 126
     text = "\n".join(lines)
-    assert "# [frames] a clip spans 1.3 s at 25 frames a second, since the median video has 1.6 s" in text
+    words = " ".join(text.replace("#", " ").split())
+    assert "each clip is the whole of its video: the median has 1.6 s, so that each seems one action, cut out" in words
+    params = load_params(Path("params.yaml"))
+    assert params.benchmarks["my_clips"].data.frame_step == ByShare(clip_share=1.0)
+    assert (params.pretrain.frame_selection.window, params.evaluate.segments) == ("fixed", 1)
+    assert params.ingest.min_frames == params.clip.frames // 2
     often = re.findall(r"checkpoint_every_steps: 1000 +# (.*?)(?: \d+ s)?$", text, re.M)
     assert often == ["about every", "more than it has: at its end"], "not every ten minutes"
     assert re.search(r"flip: 0\.0 +# a mirror turns classes such as 'turn left' into others", text)
@@ -243,13 +249,12 @@ def test_folders_named_by_numbers_are_classes_of_these_names(tmp_path: Path, nam
 def test_clips_are_cut_by_time_where_rates_vary_and_the_reason_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "rated"
     for number, rate in enumerate((15, 25, 30, 60) * 6):
-        frames = sample_videos.moving(3 * rate, 48, 64, seed=number)
+        frames = sample_videos.moving(5 * rate, 48, 64, seed=number)
         write_video(folder / "ab"[number % 8 // 4] / f"{number:02d}.mp4", frames, fps=rate)
     made = init(folder, device="a6000")
     params = load_params(Path("params.yaml"))
     step = params.benchmarks["rated"].data.frame_step
-    assert not isinstance(step, int)
-    assert step.clip_seconds == 2.0
+    assert step == ByTime(clip_seconds=2.0)
     text = Path("params.yaml").read_text()
     assert "frame_step: {clip_seconds: 2.0}" in text
     assert "frames by time, since rates vary from 15 to 60 a second: each clip spans 2 s" in " ".join(

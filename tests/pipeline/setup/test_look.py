@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from pipeline.setup.warnings import warnings
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-def said(folder: Path) -> str:
-    videos = look(folder, sample_videos.RULES)
+def said(folder: Path, whole: bool = False) -> str:
+    videos = replace(look(folder, sample_videos.RULES), whole=whole)
     groups = group(videos.videos, videos.similar())
     return "\n".join(warnings(videos, groups, split(videos.videos, groups), frame_step(25.0, 32)))
 
@@ -47,6 +48,9 @@ def test_each_fault_of_a_set_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "Frame rates are mixed (25 to 50 a second, median 25)" in text
     assert "clips of 2 videos" in text
     assert "the short side is 64 to 200 pixels" in text
+    whole = said(folder, whole=True)  # whose clips show all of each video, at any length and rate
+    assert "frames are" not in whole
+    assert "shorter than a clip" not in whole
 
 
 def test_a_table_gives_labels_splits_and_groups_and_bad_rows_are_named(tmp_path: Path) -> None:
@@ -159,7 +163,12 @@ def test_clips_get_fewer_frames_where_many_videos_are_short(tmp_path: Path) -> N
     for number in range(4):
         sample_videos.write(tmp_path / "set" / "ab"[number % 2] / f"{number}.mp4", 10 if number else 40, seed=number)
     videos = look(tmp_path / "set", sample_videos.RULES)
-    assert (videos.clip_frames, len(videos.videos)) == (8, 4)
+    assert (videos.clip_frames, videos.min_frames, len(videos.videos)) == (8, 4, 4)
+    sample_videos.write(tmp_path / "set" / "a" / "few.mp4", 5, seed=7)
+    videos = look(tmp_path / "set", sample_videos.RULES)
+    assert len(videos.videos) == 5  # whole videos may repeat frames in a clip
+    text = said(tmp_path / "set", whole=True)
+    assert "Videos of fewer frames than the 8 of a clip: 1 of 5. They repeat some in it." in text
 
 
 def test_a_folder_beside_splits_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_class_names_a_side_where_one_of_its_words_does_however_they_are_joine
     ],
 )
 def test_the_best_is_chosen_by_videos_that_are_not_the_tests(val: int, test: int, select: str, why: str) -> None:
-    chosen = _splits(Facts(200, 200, val, test, 30.0, 100, 128, Value(4, ""), 8, 8))["finetune.select"]
+    chosen = _splits(Facts(200, 200, val, test, 30.0, 100, 128, Value(4, ""), False, 8, 8))["finetune.select"]
     assert chosen.value == select
     assert why in chosen.reason
 
@@ -69,6 +69,6 @@ def test_a_clip_by_time_is_long_enough_for_its_frames_and_no_longer_than_the_med
     rates: tuple[float, ...], seconds: int, expected: float, why: str
 ) -> None:
     videos = [OwnVideo(f"{r}.mp4", 0, "a", "", "", int(seconds * r), r, 240, str(n)) for n, r in enumerate(rates)]
-    own = OwnSet(Path(), None, False, False, videos, [], 16, [], {}, None)  # type: ignore[arg-type]
+    own = OwnSet(Path(), None, False, False, videos, [], 16, False, [], {}, None)  # type: ignore[arg-type]
     assert clip_seconds(own) == expected
     assert f"each clip spans {why}" in _frame_step(own).reason

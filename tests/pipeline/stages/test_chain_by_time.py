@@ -1,4 +1,4 @@
-"""The stages on files of 15, 25 and 60 frames a second whose clips are cut by time."""
+"""The stages on files of 15, 25 and 60 frames a second whose clips are cut by time, or over the whole of each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from pipeline.stages import baseline, evaluate, finetune, pretrain
 
 
 @pytest.mark.slow
-def test_pre_training_fine_tuning_test_and_prediction_go_by_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "window", "note", "start"),
+    [
+        ({"clip_seconds": 2.0}, "grow", ("frame_seconds", 0.25), 1.0),
+        ({"clip_share": 1.0}, "fixed", ("frame_share", 0.125), 0.0),
+    ],
+)
+def test_pre_training_fine_tuning_test_and_prediction_go_by_time_or_by_share(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: dict[str, float],
+    window: str,
+    note: tuple[str, float],
+    start: float,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -24,9 +36,9 @@ def test_pre_training_fine_tuning_test_and_prediction_go_by_time(
     few = {"epochs": 1, "batch": 2, "warmup_epochs": 0.0}
     params = rated_videos.ready(
         tmp_path / "videos",
-        2.0,
+        step,
         **{f"{stage}__{name}": value for stage in ("pretrain", "finetune") for name, value in few.items()},
-        pretrain__frame_selection={"mode": "cached", "oversample": 1.5, "window": "grow"},
+        pretrain__frame_selection={"mode": "cached", "oversample": 1.5, "window": window},
         finetune__repeated_augmentation=1,
         evaluate__bootstrap=100,
         evaluate__segments=2,
@@ -35,7 +47,7 @@ def test_pre_training_fine_tuning_test_and_prediction_go_by_time(
     )
     assert len(baseline.run(params, "small")) == 7
     pretrain.run(params, None)
-    assert describe(layout.output_dir("pretrain")).notes["frame_seconds"] == {"small": 0.25}
+    assert describe(layout.output_dir("pretrain")).notes[note[0]] == {"small": note[1]}
     finetune.run(params, "small")
     scores = evaluate.run(params, "small")
     assert scores["eval/videos_ok"] == 6
@@ -45,4 +57,4 @@ def test_pre_training_fine_tuning_test_and_prediction_go_by_time(
     answers = api.predict(names, str(layout.output_dir("finetune", "small")), segments=2, device="cpu")
     assert answers.probabilities == pytest.approx(tested["probabilities"], abs=1e-6)
     times = api.embed(["videos"], str(layout.output_dir("pretrain")), out="f.parquet").features().table
-    assert times["start_seconds"].to_pylist() == pytest.approx([1.0] * 12, abs=0.04)
+    assert times["start_seconds"].to_pylist() == pytest.approx([start] * 12, abs=0.04)

@@ -16,6 +16,7 @@ from pipeline.data.cache import read as caches
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, pretraining_clips
 from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.frame_step import Step
 from pipeline.errors import DamagedError, InputError
 from pipeline.evaluation.inference import infer
 from pipeline.stages import corpus, preprocess
@@ -82,7 +83,7 @@ def test_training_and_evaluation_stop_at_a_damaged_frame_instead_of_taking_anoth
     shard, place = place_of(Cache.open(FOLDER), 2, 10)
     change(shard, place)
     cache = Cache.open(FOLDER)
-    dataset = ClipDataset([Member(cache, np.arange(8), 1)], ClipRule(8))
+    dataset = ClipDataset([Member(cache, np.arange(8), Step(1))], ClipRule(8))
     for workers in (0, 2):  # the second time, too: a frame that was found damaged is not taken for checked
         loader = ClipLoader(dataset, seed=0, global_batch=8, workers=workers, replace=True)
         with pytest.raises(DamagedError, match=cache.ids[2]):
@@ -104,7 +105,7 @@ def test_distance_maps_that_changed_are_refused_by_frame_selection() -> None:
     assert stored is not None
     change(shard, shard.read_bytes().index(stored.tobytes()) + 9)
     cache = Cache.open(FOLDER)
-    dataset = ClipDataset([Member(cache, np.arange(8), 1)], ClipRule(8, selection="cached"))
+    dataset = ClipDataset([Member(cache, np.arange(8), Step(1))], ClipRule(8, selection="cached"))
     with pytest.raises(DamagedError, match=rf"{shard.name}: the distance maps .*{cache.ids[3]}.*--repair"):
         dataset.frame_indices(np.arange(8), 0, 0, np.arange(8))
 

@@ -35,6 +35,7 @@ from pipeline.data.cache.records import VERSION
 from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import ClipError, usable_videos
+from pipeline.data.frame_step import Step
 from pipeline.data.pixels.normalise import normalise
 from pipeline.data.video import open_video, write_video
 from pipeline.errors import EverestError, InputError
@@ -185,7 +186,7 @@ def test_only_slots_that_frame_selection_can_pick_are_stored(here: Path) -> None
     cache = Cache.open(layout.cache_dir("small"))
     assert cache.grid == 2
     rule = ClipRule(4, "cached", oversample=1.5, keep_ratio=0.3)
-    clips = ClipDataset([Member(cache, np.arange(4), 2)], rule)
+    clips = ClipDataset([Member(cache, np.arange(4), Step(2))], rule)
     rows = np.arange(4)
     picked = np.concatenate([clips.frame_indices(rows, 0, epoch, rows).ravel() for epoch in range(60)])
     # Every stored frame is picked sooner or later, and no other one.

@@ -20,6 +20,7 @@ from pipeline.data.clips.dataset import ClipDataset, ClipRule, Member, labelled_
 from pipeline.data.clips.loader import PREFETCH, ClipLoader
 from pipeline.data.clips.videos import VideoSource
 from pipeline.data.frame_source import ClipError
+from pipeline.data.frame_step import Step
 from pipeline.data.pixels.transforms import FinetuneTransform, PretrainTransform
 from pipeline.errors import EverestError, InputError
 from pipeline.stages import corpus, preprocess
@@ -213,7 +214,7 @@ class Broken:
 
 def broken(bad: set[int], random: bool = True) -> ClipDataset:
     cache = Broken(Cache.open(layout.cache_dir("small")), bad)
-    return ClipDataset([Member(cache, np.arange(24), 1)], ClipRule(8, random=random))  # type: ignore[arg-type]
+    return ClipDataset([Member(cache, np.arange(24), Step(1))], ClipRule(8, random=random))  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("here")
@@ -326,7 +327,7 @@ def test_a_batch_that_does_not_divide_or_is_not_filled_is_refused() -> None:
 def test_maps_of_another_frame_step_are_refused() -> None:
     cache = Cache.open(layout.cache_dir("small"))
     with pytest.raises(InputError, match="frame step 1, the clips have 2"):
-        ClipDataset([Member(cache, np.arange(4), 2)], ClipRule(8, "cached"))
+        ClipDataset([Member(cache, np.arange(4), Step(2))], ClipRule(8, "cached"))
 
 
 @pytest.mark.usefixtures("here")

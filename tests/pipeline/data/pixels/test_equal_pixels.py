@@ -18,6 +18,7 @@ from pipeline import layout
 from pipeline.data.cache.read import Cache
 from pipeline.data.clips.dataset import labelled_clips, open_source
 from pipeline.data.clips.loader import ClipLoader
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.pixels.normalise import denormalise, model_pixels, normalise
 from pipeline.data.pixels.transforms import EvalTransform
@@ -101,7 +102,7 @@ def test_validation_test_prediction_and_pictures_see_the_same_pixels_to_the_bit(
         # The window of a picture begins where it is told to; frames 6 to 13 are the middle of 20.
         start = centre_clip(20, 8, 1)[0] / 12
         with IsolatedFrames.by_params() as reader:
-            window, _ = read_window(reader, video, 8, 1, start, 48, params.preprocess.short_side)
+            window, _ = read_window(reader, video, 8, Step(1), start, 48, params.preprocess.short_side)
         assert torch.equal(window[0], clip)
 
 

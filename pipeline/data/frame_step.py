@@ -1,9 +1,11 @@
-"""Clips by time: frames as far apart in seconds in a video of any rate, each the one nearest to its time.
+"""Clips by time or by a share of the video: frames equally far apart, each the one nearest to its place.
 
 A step is a number of frames (`frame_step: 4`), equal in every video; or a time, of which each video makes a number of
-its own by its rate, 1.875 frames at 15 a second where 7.5 are as long at 60. `pipeline.data.sampling` takes both: a
-whole number, or a float for a step by time. A frame is taken to be shown at its number / rate: where a file's own rate
-varies, that is its average (`pipeline.data.video.stream.rate_of`).
+its own by its rate, 1.875 frames at 15 a second where 7.5 are as long at 60; or a share of the video, of which each
+makes one by its length, so that a clip shows the same part of all (the whole of it: "uniform sampling", as Temporal
+Segment Networks and Something-Something have it). `pipeline.data.sampling` takes them all: a whole number, or a float
+for a step of the video's own. A frame is taken to be shown at its number / rate: where a file's own rate varies, that
+is its average (`pipeline.data.video.stream.rate_of`).
 
 Of a video that lasts D seconds a clip of T frames, d apart, begins at a time from 0 to D - T d, and its frame t is the
 one nearest to begin + t d: at most half a frame away, whatever the rate. A video shorter than T d is spread over the
@@ -28,24 +30,32 @@ if TYPE_CHECKING:
     from models.info import ModelInfo
     from pipeline.params import Params
 
-_SECONDS = " s"
+_SECONDS, _SHARE = " s", " of a video"
 #: [frames] A clip that is longer than its video by no more than this is as long.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Step:
-    """From one frame of a clip to the next: so many frames, or where `seconds` is not None so many seconds."""
+    """From one frame of a clip to the next: so many frames; or so many seconds, or such a share of the video."""
 
     frames: int = 1
     seconds: float | None = None
+    share: float | None = None
 
-    def of(self, rate: float) -> int | float:
-        """As `pipeline.data.sampling` takes it, for a video of so many frames per second.
+    @property
+    def own(self) -> bool:
+        """Whether every video has a number of its own."""
+        return self.seconds is not None or self.share is not None
+
+    def of(self, num_frames: int, rate: float) -> int | float:
+        """As `pipeline.data.sampling` takes it, for a video of so many frames, and so many per second.
 
         Raises:
             ValueError: the rate is not above 0, and the step is a time.
         """
+        if self.share is not None:
+            return float(self.share * num_frames)
         if self.seconds is None:
             return self.frames
         if not rate > 0:
@@ -56,7 +66,9 @@ class Step:
 
     @property
     def entry(self) -> int | str:
-        """As JSON and metadata hold it: 4, or "0.125 s"."""
+        """As JSON and metadata hold it: 4, or "0.125 s", or "0.0625 of a video"."""
+        if self.share is not None:
+            return f"{self.share!r}{_SHARE}"
         return self.frames if self.seconds is None else f"{self.seconds!r}{_SECONDS}"
 
     @classmethod
@@ -64,9 +76,11 @@ class Step:
         """From :attr:`entry`, also where a number was written as text.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is none of them.
         """
         text = str(entry)
+        if text.endswith(_SHARE):
+            return cls(share=float(text.removesuffix(_SHARE)))
         return cls(seconds=float(text.removesuffix(_SECONDS))) if text.endswith(_SECONDS) else cls(int(text))
 
     def __str__(self) -> str:
@@ -75,8 +89,14 @@ class Step:
 
 def step_of(params: Params, benchmark: str) -> Step:
     """The step of a benchmark's clips, as params.yaml says it."""
-    step = params.benchmark(benchmark).data.frame_step
-    return Step(step) if isinstance(step, int) else Step(seconds=step.clip_seconds / params.clip.frames)
+    from pipeline.params.benchmarks import ByShare
+
+    step, frames = params.benchmark(benchmark).data.frame_step, params.clip.frames
+    if isinstance(step, int):
+        return Step(step)
+    if isinstance(step, ByShare):
+        return Step(share=step.clip_share / frames)
+    return Step(seconds=step.clip_seconds / frames)
 
 
 def trained_step(info: ModelInfo, wanted: int | None = None) -> Step | None:
@@ -85,12 +105,14 @@ def trained_step(info: ModelInfo, wanted: int | None = None) -> Step | None:
     Args:
         wanted: a number of frames that a user said instead.
     """
-    from models.info import FRAME_SECONDS
+    from models.info import FRAME_SECONDS, FRAME_SHARE
 
     if wanted is not None:
         return Step(wanted)
-    numbers, seconds = info.frame_step, info.notes.get(FRAME_SECONDS)
-    steps = {Step(int(value)) for value in _values(numbers)} | {Step(1, float(value)) for value in _values(seconds)}
+    seconds, shares = info.notes.get(FRAME_SECONDS), info.notes.get(FRAME_SHARE)
+    steps = {Step(int(value)) for value in _values(info.frame_step)}
+    steps |= {Step(seconds=float(value)) for value in _values(seconds)}
+    steps |= {Step(share=float(value)) for value in _values(shares)}
     return steps.pop() if len(steps) == 1 else None
 
 
