@@ -18,11 +18,9 @@ from models.tokens import IMAGENET_MEAN, IMAGENET_STD
 VERSION = 2
 #: Note of a classifier whose classes are decisions of their own (sigmoids), since a video may have several.
 MULTI_LABEL = "multi_label"
-#: Note of a model whose clips are cut by time: seconds from one frame to the next, by benchmark for a pre-training.
-#: `frame_step` is then None, or has the other benchmarks only.
-FRAME_SECONDS = "frame_seconds"
-#: The same as a share of the video, where each has a number of its own by its length.
-FRAME_SHARE = "frame_share"
+#: Notes of a model whose clips are cut by time, or over a share of the video: seconds, or share, from one frame to the
+#: next, by benchmark for a pre-training. `frame_step` is then None, or has the other benchmarks only.
+FRAME_SECONDS, FRAME_SHARE = "frame_seconds", "frame_share"
 #: How frames are resized, the only way there is.
 RESIZE = "bilinear, antialiased, 8 bits"
 #: What says how a model is used, in the words of model.json.
@@ -259,8 +257,8 @@ class ModelInfo:
             faults.append(f"{MULTI_LABEL} = {self.notes[MULTI_LABEL]!r}, expected true or false")
         for name, unit in ((FRAME_SECONDS, "seconds"), (FRAME_SHARE, "a share")):
             own = self.notes.get(name)
-            several = isinstance(own, Mapping) and self.stage == "pretrain"
-            if own is not None and not all(map(_positive, own.values() if several else [own])):  # type: ignore[attr-defined]
+            each = own.values() if isinstance(own, Mapping) and self.stage == "pretrain" else [own]
+            if own is not None and not all(map(_positive, each)):
                 faults.append(f"{name} = {own!r}, expected {unit} above 0")
         for name, value in vars(self.views).items():
             if not _count(value):
@@ -311,9 +309,7 @@ def known_fields(info: Description, where: str) -> KnownFields:
             "short_side": full.pixels.short_side,
         }
     views = info.get("views") or {}
-    known: KnownFields = {
-        "views": Views(**{name: views[name] for name in ("segments", "crops") if name in views}),
-    }
+    known: KnownFields = {"views": Views(**{name: views[name] for name in ("segments", "crops") if name in views})}
     if (dataset := info.get("benchmark")) is not None:
         known["dataset"] = dataset
     if classes := info.get("classes"):

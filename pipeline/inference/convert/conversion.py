@@ -198,12 +198,13 @@ def read_checkpoint(
 def _record(read: Read, classes: Path | None, frame_step: int | None, short_side: int | None) -> ModelInfo:
     """The model's record: what was said now, else what the checkpoint says of itself."""
     from models.convert import is_pretraining
-    from models.info import FRAME_SECONDS, ModelInfo, Pixels, Views
+    from models.info import FRAME_SECONDS, FRAME_SHARE, ModelInfo, Pixels, Views
     from models.weights import ENCODER, PART
 
     known = read.known
     part = {PART: ENCODER} if read.encoder_only else {}
-    notes = {name: note for name, note in known.get("notes", {}).items() if not (frame_step and name == FRAME_SECONDS)}
+    said = (FRAME_SECONDS, FRAME_SHARE) if frame_step else ()
+    notes = {name: note for name, note in known.get("notes", {}).items() if name not in said}
     return ModelInfo(
         read.architecture,
         read.kwargs,
