@@ -17,6 +17,7 @@ from pipeline.params.file import parse_mapping
 from pipeline.params.names import benchmark_fault, recipe_name
 from pipeline.recipes import PARAMS, recipe_path, show_recipe
 from pipeline.setup.budget import LEAST_FINETUNE, LEAST_PRETRAIN, Fit, Training, fit, shown_hours
+from pipeline.setup.evidence import chosen_by, evidence
 from pipeline.setup.files import check_target, split_table, write
 from pipeline.setup.groups import Groups, group
 from pipeline.setup.look import OwnSet, look
@@ -118,17 +119,19 @@ def init(
     name = _name(place, name)
     check_target(force)
     devices = machine(device, gpus)
-    own = look(place, _rules())
+    rules = _rules()
+    own = look(place, rules)
     groups = group(own.videos, own.similar())
     parted = split(own.videos, groups)
     facts = facts_of(own, parted, devices.count)
     line = Line("init")
+    speaks_for = chosen_by(evidence(own, groups, parted, rules, lambda text: line.show(text, now=True)))
     line.show("plans what fits the hours", now=True)
     table, content = split_table(own, parted, groups, name)
     benchmark = _benchmark(own, facts, table)
 
     def text_of(shape: Shape, more: Mapping[str, Value], header: list[str]) -> str:
-        chosen = {**values(own, facts, devices, shape), **more}
+        chosen = {**values(own, facts, devices, shape), **speaks_for, **more}
         return params_text(show_recipe(RECIPE), name, _named(name) | chosen, benchmark, header)
 
     def draft(shape: Shape) -> Params:
@@ -160,6 +163,7 @@ def init(
         values={f"benchmarks.{name}.data.{key}": value for key, value in benchmark.items()}
         | _named(name)
         | values(own, facts, devices, best.shape)
+        | speaks_for
         | fitted,
         device=devices.device.name,
         devices=devices.count,

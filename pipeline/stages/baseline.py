@@ -75,17 +75,27 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
 
 def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
     """Say before anything is trained what helps where frame differences tell the classes and one frame does not."""
-    from pipeline.evaluation.baselines import DIFFERENCES, ONE_FRAME
+    from pipeline.evaluation.baselines import told
 
-    best = max(results, key=lambda result: result.top1)
-    still = max((result.interval.high for result in results if result.name.startswith(ONE_FRAME)), default=1.0)
-    if best.name.startswith(DIFFERENCES) and best.interval.low > still and params.clip.input == "rgb":
+    found = told(results)
+    if found is None:
+        return
+    best = 100 * found.best.top1
+    if found.by_motion and params.clip.input == "rgb":
         log.warning(
-            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %% at most): with few videos try "
+            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %%): with few videos try "
             "clip.input: difference (docs/training.md)",
             benchmark,
-            100 * best.top1,
-            100 * still,
+            best,
+            100 * found.still.top1,
+        )
+    if found.by_place and params.finetune.head == "mean":
+        log.warning(
+            "%s: where in the picture things move tells the classes (%.1f %%; moved to random places %.1f %%): with "
+            "few videos try finetune.head: places (docs/training.md)",
+            benchmark,
+            best,
+            100 * found.moved.top1,
         )
 
 

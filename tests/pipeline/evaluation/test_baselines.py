@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluation.baselines import SIDE, Baseline, Clips, baselines, middle_clip, small_grey
+from pipeline.evaluation.baselines import SIDE, Baseline, Clips, baselines, middle_clip, small_grey, told
+from pipeline.evaluation.metrics import Interval
 
 RNG = np.random.default_rng
 
@@ -85,3 +86,33 @@ def test_the_middle_clip_reads_the_frames_in_the_middle() -> None:
 
     assert middle_clip(read, 30, 4, 2).shape == (4, SIDE, SIDE)
     assert asked == [[12, 14, 16, 18]]
+
+
+def turning(count: int, seed: int, *, anywhere: bool) -> Clips:
+    """Two classes: of two spots side by side the left one brightens and the right one darkens, or the reverse."""
+    rng = RNG(seed)
+    labels = np.arange(count) % 2
+    pictures = rng.random((count, 6, SIDE, SIDE)).astype(np.float32) * 0.1
+    course = np.array([0, 0, 0, 0.5, 1, 1], np.float32)[:, None, None]
+    for clip, label in zip(pictures, labels, strict=True):
+        for spot in (0, 1):
+            place = 5 + 3 * (spot ^ label)
+            clip[:, 6:9, place : place + 3] += abs(course - spot)
+        if anywhere:
+            clip[:] = np.roll(clip, tuple(rng.integers(0, SIDE, 2)), axis=(1, 2))
+    return Clips(pictures, labels)
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_clips_moved_to_random_places_say_whether_the_place_tells(anywhere: bool) -> None:
+    found = told(baselines(turning(240, 1, anywhere=anywhere), turning(160, 2, anywhere=anywhere), None, draws=200))
+    assert found is not None
+    assert (found.by_motion, found.by_place) == (not anywhere, not anywhere)
+    assert found.moved.top1 < 0.65
+
+
+def test_where_one_frame_tells_the_classes_no_motion_is_said_to() -> None:
+    found = told(list(scores("look").values()))
+    assert found is not None
+    assert (found.by_motion, found.by_place) == (False, False)
+    assert told([Baseline("majority", 0.3, Interval(0.2, 0.4), "mAP")]) is None  # of several classes: other models

@@ -23,7 +23,7 @@ def test_trivial_models_are_scored_on_the_split_that_is_reported(
     monkeypatch.chdir(tmp_path)
     params = ready()
     rows = baseline.run(params, "small")
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert rows == json.loads((layout.output_dir("baseline", "small") / "baselines.json").read_text())
     again = baseline.run(params, "small")
     assert again == rows, "a second run gives the same numbers"
@@ -51,20 +51,24 @@ def test_trivial_models_get_the_labels_that_fine_tuning_gets(tmp_path: Path, mon
     assert given == [18, 12, 6]
 
 
-@pytest.mark.parametrize(("one_frame", "clip_input", "said"), [
-    (0.20, "rgb", True),
-    (0.20, "difference", False),
-    (0.45, "rgb", False),
+@pytest.mark.parametrize(("one_frame", "moved", "clip_input", "said"), [
+    (0.20, 0.30, "rgb", True),
+    (0.20, 0.45, "rgb", True),
+    (0.20, 0.30, "difference", False),
+    (0.45, 0.30, "rgb", False),
 ])  # fmt: skip
 def test_before_training_it_says_that_differences_alone_tell_the_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    one_frame: float, clip_input: str, said: bool,
+    one_frame: float, moved: float, clip_input: str, said: bool,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(baselines, "baselines", lambda *_, **__: [
         Baseline("one frame, nearest neighbours", one_frame, Interval(one_frame - 0.05, one_frame + 0.05)),
         Baseline("frame differences, logistic regression", 0.5, Interval(0.45, 0.55)),
+        Baseline("frame differences at random places, logistic regression", moved, Interval(moved - 0.05, moved + 0.05)),  # noqa: E501
     ])  # fmt: skip
     with caplog.at_level("WARNING"):
         baseline.run(with_overrides(ready(), {"clip.input": clip_input}), "small")
-    assert ("one frame 25.0 % at most): with few videos try clip.input: difference" in caplog.text) is said
+    assert ("one frame 20.0 %): with few videos try clip.input: difference" in caplog.text) is said
+    head = "where in the picture things move tells the classes (50.0 %; moved to random places 30.0 %)" in caplog.text
+    assert head is (moved == 0.3 and one_frame == 0.2)

@@ -45,7 +45,7 @@ def test_pre_training_fine_tuning_test_and_prediction_go_by_time_or_by_share(
         evaluate__crops=1,
         evaluate__budgets=[],
     )
-    assert len(baseline.run(params, "small")) == 7
+    assert len(baseline.run(params, "small")) == 8
     pretrain.run(params, None)
     assert describe(layout.output_dir("pretrain")).notes[note[0]] == {"small": note[1]}
     finetune.run(params, "small")

@@ -1,0 +1,121 @@
+"""What trivial models say of short videos before anything is chosen: does motion tell the classes, and does its place?
+
+They learn on some groups of the training videos and are asked of the others; no test or validation video is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.frame_step import Step
+from pipeline.data.ingest.isolated import IsolatedFrames
+from pipeline.data.ingest.process import Limits
+from pipeline.data.ingest.reading import Accepted
+from pipeline.data.ingest.verdicts import Rule
+from pipeline.data.sampling import centre_clip
+from pipeline.data.video import VideoError
+from pipeline.evaluation.baselines import SIDE, Clips, Pictures, Told, baselines, small_grey, told
+from pipeline.params import IngestParams
+from pipeline.setup.groups import Groups
+from pipeline.setup.look import OwnSet, OwnVideo
+from pipeline.setup.machine import cores
+from pipeline.setup.split import Split
+from pipeline.setup.values import Value
+
+#: At most so many training videos are read, so that it takes seconds: about 0.02 s each.
+MOST = 1200
+#: Share of them that is asked, and videos on each side below which nothing could be told.
+ASKED, FEWEST = 1 / 3, 40
+_DRAWS = 500
+
+
+def evidence(own: OwnSet, groups: Groups, split: Split, rules: IngestParams, say: Callable[[str], None]) -> Told | None:
+    """What tells the classes of a set of short videos; None of others, of few, or of several classes each.
+
+    Args:
+        rules: of ingest, under which videos are read.
+        say: told what is done.
+    """
+    if not own.whole or own.several:
+        return None
+    labelled = [video for video in own.videos if video.label and split.of[video.path] == "train"]
+    asked = _asked(labelled, groups)
+    learned = {video.label for video in labelled} - {""}
+    sides = [[video for video in labelled if (video.path in asked) is side] for side in (False, True)]
+    if min(map(len, sides)) < FEWEST or len(learned) < 2:
+        return None
+    say("asks trivial models")
+    number = {name: place for place, name in enumerate(sorted(learned))}
+    learn, ask = (_clips(own, _some(side), number, rules) for side in sides)
+    if min(len(learn.labels), len(ask.labels)) < FEWEST or len(np.unique(learn.labels)) < 2:
+        return None
+    return told(baselines(learn, ask, None, draws=_DRAWS))
+
+
+def chosen_by(found: Told | None) -> dict[str, Value]:
+    """The values of params.yaml that the evidence speaks for, with what it is; none where it says nothing."""
+    if found is None or not found.by_motion:
+        return {}
+    best = f"{100 * found.best.top1:.0f} % of held-out training videos"
+    chosen = {
+        "clip.input": Value(
+            "difference",
+            f"frame differences tell {best} to a trivial model, one frame {100 * found.still.top1:.0f} % (paper: rgb)",
+        )
+    }
+    if found.by_place:
+        chosen["finetune.head"] = Value(
+            "places",
+            f"where things move tells: moved to random places, {100 * found.moved.top1:.0f} % in place of {best} "
+            "(paper: mean)",
+        )
+    return chosen
+
+
+def _asked(videos: Sequence[OwnVideo], groups: Groups) -> set[str]:
+    """Paths of the videos of some whole groups, about a share of all; the same for the same videos."""
+    members: dict[int, list[OwnVideo]] = defaultdict(list)
+    for video in videos:
+        members[groups.of[video.path]].append(video)
+    chosen: set[str] = set()
+    for group in sorted(members.values(), key=lambda group: min(video.sha256 for video in group)):
+        if len(chosen) + len(group) / 2 <= ASKED * len(videos):
+            chosen.update(video.path for video in group)
+    return chosen
+
+
+def _some(videos: Sequence[OwnVideo]) -> list[OwnVideo]:
+    """At most half of MOST, in an order that no name decides."""
+    return sorted(videos, key=lambda video: video.sha256)[: MOST // 2]
+
+
+def _clips(own: OwnSet, videos: Sequence[OwnVideo], number: dict[str, int], rules: IngestParams) -> Clips:
+    known: dict[Path, Accepted] = {}
+    for video in videos:
+        measured = own.records[video.path].measurement
+        if measured.reader == "pyav":  # another one's frames may have other numbers
+            known[own.folder / video.path] = Accepted(measured.frames_decoded, measured.fps, measured.jumps)
+    rule = Rule(own.min_frames, rules.max_repeated_run)
+    with IsolatedFrames(Limits.of(rules), cores(), rule, known) as reader, ThreadPoolExecutor(cores()) as pool:
+        read = pool.map(lambda video: _pictures(reader, own, video), videos)
+        found = [(clip, number[video.label]) for clip, video in zip(read, videos, strict=True) if clip is not None]
+    pictures = (
+        np.stack([clip for clip, _ in found]) if found else np.zeros((0, own.clip_frames, SIDE, SIDE), np.float32)
+    )
+    return Clips(pictures, np.asarray([label for _, label in found], dtype=np.int64))
+
+
+def _pictures(reader: IsolatedFrames, own: OwnSet, video: OwnVideo) -> Pictures | None:
+    """The small pictures of a clip over the whole video; None where it cannot be read now."""
+    numbers = centre_clip(video.frames, own.clip_frames, Step(share=1 / own.clip_frames).of(video.frames, 0.0))
+    each = np.unique(numbers)
+    try:
+        _, frames = reader.frames(own.folder / video.path, lambda _: each.tolist())
+    except VideoError:
+        return None
+    return small_grey(frames[np.searchsorted(each, numbers)])
