@@ -6,7 +6,7 @@ V visible, R reconstructed, P = 1536 values of a tubelet, D encoder width, E dec
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from models.tokens import (
 )
 from models.unequal.adaptive import adaptive_split, counted_split, needed
 from models.unequal.packed import Rows, in_one_row, joined
-from models.vit import Blocks, CompileOptions, Positions, Real, compile_method, xavier_init
+from models.vit import Blocks, Positions, Real, xavier_init
 
 
 class PretrainOutput(NamedTuple):
@@ -59,6 +59,7 @@ class EverestAutoencoder(Backbone):
     """
 
     packed = True
+    compiled = ("cut", "score", "compare")
 
     def __init__(
         self,
@@ -297,12 +298,8 @@ class EverestAutoencoder(Backbone):
         for name in ("encoder_to_decoder", "decoder_positions", "decoder"):
             setattr(self, name, nn.Identity())
 
-    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block, and cutting, scores and loss around them: a few small graphs that equal blocks share."""
-        for block in (*self.encoder.blocks, *self.decoder.blocks):
-            compile_method(block, "forward", options)
-        for part in ("cut", "score", "compare"):
-            compile_method(self, part, options)
+    def rows_of_blocks(self) -> tuple[Blocks, ...]:
+        return self.encoder.blocks, self.decoder.blocks
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from typing import ClassVar, NamedTuple, TypedDict, Unpack
 
 import torch
 from timm.models._features import feature_take_indices
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.info import ModelArguments
 from models.selection import Budget, Grid, rero_scores
 from models.unequal.packed import Rows
-from models.vit import Blocks, CompileOptions, Real
+from models.vit import Blocks, CompileOptions, Real, begin_pass_at, compile_method
 
 #: Formats of intermediates: maps [B, D, S, h, w] (timm's name for channels first), or [B, N, D].
 FORMATS = ("NCHW", "NLC")
@@ -88,6 +88,8 @@ class Backbone(nn.Module, ABC):
     strategy: str
     architecture: str
     kwargs: ModelArguments
+    #: Methods around the blocks that are compiled with them.
+    compiled: ClassVar[tuple[str, ...]] = ("cut", "score")
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,9 +205,28 @@ class Backbone(nn.Module, ABC):
             kept: where the tokens are, for heads that ask for it.
         """
 
-    @abstractmethod
-    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block and what stands around them: a few small graphs that equal blocks share."""
+    def rows_of_blocks(self) -> tuple[Blocks, ...]:
+        """The blocks of a forward pass, row by row."""
+        return (self.encoder_blocks(),)
+
+    def compile_parts(self, row_mode: str | None = None, **options: Unpack[CompileOptions]) -> None:
+        """Compile the blocks, and what stands around them: a few small graphs that equal blocks share.
+
+        Args:
+            row_mode: compile each row of blocks as a whole, in this mode of `torch.compile`. With "reduce-overhead" a
+                GPU replays a row's kernels as one CUDA graph, forward and backward. A gradient then lies in memory
+                that the next pass writes over, but where the parameter has a `grad` already, to which it is added.
+        """
+        for part in self.compiled:
+            compile_method(self, part, options)
+        for row in self.rows_of_blocks():
+            if row_mode is None:
+                for block in row:
+                    compile_method(block, "forward", options)
+            else:
+                compile_method(row, "through", {**options, "mode": row_mode})
+        if row_mode is not None:
+            begin_pass_at(self, "cut")  # the first that any pass calls
 
     @abstractmethod
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -5,7 +5,7 @@ Shapes: B clips, C channels, T frames, H x W pixels, N tokens, K kept tokens, D 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,10 @@ from models.unequal.adaptive import adaptive_tokens, counted_tokens, needed, run
 from models.unequal.packed import Rows, in_one_row
 from models.vit import (
     Blocks,
-    CompileOptions,
     LayerNorm,
     Positions,
     Real,
     TubeletEmbedding,
-    compile_method,
     trunc_normal_init,
 )
 
@@ -288,13 +286,6 @@ class EverestClassifier(Backbone):
         weight = self.patch_embed.proj.weight
         self.head = nn.Linear(self.head_hidden_size, num_classes).to(weight) if num_classes else nn.Identity()
         self.head.apply(trunc_normal_init)
-
-    def compile_parts(self, **options: Unpack[CompileOptions]) -> None:
-        """Compile each block, and cutting and scoring before them: a few small graphs that equal blocks share."""
-        for block in self.blocks:
-            compile_method(block, "forward", options)
-        for part in ("cut", "score"):
-            compile_method(self, part, options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass: less memory, about a third more time."""

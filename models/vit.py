@@ -5,6 +5,7 @@ Shapes: B clips, N tokens, D width, O = 3 D, P values of a tubelet, V chosen tok
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias, TypedDict
 
@@ -127,23 +128,33 @@ class Blocks(nn.ModuleList):
         self.rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
 
     def forward(self, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
-        for number in range(len(self)):
-            x_BND = self.run(number, x_BND, valid_BN)
+        return self.through(x_BND, valid_BN, [self.keep(number, x_BND, valid_BN) for number in range(len(self))])
+
+    def through(self, x_BND: Tensor, valid_BN: Real, keeps: Sequence[Tensor | None]) -> Tensor:
+        """All blocks, with what drop-path leaves of each: nothing is drawn here, compiled or not."""
+        for block, keep_2B11 in zip(self, keeps, strict=True):
+            x_BND = self._one(block, x_BND, valid_BN, keep_2B11)
         return x_BND
 
     def run(self, number: int, x_BND: Tensor, valid_BN: Real = None) -> Tensor:
         """One block."""
+        return self._one(self[number], x_BND, valid_BN, self.keep(number, x_BND, valid_BN))
+
+    def keep(self, number: int, x_BND: Tensor, valid_BN: Real) -> Tensor | None:
+        """What drop-path leaves of a block, drawn; None: all of it."""
         rate = self.rates[number]
-        keep_2B11 = None
-        if self.training and rate:
-            rows = valid_BN if isinstance(valid_BN, Rows) else None
-            keep_2B11 = drop_path(x_BND, rate, None if rows is None else len(rows.lengths))
-            keep_2B11 = keep_2B11 if rows is None else rows.spread(keep_2B11)
+        if not (self.training and rate):
+            return None
+        rows = valid_BN if isinstance(valid_BN, Rows) else None
+        keep_2B11 = drop_path(x_BND, rate, None if rows is None else len(rows.lengths))
+        return keep_2B11 if rows is None else rows.spread(keep_2B11)
+
+    def _one(self, block: nn.Module, x_BND: Tensor, valid_BN: Real, keep_2B11: Tensor | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            x_BND = checkpoint(self[number], x_BND, valid_BN, keep_2B11, use_reentrant=False)
+            result_BND: Tensor = checkpoint(block, x_BND, valid_BN, keep_2B11, use_reentrant=False)
         else:
-            x_BND = self[number](x_BND, valid_BN, keep_2B11)
-        return x_BND
+            result_BND = block(x_BND, valid_BN, keep_2B11)
+        return result_BND
 
 
 def drop_path(x_BND: Tensor, rate: float, clips: int | None = None) -> Tensor:
@@ -165,11 +176,26 @@ class CompileOptions(TypedDict, total=False):
     fullgraph: bool
     dynamic: bool | None
     backend: str
+    mode: str
 
 
 def compile_method(module: nn.Module, name: str, options: CompileOptions) -> None:
     """Let a module's method compile itself at its first call; hooks and names of parameters stay as they are."""
     setattr(module, name, torch.compile(getattr(module, name), **options))
+
+
+def begin_pass_at(module: nn.Module, name: str) -> None:
+    """Let each call of a module's method begin a pass, behind which CUDA graphs may write over what they gave before.
+
+    Without such marks torch guesses where one begins, and at a pass without gradients it guesses each graph anew.
+    """
+    method = getattr(module, name)
+
+    def beginning(*arguments: object) -> object:
+        torch.compiler.cudagraph_mark_step_begin()
+        return method(*arguments)
+
+    setattr(module, name, beginning)
 
 
 class TubeletEmbedding(nn.Module):

@@ -34,7 +34,7 @@ def faults(params: Params) -> list[str]:
     """One line for each fault: key, value, what is expected, cure."""
     sentences = [*_names(params), *_monitor(params), *_clips(params), *_tokens(params)]
     sentences += _schedule(params.pretrain, "pretrain.{}".format)
-    sentences += _budget(params)
+    sentences += [*_budget(params), *_graphs(params)]
     for key in params.benchmarks:
         sentences += _finetune(params, key)
     return list(dict.fromkeys(sentences))
@@ -112,6 +112,21 @@ def _budget(params: Params) -> Iterator[str]:
         )
 
 
+def _graphs(params: Params) -> Iterator[str]:
+    """What cannot be replayed as it was recorded."""
+    compute = params.compute
+    if compute.compile == "graphs" and compute.data_parallel == "fsdp":
+        yield (
+            "compute.compile = 'graphs' with compute.data_parallel = 'fsdp': a CUDA graph reads parameters where they "
+            "lay when it was recorded; shards are gathered anew each time. Cure: data_parallel: ddp, or compile: true."
+        )
+    if compute.compile == "graphs" and compute.activation_checkpointing:
+        yield (
+            "compute.compile = 'graphs' with compute.activation_checkpointing = true: torch cannot replay blocks that "
+            "are recomputed in the backward pass. Cure: activation_checkpointing: false, or compile: true."
+        )
+
+
 def _own_steps(params: Params, key: str) -> Iterator[str]:
     """What frames by time, or by a share of the video, need of the cache and of frame selection."""
     preprocess, selection = params.preprocess, params.pretrain.frame_selection
@@ -158,9 +173,10 @@ def _own_budgets(params: Params, stage: PretrainParams | FinetuneParams, named: 
         )
     by_clip = "score_share" if stage.score_share is not None else "strategy" if facts.planned_as else None
     if by_clip and params.compute.compile:
+        how = str(params.compute.compile).lower()
         yield (
-            f"{named(by_clip)} = {getattr(stage, by_clip)} with compute.compile = true: every batch has another number "
-            "of tokens, and would be compiled anew. Cure: compile: false, or the same number for all clips."
+            f"{named(by_clip)} = {getattr(stage, by_clip)} with compute.compile = {how}: every batch has another "
+            "number of tokens, and would be compiled anew. Cure: compile: false, or the same number for all clips."
         )
 
 

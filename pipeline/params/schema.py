@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias, cast
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+from pydantic_core import PydanticKnownError
 
 from pipeline.errors import InputError
 from pipeline.params import names
@@ -34,6 +35,8 @@ ON_GPUS = ("pretrain", "finetune", "evaluate")
 #: How many of a machine's GPUs, or which.
 Devices: TypeAlias = int | list[int]
 Gpus = Annotated[Devices | dict[str, Devices] | None, PlainValidator(lambda value: _gpus(value))]
+#: Not, by parts, or with rows of blocks that a GPU replays.
+Compile = Annotated[bool | Literal["graphs"], BeforeValidator(lambda value: _compile(value))]
 #: No word of sbatch's own language: no blank, no `=`, no leading `-`.
 SlurmWord = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_][\w.,:@&|*+\[\]-]*$")]
 SlurmOption = Literal[
@@ -56,7 +59,8 @@ class ComputeParams(Group):
     """How this machine runs it. Not a dependency of any DVC stage: results do not become stale by it.
 
     `planned_for` is what `everest plan` reckons with. `gpus`: of each machine, for all stages or by stage, and as many
-    ranks; None: as many as `ranks`. `deterministic`: a GPU too repeats a training to the bit, at some of its speed.
+    ranks; None: as many as `ranks`. `compile`: "graphs" is for steps of few clips. `deterministic`: a GPU too repeats a
+    training to the bit, at some of its speed.
     Defaults are for files of before these keys were known.
     """
 
@@ -70,7 +74,7 @@ class ComputeParams(Group):
     launcher: Literal["local", "slurm"] = "local"
     slurm: SlurmParams = Field(default_factory=SlurmParams)
     data_parallel: Literal["ddp", "fsdp"]
-    compile: bool
+    compile: Compile
     deterministic: bool = False
     activation_checkpointing: bool
     stall_seconds: Positive
@@ -116,6 +120,12 @@ def _gpus(value: object) -> Devices | dict[str, Devices] | None:
         f"expected null, how many (1 to 1024), which (such as [0, 1], each once), or one of these for some of "
         f"{', '.join(ON_GPUS)}. Cure: gpus: 4, or gpus: {{pretrain: 8, finetune: 4}}."
     )
+
+
+def _compile(value: object) -> object:
+    if value != "graphs" and not isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "false, true or graphs"})
+    return value
 
 
 def _is_devices(value: object) -> bool:

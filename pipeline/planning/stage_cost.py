@@ -85,7 +85,7 @@ def launch_words() -> str:
     """What a step's launches take, and where that is from."""
     return (
         f"a step of few clips takes {1e3 * LAUNCH_SECONDS:.1f} ms for each block of its model to launch, as measured "
-        "for two clips of base (docs/gpu.md)"
+        "for two clips of base without compute.compile: graphs (docs/gpu.md)"
     )
 
 
@@ -181,7 +181,7 @@ class StageCost:
             return Share(mfu, "given")
         measured = None
         if self.passes == 3.0 and self.stage.precision != "fp32":
-            size, compiled = self.params.pretrain.size, self.params.compute.compile
+            size, compiled = self.params.pretrain.size, bool(self.params.compute.compile)
             measured = measured_share(device, self.name, size, compiled, calibration)
         return measured or Share(ASSUMED_MFU, "assumed")
 

@@ -34,6 +34,7 @@ class Settings:
     select: Literal["last", "best"] = "last"
     patience: int | None = None
     data_parallel: Literal["ddp", "fsdp"] = "ddp"
+    graphs: bool = False
 
 
 def settings_of(
@@ -63,4 +64,5 @@ def settings_of(
         select="best" if select == "best" else "last",
         patience=patience,
         data_parallel=compute.data_parallel,
+        graphs=compute.compile == "graphs",
     )

@@ -50,6 +50,8 @@ from pipeline.training.optim import ParameterGroup, parameter_groups
 from pipeline.training.probes import Probes
 from pipeline.training.settings import settings_of
 
+#: torch's name for compiled code whose kernels a GPU replays as CUDA graphs.
+REPLAYED = "reduce-overhead"
 #: Clips that a finished pre-training draws.
 PICTURES = 3
 
@@ -314,7 +316,8 @@ def _switch(model: Backbone, compute: ComputeParams) -> None:
         model.set_grad_checkpointing(True)
     if compute.compile:
         # By parts: the same few graphs serve blocks of all depths, so that a large model starts as soon as a small one.
-        model.compile_parts(fullgraph=True, dynamic=False)
+        row_mode = REPLAYED if compute.compile == "graphs" else None
+        model.compile_parts(row_mode, fullgraph=True, dynamic=False)
 
 
 def _start_from(classifier: nn.Module, folder: Path) -> None:

@@ -49,11 +49,36 @@ def test_blocks_of_all_depths_share_a_graph_and_steps_compile_nothing_anew(
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "graphs"),
+    [
+        (PRETRAIN, {"visible_ratio": 0.2}, 5),  # encoder's row, decoder's row, cut, scores, loss
+        (CLASSIFIER, {"num_classes": 5, "drop_path_rate": 0.3}, 3),  # row, cut, scores
+    ],
+)
+def test_a_row_of_blocks_is_one_graph_and_each_forward_pass_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, name: str, more: dict[str, object], graphs: int
+) -> None:
+    passes = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: passes.append(1))
+    torch._dynamo.reset()
+    counters.clear()
+    model = _model(name, **more)
+    model.compile_parts("default", backend="eager", fullgraph=True, dynamic=False)
+    for _ in range(5):
+        model(_clip()).square().mean().backward()
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert len(passes) == 5
+    _model(name, **more)(_clip())
+    assert len(passes) == 5
+
+
+@pytest.mark.parametrize("row_mode", [None, "default"])
 @pytest.mark.parametrize("name", [PRETRAIN, CLASSIFIER])
-def test_compiling_changes_neither_names_nor_losses(name: str) -> None:
+def test_compiling_changes_neither_names_nor_losses(name: str, row_mode: str | None) -> None:
     eager, compiled = _model(name), _model(name)
     names = list(compiled.state_dict())
-    compiled.compile_parts(backend="eager", fullgraph=True, dynamic=False)
+    compiled.compile_parts(row_mode, backend="eager", fullgraph=True, dynamic=False)
     assert list(compiled.state_dict()) == names
     outputs = []
     for model in (eager, compiled):

@@ -66,6 +66,12 @@ class TrainStep:
         self.parallel = parallel(self.model, ranks, settings.data_parallel, self.half)
         self.optimizer = adamw(task.groups(), settings.betas, settings.eps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # A row of blocks that is replayed writes its gradients over those of the micro-batch before, which a `grad` of
+        # the optimizer step's own survives. Without accumulation none is left when the next pass begins.
+        self.keep_gradients = settings.graphs and settings.accumulate > 1
+        if self.keep_gradients:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
         self.scaler = LossScaler(settings.precision == "fp16", ranks.device)
         self.average = Average(self.model, settings.ema_decay)
         self.schedule: Callable[[int], float] = Cosine.of(
@@ -115,7 +121,7 @@ class TrainStep:
         report = torch.cat([report, torch.stack([norm, self.scaler.scale])])
         self.scaler.update(refused)
         self.average.update(refused)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
         marks.begin("updating")  # only ends the step
         return _pending(step, report, indices, marks)
 

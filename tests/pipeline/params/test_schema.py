@@ -77,6 +77,20 @@ def params_file(root: Path, tmp_path: Path) -> Path:
             ["finetune.strategy = rlt with compute.compile = true", "the same number for all clips"],
         ),
         (
+            {"finetune.strategy": "rlt", "compute.compile": "graphs"},
+            ["finetune.strategy = rlt with compute.compile = graphs", "the same number for all clips"],
+        ),
+        ({"compute.compile": "graph"}, ["compute.compile = 'graph': expected false, true or graphs. Cure"]),
+        ({"compute.compile": 1}, ["compute.compile = 1: expected false, true or graphs. Cure"]),
+        (
+            {"compute.compile": "graphs", "compute.data_parallel": "fsdp"},
+            ["compute.compile = 'graphs' with compute.data_parallel = 'fsdp'", "Cure: data_parallel: ddp"],
+        ),
+        (
+            {"compute.compile": "graphs", "compute.activation_checkpointing": True},
+            ["compute.compile = 'graphs' with compute.activation_checkpointing = true", "or compile: true"],
+        ),
+        (
             {"finetune.head": "places", "evaluate.strategy": "tome"},
             ["evaluate.strategy = 'tome' with finetune.head = 'places'", "have no place"],
         ),

@@ -366,3 +366,11 @@ def test_only_what_the_run_does_is_planned(monkeypatch: pytest.MonkeyPatch, root
     assert plans["scratch"]["hours_total"] == plans["whole"]["stages"][1]["hours"]
     caches = [plans[name]["disk_gib"]["cache"] for name in ("whole", "informative")]
     assert caches[0] == pytest.approx(4 * caches[1], rel=1e-3), "every fourth frame"
+
+
+def test_a_training_with_cuda_graphs_is_planned_with_the_share_of_a_compiled_one() -> None:
+    shares = {
+        how: StageCost(load_params(recipe_path("k400"), {"compute.compile": how}), None).share(DEVICES["h100"], None)
+        for how in (False, True, "graphs")
+    }
+    assert shares["graphs"] == shares[True] != shares[False]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from pipeline.distributed.groups import start
 from pipeline.distributed.heartbeat import Pulse
@@ -45,6 +46,29 @@ def test_accumulation_has_the_losses_of_one_large_batch(tmp_path: Path) -> None:
     _engine(tmp_path / "four", dropout=0.0, accumulate=4).run()
     one, four = rank_trials.losses(tmp_path / "one"), rank_trials.losses(tmp_path / "four")
     assert one == pytest.approx(four, rel=1e-5)
+
+
+class _Replayed(torch.autograd.Function):
+    """A weight whose gradient lies in the same memory each time, as a replayed CUDA graph gives it."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        ctx.memory = memory  # type: ignore[attr-defined]
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.memory.copy_(grads[0]).detach(), None  # type: ignore[attr-defined]
+
+
+def test_gradients_that_a_replay_writes_over_are_added_up(tmp_path: Path) -> None:
+    _engine(tmp_path / "launched", dropout=0.0, accumulate=4).run()
+    engine = _engine(tmp_path / "replayed", dropout=0.0, accumulate=4, graphs=True)
+    layer = engine.model[0]
+    memory = torch.empty_like(layer.weight)
+    layer.forward = lambda values: nn.functional.linear(values, _Replayed.apply(layer.weight, memory), layer.bias)
+    engine.run()
+    assert rank_trials.losses(tmp_path / "replayed") == rank_trials.losses(tmp_path / "launched")
 
 
 def test_a_stop_at_any_step_resumes_to_the_bit(tmp_path: Path) -> None:

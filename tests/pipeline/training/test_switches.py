@@ -89,16 +89,19 @@ def _losses() -> list[float]:
 
 
 @pytest.mark.slow  # the first compilation takes a minute
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "ranks", "accumulate"), [(True, 1, 1), (True, 2, 1), ("graphs", 1, 2), ("graphs", 2, 1)]
+)
 def test_compiled_training_has_the_losses_of_eager_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: bool | str, ranks: int, accumulate: int
 ) -> None:
     from small_training import ready
 
     monkeypatch.chdir(tmp_path)
-    pretrain.run(ready(compute__ranks=ranks), None)
+    common = {"compute__ranks": ranks, "pretrain__accumulate": accumulate}
+    pretrain.run(ready(**common), None)
     eager = _losses()
-    metrics = pretrain.run(ready(compute__ranks=ranks, compute__compile=True, pretrain__max_nonfinite=9), None)
+    metrics = pretrain.run(ready(**common, compute__compile=how, pretrain__max_nonfinite=9), None)
     assert _losses() == pytest.approx(eager, rel=1e-4)
     assert metrics["efficiency/first_step_seconds"] > metrics["efficiency/step_seconds"]
 
