@@ -26,10 +26,11 @@ from pipeline.bench.gpu.float64 import (
     size_of,
     small_autoencoder,
 )
-from pipeline.bench.gpu.setting import Setting, Training, params_of, resident, task_of, textures
+from pipeline.bench.gpu.setting import Setting, Training, compile_parts, params_of, resident, task_of, textures
 from pipeline.bench.gpu.timing import peak_gib, reset_peak
 from pipeline.bench.harness import Figures
 from pipeline.training.determinism import deterministic_kernels
+from pipeline.training.tasks import REPLAYED
 
 #: Share by which the planner's memory may be off.
 MEMORY = 0.10
@@ -55,6 +56,9 @@ def checks(setting: Setting) -> Iterator[Check]:
         check = partial(resume, deterministic=True, stage=stage)
         yield Check(f"exact resume, deterministic kernels: {stage}", 8, check)
     yield Check("compiled against eager", 25, compiled)
+    yield Check("CUDA graphs against the same without", 20, graphs)
+    replayed = partial(resume, deterministic=True, row_mode=REPLAYED)
+    yield Check("exact resume, deterministic kernels: CUDA graphs", 20, replayed)
     yield Check("activation checkpointing", 5, recomputing)
     for stage in stages:
         yield Check(f"predicted memory: {stage}", 15, partial(memory, stage=stage))
@@ -153,18 +157,22 @@ def nan_policy(setting: Setting) -> Figures:
     return expect(good, "one refused step, nothing changed", values)
 
 
-def resume(setting: Setting, deterministic: bool, stage: Stage = "pretrain") -> Figures:
+def resume(setting: Setting, deterministic: bool, stage: Stage = "pretrain", row_mode: str | None = None) -> Figures:
     """Six steps at once, three after a checkpoint of the third, and six steps once more without any interruption.
 
-    What differs between two uninterrupted runs is the kernels' doing, not the resume's.
+    What differs between two uninterrupted runs is the kernels' doing, not the resume's. With `row_mode` compiled, a
+    resumed training records its graphs where the other one replays them.
     """
     batch = _batch(setting)
     never = {"pretrain__checkpoint_every_steps": 10**6, "finetune__checkpoint_every_steps": 10**6}
-    params = params_of(setting, size_of(setting), batch, **never)
+    params = params_of(setting, "tiny" if row_mode else size_of(setting), batch, **never)
     source = textures(setting, batch, 5)
 
     def started(work: Path | None = None) -> Training:
-        return Training(setting, task_of(setting, stage, params, source, times=8), work)
+        task = task_of(setting, stage, params, source, times=8)
+        if row_mode:
+            compile_parts(setting, task, row_mode)
+        return Training(setting, task, work)
 
     with deterministic_kernels(deterministic):
         one = started()
@@ -220,6 +228,34 @@ def compiled(setting: Setting) -> Figures:
         "size": size, "steps": steps, "largest_loss_error": error, "graphs_after_first_step": graphs,
         "graphs_at_the_end": graphs_at_the_end, "first_step_seconds": round(start_up, 1),
     })  # fmt: skip
+
+
+def graphs(setting: Setting) -> Figures:
+    """Steps of changing clips and weights with rows of blocks replayed, and with the same kernels launched.
+
+    With one micro-batch a step, and with two. On a GPU the first step warms up, the second records, the others replay.
+    """
+    from torch._dynamo.utils import counters
+
+    steps = 8 if setting.cuda else 4
+    values, good = Figures(size="tiny", steps=steps), True
+    for micro in (1, 2):
+        params = params_of(setting, "tiny", 4 * micro, pretrain__accumulate=micro)
+        with deterministic_kernels(True):
+            launched, replayed = (resident(setting, "pretrain", params, True, mode) for mode in ("default", REPLAYED))
+            expected = launched.losses(steps)
+            counters.clear()
+            losses, known = replayed.losses(3), counters["inductor"]
+            recorded = int(known["cudagraph_recorded_non_static_inputs"])  # 0: no graph was
+            losses += replayed.losses(steps - 3)
+        later, skipped = int(known["cudagraph_recorded_non_static_inputs"]) - recorded, int(known["cudagraph_skips"])
+        errors = _farthest(launched, replayed), _largest_error(expected, losses)
+        good = good and max(errors) < 1e-3 and later == skipped == 0 and (recorded > 0 or not setting.cuda)
+        values |= {
+            f"parameters_{micro}": errors[0], f"losses_{micro}": errors[1],
+            f"recorded_{micro}": recorded, f"later_{micro}": later, f"skipped_{micro}": skipped,
+        }  # fmt: skip
+    return expect(good, "errors below 1e-3, graphs recorded in the first three steps, none later, none skipped", values)
 
 
 def _largest_error(expected: Sequence[float], losses: Sequence[float]) -> float:

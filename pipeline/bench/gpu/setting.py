@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -221,16 +221,20 @@ class Training:
         self.engine.step += 1
 
 
-def resident(setting: Setting, stage: str, params: Params, compiled: bool = False) -> Training:
-    """A training whose batches lie on the device."""
+def resident(
+    setting: Setting, stage: str, params: Params, compiled: bool = False, row_mode: str | None = None
+) -> Training:
+    """A training whose batches lie on the device; `row_mode` is that of `compile_parts`."""
     task = task_of(setting, stage, params, textures(setting, 2))
-    task.loader = Resident(setting, params.pretrain.batch if stage == "pretrain" else params.finetune.batch)  # type: ignore[assignment]
+    numbers = params.pretrain if stage == "pretrain" else params.finetune
+    task.loader = Resident(setting, numbers.batch // numbers.accumulate)  # type: ignore[assignment]
     if compiled:
-        compile_parts(setting, task)
+        compile_parts(setting, task, row_mode)
     return Training(setting, task)
 
 
-def compile_parts(setting: Setting, task: TrainingTask) -> None:
+def compile_parts(setting: Setting, task: TrainingTask, row_mode: str | None = None) -> None:
     """Compile a task's model as a training does; the rehearsal traces, and leaves out a C++ compiler's minutes."""
     backend = {} if setting.cuda else {"backend": "eager"}
-    task.model.compile_parts(fullgraph=True, dynamic=False, **backend)  # type: ignore[operator]
+    task.settings = replace(task.settings, graphs=row_mode is not None)
+    task.model.compile_parts(row_mode, fullgraph=True, dynamic=False, **backend)  # type: ignore[operator]

@@ -68,6 +68,11 @@ def peak_gib(device: torch.device) -> float | None:
     return round(torch.cuda.max_memory_allocated(device) / GIB, 3) if device.type == "cuda" else None
 
 
+def reserved_gib(device: torch.device) -> float | None:
+    """[GiB] the most that the allocator held since `reset_peak`, with what pools of CUDA graphs keep to themselves."""
+    return round(torch.cuda.max_memory_reserved(device) / GIB, 3) if device.type == "cuda" else None
+
+
 def largest_batch(run: Callable[[int], Result], start: int) -> Result:
     """What `run` gave for the first of `start`, its half and so on that fits in memory.
 
