@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import DamagedError, EverestError
+from pipeline.errors import DamagedError, EverestError, parted
 from pipeline.layout import cache_dir, data_root, manifest_dir, output_dir
 from pipeline.params import declared, load_params, records
 from pipeline.system import git
@@ -152,7 +152,7 @@ def _beside() -> list[Check]:
     }
     checks = []
     for name, text in faults.items():
-        message, _, cure = (text or fine[name]).partition(". Cure: ")
+        message, cure = parted(text or fine[name])
         checks.append(_check(name, "ok" if text is None else "fail", message, cure))
     if busy and not faults["dvc locks"]:
         checks[-1] = _check("dvc locks", "warn", busy, "wait for it; everest run does")
@@ -177,10 +177,7 @@ def _obstacles() -> list[Check]:
         return []
     if not obstacles:
         return [_check("before the first stage", "ok", "nothing stands in the way")]
-    return [
-        _check(p.key, "warn" if p.kind == "warning" else "fail", str(p).partition(". Cure: ")[0], p.cure)
-        for p in obstacles
-    ]
+    return [_check(p.key, "warn" if p.kind == "warning" else "fail", parted(p)[0], p.cure) for p in obstacles]
 
 
 def _data() -> list[Check]:
@@ -194,7 +191,7 @@ def _data() -> list[Check]:
         try:
             wrong = records.misrecorded(f"{file}:{stage.address}")
         except DamagedError as error:
-            wrong = str(error).partition(" Cure: ")[0]
+            wrong = f"{parted(error)[0]}."
         if wrong:
             target = stage.address if file == "dvc.yaml" else f"{file}:{stage.address}"
             cure = f"dvc repro --force --single-item {target}"
@@ -219,8 +216,8 @@ def _whole(name: str, look: Callable[[], str]) -> Check:
     try:
         return _check(name, "ok", look())
     except EverestError as error:
-        message, _, cure = str(error).partition(" Cure: ")
-        return _check(name, "fail", message, cure or "see the message")
+        message, cure = parted(error)
+        return _check(name, "fail", f"{message}.", cure or "see the message")
 
 
 def _look_at_manifest(key: str) -> str:

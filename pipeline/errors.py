@@ -47,3 +47,9 @@ class BudgetSpentError(Interrupted):
     """The run took what `compute.budget` allows; its state is saved, and with a higher budget it continues."""
 
     exit_code = 3
+
+
+def parted(said: object) -> tuple[str, str]:
+    """What an error or a message says, without its full stop, and its cure; "" where it names none."""
+    what, _, cure = str(said).partition(" Cure: ")
+    return what.removesuffix("."), cure

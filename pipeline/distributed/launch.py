@@ -25,7 +25,7 @@ from types import FrameType
 from pipeline.distributed import ends, heartbeat
 from pipeline.distributed.ends import RankEnd
 from pipeline.distributed.nodes import Node, this_node
-from pipeline.errors import EverestError, InputError, Interrupted, Paused
+from pipeline.errors import EverestError, InputError, Interrupted, Paused, parted
 from pipeline.system.disk import DiskFullError, has_room, writing
 from pipeline.system.files import write_json
 from pipeline.system.locks import held
@@ -108,8 +108,7 @@ def launch(
             if not end.retry or attempt == watch.max_restarts:
                 break
             count = f"{attempt + 1} of {watch.max_restarts}"
-            what, _, _ = end.message.partition(" Cure: ")  # none is asked for
-            log.warning("ranks: %s Starting again from the newest checkpoint (%s).", what, count)
+            log.warning("ranks: %s. Starting again from the newest checkpoint (%s).", parted(end.message)[0], count)
     raise_end(end, work)
 
 

@@ -14,7 +14,7 @@ from pipeline.distributed.node import Plan
 from pipeline.distributed.nodes import this_node
 from pipeline.distributed.slurm import follow
 from pipeline.distributed.slurm.request import Request
-from pipeline.errors import EverestError, InputError, Interrupted
+from pipeline.errors import EverestError, InputError, Interrupted, parted
 from pipeline.params import ComputeParams
 from pipeline.system.disk import DiskFullError, has_room
 
@@ -94,5 +94,8 @@ def _as_job(request: Request, plan: Plan) -> None:
         error: EverestError = follow.failed(end, request)
         if end.state in ("CANCELLED", "GONE") or idle > plan.watch.max_restarts:
             raise error
-        what, _, _ = str(error).partition(" Cure: ")
-        log.warning("ranks: %s Submitted again%s.", what, "" if got_on else f" ({idle} of {plan.watch.max_restarts})")
+        log.warning(
+            "ranks: %s. Submitted again%s.",
+            parted(error)[0],
+            "" if got_on else f" ({idle} of {plan.watch.max_restarts})",
+        )

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, parted
 from pipeline.layout import WORK, WORKTREES, cache_dir, saved_dir
 from pipeline.operations import addresses
 from pipeline.operations.databases import is_postgres, sqlite_path
@@ -185,7 +185,7 @@ def _deleted(root: Path, policy: Policy, now: float) -> Iterator[Item]:
         store = Store(with_driver(database, "psycopg"))
         runs = deleted_runs(store, now - policy.deleted * DAY)
     except EverestError as error:
-        yield Item("deleted run", "MLflow", 0, 0, "", kept=str(error).partition(" Cure:")[0])
+        yield Item("deleted run", "MLflow", 0, 0, "", kept=f"{parted(error)[0]}.")
         return
     for run in runs:
         name = f"{run.name} ({run.id})"

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.distributed.device_table import device_table
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, parted
 from pipeline.layout import LIMIT, POOL, TRAINING_LOCK, WORK, data_root
 from pipeline.operations.server import Run, Server
 from pipeline.preflight import orchestrator
@@ -111,7 +111,7 @@ def overview(root: Path) -> Overview:
             ]
             advice += _about_server(server, queue, slots, pools, taken, canary)
         except EverestError as error:
-            services.append(Service("Prefect", where, str(error).partition(" Cure:")[0]))
+            services.append(Service("Prefect", where, f"{parted(error)[0]}."))
             advice.append(f"Prefect does not answer at {where}: make ui (or start that server)")
     services.append(_mlflow())
     if services[-1].state != "answers":
@@ -176,7 +176,7 @@ def _about_server(
 def _mlflow() -> Service:
     where = redact(os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"))
     warning = mlflow_warning()
-    return Service("MLflow", where, str(warning).partition(" Cure:")[0] if warning else "answers")
+    return Service("MLflow", where, f"{parted(warning)[0]}." if warning else "answers")
 
 
 def _disks(root: Path) -> Iterator[Disk]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import EverestError
+from pipeline.errors import EverestError, parted
 from pipeline.layout import RUN_VARIABLE, TRAINING_LOCK, WORKTREES
 from pipeline.operations.server import Run, Server
 from pipeline.params.file import read_mapping
@@ -67,7 +67,7 @@ def usage(root: Path, server: Server | None) -> Usage:
             runs = {run.id: run for run in server.runs_of(names)}
             going = tuple(server.runs(GOING))
         except EverestError as error:
-            silence = str(error).partition(" Cure:")[0]
+            silence = f"{parted(error)[0]}."
     turn = turn_holder(root / TRAINING_LOCK)
     return Usage(runs, going, not silence, silence, turn, processes(), benchmarks(root))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data import manifest
-from pipeline.errors import InputError
+from pipeline.errors import InputError, parted
 from pipeline.params import FolderSource, OfficialSource, Params
 from pipeline.params.benchmarks import PUBLISHED
 
@@ -109,7 +109,7 @@ def _of_listing(source: FolderSource, params: Params) -> Counts:
     try:
         videos = listing_of(source).videos
     except InputError as error:
-        return Counts(None, None, None, str(error).partition(" Cure: ")[0])
+        return Counts(None, None, None, f"{parted(error)[0]}.")
     train = [video for video in videos if "train" in video.splits]
     classes = Counter(video.label for video in train if video.label >= 0)
     measured = _measured_frames(folder_of(source), [video.path for video in videos], params)

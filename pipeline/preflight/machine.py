@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.distributed.devices import listed
 from pipeline.distributed.nodes import this_node
+from pipeline.errors import parted
 from pipeline.params import PATCH, TUBELET, PretrainParams, TrainingParams
 from pipeline.preflight.problem import Problem, Scope
 from pipeline.strategies import strategy_facts
@@ -86,7 +87,7 @@ def _budget(stage: PretrainParams, slots: int, places: int) -> Iterator[Problem]
     try:
         token_budget(stage.strategy, Grid(slots, side, side), stage.keep_ratio, stage.visible_ratio)
     except ValueError as error:
-        text, _, cure = str(error).partition(". Cure: ")
+        text, cure = parted(error)
         yield Problem("pretrain.visible_ratio", f": {text}", cure)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import layout
 from pipeline.data import manifest
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError, InputError, parted
 from pipeline.params import PATCH, SCRATCH, TUBELET, Params
 from pipeline.params.consistency import PRETRAINED
 from pipeline.preflight.problem import Problem, Scope
@@ -90,7 +90,7 @@ def _shape(params: Params, folder: Path, chain: bool) -> Iterator[Problem]:
         try:
             model_folder.sha256(folder)
         except InputError as error:
-            message, _, cure = str(error).partition(". Cure: ")
+            message, cure = parted(error)
             yield Problem("finetune.init", f": {message}", cure)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline.errors import parted
 from pipeline.preflight import orchestrator
 from pipeline.preflight.places import refused, unwritable
 from pipeline.preflight.problem import Problem, Scope
@@ -61,7 +62,7 @@ def mlflow_warning() -> Problem | None:
 
 def _sentence(key: str, text: str | None) -> Iterator[Problem]:
     if text:
-        message, _, cure = text.partition(". Cure: ")
+        message, cure = parted(text)
         yield Problem(key, f": {message}", cure, "failure")
 
 

@@ -12,7 +12,7 @@ from pipeline import layout
 from pipeline.data import manifest
 from pipeline.data.annotations.classes import count_fault
 from pipeline.data.sources.folder import listing_of
-from pipeline.errors import InputError
+from pipeline.errors import InputError, parted
 from pipeline.params import Params, flatten
 from pipeline.params.benchmarks import PUBLISHED
 from pipeline.params.records import differences, noted
@@ -51,7 +51,8 @@ def splits(scope: Scope) -> Iterator[Problem]:
         try:
             videos = known(params, key, scope.chain)
         except InputError as error:
-            yield Problem(f"benchmarks.{key}.data.source", f": {_without_cure(error)}", _cure(error))
+            what, cure = parted(error)
+            yield Problem(f"benchmarks.{key}.data.source", f": {what}", cure or "mend it.")
             continue
         entry = params.benchmarks[key]
         if key in scope.of("finetune"):
@@ -66,7 +67,7 @@ def splits(scope: Scope) -> Iterator[Problem]:
             labels = {label for counts in videos.by_class().values() for label in counts}
             fault = count_fault(f"benchmarks.{key}.data.classes", entry.data.classes, list(videos.classes), labels)
             if fault:
-                head, _, cure = fault.partition(". Cure: ")
+                head, cure = parted(fault)
                 yield Problem(
                     f"benchmarks.{key}.data.classes", head.removeprefix(f"benchmarks.{key}.data.classes"), cure
                 )
@@ -210,11 +211,3 @@ def _is_current(params: Params, key: str) -> bool:
     group = f"benchmarks.{key}.data."
     recorded = {name: value for name, value in values.items() if name.startswith(group)}
     return not any(differences(recorded, flatten(params.benchmarks[key].data, group)))
-
-
-def _without_cure(error: Exception) -> str:
-    return str(error).partition(". Cure: ")[0].rstrip(".")
-
-
-def _cure(error: Exception) -> str:
-    return str(error).partition("Cure: ")[2] or "mend it."

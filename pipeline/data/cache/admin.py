@@ -19,7 +19,7 @@ from pipeline.data.cache.publish import (
     units_of,
 )
 from pipeline.data.cache.records import INFO, FrameKey, MapKey, ShardRecord, files_of, read_info
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError, InputError, parted
 from pipeline.params import Params
 from pipeline.system.files import checksum_of, leftovers
 from pipeline.system.locks import locked
@@ -168,7 +168,7 @@ def _check(folder: Path, is_intact: Callable[[Path, ShardRecord], bool]) -> Chec
         info = read_info(folder)
     except InputError as error:
         # Who lists several says the cure once.
-        reason = str(error).partition(". Cure: ")[0].removeprefix(f"{folder / INFO}: ")
+        reason = parted(error)[0].removeprefix(f"{folder / INFO}: ")
         return {"files": 0, "bytes": 0, "damaged": [{"file": INFO, "reason": reason}]}
     files = files_of(info)
     damaged: list[DamagedFile] = []

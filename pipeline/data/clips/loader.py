@@ -27,7 +27,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.clips.dataset import ClipDataset
 from pipeline.data.frame_source import ClipError
 from pipeline.data.pixels.buffers import Buffers
-from pipeline.errors import EverestError, InputError
+from pipeline.errors import EverestError, InputError, parted
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +181,9 @@ class ClipLoader:
         if count > allowed:
             raise EverestError(
                 f"{count} of {len(self.dataset)} videos of this training could not be read, {allowed} may be replaced "
-                f"by others. The last: {_without_cure(error)}. Cure: {self.dataset.locate(row)[0].source.cure}"
+                f"by others. The last: {parted(error)[0]}. Cure: {self.dataset.locate(row)[0].source.cure}"
             )
-        log.warning("clips: %s; another video takes its place.", _without_cure(error))
+        log.warning("clips: %s; another video takes its place.", parted(error)[0])
 
     def _micro_rows(self, epoch: int, start: int) -> Iterator[Ints]:
         order = self._order(epoch)
@@ -194,10 +194,6 @@ class ClipLoader:
             share = np.array_split(rows, parts)[turn * self.world + self.rank]
             if len(share):
                 yield share
-
-
-def _without_cure(error: ClipError) -> str:
-    return str(error).partition(". Cure: ")[0].rstrip(".")
 
 
 class _Pending:
@@ -302,7 +298,7 @@ class _Pending:
             self._rows[place], self._frames[place], self._sizes[place] = row, frames, (height, width)
             return
         raise EverestError(
-            f"{_without_cure(error)}; {REPLACEMENTS} other videos that were tried for it do not read either. "
+            f"{parted(error)[0]}; {REPLACEMENTS} other videos that were tried for it do not read either. "
             f"Cure: {loader.dataset.locate(int(self._rows[place]))[0].source.cure}"
         ) from error
 

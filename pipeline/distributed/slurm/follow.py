@@ -22,7 +22,7 @@ from pipeline.distributed.slurm import client
 from pipeline.distributed.slurm.client import Job, SlurmSilentError
 from pipeline.distributed.slurm.request import Request, exported, job_name
 from pipeline.efficiency.gpus import holding
-from pipeline.errors import BusyError, EverestError, InputError
+from pipeline.errors import BusyError, EverestError, InputError, parted
 from pipeline.system.files import read_json, write_json
 from pipeline.system.processes import StopRequest, stop_handled
 from pipeline.system.text import visible
@@ -90,7 +90,7 @@ def refuse_beside(work: Path) -> None:
     try:
         job = living(work)
     except (InputError, SlurmSilentError) as error:
-        why = "it is not installed here." if isinstance(error, InputError) else str(error).partition(" Cure: ")[0]
+        why = "it is not installed here." if isinstance(error, InputError) else f"{parted(error)[0]}."
         raise BusyError(
             f"{record} names a job of SLURM with this training, and SLURM cannot be asked whether it lives: {why} "
             f"Cure: where SLURM's commands are, `squeue --name={job_name(work)}`; if it lists none, remove {record}."
