@@ -14,6 +14,8 @@ import numpy as np
 
 from pipeline import layout
 from pipeline.data import manifest
+from pipeline.data.frame_step import Step, step_of
+from pipeline.data.sampling import span
 from pipeline.errors import EverestError, InputError
 from pipeline.multilabel.labels import multi_hot
 from pipeline.params import Params
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: A video so many times as long as a clip, or shorter, may be one action that the clip shows a part of.
+SHORT = 3
+
 
 def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
     """Score every trivial model on the split that `evaluate` reports; returns a row for each.
@@ -38,21 +43,14 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
     if benchmark is None:
         raise InputError("baseline needs a benchmark. Cure: `everest baseline NAME`.")
     from pipeline.data.clips.dataset import open_source
-    from pipeline.evaluation.baselines import baselines
     from pipeline.system.files import write_text
     from pipeline.tracking import stage_run
 
     how = params.evaluate_of(benchmark)
     work = layout.work_dir("baseline", benchmark, work_key("baseline", benchmark, params))
     with stage_run("baseline", benchmark, {"seed": params.seed, "evaluate.split": how.split}, work) as tracked:
-        source = open_source(params, benchmark)
-        own = params.benchmark(benchmark).finetune.label_fraction
-        labelled = params.finetune.label_fraction if own is None else own
-        train = _clips(params, benchmark, source, "train", labelled)
-        val = _clips(params, benchmark, source, "val") if how.split != "val" and source.rows("val") else None
-        results = baselines(
-            train, _clips(params, benchmark, source, how.split), val, draws=how.bootstrap, seed=params.seed
-        )
+        source, step = open_source(params, benchmark), step_of(params, benchmark)
+        results = _scores(params, benchmark, source, step)
         metrics = {names.baseline(result.key): result.top1 for result in results}
         metrics[names.BASELINE_BEST] = max(result.top1 for result in results)
         tracked.metrics(metrics)
@@ -68,9 +66,42 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
             for result in results
         ]
         _advise(params, benchmark, results)
+        if _may_show_more(source, step, params.clip.frames):
+            _advise_whole(benchmark, results, _scores(params, benchmark, source, Step(share=1 / params.clip.frames)))
         check_unchanged()
         write_text(layout.output_dir("baseline", benchmark) / "baselines.json", json.dumps(rows, indent=1) + "\n")
     return rows
+
+
+def _scores(params: Params, benchmark: str, source: FrameSource, step: Step) -> list[Baseline]:
+    from pipeline.evaluation.baselines import baselines
+
+    how, own = params.evaluate_of(benchmark), params.benchmark(benchmark).finetune.label_fraction
+    labelled = params.finetune.label_fraction if own is None else own
+    train = _clips(params, benchmark, source, step, "train", labelled)
+    val = _clips(params, benchmark, source, step, "val") if how.split != "val" and source.rows("val") else None
+    test = _clips(params, benchmark, source, step, how.split)
+    return baselines(train, test, val, draws=how.bootstrap, seed=params.seed)
+
+
+def _may_show_more(source: FrameSource, step: Step, frames: int) -> bool:
+    """Whether clips over the whole of each video are worth a look: of short videos, whose frames are all there."""
+    if step.own or source.grid > 1 or source.label_sets:
+        return False
+    spanned, median = span(frames, step.frames), float(np.median([source.num_frames(r) for r in range(len(source))]))
+    return spanned < median <= SHORT * spanned
+
+
+def _advise_whole(benchmark: str, results: list[Baseline], whole: list[Baseline]) -> None:
+    best, other = (max(some, key=lambda result: result.top1) for some in (results, whole))
+    if other.interval.low > best.interval.high:
+        log.warning(
+            "%s: clips over the whole of each video tell more (%.1f %% by the best trivial model; %.1f %% here): try "
+            "frame_step: {clip_share: 1.0} (docs/your-videos.md)",
+            benchmark,
+            100 * other.top1,
+            100 * best.top1,
+        )
 
 
 def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
@@ -99,11 +130,10 @@ def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
         )
 
 
-def _clips(params: Params, benchmark: str, source: FrameSource, split: str, share: float = 1.0) -> Clips:
+def _clips(params: Params, benchmark: str, source: FrameSource, step: Step, split: str, share: float = 1.0) -> Clips:
     """Small clips of a share of the labelled videos of one split; at most so many, spread over the classes."""
     from pipeline.data.clips.dataset import labelled_rows, share_of_each_class
     from pipeline.data.frame_source import ClipError
-    from pipeline.data.frame_step import step_of
     from pipeline.evaluation.baselines import MOST, Clips, middle_clip
     from pipeline.system.progress import Bar
 
@@ -111,7 +141,7 @@ def _clips(params: Params, benchmark: str, source: FrameSource, split: str, shar
     rows = share_of_each_class(labelled_rows(source, benchmark, split), source, share)
     chosen = share_of_each_class(rows, source, min(1.0, MOST / len(rows)))
     pictures, labels, sets, failed = [], [], [], []
-    step, progress = step_of(params, benchmark), Bar(f"baseline {benchmark} {split}")
+    progress = Bar(f"baseline {benchmark} {split}")
     for done, row in enumerate(chosen.tolist(), 1):
         try:
             clip = middle_clip(
