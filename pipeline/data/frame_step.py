@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 _SECONDS, _SHARE = " s", " of a video"
+#: Note of a model whose clips span a share of their videos: the step in a training video of median length.
+TYPICAL = "typical_frame_step"
 #: [frames] A clip that is longer than its video by no more than this is as long.
 _ROUNDING = 1e-6
 
@@ -114,6 +116,15 @@ def trained_step(info: ModelInfo, wanted: int | None = None) -> Step | None:
     steps |= {Step(seconds=float(value)) for value in _values(seconds)}
     steps |= {Step(share=float(value)) for value in _values(shares)}
     return steps.pop() if len(steps) == 1 else None
+
+
+def sliding_step(info: ModelInfo, wanted: int | None = None) -> Step | None:
+    """The step of windows in a video of any length: as trained, or of clips over a share as in a typical video."""
+    step = trained_step(info, wanted)
+    if step is None or step.share is None:
+        return step
+    typical = info.notes.get(TYPICAL)
+    return Step(typical) if isinstance(typical, int) and typical >= 1 else None
 
 
 def _values(entry: object) -> list[Any]:

@@ -128,7 +128,7 @@ def timeline(
     files = find_videos([str(video) for video in videos])
     _check(stride, threshold, shortest, batch)
     make_folder(Path(out))
-    from pipeline.data.frame_step import trained_step
+    from pipeline.data.frame_step import sliding_step
     from pipeline.data.ingest.streaming import IsolatedPass
     from pipeline.distributed.groups import choose_device
     from pipeline.inference.models import load
@@ -137,14 +137,9 @@ def timeline(
     with IsolatedPass.by_params() as reader:
         folder, info, network = load(model)
         names = class_names(info, folder)
-        step = trained_step(info, frame_step)
+        step = sliding_step(info, frame_step)
         if step is None:
             raise InputError(f"{folder}/model.json names no frame_step. Cure: say it with --frame-step (demo: 1).")
-        if step.share is not None:
-            raise InputError(
-                f"{folder}/model.json: clips span a share of their video ({step}), a timeline's windows are equally "
-                "long in all. Cure: say how far apart frames are with --frame-step."
-            )
         fitted = info.temperature if temperature else None
         how = Options(step, crops or info.views.crops, stride, threshold, shortest, batch, fitted)
         place = choose_device(device)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from models.info import FRAME_SECONDS, FRAME_SHARE, ModelArguments, ModelInfo, Pixels, Views
 from pipeline.data.clips.dataset import ClipDataset
+from pipeline.data.frame_step import TYPICAL
 from pipeline.errors import InputError
 from pipeline.params import Params
 
@@ -27,6 +30,9 @@ def record_of(
     seconds = {name: member.step.seconds for name, member in members.items() if member.step.seconds is not None}
     shares = {name: member.step.share for name, member in members.items() if member.step.share is not None}
     notes: dict[str, object] = {"created_by": "everest-pipeline"}
+    if shares:
+        lengths = [m.source.num_frames(row) for m in members.values() if m.step.share is not None for row in m.rows]
+        notes[TYPICAL] = max(1, round(float(np.median(lengths)) * max(shares.values())))
     for note, own in ((FRAME_SECONDS, seconds), (FRAME_SHARE, shares)):
         if own:
             notes[note] = own[dataset] if isinstance(dataset, str) else own

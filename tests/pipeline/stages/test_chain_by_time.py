@@ -56,5 +56,9 @@ def test_pre_training_fine_tuning_test_and_prediction_go_by_time_or_by_share(
     names = [f"videos/{video}.mp4" for video in tested["video_id"]]
     answers = api.predict(names, str(layout.output_dir("finetune", "small")), segments=2, device="cpu")
     assert answers.probabilities == pytest.approx(tested["probabilities"], abs=1e-6)
+    if "clip_share" in step:  # windows in a longer video are as long as the clip of a typical one: 4 s at 25 a second
+        assert describe(layout.output_dir("finetune", "small")).notes["typical_frame_step"] == 12
+        (shown,) = api.timeline(names[:1], str(layout.output_dir("finetune", "small")), device="cpu").timelines
+        assert shown.segments is not None
     times = api.embed(["videos"], str(layout.output_dir("pretrain")), out="f.parquet").features().table
     assert times["start_seconds"].to_pylist() == pytest.approx([start] * 12, abs=0.04)
