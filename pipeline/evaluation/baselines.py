@@ -222,12 +222,14 @@ class Told:
 
     Attributes:
         best, still: the best model, and the best that looks at one frame.
+        fixed, moved: logistic regression on differences where they are, and moved to random places.
         by_motion: differences between frames do, and one frame does not.
-        by_place: it matters where in the picture things move: moved to random places they tell less.
+        by_place: and it matters where in the picture things move, since `moved` tells less than `fixed`.
     """
 
     best: Baseline
     still: Baseline
+    fixed: Baseline
     moved: Baseline
     by_motion: bool
     by_place: bool
@@ -242,7 +244,7 @@ def told(results: Sequence[Baseline]) -> Told | None:
     best = max(results, key=lambda result: result.top1)
     still = max((result for result in results if result.name.startswith(ONE_FRAME)), key=lambda result: result.top1)
     by_motion = best.name.startswith(DIFFERENCES) and best.interval.low > still.interval.high
-    return Told(best, still, moved, by_motion, by_motion and fixed.interval.low > moved.interval.high)
+    return Told(best, still, fixed, moved, by_motion, by_motion and fixed.interval.low > moved.interval.high)
 
 
 def _moved(pictures: Pictures, seed: int) -> Pictures:

@@ -111,13 +111,12 @@ def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
     found = told(results)
     if found is None:
         return
-    best = 100 * found.best.top1
     if found.by_motion and params.clip.input == "rgb":
         log.warning(
             "%s: frame differences tell the classes (%.1f %%; one frame %.1f %%): with few videos try "
             "clip.input: difference (docs/training.md)",
             benchmark,
-            best,
+            100 * found.best.top1,
             100 * found.still.top1,
         )
     if found.by_place and params.finetune.head == "mean":
@@ -125,7 +124,7 @@ def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
             "%s: where in the picture things move tells the classes (%.1f %%; moved to random places %.1f %%): with "
             "few videos try finetune.head: places (docs/training.md)",
             benchmark,
-            best,
+            100 * found.fixed.top1,
             100 * found.moved.top1,
         )
 

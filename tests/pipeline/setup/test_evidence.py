@@ -45,7 +45,7 @@ def test_clips_become_differences_and_places_where_that_is_what_tells_the_classe
     assert (params.clip.input, params.finetune.head) == ("difference", "places")
     text = " ".join(Path("params.yaml").read_text().replace("#", " ").split())
     assert "frame differences tell 100 % of held-out training videos to a trivial model, one frame" in text
-    assert "where things move tells: moved to random places," in text
+    assert "where things move tells:" in text
     assert made.values["clip.input"].value == "difference"
 
 
