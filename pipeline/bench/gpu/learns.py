@@ -100,7 +100,7 @@ def draw(setting: Setting) -> Figures:
 
 def contestant(setting: Setting, name: str, turns: int) -> Figures:
     """Losses, top-1 of a probe and of fine-tuning, and the clips that each saw; `turns` contestants share the time."""
-    seconds = min(SECONDS if setting.cuda else 4.0, 0.95 * setting.left() / turns)
+    seconds = min(SECONDS if setting.cuda else 2.5, 0.95 * setting.left() / turns)
     scale, videos = scale_of(setting), np.load(setting.work / "motion.npy", mmap_mode="r")
     labels = np.arange(len(videos)) % len(MOTIONS)
 
