@@ -34,9 +34,7 @@ def strips(
     Only the clip's frames are read: what the audit has measured says where they are.
     """
     known = {
-        root / video.path: Accepted(measured.frames_decoded, measured.fps, measured.jumps)
-        for video in videos
-        for measured in [records[video.path].measurement]
+        root / video.path: Accepted.of(measured) for video in videos for measured in [records[video.path].measurement]
     }
     result = {}
     with IsolatedFrames(Limits.of(rules), 1, accepted=known) as reader:

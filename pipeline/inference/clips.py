@@ -131,7 +131,7 @@ def accepted_before(names: Sequence[str], files: Sequence[Path]) -> dict[Path, A
         for file in (one for one in files if one.is_relative_to(folder)):
             measured = memory.recall(str(file.relative_to(folder)))
             if measured is not None and measured.reader == "pyav" and not verdict(measured, rules):
-                accepted[file] = Accepted(measured.frames_decoded, measured.fps, measured.jumps)
+                accepted[file] = Accepted.of(measured)
     return accepted
 
 

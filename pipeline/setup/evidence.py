@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.arrays import U8, Ints
 from pipeline.data.frame_step import Step
 from pipeline.data.ingest.isolated import IsolatedFrames
 from pipeline.data.ingest.process import Limits
 from pipeline.data.ingest.reading import Accepted
 from pipeline.data.ingest.verdicts import Rule
-from pipeline.data.sampling import centre_clip
 from pipeline.data.video import VideoError
-from pipeline.evaluation.baselines import SIDE, Clips, Pictures, Told, baselines, small_grey, told
+from pipeline.evaluation.baselines import Clips, Pictures, Told, baselines, middle_clip, told
 from pipeline.params import IngestParams
 from pipeline.setup.groups import Groups
 from pipeline.setup.look import OwnSet, OwnVideo
@@ -52,10 +51,16 @@ def evidence(own: OwnSet, groups: Groups, split: Split, rules: IngestParams, say
     if min(map(len, sides)) < FEWEST or len(learned) < 2:
         return None
     say("asks trivial models")
-    number = {name: place for place, name in enumerate(sorted(learned))}
-    learn, ask = (_clips(own, _some(side), number, rules) for side in sides)
-    if min(len(learn.labels), len(ask.labels)) < FEWEST or len(np.unique(learn.labels)) < 2:
+    chosen = [_some(side) for side in sides]
+    pictures = _pictures(own, [video for side in chosen for video in side], rules)
+    readable = [[video for video in side if video.path in pictures] for side in chosen]
+    if min(map(len, readable)) < FEWEST or len({video.label for video in readable[0]}) < 2:
         return None
+    number = {name: place for place, name in enumerate(sorted(learned))}
+    learn, ask = (
+        Clips(np.stack([pictures[video.path] for video in side]), np.array([number[video.label] for video in side]))
+        for side in readable
+    )
     return told(baselines(learn, ask, None, draws=_DRAWS))
 
 
@@ -96,28 +101,24 @@ def _some(videos: Sequence[OwnVideo]) -> list[OwnVideo]:
     return sorted(videos, key=lambda video: video.sha256)[: MOST // 2]
 
 
-def _clips(own: OwnSet, videos: Sequence[OwnVideo], number: dict[str, int], rules: IngestParams) -> Clips:
-    known: dict[Path, Accepted] = {}
-    for video in videos:
-        measured = own.records[video.path].measurement
-        if measured.reader == "pyav":  # another one's frames may have other numbers
-            known[own.folder / video.path] = Accepted(measured.frames_decoded, measured.fps, measured.jumps)
+def _pictures(own: OwnSet, videos: Sequence[OwnVideo], rules: IngestParams) -> dict[str, Pictures]:
+    """Path -> the small pictures of a clip over the whole video, of those that can be read now."""
+    measured = {own.folder / video.path: own.records[video.path].measurement for video in videos}
+    # Another reader's frames may have other numbers.
+    known = {file: Accepted.of(one) for file, one in measured.items() if one.reader == "pyav"}
+    step = Step(share=1 / own.clip_frames)
+
+    def clip(video: OwnVideo) -> Pictures | None:
+        def read(numbers: Ints) -> U8:
+            each, places = np.unique(numbers, return_inverse=True)
+            return reader.frames(own.folder / video.path, lambda _: each.tolist(), SHORT_SIDE)[1][places]
+
+        try:
+            return middle_clip(read, video.frames, own.clip_frames, step.of(video.frames, video.fps))
+        except VideoError:
+            return None
+
     rule = Rule(own.min_frames, rules.max_repeated_run)
     with IsolatedFrames(Limits.of(rules), cores(), rule, known) as reader, ThreadPoolExecutor(cores()) as pool:
-        read = pool.map(lambda video: _pictures(reader, own, video), videos)
-        found = [(clip, number[video.label]) for clip, video in zip(read, videos, strict=True) if clip is not None]
-    pictures = (
-        np.stack([clip for clip, _ in found]) if found else np.zeros((0, own.clip_frames, SIDE, SIDE), np.float32)
-    )
-    return Clips(pictures, np.asarray([label for _, label in found], dtype=np.int64))
-
-
-def _pictures(reader: IsolatedFrames, own: OwnSet, video: OwnVideo) -> Pictures | None:
-    """The small pictures of a clip over the whole video; None where it cannot be read now."""
-    numbers = centre_clip(video.frames, own.clip_frames, Step(share=1 / own.clip_frames).of(video.frames, 0.0))
-    each = np.unique(numbers)
-    try:
-        _, frames = reader.frames(own.folder / video.path, lambda _: each.tolist(), SHORT_SIDE)
-    except VideoError:
-        return None
-    return small_grey(frames[np.searchsorted(each, numbers)])
+        clips = dict(zip([video.path for video in videos], pool.map(clip, videos), strict=True))
+    return {path: found for path, found in clips.items() if found is not None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,9 +66,12 @@ def run(params: Params, benchmark: str | None) -> list[dict[str, object]]:
             }
             for result in results
         ]
-        _advise(params, benchmark, results)
+        advice = [*_on_the_model(params, results)]
         if _may_show_more(source, step, params.clip.frames):
-            _advise_whole(benchmark, results, _scores(params, benchmark, source, Step(share=1 / params.clip.frames)))
+            whole = _scores(params, benchmark, source, Step(share=1 / params.clip.frames))
+            advice += _on_the_clips(results, whole)
+        for sentence in advice:
+            log.warning("%s: %s", benchmark, sentence)
         check_unchanged()
         write_text(layout.output_dir("baseline", benchmark) / "baselines.json", json.dumps(rows, indent=1) + "\n")
     return rows
@@ -88,44 +92,36 @@ def _may_show_more(source: FrameSource, step: Step, frames: int) -> bool:
     """Whether clips over the whole of each video are worth a look: of short videos, whose frames are all there."""
     if step.own or source.grid > 1 or source.label_sets:
         return False
-    spanned, median = span(frames, step.frames), float(np.median([source.num_frames(r) for r in range(len(source))]))
+    spanned, median = span(frames, step.frames), float(np.median(source.lengths))
     return spanned < median <= SHORT * spanned
 
 
-def _advise_whole(benchmark: str, results: list[Baseline], whole: list[Baseline]) -> None:
+def _on_the_clips(results: list[Baseline], whole: list[Baseline]) -> Iterator[str]:
+    """Where clips over the whole of each video tell more."""
     best, other = (max(some, key=lambda result: result.top1) for some in (results, whole))
     if other.interval.low > best.interval.high:
-        log.warning(
-            "%s: clips over the whole of each video tell more (%.1f %% by the best trivial model; %.1f %% here): try "
-            "frame_step: {clip_share: 1.0} (docs/your-videos.md)",
-            benchmark,
-            100 * other.top1,
-            100 * best.top1,
+        yield (
+            f"clips over the whole of each video tell more ({100 * other.top1:.1f} % by the best trivial model; "
+            f"{100 * best.top1:.1f} % here): try frame_step: {{clip_share: 1.0}} (docs/your-videos.md)"
         )
 
 
-def _advise(params: Params, benchmark: str, results: list[Baseline]) -> None:
-    """Say before anything is trained what helps where frame differences tell the classes and one frame does not."""
+def _on_the_model(params: Params, results: list[Baseline]) -> Iterator[str]:
+    """What helps, said before anything is trained, where frame differences tell the classes and one frame does not."""
     from pipeline.evaluation.baselines import told
 
     found = told(results)
     if found is None:
         return
     if found.by_motion and params.clip.input == "rgb":
-        log.warning(
-            "%s: frame differences tell the classes (%.1f %%; one frame %.1f %%): with few videos try "
-            "clip.input: difference (docs/training.md)",
-            benchmark,
-            100 * found.best.top1,
-            100 * found.still.top1,
+        yield (
+            f"frame differences tell the classes ({100 * found.best.top1:.1f} %; one frame "
+            f"{100 * found.still.top1:.1f} %): with few videos try clip.input: difference (docs/training.md)"
         )
     if found.by_place and params.finetune.head == "mean":
-        log.warning(
-            "%s: where in the picture things move tells the classes (%.1f %%; moved to random places %.1f %%): with "
-            "few videos try finetune.head: places (docs/training.md)",
-            benchmark,
-            100 * found.fixed.top1,
-            100 * found.moved.top1,
+        yield (
+            f"where in the picture things move tells the classes ({100 * found.fixed.top1:.1f} %; moved to random "
+            f"places {100 * found.moved.top1:.1f} %): with few videos try finetune.head: places (docs/training.md)"
         )
 
 

@@ -31,8 +31,8 @@ def record_of(
     shares = {name: member.step.share for name, member in members.items() if member.step.share is not None}
     notes: dict[str, object] = {"created_by": "everest-pipeline"}
     if shares:
-        lengths = [m.source.num_frames(row) for m in members.values() if m.step.share is not None for row in m.rows]
-        notes[TYPICAL] = max(1, round(float(np.median(lengths)) * max(shares.values())))
+        lengths = [np.asarray(members[name].source.lengths)[members[name].rows] for name in shares]
+        notes[TYPICAL] = max(1, round(float(np.median(np.concatenate(lengths))) * max(shares.values())))
     for note, own in ((FRAME_SECONDS, seconds), (FRAME_SHARE, shares)):
         if own:
             notes[note] = own[dataset] if isinstance(dataset, str) else own

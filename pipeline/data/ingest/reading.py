@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.data.frame_step import Step
 from pipeline.data.ingest.measure import accept
-from pipeline.data.ingest.verdicts import Rule
+from pipeline.data.ingest.verdicts import Measurement, Rule
 from pipeline.data.video import VideoError, VideoReader, open_video
 from pipeline.data.video.reader import Timed
 
@@ -33,6 +33,11 @@ class Accepted(NamedTuple):
     frames: int
     fps: float
     jumps: str
+
+    @classmethod
+    def of(cls, measured: Measurement) -> Accepted:
+        """Of a measurement that ingest accepts."""
+        return cls(measured.frames_decoded, measured.fps, measured.jumps)
 
 
 class Stretch(NamedTuple):
@@ -73,8 +78,7 @@ def open_accepted(
     global _video
     _close()
     if known is None:
-        facts = accept(Path(file), reader, seconds, Rule(*rule))
-        known = (facts.frames_decoded, facts.fps, facts.jumps)
+        known = Accepted.of(accept(Path(file), reader, seconds, Rule(*rule)))
     accepted = Accepted(*known)
     _video = open_video(file, reader, accepted.frames, accepted.jumps)
     return accepted
