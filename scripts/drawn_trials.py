@@ -71,7 +71,7 @@ def draw(source: GeneratedSource, split: str, folder: Path) -> Videos:
     made = fingerprint([split, len(videos), source.model_dump(exclude={"train", "val", "test"})])
     file = folder / f"{source.task}-{split}-{made}.npy"
     if not file.exists():
-        with ProcessPoolExecutor(2) as pool:
+        with ProcessPoolExecutor() as pool:
             folder.mkdir(parents=True, exist_ok=True)
             one = functools.partial(generate.drawn, source)
             np.save(file, np.stack(list(pool.map(one, videos, chunksize=16))))
