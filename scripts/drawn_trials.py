@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -74,7 +75,9 @@ def draw(source: GeneratedSource, split: str, folder: Path) -> Videos:
         with ProcessPoolExecutor() as pool:
             folder.mkdir(parents=True, exist_ok=True)
             one = functools.partial(generate.drawn, source)
-            np.save(file, np.stack(list(pool.map(one, videos, chunksize=16))))
+            part = file.with_suffix(f".{os.getpid()}.npy")  # another trial may be drawing the same
+            np.save(part, np.stack(list(pool.map(one, videos, chunksize=16))))
+            part.replace(file)
     return Videos(torch.from_numpy(np.load(file)), torch.tensor([video.label for video in videos]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,8 +24,9 @@ LADDER = (
     (Shape("mini", 96), 0),
     (Shape("tiny", 64), 0),
 )
-#: Passes over the videos below which a smaller model serves better. Ours: a floor, no optimum.
-LEAST_PRETRAIN, LEAST_FINETUNE = 100, 30
+#: Passes over the videos, and steps of pre-training, below which a smaller model serves better: on small sets one took
+#: thousands of steps to begin to learn (docs/science.md). Ours: floors, no optimum.
+LEAST_PRETRAIN, LEAST_FINETUNE, LEAST_STEPS = 100, 30, 5000
 #: Shares of the hours; the rest is for decoding, validation, test and the starts of stages, which take START_HOURS too.
 PRETRAIN_SHARE, FINETUNE_SHARE, TEST_SHARE = 0.55, 0.25, 0.05
 START_HOURS = 2 / 60
@@ -51,7 +53,7 @@ class Fit:
 
     Attributes:
         views: segments and crops of a test video.
-        enough: whether both trainings get the least number of passes.
+        least: passes that pre-training should have; `enough`: whether both trainings get as many as they should.
         dearer: shapes that were too much, with what they would take.
     """
 
@@ -59,6 +61,7 @@ class Fit:
     pretrain: Training
     finetune: Training
     views: tuple[int, int]
+    least: int
     enough: bool
     dearer: list[tuple[Shape, str]]
 
@@ -73,15 +76,15 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
     Raises:
         InputError: not even the cheapest fits the device's memory.
     """
-    usable = max(0.2 * hours, hours - START_HOURS)
+    usable, passes = max(0.2 * hours, hours - START_HOURS), least_passes(facts)
     counts = {benchmark: Counts(facts.train, facts.train, None, "counted", (facts.labelled,))}
     shapes = list(_shapes(facts))
     dearer: list[tuple[Shape, str]] = []
     for shape in shapes:
         params, last = draft(shape), shape == shapes[-1]
-        least = _least_hours(params, facts, machine)
+        least = _least_hours(params, facts, machine, passes)
         if least > PRETRAIN_SHARE * usable and not last:
-            dearer.append((shape, f"would take {shown_hours(least)} and more for {LEAST_PRETRAIN} epochs"))
+            dearer.append((shape, f"would take {shown_hours(least)} and more for {passes} epochs"))
             continue
         rows = [machine.planner.row(StageCost(params, name), counts) for name in (None, benchmark)]
         if not all(row["fits"] for row in rows):
@@ -94,14 +97,14 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
             continue
         pretrain = _training(rows[0], facts.train, facts.batch, PRETRAIN_SHARE * usable, PRETRAIN_EPOCHS)
         fine = _training(rows[1], facts.labelled, facts.finetune_batch, FINETUNE_SHARE * usable, FINETUNE_EPOCHS)
-        enough = pretrain.possible >= LEAST_PRETRAIN and fine.possible >= LEAST_FINETUNE
+        enough = pretrain.possible >= passes and fine.possible >= LEAST_FINETUNE
         if enough or last:
             clip = rows[1]["seconds_per_1000_clips"] / 1000 / 3
-            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), enough, dearer)
-        least = _hours(rows[0], facts.train, facts.batch) * LEAST_PRETRAIN
+            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), passes, enough, dearer)
+        least = _hours(rows[0], facts.train, facts.batch) * passes
         least += _hours(rows[1], facts.labelled, facts.finetune_batch) * LEAST_FINETUNE
         least /= PRETRAIN_SHARE + FINETUNE_SHARE
-        dearer.append((shape, f"needs {shown_hours(least)} for {LEAST_PRETRAIN} and {LEAST_FINETUNE} epochs"))
+        dearer.append((shape, f"needs {shown_hours(least)} for {passes} and {LEAST_FINETUNE} epochs"))
     raise AssertionError(shapes)
 
 
@@ -112,9 +115,14 @@ def _shapes(facts: Facts) -> Iterator[Shape]:
     yield from dict.fromkeys(shapes)
 
 
-def _least_hours(params: Params, facts: Facts, machine: Machine) -> float:
+def least_passes(facts: Facts) -> int:
+    """Epochs that pre-training should have at least."""
+    return min(PRETRAIN_EPOCHS, max(LEAST_PRETRAIN, math.ceil(LEAST_STEPS / (facts.train // facts.batch))))
+
+
+def _least_hours(params: Params, facts: Facts, machine: Machine, passes: int) -> float:
     peak = (machine.device.single if params.pretrain.precision == "fp32" else machine.device.half) * machine.count
-    work = 3 * 2 * StageCost(params, None).cost.multiply_adds * facts.train * LEAST_PRETRAIN
+    work = 3 * 2 * StageCost(params, None).cost.multiply_adds * facts.train * passes
     return work / (peak * BEST_MFU) / 3600
 
 

@@ -33,6 +33,8 @@ ASKED, FEWEST = 1 / 3, 40
 #: [pixels] to which frames are shrunk as they are read: far above what trivial models look at.
 SHORT_SIDE = 128
 _DRAWS = 500
+#: Tokens of a clip up to which fine-tuning keeps all for a head that keeps places.
+FEW_TOKENS = 200
 
 
 def evidence(own: OwnSet, groups: Groups, split: Split, rules: IngestParams, say: Callable[[str], None]) -> Told | None:
@@ -64,8 +66,12 @@ def evidence(own: OwnSet, groups: Groups, split: Split, rules: IngestParams, say
     return told(baselines(learn, ask, None, draws=_DRAWS))
 
 
-def chosen_by(found: Told | None) -> dict[str, Value]:
-    """The values of params.yaml that the evidence speaks for, with what it is; none where it says nothing."""
+def chosen_by(found: Told | None, tokens: int) -> dict[str, Value]:
+    """The values of params.yaml that the evidence speaks for, with what it is; none where it says nothing.
+
+    Args:
+        tokens: of a clip.
+    """
     if found is None or not found.by_motion:
         return {}
     chosen = {
@@ -81,6 +87,9 @@ def chosen_by(found: Told | None) -> dict[str, Value]:
             f"where things move tells: {100 * found.fixed.top1:.0f} % of held-out training videos by logistic "
             f"regression, moved to random places {100 * found.moved.top1:.0f} % (paper: mean)",
         )
+        if tokens <= FEW_TOKENS:
+            reason = f"the head keeps places, which tokens left out would leave empty; there are {tokens} (paper: 0.6)"
+            chosen["finetune.keep_ratio"] = Value(1.0, reason)
     return chosen
 
 

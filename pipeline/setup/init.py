@@ -16,7 +16,7 @@ from pipeline.params import IngestParams, Params, check_params, load_params
 from pipeline.params.file import parse_mapping
 from pipeline.params.names import benchmark_fault, recipe_name
 from pipeline.recipes import PARAMS, recipe_path, show_recipe
-from pipeline.setup.budget import LEAST_FINETUNE, LEAST_PRETRAIN, Fit, Training, fit, shown_hours
+from pipeline.setup.budget import LEAST_FINETUNE, Fit, Training, fit, shown_hours
 from pipeline.setup.evidence import chosen_by, evidence
 from pipeline.setup.files import check_target, split_table, write
 from pipeline.setup.groups import Groups, group
@@ -24,7 +24,7 @@ from pipeline.setup.look import OwnSet, look
 from pipeline.setup.machine import AUTO, Machine, cores, machine
 from pipeline.setup.split import Split, split
 from pipeline.setup.text import params_text
-from pipeline.setup.values import LEFT_EPOCHS, Facts, Shape, Value, clip_seconds, facts_of, values
+from pipeline.setup.values import LEFT_EPOCHS, Facts, Shape, Value, clip_seconds, facts_of, tokens_of, values
 from pipeline.setup.warnings import warnings
 from pipeline.system.progress import Line
 from pipeline.system.text import counted
@@ -125,14 +125,17 @@ def init(
     parted = split(own.videos, groups)
     facts = facts_of(own, parted, devices.count)
     line = Line("init")
-    speaks_for = chosen_by(evidence(own, groups, parted, rules, lambda text: line.show(text, now=True)))
+    found = evidence(own, groups, parted, rules, lambda text: line.show(text, now=True))
     line.show("plans what fits the hours", now=True)
     table, content = split_table(own, parted, groups, name)
     benchmark = _benchmark(own, facts, table)
 
+    def values_of(shape: Shape) -> dict[str, Value]:
+        chosen = values(own, facts, devices, shape) | chosen_by(found, tokens_of(own, shape))
+        return _named(name) | chosen
+
     def text_of(shape: Shape, more: Mapping[str, Value], header: list[str]) -> str:
-        chosen = {**values(own, facts, devices, shape), **speaks_for, **more}
-        return params_text(show_recipe(RECIPE), name, _named(name) | chosen, benchmark, header)
+        return params_text(show_recipe(RECIPE), name, {**values_of(shape), **more}, benchmark, header)
 
     def draft(shape: Shape) -> Params:
         return _checked(text_of(shape, {key: Value(1, "") for key in LEFT_EPOCHS}, []))
@@ -161,9 +164,7 @@ def init(
         groups_by=groups.joined,
         warnings=said,
         values={f"benchmarks.{name}.data.{key}": value for key, value in benchmark.items()}
-        | _named(name)
-        | values(own, facts, devices, best.shape)
-        | speaks_for
+        | values_of(best.shape)
         | fitted,
         device=devices.device.name,
         devices=devices.count,
@@ -271,7 +272,7 @@ def _too_short(best: Fit, hours: float) -> list[str]:
         f"{hours:g} h are little for these videos: they are enough for {counted(best.pretrain.possible, 'epoch')} of "
         f"pre-training and {best.finetune.possible} of fine-tuning with the smallest model"
         + (f" ({once}, and is planned all the same)" if once else "")
-        + f", and below {LEAST_PRETRAIN} and {LEAST_FINETUNE} little is learnt. "
+        + f", and below {best.least} and {LEAST_FINETUNE} little is learnt. "
         "Cure: --hours with more, or another --device."
     ]
 

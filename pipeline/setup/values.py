@@ -18,6 +18,7 @@ from pipeline.data.video.shrink import shrunk_size
 from pipeline.efficiency.meters import GIB
 from pipeline.errors import InputError
 from pipeline.params import flatten, load_params
+from pipeline.params.groups import PATCH, TUBELET
 from pipeline.recipes import recipe_path
 from pipeline.setup.look import OwnSet
 from pipeline.setup.machine import Machine, cores
@@ -46,6 +47,8 @@ TRIED = {
     "finetune.random_erasing": ", which has few passes to learn in (paper: 0.25)",
     "finetune.crop_scale": ", which has few passes to learn in (paper: 0.08 to 1)",
 }
+#: Tokens that pre-training shows at least where the paper's shares are taken.
+LEAST_SHOWN = 6
 #: Share of the free disk that raw frames may take.
 RAW_SHARE = 0.25
 #: Validation videos from which the best checkpoint may be chosen by them.
@@ -246,15 +249,22 @@ def names_a_side(name: str) -> bool:
 
 def _ratios(dataset: OwnSet, shape: Shape) -> tuple[float, float, str]:
     """Shares of tokens that pre-training keeps and shows, by the redundancy found."""
-    findings = dataset.findings
+    findings, tokens = dataset.findings, tokens_of(dataset, shape)
+    if 0.1 * tokens < LEAST_SHOWN:
+        return 0.5, 0.2, f"ours, as in the recipe drawn: a clip has {tokens} tokens, few to drop (paper: 0.3)"
     if shape.resolution < 160:
-        return 0.5, 0.2, "ours, as in the recipe drawn: a small clip has few tokens to drop (paper: 0.3)"
+        return 0.3, 0.1, "paper"
     kept = findings.kept_at(0.3)
     if kept >= 0.6:
         return 0.3, 0.1, f"paper; these videos keep {kept:.0%} of their change in 30 % of the tokens"
     need = min(0.6, max(0.3, round(findings.needed_at(KEPT_CHANGE), 2)))
     reason = f"keeps about {KEPT_CHANGE:.0%} of the change" if need < 0.6 else "as much as EVEREST can drop with sense"
     return need, visible_share(need), f"{reason}: 30 % (paper) would keep {kept:.0%}"
+
+
+def tokens_of(dataset: OwnSet, shape: Shape) -> int:
+    """Tokens of a clip."""
+    return dataset.clip_frames // TUBELET * (shape.resolution // PATCH) ** 2
 
 
 def _batch_reason(batch: int, paper: int, videos: int) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.video import write_video
+from pipeline.evaluation.baselines import Baseline, Told
+from pipeline.evaluation.metrics import Interval
 from pipeline.params import load_params
 from pipeline.setup.evidence import chosen_by
 from pipeline.setup.init import init
@@ -42,7 +44,11 @@ def spots(folder: Path, *, anywhere: bool) -> Path:
 def test_clips_become_differences_and_places_where_that_is_what_tells_the_classes(tmp_path: Path) -> None:
     made = init(spots(tmp_path / "fixed", anywhere=False), device="a6000")
     params = load_params(Path("params.yaml"))
-    assert (params.clip.input, params.finetune.head) == ("difference", "places")
+    assert (params.clip.input, params.finetune.head, params.finetune.keep_ratio) == ("difference", "places", 1.0)
+    model = Baseline("differences, logistic regression", 0.9, Interval(0.8, 1.0))
+    many = chosen_by(Told(model, model, model, model, by_motion=True, by_place=True), 1568)
+    assert "finetune.head" in many
+    assert "finetune.keep_ratio" not in many  # it would nearly double the cost
     text = " ".join(Path("params.yaml").read_text().replace("#", " ").split())
     assert "frame differences tell 100 % of held-out training videos to a trivial model, one frame" in text
     assert "where things move tells:" in text
@@ -51,8 +57,9 @@ def test_clips_become_differences_and_places_where_that_is_what_tells_the_classe
 
 def test_the_head_stays_the_papers_where_things_move_anywhere(tmp_path: Path) -> None:
     init(spots(tmp_path / "anywhere", anywhere=True), device="a6000")
-    assert load_params(Path("params.yaml")).finetune.head == "mean"
+    finetune = load_params(Path("params.yaml")).finetune
+    assert (finetune.head, finetune.keep_ratio) == ("mean", 0.6)
 
 
 def test_without_evidence_nothing_is_chosen() -> None:
-    assert chosen_by(None) == {}
+    assert chosen_by(None, 64) == {}

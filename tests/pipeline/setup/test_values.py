@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.setup.budget import least_passes
 from pipeline.setup.look import OwnSet, OwnVideo
-from pipeline.setup.values import Facts, Value, _batch, _frame_step, _splits, clip_seconds, names_a_side
+from pipeline.setup.values import Facts, Shape, Value, _batch, _frame_step, _ratios, _splits, clip_seconds, names_a_side
 
 
 @pytest.mark.parametrize("devices", range(1, 17))
@@ -72,3 +73,26 @@ def test_a_clip_by_time_is_long_enough_for_its_frames_and_no_longer_than_the_med
     own = OwnSet(Path(), None, False, False, videos, [], 16, False, [], {}, None)  # type: ignore[arg-type]
     assert clip_seconds(own) == expected
     assert f"each clip spans {why}" in _frame_step(own).reason
+
+
+@pytest.mark.parametrize(
+    ("train", "batch", "passes"),
+    [
+        (710, 32, 228),  # 22 steps to an epoch
+        (9537, 192, 103),
+        (240_000, 192, 100),
+        (20, 16, 3200),  # never more than the paper's
+    ],
+)
+def test_pretraining_should_have_a_hundred_passes_and_steps_enough_to_begin_to_learn(
+    train: int, batch: int, passes: int
+) -> None:
+    assert least_passes(Facts(train, train, 0, 0, 30.0, 100, 128, Value(4, ""), False, batch, batch)) == passes
+
+
+@pytest.mark.parametrize(("resolution", "kept", "shown"), [(32, 0.5, 0.2), (64, 0.3, 0.1), (112, 0.3, 0.1)])
+def test_the_papers_shares_are_taken_where_they_leave_tokens_to_show(
+    resolution: int, kept: float, shown: float
+) -> None:
+    own = OwnSet(Path(), None, False, False, [], [], 8, False, [], {}, None)  # type: ignore[arg-type]
+    assert _ratios(own, Shape("tiny", resolution))[:2] == (kept, shown)
