@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ def draw(source: GeneratedSource, split: str, folder: Path) -> Videos:
     made = fingerprint([split, len(videos), source.model_dump(exclude={"train", "val", "test"})])
     file = folder / f"{source.task}-{split}-{made}.npy"
     if not file.exists():
-        with ProcessPoolExecutor() as pool:
+        # Forked processes would share what this one has of a GPU.
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             folder.mkdir(parents=True, exist_ok=True)
             one = functools.partial(generate.drawn, source)
             part = file.with_suffix(f".{os.getpid()}.npy")  # another trial may be drawing the same

@@ -1,6 +1,7 @@
 """Trials of a recipe on one GPU, many at once: a training's whole step, from frames to AdamW, is one CUDA graph.
 
     python scripts/graph_trials.py --strategies everest,tube,scratch --seeds 2,3,4,5,6 --longer 1,4,12
+    python scripts/graph_trials.py --plan plans/map.yaml --longer 4
 
 The scenes, models, optimizer, schedules, crops and batches of scripts/drawn_trials.py, with all frames on the device.
 Small models are bound by launches there: a graph is one launch, and several trainings, each in a stream of its own,
@@ -18,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,8 @@ from pipeline.data.pixels import crop, fused_resize
 from pipeline.data.pixels.resize import centre_boxes, resize_by_products
 from pipeline.data.pixels.transforms import flips
 from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_arguments
-from pipeline.params import GeneratedSource, Params, load_params
+from pipeline.map.plan import cells, load_plan
+from pipeline.params import GeneratedSource, Params, load_params, with_overrides
 from pipeline.params.groups import ClipParams, TrainingParams
 from pipeline.planning.equal import plan
 from pipeline.training.optim import Cosine, parameter_groups, scaled_lr
@@ -321,49 +324,65 @@ def together(works: Iterator[tuple[Found, Work]], device: str, at_once: int) -> 
                 yield name | end.value | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def works(own: argparse.Namespace, changes: Found) -> Iterator[tuple[Found, Work]]:
-    """The trials that the command line asks for: of each length all seeds, of each seed all strategies."""
-    compared = {"compare.strategies": own.strategies.split(","), "compare.seeds": [*map(int, own.seeds.split(","))]}
-    base, task = load_params(own.recipe, changes | compared), own.benchmark
-    source = base.benchmark(task).data.source
-    unlabelled = base.benchmark(base.pretrain.corpus[0]).data.source
+def cells_of(own: argparse.Namespace) -> Iterator[tuple[Found, str, Params]]:
+    """Name, benchmark and parameters of what is asked for: one cell, or those of a map's plan that need no cache."""
+    changes = {key: yaml.safe_load(value) for key, value in (entry.split("=", 1) for entry in own.set)}
+    if own.plan is None:
+        compared = {"compare.strategies": own.strategies.split(","), "compare.seeds": [*map(int, own.seeds.split(","))]}
+        yield dict(changes), own.benchmark, load_params(own.recipe, changes | compared)
+        return
+    wanted = load_plan(own.plan)
+    for cell in cells(wanted, RECIPE.parent):
+        params = with_overrides(cell.any_params, changes | {"compare.equal": "multiply-adds"})
+        if params.pretrain.frame_selection.mode == "none" and params.preprocess.map_source == "pixels":
+            yield {**cell.place, **changes}, wanted.benchmark, params
+        else:
+            sys.stderr.write(f"left out: {cell.name}, whose frames are chosen from a cache\n")
+
+
+def drawn_for(params: Params, task: str, folder: Path) -> list[Drawn]:
+    """The corpus, and the labelled, validation and test videos."""
+    source = params.benchmark(task).data.source
+    unlabelled = params.benchmark(params.pretrain.corpus[0]).data.source
     assert isinstance(source, GeneratedSource)
     assert isinstance(unlabelled, GeneratedSource)
-    labelled = round(base.finetune_of(task).label_fraction * source.train)
-    # All is drawn, by processes that are forked, before the GPU is touched.
-    drawn = [draw(unlabelled, "train", own.folder), draw(source, "train", own.folder).first(labelled)]
-    drawn += [draw(source, split, own.folder) for split in ("val", "test")]
+    labelled = round(params.finetune_of(task).label_fraction * source.train)
+    parts = [draw(source, split, folder) for split in ("train", "val", "test")]
+    return [draw(unlabelled, "train", folder), parts[0].first(labelled), *parts[1:]]
 
-    def begun() -> Iterator[tuple[Found, Work]]:
-        corpus, train, val, test = (Videos.on(own.device, one) for one in drawn)
-        for longer in map(float, own.longer.split(",")):
-            epochs, warmup = round(longer * base.pretrain.epochs), longer * base.pretrain.warmup_epochs
-            length = {"pretrain.epochs": epochs, "pretrain.warmup_epochs": warmup}
-            planned = plan(load_params(own.recipe, changes | compared | length))
-            for one in sorted(planned, key=lambda one: one.seed):
-                steps = one.epochs * (len(corpus.labels) // one.params.pretrain.batch)
-                name: Found = {"strategy": one.arm, "seed": one.seed, "longer": longer, **changes}
-                yield name, trial(one.params, task, steps, corpus, (train, val, test))
 
-    return begun()
+def works(own: argparse.Namespace) -> Iterator[tuple[Found, Work]]:
+    """The trials of all cells: of each length all seeds, of each seed all strategies."""
+    with ThreadPoolExecutor(1) as ahead:  # videos are drawn while the cells before them are trained
+        drawn = [(cell, ahead.submit(drawn_for, cell[2], cell[1], own.folder)) for cell in cells_of(own)]
+        while drawn:
+            (name, task, base), videos = drawn.pop(0)
+            corpus, train, val, test = (Videos.on(own.device, one) for one in videos.result())
+            for longer in map(float, own.longer.split(",")):
+                epochs, warmup = round(longer * base.pretrain.epochs), longer * base.pretrain.warmup_epochs
+                length = {"pretrain.epochs": epochs, "pretrain.warmup_epochs": warmup}
+                for one in sorted(plan(with_overrides(base, length)), key=lambda one: one.seed):
+                    steps = one.epochs * (len(corpus.labels) // one.params.pretrain.batch)
+                    of: Found = {"strategy": one.arm, "seed": one.seed, "longer": longer, **name}
+                    yield of, trial(one.params, task, steps, corpus, (train, val, test))
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--strategies", default="everest,tube,scratch")
     options.add_argument("--seeds", default="2,3,4,5,6")
-    options.add_argument("--longer", default="1,4,12", help="times the recipe's epochs of pre-training")
     options.add_argument("--benchmark", default="motion")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe")
     options.add_argument("--recipe", type=Path, default=RECIPE)
+    options.add_argument("--plan", type=Path, help="a map's (plans/map.yaml) in place of these four: all its cells")
+    options.add_argument("--longer", default="1,4,12", help="times the recipe's epochs of pre-training")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over the recipe")
     options.add_argument("--folder", type=Path, default=Path(".work/drawn-trials"), help="where drawn clips are kept")
     options.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     options.add_argument("--at-once", type=int, default=8, help="trials that share the GPU")
     own = options.parse_args()
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)
-    changes = {key: yaml.safe_load(value) for key, value in (entry.split("=", 1) for entry in own.set)}
-    for found in together(works(own, changes), own.device, own.at_once):
+    for found in together(works(own), own.device, own.at_once):
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
