@@ -113,7 +113,9 @@ def read_executions(folder: Path, but: Path | None = None) -> list[Execution]:
         InputError: one cannot be read.
     """
     try:
-        contents = [read_json(path) for path in sorted(folder.glob("[0-9]*.json")) if path != but]
+        # Unlike iterdir, glob passes over a folder that it may not list.
+        names = sorted(path for path in folder.iterdir() if path.match("[0-9]*.json")) if folder.exists() else []
+        contents = [read_json(path) for path in names if path != but]
     except OSError as error:
         raise InputError(
             f"{error.filename or folder}: {error.strerror}; it says what a stage has taken of the budget. "

@@ -12,7 +12,7 @@ from pipeline.budget.ledger import named_ledger, read_executions, total
 from pipeline.budget.limit import share_of
 from pipeline.distributed.device_table import device_table
 from pipeline.distributed.devices import lock_name
-from pipeline.errors import InputError
+from pipeline.errors import InputError, parted
 from pipeline.params import Params, load_params
 from pipeline.params.declared import sources, stages
 from pipeline.status.gpus import gpus, held_by, holder_words
@@ -86,7 +86,7 @@ def _spent(root: Path, params: Params) -> str:
     try:
         return share_of(params.compute, total(read_executions(named_ledger(params, work=root / layout.WORK))))
     except InputError as error:
-        return f"an unknown part ({str(error).partition(';')[0]})"
+        return f"an unknown part ({parted(error)[0]})"
 
 
 def _params(folder: Path) -> Params | str:

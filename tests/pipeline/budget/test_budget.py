@@ -268,3 +268,13 @@ def test_the_energy_of_a_job_on_other_machines_is_not_said_to_be_counted_here(
     with meter.metered(params(budget={"kwh": 1.0}, device="cuda", ranks=2, launcher="slurm"), "pretrain", None):
         pass
     assert "compute.budget.kwh cannot be counted" in caplog.text
+
+
+def test_records_in_a_folder_that_cannot_be_listed_are_not_taken_for_none(here: Path) -> None:
+    settings = params(budget={"hours": 1.0}, device="cpu")
+    folder = ledger.ledger(settings)
+    assert ledger.read_executions(folder) == []  # nothing has run yet
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.touch()
+    with pytest.raises(InputError, match=r": Not a directory; it says what a stage has taken of the budget\. Cure:"):
+        ledger.read_executions(folder)
