@@ -75,7 +75,7 @@ def command(model: str, out: str = "outputs/export", formats: Sequence[str] = US
     target = Path(out)
     _check_replaced(target / HUGGINGFACE)
     if target.resolve() != source.resolve():
-        _check_record(target)
+        _check_record(target, formats)
     make_folder(target)
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=target, prefix=".export-") as building:
         made = {name: Path(building) / file_name(name) for name in formats}
@@ -165,9 +165,12 @@ def _check_replaced(folder: Path) -> None:
         raise InputError(f"{folder} holds other files, which would be lost. Cure: another --out.")
 
 
-def _check_record(folder: Path) -> None:
-    """Refuse to write over a record that no export wrote: another program's, or that of weights beside it."""
+def _check_record(folder: Path, formats: Sequence[str]) -> None:
+    """Refuse to write over what no export wrote: another program's record, that of weights beside it, or its models."""
     if not (folder / INFO).exists():
+        for file in (folder / file_name(name) for name in formats if name != HUGGINGFACE):
+            if file.exists():
+                raise InputError(f"{file} is not of `everest export`, and would be lost. Cure: another --out.")
         return
     try:
         ours = bool(describe(folder)) and not (folder / FILES[0]).exists()

@@ -68,7 +68,7 @@ def test_a_model_that_no_run_knows_has_a_card_that_says_so(
     assert not Path("mlflow.db").exists()
 
 
-@pytest.mark.parametrize("name", ["README.md", "model.json"])
+@pytest.mark.parametrize("name", ["README.md", "model.json", "model.pt2"])
 def test_files_of_others_are_not_written_over_and_those_of_an_export_are(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
