@@ -51,8 +51,8 @@ TRIED = {
 LEAST_SHOWN = 6
 #: Share of the free disk that raw frames may take.
 RAW_SHARE = 0.25
-#: Validation videos from which the best checkpoint may be chosen by them.
-CHOOSING = 30
+#: Validation videos from which the best checkpoint is chosen by them: by about a hundred, chance chose (docs/science.md).
+CHOOSING = 500
 #: A mirror turns these classes into one another.
 _SIDES = re.compile(r"(left|right)(wards?|hand(ed)?)?|(counter|anti)?clockwise|a?cw|ccw|links|rechts", re.I)
 #: Where a word ends within TurnLeft or PTZLeft.
@@ -305,7 +305,7 @@ def _splits(facts: Facts) -> dict[str, Value]:
     validate = "val" if facts.val else "test"
     best = validate == "val" and test == "test" and facts.val >= CHOOSING
     last = (
-        f"{counted(facts.val, 'validation video')}: too few to choose by"
+        f"{counted(facts.val, 'validation video')}: too few to choose by, and the rate ends near 0"
         if facts.test
         else "the test reads val too, for want of test videos: the best of it would be chosen by the test"
     )

@@ -47,8 +47,8 @@ def test_a_class_names_a_side_where_one_of_its_words_does_however_they_are_joine
     ("val", "test", "select", "why"),
     [
         (60, 0, "last", "the test reads val too"),
-        (60, 90, "best", "the best of 60 validation videos"),
-        (6, 90, "last", "6 validation videos: too few to choose by"),
+        (600, 90, "best", "the best of 600 validation videos"),
+        (160, 90, "last", "160 validation videos: too few to choose by"),
     ],
 )
 def test_the_best_is_chosen_by_videos_that_are_not_the_tests(val: int, test: int, select: str, why: str) -> None:
