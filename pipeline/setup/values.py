@@ -51,7 +51,7 @@ TRIED = {
 LEAST_SHOWN = 6
 #: Share of the free disk that raw frames may take.
 RAW_SHARE = 0.25
-#: Validation videos from which the best checkpoint is chosen by them: by about a hundred, chance chose (docs/science.md).
+#: Validation videos from which the best checkpoint is chosen by them: with a hundred chance chose (docs/science.md).
 CHOOSING = 500
 #: A mirror turns these classes into one another.
 _SIDES = re.compile(r"(left|right)(wards?|hand(ed)?)?|(counter|anti)?clockwise|a?cw|ccw|links|rechts", re.I)
