@@ -251,7 +251,7 @@ def _sliding(reader: IsolatedPass, file: Path, info: ModelInfo, how: Options) ->
     slider: Slider | None = None
     passed, until, period, windows = 0, 0.0, 0.04, 0
     step: int | float = 1
-    for portion in reader.portions(file, how.step.frames, short_side, how.step.seconds):
+    for portion in reader.portions(file, how.step, short_side):
         if slider is None:
             rate = reader.fps or 25.0
             period, step = 1 / rate, how.step.of(0, rate)
@@ -280,7 +280,7 @@ def _short(reader: IsolatedPass, file: Path, passed: int, end: float, info: Mode
 
     numbers = view_clips(passed, info.frames, how.step.of(passed, reader.fps or 25.0), 1)[0]
     squares: list[U8] = []
-    for portion in reader.portions(file, 1, info.pixels.short_side):
+    for portion in reader.portions(file, Step(), info.pixels.short_side):
         if portion.numbers:
             squares.extend(_squares(portion.pictures, how.crops, info.pixels.resolution))
     clips = np.stack([squares[number] for number in numbers], axis=1)

@@ -105,11 +105,8 @@ def next_frames(target: int) -> list[int]:
     return [written, *shape]
 
 
-def start_pass(file: str, reader: str, step: int, interval: float | None = None) -> float:
-    """Open a video whose every `step`-th frame :func:`next_of_pass` gives; its frames per second, 0 if unknown.
-
-    Args:
-        interval: seconds from one frame to the next, in place of `step`.
+def start_pass(file: str, reader: str, step: int | str) -> float:
+    """Open a video whose frames at a `Step.entry` :func:`next_of_pass` gives; its frames per second, 0 if unknown.
 
     Raises:
         VideoError: it does not open.
@@ -118,7 +115,7 @@ def start_pass(file: str, reader: str, step: int, interval: float | None = None)
     _close()
     _video = open_video(file, reader)
     fps = _video.fps
-    _pass = _video.every(Step(step, interval).of(0, fps or 25.0))
+    _pass = _video.every(Step.parse(step).of(0, fps or 25.0))
     return fps
 
 

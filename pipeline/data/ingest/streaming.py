@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.data.arrays import U8
+from pipeline.data.frame_step import Step
 from pipeline.data.ingest import reading
 from pipeline.data.ingest.isolated import ingest_params, portion
 from pipeline.data.ingest.process import Decoder, DecoderEnded, Limits
@@ -56,13 +57,10 @@ class IsolatedPass:
         """Under the limits of params.yaml's group `ingest`."""
         return cls(Limits.of(ingest_params()))
 
-    def portions(
-        self, file: Path, step: int, short_side: int | None = None, seconds: float | None = None
-    ) -> Iterator[Portion]:
-        """Every `step`-th frame of a video from its start to its end, with the times of all.
+    def portions(self, file: Path, step: Step, short_side: int | None = None) -> Iterator[Portion]:
+        """The frames of a video at a step of frames or seconds from its start to its end, with the times of all.
 
         Args:
-            seconds: from one frame to the next, in place of `step`: those nearest to its multiples.
             short_side: [pixels] larger frames are shrunk to it, as a cache's are.
 
         Raises:
@@ -72,13 +70,13 @@ class IsolatedPass:
             raise VideoError(*refused)
         begun = False
         try:
-            for pictures in self._read(file, "pyav", step, short_side, seconds):
+            for pictures in self._read(file, "pyav", step, short_side):
                 begun = True
                 yield pictures
         except VideoError as error:
             if begun or error.reason != "crashed":
                 raise
-            yield from self._read(file, "decord", step, short_side, seconds)
+            yield from self._read(file, "decord", step, short_side)
 
     def close(self) -> None:
         """End the process."""
@@ -91,14 +89,12 @@ class IsolatedPass:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(
-        self, file: Path, reader: str, step: int, short_side: int | None, interval: float | None
-    ) -> Iterator[Portion]:
+    def _read(self, file: Path, reader: str, step: Step, short_side: int | None) -> Iterator[Portion]:
         decoder, share = self._decoder, SHARE * self._limits.deadline_seconds
         passed, until = 0, 0.0
         try:
             path = os.fspath(file.absolute())
-            self.fps = decoder.ask(decoder.begin(), reading.start_pass, path, reader, step, interval)
+            self.fps = decoder.ask(decoder.begin(), reading.start_pass, path, reader, step.entry)
             while True:
                 stretch = decoder.ask(decoder.begin(), reading.next_of_pass, decoder.memory_number, share)
                 passed, until = max(passed, stretch.passed), max(until, stretch.until)
