@@ -293,7 +293,7 @@ def _assumptions(planner: Planner, rows: Sequence[StageRow], params: Params) -> 
         + ("" if planner.here else "; the published K400 epochs on 8 A6000 amount to about 0.04"),
         ("this machine's cores" if planner.here else f"{CORES_PER_DEVICE} cores for each device")
         + f" load clips; {loading_words(store, frames, gpu=not planner.here)}",
-        *([] if planner.here else [launch_words()]),
+        *([] if planner.here else [launch_words(params.compute.compile == "graphs")]),
         f"{100 * USABLE_MEMORY:.0f} % of device memory is usable; AdamW in fp32; under FSDP its states shared evenly",
         f"energy of a plan: {device.watts:g} W for each device, its maker's most, all the time"
         if device.watts

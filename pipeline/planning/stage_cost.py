@@ -48,8 +48,8 @@ CLIPS_PER_SECOND = {"jpeg": 231.7, "raw": 3271.0}
 BESIDE_GPU = CLIPS_PER_SECOND | {"jpeg": 753 / 8}
 #: [s] for each block of a model, encoder's and decoder's, of launching what a GPU does in forward, backward and update:
 #: a step of few clips takes no less, whatever the model's width. Measured for two clips of base, 16 blocks, eager as
-#: compiled, 37 to 48 ms by the host's processor (docs/gpu.md).
-LAUNCH_SECONDS = 45e-3 / 16
+#: compiled, 37 to 48 ms by the host's processor, and with `compute.compile: graphs` 21 ms on an H200 (docs/gpu.md).
+LAUNCH_SECONDS, REPLAY_SECONDS = 45e-3 / 16, 21e-3 / 16
 #: How much `--gpu cpu` tries out.
 TRIED_CLIPS, TRIED_SECONDS = 32, 1.5
 
@@ -81,11 +81,12 @@ def check_store(store: str) -> None:
         raise InputError(f"store = {store!r}, expected one of {', '.join(CLIPS_PER_SECOND)}. Cure: choose one of them.")
 
 
-def launch_words() -> str:
-    """What a step's launches take, and where that is from."""
+def launch_words(graphs: bool = False) -> str:
+    """What a step's launches take, without `compute.compile: graphs` or with it, and where that is from."""
+    seconds, how = (REPLAY_SECONDS, "with") if graphs else (LAUNCH_SECONDS, "without")
     return (
-        f"a step of few clips takes {1e3 * LAUNCH_SECONDS:.1f} ms for each block of its model to launch, as measured "
-        "for two clips of base without compute.compile: graphs (docs/gpu.md)"
+        f"a step of few clips takes {1e3 * seconds:.1f} ms for each block of its model to launch, as measured for two "
+        f"clips of base {how} compute.compile: graphs (docs/gpu.md)"
     )
 
 
@@ -206,7 +207,8 @@ class StageCost:
     def launch_seconds(self, accumulate: int) -> float:
         """[s] that a host takes to launch a step's kernels on its GPU: a part of the forwards, as with arithmetic."""
         blocks = SHAPES[self.params.pretrain.size][1] + (0 if self.benchmark else self.params.pretrain.decoder_depth)
-        return LAUNCH_SECONDS * blocks * self.passes / 3 * accumulate
+        each = REPLAY_SECONDS if self.params.compute.compile == "graphs" else LAUNCH_SECONDS
+        return each * blocks * self.passes / 3 * accumulate
 
     def memory(self, devices: int, gpu: bool = True) -> Footprint:
         """Of one device: replicated under DDP, states shared out under FSDP."""

@@ -292,7 +292,10 @@ def test_a_step_of_few_clips_takes_the_time_to_launch_it_whatever_the_models_wid
     assert [row["step_seconds"] for row in base] == [0.045, pytest.approx(0.045 * 12 / 16, abs=1e-4)]
     assert rows(size="small")[0]["step_seconds"] == 0.045
     assert rows(batch=256)[0]["bound_by"] == "arithmetic"
-    assert StageCost(load_params(root / "recipes" / "ucf101.yaml")).launch_seconds(3) == pytest.approx(0.135)
+    recipe = root / "recipes" / "ucf101.yaml"
+    assert StageCost(load_params(recipe)).launch_seconds(3) == pytest.approx(0.135)
+    replayed = StageCost(load_params(recipe, {"compute.compile": "graphs"}))
+    assert replayed.launch_seconds(3) == pytest.approx(0.063)
 
 
 def test_the_documents_say_what_the_planner_computes_with() -> None:
