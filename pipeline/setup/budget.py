@@ -24,9 +24,9 @@ LADDER = (
     (Shape("mini", 96), 0),
     (Shape("tiny", 64), 0),
 )
-#: Passes over the videos, and steps of pre-training, below which a smaller model serves better: on small sets one took
-#: thousands of steps to begin to learn (docs/science.md). Ours: floors, no optimum.
-LEAST_PRETRAIN, LEAST_FINETUNE, LEAST_STEPS = 100, 30, 5000
+#: Passes and steps of pre-training, and of fine-tuning, below which a smaller model serves better: on a small set each
+#: took thousands of steps to learn (docs/science.md). Ours: floors, no optimum.
+LEAST_PRETRAIN, LEAST_FINETUNE = (100, 5000), (30, 2000)
 #: Shares of the hours; the rest is for decoding, validation, test and the starts of stages, which take START_HOURS too.
 PRETRAIN_SHARE, FINETUNE_SHARE, TEST_SHARE = 0.55, 0.25, 0.05
 START_HOURS = 2 / 60
@@ -53,7 +53,7 @@ class Fit:
 
     Attributes:
         views: segments and crops of a test video.
-        least: passes that pre-training should have; `enough`: whether both trainings get as many as they should.
+        least: passes that pre-training and fine-tuning should have; `enough`: whether they get as many.
         dearer: shapes that were too much, with what they would take.
     """
 
@@ -61,7 +61,7 @@ class Fit:
     pretrain: Training
     finetune: Training
     views: tuple[int, int]
-    least: int
+    least: tuple[int, int]
     enough: bool
     dearer: list[tuple[Shape, str]]
 
@@ -76,15 +76,15 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
     Raises:
         InputError: not even the cheapest fits the device's memory.
     """
-    usable, passes = max(0.2 * hours, hours - START_HOURS), least_passes(facts)
+    usable, least = max(0.2 * hours, hours - START_HOURS), least_passes(facts)
     counts = {benchmark: Counts(facts.train, facts.train, None, "counted", (facts.labelled,))}
     shapes = list(_shapes(facts))
     dearer: list[tuple[Shape, str]] = []
     for shape in shapes:
         params, last = draft(shape), shape == shapes[-1]
-        least = _least_hours(params, facts, machine, passes)
-        if least > PRETRAIN_SHARE * usable and not last:
-            dearer.append((shape, f"would take {shown_hours(least)} and more for {passes} epochs"))
+        needed = _least_hours(params, facts, machine, least[0])
+        if needed > PRETRAIN_SHARE * usable and not last:
+            dearer.append((shape, f"would take {shown_hours(needed)} and more for {least[0]} epochs"))
             continue
         rows = [machine.planner.row(StageCost(params, name), counts) for name in (None, benchmark)]
         if not all(row["fits"] for row in rows):
@@ -97,14 +97,15 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
             continue
         pretrain = _training(rows[0], facts.train, facts.batch, PRETRAIN_SHARE * usable, PRETRAIN_EPOCHS)
         fine = _training(rows[1], facts.labelled, facts.finetune_batch, FINETUNE_SHARE * usable, FINETUNE_EPOCHS)
-        enough = pretrain.possible >= passes and fine.possible >= LEAST_FINETUNE
+        enough = pretrain.possible >= least[0] and fine.possible >= least[1]
         if enough or last:
             clip = rows[1]["seconds_per_1000_clips"] / 1000 / 3
-            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), passes, enough, dearer)
-        least = _hours(rows[0], facts.train, facts.batch) * passes
-        least += _hours(rows[1], facts.labelled, facts.finetune_batch) * LEAST_FINETUNE
-        least /= PRETRAIN_SHARE + FINETUNE_SHARE
-        dearer.append((shape, f"needs {shown_hours(least)} for {passes} and {LEAST_FINETUNE} epochs"))
+            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), least, enough, dearer)
+        needed = max(
+            _hours(rows[0], facts.train, facts.batch) * least[0] / PRETRAIN_SHARE,
+            _hours(rows[1], facts.labelled, facts.finetune_batch) * least[1] / FINETUNE_SHARE,
+        )
+        dearer.append((shape, f"needs {shown_hours(needed)} for {least[0]} and {least[1]} epochs"))
     raise AssertionError(shapes)
 
 
@@ -115,9 +116,14 @@ def _shapes(facts: Facts) -> Iterator[Shape]:
     yield from dict.fromkeys(shapes)
 
 
-def least_passes(facts: Facts) -> int:
-    """Epochs that pre-training should have at least."""
-    return min(PRETRAIN_EPOCHS, max(LEAST_PRETRAIN, math.ceil(LEAST_STEPS / (facts.train // facts.batch))))
+def least_passes(facts: Facts) -> tuple[int, int]:
+    """Epochs that pre-training and fine-tuning should have at least; never more than the paper's."""
+    trainings = (
+        (LEAST_PRETRAIN, facts.train // facts.batch, PRETRAIN_EPOCHS),
+        (LEAST_FINETUNE, facts.labelled // facts.finetune_batch, FINETUNE_EPOCHS),
+    )
+    first, second = (min(papers, max(passes, math.ceil(steps / each))) for (passes, steps), each, papers in trainings)
+    return first, second
 
 
 def _least_hours(params: Params, facts: Facts, machine: Machine, passes: int) -> float:

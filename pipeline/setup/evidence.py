@@ -87,6 +87,9 @@ def chosen_by(found: Told | None, tokens: int) -> dict[str, Value]:
             f"where things move tells: {100 * found.fixed.top1:.0f} % of held-out training videos by logistic "
             f"regression, moved to random places {100 * found.moved.top1:.0f} % (paper: mean)",
         )
+        chosen["finetune.crop_scale"] = Value(
+            [0.9, 1.0], "larger crops leave things at their places (paper: 0.08 to 1)"
+        )
         if tokens <= FEW_TOKENS:
             reason = f"the head keeps places, which tokens left out would leave empty; there are {tokens} (paper: 0.6)"
             chosen["finetune.keep_ratio"] = Value(1.0, reason)
