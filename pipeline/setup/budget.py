@@ -53,7 +53,7 @@ class Fit:
 
     Attributes:
         views: segments and crops of a test video.
-        least: passes that pre-training and fine-tuning should have; `enough`: whether they get as many.
+        enough: whether both trainings get the passes without which little is learnt.
         dearer: shapes that were too much, with what they would take.
     """
 
@@ -61,7 +61,6 @@ class Fit:
     pretrain: Training
     finetune: Training
     views: tuple[int, int]
-    least: tuple[int, int]
     enough: bool
     dearer: list[tuple[Shape, str]]
 
@@ -97,10 +96,10 @@ def fit(facts: Facts, machine: Machine, hours: float, draft: Callable[[Shape], P
             continue
         pretrain = _training(rows[0], facts.train, facts.batch, PRETRAIN_SHARE * usable, PRETRAIN_EPOCHS)
         fine = _training(rows[1], facts.labelled, facts.finetune_batch, FINETUNE_SHARE * usable, FINETUNE_EPOCHS)
-        enough = pretrain.possible >= least[0] and fine.possible >= least[1]
-        if enough or last:
+        if last or (pretrain.possible >= least[0] and fine.possible >= least[1]):
+            enough = pretrain.possible >= LEAST_PRETRAIN[0] and fine.possible >= LEAST_FINETUNE[0]
             clip = rows[1]["seconds_per_1000_clips"] / 1000 / 3
-            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), least, enough, dearer)
+            return Fit(shape, pretrain, fine, _views(facts, clip, TEST_SHARE * usable), enough, dearer)
         needed = max(
             _hours(rows[0], facts.train, facts.batch) * least[0] / PRETRAIN_SHARE,
             _hours(rows[1], facts.labelled, facts.finetune_batch) * least[1] / FINETUNE_SHARE,

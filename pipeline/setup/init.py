@@ -16,7 +16,7 @@ from pipeline.params import IngestParams, Params, check_params, load_params
 from pipeline.params.file import parse_mapping
 from pipeline.params.names import benchmark_fault, recipe_name
 from pipeline.recipes import PARAMS, recipe_path, show_recipe
-from pipeline.setup.budget import Fit, Training, fit, shown_hours
+from pipeline.setup.budget import LEAST_FINETUNE, LEAST_PRETRAIN, Fit, Training, fit, shown_hours
 from pipeline.setup.evidence import chosen_by, evidence
 from pipeline.setup.files import check_target, split_table, write
 from pipeline.setup.groups import Groups, group
@@ -272,7 +272,7 @@ def _too_short(best: Fit, hours: float) -> list[str]:
         f"{hours:g} h are little for these videos: they are enough for {counted(best.pretrain.possible, 'epoch')} of "
         f"pre-training and {best.finetune.possible} of fine-tuning with the smallest model"
         + (f" ({once}, and is planned all the same)" if once else "")
-        + f", and below {best.least[0]} and {best.least[1]} little is learnt. "
+        + f", and below {LEAST_PRETRAIN[0]} and {LEAST_FINETUNE[0]} little is learnt. "
         "Cure: --hours with more, or another --device."
     ]
 
