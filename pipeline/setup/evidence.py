@@ -79,7 +79,10 @@ def chosen_by(found: Told | None, tokens: int) -> dict[str, Value]:
             "difference",
             f"frame differences tell {100 * found.best.top1:.0f} % of held-out training videos to a trivial model, one "
             f"frame {100 * found.still.top1:.0f} % (paper: rgb)",
-        )
+        ),
+        "pretrain.monitor.health.learned_nothing": Value(
+            0.01, "of differences little can be foretold: 0.9 of the mean-predictor's loss is much (of pictures: 0.03)"
+        ),
     }
     if found.by_place:
         chosen["finetune.head"] = Value(

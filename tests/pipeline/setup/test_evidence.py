@@ -50,6 +50,7 @@ def test_clips_become_differences_and_places_where_that_is_what_tells_the_classe
     assert "finetune.head" in many
     assert "finetune.keep_ratio" not in many  # it would nearly double the cost
     assert params.finetune.crop_scale == many["finetune.crop_scale"].value == [0.9, 1.0]
+    assert params.pretrain.monitor.health.learned_nothing == 0.01
     text = " ".join(Path("params.yaml").read_text().replace("#", " ").split())
     assert "frame differences tell 100 % of held-out training videos to a trivial model, one frame" in text
     assert "where things move tells:" in text
