@@ -39,6 +39,7 @@ from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_argu
 from pipeline.evaluation.baselines import Clips, baselines, small_grey
 from pipeline.layout import fingerprint
 from pipeline.params import SCRATCH, GeneratedSource, Params, load_params
+from pipeline.params.groups import PATCH, TUBELET
 from pipeline.planning.equal import plan
 from pipeline.training.optim import Cosine, adamw, parameter_groups, scaled_lr, set_lr
 
@@ -83,6 +84,18 @@ def draw(source: GeneratedSource, split: str, folder: Path) -> Videos:
     return Videos(torch.from_numpy(np.load(file)), torch.tensor([video.label for video in videos]))
 
 
+def drawn_for(params: Params, task: str, folder: Path) -> tuple[Videos, tuple[Videos, Videos, Videos]]:
+    """The corpus without its labels; and the labelled, validation and test videos."""
+    source = params.benchmark(task).data.source
+    unlabelled = params.benchmark(params.pretrain.corpus[0]).data.source
+    assert isinstance(source, GeneratedSource)
+    assert isinstance(unlabelled, GeneratedSource)
+    train, val, test = (draw(source, split, folder) for split in ("train", "val", "test"))
+    corpus = train if unlabelled == source else draw(unlabelled, "train", folder)
+    labelled = round(params.finetune_of(task).label_fraction * len(train.labels))
+    return corpus, (train.first(labelled), val, test)
+
+
 def random_batches(videos: Videos, batch: int, frames: int, seed: int, epoch: int) -> Iterator[Batch]:
     """The batches of one epoch, each clip at a random place of its video."""
     order = sampling.epoch_order(seed, epoch, len(videos.labels), shuffle=True)
@@ -93,17 +106,35 @@ def random_batches(videos: Videos, batch: int, frames: int, seed: int, epoch: in
         yield videos.batch(order[part], starts[part], frames, seed, epoch)
 
 
-def pretrained(params: Params, videos: Videos, steps: int) -> tuple[nn.Module, float]:
-    """The autoencoder after so many steps, and its mean loss over the last tenth of them."""
+def pretraining(params: Params, steps: int) -> tuple[nn.Module, Cosine, int]:
+    """What a pre-training of so many steps begins with: fresh weights, its rate, and a clip's number of tokens."""
     stage, clip = params.pretrain, params.clip
     torch.manual_seed(params.seed)
     model = create_autoencoder(architecture(stage.size, pretrain=True), autoencoder_arguments(stage, clip))
-    optimizer = adamw(parameter_groups(model, stage.weight_decay), stage.betas, stage.eps)
     peak, floor = (scaled_lr(lr, stage.batch) for lr in (stage.base_lr, stage.min_lr))
     rate = Cosine(peak, floor, max(1, round(steps * stage.warmup_epochs / stage.epochs)), steps)
+    return model, rate, clip.frames // TUBELET * (clip.resolution // PATCH) ** 2
+
+
+def finetuning(params: Params, task: str, init: nn.Module | None, labels: int) -> tuple[nn.Module, Cosine, int]:
+    """What a fine-tuning on so many labels begins with: weights (of `init`, or fresh), rate, steps of an epoch."""
+    stage = params.finetune_of(task)
+    torch.manual_seed(params.seed)
+    arguments = classifier_arguments(stage, params.clip, params.benchmark(task).data.classes)
+    model = create_classifier(architecture(params.pretrain.size, pretrain=False), arguments)
+    if init is not None:
+        load_encoder(model, init.state_dict())
+    per = labels // stage.batch
+    return model, Cosine.of(stage.base_lr, stage.min_lr, stage.batch, stage.warmup_epochs, stage.epochs, per), per
+
+
+def pretrained(params: Params, videos: Videos, steps: int) -> tuple[nn.Module, float]:
+    """The autoencoder after so many steps, and its mean loss over the last tenth of them."""
+    stage, clip = params.pretrain, params.clip
+    model, rate, tokens = pretraining(params, steps)
+    optimizer = adamw(parameter_groups(model, stage.weight_decay), stage.betas, stage.eps)
     transform, epoch = PretrainTransform(clip.resolution, stage.scales, stage.flip), 0
     losses: list[float] = []
-    tokens = clip.frames // 2 * (clip.resolution // 16) ** 2
     while len(losses) < steps:
         for batch in random_batches(videos, stage.batch, clip.frames, params.seed, epoch):
             set_lr(optimizer, rate(len(losses)))
@@ -125,19 +156,11 @@ def finetuned(
     """Test accuracy of the weights that validated best, and all validations; ends by `finetune.patience`."""
     stage, clip = params.finetune_of(task), params.clip
     train, val, test = parts
-    classes = params.benchmark(task).data.classes
-    torch.manual_seed(params.seed)
-    model = create_classifier(
-        architecture(params.pretrain.size, pretrain=False), classifier_arguments(stage, clip, classes)
-    )
-    if init is not None:
-        load_encoder(model, init.state_dict())
+    model, rate, _ = finetuning(params, task, init, len(train.labels))
     optimizer = adamw(parameter_groups(model, stage.weight_decay, stage.layer_decay), stage.betas, stage.eps)
-    per = len(train.labels) // stage.batch
-    rate = Cosine.of(stage.base_lr, stage.min_lr, stage.batch, stage.warmup_epochs, stage.epochs, per)
     transform = FinetuneTransform(
-        clip.resolution, classes, crop_scale=stage.crop_scale, crop_ratio=stage.crop_ratio, flip=stage.flip,
-        label_smoothing=stage.label_smoothing,
+        clip.resolution, params.benchmark(task).data.classes, crop_scale=stage.crop_scale, crop_ratio=stage.crop_ratio,
+        flip=stage.flip, label_smoothing=stage.label_smoothing,
     )  # fmt: skip
     best, curve, waited, step = -1.0, [], 0, 0
     weights = {key: value.clone() for key, value in model.state_dict().items()}
@@ -208,21 +231,14 @@ def main() -> None:
     overrides |= {"compare.strategies": strategies, "compare.seeds": [own.seed]}
     trial = plan(load_params(own.recipe, overrides))[-1]
     params, task, begun = trial.params, own.benchmark, time.process_time()
-    source = params.benchmark(task).data.source
-    assert isinstance(source, GeneratedSource)
-    whole = {split: draw(source, split, own.folder) for split in generate.SPLITS}
-    labelled = round(params.finetune_of(task).label_fraction * len(whole["train"].labels))
-    parts = (whole["train"].first(labelled), whole["val"], whole["test"])
-    result = {"strategy": own.strategy, "seed": own.seed, "benchmark": task, "labels": labelled, **changes}
+    videos, parts = drawn_for(params, task, own.folder)
+    labels = len(parts[0].labels)
+    result = {"strategy": own.strategy, "seed": own.seed, "benchmark": task, "labels": labels, **changes}
     if own.strategy == "trivial":
         result |= trivial(parts, params.clip.frames)
     else:
         init = None
         if params.finetune.init != SCRATCH:
-            corpus = params.pretrain.corpus[0]
-            unlabelled = params.benchmark(corpus).data.source
-            assert isinstance(unlabelled, GeneratedSource)
-            videos = draw(unlabelled, "train", own.folder)
             steps = trial.epochs * (len(videos.labels) // params.pretrain.batch)
             init, loss = pretrained(params, videos, steps)
             result |= {"steps": steps, "loss": round(loss, 4), "pretrain_cpu_s": round(time.process_time() - begun)}

@@ -34,24 +34,21 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from drawn_trials import RECIPE, draw
+from drawn_trials import RECIPE, drawn_for, finetuning, pretraining
 from drawn_trials import Videos as Drawn
 
-from models.registry import architecture, create_autoencoder, create_classifier
 from models.tokens import normalised
-from models.weights import load_encoder
 from pipeline.data import sampling
 from pipeline.data.arrays import Ints
 from pipeline.data.batch import Batch
 from pipeline.data.pixels import crop, fused_resize
 from pipeline.data.pixels.resize import centre_boxes, resize_by_products
 from pipeline.data.pixels.transforms import flips
-from pipeline.efficiency.clip_cost import autoencoder_arguments, classifier_arguments
 from pipeline.map.plan import cells, load_plan
-from pipeline.params import GeneratedSource, Params, load_params, with_overrides
+from pipeline.params import Params, load_params, with_overrides
 from pipeline.params.groups import ClipParams, TrainingParams
 from pipeline.planning.equal import plan
-from pipeline.training.optim import Cosine, parameter_groups, scaled_lr
+from pipeline.training.optim import parameter_groups
 
 #: Steps that run before a graph is recorded; they are the training's first.
 EAGER = 3
@@ -208,12 +205,9 @@ class Replay:
 def pretrained(params: Params, videos: Videos, steps: int, found: Found) -> Generator[None, None, nn.Module]:
     """The autoencoder after so many steps; `found` gets its mean losses, of each tenth of them."""
     stage, clip, device = params.pretrain, params.clip, videos.frames.device
-    torch.manual_seed(params.seed)
-    model = create_autoencoder(architecture(stage.size, pretrain=True), autoencoder_arguments(stage, clip)).to(device)
-    peak, floor = (scaled_lr(lr, stage.batch) for lr in (stage.base_lr, stage.min_lr))
-    rate = Cosine(peak, floor, max(1, round(steps * stage.warmup_epochs / stage.epochs)), steps)
+    model, rate, tokens = pretraining(params, steps)
+    model.to(device)
     generator = torch.Generator(device).manual_seed(params.seed)
-    tokens = clip.frames // 2 * (clip.resolution // 16) ** 2
 
     def loss(clips: Tensor, rows: Tensor) -> Tensor:
         noise = torch.rand((stage.batch, tokens), generator=generator, device=device)
@@ -238,13 +232,8 @@ def finetuned(
     """Fine-tune to the end of the schedule; `found` gets top-1 of the weights that validated best, and of the last."""
     stage, clip = params.finetune_of(task), params.clip
     train, val, test = parts
-    classes = params.benchmark(task).data.classes
-    torch.manual_seed(params.seed)
-    model = create_classifier(
-        architecture(params.pretrain.size, pretrain=False), classifier_arguments(stage, clip, classes)
-    ).to(train.frames.device)
-    if init is not None:
-        load_encoder(model, init.state_dict())
+    model, rate, per = finetuning(params, task, init, len(train.labels))
+    model.to(train.frames.device)
 
     def loss(clips: Tensor, rows: Tensor) -> Tensor:
         logits = model(normalised(clips, channel=1)).float()
@@ -253,9 +242,7 @@ def finetuned(
     def boxes(batch: Batch) -> Ints:
         return crop.random_resized_boxes(batch, stage.crop_scale, stage.crop_ratio)
 
-    per = len(train.labels) // stage.batch
     steps = stage.epochs * per
-    rate = Cosine.of(stage.base_lr, stage.min_lr, stage.batch, stage.warmup_epochs, stage.epochs, per)
     table = tables(train, steps, stage.batch, clip.frames, params.seed, stage.flip, rate, boxes)
     training = Replay(model, train, table, clip, stage, loss, stage.layer_decay)
     best, right, curve = -1.0, torch.zeros(0), []
@@ -340,24 +327,14 @@ def cells_of(own: argparse.Namespace) -> Iterator[tuple[Found, str, Params]]:
             sys.stderr.write(f"left out: {cell.name}, whose frames are chosen from a cache\n")
 
 
-def drawn_for(params: Params, task: str, folder: Path) -> list[Drawn]:
-    """The corpus, and the labelled, validation and test videos."""
-    source = params.benchmark(task).data.source
-    unlabelled = params.benchmark(params.pretrain.corpus[0]).data.source
-    assert isinstance(source, GeneratedSource)
-    assert isinstance(unlabelled, GeneratedSource)
-    labelled = round(params.finetune_of(task).label_fraction * source.train)
-    parts = [draw(source, split, folder) for split in ("train", "val", "test")]
-    return [draw(unlabelled, "train", folder), parts[0].first(labelled), *parts[1:]]
-
-
 def works(own: argparse.Namespace) -> Iterator[tuple[Found, Work]]:
     """The trials of all cells: of each length all seeds, of each seed all strategies."""
     with ThreadPoolExecutor(1) as ahead:  # videos are drawn while the cells before them are trained
         drawn = [(cell, ahead.submit(drawn_for, cell[2], cell[1], own.folder)) for cell in cells_of(own)]
         while drawn:
             (name, task, base), videos = drawn.pop(0)
-            corpus, train, val, test = (Videos.on(own.device, one) for one in videos.result())
+            unlabelled, parts = videos.result()
+            corpus, train, val, test = (Videos.on(own.device, one) for one in (unlabelled, *parts))
             for longer in map(float, own.longer.split(",")):
                 epochs, warmup = round(longer * base.pretrain.epochs), longer * base.pretrain.warmup_epochs
                 length = {"pretrain.epochs": epochs, "pretrain.warmup_epochs": warmup}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture
-def scripts(monkeypatch):
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ModuleType, ModuleType]]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import drawn_trials
     import graph_trials
@@ -23,7 +25,7 @@ def scripts(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_steps_that_a_gpu_would_replay_are_those_of_the_trials_on_a_cpu(scripts):
+def test_steps_that_a_gpu_would_replay_are_those_of_the_trials_on_a_cpu(scripts: tuple[ModuleType, ModuleType]) -> None:
     drawn, graphs = scripts
     changes = {"clip.resolution": 32, "pretrain.size": "tiny", "pretrain.batch": 8, "pretrain.keep_ratio": 0.5,
                "pretrain.visible_ratio": 0.2}  # fmt: skip
